@@ -1,0 +1,2 @@
+//! plugsocket
+fn main() {}
