@@ -1,0 +1,267 @@
+//! `export_plugin!` and the glue it instantiates: it turns the host's calls into calls of a
+//! [`Plugin`], catches panics, and turns values into what may cross the boundary.
+//!
+//! The glue is compiled into the plugin, because only the plugin's own copy of std can catch its panics.
+#![expect(
+    unsafe_code,
+    reason = "turns opaque instance pointers back into the type they were made from"
+)]
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, SystemTime};
+
+use abi_stable::prefix_type::PrefixTypeTrait;
+use abi_stable::std_types::{ROption, RResult, RSlice, RStr};
+
+use crate::abi::{
+    self, ABI_VERSION, Failure, HostRef, InstancePtr, LogSink, Module, ModuleRef, RawMessage,
+    RawReason, RawSession, RawSnapshot,
+};
+use crate::plugin::{Plugin, Session};
+use crate::types::{
+    CloseCode, CloseReason, ClosedBy, Message, Refused, Snapshot, StartError, tick_millis,
+};
+use crate::{Host, logging};
+
+/// Makes a library of the crate: exports `$plugin`, a type that implements [`Plugin`](crate::Plugin).
+///
+/// Once per crate, whose `Cargo.toml` says `crate-type = ["cdylib"]`. An environment variable
+/// `PLUGSOCKET_BUILD` at build time (a git hash, a date) is shown to operators beside the version.
+#[macro_export]
+macro_rules! export_plugin {
+    ($plugin:ty) => {
+        #[allow(unsafe_code, reason = "the exported symbol that the host looks for")]
+        const _: () = {
+            #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
+            static HEADER: $crate::__private::LibHeader = {
+                fn module() -> $crate::__private::ModuleRef {
+                    $crate::__private::module::<$plugin>(
+                        ::core::env!("CARGO_PKG_NAME"),
+                        ::core::env!("CARGO_PKG_VERSION"),
+                        ::core::option_env!("PLUGSOCKET_BUILD"),
+                    )
+                }
+                extern "C" fn erased() -> $crate::__private::RootModuleResult {
+                    $crate::__private::load(module)
+                }
+                $crate::__private::header(erased)
+            };
+        };
+    };
+}
+
+/// What the macro needs. Not for authors.
+#[doc(hidden)]
+pub mod __private {
+    use abi_stable::library::CheckTypeLayout;
+    pub use abi_stable::library::{__call_root_module_loader as load, LibHeader, RootModuleResult};
+
+    pub use super::module;
+    pub use crate::abi::ModuleRef;
+
+    /// The header that the host finds by its symbol.
+    #[must_use]
+    pub const fn header(erased: extern "C" fn() -> RootModuleResult) -> LibHeader {
+        // SAFETY: `export_plugin!`, the only caller, passes a function whose result is made by `load`
+        // from a `ModuleRef`.
+        unsafe { LibHeader::from_constructor::<ModuleRef>(erased, CheckTypeLayout::Yes) }
+    }
+}
+
+/// The table of functions of the plugin `P`. Leaked: it lives as long as the library.
+#[doc(hidden)]
+pub fn module<P: Plugin>(
+    name: &'static str,
+    version: &'static str,
+    build: Option<&'static str>,
+) -> ModuleRef {
+    let module = Module {
+        abi_version: ABI_VERSION,
+        unwinds: cfg!(panic = "unwind"),
+        never_blocks: P::NEVER_BLOCKS,
+        name: name.into(),
+        version: version.into(),
+        build: build.unwrap_or_default().into(),
+        attach,
+        start: start::<P>,
+        open: open::<P>,
+        message: message::<P>,
+        close: close::<P>,
+        error: error::<P>,
+        tick_every: tick_every::<P>,
+        tick: tick::<P>,
+        snapshot: snapshot::<P>,
+        restore: restore::<P>,
+        destroy: destroy::<P>,
+    };
+    module.leak_into_prefix()
+}
+
+extern "C" fn attach(sink: LogSink) {
+    drop(guard(|| {
+        logging::attach(sink);
+        Ok(())
+    }));
+}
+
+extern "C" fn start<P: Plugin>(host: HostRef, config: RStr<'_>) -> RResult<InstancePtr, Failure> {
+    guard(|| {
+        let plugin =
+            P::start(Host::new(host), config.as_str()).map_err(|StartError(text)| refused(text))?;
+        Ok(InstancePtr(Box::into_raw(Box::new(plugin)).cast()))
+    })
+}
+
+extern "C" fn open<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+) -> RResult<(), Failure> {
+    guard(|| plugin::<P>(instance).open(&Session::new(session)).map_err(Failure::from))
+}
+
+extern "C" fn message<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+    message: RawMessage<'_>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let bytes = message.bytes.as_slice();
+        let message = if message.kind == abi::message::TEXT {
+            // SAFETY: the host marks as text only what it has checked to be UTF-8 (RFC 6455, section 8.1).
+            Message::Text(unsafe { std::str::from_utf8_unchecked(bytes) })
+        } else {
+            Message::Binary(bytes)
+        };
+        plugin::<P>(instance).message(&Session::new(session), message).map_err(Failure::from)
+    })
+}
+
+extern "C" fn close<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+    reason: RawReason<'_>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let reason = CloseReason {
+            code: CloseCode(reason.code),
+            by: match reason.by {
+                abi::closed_by::PEER => ClosedBy::Peer,
+                abi::closed_by::PLUGIN => ClosedBy::Plugin,
+                _ => ClosedBy::Host,
+            },
+            text: reason.text.as_str(),
+        };
+        plugin::<P>(instance).close(&Session::new(session), &reason);
+        Ok(())
+    })
+}
+
+extern "C" fn error<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+    reason: RStr<'_>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        plugin::<P>(instance).error(&Session::new(session), reason.as_str());
+        Ok(())
+    })
+}
+
+extern "C" fn tick_every<P: Plugin>(instance: InstancePtr) -> u64 {
+    guard(|| Ok(tick_millis(plugin::<P>(instance).tick_every()))).unwrap_or(0)
+}
+
+extern "C" fn tick<P: Plugin>(instance: InstancePtr, now: u64) -> RResult<(), Failure> {
+    guard(|| {
+        plugin::<P>(instance).tick(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
+        Ok(())
+    })
+}
+
+extern "C" fn snapshot<P: Plugin>(instance: InstancePtr) -> RResult<ROption<RawSnapshot>, Failure> {
+    guard(|| {
+        let snapshot = plugin::<P>(instance).snapshot();
+        Ok(snapshot.map(|s| RawSnapshot { version: s.version, bytes: s.bytes.into() }).into())
+    })
+}
+
+extern "C" fn restore<P: Plugin>(
+    instance: InstancePtr,
+    version: u32,
+    bytes: RSlice<'_, u8>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let snapshot = Snapshot { version, bytes: bytes.to_vec() };
+        plugin::<P>(instance).restore(snapshot).map_err(|error| refused(error.0))
+    })
+}
+
+extern "C" fn destroy<P: Plugin>(instance: InstancePtr) -> RResult<(), Failure> {
+    guard(|| {
+        // SAFETY: `start::<P>` made the pointer from a box; the host calls `destroy` once, last.
+        drop(unsafe { Box::from_raw(instance.0.cast::<P>()) });
+        Ok(())
+    })
+}
+
+/// The plugin behind an instance pointer, for the length of one call.
+fn plugin<'a, P: Plugin>(instance: InstancePtr) -> &'a mut P {
+    // SAFETY: `start::<P>` of the same library made the pointer; the host calls one function at a time
+    // with it and none after `destroy`, so the reference is unique while the caller's call lasts.
+    unsafe { &mut *instance.0.cast::<P>() }
+}
+
+/// Runs `call`; a panic becomes a [`Failure`]. Its message and place went to the log through the panic hook.
+fn guard<T>(call: impl FnOnce() -> Result<T, Failure>) -> RResult<T, Failure> {
+    match catch_unwind(AssertUnwindSafe(call)) {
+        Ok(result) => result.into(),
+        Err(payload) => {
+            let text = panic_text(payload.as_ref()).to_owned();
+            discard(payload);
+            RResult::RErr(Failure {
+                code: Failure::PANICKED,
+                close_code: CloseCode::ERROR.0,
+                text: text.into(),
+            })
+        }
+    }
+}
+
+/// Drops what a panic carried. That drop may panic too; what it throws is leaked, because it must end somewhere.
+#[expect(clippy::mem_forget, reason = "a third drop could panic as well")]
+pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        std::mem::forget(second);
+    }
+}
+
+/// What a panic said, where it said it in the usual two ways.
+pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    payload
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("a payload that is no text")
+}
+
+fn refused(text: String) -> Failure {
+    Failure { code: Failure::REFUSED, close_code: 0, text: text.into() }
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        Self { code: Self::REFUSED, close_code: refused.code.0, text: refused.reason.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_exported_symbol_is_the_one_that_abi_stable_looks_for() {
+        assert_eq!(
+            abi_stable::library::ROOT_MODULE_LOADER_NAME,
+            "_1as_0lib_1header_0root_bmodule_bloader"
+        );
+    }
+}
