@@ -1,1 +1,3 @@
 //! plugsocket
+
+pub mod config;

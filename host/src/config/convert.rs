@@ -1,0 +1,383 @@
+//! The keys of `plugins.toml`: which there are, what each may hold, and how they make a [`Config`].
+//!
+//! Owns the rules between keys. Rules of one value are in `value` and `address`, positions and unknown keys in `raw`.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::address;
+use super::error::ConfigError;
+use super::raw::{self, Keys, Mistakes, Section, join};
+use super::value::{self, Count, Seconds, Wrong, wrong_kind};
+use super::{
+    Access, Config, LaneKind, Limits, Listen, Reload, Resource, Server, Timeouts, UnknownResource,
+};
+
+/// Bytes that the default of `outbox_bytes` leaves beside the longest message.
+pub(super) const OUTBOX_ROOM: usize = 4 << 20;
+
+/// Bytes that any `outbox_bytes` leaves beside the longest message, for what the dialog says meanwhile.
+const DIALOG_ROOM: usize = 64 << 10;
+
+/// The path of the host's own page.
+const PAGE: &str = "/plugsocket";
+
+const FILE: Keys = Keys { table: "the beginning of the file", keys: &["server", "resources"] };
+
+const SERVER: Keys = Keys {
+    table: "[server]",
+    keys: &[
+        "listen",
+        "plugin_dir",
+        "staging_dir",
+        "page",
+        "unknown_resource",
+        "allowed_ips",
+        "allowed_origins",
+        "trusted_proxies",
+        "max_connections",
+        "max_per_ip",
+        "max_head",
+        "max_message",
+        "max_chunks",
+        "outbox_messages",
+        "outbox_bytes",
+        "inbox_messages",
+        "read_buffer",
+        "head_timeout",
+        "message_timeout",
+        "write_timeout",
+        "close_timeout",
+        "ping_interval",
+        "ready_delay",
+        "drain",
+        "reload",
+    ],
+};
+
+const RELOAD: Keys = Keys {
+    table: "[server.reload]",
+    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout"],
+};
+
+const RESOURCE: Keys = Keys {
+    table: "[resources.\"/path\"]",
+    keys: &["plugin", "dialog", "lane", "subprotocols", "config"],
+};
+
+const ALL: [&Keys; 4] = [&FILE, &SERVER, &RELOAD, &RESOURCE];
+
+/// Every key that a file can have.
+#[cfg(test)]
+pub(super) fn all_keys() -> impl Iterator<Item = &'static str> {
+    ALL.iter().flat_map(|table| table.keys).copied()
+}
+
+/// Checks a whole text. `path` is absolute.
+pub(super) fn config(text: &str, path: PathBuf) -> Result<Config, ConfigError> {
+    let table = raw::document(text, &path)?;
+    let mut mistakes = Mistakes::new(path.clone(), text);
+    let base = path.parent().unwrap_or(&path).to_owned();
+    let mut file = Section::new((String::new(), 0), &table, &FILE, &ALL, &mut mistakes);
+    let server_table = file.table("server", "[server]");
+    let resource_tables = file.table("resources", RESOURCE.table);
+    let empty = DeTable::new();
+    let server = server(server_table.unwrap_or((&empty, 0)), &base, &mut mistakes);
+    let resources = match resource_tables {
+        Some((tables, _)) => resources(tables, server.page, &mut mistakes),
+        None => BTreeMap::new(),
+    };
+    mistakes.result().map(|()| Config { path, server, resources })
+}
+
+fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistakes) -> Server {
+    let mut s = Section::new(("server".to_owned(), at), table, &SERVER, &ALL, mistakes);
+    let (plugin_dir, staging_dir) = directories(&mut s, base);
+    let unknown = [("close", UnknownResource::Close), ("404", UnknownResource::NotFound)];
+    let server = Server {
+        listen: listen(&mut s, base),
+        plugin_dir,
+        staging_dir,
+        page: s.value("page", value::switch).unwrap_or(true),
+        unknown_resource: s
+            .value("unknown_resource", |value| value::choice(value, &unknown))
+            .unwrap_or(UnknownResource::Close),
+        access: access(&mut s),
+        limits: limits(&mut s),
+        timeouts: timeouts(&mut s),
+        reload: Reload::default(),
+    };
+    match s.table("reload", RELOAD.table) {
+        Some(table) => Server { reload: reload(table, mistakes), ..server },
+        None => server,
+    }
+}
+
+fn listen(s: &mut Section<'_, '_>, base: &Path) -> Vec<Listen> {
+    let example = "[\"127.0.0.1:8095\"]";
+    s.value("listen", |value| match value.as_array() {
+        Some(list) if list.is_empty() => {
+            Err(Wrong(format!("the list is empty, so nobody could connect; give e.g. {example}")))
+        }
+        _ => Ok(()),
+    });
+    let mut seen = Vec::new();
+    let read = |text: &str| {
+        let listen = address::listen(text, base)?;
+        if seen.contains(&listen) && !matches!(listen, Listen::Tcp { port: 0, .. }) {
+            return Err(Wrong(format!("{listen} is there twice; keep one of them")));
+        }
+        seen.push(listen.clone());
+        Ok(listen)
+    };
+    s.texts("listen", example, read)
+        .unwrap_or_else(|| vec![Listen::Tcp { host: "127.0.0.1".to_owned(), port: 8095 }])
+}
+
+/// `plugin_dir` and `staging_dir`.
+fn directories(s: &mut Section<'_, '_>, base: &Path) -> (PathBuf, PathBuf) {
+    let read = |value: &DeValue<'_>, example: &str| match value {
+        DeValue::String(text) => value::file(text, base, example),
+        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
+    };
+    let plugins = s
+        .value("plugin_dir", |value| read(value, "\"plugins.d\""))
+        .unwrap_or_else(|| base.join("plugins.d"));
+    let apart = |staged: PathBuf| {
+        let same = "plugin_dir and staging_dir are the same folder, so that each staged copy would count as a new \
+                    plugin; name two folders";
+        if staged == plugins { Err(Wrong(same.to_owned())) } else { Ok(staged) }
+    };
+    let default = base.join(".plugsocket/staged");
+    if !s.has("staging_dir") {
+        s.value("plugin_dir", |_| apart(default.clone()));
+    }
+    let staged =
+        s.value("staging_dir", |value| read(value, "\".plugsocket/staged\"").and_then(apart));
+    (plugins, staged.unwrap_or(default))
+}
+
+fn access(s: &mut Section<'_, '_>) -> Access {
+    let default = Access::default();
+    Access {
+        allowed_ips: s
+            .texts("allowed_ips", "[\"127.0.0.1\", \"::1\"]", address::net)
+            .unwrap_or(default.allowed_ips),
+        allowed_origins: s
+            .texts("allowed_origins", "[\"https://www.example.org\"]", address::origin)
+            .unwrap_or_default(),
+        trusted_proxies: s
+            .texts("trusted_proxies", "[\"127.0.0.1\"]", address::net)
+            .unwrap_or_default(),
+    }
+}
+
+fn limits(s: &mut Section<'_, '_>) -> Limits {
+    const CONNECTIONS: Count = Count::new("connections", 0..=10_000_000, "");
+    const HEAD: Count = Count::new("bytes", 256..=1 << 20, "would refuse every request");
+    // 125 bytes is what a frame without an extended length holds, and the least that any peer takes (RFC 6455 section 5.2).
+    const MESSAGE: Count = Count::new("bytes", 125..=1 << 30, "would refuse every message");
+    const CHUNKS: Count = Count::new("chunks", 1..=1_000_000, "would refuse every chunk");
+    const OUTBOX: Count = Count::new("messages", 2..=1_000_000, "could not hold any answer");
+    const INBOX: Count = Count::new("messages", 1..=1_000_000, "would let no message in");
+    const READ: Count = Count::new("bytes", 256..=1 << 20, "would never read anything");
+    let default = Limits::default();
+    let max_message =
+        s.value("max_message", |value| value::count(value, &MESSAGE, default.max_message));
+    Limits {
+        max_connections: NonZeroUsize::new(s.count("max_connections", &CONNECTIONS, 0)),
+        max_per_ip: NonZeroUsize::new(s.count("max_per_ip", &CONNECTIONS, 0)),
+        max_head: s.count("max_head", &HEAD, default.max_head),
+        max_message: max_message.unwrap_or(default.max_message),
+        max_chunks: s.count("max_chunks", &CHUNKS, default.max_chunks),
+        outbox_messages: s.count("outbox_messages", &OUTBOX, default.outbox_messages),
+        outbox_bytes: outbox_bytes(s, max_message),
+        inbox_messages: s.count("inbox_messages", &INBOX, default.inbox_messages),
+        read_buffer: s.count("read_buffer", &READ, default.read_buffer),
+    }
+}
+
+/// What one client may send, another must be able to receive: a broadcast of `max_message` bytes has to fit, with the
+/// `next` and the like beside it. A smaller outbox would turn a legal message into a closed connection.
+fn outbox_bytes(s: &mut Section<'_, '_>, max_message: Option<usize>) -> usize {
+    let unknown = max_message.is_none() && s.has("max_message");
+    let max_message = max_message.unwrap_or(Limits::default().max_message);
+    const OUTBOX: Count = Count::new("bytes", 0..=1 << 34, "");
+    let (least, default) = (max_message + DIALOG_ROOM, max_message + OUTBOX_ROOM);
+    let read = |value: &DeValue<'_>| {
+        let bytes = value::count(value, &OUTBOX, default)?;
+        if bytes >= least || unknown {
+            return Ok(bytes);
+        }
+        Err(Wrong(format!(
+            "{bytes} bytes cannot hold a message of max_message ({max_message}) bytes with the dialog's packets beside it; \
+             give a number of bytes of at least {least}, or a smaller max_message"
+        )))
+    };
+    s.value("outbox_bytes", read).unwrap_or(default)
+}
+
+fn timeouts(s: &mut Section<'_, '_>) -> Timeouts {
+    const MILLI: Duration = Duration::from_millis(1);
+    const HEAD: Seconds = Seconds { least: MILLI, less: "would refuse every request" };
+    const MESSAGE: Seconds = Seconds { least: MILLI, less: "would refuse every message" };
+    const WRITE: Seconds = Seconds { least: MILLI, less: "would close every connection" };
+    const PING: Seconds = Seconds {
+        least: Duration::from_millis(10),
+        less: "would do nothing but ping, and 0 is none",
+    };
+    const ANY: Seconds = Seconds { least: Duration::ZERO, less: "" };
+    let default = Timeouts::default();
+    let ping = default.ping_interval.unwrap_or_default();
+    let read = |value: &DeValue<'_>| match value::seconds(value, &ANY, ping)? {
+        Duration::ZERO => Ok(None),
+        _ => value::seconds(value, &PING, ping).map(Some),
+    };
+    Timeouts {
+        head: s.seconds("head_timeout", &HEAD, default.head),
+        message: s.seconds("message_timeout", &MESSAGE, default.message),
+        write: s.seconds("write_timeout", &WRITE, default.write),
+        close: s.seconds("close_timeout", &ANY, default.close),
+        ping_interval: s.value("ping_interval", read).unwrap_or(default.ping_interval),
+        ready_delay: s.seconds("ready_delay", &ANY, default.ready_delay),
+        drain: s.seconds("drain", &ANY, default.drain),
+    }
+}
+
+fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload {
+    const QUIET: Seconds = Seconds { least: Duration::ZERO, less: "" };
+    const RESCAN: Seconds = Seconds {
+        least: Duration::from_millis(10),
+        less: "would do nothing but look at the folder",
+    };
+    const CHECK: Seconds =
+        Seconds { least: Duration::from_millis(1), less: "would refuse every plugin" };
+    let mut s = Section::new(("server.reload".to_owned(), at), table, &RELOAD, &ALL, mistakes);
+    let default = Reload::default();
+    Reload {
+        quiet: s.seconds("quiet", &QUIET, default.quiet),
+        rescan: s.seconds("rescan", &RESCAN, default.rescan),
+        preflight: s.seconds("preflight_timeout", &CHECK, default.preflight),
+        start: s.seconds("start_timeout", &CHECK, default.start),
+    }
+}
+
+fn resources(
+    tables: &DeTable<'_>,
+    page: bool,
+    mistakes: &mut Mistakes,
+) -> BTreeMap<String, Resource> {
+    let mut resources = BTreeMap::new();
+    let mut seen: BTreeMap<Vec<u8>, (&str, usize)> = BTreeMap::new();
+    for (key, value) in tables.iter() {
+        let (path, at) = (&**key.get_ref(), value.span().start);
+        let name = join("resources", path);
+        match free_path(path, page, &seen) {
+            Ok(plain) => {
+                seen.insert(plain, (path, mistakes.line(at)));
+            }
+            Err(wrong) => mistakes.add(key.span().start, &name, wrong),
+        }
+        let DeValue::Table(table) = value.get_ref() else {
+            let right = format!("write a table, [{name}], with the key plugin in it");
+            mistakes.add(at, name, wrong_kind(value.get_ref(), &right));
+            continue;
+        };
+        if let Some(resource) = resource((name, at), table, mistakes) {
+            resources.insert(path.to_owned(), resource);
+        }
+    }
+    resources
+}
+
+/// Checks a path by itself, against the host's own and against those `seen`; returns it with percent-encoding undone.
+fn free_path(
+    path: &str,
+    page: bool,
+    seen: &BTreeMap<Vec<u8>, (&str, usize)>,
+) -> Result<Vec<u8>, Wrong> {
+    let plain = value::resource_path(path)?;
+    if page
+        && plain
+            .strip_prefix(PAGE.as_bytes())
+            .is_some_and(|rest| [None, Some(&b'/')].contains(&rest.first()))
+    {
+        let problem = format!(
+            "{PAGE} and what is under it is the host's own page; take another path, or set server.page = false"
+        );
+        return Err(Wrong(problem));
+    }
+    match seen.get(&plain) {
+        None => Ok(plain),
+        Some((other, line)) => Err(Wrong(format!(
+            "two resources on one path; {} in line {line} differs only in percent-encoding, keep one of them",
+            value::quoted(other)
+        ))),
+    }
+}
+
+fn resource(
+    place: (String, usize),
+    table: &DeTable<'_>,
+    mistakes: &mut Mistakes,
+) -> Option<Resource> {
+    let (name, _) = place.clone();
+    let mut s = Section::new(place, table, &RESOURCE, &ALL, mistakes);
+    let absent = "this key is missing; write plugin = \"NAME\" for libNAME.so in plugin_dir";
+    let plugin = s.required("plugin", absent, |value| match value {
+        DeValue::String(text) => value::plugin(text),
+        other => Err(wrong_kind(other, "give the name of a plugin in quotes, e.g. \"echo\"")),
+    });
+    let dialog = s.value("dialog", value::switch).unwrap_or(true);
+    let lanes = [("thread", LaneKind::Thread), ("shared", LaneKind::Shared)];
+    let lane = s.value("lane", |value| value::choice(value, &lanes));
+    let subprotocols = s.texts("subprotocols", "[\"chat.v1\"]", value::token).unwrap_or_default();
+    let config = s.table("config", &format!("[{name}.config]"));
+    let config = match config {
+        Some((table, _)) => json_object(table, &format!("{name}.config"), mistakes),
+        None => serde_json::Map::new(),
+    };
+    let config = Json::Object(config).to_string();
+    plugin.map(|plugin| Resource { plugin, dialog, lane, subprotocols, config })
+}
+
+fn json_object(
+    table: &DeTable<'_>,
+    name: &str,
+    mistakes: &mut Mistakes,
+) -> serde_json::Map<String, Json> {
+    let mut entries: Vec<_> = table.iter().collect();
+    // Sorted here, so that moving a line is no difference even where serde_json keeps the order.
+    entries.sort_by_key(|(key, _)| key.get_ref());
+    entries
+        .into_iter()
+        .map(|(key, value)| {
+            let name = join(name, key.get_ref());
+            (key.get_ref().to_string(), json(value, &name, mistakes))
+        })
+        .collect()
+}
+
+/// The value as JSON. A date becomes its text; a number that JSON does not know is a mistake.
+fn json(value: &Spanned<DeValue<'_>>, name: &str, mistakes: &mut Mistakes) -> Json {
+    match value.get_ref() {
+        DeValue::String(text) => Json::String(text.to_string()),
+        DeValue::Boolean(boolean) => Json::Bool(*boolean),
+        DeValue::Datetime(date) => Json::String(date.to_string()),
+        DeValue::Array(list) => list.iter().map(|item| json(item, name, mistakes)).collect(),
+        DeValue::Table(table) => Json::Object(json_object(table, name, mistakes)),
+        number @ (DeValue::Integer(_) | DeValue::Float(_)) => match value::number(number) {
+            Ok(number) => Json::Number(number),
+            Err(wrong) => {
+                mistakes.add(value.span().start, name, wrong);
+                Json::Null
+            }
+        },
+    }
+}

@@ -1,0 +1,245 @@
+//! What a changed file means for a running host: which resources are touched, which keys apply at once.
+//!
+//! Pure; it only compares. Who applies a difference is not known here.
+
+use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts};
+
+/// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
+/// the shipped file. What is in no list is untouched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Diff {
+    /// Paths that are new.
+    pub added: Vec<String>,
+    /// Paths that are no longer there.
+    pub removed: Vec<String>,
+    /// Paths that another plugin serves now, whether or not their config changed too.
+    pub remapped: Vec<String>,
+    /// Paths with the same plugin and another config.
+    pub reconfigured: Vec<String>,
+    /// Paths whose `dialog`, `lane` or `subprotocols` changed; a path can be here and in one of the two lists before.
+    pub reshaped: Vec<String>,
+    /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
+    pub server: Vec<&'static str>,
+    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `inbox_messages`.
+    pub restart: Vec<&'static str>,
+}
+
+impl Diff {
+    /// Whether the two configurations mean the same.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it lives: to change
+/// either under way is more machinery than an operator would ever notice.
+const RESTART: [&str; 4] = ["listen", "plugin_dir", "staging_dir", "inbox_messages"];
+
+pub(super) fn diff(old: &Config, new: &Config) -> Diff {
+    let mut diff = Diff::default();
+    for (path, resource) in &new.resources {
+        match old.resources.get(path) {
+            None => diff.added.push(path.clone()),
+            Some(before) => compare(path, before, resource, &mut diff),
+        }
+    }
+    diff.removed =
+        old.resources.keys().filter(|path| !new.resources.contains_key(*path)).cloned().collect();
+    let changed = server(&old.server, &new.server);
+    (diff.restart, diff.server) = changed.into_iter().partition(|key| RESTART.contains(key));
+    diff
+}
+
+fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
+    if old.plugin != new.plugin {
+        diff.remapped.push(path.to_owned());
+    } else if old.config != new.config {
+        diff.reconfigured.push(path.to_owned());
+    }
+    let shape = |r: &Resource| (r.dialog, r.lane, r.subprotocols.clone());
+    if shape(old) != shape(new) {
+        diff.reshaped.push(path.to_owned());
+    }
+}
+
+/// The keys that differ. The patterns are exhaustive, so that a new field cannot be forgotten here.
+fn server(old: &Server, new: &Server) -> Vec<&'static str> {
+    let Server {
+        listen,
+        plugin_dir,
+        staging_dir,
+        page,
+        unknown_resource,
+        access,
+        limits,
+        timeouts,
+        reload,
+    } = old;
+    let Access { allowed_ips, allowed_origins, trusted_proxies } = access;
+    let own = [
+        ("listen", *listen != new.listen),
+        ("plugin_dir", *plugin_dir != new.plugin_dir),
+        ("staging_dir", *staging_dir != new.staging_dir),
+        ("page", *page != new.page),
+        ("unknown_resource", *unknown_resource != new.unknown_resource),
+        ("allowed_ips", *allowed_ips != new.access.allowed_ips),
+        ("allowed_origins", *allowed_origins != new.access.allowed_origins),
+        ("trusted_proxies", *trusted_proxies != new.access.trusted_proxies),
+    ];
+    own.into_iter()
+        .chain(counts(limits, &new.limits))
+        .chain(durations(timeouts, &new.timeouts))
+        .chain(reloading(reload, &new.reload))
+        .filter_map(|(key, changed)| changed.then_some(key))
+        .collect()
+}
+
+fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
+    let Limits {
+        max_connections,
+        max_per_ip,
+        max_head,
+        max_message,
+        max_chunks,
+        outbox_messages,
+        outbox_bytes,
+        inbox_messages,
+        read_buffer,
+    } = old;
+    [
+        ("max_connections", *max_connections != new.max_connections),
+        ("max_per_ip", *max_per_ip != new.max_per_ip),
+        ("max_head", *max_head != new.max_head),
+        ("max_message", *max_message != new.max_message),
+        ("max_chunks", *max_chunks != new.max_chunks),
+        ("outbox_messages", *outbox_messages != new.outbox_messages),
+        ("outbox_bytes", *outbox_bytes != new.outbox_bytes),
+        ("inbox_messages", *inbox_messages != new.inbox_messages),
+        ("read_buffer", *read_buffer != new.read_buffer),
+    ]
+}
+
+fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
+    let Timeouts { head, message, write, close, ping_interval, ready_delay, drain } = old;
+    [
+        ("head_timeout", *head != new.head),
+        ("message_timeout", *message != new.message),
+        ("write_timeout", *write != new.write),
+        ("close_timeout", *close != new.close),
+        ("ping_interval", *ping_interval != new.ping_interval),
+        ("ready_delay", *ready_delay != new.ready_delay),
+        ("drain", *drain != new.drain),
+    ]
+}
+
+fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 4] {
+    let Reload { quiet, rescan, preflight, start } = old;
+    [
+        ("reload.quiet", *quiet != new.quiet),
+        ("reload.rescan", *rescan != new.rescan),
+        ("reload.preflight_timeout", *preflight != new.preflight),
+        ("reload.start_timeout", *start != new.start),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str = "[resources.'/a']\nplugin = 'one'\n[resources.'/a'.config]\nx = 1\ny = 2\n";
+
+    fn check(old: &str, new: &str, expected: &Diff) {
+        let parse = |text| Config::parse(text, "/etc/plugins.toml").unwrap();
+        assert_eq!(&parse(old).diff(&parse(new)), expected, "{old}\n-->\n{new}");
+    }
+
+    #[test]
+    fn resources_are_told_apart_by_what_must_be_done_with_them() {
+        let a = || vec!["/a".to_owned()];
+        check(OLD, OLD, &Diff::default());
+        check("", OLD, &Diff { added: a(), ..Diff::default() });
+        check(OLD, "", &Diff { removed: a(), ..Diff::default() });
+        let remapped = Diff { remapped: a(), ..Diff::default() };
+        check(OLD, &OLD.replace("one", "two"), &remapped);
+        check(OLD, &OLD.replace("one", "two").replace("x = 1", "x = 3"), &remapped);
+        let reconfigured = Diff { reconfigured: a(), ..Diff::default() };
+        check(OLD, &OLD.replace("x = 1", "x = 3"), &reconfigured);
+        check(OLD, "[resources.'/a']\nplugin = 'one'", &reconfigured);
+        for shape in ["dialog = false", "lane = 'shared'", "subprotocols = ['v1']"] {
+            let reshaped = Diff { reshaped: a(), ..Diff::default() };
+            check(OLD, &OLD.replace("plugin", &format!("{shape}\nplugin")), &reshaped);
+        }
+        let both = Diff { remapped: a(), reshaped: a(), ..Diff::default() };
+        check(OLD, "resources.'/a' = { plugin = 'two', dialog = false }", &both);
+        let moved = Diff { added: vec!["/b".to_owned()], removed: a(), ..Diff::default() };
+        check(OLD, &OLD.replace("'/a'", "'/b'"), &moved);
+    }
+
+    #[test]
+    fn order_and_spelling_are_no_difference() {
+        check(
+            OLD,
+            &OLD.replace("x = 1\ny = 2", "# turned round\ny = 2\nx = 0x1"),
+            &Diff::default(),
+        );
+        check("", "[server]\ndrain = 10.0\nmax_head = 16_384", &Diff::default());
+        check(
+            "[server]\nallowed_ips = ['::ffff:10.0.0.1']",
+            "[server]\nallowed_ips = ['10.0.0.1/32']",
+            &Diff::default(),
+        );
+    }
+
+    #[test]
+    fn what_needs_a_restart_is_said_apart() {
+        let expected = Diff {
+            server: vec!["page", "max_head", "reload.quiet"],
+            restart: vec!["listen", "inbox_messages"],
+            ..Diff::default()
+        };
+        let new = "[server]\nmax_head = 999\npage = false\ninbox_messages = 1\nlisten = ['[::1]:1']\n[server.reload]\nquiet = 1";
+        check("", new, &expected);
+        assert!(!expected.is_empty());
+        assert!(Diff::default().is_empty());
+    }
+
+    #[test]
+    fn every_key_is_compared() {
+        let values = [
+            "listen = ['[::1]:1']",
+            "plugin_dir = 'x'",
+            "staging_dir = 'x'",
+            "page = false",
+            "unknown_resource = '404'",
+            "allowed_ips = []",
+            "allowed_origins = ['http://x']",
+            "trusted_proxies = ['::1']",
+            "max_connections = 9",
+            "max_per_ip = 9",
+            "max_head = 999",
+            "max_chunks = 9",
+            "outbox_messages = 9",
+            "outbox_bytes = 99999999",
+            "inbox_messages = 9",
+            "read_buffer = 999",
+            "head_timeout = 9",
+            "message_timeout = 9",
+            "write_timeout = 9",
+            "close_timeout = 9",
+            "ping_interval = 9",
+            "ready_delay = 9",
+            "drain = 9",
+            "reload.quiet = 9",
+            "reload.rescan = 9",
+            "reload.preflight_timeout = 9",
+            "reload.start_timeout = 9",
+        ];
+        for value in values {
+            let (key, _) = value.split_once(" = ").unwrap();
+            let (restart, server) = [key].into_iter().partition(|key| RESTART.contains(key));
+            check("", &format!("[server]\n{value}"), &Diff { restart, server, ..Diff::default() });
+        }
+        let both = Diff { server: vec!["max_message", "outbox_bytes"], ..Diff::default() };
+        check("", "[server]\nmax_message = 999", &both);
+    }
+}

@@ -1,0 +1,308 @@
+//! `plugins.toml`: what the operator decides.
+//!
+//! Owns the names, units and defaults of all keys, the rules that a value obeys, and the comparison of two files
+//! ([`Config::diff`]). A [`Config`] holds legal values only: nobody checks them again. All mistakes of a file are
+//! found in one reading, and each is one line that says what would be right.
+//!
+//! Pure but for the one read in [`Config::load`]. Must not know sockets, the runtime, libraries, or whether a
+//! directory exists: that is seen by who uses it.
+
+mod address;
+mod convert;
+mod diff;
+mod error;
+mod raw;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use diff::Diff;
+pub use error::{ConfigError, Problem};
+
+/// A whole `plugins.toml`, checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The file, absolute. Relative paths in it are relative to its directory, never to the working directory.
+    pub path: PathBuf,
+    /// The table `[server]`.
+    pub server: Server,
+    /// The tables `[resources."/path"]`, by path. The path is spelled as in the file, which is how a browser sends it.
+    pub resources: BTreeMap<String, Resource>,
+}
+
+/// The table `[server]`: the same for all resources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Where to listen, never empty. Key `listen`, default `["127.0.0.1:8095"]`. A change needs a restart.
+    pub listen: Vec<Listen>,
+    /// The folder where operators drop libraries, absolute. Key `plugin_dir`, default `plugins.d`. A change needs a restart.
+    pub plugin_dir: PathBuf,
+    /// Where the host keeps its private copies of libraries, absolute, another folder than `plugin_dir`.
+    /// Key `staging_dir`, default `.plugsocket/staged`. A change needs a restart.
+    pub staging_dir: PathBuf,
+    /// Whether the host serves its own page at `/plugsocket`; if so, no resource lies there. Key `page`, default true.
+    pub page: bool,
+    /// What a client is told whose path no resource serves. Key `unknown_resource`, default `"close"`.
+    pub unknown_resource: UnknownResource,
+    /// Who may come in, and as what.
+    pub access: Access,
+    /// Counts and sizes.
+    pub limits: Limits,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// The table `[server.reload]`.
+    pub reload: Reload,
+}
+
+/// One entry of `listen`. `Display` prints the form of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port` or `[v6]:port`.
+    Tcp {
+        /// An address or a name, without brackets.
+        host: String,
+        /// Port; 0 lets the system choose one.
+        port: u16,
+    },
+    /// `unix:/path`, absolute; short enough for a socket address (107 bytes).
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What a client is told whose path no resource serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnknownResource {
+    /// `"close"`: the handshake completes and the dialog says why (close 1008), because browsers cannot read an HTTP error.
+    Close,
+    /// `"404"`: the handshake is refused.
+    NotFound,
+}
+
+/// Who may come in, and as what.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Access {
+    /// Who may be a backend (kinds `backend` and `tcp`, and HTTP POST). Key `allowed_ips`, default `["127.0.0.1", "::1"]`.
+    pub allowed_ips: Vec<IpNet>,
+    /// Which pages may connect: origins in lower case without a default port. Key `allowed_origins`, default empty: any.
+    pub allowed_origins: Vec<String>,
+    /// The only ones whose `X-Forwarded-For` is believed. Key `trusted_proxies`, default empty: nobody.
+    pub trusted_proxies: Vec<IpNet>,
+}
+
+impl Access {
+    /// Whether this address may be a backend. An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn allows_backend(&self, ip: IpAddr) -> bool {
+        among(&self.allowed_ips, ip)
+    }
+
+    /// Whether the `X-Forwarded-For` of this address is believed. An IPv4-mapped IPv6 address counts as IPv4.
+    pub fn is_trusted_proxy(&self, ip: IpAddr) -> bool {
+        among(&self.trusted_proxies, ip)
+    }
+
+    /// Whether a handshake with this `Origin` header may go on. With an empty list any may, also one without the
+    /// header; else it must be on the list. Letter case and a spelled-out default port make no difference.
+    pub fn allows_origin(&self, origin: Option<&str>) -> bool {
+        self.allowed_origins.is_empty()
+            || origin.map(address::without_default_port).is_some_and(|origin| {
+                self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+            })
+    }
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+        Self {
+            allowed_ips: loopback.map(IpNet::from).to_vec(),
+            allowed_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+fn among(nets: &[IpNet], ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    nets.iter().any(|net| net.contains(&ip))
+}
+
+/// Counts and sizes, per connection unless said otherwise. Each change holds for connections accepted after it;
+/// only `inbox_messages` needs a restart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of the whole server. Key `max_connections`, default 0 in the file: no limit.
+    pub max_connections: Option<NonZeroUsize>,
+    /// WebSocket clients from one address. Key `max_per_ip`, default 0 in the file: no limit.
+    pub max_per_ip: Option<NonZeroUsize>,
+    /// Bytes of a request's line and headers. Key `max_head`, default 16384.
+    pub max_head: usize,
+    /// Bytes of one message, also of one joined from chunks. Key `max_message`, default 16 MiB.
+    pub max_message: usize,
+    /// Chunks of one message. Key `max_chunks`, default 100.
+    pub max_chunks: usize,
+    /// Messages that may wait for one peer. Key `outbox_messages`, default 1024, at least 2: an answer and its `next`.
+    pub outbox_messages: usize,
+    /// Bytes that may wait for one peer. Key `outbox_bytes`, default 4 MiB more than `max_message`, and never less than
+    /// 64 KiB more: whatever one client may send, another must be able to receive, with the dialog's packets beside it.
+    pub outbox_bytes: usize,
+    /// Events that may wait for one resource. Key `inbox_messages`, default 256. A change needs a restart.
+    pub inbox_messages: usize,
+    /// Bytes asked of a socket at once. Key `read_buffer`, default 4096: it is memory of every connection, idle or not.
+    pub read_buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let max_message = 16 << 20;
+        Self {
+            max_connections: None,
+            max_per_ip: None,
+            max_head: 16 << 10,
+            max_message,
+            max_chunks: 100,
+            outbox_messages: 1024,
+            outbox_bytes: max_message + convert::OUTBOX_ROOM,
+            inbox_messages: 256,
+            read_buffer: 4096,
+        }
+    }
+}
+
+/// How long things may take; in the file seconds, whole or with a fraction, at most a day.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accepting to a whole request head. Key `head_timeout`, default 10 s.
+    pub head: Duration,
+    /// From the first byte of a message, or from `bufferON`, to its end. Key `message_timeout`, default 30 s.
+    pub message: Duration,
+    /// For a peer to take what is written to it. Key `write_timeout`, default 10 s.
+    pub write: Duration,
+    /// For a peer to answer a close frame; zero does not wait. Key `close_timeout`, default 3 s.
+    pub close: Duration,
+    /// Between two pings; who has not answered by the next is closed. Key `ping_interval`, default 30 s, 0 in the file: none.
+    pub ping_interval: Option<Duration>,
+    /// Between the 101 answer and `ready` for clients with `Client-Type: php` or `backend`, some of which lose what
+    /// arrives together with the 101. Key `ready_delay`, default 10 ms.
+    pub ready_delay: Duration,
+    /// For connections to finish at shutdown; zero does not wait. Key `drain`, default 10 s.
+    pub drain: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: Duration::from_secs(10),
+            message: Duration::from_secs(30),
+            write: Duration::from_secs(10),
+            close: Duration::from_secs(3),
+            ping_interval: Some(Duration::from_secs(30)),
+            ready_delay: Duration::from_millis(10),
+            drain: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The table `[server.reload]`: how libraries are replaced; in the file seconds, whole or with a fraction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reload {
+    /// How long a file must not have changed before it is read. Key `quiet`, default 0.15 s.
+    pub quiet: Duration,
+    /// Between two looks at the folder that do not rely on notifications, never zero. Key `rescan`, default 3 s.
+    pub rescan: Duration,
+    /// For the throw-away process that opens a candidate first. Key `preflight_timeout`, default 5 s.
+    pub preflight: Duration,
+    /// For an instance to start. Key `start_timeout`, default 10 s.
+    pub start: Duration,
+}
+
+impl Default for Reload {
+    fn default() -> Self {
+        Self {
+            quiet: Duration::from_millis(150),
+            rescan: Duration::from_secs(3),
+            preflight: Duration::from_secs(5),
+            start: Duration::from_secs(10),
+        }
+    }
+}
+
+/// One table `[resources."/path"]`: which application serves the path, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// The library is `lib<plugin>.so` in `plugin_dir`; letters, digits, `_` and `-`. Key `plugin`, required.
+    pub plugin: String,
+    /// Whether the host speaks its dialog (`ready`, `next`, `close`), or plain WebSocket. Key `dialog`, default true.
+    pub dialog: bool,
+    /// Where callbacks run; `None` is what the plugin declares. Key `lane`.
+    pub lane: Option<LaneKind>,
+    /// Subprotocols that the resource speaks (RFC 7230 tokens). Key `subprotocols`, default none.
+    pub subprotocols: Vec<String>,
+    /// The table `config` as the text of a JSON object, keys sorted, dates as text; `{}` where there is none.
+    /// The plugin checks it.
+    pub config: String,
+}
+
+/// Where the callbacks of a resource run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneKind {
+    /// `"thread"`: a thread of its own, so that a blocking plugin delays nobody else.
+    Thread,
+    /// `"shared"`: a task among others; faster, for plugins that never block.
+    Shared,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Missing`], [`ConfigError::Unreadable`], or [`ConfigError::Invalid`] with every mistake found.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        let path = absolute(path.as_ref())?;
+        match std::fs::read(&path) {
+            Ok(bytes) => convert::config(&raw::utf8(bytes, &path)?, path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(ConfigError::Missing { path })
+            }
+            Err(source) => Err(ConfigError::Unreadable { path, source }),
+        }
+    }
+
+    /// Checks a text. `path` names it in errors and is what relative paths are relative to; it is not opened.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every mistake found; [`ConfigError::Unreadable`] if `path` is relative and there
+    /// is no working directory.
+    pub fn parse(text: &str, path: impl AsRef<Path>) -> Result<Self, ConfigError> {
+        convert::config(text, absolute(path.as_ref())?)
+    }
+
+    /// What changes for a running host if `new` takes the place of `self`.
+    pub fn diff(&self, new: &Self) -> Diff {
+        diff::diff(self, new)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
+    std::path::absolute(path)
+        .map_err(|source| ConfigError::Unreadable { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests;
