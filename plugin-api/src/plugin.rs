@@ -63,8 +63,8 @@ pub trait Plugin: Send + Sized + 'static {
         let _ = (session, reason);
     }
 
-    /// How often [`tick`](Self::tick) is wanted; asked after `start` and after each tick.
-    /// At least a millisecond. None, the default: never.
+    /// How often [`tick`](Self::tick) is wanted; asked again after every few callbacks and after each tick, so the
+    /// answer may depend on whether there is anything to do. At least a millisecond. None, the default: not now.
     fn tick_every(&self) -> Option<Duration> {
         None
     }

@@ -1,0 +1,215 @@
+//! One connection after its handshake: the only code that touches its socket, in both directions.
+//!
+//! Reads messages, joins chunks, hands what came to the lane and reads no further until the lane has taken it; writes what is
+//! in the outbox. Ends in one place, whatever the cause: the application learns of it after everything that was sent
+//! before, and what the application still answered is written before the last words.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::error::Elapsed;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::debug;
+
+use crate::chunk::{Form, Joiner, Step};
+use crate::config::{Limits, Timeouts};
+use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
+use crate::plugin::lane::{Inbox, Input, Item};
+use crate::registry::{Entry, Peer};
+use crate::wire::{Progress, Received, Wire};
+
+/// Why the loop ended.
+#[derive(Debug)]
+enum End {
+    /// The peer has gone; nothing can be written.
+    Left(CloseReason),
+    /// The host or the application closes; the peer is told.
+    Closed(CloseReason),
+}
+
+/// A connection at work.
+pub(crate) struct Connection<S> {
+    wire: Wire<S>,
+    entry: Entry,
+    inbox: Inbox,
+    joiner: Joiner,
+    /// When an open chunk buffer must be whole.
+    whole_by: Option<Instant>,
+    timeouts: Timeouts,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    pub(crate) fn new(wire: Wire<S>, entry: Entry, inbox: Inbox, limits: &Limits, timeouts: &Timeouts) -> Self {
+        let joiner = Joiner::new(limits.max_message, limits.max_chunks);
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
+    }
+
+    /// Serves the connection to its end.
+    pub(crate) async fn run(mut self) {
+        let opened = Instant::now();
+        if self.peer().kind == Kind::Backend {
+            // Old scripts read the 101 answer and `ready` with one read each, and lose `ready` if both come together.
+            tokio::time::sleep(self.timeouts.ready_delay).await;
+        }
+        let mut pending = Some(Item::Open(self.peer().clone()));
+        let end = self.serve(&mut pending).await;
+        let (End::Left(reason) | End::Closed(reason)) = &end;
+        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(), "connection ends");
+        self.end(end, pending).await;
+    }
+
+    fn peer(&self) -> &Arc<Peer> {
+        &self.entry.peer
+    }
+
+    async fn serve(&mut self, pending: &mut Option<Item>) -> End {
+        let peer = self.peer().clone();
+        let mut batch = Vec::new();
+        // What ended the reading, while what was read before is still pending.
+        let mut last: Option<End> = None;
+        loop {
+            if pending.is_none()
+                && let Some(end) = last.take()
+            {
+                return end;
+            }
+            let whole_by = self.whole_by;
+            let overdue = async {
+                match whole_by {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                taken = peer.outbox.take() => {
+                    let Taken { queue, close } = taken;
+                    if let Err(end) = self.write(queue).await {
+                        return end;
+                    }
+                    if let Some(reason) = close {
+                        return End::Closed(reason);
+                    }
+                }
+                permit = self.inbox.reserve(), if pending.is_some() => match (permit, pending.take()) {
+                    (Ok(permit), Some(item)) => permit.send(item),
+                    _ => return End::Closed(lane_gone()),
+                },
+                progress = self.wire.receive(&mut batch), if pending.is_none() => {
+                    peer.heard();
+                    let mut inputs = Vec::with_capacity(batch.len());
+                    let joined = self.join(&mut batch, &mut inputs);
+                    if !inputs.is_empty() {
+                        let item = Item::Inputs(peer.clone(), inputs);
+                        if let Err(refused) = self.inbox.try_send(item) {
+                            *pending = Some(refused.into_inner());
+                        }
+                    }
+                    last = match (joined, progress) {
+                        (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => Some(End::Closed(reason)),
+                        (Ok(()), Progress::Left(reason)) => Some(End::Left(reason)),
+                        (Ok(()), Progress::Pong) => self.flush().await.err(),
+                        (Ok(()), Progress::More) => None,
+                    };
+                }
+                () = overdue => {
+                    return End::Closed(CloseReason::host(CloseCode::POLICY, "a message in chunks was not whole in time"));
+                }
+            }
+        }
+    }
+
+    /// Turns what was read into what the lane gets, in order.
+    fn join(&mut self, batch: &mut Vec<Received>, inputs: &mut Vec<Input>) -> Result<(), CloseReason> {
+        for Received { bytes, form } in batch.drain(..) {
+            inputs.push(match self.joiner.take(bytes, form) {
+                Step::Deliver(bytes) => Input::Message(Payload { is_text: form != Form::Binary, bytes }),
+                Step::Acknowledge => Input::Chunk,
+                Step::TooMuch(limit) => return Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string())),
+                Step::Invalid => {
+                    return Err(CloseReason::host(CloseCode::INVALID, "text that is not UTF-8"));
+                }
+            });
+        }
+        self.whole_by = match (self.joiner.is_open(), self.whole_by) {
+            (true, None) => Some(Instant::now() + self.timeouts.message),
+            (true, by) => by,
+            (false, _) => None,
+        };
+        Ok(())
+    }
+
+    async fn write(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
+        if queue.is_empty() {
+            return Ok(());
+        }
+        let written = timeout(self.timeouts.write, self.wire.write(queue, &self.entry.peer)).await;
+        judge(written)
+    }
+
+    async fn flush(&mut self) -> Result<(), End> {
+        judge(timeout(self.timeouts.write, self.wire.flush()).await)
+    }
+
+    async fn end(mut self, end: End, pending: Option<Item>) {
+        let patience = self.timeouts.close;
+        let peer = self.peer().clone();
+        match end {
+            End::Left(reason) => {
+                // From here on a feedback is told that nobody is there.
+                peer.outbox.finish();
+                drop(timeout(patience, self.wire.linger()).await);
+                drop(self.wire);
+                depart(&self.inbox, &peer, pending, reason).await;
+            }
+            End::Closed(reason) => {
+                // What the application answers to what it was handed before belongs to the peer; but a lane that is stuck
+                // must not keep the socket.
+                let mut departure = pin!(depart(&self.inbox, &peer, pending, reason.clone()));
+                let rest = async {
+                    departure.as_mut().await;
+                    peer.outbox.rest().await
+                };
+                let rest = timeout(patience, rest).await;
+                let goodbye = async {
+                    if let Ok(rest) = rest {
+                        self.wire.write(rest, &peer).await?;
+                    }
+                    self.wire.say_goodbye(&reason, peer.dialog && reason.code != CloseCode::NORMAL).await?;
+                    self.wire.linger().await;
+                    io::Result::Ok(())
+                };
+                drop(timeout(patience, goodbye).await);
+                drop(self.wire);
+                if !peer.outbox.is_finished() {
+                    departure.await;
+                }
+            }
+        }
+    }
+}
+
+/// Hands on what is still pending, and then the end. Waits as long as the lane makes it wait: every `open` gets its `close`.
+async fn depart(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, reason: CloseReason) {
+    for item in pending.into_iter().chain([Item::Close(peer.clone(), reason)]) {
+        if inbox.send(item).await.is_err() {
+            // Its application was removed with all its connections.
+            peer.outbox.finish();
+        }
+    }
+}
+
+fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
+    match written {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string()))),
+        Err(_) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, "too slow: nothing could be written in time"))),
+    }
+}
+
+fn lane_gone() -> CloseReason {
+    CloseReason::host(CloseCode::AWAY, "this application was removed")
+}

@@ -1,0 +1,185 @@
+//! From the first bytes of a connection to what it wants: an upgrade, plain TCP, a POST, the page, or a refusal.
+//!
+//! Reads the request head under a size and a time limit and judges it; [`Handshake`] says what is to be done. Nothing here
+//! knows lanes or outboxes.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use plugsocket_plugin::Kind;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use crate::config::{Access, Config};
+use crate::http::{
+    self, ClientType, Head, HeadReader, Method, Refusal, Upgrade, client_type, forwarded_for,
+};
+use crate::lines::{Opening, Tail, Way, way};
+use crate::page;
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Ip(IpAddr),
+    /// A Unix socket: who may open it is a matter of the file's permissions, so its peers are allowed backends.
+    Unix,
+}
+
+impl Origin {
+    pub(crate) fn to_text(self) -> Box<str> {
+        match self {
+            Self::Ip(ip) => ip.to_canonical().to_string().into(),
+            Self::Unix => "unix".into(),
+        }
+    }
+
+    fn may_be_backend(self, access: &Access) -> bool {
+        match self {
+            Self::Ip(ip) => access.allows_backend(ip),
+            Self::Unix => true,
+        }
+    }
+}
+
+/// What a peer wants, having been allowed it.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    pub(crate) head: Head,
+    /// The peer, or whom a trusted proxy speaks for.
+    pub(crate) origin: Origin,
+    /// What came behind the head.
+    pub(crate) read: Vec<u8>,
+    pub(crate) wish: Wish,
+}
+
+#[derive(Debug)]
+pub(crate) enum Wish {
+    WebSocket { upgrade: Upgrade, kind: Kind },
+    Lines { tail: Tail },
+    Post { length: usize },
+    /// One of the host's own files, as its whole answer.
+    Page(Vec<u8>),
+}
+
+/// Why there is no handshake.
+#[derive(Debug)]
+pub(crate) enum NoHandshake {
+    /// To be answered with this.
+    Refused(Refusal),
+    /// Not allowed on plain TCP, where the answer is the dialog's.
+    RefusedLines(&'static str),
+    /// Gone before it said anything whole.
+    Left,
+}
+
+impl From<Refusal> for NoHandshake {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// Reads and judges what a connection begins with.
+///
+/// # Errors
+/// It is refused, or has gone.
+pub(crate) async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    origin: Origin,
+    config: &Config,
+) -> Result<Handshake, NoHandshake> {
+    let limit = config.server.timeouts.head;
+    match tokio::time::timeout(limit, read_first(stream, config.server.limits.max_head)).await {
+        Ok(Ok(First::Request(head, read))) => judge(head, read, origin, config).map_err(Into::into),
+        Ok(Ok(First::Opening(head, tail, read))) => {
+            if !origin.may_be_backend(&config.server.access) {
+                return Err(NoHandshake::RefusedLines("this address may not be a backend"));
+            }
+            Ok(Handshake { head, origin, read, wish: Wish::Lines { tail } })
+        }
+        Ok(Err(no)) => Err(no),
+        Err(_) => Err(Refusal::timed_out().into()),
+    }
+}
+
+enum First {
+    Request(Head, Vec<u8>),
+    Opening(Head, Tail, Vec<u8>),
+}
+
+async fn read_first<S: AsyncRead + Unpin>(stream: &mut S, max_head: usize) -> Result<First, NoHandshake> {
+    let mut buffer = Vec::with_capacity(1024);
+    let mut request = HeadReader::new(max_head);
+    let mut opening = Opening::new(max_head);
+    let mut decided = None;
+    loop {
+        if matches!(stream.read_buf(&mut buffer).await, Ok(0) | Err(_)) {
+            return Err(NoHandshake::Left);
+        }
+        if decided.is_none() {
+            decided = way(&buffer);
+        }
+        match decided {
+            Some(Way::Plain) => {
+                if let Some(opened) = opening.read(&buffer)? {
+                    let read = buffer.split_off(opened.used);
+                    return Ok(First::Opening(opened.head, opened.tail, read));
+                }
+            }
+            Some(Way::Http) => {
+                if let Some((head, used)) = request.read(&buffer)? {
+                    return Ok(First::Request(head, buffer.split_off(used)));
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+fn judge(head: Head, read: Vec<u8>, peer: Origin, config: &Config) -> Result<Handshake, Refusal> {
+    let access = &config.server.access;
+    let origin = match peer {
+        Origin::Ip(ip) => Origin::Ip(forwarded_for(&head, ip, |ip| access.is_trusted_proxy(ip))),
+        Origin::Unix => Origin::Unix,
+    };
+    let wish = match head.method() {
+        Method::Post => judge_post(&head, origin, config)?,
+        Method::Get if config.server.page && head.header("upgrade").is_none() => {
+            match page::answer(head.path()) {
+                Some(answer) => Wish::Page(answer),
+                None => judge_upgrade(&head, origin, access)?,
+            }
+        }
+        _ => judge_upgrade(&head, origin, access)?,
+    };
+    Ok(Handshake { head, origin, read, wish })
+}
+
+fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Wish, Refusal> {
+    let upgrade = http::judge_upgrade(head)?;
+    let kind = match client_type(head) {
+        ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
+        ClientType::Backend => {
+            return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
+        }
+        ClientType::WebSocket if access.allows_origin(head.header("origin")) => Kind::WebSocket,
+        ClientType::WebSocket => {
+            return Err(Refusal::forbidden("this Origin is not allowed (allowed_origins)"));
+        }
+    };
+    Ok(Wish::WebSocket { upgrade, kind })
+}
+
+fn judge_post(head: &Head, origin: Origin, config: &Config) -> Result<Wish, Refusal> {
+    let access = &config.server.access;
+    if !origin.may_be_backend(access) {
+        return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
+    }
+    // A page in a browser on this machine can post here without asking; browsers always say where a POST comes from.
+    if head.header("origin").is_some() {
+        return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
+    }
+    let length = http::post_length(head, config.server.limits.max_message)?;
+    Ok(Wish::Post { length })
+}
+
+/// How long a refused peer is told to wait where waiting helps.
+pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);

@@ -1,0 +1,287 @@
+//! A lane: the inbox of a resource and the one consumer that owns its [`Instance`].
+//!
+//! The same loop runs as a task (an application that never blocks) or on a thread of its own. It takes what is there,
+//! calls the application for each event in order, and writes the dialog's answers into the peers' outboxes. It also
+//! performs swaps, between two events. Connections wait here when an application is slow: the inbox is bounded, and a
+//! connection whose event does not fit does not read on.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use plugsocket_plugin::{CloseCode, ClosedBy};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{Instrument, debug, info_span, warn};
+
+use super::{Event, Failure, Instance};
+use crate::config::LaneKind;
+use crate::outbox::{CloseReason, Outgoing, Payload};
+use crate::registry::Peer;
+use crate::resource::Resource;
+use crate::router::sendable;
+
+/// The way into a lane.
+pub(crate) type Inbox = mpsc::Sender<Item>;
+
+/// What a lane does, in the order in which it comes.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Open(Arc<Peer>),
+    /// What one read of a connection yielded.
+    Inputs(Arc<Peer>, Vec<Input>),
+    Close(Arc<Peer>, CloseReason),
+    Swap(Swap),
+    /// Ends the lane after what is already in its inbox.
+    Stop,
+}
+
+/// One thing that a peer sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Input {
+    Message(Payload),
+    /// A chunk, or the beginning of a buffer: the host takes it, the application does not see it.
+    Chunk,
+}
+
+/// A successor, ready to take over.
+pub(crate) struct Swap {
+    pub(crate) next: Box<dyn Instance>,
+    pub(crate) succession: Succession,
+    /// Told what became of it.
+    pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
+}
+
+/// What a successor is to its predecessor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Succession {
+    /// The same application: it takes over the state; connections are not opened again.
+    Heir,
+    /// Another application: the old one sees each connection close, the new one sees it open.
+    Stranger,
+}
+
+/// What a swap cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Handover {
+    /// How long messages waited.
+    pub(crate) pause: Duration,
+    pub(crate) snapshot_bytes: usize,
+}
+
+/// Why the predecessor goes on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SwapError {
+    #[error("the running instance could not give its state: {0}")]
+    Snapshot(String),
+    #[error("the new instance does not take over the state: {0}")]
+    Restore(String),
+}
+
+impl std::fmt::Debug for Swap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Swap(generation {})", self.next.generation())
+    }
+}
+
+/// Starts the lane of `resource`. It ends with [`Item::Stop`].
+///
+/// # Errors
+/// When the system gives no more threads.
+pub(crate) fn start(
+    resource: Arc<Resource>,
+    kind: LaneKind,
+    capacity: usize,
+    instance: Box<dyn Instance>,
+) -> std::io::Result<Inbox> {
+    let (inbox, items) = mpsc::channel(capacity);
+    let path = resource.path.clone();
+    let span = info_span!("lane", resource = path, generation = instance.generation());
+    let lane = Lane { items, resource, instance, next_tick: None };
+    let runtime = Handle::current();
+    match kind {
+        LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
+        LaneKind::Thread => {
+            std::thread::Builder::new()
+                .name(format!("lane:{path}"))
+                .spawn(move || runtime.block_on(lane.run(THREAD_BATCH).instrument(span)))?;
+        }
+    }
+    Ok(inbox)
+}
+
+/// Items taken at once; between two batches other tasks of the runtime get their turn.
+const SHARED_BATCH: usize = 16;
+const THREAD_BATCH: usize = 64;
+
+struct Lane {
+    items: mpsc::Receiver<Item>,
+    resource: Arc<Resource>,
+    instance: Box<dyn Instance>,
+    next_tick: Option<Instant>,
+}
+
+impl Lane {
+    async fn run(mut self, batch_size: usize) {
+        let mut batch = Vec::with_capacity(batch_size);
+        loop {
+            self.schedule_tick();
+            let tick = async {
+                match self.next_tick {
+                    Some(at) => sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                taken = self.items.recv_many(&mut batch, batch_size) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|item| self.apply(item));
+                    // On a shared lane: lets the other tasks of this worker have their turn.
+                    tokio::task::consume_budget().await;
+                }
+                () = tick => {
+                    self.next_tick = None;
+                    self.tell(Event::Tick(SystemTime::now()));
+                }
+            }
+        }
+        self.instance.retire();
+        discard(self.instance);
+    }
+
+    fn apply(&mut self, item: Item) {
+        match item {
+            Item::Open(peer) => self.open(&peer),
+            Item::Inputs(peer, inputs) => {
+                for input in &inputs {
+                    self.input(&peer, input);
+                }
+            }
+            Item::Close(peer, reason) => self.close(&peer, &reason),
+            Item::Swap(swap) => self.swap(swap),
+            Item::Stop => self.items.close(),
+        }
+    }
+
+    fn open(&mut self, peer: &Arc<Peer>) {
+        self.resource.admit(peer.clone());
+        match self.instance.handle(Event::Open(peer)) {
+            Ok(()) => peer.outbox.accept(peer.dialog.then_some(Outgoing::Ready)),
+            Err(failure) => {
+                self.resource.dismiss(peer);
+                peer.outbox.refuse(verdict(failure));
+            }
+        }
+    }
+
+    fn input(&mut self, peer: &Peer, input: &Input) {
+        // Refused, or ended by the application: what is still on its way from there is not for it.
+        if !peer.is_member() || peer.outbox.is_cut_off() {
+            return;
+        }
+        let result = match input {
+            Input::Message(payload) => self.instance.handle(Event::Message(peer, payload)),
+            Input::Chunk => Ok(()),
+        };
+        match result {
+            Ok(()) => peer.acknowledge(),
+            // A connection that is closing already is as good.
+            Err(failure) => drop(peer.outbox.close(verdict(failure))),
+        }
+    }
+
+    fn close(&mut self, peer: &Arc<Peer>, reason: &CloseReason) {
+        // One that was refused is no member, and the application does not know it.
+        if self.resource.dismiss(peer) {
+            if reason.is_fault() {
+                self.tell(Event::Error(peer, &reason.text));
+            }
+            self.tell(Event::Close(peer, reason));
+        }
+        peer.outbox.finish();
+    }
+
+    /// For events to which the host has no answer.
+    fn tell(&mut self, event: Event<'_>) {
+        if let Err(failure) = self.instance.handle(event) {
+            debug!(?failure, "a callback failed");
+        }
+    }
+
+    fn swap(&mut self, swap: Swap) {
+        let begun = Instant::now();
+        let Swap { mut next, succession, done } = swap;
+        let result = match succession {
+            Succession::Heir => self.hand_over(&mut *next),
+            Succession::Stranger => next.restore(None).map(|()| 0).map_err(SwapError::restore),
+        };
+        if let Err(error) = result.as_ref() {
+            debug!(%error, "swap refused");
+            next.retire();
+        } else {
+            let members = match succession {
+                Succession::Heir => Vec::new(),
+                Succession::Stranger => self.resource.members(),
+            };
+            let replaced = CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
+            members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
+            std::mem::swap(&mut self.instance, &mut next);
+            next.retire();
+            tracing::Span::current().record("generation", self.instance.generation());
+            members.iter().for_each(|peer| self.open_again(peer));
+            self.next_tick = None;
+        }
+        // Nobody may be waiting for the answer; what was done stands.
+        drop(done.send(result.map(|snapshot_bytes| Handover { pause: begun.elapsed(), snapshot_bytes })));
+        discard(next);
+    }
+
+    fn hand_over(&mut self, next: &mut dyn Instance) -> Result<usize, SwapError> {
+        let snapshot = self.instance.snapshot().map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
+        let bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
+        next.restore(snapshot).map_err(SwapError::restore)?;
+        Ok(bytes)
+    }
+
+    /// A connection meets an application that did not see it come.
+    fn open_again(&mut self, peer: &Arc<Peer>) {
+        if let Err(failure) = self.instance.handle(Event::Open(peer)) {
+            self.resource.dismiss(peer);
+            drop(peer.outbox.close(verdict(failure)));
+        }
+    }
+
+    fn schedule_tick(&mut self) {
+        self.next_tick = self.instance.tick_every().map(|every| {
+            let latest = Instant::now() + every;
+            self.next_tick.map_or(latest, |planned| planned.min(latest))
+        });
+    }
+}
+
+impl SwapError {
+    fn restore(failure: Failure) -> Self {
+        Self::Restore(failure.into_text())
+    }
+}
+
+/// What a failed callback means for the connection that it was about.
+fn verdict(failure: Failure) -> CloseReason {
+    match failure {
+        Failure::Refused(code, text) => CloseReason::new(sendable(code), ClosedBy::Plugin, text),
+        Failure::Panicked(_) => {
+            CloseReason::new(CloseCode::ERROR, ClosedBy::Plugin, "the application failed")
+        }
+    }
+}
+
+/// Drops an instance where it holds nobody up: its `Drop` may join threads.
+fn discard(instance: Box<dyn Instance>) {
+    let name = format!("drop:{}", instance.generation());
+    if let Err(error) = std::thread::Builder::new().name(name).spawn(move || drop(instance)) {
+        warn!(%error, "no thread to drop an instance on");
+    }
+}

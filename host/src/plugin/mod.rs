@@ -1,0 +1,63 @@
+//! Applications: how a library becomes an instance, and how an instance is called and replaced.
+//!
+//! A library on its way: **watch** (it changed, and is quiet) → **stage** (a private, complete copy) → **preflight** (a
+//! throw-away child opens it first) → **loader** (opened here, checked, a [`loader::Generation`]) → an [`Instance`] for each
+//! resource that it serves → a *swap* in the queue of the resource's **lane**. Everything that can fail happens before the
+//! swap; what is in the queue before it is handled by the old instance, what comes after by the new one. So a reload
+//! needs no further thought about order, and no message can meet both or neither.
+//!
+//! The lane is the single owner of an instance. Nothing here knows sockets.
+
+pub(crate) mod lane;
+pub(crate) mod loader;
+pub(crate) mod preflight;
+pub(crate) mod stage;
+pub(crate) mod watch;
+
+use std::time::{Duration, SystemTime};
+
+use plugsocket_plugin::{CloseCode, Snapshot};
+
+use crate::outbox::{CloseReason, Payload};
+use crate::registry::Peer;
+
+/// What the host tells an application: plain data.
+#[derive(Debug)]
+pub(crate) enum Event<'a> {
+    Open(&'a Peer),
+    Message(&'a Peer, &'a Payload),
+    Error(&'a Peer, &'a str),
+    Close(&'a Peer, &'a CloseReason),
+    Tick(SystemTime),
+}
+
+/// Why an application did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// It said no, with a close code and a reason for the peer.
+    Refused(CloseCode, String),
+    /// It panicked; message and place are in the log.
+    Panicked(String),
+}
+
+impl Failure {
+    pub(crate) fn into_text(self) -> String {
+        match self {
+            Self::Refused(_, text) => text,
+            Self::Panicked(text) => format!("it panicked: {text}"),
+        }
+    }
+}
+
+/// A live object of a generation, serving one resource. Owned by a lane.
+pub(crate) trait Instance: Send {
+    fn handle(&mut self, event: Event<'_>) -> Result<(), Failure>;
+    /// The state for a successor; None where there is none.
+    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure>;
+    /// From here on its voice is heard.
+    fn restore(&mut self, snapshot: Option<Snapshot>) -> Result<(), Failure>;
+    /// Its voice is heard no more.
+    fn retire(&mut self);
+    fn tick_every(&mut self) -> Option<Duration>;
+    fn generation(&self) -> u64;
+}

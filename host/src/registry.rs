@@ -1,0 +1,223 @@
+//! Who is connected to this host.
+//!
+//! Owns the one map from a connection's id to its [`Peer`], and the index of idents. The id is the first half of
+//! the peer's random uuid, so looking a uuid up is looking an id up, and no key needs hashing. Sharded, because every
+//! message that an application sends passes here. Its locks are held for a lookup, never across a call or an await.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use plugsocket_plugin::{ConnectionId, Kind};
+
+use crate::http::{self, Head};
+use crate::identity::Identity;
+use crate::outbox::{Bounds, CloseReason, Gone, Outbox, Outgoing, Payload};
+use crate::resource::Resource;
+
+/// A connection, as everybody but its own task sees it.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub(crate) identity: Identity,
+    pub(crate) kind: Kind,
+    /// Whether it gets `ready`, `next` and `close`.
+    pub(crate) dialog: bool,
+    /// The IP address in text, or `unix`.
+    pub(crate) address: Box<str>,
+    /// The request that opened it: query, headers, ident.
+    pub(crate) head: Head,
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) outbox: Outbox,
+    bounds: Bounds,
+    fyi: Mutex<Option<Arc<str>>>,
+    /// Whether anything came from it since the last ping.
+    alive: AtomicBool,
+    /// Its place in the resource's list of members; only `resource.rs` reads and writes it.
+    pub(crate) slot: AtomicUsize,
+}
+
+/// What a peer is made of.
+pub(crate) struct Arrival {
+    pub(crate) identity: Identity,
+    pub(crate) kind: Kind,
+    pub(crate) dialog: bool,
+    pub(crate) address: Box<str>,
+    pub(crate) head: Head,
+    pub(crate) resource: Arc<Resource>,
+}
+
+impl Peer {
+    pub(crate) fn new(arrival: Arrival, bounds: Bounds) -> Self {
+        let Arrival { identity, kind, dialog, address, head, resource } = arrival;
+        Self {
+            identity,
+            kind,
+            dialog,
+            address,
+            head,
+            resource,
+            outbox: Outbox::new(),
+            bounds,
+            fyi: Mutex::new(None),
+            alive: AtomicBool::new(true),
+            slot: AtomicUsize::new(usize::MAX),
+        }
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        ConnectionId(self.identity.key())
+    }
+
+    pub(crate) fn send(&self, payload: Payload) -> Result<(), Gone> {
+        self.outbox.push(Outgoing::Message(payload), self.bounds)
+    }
+
+    /// Acknowledges one message, where there is a dialog.
+    pub(crate) fn acknowledge(&self) {
+        if self.dialog {
+            let fyi = self.fyi.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            // A connection that has gone needs no acknowledgement.
+            let _gone = self.outbox.push(Outgoing::Next(fyi), self.bounds);
+        }
+    }
+
+    pub(crate) fn set_fyi(&self, fyi: &str) {
+        let fyi = (!fyi.is_empty()).then(|| Arc::from(fyi));
+        *self.fyi.lock().unwrap_or_else(PoisonError::into_inner) = fyi;
+    }
+
+    /// Whether its application has taken it and not been told of its end.
+    pub(crate) fn is_member(&self) -> bool {
+        self.slot.load(Ordering::Relaxed) != usize::MAX
+    }
+
+    pub(crate) fn heard(&self) {
+        self.alive.store(true, Ordering::Relaxed);
+    }
+
+    /// Pings, or closes a peer that was not heard of since the last ping.
+    pub(crate) fn ping_or_expire(&self) {
+        if self.kind == Kind::Tcp {
+            return;
+        }
+        let _gone = if self.alive.swap(false, Ordering::Relaxed) {
+            self.outbox.push(Outgoing::Ping, self.bounds)
+        } else {
+            let code = plugsocket_plugin::CloseCode::AWAY;
+            let mut reason = CloseReason::host(code, "no answer to a ping");
+            reason.by = plugsocket_plugin::ClosedBy::Peer;
+            self.outbox.close(reason)
+        };
+    }
+}
+
+/// Who is connected.
+#[derive(Debug, Default)]
+pub(crate) struct Registry {
+    shards: [Shard; Self::SHARDS],
+    idents: Mutex<HashMap<Box<str>, Vec<Arc<Peer>>>>,
+}
+
+type Shard = RwLock<ById<Arc<Peer>>>;
+/// A map whose keys are random already.
+pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<AsIs>>;
+
+impl Registry {
+    const SHARDS: usize = 16;
+
+    /// Makes a peer findable for as long as the entry lives.
+    pub(crate) fn enter(self: &Arc<Self>, peer: Arc<Peer>) -> Entry {
+        write(self.shard(peer.id())).insert(peer.id().0, peer.clone());
+        if let Some(ident) = http::ident(&peer.head) {
+            let mut idents = self.idents.lock().unwrap_or_else(PoisonError::into_inner);
+            idents.entry(ident.into()).or_default().push(peer.clone());
+        }
+        Entry { registry: self.clone(), peer }
+    }
+
+    pub(crate) fn find(&self, id: ConnectionId) -> Option<Arc<Peer>> {
+        read(self.shard(id)).get(&id.0).cloned()
+    }
+
+    /// The peer that announced this ident; the newest if there are several.
+    pub(crate) fn find_ident(&self, ident: &str) -> Option<Arc<Peer>> {
+        let idents = self.idents.lock().unwrap_or_else(PoisonError::into_inner);
+        idents.get(ident).and_then(|peers| peers.last().cloned())
+    }
+
+    /// Calls `act` for the peers of one of [`slices`](Self::slices) parts, without holding a lock.
+    pub(crate) fn for_each_in(&self, slice: usize, act: impl FnMut(&Arc<Peer>)) {
+        let peers: Vec<Arc<Peer>> = read(&self.shards[slice]).values().cloned().collect();
+        peers.iter().for_each(act);
+    }
+
+    /// How many parts [`for_each_in`](Self::for_each_in) knows.
+    pub(crate) const fn slices() -> usize {
+        Self::SHARDS
+    }
+
+    pub(crate) fn for_each(&self, mut act: impl FnMut(&Arc<Peer>)) {
+        for slice in 0..Self::SHARDS {
+            self.for_each_in(slice, &mut act);
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| read(shard).len()).sum()
+    }
+
+    fn shard(&self, id: ConnectionId) -> &Shard {
+        // The low bits choose the bucket inside the map; these are others.
+        &self.shards[(id.0 >> 60) as usize % Self::SHARDS]
+    }
+}
+
+/// Takes its peer out of the registry when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    registry: Arc<Registry>,
+    pub(crate) peer: Arc<Peer>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let id = self.peer.id();
+        write(self.registry.shard(id)).remove(&id.0);
+        if let Some(ident) = http::ident(&self.peer.head) {
+            let mut idents = self.registry.idents.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(peers) = idents.get_mut(ident) {
+                peers.retain(|peer| peer.id() != id);
+                if peers.is_empty() {
+                    idents.remove(ident);
+                }
+            }
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Takes a key for its own hash: ids are random and chosen by the host, never by a peer.
+#[derive(Debug, Default)]
+pub(crate) struct AsIs(u64);
+
+impl Hasher for AsIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("keys are u64")
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}

@@ -1,0 +1,144 @@
+//! Who receives: applies one [`Command`] of an application. The only code that turns a scope, a room, a uuid or an
+//! ident into outboxes.
+//!
+//! It never waits and is called from lanes and from any thread of a plugin. One method is the whole of it, so that a
+//! cluster can stand in the same place.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
+
+use crate::identity::Identity;
+use crate::outbox::{Bounds, CloseReason, Payload};
+use crate::registry::{Peer, Registry};
+use crate::resource::{Resource, Resources};
+
+/// What an application wants done.
+#[derive(Debug)]
+pub(crate) enum Command<'a> {
+    Send { to: ConnectionId, payload: Payload },
+    Broadcast { scope: Scope, websockets_only: bool, except: &'a [u64], payload: Payload },
+    Feedback { to: Target<'a>, payload: Payload },
+    Join { id: ConnectionId, room: &'a str },
+    Leave { id: ConnectionId, room: &'a str },
+    Publish { room: &'a str, except: &'a [u64], payload: Payload },
+    Close { id: ConnectionId, code: CloseCode, reason: &'a str },
+    SetFyi { id: ConnectionId, fyi: &'a str },
+}
+
+#[derive(Debug)]
+pub(crate) struct Router {
+    registry: Arc<Registry>,
+    resources: Arc<ArcSwap<Resources>>,
+    bounds: Bounds,
+}
+
+impl Router {
+    pub(crate) fn new(registry: Arc<Registry>, resources: Arc<ArcSwap<Resources>>, bounds: Bounds) -> Self {
+        Self { registry, resources, bounds }
+    }
+
+    /// Does what an application on `from` asks for; answers to how many connections it reached.
+    pub(crate) fn deliver(&self, from: &Resource, command: Command<'_>) -> Result<u64, HostError> {
+        if let Command::Send { payload, .. }
+        | Command::Broadcast { payload, .. }
+        | Command::Feedback { payload, .. }
+        | Command::Publish { payload, .. } = &command
+            && !self.bounds.can_hold(payload)
+        {
+            return Err(HostError::TooLarge);
+        }
+        match command {
+            Command::Send { to, payload } => one(self.member(from, to)?.send(payload)),
+            Command::Broadcast { scope: Scope::Resource, websockets_only, except, payload } => {
+                Ok(spread(from, websockets_only, except, &payload))
+            }
+            Command::Broadcast { scope: Scope::All, websockets_only, except, payload } => {
+                let resources = self.resources.load();
+                let with_dialog = resources.values().filter(|resource| resource.service().dialog);
+                Ok(with_dialog.map(|r| spread(r, websockets_only, except, &payload)).sum())
+            }
+            Command::Feedback { to, payload } => {
+                one(self.target(to).ok_or(HostError::Gone)?.send(payload))
+            }
+            Command::Join { id, room } => {
+                check_length(room, Self::MAX_ROOM_NAME)?;
+                from.join(&self.member(from, id)?, room);
+                Ok(1)
+            }
+            Command::Leave { id, room } => {
+                from.leave(&*self.member(from, id)?, room);
+                Ok(1)
+            }
+            Command::Publish { room, except, payload } => {
+                let mut count = 0;
+                from.for_each_in_room(room, |peer| {
+                    if !except.contains(&peer.id().0) && peer.send(payload.clone()).is_ok() {
+                        count += 1;
+                    }
+                });
+                Ok(count)
+            }
+            Command::Close { id, code, reason } => {
+                let reason = CloseReason::new(sendable(code), ClosedBy::Plugin, reason);
+                one(self.member(from, id)?.outbox.close(reason))
+            }
+            Command::SetFyi { id, fyi } => {
+                check_length(fyi, Self::MAX_FYI)?;
+                self.member(from, id)?.set_fyi(fyi);
+                Ok(1)
+            }
+        }
+    }
+
+    const MAX_ROOM_NAME: usize = 256;
+    const MAX_FYI: usize = 4096;
+
+    /// An application reaches by id only who is on its own resource.
+    fn member(&self, from: &Resource, id: ConnectionId) -> Result<Arc<Peer>, HostError> {
+        self.registry
+            .find(id)
+            .filter(|peer| std::ptr::eq(&raw const *peer.resource, from))
+            .ok_or(HostError::Gone)
+    }
+
+    fn target(&self, to: Target<'_>) -> Option<Arc<Peer>> {
+        match to {
+            Target::Uuid(uuid) => {
+                // The whole of it is compared, in constant time: who knows only the first half knows nothing.
+                let peer = self.registry.find(ConnectionId(Identity::key_of(uuid)?))?;
+                (peer.kind == Kind::WebSocket && peer.identity.matches(uuid)).then_some(peer)
+            }
+            Target::Ident("") => None,
+            Target::Ident(ident) => self.registry.find_ident(ident),
+        }
+    }
+}
+
+fn spread(to: &Resource, websockets_only: bool, except: &[u64], payload: &Payload) -> u64 {
+    let mut count = 0;
+    to.for_each_member(|peer| {
+        let meant = !websockets_only || peer.kind == Kind::WebSocket;
+        if meant && !except.contains(&peer.id().0) && peer.send(payload.clone()).is_ok() {
+            count += 1;
+        }
+    });
+    count
+}
+
+fn one<E>(result: Result<(), E>) -> Result<u64, HostError> {
+    result.map(|()| 1).map_err(|_| HostError::Gone)
+}
+
+fn check_length(text: &str, max: usize) -> Result<(), HostError> {
+    if text.len() > max { Err(HostError::TooLarge) } else { Ok(()) }
+}
+
+/// A code that may stand in a close frame (RFC 6455, section 7.4); any other becomes 1008.
+pub(crate) fn sendable(code: CloseCode) -> CloseCode {
+    match code.0 {
+        1000..=1003 | 1007..=1014 | 3000..=4999 => code,
+        _ => CloseCode::POLICY,
+    }
+}
