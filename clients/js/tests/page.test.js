@@ -1,0 +1,192 @@
+/**
+ * The page in a real browser. Without PLUGSOCKET_URL it runs against the stand-in; with it, against a host that serves the
+ * page and maps all bundled applications, jobs with `demo = true`:
+ *
+ *     PLUGSOCKET_URL=http://127.0.0.1:8095 node --test tests/page.test.js
+ *
+ * Skipped where there is no Chromium (CHROMIUM, default /usr/bin/chromium).
+ */
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { after, before, test } from 'node:test';
+import { chromium } from 'playwright-core';
+import { MockHost } from './mock_host.js';
+
+const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
+const skip = !existsSync(executablePath) && `no ${executablePath}`;
+const OPTIONS = { skip, timeout: 60_000 };
+const FLAGS = ['--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+let browser, host, address;
+
+before(async () => {
+  if (skip) return;
+  host = process.env.PLUGSOCKET_URL ? null : await MockHost.start();
+  address = process.env.PLUGSOCKET_URL ?? `http://127.0.0.1:${host.port}`;
+  browser = await chromium.launch({ executablePath, args: FLAGS, chromiumSandbox: false });
+});
+
+after(async () => {
+  await browser?.close();
+  await host?.stop();
+});
+
+/** A page that is connected, in a browser context of its own; fails the test on any error in its console. */
+async function openPage(t, { url = address, awaits = ['web'] } = {}) {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  page.setDefaultTimeout(10_000);
+  const errors = [];
+  page.on('pageerror', error => errors.push(error.message));
+  page.on('console', message => {
+    if (message.type() === 'error' && !message.location().url.endsWith('/favicon.ico')) errors.push(message.text());
+  });
+  t.after(async () => {
+    await context.close();
+    assert.deepEqual(errors, []);
+  });
+  await page.goto(`${url}/plugsocket/`);
+  for (const name of awaits) await isStatus(page, name, 'ready');
+  return page;
+}
+
+const isStatus = (page, name, status) => page.waitForSelector(`#${name}-status[data-status="${status}"]`);
+const hasText = (page, selector, text) => page.locator(selector, { hasText: text }).first().waitFor();
+
+test('the one-liner of the page delivers to the page', OPTIONS, async t => {
+  const page = await openPage(t);
+  const line = await page.textContent('#feedback-curl');
+  const [, packet, url] = line.match(/^curl -d '(.*)' (\S+)$/);
+  assert.equal(JSON.parse(packet).uuid, await page.textContent('#uuid'));
+  const answer = await fetch(url, { method: 'POST', body: packet });
+  assert.equal(JSON.parse(await answer.text()).fyi, 'delivered');
+  await hasText(page, '#log li[data-opcode="feedback"]', '50 %');
+});
+
+test('what is received is shown as text', OPTIONS, async t => {
+  const page = await openPage(t);
+  await page.fill('#echo-input', '<img src=x onerror="document.title=1">');
+  await page.click('#echo-send');
+  await hasText(page, '#log li[data-opcode="echo"]', '<img src=x');
+  assert.equal(await page.locator('#log img').count(), 0);
+});
+
+test('broadcast and feedback reach another page', OPTIONS, async t => {
+  const [one, two] = [await openPage(t), await openPage(t)];
+  await one.fill('#broadcast-input', 'to all');
+  await one.click('#broadcast-send');
+  await hasText(two, '#log li[data-opcode="broadcast"]', 'to all');
+  assert.equal(await one.locator('#log li').count(), 0);
+  await one.fill('#feedback-uuid', await two.textContent('#uuid'));
+  await one.click('#feedback-send');
+  await hasText(two, '#log li[data-opcode="feedback"]', 'only for you');
+  await hasText(one, '#feedback-verdict', 'Delivered');
+  await one.fill('#feedback-uuid', 'nobody');
+  await one.click('#feedback-send');
+  await hasText(one, '#feedback-verdict', 'Gone');
+});
+
+test('a job is shown, survives a reload and is aborted', OPTIONS, async t => {
+  const page = await openPage(t, { awaits: ['web', 'jobs'] });
+  await page.click('#jobs-demo');
+  await page.waitForSelector('#jobs-state[data-state="running"]');
+  const job = await page.textContent('#jobs-id');
+  await page.reload();
+  await page.waitForSelector('#jobs-state[data-state="running"]');
+  assert.equal(await page.textContent('#jobs-id'), job);
+  await page.click('#jobs-abort');
+  await page.waitForSelector('#jobs-state[data-state="aborted"]');
+});
+
+test('a script reports to a job by the line that the page shows', OPTIONS, async t => {
+  const page = await openPage(t, { awaits: ['jobs'] });
+  await page.click('#jobs-start');
+  await page.waitForSelector('#jobs-script[open]');
+  for (const line of (await page.textContent('#jobs-curl')).split('\n')) {
+    const [, packet, url] = line.match(/^curl -d '(.*)' (\S+)$/);
+    await fetch(url, { method: 'POST', body: packet });
+    await hasText(page, '#jobs-text', JSON.parse(packet).text);
+  }
+  await page.waitForSelector('#jobs-state[data-state="done"]');
+});
+
+test('a lock is seen by the other page, and kept over a reload', OPTIONS, async t => {
+  const [one, two] = [await openPage(t, { awaits: ['locks'] }), await openPage(t, { awaits: ['locks'] })];
+  const book = state => `#locks-table tr[data-id="B-1041"][data-state="${state}"]`;
+  await one.click(`${book('free')} button`);
+  await one.waitForSelector(book('mine'));
+  await two.waitForSelector(book('other'));
+  await hasText(two, book('other'), await one.textContent('#locks-name'));
+  await one.reload();
+  await one.waitForSelector(book('mine'));
+  await one.click('#locks-unlock-all');
+  await two.waitForSelector(book('free'));
+});
+
+test('two people chat, and what they write is shown as they wrote it', OPTIONS, async t => {
+  const [one, two] = [await openPage(t, { awaits: ['chat'] }), await openPage(t, { awaits: ['chat'] })];
+  for (const [page, name] of [[one, 'Ann'], [two, 'Bob']]) {
+    await page.fill('#chat-name', name);
+    await page.fill('#chat-room', 'books & more');
+    await page.click('#chat-join');
+    await hasText(page, '#chat-log li', 'You are in books & more');
+  }
+  await one.fill('#chat-input', 'a < b & "c"');
+  await one.click('#chat-send');
+  await hasText(two, '#chat-log li', 'Anna < b & "c"');
+});
+
+test('the talking echo answers', OPTIONS, async t => {
+  const page = await openPage(t, { awaits: ['talk'] });
+  await page.fill('#talk-input', 'good morning');
+  await page.click('#talk-send');
+  await hasText(page, '#talk-log li:not(.mine)', 'good morning');
+});
+
+test('an application that is not mapped is a note in its section, without a hurry to connect', OPTIONS, async t => {
+  const bare = await MockHost.start({ unmapped: ['/jobs', '/chat', '/locks', '/talk'] });
+  t.after(() => bare.stop());
+  const page = await openPage(t, { url: `http://127.0.0.1:${bare.port}` });
+  for (const name of ['jobs', 'chat', 'locks', 'talk']) {
+    await isStatus(page, name, 'waiting');
+    await hasText(page, `#${name}-problem`, `needs /${name} in plugins.toml`);
+  }
+  assert.equal(await page.isDisabled('#jobs-demo'), true);
+  assert.equal(bare.handshakes, 5);
+  bare.applications['/talk'] = { text: (connection, text) => connection.send(text) };
+  await page.click('#talk-retry');
+  await isStatus(page, 'talk', 'ready');
+  assert.equal(await page.isVisible('#talk-problem'), false);
+});
+
+test('a lost connection comes back, with its new uuid in the lines to copy', OPTIONS, async t => {
+  const flaky = await MockHost.start();
+  t.after(() => flaky.stop());
+  const page = await openPage(t, { url: `http://127.0.0.1:${flaky.port}`, awaits: ['web', 'chat'] });
+  const uuid = await page.textContent('#uuid');
+  for (const { ws } of flaky.connections) ws.terminate();
+  await isStatus(page, 'chat', 'waiting');
+  assert.equal(await page.isDisabled('#chat-input'), true);
+  await hasText(page, '#connections', '2');
+  await isStatus(page, 'chat', 'ready');
+  const present = await page.textContent('#uuid');
+  assert.notEqual(present, uuid);
+  assert.ok((await page.textContent('#feedback-curl')).includes(present));
+});
+
+test('a demo that is switched off is told', OPTIONS, async t => {
+  const bare = await MockHost.start();
+  t.after(() => bare.stop());
+  bare.applications['/jobs'] = { packet() {} };
+  const page = await openPage(t, { url: `http://127.0.0.1:${bare.port}`, awaits: ['jobs'] });
+  await page.click('#jobs-demo');
+  await hasText(page, '#jobs-note', 'demo = true');
+});
+
+test('nothing is wider than the screen of a phone', OPTIONS, async t => {
+  const page = await openPage(t);
+  for (const width of [320, 390, 800, 1280]) {
+    await page.setViewportSize({ width, height: 800 });
+    assert.ok((await page.evaluate('document.documentElement.scrollWidth')) <= width, `at ${width}`);
+  }
+});

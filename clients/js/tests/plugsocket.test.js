@@ -1,0 +1,334 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import WebSocket from 'ws';
+import { Plugsocket, PlugsocketError } from '../plugsocket.js';
+import { MockHost } from './mock_host.js';
+
+const TIMEOUT = { timeout: 10_000 };
+
+/** A mock host, and sockets to it that are closed with it when the test is over. */
+async function setUp(t, options) {
+  const host = await MockHost.start(options);
+  const sockets = [];
+  t.after(async () => {
+    for (const socket of sockets) socket.close();
+    await host.stop();
+  });
+  const connect = (path, socketOptions) => {
+    const socket = new Plugsocket(host.url(path), { WebSocket, reconnectMinMs: 20, reconnectMaxMs: 100, ...socketOptions });
+    sockets.push(socket);
+    return socket;
+  };
+  return { host, connect };
+}
+
+const nextOf = (socket, name) =>
+  new Promise(resolve => {
+    const end = socket.on(name, value => (end(), resolve(value)));
+  });
+
+const statusOf = (socket, status) =>
+  new Promise(resolve => {
+    const end = socket.on('status', change => change.status === status && (end(), resolve(change)));
+  });
+
+const codeOf = promise => promise.then(() => 'fulfilled', error => error.code);
+
+test('ready tells the uuid', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web');
+  assert.equal(socket.uuid, null);
+  assert.equal(socket.status, 'connecting');
+  const uuid = await socket.ready;
+  assert.equal(uuid, [...host.connections][0].uuid);
+  assert.equal(socket.uuid, uuid);
+  assert.equal(socket.status, 'ready');
+});
+
+test('messages sent before ready arrive in order, each after the next of the one before', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  let open = 0;
+  let most = 0;
+  host.acknowledges = () => {
+    most = Math.max(most, (open += 1));
+    setTimeout(() => {
+      open -= 1;
+      [...host.connections][0].send({ opcode: 'next', fyi: '' });
+    }, 2);
+    return false;
+  };
+  const socket = connect('/web');
+  await Promise.all(Array.from({ length: 20 }, (_, number) => socket.send({ opcode: 'none', number })));
+  assert.deepEqual(host.messages.map(text => JSON.parse(text).number), Array.from({ length: 20 }, (_, number) => number));
+  assert.equal(most, 1);
+  assert.equal(socket.queued, 0);
+});
+
+test('broadcast reaches the others, feedback one, echo the sender', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  const [one, two] = [connect('/web'), connect('/web')];
+  await Promise.all([one.ready, two.ready]);
+  one.on('broadcast', () => assert.fail('the sender got its own broadcast'));
+
+  const broadcast = nextOf(two, 'broadcast');
+  assert.equal(await one.broadcast('to all'), '');
+  assert.equal((await broadcast).message, 'to all');
+
+  const feedback = nextOf(two, 'feedback');
+  assert.equal(await one.feedback(two.uuid, { percent: 50 }), 'delivered');
+  assert.deepEqual(await feedback, { opcode: 'feedback', uuid: two.uuid, message: { percent: 50 }, fromUUID: one.uuid });
+  assert.equal(await one.feedback({ uuid: 'nobody' }, ''), 'gone');
+  assert.equal(await one.feedback({ ident: 'nobody' }, ''), 'gone');
+
+  const echo = nextOf(one, 'echo');
+  await one.echo('Grüße');
+  assert.equal((await echo).message, 'Grüße');
+});
+
+test('feedback by ident reaches a connection that announced one', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  class WithIdent extends WebSocket {
+    constructor(url, protocols) {
+      super(url, protocols, { headers: { Ident: 'printer' } });
+    }
+  }
+  const printer = connect('/web', { WebSocket: WithIdent });
+  await printer.ready;
+  const feedback = nextOf(printer, 'feedback');
+  assert.equal(await connect('/web').feedback({ ident: 'printer' }, 'page 1'), 'delivered');
+  assert.equal((await feedback).message, 'page 1');
+});
+
+test('packets without opcode, plain text and binary messages are delivered', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  const chat = connect('/chat');
+  assert.equal((await nextOf(chat, 'message')).type, 'system');
+
+  const talk = connect('/talk');
+  const text = nextOf(talk, 'message');
+  talk.send('hello');
+  assert.equal(await text, 'you said: hello');
+
+  const binary = nextOf(talk, 'binary');
+  const bytes = new Uint8Array([9, 1, 2, 255]).subarray(1);
+  const sent = talk.send(bytes);
+  bytes.fill(0);
+  await sent;
+  assert.deepEqual(new Uint8Array(await binary), new Uint8Array([1, 2, 255]));
+});
+
+test('a packet with the opcode of an own event is delivered once, as message', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web');
+  await socket.ready;
+  const seen = [];
+  for (const name of ['message', 'status', 'binary']) socket.on(name, value => seen.push([name, value.opcode]));
+  const [{ send }] = host.connections;
+  for (const opcode of ['message', 'status', 'binary']) send({ opcode });
+  await socket.echo('');
+  assert.deepEqual(seen.map(([name]) => name), ['message', 'message', 'message', 'message']);
+});
+
+test('long messages go in chunks that end between characters', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/talk', { chunkSize: 16 });
+  const long = '😀ä€a'.repeat(50);
+  await socket.send(long);
+  assert.deepEqual(host.messages, [long]);
+  const chunks = host.frames.slice(1, -1);
+  assert.equal(host.frames[0], 'bufferON');
+  assert.equal(host.frames.at(-1), 'bufferOFF');
+  for (const chunk of chunks) {
+    assert.ok(Buffer.byteLength(chunk) <= 16);
+    assert.ok(chunk.isWellFormed?.() ?? true);
+  }
+  await socket.send('x'.repeat(16));
+  assert.equal(host.frames.at(-1), 'x'.repeat(16));
+});
+
+test('a text that reads like a mark arrives as text', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/talk', { chunkSize: 16 });
+  const texts = ['bufferON', `${'x'.repeat(16)}bufferOFF`, `${'x'.repeat(16)}bufferON`, 'after'];
+  for (const text of texts) await socket.send(text);
+  assert.deepEqual(host.messages, texts);
+});
+
+test('the queue is kept across a reconnect, and the uuid is new', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web');
+  const first = await socket.ready;
+  [...host.connections][0].ws.terminate();
+  await statusOf(socket, 'waiting');
+  assert.equal(socket.uuid, null);
+  const sent = [socket.echo('one'), socket.feedback('nobody', 'two')];
+  const second = await socket.ready;
+  assert.notEqual(second, first);
+  assert.deepEqual(await Promise.all(sent), ['', 'gone']);
+  assert.equal(JSON.parse(host.messages[1]).fromUUID, second);
+});
+
+test('an unacknowledged message is rejected as lost, and what waits behind it is sent', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.acknowledges = text => !text.includes('fatal') || void [...host.connections][0].ws.terminate();
+  const socket = connect('/web');
+  const fatal = socket.echo('fatal');
+  const behind = socket.echo('behind');
+  assert.equal(await codeOf(fatal), 'lost');
+  assert.equal(await behind, '');
+  assert.equal(host.messages.filter(text => text.includes('fatal')).length, 1);
+});
+
+test('an unacknowledged message is sent again as often as resend says', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.acknowledges = text => !text.includes('fatal') || void [...host.connections][0].ws.terminate();
+  const socket = connect('/web', { resend: 2 });
+  assert.equal(await codeOf(socket.echo('fatal')), 'lost');
+  assert.equal(host.messages.filter(text => text.includes('fatal')).length, 3);
+});
+
+test('a message whose chunks were not all sent is sent again whole', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  let cuts = 0;
+  host.acknowledges = text => text !== 'c'.repeat(16) || (cuts += 1) > 2 || void [...host.connections][0].ws.terminate();
+  const socket = connect('/talk', { chunkSize: 16 });
+  await socket.send('c'.repeat(40));
+  assert.deepEqual(host.messages, ['c'.repeat(40)]);
+});
+
+test('a message over which the server closes is refused and not sent again', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.acknowledges = () => false;
+  const socket = connect('/web', { resend: 5 });
+  const error = await socket.send('no json').catch(error => error);
+  assert.ok(error instanceof PlugsocketError);
+  assert.equal(error.code, 'refused');
+  assert.equal(error.closeCode, 1007);
+  assert.equal(error.message, 'no JSON');
+  await socket.ready;
+  assert.equal(host.messages.length, 1);
+});
+
+test('the queue has a bound, beyond which a message is rejected', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.sendsReady = false;
+  const socket = connect('/web', { maxQueued: 2 });
+  const sent = [socket.echo(1), socket.echo(2), socket.echo(3)];
+  assert.equal(await codeOf(sent[2]), 'full');
+  socket.close();
+  assert.deepEqual(await Promise.all(sent.slice(0, 2).map(codeOf)), ['closed', 'closed']);
+  assert.equal(await codeOf(socket.ready), 'closed');
+  assert.equal(await codeOf(socket.echo(4)), 'closed');
+});
+
+test('retry_after of a close packet is honoured', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.onConnection = ({ send, ws }) => {
+    if (host.handshakes > 1) return;
+    send({ opcode: 'close', error: 'busy', retry_after: 0.3 });
+    ws.close(1013);
+  };
+  const socket = connect('/web');
+  const { error, closeCode, retryMs } = await statusOf(socket, 'waiting');
+  const began = Date.now();
+  assert.deepEqual([error, closeCode], ['busy', 1013]);
+  assert.ok(retryMs >= 300 && retryMs <= 320, `${retryMs}`);
+  await socket.ready;
+  assert.ok(Date.now() - began >= 290);
+});
+
+test('a resource that is not mapped is tried again slowly, with the reason told', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t, { unmapped: ['/jobs'] });
+  const socket = connect('/jobs', { reconnectMaxMs: 30_000 });
+  const { error, closeCode, retryMs } = await statusOf(socket, 'waiting');
+  assert.equal(error, 'no application is mapped to /jobs');
+  assert.equal(closeCode, 1008);
+  assert.ok(retryMs >= 15_000);
+  host.applications['/jobs'] = host.applications['/web'];
+  socket.open();
+  await socket.ready;
+});
+
+test('the wait grows from one failure to the next', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const { port } = host;
+  await host.stop();
+  host.stop = async () => {};
+  const socket = connect('/web', { reconnectMinMs: 40, reconnectMaxMs: 200 });
+  assert.equal(host.port, port);
+  const delays = [];
+  while (delays.length < 5) delays.push((await statusOf(socket, 'waiting')).retryMs);
+  const bounds = [40, 80, 160, 200, 200];
+  delays.forEach((delay, number) => assert.ok(delay >= bounds[number] / 2 && delay <= bounds[number], `${delays}`));
+});
+
+test('a close with 1000 ends it, and open begins anew', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web');
+  await socket.ready;
+  socket.send({ opcode: 'quit' });
+  await statusOf(socket, 'closed');
+  assert.equal(host.handshakes, 1);
+  socket.open();
+  assert.equal(await socket.ready, socket.uuid);
+  assert.equal(host.handshakes, 2);
+});
+
+test('a connection that is not ready, or does not acknowledge, in time is given up', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.sendsReady = false;
+  const silent = connect('/web', { readyTimeoutMs: 50 });
+  assert.equal((await statusOf(silent, 'waiting')).error, 'no ready from the server within 0.05 s');
+  silent.close();
+  host.sendsReady = true;
+  host.acknowledges = () => false;
+  const hanging = connect('/web', { acknowledgeTimeoutMs: 50 });
+  assert.equal(await codeOf(hanging.echo('')), 'lost');
+});
+
+test('a listener that throws stops neither the others nor the dialog', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  const socket = connect('/web');
+  const thrown = [];
+  const original = globalThis.queueMicrotask;
+  globalThis.queueMicrotask = job => {
+    try {
+      job();
+    } catch (error) {
+      thrown.push(error.message);
+    }
+  };
+  t.after(() => (globalThis.queueMicrotask = original));
+  socket.on('echo', () => {
+    throw new Error('mine');
+  });
+  const echo = nextOf(socket, 'echo');
+  await socket.echo('still here');
+  assert.equal((await echo).message, 'still here');
+  assert.deepEqual(thrown, ['mine']);
+});
+
+test('mistakes in the arguments are told at once', () => {
+  assert.throws(() => new Plugsocket('/web', { WebSocket }), /there is no page/);
+  assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, chunksize: 5 }), /no option chunksize/);
+  assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, chunkSize: 5 }), /at least 16/);
+});
+
+test('an address relative to the page becomes ws or wss', TIMEOUT, t => {
+  class Unconnected extends EventTarget {
+    close() {}
+  }
+  t.after(() => delete globalThis.location);
+  const cases = [
+    ['https://site.example/plugsocket/', '../web?room=7', 'wss://site.example/web?room=7'],
+    ['http://site.example:8095/a/b', '/web', 'ws://site.example:8095/web'],
+    ['http://site.example/chat#top', '', 'ws://site.example/chat'],
+    ['http://site.example/', 'wss://other.example/web', 'wss://other.example/web'],
+  ];
+  for (const [href, url, expected] of cases) {
+    globalThis.location = { href };
+    const socket = new Plugsocket(url, { WebSocket: Unconnected });
+    assert.equal(socket.url, expected);
+    socket.close();
+  }
+});
