@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
@@ -68,8 +69,8 @@ pub(crate) struct CloseReason {
     pub(crate) code: CloseCode,
     pub(crate) by: ClosedBy,
     pub(crate) text: String,
-    /// Seconds after which the peer may come back, told in the `close` packet.
-    pub(crate) retry_after: Option<u32>,
+    /// After which the peer may come back, told in the `close` packet.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl CloseReason {

@@ -28,7 +28,7 @@ use crate::plugin::lane::Inbox;
 use crate::post;
 use crate::registry::{Arrival, Peer, Registry};
 use crate::resource::{Resource, Resources, Service, ServiceState};
-use crate::wire::{Wire, linger};
+use crate::wire::{Wire, close_packet, linger};
 
 /// What all connections share.
 #[derive(Debug)]
@@ -107,51 +107,218 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, origin: Origin,
 }
 
 async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
+    stream: S,
     handshake: Handshake,
     hub: &Arc<Hub>,
     config: &Config,
 ) {
-    let Handshake { head, origin, read, wish } = handshake;
-    let kind = match &wish {
+    let kind = match &handshake.wish {
         Wish::Page(page) => return answer(stream, page, config).await,
         Wish::WebSocket { kind, .. } => *kind,
         Wish::Lines { .. } => Kind::Tcp,
         Wish::Post { .. } => Kind::Backend,
     };
-    let counted = match hub.census.count(origin, kind, config) {
+    // Held for as long as the connection lasts.
+    let _counted = match hub.census.count(handshake.origin, kind, config) {
         Ok(counted) => counted,
         Err(reason) => {
-            let bytes = match wish {
-                Wish::Lines { .. } => format!("{}\n", crate::dialog::close(reason)).into_bytes(),
-                _ => Refusal::unavailable(reason, RETRY_AFTER).to_bytes(),
-            };
-            return answer(stream, &bytes, config).await;
+            let reason = CloseReason { retry_after: Some(RETRY_AFTER), ..CloseReason::host(CloseCode::TRY_AGAIN, reason) };
+            return turn_away(stream, handshake, Nowhere::Http(reason), config).await;
         }
     };
-    let resource = hub.resources.load().get(head.path()).cloned();
-    let (resource, inbox, service) = match find(resource, head.path()) {
-        Ok(found) => found,
-        Err(nowhere) => return turn_away(stream, wish, read, &nowhere, config).await,
+    let resource = hub.resources.load().get(handshake.head.path()).cloned();
+    match find(resource, &handshake, config) {
+        Ok(place) => welcome(stream, handshake, (kind, place), hub, config).await,
+        Err(nowhere) => turn_away(stream, handshake, nowhere, config).await,
+    }
+}
+
+/// Where a connection belongs.
+struct Place {
+    resource: Arc<Resource>,
+    inbox: Inbox,
+    service: Arc<Service>,
+}
+
+/// Why a connection belongs nowhere, and how it is told.
+enum Nowhere {
+    /// By an HTTP answer: 404 for 1008, else 503.
+    Http(CloseReason),
+    /// By the dialog, because a browser cannot read an HTTP error.
+    Dialog(CloseReason),
+}
+
+fn find(resource: Option<Arc<Resource>>, handshake: &Handshake, config: &Config) -> Result<Place, Nowhere> {
+    let Some(resource) = resource else {
+        let text = format!("no application serves {}", handshake.head.path());
+        let reason = CloseReason::host(CloseCode::POLICY, text);
+        return Err(match config.server.unknown_resource {
+            UnknownResource::Close => Nowhere::Dialog(reason),
+            UnknownResource::NotFound => Nowhere::Http(reason),
+        });
     };
-    let limits = &config.server.limits;
+    let service = resource.service();
+    match &service.state {
+        ServiceState::Serving(inbox) => Ok(Place { inbox: inbox.clone(), resource, service: service.clone() }),
+        ServiceState::Unavailable(text) => {
+            let reason = CloseReason::host(CloseCode::TRY_AGAIN, text.clone());
+            let reason = CloseReason { retry_after: Some(RETRY_AFTER), ..reason };
+            Err(if service.dialog { Nowhere::Dialog(reason) } else { Nowhere::Http(reason) })
+        }
+    }
+}
+
+async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    handshake: Handshake,
+    (kind, place): (Kind, Place),
+    hub: &Arc<Hub>,
+    config: &Config,
+) {
+    let Handshake { head, origin, read, wish } = handshake;
+    let Place { resource, inbox, service } = place;
+    let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let is_post = matches!(wish, Wish::Post { .. });
+    let switching = match &wish {
+        Wish::WebSocket { upgrade, .. } => {
+            http::switching(upgrade, http::choose_protocol(&head, &service.subprotocols))
+        }
+        _ => Vec::new(),
+    };
+    let arrival = Arrival {
+        identity: hub.mint.mint(),
+        kind,
+        // A POST is answered with the dialog's packets, or it would not be answered at all.
+        dialog: service.dialog || is_post,
+        address: origin.to_text(),
+        head,
+        resource,
+    };
+    let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
+    let peer = Arc::new(Peer::new(arrival, bounds));
+    let span = info_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
     let wire = match wish {
         Wish::Post { length } => {
-            let arrival = Arrival { identity: hub.mint.mint(), kind, dialog: true, address: origin.to_text(), head, resource };
-            let entry = hub.registry.enter(Arc::new(Peer::new(arrival, bounds(config))));
             let request = post::Request { length, read, inbox };
-            let bytes = post::serve(&mut stream, request, entry, config).await;
+            let bytes = post::serve(&mut stream, request, hub.registry.enter(peer), config).instrument(span).await;
             return answer(stream, &bytes, config).await;
         }
-        Wish::WebSocket { upgrade, .. } => {
-            let protocol = http::choose_protocol(&head, &service.subprotocols);
-            if stream.write_all(&http::switching(&upgrade, protocol)).await.is_err() {
+        Wish::Lines { tail } => Wire::lines(stream, &read, tail, limits),
+        Wish::WebSocket { .. } | Wish::Page(_) => {
+            if !matches!(timeout(timeouts.write, stream.write_all(&switching)).await, Ok(Ok(()))) {
                 return;
             }
             Wire::websocket(stream, read, limits).await
         }
-        Wish::Lines { tail } => Wire::lines(stream, &read, tail, limits),
-        Wish::Page(_) => return,
     };
+    Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts).run().instrument(span).await;
+}
+
+/// Tells a peer why there is nothing for it, in the way that it can read.
+async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    handshake: Handshake,
+    nowhere: Nowhere,
+    config: &Config,
+) {
+    let (Nowhere::Http(reason) | Nowhere::Dialog(reason)) = &nowhere;
+    debug!(path = handshake.head.path(), reason = reason.text, "turned away");
+    let packet = close_packet(reason);
+    match (handshake.wish, &nowhere) {
+        (Wish::Lines { .. }, _) => answer(stream, format!("{packet}\n").as_bytes(), config).await,
+        (Wish::Post { .. }, _) => {
+            let status = if reason.code == CloseCode::POLICY { 404 } else { 503 };
+            let body = format!("{packet}\n");
+            answer(stream, &http::response(status, post::JSON, body.as_bytes(), &[]), config).await;
+        }
+        (Wish::WebSocket { upgrade, .. }, Nowhere::Dialog(reason)) => {
+            let goodbye = async {
+                stream.write_all(&http::switching(&upgrade, None)).await?;
+                let mut wire = Wire::websocket(stream, handshake.read, &config.server.limits).await;
+                wire.say_goodbye(reason, true).await?;
+                wire.linger().await;
+                io::Result::Ok(())
+            };
+            // A peer that does not take it goes without.
+            drop(timeout(config.server.timeouts.close, goodbye).await);
+        }
+        (Wish::WebSocket { .. } | Wish::Page(_), _) => {
+            let text = reason.text.clone();
+            let refusal = match reason.retry_after {
+                Some(after) => Refusal::unavailable(text, after),
+                None => Refusal::not_found(text),
+            };
+            answer(stream, &refusal.to_bytes(), config).await;
+        }
+    }
+}
+
+/// Writes the one answer of a connection and ends it.
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8], config: &Config) {
+    let written = timeout(config.server.timeouts.write, stream.write_all(bytes)).await;
+    if matches!(written, Ok(Ok(()))) {
+        drop(timeout(config.server.timeouts.close, linger(&mut stream)).await);
+    }
+}
+
+/// How many connections there are, in total and from each address.
+#[derive(Debug, Default)]
+pub(crate) struct Census {
+    counts: Mutex<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    total: usize,
+    /// Only filled while `max_per_ip` is set.
+    per_ip: HashMap<IpAddr, usize>,
+}
+
+impl Census {
+    fn count(self: &Arc<Self>, origin: Origin, kind: Kind, config: &Config) -> Result<Counted, &'static str> {
+        let limits = &config.server.limits;
+        let mut counts = self.lock();
+        if limits.max_connections.is_some_and(|max| counts.total >= max.get()) {
+            return Err("too many connections");
+        }
+        let ip = match (origin, kind, limits.max_per_ip) {
+            (Origin::Ip(ip), Kind::WebSocket, Some(max)) => {
+                let count = counts.per_ip.entry(ip).or_default();
+                if *count >= max.get() {
+                    return Err("too many connections from this address");
+                }
+                *count += 1;
+                Some(ip)
+            }
+            _ => None,
+        };
+        counts.total += 1;
+        Ok(Counted { census: self.clone(), ip })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one connection until it is dropped.
+#[derive(Debug)]
+struct Counted {
+    census: Arc<Census>,
+    ip: Option<IpAddr>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut counts = self.census.lock();
+        counts.total -= 1;
+        if let Some(ip) = self.ip
+            && let Some(count) = counts.per_ip.get_mut(&ip)
+        {
+            *count -= 1;
+            if *count == 0 {
+                counts.per_ip.remove(&ip);
+            }
+        }
+    }
 }

@@ -252,7 +252,7 @@ fn close_text(text: &str) -> Utf8Bytes {
 
 pub(crate) fn close_packet(reason: &CloseReason) -> String {
     match reason.retry_after {
-        Some(seconds) => dialog::close_retry(&reason.text, std::time::Duration::from_secs(seconds.into())),
+        Some(after) => dialog::close_retry(&reason.text, after),
         None => dialog::close(&reason.text),
     }
 }
