@@ -1,1 +1,6 @@
 //! plugsocket
+pub mod chunk;
+pub mod dialog;
+pub mod http;
+pub mod identity;
+pub mod lines;
