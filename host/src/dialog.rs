@@ -1,4 +1,4 @@
-//! The host's own packets: pure parse and print.
+//! The host's own JSON: pure parse and print.
 //!
 //! Owns the JSON of the wire; nothing else in the host spells an opcode. Layouts are fixed, byte for byte, because peers
 //! exist that compare strings. Only the texts inside are escaped.
@@ -49,14 +49,14 @@ fn quoted(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn check(packet: &str, expected: &str) {
-        assert_eq!(packet, expected);
-        assert!(serde_json::from_str::<serde_json::Value>(packet).unwrap().is_object());
+    fn check(printed: &str, expected: &str) {
+        assert_eq!(printed, expected);
+        assert!(serde_json::from_str::<serde_json::Value>(printed).unwrap().is_object());
     }
 
     #[test]
     fn layouts() {
-        for (packet, expected) in [
+        for (printed, expected) in [
             (ready("U"), r#"{"opcode":"ready","uuid":"U"}"#),
             (next("").into_owned(), r#"{"opcode":"next","fyi":""}"#),
             (next("gone").into_owned(), r#"{"opcode":"next","fyi":"gone"}"#),
@@ -76,7 +76,7 @@ mod tests {
             ),
             (close_retry("", Duration::ZERO), r#"{"opcode":"close","error":"","retry_after":0}"#),
         ] {
-            check(&packet, expected);
+            check(&printed, expected);
         }
         assert!(matches!(next(""), Cow::Borrowed(_)));
     }

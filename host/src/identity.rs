@@ -11,7 +11,6 @@ use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 /// Mints identities and verifies those that come back.
-#[derive(Clone)]
 pub struct Mint {
     /// Keyed once; a copy is cheaper than hashing the secret again.
     keyed: Hmac<Sha256>,
@@ -92,7 +91,7 @@ impl fmt::Debug for Mint {
 /// A random version-4 UUID in lower case, `.`, and 64 hex digits: 101 bytes, inline.
 #[derive(Clone, Copy)]
 pub struct Identity {
-    text: [u8; Identity::LEN],
+    text: [u8; Self::LEN],
 }
 
 impl Identity {

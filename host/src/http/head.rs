@@ -72,13 +72,18 @@ impl Head {
 
     /// Checks the syntax of a whole head, empty line included.
     fn checked(block: &[u8]) -> Result<Self, Refusal> {
+        // Not the first CRLF but the first CR: a lone one inside the request line of an opening must not pass.
         let line_len = memchr::memchr(b'\r', block).unwrap_or(block.len());
-        let (method, target_at, located) = request_line(&block[..line_len])?;
-        let headers_at = (line_len + 2).min(block.len());
+        let (line, rest) = block.split_at(line_len);
+        let (method, target_at, located) = request_line(line)?;
+        let Some(header_lines) = rest.strip_prefix(b"\r\n") else {
+            return Err(Refusal::bad_request("a carriage return without a line feed"));
+        };
+        let headers_at = line_len + 2;
         let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
         // httparse refuses folded lines, blanks before the colon and control characters; bare line feeds, which it lets
         // pass, were refused by the scan.
-        match httparse::parse_headers(&block[headers_at..], &mut fields) {
+        match httparse::parse_headers(header_lines, &mut fields) {
             Ok(httparse::Status::Complete(_)) => {}
             Ok(httparse::Status::Partial) => {
                 return Err(Refusal::bad_request("a header line is malformed"));
@@ -263,12 +268,13 @@ impl HeadReader {
         while let Some(&byte) = window.get(self.scanned) {
             let after_return = self.scanned > self.line_at && window[self.scanned - 1] == b'\r';
             self.scanned += 1;
-            match byte {
-                b'\n' if after_return => {
-                    if self.line_ended()? {
-                        return Ok(Some(self.scanned));
-                    }
+            if byte == b'\n' && after_return {
+                if self.line_ended()? {
+                    return Ok(Some(self.scanned));
                 }
+                continue;
+            }
+            match byte {
                 // RFC 9112 section 2.2 lets a recipient take a lone LF as a line end; two readings of one head are a hole.
                 b'\n' => return Err(Refusal::bad_request("a line ends without a carriage return")),
                 _ if after_return => {
@@ -391,146 +397,150 @@ mod tests {
         format!("GET /x HTTP/1.1\r\n{lines}\r\n").into_bytes()
     }
 
+    const REQUEST_LINES: &[(&str, Result<&str, u16>)] = &[
+        ("GET /x HTTP/1.1", Ok("/x")),
+        ("POST /x HTTP/1.1", Ok("/x")),
+        ("get /x HTTP/1.1", Ok("/x")),
+        ("M-SEARCH /x HTTP/1.1", Ok("/x")),
+        ("GET /x HTTP/1.2", Ok("/x")),
+        ("GET /x?y HTTP/1.9", Ok("/x")),
+        ("GET http://h HTTP/1.1", Ok("/")),
+        ("GET http://other/x?y HTTP/1.1", Ok("/x")),
+        ("GET WSS://[::1]:1/x HTTP/1.1", Ok("/x")),
+        ("GET /x HTTP/1.0", Err(400)),
+        ("GET /x HTTP/2.0", Err(505)),
+        ("GET /x HTTP/0.9", Err(505)),
+        ("GET /x HTTP/3.7", Err(505)),
+        ("PRI * HTTP/2.0", Err(505)),
+        ("GET /x HTTP/2", Err(400)),
+        ("GET /x HTTP/1.10", Err(400)),
+        ("GET /x HTTP/11.1", Err(400)),
+        ("GET /x HTTP/1,1", Err(400)),
+        ("GET /x http/1.1", Err(400)),
+        ("GET /x HTTPS/1.1", Err(400)),
+        ("GET /x ICY/1.1", Err(400)),
+        ("GET /x", Err(400)),
+        ("GET", Err(400)),
+        ("GET  HTTP/1.1", Err(400)),
+        ("GET  /x HTTP/1.1", Err(400)),
+        ("GET /x  HTTP/1.1", Err(400)),
+        ("GET /x HTTP/1.1 ", Err(400)),
+        (" GET /x HTTP/1.1", Err(400)),
+        ("GET /x y HTTP/1.1", Err(400)),
+        ("GET\t/x HTTP/1.1", Err(400)),
+        ("GET /x\tHTTP/1.1", Err(400)),
+        ("GET /x\tHTTP/1.1 HTTP/1.1", Err(400)),
+        ("G(T /x HTTP/1.1", Err(400)),
+        ("G\u{e4}T /x HTTP/1.1", Err(400)),
+        ("\"GET\" /x HTTP/1.1", Err(400)),
+        (" /x HTTP/1.1", Err(400)),
+        ("GET /\u{e4} HTTP/1.1", Err(400)),
+        ("GET /x\0 HTTP/1.1", Err(400)),
+        ("GET /\u{7f} HTTP/1.1", Err(400)),
+        ("GET /\u{1b}[0m HTTP/1.1", Err(400)),
+        ("GET /x#y HTTP/1.1", Err(400)),
+        ("GET /x?y#z HTTP/1.1", Err(400)),
+        ("OPTIONS * HTTP/1.1", Err(400)),
+        ("CONNECT h:443 HTTP/1.1", Err(400)),
+        ("GET h HTTP/1.1", Err(400)),
+        ("GET x/y HTTP/1.1", Err(400)),
+        ("GET ftp://h/x HTTP/1.1", Err(400)),
+        ("GET file:///x HTTP/1.1", Err(400)),
+        ("GET http:///x HTTP/1.1", Err(400)),
+        ("GET http://u:p@h/x HTTP/1.1", Err(400)),
+        ("GET /../x HTTP/1.1", Err(400)),
+        ("GET /x/.. HTTP/1.1", Err(400)),
+        ("GET /x/%2e%2E/y HTTP/1.1", Err(400)),
+        ("GET /x%2f..%2Fy HTTP/1.1", Err(400)),
+        ("GET http://h/../x HTTP/1.1", Err(400)),
+        ("GET /x\\..\\y HTTP/1.1", Err(400)),
+        ("GET /x%5c..%5Cy HTTP/1.1", Err(400)),
+        ("GET /x%00 HTTP/1.1", Err(400)),
+        ("GET /x%0d%0aSet-Cookie:%20a HTTP/1.1", Err(400)),
+        ("GET /%zz HTTP/1.1", Err(400)),
+        ("GET /x% HTTP/1.1", Err(400)),
+        ("GET /x%4 HTTP/1.1", Err(400)),
+        ("\u{16}\u{3}\u{1}\u{2}", Err(400)),
+    ];
+
     #[test]
     fn request_lines() {
-        for (line, expected) in [
-            ("GET /x HTTP/1.1", Ok("/x")),
-            ("POST /x HTTP/1.1", Ok("/x")),
-            ("get /x HTTP/1.1", Ok("/x")),
-            ("M-SEARCH /x HTTP/1.1", Ok("/x")),
-            ("GET /x HTTP/1.2", Ok("/x")),
-            ("GET /x?y HTTP/1.9", Ok("/x")),
-            ("GET http://h HTTP/1.1", Ok("/")),
-            ("GET http://other/x?y HTTP/1.1", Ok("/x")),
-            ("GET WSS://[::1]:1/x HTTP/1.1", Ok("/x")),
-            ("GET /x HTTP/1.0", Err(400)),
-            ("GET /x HTTP/2.0", Err(505)),
-            ("GET /x HTTP/0.9", Err(505)),
-            ("GET /x HTTP/3.7", Err(505)),
-            ("PRI * HTTP/2.0", Err(505)),
-            ("GET /x HTTP/2", Err(400)),
-            ("GET /x HTTP/1.10", Err(400)),
-            ("GET /x HTTP/11.1", Err(400)),
-            ("GET /x HTTP/1,1", Err(400)),
-            ("GET /x http/1.1", Err(400)),
-            ("GET /x HTTPS/1.1", Err(400)),
-            ("GET /x ICY/1.1", Err(400)),
-            ("GET /x", Err(400)),
-            ("GET", Err(400)),
-            ("GET  HTTP/1.1", Err(400)),
-            ("GET  /x HTTP/1.1", Err(400)),
-            ("GET /x  HTTP/1.1", Err(400)),
-            ("GET /x HTTP/1.1 ", Err(400)),
-            (" GET /x HTTP/1.1", Err(400)),
-            ("GET /x y HTTP/1.1", Err(400)),
-            ("GET\t/x HTTP/1.1", Err(400)),
-            ("GET /x\tHTTP/1.1", Err(400)),
-            ("GET /x\tHTTP/1.1 HTTP/1.1", Err(400)),
-            ("G(T /x HTTP/1.1", Err(400)),
-            ("G\u{e4}T /x HTTP/1.1", Err(400)),
-            ("\"GET\" /x HTTP/1.1", Err(400)),
-            (" /x HTTP/1.1", Err(400)),
-            ("GET /\u{e4} HTTP/1.1", Err(400)),
-            ("GET /x\0 HTTP/1.1", Err(400)),
-            ("GET /\u{7f} HTTP/1.1", Err(400)),
-            ("GET /\u{1b}[0m HTTP/1.1", Err(400)),
-            ("GET /x#y HTTP/1.1", Err(400)),
-            ("GET /x?y#z HTTP/1.1", Err(400)),
-            ("OPTIONS * HTTP/1.1", Err(400)),
-            ("CONNECT h:443 HTTP/1.1", Err(400)),
-            ("GET h HTTP/1.1", Err(400)),
-            ("GET x/y HTTP/1.1", Err(400)),
-            ("GET ftp://h/x HTTP/1.1", Err(400)),
-            ("GET file:///x HTTP/1.1", Err(400)),
-            ("GET http:///x HTTP/1.1", Err(400)),
-            ("GET http://u:p@h/x HTTP/1.1", Err(400)),
-            ("GET /../x HTTP/1.1", Err(400)),
-            ("GET /x/.. HTTP/1.1", Err(400)),
-            ("GET /x/%2e%2E/y HTTP/1.1", Err(400)),
-            ("GET /x%2f..%2Fy HTTP/1.1", Err(400)),
-            ("GET http://h/../x HTTP/1.1", Err(400)),
-            ("GET /x\\..\\y HTTP/1.1", Err(400)),
-            ("GET /x%5c..%5Cy HTTP/1.1", Err(400)),
-            ("GET /x%00 HTTP/1.1", Err(400)),
-            ("GET /x%0d%0aSet-Cookie:%20a HTTP/1.1", Err(400)),
-            ("GET /%zz HTTP/1.1", Err(400)),
-            ("GET /x% HTTP/1.1", Err(400)),
-            ("GET /x%4 HTTP/1.1", Err(400)),
-            ("\u{16}\u{3}\u{1}\u{2}", Err(400)),
-        ] {
-            check(format!("{line}\r\nHost: h\r\n\r\n").as_bytes(), expected);
+        for (line, expected) in REQUEST_LINES {
+            check(format!("{line}\r\nHost: h\r\n\r\n").as_bytes(), *expected);
         }
     }
 
+    const HEADER_LINES: &[(&str, Result<&str, u16>)] = &[
+        ("Host: h\r\n", Ok("/x")),
+        ("hOST:h\r\n", Ok("/x")),
+        ("Host: \t h \t\r\n", Ok("/x")),
+        ("Host: [::1]:8095\r\n", Ok("/x")),
+        ("Host: h:\r\n", Ok("/x")),
+        ("Host: h\r\nEmpty:\r\nBlank:  \r\n", Ok("/x")),
+        ("Host: h\r\nX: a\tb\r\n", Ok("/x")),
+        ("Host: h\r\nX: \u{e4}\r\n", Ok("/x")),
+        ("Host: h\r\n!#$%&'*+-.^_`|~09: x\r\n", Ok("/x")),
+        ("Host: h\r\nX: :::\r\n", Ok("/x")),
+        ("Host: h\r\nContent-Length: 0\r\n", Ok("/x")),
+        ("Host: h\r\nContent-Length: 5\r\nContent-Length: 5\r\n", Ok("/x")),
+        ("Host: h\r\nContent-Length: 5, 05\r\n", Ok("/x")),
+        ("Host: h\r\nTransfer-Encoding: chunked\r\n", Ok("/x")),
+        ("", Err(400)),
+        ("X: y\r\n", Err(400)),
+        ("Host:\r\n", Err(400)),
+        ("Host: h\r\nHost: h\r\n", Err(400)),
+        ("Host: h\r\nX: y\r\nHOST: i\r\n", Err(400)),
+        ("Host: h, i\r\n", Err(400)),
+        ("Host: h i\r\n", Err(400)),
+        ("Host: http://h\r\n", Err(400)),
+        ("Host: u@h\r\n", Err(400)),
+        ("Host: h/x\r\n", Err(400)),
+        ("Host: h:x\r\n", Err(400)),
+        ("Host: h:65536\r\n", Err(400)),
+        ("Host: [::1\r\n", Err(400)),
+        ("Host: ::1\r\n", Err(400)),
+        ("Host: \u{e4}\r\n", Err(400)),
+        ("Host : h\r\n", Err(400)),
+        ("Host\t: h\r\n", Err(400)),
+        (" Host: h\r\n", Err(400)),
+        ("\tHost: h\r\n", Err(400)),
+        ("Host: h\r\n X: y\r\n", Err(400)),
+        ("Host: h\r\nX: y\r\n folded\r\n", Err(400)),
+        ("Host: h\r\nX: y\r\n\tfolded\r\n", Err(400)),
+        ("Host: h\r\nX:\r\n y\r\n", Err(400)),
+        ("Host: h\r\nX : y\r\n", Err(400)),
+        ("Host: h\r\nX Y: z\r\n", Err(400)),
+        ("Host: h\r\n: y\r\n", Err(400)),
+        ("Host: h\r\nno colon\r\n", Err(400)),
+        ("Host: h\r\nX(: y\r\n", Err(400)),
+        ("Host: h\r\n\u{e4}: y\r\n", Err(400)),
+        ("Host: h\r\nX\0: y\r\n", Err(400)),
+        ("Host: h\r\nX: y\0z\r\n", Err(400)),
+        ("Host: h\r\nX: y\u{1}\r\n", Err(400)),
+        ("Host: h\r\nX: y\u{7f}\r\n", Err(400)),
+        ("Host: h\r\nX: y\u{b}\r\n", Err(400)),
+        ("Host: h\r\nX: y\rz\r\n", Err(400)),
+        ("Host: h\r\nX: y\r\r\n", Err(400)),
+        ("Host: h\r\nX: y\nZ: a\r\n", Err(400)),
+        ("Host: h\n", Err(400)),
+        ("Host: h\n\n", Err(400)),
+        ("Host: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: 5, 6\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: 5,\r\n", Err(400)),
+        ("Host: h\r\nContent-Length:\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: +5\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: -5\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: 0x5\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: 5 5\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: \u{664}\r\n", Err(400)),
+        ("Host: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", Err(400)),
+        ("Host: h\r\ntransfer-encoding: x\r\nCONTENT-LENGTH: 0\r\n", Err(400)),
+    ];
+
     #[test]
     fn header_lines() {
-        for (lines, expected) in [
-            ("Host: h\r\n", Ok("/x")),
-            ("hOST:h\r\n", Ok("/x")),
-            ("Host: \t h \t\r\n", Ok("/x")),
-            ("Host: [::1]:8095\r\n", Ok("/x")),
-            ("Host: h:\r\n", Ok("/x")),
-            ("Host: h\r\nEmpty:\r\nBlank:  \r\n", Ok("/x")),
-            ("Host: h\r\nX: a\tb\r\n", Ok("/x")),
-            ("Host: h\r\nX: \u{e4}\r\n", Ok("/x")),
-            ("Host: h\r\n!#$%&'*+-.^_`|~09: x\r\n", Ok("/x")),
-            ("Host: h\r\nX: :::\r\n", Ok("/x")),
-            ("Host: h\r\nContent-Length: 0\r\n", Ok("/x")),
-            ("Host: h\r\nContent-Length: 5\r\nContent-Length: 5\r\n", Ok("/x")),
-            ("Host: h\r\nContent-Length: 5, 05\r\n", Ok("/x")),
-            ("Host: h\r\nTransfer-Encoding: chunked\r\n", Ok("/x")),
-            ("", Err(400)),
-            ("X: y\r\n", Err(400)),
-            ("Host:\r\n", Err(400)),
-            ("Host: h\r\nHost: h\r\n", Err(400)),
-            ("Host: h\r\nX: y\r\nHOST: i\r\n", Err(400)),
-            ("Host: h, i\r\n", Err(400)),
-            ("Host: h i\r\n", Err(400)),
-            ("Host: http://h\r\n", Err(400)),
-            ("Host: u@h\r\n", Err(400)),
-            ("Host: h/x\r\n", Err(400)),
-            ("Host: h:x\r\n", Err(400)),
-            ("Host: h:65536\r\n", Err(400)),
-            ("Host: [::1\r\n", Err(400)),
-            ("Host: ::1\r\n", Err(400)),
-            ("Host: \u{e4}\r\n", Err(400)),
-            ("Host : h\r\n", Err(400)),
-            ("Host\t: h\r\n", Err(400)),
-            (" Host: h\r\n", Err(400)),
-            ("\tHost: h\r\n", Err(400)),
-            ("Host: h\r\n X: y\r\n", Err(400)),
-            ("Host: h\r\nX: y\r\n folded\r\n", Err(400)),
-            ("Host: h\r\nX: y\r\n\tfolded\r\n", Err(400)),
-            ("Host: h\r\nX:\r\n y\r\n", Err(400)),
-            ("Host: h\r\nX : y\r\n", Err(400)),
-            ("Host: h\r\nX Y: z\r\n", Err(400)),
-            ("Host: h\r\n: y\r\n", Err(400)),
-            ("Host: h\r\nno colon\r\n", Err(400)),
-            ("Host: h\r\nX(: y\r\n", Err(400)),
-            ("Host: h\r\n\u{e4}: y\r\n", Err(400)),
-            ("Host: h\r\nX\0: y\r\n", Err(400)),
-            ("Host: h\r\nX: y\0z\r\n", Err(400)),
-            ("Host: h\r\nX: y\u{1}\r\n", Err(400)),
-            ("Host: h\r\nX: y\u{7f}\r\n", Err(400)),
-            ("Host: h\r\nX: y\u{b}\r\n", Err(400)),
-            ("Host: h\r\nX: y\rz\r\n", Err(400)),
-            ("Host: h\r\nX: y\r\r\n", Err(400)),
-            ("Host: h\r\nX: y\nZ: a\r\n", Err(400)),
-            ("Host: h\n", Err(400)),
-            ("Host: h\n\n", Err(400)),
-            ("Host: h\r\nContent-Length: 5\r\nContent-Length: 6\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: 5, 6\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: 5,\r\n", Err(400)),
-            ("Host: h\r\nContent-Length:\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: +5\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: -5\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: 0x5\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: 5 5\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: \u{664}\r\n", Err(400)),
-            ("Host: h\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n", Err(400)),
-            ("Host: h\r\ntransfer-encoding: x\r\nCONTENT-LENGTH: 0\r\n", Err(400)),
-        ] {
-            check(&fields(lines), expected);
+        for (lines, expected) in HEADER_LINES {
+            check(&fields(lines), *expected);
         }
     }
 

@@ -204,11 +204,11 @@ const QUOTED_BYTES: usize = 60;
 mod tests {
     use super::*;
 
-    fn check(refusal: &Refusal, first_line: &str, contained: &[&str], body: &str) {
+    fn check(refusal: &Refusal, status_line: &str, contained: &[&str], body: &str) {
         let bytes = refusal.to_bytes();
         let text = String::from_utf8(bytes.clone()).unwrap();
         let (head, sent_body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with(&format!("{first_line}\r\n")), "{head}");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status_line}\r\n")), "{head}");
         for line in contained {
             assert!(head.lines().any(|l| l == *line), "no line {line:?} in {head}");
         }
@@ -227,70 +227,70 @@ mod tests {
 
     #[test]
     fn refusals_are_whole_responses() {
-        let second = Duration::from_secs(1);
-        for (refusal, first_line, contained, body) in [
-            (Refusal::bad_request("no"), "HTTP/1.1 400 Bad Request", &[][..], "no"),
-            (Refusal::bad_request("a\r\nb\0"), "HTTP/1.1 400 Bad Request", &[], "a\\r\\nb\\u{0}"),
-            (Refusal::bad_request("ä\u{85}"), "HTTP/1.1 400 Bad Request", &[], "ä\\u{85}"),
-            (Refusal::forbidden("not you"), "HTTP/1.1 403 Forbidden", &[], "not you"),
-            (Refusal::not_found("none"), "HTTP/1.1 404 Not Found", &[], "none"),
-            (
-                Refusal::method_not_allowed("GET"),
-                "HTTP/1.1 405 Method Not Allowed",
-                &["Allow: GET"],
-                "only GET is served here",
-            ),
-            (
-                Refusal::timed_out(),
-                "HTTP/1.1 408 Request Timeout",
-                &[],
-                "the request was not whole in time",
-            ),
-            (
-                Refusal::length_required(),
-                "HTTP/1.1 411 Length Required",
-                &[],
-                "Content-Length is required",
-            ),
+        for (refusal, status_line, body) in [
+            (Refusal::bad_request("no"), "400 Bad Request", "no"),
+            (Refusal::bad_request("a\r\nb\0"), "400 Bad Request", "a\\r\\nb\\u{0}"),
+            (Refusal::bad_request("ä\u{85}"), "400 Bad Request", "ä\\u{85}"),
+            (Refusal::forbidden("not you"), "403 Forbidden", "not you"),
+            (Refusal::not_found("none"), "404 Not Found", "none"),
+            (Refusal::timed_out(), "408 Request Timeout", "the request was not whole in time"),
+            (Refusal::length_required(), "411 Length Required", "Content-Length is required"),
             (
                 Refusal::body_too_large(7),
-                "HTTP/1.1 413 Content Too Large",
-                &[],
+                "413 Content Too Large",
                 "the body is longer than 7 bytes",
             ),
             (
+                Refusal::head_too_large(9),
+                "431 Request Header Fields Too Large",
+                "the request head is longer than 9 bytes",
+            ),
+            (
+                Refusal::too_many_headers(9),
+                "431 Request Header Fields Too Large",
+                "the request has more than 9 header lines",
+            ),
+            (Refusal::not_implemented("no"), "501 Not Implemented", "no"),
+            (
+                Refusal::version_not_supported(),
+                "505 HTTP Version Not Supported",
+                "only HTTP/1.1 is spoken here",
+            ),
+        ] {
+            check(&refusal, status_line, &[], body);
+        }
+    }
+
+    #[test]
+    fn some_statuses_oblige_to_a_header() {
+        let second = Duration::from_secs(1);
+        for (refusal, status_line, contained, body) in [
+            (
+                Refusal::method_not_allowed("GET"),
+                "405 Method Not Allowed",
+                &["Allow: GET"][..],
+                "only GET is served here",
+            ),
+            (
                 Refusal::upgrade_required(),
-                "HTTP/1.1 426 Upgrade Required",
+                "426 Upgrade Required",
                 &["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Connection: Upgrade"],
                 "only WebSocket version 13 is spoken here",
             ),
             (
-                Refusal::head_too_large(9),
-                "HTTP/1.1 431 Request Header Fields Too Large",
-                &[],
-                "the request head is longer than 9 bytes",
-            ),
-            (Refusal::not_implemented("no"), "HTTP/1.1 501 Not Implemented", &[], "no"),
-            (
                 Refusal::unavailable("full", second * 3),
-                "HTTP/1.1 503 Service Unavailable",
+                "503 Service Unavailable",
                 &["Retry-After: 3"],
                 "full",
             ),
             (
                 Refusal::unavailable("full", second / 2),
-                "HTTP/1.1 503 Service Unavailable",
+                "503 Service Unavailable",
                 &["Retry-After: 1"],
                 "full",
             ),
-            (
-                Refusal::version_not_supported(),
-                "HTTP/1.1 505 HTTP Version Not Supported",
-                &[],
-                "only HTTP/1.1 is spoken here",
-            ),
         ] {
-            check(&refusal, first_line, contained, body);
+            check(&refusal, status_line, contained, body);
         }
     }
 
