@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::error::SendError;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
@@ -20,6 +21,7 @@ use crate::config::{Limits, Timeouts};
 use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
 use crate::plugin::lane::{Inbox, Input, Item};
 use crate::registry::{Entry, Peer};
+use crate::resource::ServiceState;
 use crate::wire::{Progress, Received, Wire};
 
 /// Why the loop ended.
@@ -29,6 +31,14 @@ enum End {
     Left(CloseReason),
     /// The host or the application closes; the peer is told.
     Closed(CloseReason),
+}
+
+/// What the loop does next.
+enum Turn {
+    Write(Taken),
+    Read(Progress),
+    LaneEnded,
+    Overdue,
 }
 
 /// A connection at work.
@@ -43,7 +53,13 @@ pub(crate) struct Connection<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    pub(crate) fn new(wire: Wire<S>, entry: Entry, inbox: Inbox, limits: &Limits, timeouts: &Timeouts) -> Self {
+    pub(crate) fn new(
+        wire: Wire<S>,
+        entry: Entry,
+        inbox: Inbox,
+        limits: &Limits,
+        timeouts: &Timeouts,
+    ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
         Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
     }
@@ -77,16 +93,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             {
                 return end;
             }
-            let whole_by = self.whole_by;
-            let overdue = async {
-                match whole_by {
-                    Some(at) => sleep_until(at).await,
-                    None => std::future::pending().await,
-                }
+            let overdue = reached(self.whole_by);
+            let turn = tokio::select! {
+                taken = peer.outbox.take() => Turn::Write(taken),
+                permit = self.inbox.reserve(), if pending.is_some() => match permit {
+                    Ok(permit) => {
+                        permit.send(pending.take().expect("guarded by the arm"));
+                        continue;
+                    }
+                    Err(_) => Turn::LaneEnded,
+                },
+                progress = self.wire.receive(&mut batch), if pending.is_none() => Turn::Read(progress),
+                () = overdue => Turn::Overdue,
             };
-            tokio::select! {
-                taken = peer.outbox.take() => {
-                    let Taken { queue, close } = taken;
+            match turn {
+                Turn::Write(Taken { queue, close }) => {
                     if let Err(end) = self.write(queue).await {
                         return end;
                     }
@@ -94,41 +115,62 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         return End::Closed(reason);
                     }
                 }
-                permit = self.inbox.reserve(), if pending.is_some() => match (permit, pending.take()) {
-                    (Ok(permit), Some(item)) => permit.send(item),
-                    _ => return End::Closed(lane_gone()),
+                Turn::LaneEnded => match find_lane(&peer, &self.inbox) {
+                    Some(inbox) => self.inbox = inbox,
+                    None => return End::Closed(lane_gone()),
                 },
-                progress = self.wire.receive(&mut batch), if pending.is_none() => {
+                Turn::Read(progress) => {
                     peer.heard();
-                    let mut inputs = Vec::with_capacity(batch.len());
-                    let joined = self.join(&mut batch, &mut inputs);
-                    if !inputs.is_empty() {
-                        let item = Item::Inputs(peer.clone(), inputs);
-                        if let Err(refused) = self.inbox.try_send(item) {
-                            *pending = Some(refused.into_inner());
-                        }
-                    }
+                    let joined = self.hand_on(&mut batch, pending);
                     last = match (joined, progress) {
-                        (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => Some(End::Closed(reason)),
+                        (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
+                            Some(End::Closed(reason))
+                        }
                         (Ok(()), Progress::Left(reason)) => Some(End::Left(reason)),
                         (Ok(()), Progress::Pong) => self.flush().await.err(),
                         (Ok(()), Progress::More) => None,
                     };
                 }
-                () = overdue => {
-                    return End::Closed(CloseReason::host(CloseCode::POLICY, "a message in chunks was not whole in time"));
+                Turn::Overdue => {
+                    let text = "a message in chunks was not whole in time";
+                    return End::Closed(CloseReason::host(CloseCode::POLICY, text));
                 }
             }
         }
     }
 
+    /// Gives what was read to the lane, or keeps it pending if there is no place.
+    fn hand_on(
+        &mut self,
+        batch: &mut Vec<Received>,
+        pending: &mut Option<Item>,
+    ) -> Result<(), CloseReason> {
+        let mut inputs = Vec::with_capacity(batch.len());
+        let joined = self.join(batch, &mut inputs);
+        if !inputs.is_empty() {
+            let item = Item::Inputs(self.peer().clone(), inputs);
+            if let Err(refused) = self.inbox.try_send(item) {
+                *pending = Some(refused.into_inner());
+            }
+        }
+        joined
+    }
+
     /// Turns what was read into what the lane gets, in order.
-    fn join(&mut self, batch: &mut Vec<Received>, inputs: &mut Vec<Input>) -> Result<(), CloseReason> {
+    fn join(
+        &mut self,
+        batch: &mut Vec<Received>,
+        inputs: &mut Vec<Input>,
+    ) -> Result<(), CloseReason> {
         for Received { bytes, form } in batch.drain(..) {
             inputs.push(match self.joiner.take(bytes, form) {
-                Step::Deliver(bytes) => Input::Message(Payload { is_text: form != Form::Binary, bytes }),
+                Step::Deliver(bytes) => {
+                    Input::Message(Payload { is_text: form != Form::Binary, bytes })
+                }
                 Step::Acknowledge => Input::Chunk,
-                Step::TooMuch(limit) => return Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string())),
+                Step::TooMuch(limit) => {
+                    return Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()));
+                }
                 Step::Invalid => {
                     return Err(CloseReason::host(CloseCode::INVALID, "text that is not UTF-8"));
                 }
@@ -178,7 +220,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     if let Ok(rest) = rest {
                         self.wire.write(rest, &peer).await?;
                     }
-                    self.wire.say_goodbye(&reason, peer.dialog && reason.code != CloseCode::NORMAL).await?;
+                    self.wire
+                        .say_goodbye(&reason, peer.dialog && reason.code != CloseCode::NORMAL)
+                        .await?;
                     self.wire.linger().await;
                     io::Result::Ok(())
                 };
@@ -192,21 +236,47 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// At this time; never for None.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Hands on what is still pending, and then the end. Waits as long as the lane makes it wait: every `open` gets its `close`.
 async fn depart(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, reason: CloseReason) {
-    for item in pending.into_iter().chain([Item::Close(peer.clone(), reason)]) {
-        if inbox.send(item).await.is_err() {
-            // Its application was removed with all its connections.
-            peer.outbox.finish();
+    let mut inbox = inbox.clone();
+    for mut item in pending.into_iter().chain([Item::Close(peer.clone(), reason)]) {
+        while let Err(SendError(refused)) = inbox.send(item).await {
+            let Some(next) = find_lane(peer, &inbox) else {
+                // The lane has closed all its connections when it ended.
+                peer.outbox.finish();
+                return;
+            };
+            (inbox, item) = (next, refused);
         }
+    }
+}
+
+/// The lane that took the place of one that has ended; what was sent to that one is done first.
+fn find_lane(peer: &Peer, ended: &Inbox) -> Option<Inbox> {
+    match &peer.resource.service().state {
+        ServiceState::Serving(inbox) if !inbox.same_channel(ended) => Some(inbox.clone()),
+        _ => None,
     }
 }
 
 fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
     match written {
         Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string()))),
-        Err(_) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, "too slow: nothing could be written in time"))),
+        Ok(Err(error)) => {
+            Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string())))
+        }
+        Err(_) => Err(End::Closed(CloseReason::host(
+            CloseCode::TRY_AGAIN,
+            "too slow: nothing could be written in time",
+        ))),
     }
 }
 

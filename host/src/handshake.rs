@@ -53,9 +53,16 @@ pub(crate) struct Handshake {
 
 #[derive(Debug)]
 pub(crate) enum Wish {
-    WebSocket { upgrade: Upgrade, kind: Kind },
-    Lines { tail: Tail },
-    Post { length: usize },
+    WebSocket {
+        upgrade: Upgrade,
+        kind: Kind,
+    },
+    Lines {
+        tail: Tail,
+    },
+    Post {
+        length: usize,
+    },
     /// One of the host's own files, as its whole answer.
     Page(Vec<u8>),
 }
@@ -105,7 +112,10 @@ enum First {
     Opening(Head, Tail, Vec<u8>),
 }
 
-async fn read_first<S: AsyncRead + Unpin>(stream: &mut S, max_head: usize) -> Result<First, NoHandshake> {
+async fn read_first<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    max_head: usize,
+) -> Result<First, NoHandshake> {
     let mut buffer = Vec::with_capacity(1024);
     let mut request = HeadReader::new(max_head);
     let mut opening = Opening::new(max_head);

@@ -1,3 +1,33 @@
-//! plugsocket
+//! plugsocket: a WebSocket application host.
+//!
+//! Sockets, handshake, dialog, chunks and routing are the host's; what a message means is decided by applications in
+//! shared libraries, which are replaced while their peers stay connected. ARCHITECTURE.md draws the whole; the modules below are in
+//! reading order. The program is [`main`]; the pure modules are public for fuzzing and benchmarks.
 
+// What an operator says.
+mod cli;
 pub mod config;
+mod telemetry;
+// How a connection comes in.
+mod handshake;
+pub mod http;
+pub mod lines;
+mod page;
+mod server;
+// What it does.
+pub mod chunk;
+mod connection;
+pub mod dialog;
+pub mod identity;
+mod post;
+mod wire;
+// How a message finds its receivers.
+mod outbox;
+mod plugin;
+mod registry;
+mod resource;
+mod router;
+// Who decides what runs.
+mod supervisor;
+
+pub use cli::main;

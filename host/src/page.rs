@@ -43,11 +43,16 @@ pub(crate) fn answer(path: &str) -> Option<Vec<u8>> {
         return None;
     }
     let Some(file) = FILES.iter().find(|file| file.path == path) else {
-        return Some(Refusal::not_found("there is no such file; the page is at /plugsocket/").to_bytes());
+        return Some(
+            Refusal::not_found("there is no such file; the page is at /plugsocket/").to_bytes(),
+        );
     };
     let headers = [
         // 'self' covers the page's own WebSockets in current browsers; older ones want the schemes.
-        ("Content-Security-Policy", "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'"),
+        (
+            "Content-Security-Policy",
+            "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
+        ),
         ("X-Content-Type-Options", "nosniff"),
         ("Cache-Control", "no-cache"),
     ];

@@ -3,11 +3,12 @@
 //! For the application it is a connection like any other: `open`, one `message`, `close`. The answer's body is what the
 //! application sent to it, one packet a line, and last the `next` (with the verdict in its `fyi`) or the `close`.
 
-use std::fmt::Write as _;
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 
 use crate::config::Config;
@@ -50,21 +51,71 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let peer = entry.peer.clone();
     let mut said = String::new();
     let exchange = async {
-        let sent = inbox.send(Item::Open(peer.clone())).await;
-        sent.and(inbox.send(Item::Inputs(peer.clone(), vec![message])).await).ok()?;
+        inbox.send(Item::Open(peer.clone())).await.ok()?;
+        inbox.send(Item::Inputs(peer.clone(), vec![message])).await.ok()?;
         Some(listen(&entry, &mut said).await)
     };
     let (status, reason) = match timeout(limit, exchange).await {
         Ok(Some(None)) => (200, CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "")),
         Ok(Some(Some(reason))) => (422, reason),
         Ok(None) => (503, CloseReason::host(CloseCode::AWAY, "this application was removed")),
-        Err(_) => (503, CloseReason::host(CloseCode::TRY_AGAIN, "the application did not answer in time")),
+        Err(_) => {
+            (503, CloseReason::host(CloseCode::TRY_AGAIN, "the application did not answer in time"))
+        }
     };
     if status != 200 {
         said.push_str(&close_packet(&reason));
         said.push('\n');
     }
-    // The lane may be slow to take this; the peer need not wait for it.
-    tokio::task::Builder::new();
+    peer.outbox.finish();
+    drop(entry);
+    // In the background: a slow lane need not hold up the answer, but every `open` gets its `close`.
+    let close = Item::Close(peer, reason);
+    if let Err(TrySendError::Full(close)) = inbox.try_send(close) {
+        tokio::runtime::Handle::current().spawn(async move { inbox.send(close).await });
+    }
     response(status, JSON, said.as_bytes(), &[])
+}
+
+/// Collects what the application sends, until it acknowledges the message (None) or ends the connection.
+async fn listen(entry: &Entry, said: &mut String) -> Option<CloseReason> {
+    let peer = &entry.peer;
+    loop {
+        let Taken { queue, close } = peer.outbox.take().await;
+        for item in queue {
+            let (packet, is_last): (Cow<'_, str>, bool) = match &item {
+                Outgoing::Message(payload) => (String::from_utf8_lossy(&payload.bytes), false),
+                Outgoing::Next(fyi) => (dialog::next(fyi.as_deref().unwrap_or_default()), true),
+                Outgoing::Ready | Outgoing::Ping => continue,
+            };
+            said.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));
+            said.push('\n');
+            if is_last {
+                return None;
+            }
+        }
+        if close.is_some() {
+            return close;
+        }
+    }
+}
+
+/// None if it ends early.
+async fn read_body<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    mut body: Vec<u8>,
+    length: usize,
+    asks_first: bool,
+) -> Option<Vec<u8>> {
+    if asks_first {
+        stream.write_all(http::CONTINUE).await.ok()?;
+    }
+    // Not by the length that the peer claims: memory grows with what really comes.
+    while body.len() < length {
+        if matches!(stream.read_buf(&mut body).await, Ok(0) | Err(_)) {
+            return None;
+        }
+    }
+    body.truncate(length);
+    Some(body)
 }

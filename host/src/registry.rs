@@ -9,7 +9,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use plugsocket_plugin::{ConnectionId, Kind};
+use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 
 use crate::http::{self, Head};
 use crate::identity::Identity;
@@ -19,6 +19,7 @@ use crate::resource::Resource;
 /// A connection, as everybody but its own task sees it.
 #[derive(Debug)]
 pub(crate) struct Peer {
+    id: ConnectionId,
     pub(crate) identity: Identity,
     pub(crate) kind: Kind,
     /// Whether it gets `ready`, `next` and `close`.
@@ -51,6 +52,7 @@ impl Peer {
     pub(crate) fn new(arrival: Arrival, bounds: Bounds) -> Self {
         let Arrival { identity, kind, dialog, address, head, resource } = arrival;
         Self {
+            id: ConnectionId(identity.key()),
             identity,
             kind,
             dialog,
@@ -66,11 +68,15 @@ impl Peer {
     }
 
     pub(crate) fn id(&self) -> ConnectionId {
-        ConnectionId(self.identity.key())
+        self.id
     }
 
-    pub(crate) fn send(&self, payload: Payload) -> Result<(), Gone> {
-        self.outbox.push(Outgoing::Message(payload), self.bounds)
+    /// Puts a message into the outbox. One that is larger than the whole outbox may be is the sender's mistake, not a slow peer.
+    pub(crate) fn send(&self, payload: Payload) -> Result<(), HostError> {
+        if !self.bounds.can_hold(&payload) {
+            return Err(HostError::TooLarge);
+        }
+        self.outbox.push(Outgoing::Message(payload), self.bounds).map_err(|Gone| HostError::Gone)
     }
 
     /// Acknowledges one message, where there is a dialog.
@@ -104,10 +110,11 @@ impl Peer {
         let _gone = if self.alive.swap(false, Ordering::Relaxed) {
             self.outbox.push(Outgoing::Ping, self.bounds)
         } else {
-            let code = plugsocket_plugin::CloseCode::AWAY;
-            let mut reason = CloseReason::host(code, "no answer to a ping");
-            reason.by = plugsocket_plugin::ClosedBy::Peer;
-            self.outbox.close(reason)
+            self.outbox.close(CloseReason::new(
+                CloseCode::AWAY,
+                ClosedBy::Peer,
+                "no answer to a ping",
+            ))
         };
     }
 }

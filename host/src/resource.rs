@@ -10,6 +10,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use arc_swap::ArcSwap;
 use plugsocket_plugin::ConnectionId;
 
+use crate::config::LaneKind;
 use crate::plugin::lane::Inbox;
 use crate::registry::{ById, Peer};
 
@@ -28,6 +29,7 @@ pub(crate) struct Resource {
 pub(crate) struct Service {
     pub(crate) dialog: bool,
     pub(crate) subprotocols: Vec<String>,
+    pub(crate) lane: LaneKind,
     pub(crate) state: ServiceState,
 }
 

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
 
 use crate::identity::Identity;
-use crate::outbox::{Bounds, CloseReason, Payload};
+use crate::outbox::{CloseReason, Gone, Payload};
 use crate::registry::{Peer, Registry};
 use crate::resource::{Resource, Resources};
 
@@ -31,26 +31,17 @@ pub(crate) enum Command<'a> {
 pub(crate) struct Router {
     registry: Arc<Registry>,
     resources: Arc<ArcSwap<Resources>>,
-    bounds: Bounds,
 }
 
 impl Router {
-    pub(crate) fn new(registry: Arc<Registry>, resources: Arc<ArcSwap<Resources>>, bounds: Bounds) -> Self {
-        Self { registry, resources, bounds }
+    pub(crate) fn new(registry: Arc<Registry>, resources: Arc<ArcSwap<Resources>>) -> Self {
+        Self { registry, resources }
     }
 
     /// Does what an application on `from` asks for; answers to how many connections it reached.
     pub(crate) fn deliver(&self, from: &Resource, command: Command<'_>) -> Result<u64, HostError> {
-        if let Command::Send { payload, .. }
-        | Command::Broadcast { payload, .. }
-        | Command::Feedback { payload, .. }
-        | Command::Publish { payload, .. } = &command
-            && !self.bounds.can_hold(payload)
-        {
-            return Err(HostError::TooLarge);
-        }
         match command {
-            Command::Send { to, payload } => one(self.member(from, to)?.send(payload)),
+            Command::Send { to, payload } => self.member(from, to)?.send(payload).map(|()| 1),
             Command::Broadcast { scope: Scope::Resource, websockets_only, except, payload } => {
                 Ok(spread(from, websockets_only, except, &payload))
             }
@@ -60,7 +51,7 @@ impl Router {
                 Ok(with_dialog.map(|r| spread(r, websockets_only, except, &payload)).sum())
             }
             Command::Feedback { to, payload } => {
-                one(self.target(to).ok_or(HostError::Gone)?.send(payload))
+                self.target(to).ok_or(HostError::Gone)?.send(payload).map(|()| 1)
             }
             Command::Join { id, room } => {
                 check_length(room, Self::MAX_ROOM_NAME)?;
@@ -82,7 +73,11 @@ impl Router {
             }
             Command::Close { id, code, reason } => {
                 let reason = CloseReason::new(sendable(code), ClosedBy::Plugin, reason);
-                one(self.member(from, id)?.outbox.close(reason))
+                self.member(from, id)?
+                    .outbox
+                    .close(reason)
+                    .map(|()| 1)
+                    .map_err(|Gone| HostError::Gone)
             }
             Command::SetFyi { id, fyi } => {
                 check_length(fyi, Self::MAX_FYI)?;
@@ -125,10 +120,6 @@ fn spread(to: &Resource, websockets_only: bool, except: &[u64], payload: &Payloa
         }
     });
     count
-}
-
-fn one<E>(result: Result<(), E>) -> Result<u64, HostError> {
-    result.map(|()| 1).map_err(|_| HostError::Gone)
 }
 
 fn check_length(text: &str, max: usize) -> Result<(), HostError> {

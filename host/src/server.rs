@@ -12,7 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -49,44 +49,66 @@ pub(crate) enum Listener {
 }
 
 /// Accepts until told to stop; then returns the connections that are still there.
-pub(crate) async fn accept(listener: Listener, hub: Arc<Hub>, mut stop: watch::Receiver<bool>) -> JoinSet<()> {
+pub(crate) async fn accept(
+    listener: Listener,
+    hub: Arc<Hub>,
+    mut stop: watch::Receiver<()>,
+) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
-            accepted = accept_one(&listener, &hub, &mut connections) => {
-                if let Err(error) = accepted {
+            accepted = accept_one(&listener) => match accepted {
+                Ok(Accepted::Tcp(stream, origin)) => drop(connections.spawn(serve(stream, origin, hub.clone()))),
+                Ok(Accepted::Unix(stream)) => drop(connections.spawn(serve(stream, Origin::Unix, hub.clone()))),
+                Err(error) => {
                     // Out of descriptors or memory: they come back when connections end. Accepting at once would only spin.
                     warn!(%error, "cannot accept");
                     sleep(ACCEPT_PAUSE).await;
                 }
-            }
+            },
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
                     tracing::error!(%error, "a connection's task failed");
                 }
             }
-            _ = stop.wait_for(|stop| *stop) => return connections,
+            _ = stop.changed() => return connections,
+        }
+    }
+}
+
+/// Pings every peer each `ping_interval`, a part of them at a time, and closes those that did not answer the last one.
+pub(crate) async fn keep_alive(hub: Arc<Hub>) {
+    /// How soon a changed interval is noticed while pings are off.
+    const OFF: Duration = Duration::from_secs(1);
+    let parts = u32::try_from(Registry::slices()).unwrap_or(1);
+    loop {
+        for part in 0..Registry::slices() {
+            let interval = hub.config.load().server.timeouts.ping_interval;
+            sleep(interval.map_or(OFF, |interval| interval / parts)).await;
+            if interval.is_some() {
+                hub.registry.for_each_in(part, |peer| peer.ping_or_expire());
+            }
         }
     }
 }
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-async fn accept_one(listener: &Listener, hub: &Arc<Hub>, connections: &mut JoinSet<()>) -> io::Result<()> {
+enum Accepted {
+    Tcp(TcpStream, Origin),
+    Unix(UnixStream),
+}
+
+async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener) => {
             let (stream, address) = listener.accept().await?;
-            // A reset peer has no options any more; the connection ends by itself.
+            // A connection that was reset has no options any more; it ends by itself.
             drop(stream.set_nodelay(true));
-            let origin = Origin::Ip(address.ip().to_canonical());
-            connections.spawn(serve(stream, origin, hub.clone()));
+            Ok(Accepted::Tcp(stream, Origin::Ip(address.ip().to_canonical())))
         }
-        Listener::Unix(listener) => {
-            let (stream, _) = listener.accept().await?;
-            connections.spawn(serve(stream, Origin::Unix, hub.clone()));
-        }
+        Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
     }
-    Ok(())
 }
 
 async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, origin: Origin, hub: Arc<Hub>) {
@@ -122,7 +144,10 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     let _counted = match hub.census.count(handshake.origin, kind, config) {
         Ok(counted) => counted,
         Err(reason) => {
-            let reason = CloseReason { retry_after: Some(RETRY_AFTER), ..CloseReason::host(CloseCode::TRY_AGAIN, reason) };
+            let reason = CloseReason {
+                retry_after: Some(RETRY_AFTER),
+                ..CloseReason::host(CloseCode::TRY_AGAIN, reason)
+            };
             return turn_away(stream, handshake, Nowhere::Http(reason), config).await;
         }
     };
@@ -148,7 +173,11 @@ enum Nowhere {
     Dialog(CloseReason),
 }
 
-fn find(resource: Option<Arc<Resource>>, handshake: &Handshake, config: &Config) -> Result<Place, Nowhere> {
+fn find(
+    resource: Option<Arc<Resource>>,
+    handshake: &Handshake,
+    config: &Config,
+) -> Result<Place, Nowhere> {
     let Some(resource) = resource else {
         let text = format!("no application serves {}", handshake.head.path());
         let reason = CloseReason::host(CloseCode::POLICY, text);
@@ -159,7 +188,9 @@ fn find(resource: Option<Arc<Resource>>, handshake: &Handshake, config: &Config)
     };
     let service = resource.service();
     match &service.state {
-        ServiceState::Serving(inbox) => Ok(Place { inbox: inbox.clone(), resource, service: service.clone() }),
+        ServiceState::Serving(inbox) => {
+            Ok(Place { inbox: inbox.clone(), resource, service: service.clone() })
+        }
         ServiceState::Unavailable(text) => {
             let reason = CloseReason::host(CloseCode::TRY_AGAIN, text.clone());
             let reason = CloseReason { retry_after: Some(RETRY_AFTER), ..reason };
@@ -200,7 +231,9 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let wire = match wish {
         Wish::Post { length } => {
             let request = post::Request { length, read, inbox };
-            let bytes = post::serve(&mut stream, request, hub.registry.enter(peer), config).instrument(span).await;
+            let bytes = post::serve(&mut stream, request, hub.registry.enter(peer), config)
+                .instrument(span)
+                .await;
             return answer(stream, &bytes, config).await;
         }
         Wish::Lines { tail } => Wire::lines(stream, &read, tail, limits),
@@ -211,7 +244,10 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
             Wire::websocket(stream, read, limits).await
         }
     };
-    Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts).run().instrument(span).await;
+    Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts)
+        .run()
+        .instrument(span)
+        .await;
 }
 
 /// Tells a peer why there is nothing for it, in the way that it can read.
@@ -275,7 +311,12 @@ struct Counts {
 }
 
 impl Census {
-    fn count(self: &Arc<Self>, origin: Origin, kind: Kind, config: &Config) -> Result<Counted, &'static str> {
+    fn count(
+        self: &Arc<Self>,
+        origin: Origin,
+        kind: Kind,
+        config: &Config,
+    ) -> Result<Counted, &'static str> {
         let limits = &config.server.limits;
         let mut counts = self.lock();
         if limits.max_connections.is_some_and(|max| counts.total >= max.get()) {

@@ -3,6 +3,8 @@
 //! Reads all messages that one readiness of the socket brings and writes all that are to be written with one flush:
 //! a flush for each message costs ten times as much. Framing itself is tungstenite's and `lines.rs`'.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -63,7 +65,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             .max_write_buffer_size(WRITE_BUFFER + limits.outbox_bytes + MAX_FRAME_HEADER)
             .max_message_size(Some(limits.max_message))
             .max_frame_size(Some(limits.max_message));
-        let stream = WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
+        let stream =
+            WebSocketStream::from_partially_read(stream, read, Role::Server, Some(config)).await;
         Self::WebSocket(Box::new(stream))
     }
 
@@ -71,7 +74,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn lines(stream: S, read: &[u8], tail: Tail, limits: &Limits) -> Self {
         let mut lines = Lines::new(limits.max_message, tail);
         lines.push(read);
-        Self::Lines(LineStream { stream, lines, is_fresh: !read.is_empty(), read_buffer: limits.read_buffer })
+        Self::Lines(LineStream { stream, lines, is_fresh: !read.is_empty() })
     }
 
     /// Reads at least one message, and then what else is there, up to a bound. Cancel-safe: nothing is taken from the socket
@@ -112,14 +115,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// The host's last words: the `close` packet where there is a dialog, the close frame, and the end of writing.
-    pub(crate) async fn say_goodbye(&mut self, reason: &CloseReason, with_packet: bool) -> io::Result<()> {
+    pub(crate) async fn say_goodbye(
+        &mut self,
+        reason: &CloseReason,
+        with_packet: bool,
+    ) -> io::Result<()> {
         let packet = with_packet.then(|| close_packet(reason));
         match self {
             Self::WebSocket(stream) => {
                 if let Some(packet) = packet {
                     stream.feed(WsMessage::text(packet)).await.map_err(io_error)?;
                 }
-                let frame = CloseFrame { code: reason.code.0.into(), reason: close_text(&reason.text) };
+                let frame =
+                    CloseFrame { code: reason.code.0.into(), reason: close_text(&reason.text) };
                 // It flushes, too.
                 stream.send(WsMessage::Close(Some(frame))).await.map_err(io_error)
             }
@@ -182,7 +190,9 @@ fn poll_frames<S: AsyncRead + AsyncWrite + Unpin>(
             WsMessage::Ping(_) => return Poll::Ready(Progress::Pong),
             WsMessage::Pong(_) | WsMessage::Frame(_) => continue,
             WsMessage::Close(frame) => {
-                let (code, text) = frame.map_or((NO_CODE, String::new()), |f| (CloseCode(f.code.into()), f.reason.to_string()));
+                let (code, text) = frame.map_or((NO_CODE, String::new()), |f| {
+                    (CloseCode(f.code.into()), f.reason.to_string())
+                });
                 return Poll::Ready(Progress::Left(CloseReason::new(code, ClosedBy::Peer, text)));
             }
         };
@@ -198,9 +208,12 @@ fn poll_frames<S: AsyncRead + AsyncWrite + Unpin>(
 const NO_CODE: CloseCode = CloseCode(1005);
 
 fn ended(error: WsError) -> Progress {
-    let violated = |code, text: String| Progress::Violated(CloseReason::new(code, ClosedBy::Host, text));
+    let violated =
+        |code, text: String| Progress::Violated(CloseReason::new(code, ClosedBy::Host, text));
     match error {
-        WsError::ConnectionClosed | WsError::AlreadyClosed => Progress::Left(left(CloseCode::ABNORMAL, "")),
+        WsError::ConnectionClosed | WsError::AlreadyClosed => {
+            Progress::Left(left(CloseCode::ABNORMAL, ""))
+        }
         WsError::Io(error) => Progress::Left(left(CloseCode::ABNORMAL, &error.to_string())),
         WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             Progress::Left(left(CloseCode::ABNORMAL, "the connection ended without a close frame"))
@@ -224,18 +237,21 @@ fn io_error(error: WsError) -> io::Error {
 }
 
 fn frame(item: Outgoing, peer: &Peer) -> WsMessage {
-    let text = |text: String| WsMessage::Frame(Frame::message(text, OpCode::Data(Data::Text), true));
+    let text =
+        |text: String| WsMessage::Frame(Frame::message(text, OpCode::Data(Data::Text), true));
     match item {
         // As a frame, so that what is known to be UTF-8 is not checked again.
         Outgoing::Message(payload) => {
             let data = if payload.is_text { Data::Text } else { Data::Binary };
             WsMessage::Frame(Frame::message(payload.bytes, OpCode::Data(data), true))
         }
-        Outgoing::Next(None) => {
-            let next = Bytes::from_static(dialog::NEXT.as_bytes());
-            WsMessage::Frame(Frame::message(next, OpCode::Data(Data::Text), true))
-        }
-        Outgoing::Next(Some(fyi)) => text(dialog::next(&fyi).into_owned()),
+        Outgoing::Next(fyi) => match dialog::next(fyi.as_deref().unwrap_or_default()) {
+            Cow::Borrowed(next) => {
+                let next = Bytes::from_static(next.as_bytes());
+                WsMessage::Frame(Frame::message(next, OpCode::Data(Data::Text), true))
+            }
+            Cow::Owned(next) => text(next),
+        },
         Outgoing::Ready => text(dialog::ready(peer.identity.as_str())),
         Outgoing::Ping => WsMessage::Ping(Bytes::new()),
     }
@@ -264,7 +280,6 @@ pub(crate) struct LineStream<S> {
     lines: Lines,
     /// Whether something was pushed that was not looked at.
     is_fresh: bool,
-    read_buffer: usize,
 }
 
 impl<S: AsyncRead + Unpin> LineStream<S> {
@@ -281,7 +296,10 @@ impl<S: AsyncRead + Unpin> LineStream<S> {
                 Ok(0) => return Poll::Ready(Progress::Left(left(CloseCode::AWAY, ""))),
                 Ok(_) => self.is_fresh = true,
                 Err(error) => {
-                    return Poll::Ready(Progress::Left(left(CloseCode::ABNORMAL, &error.to_string())));
+                    return Poll::Ready(Progress::Left(left(
+                        CloseCode::ABNORMAL,
+                        &error.to_string(),
+                    )));
                 }
             }
         }
@@ -299,13 +317,20 @@ impl<S: AsyncRead + Unpin> LineStream<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // One socket read is one piece: where it ends can end a message of an old client.
-        let mut space = vec![0; self.read_buffer];
-        let mut buffer = ReadBuf::new(&mut space);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-        self.lines.push(buffer.filled());
-        Poll::Ready(Ok(buffer.filled().len()))
+        // Where a read ends can end a message of an old client, so a read takes all that is there; and a connection that waits
+        // has no use for a buffer of its own.
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            self.lines.push(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
     }
+}
+
+thread_local! {
+    /// What one read of plain TCP brings, for the moment between socket and framer.
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
 }
 
 /// One packet, one line: a line feed in a JSON text is white space between its parts.

@@ -24,6 +24,16 @@ pub struct Diff {
     pub restart: Vec<&'static str>,
 }
 
+impl Config {
+    /// Puts the running values of the keys that need a restart ([`Diff::restart`]) into a new configuration.
+    pub fn keep_until_restart(&self, new: &mut Self) {
+        new.server.listen.clone_from(&self.server.listen);
+        new.server.plugin_dir.clone_from(&self.server.plugin_dir);
+        new.server.staging_dir.clone_from(&self.server.staging_dir);
+        new.server.limits.inbox_messages = self.server.limits.inbox_messages;
+    }
+}
+
 impl Diff {
     /// Whether the two configurations mean the same.
     pub fn is_empty(&self) -> bool {

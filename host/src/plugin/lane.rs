@@ -26,15 +26,16 @@ use crate::router::sendable;
 pub(crate) type Inbox = mpsc::Sender<Item>;
 
 /// What a lane does, in the order in which it comes.
-#[derive(Debug)]
 pub(crate) enum Item {
     Open(Arc<Peer>),
     /// What one read of a connection yielded.
     Inputs(Arc<Peer>, Vec<Input>),
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
-    /// Ends the lane after what is already in its inbox.
-    Stop,
+    /// Ends the lane after what is already in its inbox; the instance goes on in another one.
+    Yield(oneshot::Sender<Box<dyn Instance>>),
+    /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered when the instance is gone.
+    Stop(oneshot::Sender<()>),
 }
 
 /// One thing that a peer sent.
@@ -77,6 +78,8 @@ pub(crate) enum SwapError {
     Snapshot(String),
     #[error("the new instance does not take over the state: {0}")]
     Restore(String),
+    #[error("the resource has no lane any more")]
+    NoLane,
 }
 
 impl std::fmt::Debug for Swap {
@@ -85,30 +88,43 @@ impl std::fmt::Debug for Swap {
     }
 }
 
-/// Starts the lane of `resource`. It ends with [`Item::Stop`].
-///
-/// # Errors
-/// When the system gives no more threads.
-pub(crate) fn start(
-    resource: Arc<Resource>,
-    kind: LaneKind,
-    capacity: usize,
-    instance: Box<dyn Instance>,
-) -> std::io::Result<Inbox> {
+/// A lane that does not run yet: what comes in waits.
+pub(crate) struct Standstill {
+    items: mpsc::Receiver<Item>,
+}
+
+/// Makes the inbox of a lane; `capacity` is in items.
+pub(crate) fn open(capacity: usize) -> (Inbox, Standstill) {
     let (inbox, items) = mpsc::channel(capacity);
-    let path = resource.path.clone();
-    let span = info_span!("lane", resource = path, generation = instance.generation());
-    let lane = Lane { items, resource, instance, next_tick: None };
-    let runtime = Handle::current();
-    match kind {
-        LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
-        LaneKind::Thread => {
-            std::thread::Builder::new()
-                .name(format!("lane:{path}"))
-                .spawn(move || runtime.block_on(lane.run(THREAD_BATCH).instrument(span)))?;
+    (inbox, Standstill { items })
+}
+
+impl Standstill {
+    /// Starts the lane of `resource`. It ends with [`Item::Stop`] or [`Item::Yield`].
+    ///
+    /// # Errors
+    /// When the system gives no more threads.
+    pub(crate) fn start(
+        self,
+        resource: Arc<Resource>,
+        kind: LaneKind,
+        instance: Box<dyn Instance>,
+    ) -> std::io::Result<()> {
+        let path = resource.path.clone();
+        let span = info_span!("lane", resource = path, generation = instance.generation());
+        let lane =
+            Lane { items: self.items, resource, instance, next_tick: None, ending: Ending::None };
+        let runtime = Handle::current();
+        match kind {
+            LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
+            LaneKind::Thread => {
+                std::thread::Builder::new()
+                    .name(format!("lane:{path}"))
+                    .spawn(move || runtime.block_on(lane.run(THREAD_BATCH).instrument(span)))?;
+            }
         }
+        Ok(())
     }
-    Ok(inbox)
 }
 
 /// Items taken at once; between two batches other tasks of the runtime get their turn.
@@ -120,6 +136,15 @@ struct Lane {
     resource: Arc<Resource>,
     instance: Box<dyn Instance>,
     next_tick: Option<Instant>,
+    ending: Ending,
+}
+
+/// What becomes of the instance when the inbox is empty.
+enum Ending {
+    /// Nobody asked: every way into the lane was dropped.
+    None,
+    Yield(oneshot::Sender<Box<dyn Instance>>),
+    Stop(oneshot::Sender<()>),
 }
 
 impl Lane {
@@ -148,8 +173,25 @@ impl Lane {
                 }
             }
         }
+        self.end();
+    }
+
+    fn end(mut self) {
+        let ending = std::mem::replace(&mut self.ending, Ending::None);
+        if let Ending::Yield(heir) = ending {
+            // Nobody takes it only while the host goes down.
+            drop(heir.send(self.instance));
+            return;
+        }
+        let removed = CloseReason::host(CloseCode::AWAY, "this application was removed");
+        for peer in self.resource.members() {
+            self.close(&peer, &removed);
+        }
         self.instance.retire();
-        discard(self.instance);
+        drop(self.instance);
+        if let Ending::Stop(done) = ending {
+            done.send(()).ok();
+        }
     }
 
     fn apply(&mut self, item: Item) {
@@ -162,8 +204,15 @@ impl Lane {
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
             Item::Swap(swap) => self.swap(swap),
-            Item::Stop => self.items.close(),
+            Item::Yield(heir) => self.end_with(Ending::Yield(heir)),
+            Item::Stop(done) => self.end_with(Ending::Stop(done)),
         }
+    }
+
+    /// Takes nothing new; what is already in the inbox is still done.
+    fn end_with(&mut self, ending: Ending) {
+        self.ending = ending;
+        self.items.close();
     }
 
     fn open(&mut self, peer: &Arc<Peer>) {
@@ -189,7 +238,7 @@ impl Lane {
         match result {
             Ok(()) => peer.acknowledge(),
             // A connection that is closing already is as good.
-            Err(failure) => drop(peer.outbox.close(verdict(failure))),
+            Err(failure) => drop(peer.outbox.close(verdict(failure)).err()),
         }
     }
 
@@ -226,7 +275,8 @@ impl Lane {
                 Succession::Heir => Vec::new(),
                 Succession::Stranger => self.resource.members(),
             };
-            let replaced = CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
+            let replaced =
+                CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
             members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
             std::mem::swap(&mut self.instance, &mut next);
             next.retire();
@@ -235,12 +285,15 @@ impl Lane {
             self.next_tick = None;
         }
         // Nobody may be waiting for the answer; what was done stands.
-        drop(done.send(result.map(|snapshot_bytes| Handover { pause: begun.elapsed(), snapshot_bytes })));
+        drop(done.send(
+            result.map(|snapshot_bytes| Handover { pause: begun.elapsed(), snapshot_bytes }),
+        ));
         discard(next);
     }
 
     fn hand_over(&mut self, next: &mut dyn Instance) -> Result<usize, SwapError> {
-        let snapshot = self.instance.snapshot().map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
+        let snapshot =
+            self.instance.snapshot().map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
         let bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
         next.restore(snapshot).map_err(SwapError::restore)?;
         Ok(bytes)
@@ -250,7 +303,7 @@ impl Lane {
     fn open_again(&mut self, peer: &Arc<Peer>) {
         if let Err(failure) = self.instance.handle(Event::Open(peer)) {
             self.resource.dismiss(peer);
-            drop(peer.outbox.close(verdict(failure)));
+            peer.outbox.close(verdict(failure)).ok();
         }
     }
 

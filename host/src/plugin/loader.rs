@@ -23,7 +23,9 @@ use plugsocket_plugin::abi::{
     self, Count, HostContext, HostRef, HostTable, HostTableRef, InstancePtr, LogSink, ModuleRef,
     Opaque, RawAudience, RawMessage, RawReason, RawSession, RawTarget, Visitor, status,
 };
-use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Snapshot, Target};
+use plugsocket_plugin::{
+    CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Snapshot, Target,
+};
 use tracing::level_filters::LevelFilter;
 
 use super::{Event, Failure, Instance};
@@ -39,18 +41,22 @@ pub(crate) enum LoadError {
     Open(String),
     #[error("it is no plugsocket plugin: it does not call export_plugin!")]
     NoPlugin,
-    #[error("it was built with another abi_stable; rebuild it against plugsocket-plugin {}", Generation::API)]
+    #[error(
+        "it was built with another abi_stable; rebuild it against plugsocket-plugin {}",
+        Generation::API
+    )]
     Header(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("its plugsocket-plugin does not fit this host's, {}: {0}", Generation::API)]
-    Layout(String),
+    #[error("its plugsocket-plugin does not fit this host's, {api}: {difference}", api = Generation::API)]
+    Layout { difference: String },
     #[error("its table of functions cannot be made: {0}")]
     Module(String),
-    #[error("it is built with panic = \"abort\", so a panic of it would end the host; remove that from its profile")]
+    #[error(
+        "it is built with panic = \"abort\", so a panic of it would end the host; remove that from its profile"
+    )]
     PanicAborts,
 }
 
 /// A library that was opened and checked: the n-th copy of a plugin.
-#[derive(Debug)]
 pub(crate) struct Generation {
     pub(crate) plugin: String,
     pub(crate) number: u64,
@@ -156,10 +162,11 @@ fn open_module(path: &Path) -> Result<ModuleRef, LoadError> {
 fn check_layout(header: &'static LibHeader) -> Result<(), LoadError> {
     let mine = <ModuleRef as StableAbi>::LAYOUT;
     let Some(theirs) = header.layout() else {
-        return Err(LoadError::Layout("it carries no layout".to_owned()));
+        return Err(LoadError::Layout { difference: "it carries no layout".to_owned() });
     };
     let Err(error) = check_layout_compatibility(mine, theirs) else { return Ok(()) };
-    check_layout_compatibility(theirs, mine).map_err(|_| LoadError::Layout(gist(&error.to_string())))
+    check_layout_compatibility(theirs, mine)
+        .map_err(|_| LoadError::Layout { difference: gist(&error.to_string()) })
 }
 
 /// Layout errors run to hundreds of lines; what says something are the blocks that begin with `Error:`.
@@ -179,7 +186,8 @@ fn gist(text: &str) -> String {
 
 /// libloading's own text is only "dlopen failed"; the linker's is the cause.
 fn linker_text(error: &libloading::Error, path: &Path) -> String {
-    let cause = std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let cause =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     let prefix = format!("{}: ", path.display());
     cause.trim_matches('"').replace(&prefix, "")
 }
@@ -187,7 +195,9 @@ fn linker_text(error: &libloading::Error, path: &Path) -> String {
 /// Gives the pages of a retired generation back to the system: they come back from the staged copy should a thread of it still run.
 pub(crate) fn page_out(path: &Path) {
     let Ok(maps) = std::fs::read("/proc/self/maps") else { return };
-    for line in maps.split(|byte| *byte == b'\n').filter(|l| l.ends_with(path.as_os_str().as_bytes())) {
+    for line in
+        maps.split(|byte| *byte == b'\n').filter(|l| l.ends_with(path.as_os_str().as_bytes()))
+    {
         let range = line.split(|b| *b == b' ').next().and_then(|r| std::str::from_utf8(r).ok());
         let Some((start, end)) = range.and_then(|range| range.split_once('-')) else { continue };
         let parse = |text| usize::from_str_radix(text, 16);
@@ -204,7 +214,8 @@ fn advise_pageout(start: usize, length: usize) {
     }
     // SAFETY: MADV_PAGEOUT changes no content, whatever the range; a kernel that does not know it answers an error, which costs
     // only memory.
-    let _unsupported = unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), length, MADV_PAGEOUT) };
+    let _unsupported =
+        unsafe { madvise(std::ptr::with_exposed_provenance_mut(start), length, MADV_PAGEOUT) };
 }
 
 /// An instance behind the boundary.
@@ -214,6 +225,11 @@ pub(crate) struct DylibInstance {
 }
 
 impl DylibInstance {
+    /// The resource that it was made for.
+    pub(crate) fn resource(&self) -> Arc<Resource> {
+        self.voice.resource.clone()
+    }
+
     fn module(&self) -> ModuleRef {
         self.voice.generation.module
     }
@@ -229,14 +245,17 @@ impl Instance for DylibInstance {
                 module.message()(self.pointer, raw_session(peer), message)
             }
             Event::Open(peer) => module.open()(self.pointer, raw_session(peer)),
-            Event::Error(peer, text) => module.error()(self.pointer, raw_session(peer), text.into()),
+            Event::Error(peer, text) => {
+                module.error()(self.pointer, raw_session(peer), text.into())
+            }
             Event::Close(peer, reason) => {
                 let by = match reason.by {
                     ClosedBy::Peer => abi::closed_by::PEER,
                     ClosedBy::Plugin => abi::closed_by::PLUGIN,
                     _ => abi::closed_by::HOST,
                 };
-                let reason = RawReason { code: reason.code.0, by, text: reason.text.as_str().into() };
+                let reason =
+                    RawReason { code: reason.code.0, by, text: reason.text.as_str().into() };
                 module.close()(self.pointer, raw_session(peer), reason)
             }
             Event::Tick(now) => module.tick()(self.pointer, unix_millis(now)),
@@ -246,7 +265,9 @@ impl Instance for DylibInstance {
 
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
         let taken = self.module().snapshot()(self.pointer).into_result().map_err(failure)?;
-        Ok(taken.into_option().map(|raw| Snapshot { version: raw.version, bytes: raw.bytes.to_vec() }))
+        Ok(taken
+            .into_option()
+            .map(|raw| Snapshot { version: raw.version, bytes: raw.bytes.to_vec() }))
     }
 
     fn restore(&mut self, snapshot: Option<Snapshot>) -> Result<(), Failure> {
@@ -356,10 +377,19 @@ extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u3
     voice(context).deliver(Command::Send { to: ConnectionId(id), payload: payload(message) }).status
 }
 
-extern "C" fn broadcast(context: HostContext, to: RawAudience<'_>, message: RawMessage<'_>) -> Count {
+extern "C" fn broadcast(
+    context: HostContext,
+    to: RawAudience<'_>,
+    message: RawMessage<'_>,
+) -> Count {
     let scope = if to.scope == abi::scope::ALL { Scope::All } else { Scope::Resource };
     let (websockets_only, except) = (to.websockets_only, to.except.as_slice());
-    voice(context).deliver(Command::Broadcast { scope, websockets_only, except, payload: payload(message) })
+    voice(context).deliver(Command::Broadcast {
+        scope,
+        websockets_only,
+        except,
+        payload: payload(message),
+    })
 }
 
 extern "C" fn feedback(context: HostContext, to: RawTarget<'_>, message: RawMessage<'_>) -> u32 {
@@ -417,7 +447,13 @@ extern "C" fn log(context: HostContext, level: u32, _target: RStr<'_>, text: RSt
 extern "C" fn log_of_library(context: HostContext, level: u32, target: RStr<'_>, text: RStr<'_>) {
     // SAFETY: `Generation::open` made the context from a leaked `Origin`; plugins hand it back unchanged.
     let origin = unsafe { &*context.0.cast::<Origin>() };
-    crate::telemetry::plugin_line(level, &origin.plugin, origin.generation, target.as_str(), text.as_str());
+    crate::telemetry::plugin_line(
+        level,
+        &origin.plugin,
+        origin.generation,
+        target.as_str(),
+        text.as_str(),
+    );
 }
 
 /// What the host logs at all, as a number of the boundary.

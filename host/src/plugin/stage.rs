@@ -29,7 +29,12 @@ impl FileStamp {
     /// None if there is no such file.
     pub(crate) fn of(path: &Path) -> Option<Self> {
         let meta = fs::metadata(path).ok().filter(fs::Metadata::is_file)?;
-        Some(Self { device: meta.dev(), inode: meta.ino(), size: meta.len(), modified: meta.modified().ok() })
+        Some(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            size: meta.len(),
+            modified: meta.modified().ok(),
+        })
     }
 }
 
@@ -46,36 +51,53 @@ pub(crate) enum StageError {
     #[error("cannot read it")]
     Read(#[source] io::Error),
     #[error("cannot copy it to {}", path.display())]
-    Copy { path: PathBuf, #[source] source: io::Error },
+    Copy {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("{0}")]
     Elf(ElfProblem),
 }
 
-/// Empties the staging folder, or makes it: what an earlier run left is mapped by nobody.
+/// Makes this process's own folder for copies, in `folder`; what hosts left that do not run any more is removed.
+///
+/// Two hosts, or a host and a `check`, may share the configuration, and must not write over each other's copies.
 ///
 /// # Errors
-/// The folder cannot be made or read.
-pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
+/// The folder cannot be made.
+pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
     fs::create_dir_all(folder)?;
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        if path.extension().is_some_and(|extension| extension == "so") {
-            fs::remove_file(path)?;
+    for entry in fs::read_dir(folder)?.flatten() {
+        let left = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
+        if left.is_some_and(|pid| {
+            pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists()
+        }) {
+            fs::remove_dir_all(entry.path())?;
         }
     }
-    Ok(())
+    let own = folder.join(std::process::id().to_string());
+    fs::create_dir(&own)?;
+    Ok(own)
 }
 
 /// Copies `library` to `folder/name.generation.so` and checks the copy.
 ///
 /// # Errors
 /// The file cannot be read or copied, or is no complete library for this machine. Nothing is left behind then.
-pub(crate) fn stage(library: &Path, folder: &Path, name: &str, generation: u64) -> Result<Staged, StageError> {
+pub(crate) fn stage(
+    library: &Path,
+    folder: &Path,
+    name: &str,
+    generation: u64,
+) -> Result<Staged, StageError> {
     let mut bytes = Vec::new();
-    File::open(library).and_then(|mut file| file.read_to_end(&mut bytes)).map_err(StageError::Read)?;
+    File::open(library)
+        .and_then(|mut file| file.read_to_end(&mut bytes))
+        .map_err(StageError::Read)?;
     check_elf(&bytes).map_err(StageError::Elf)?;
     let path = folder.join(format!("{name}.{generation}.so"));
-    let written = File::create(&path).and_then(|mut file| {
+    let written = File::create_new(&path).and_then(|mut file| {
         file.write_all(&bytes)?;
         // Written back now, the pages can be reclaimed once the generation is retired.
         file.sync_all()
@@ -97,9 +119,13 @@ pub(crate) enum ElfProblem {
     NotElf,
     #[error("it is built for another machine ({0}); build it on or for {arch}", arch = std::env::consts::ARCH)]
     OtherMachine(&'static str),
-    #[error("it is a program or object file, no shared library; its crate needs crate-type = [\"cdylib\"]")]
+    #[error(
+        "it is a program or object file, no shared library; its crate needs crate-type = [\"cdylib\"]"
+    )]
     NotShared,
-    #[error("it is incomplete: its headers speak of {expected} bytes and it has {found}; copy it again")]
+    #[error(
+        "it is incomplete: its headers speak of {expected} bytes and it has {found}; copy it again"
+    )]
     Incomplete { expected: u64, found: u64 },
     #[error("it is damaged: {0}")]
     Damaged(&'static str),
@@ -130,8 +156,10 @@ pub(crate) fn check_elf(bytes: &[u8]) -> Result<(), ElfProblem> {
     if u16_at(header, 16) != ET_DYN {
         return Err(ElfProblem::NotShared);
     }
-    let segments = Table { offset: u64_at(header, 32), size: u16_at(header, 54), count: u16_at(header, 56) };
-    let sections = Table { offset: u64_at(header, 40), size: u16_at(header, 58), count: u16_at(header, 60) };
+    let segments =
+        Table { offset: u64_at(header, 32), size: u16_at(header, 54), count: u16_at(header, 56) };
+    let sections =
+        Table { offset: u64_at(header, 40), size: u16_at(header, 58), count: u16_at(header, 60) };
     for table in [&segments, &sections] {
         table.within(found)?;
     }
@@ -201,7 +229,8 @@ mod tests {
     }
 
     fn check(name: &str, bytes: &[u8], expected: &str) {
-        let text = check_elf(bytes).map_or_else(|problem| problem.to_string(), |()| "fine".to_owned());
+        let text =
+            check_elf(bytes).map_or_else(|problem| problem.to_string(), |()| "fine".to_owned());
         assert!(text.starts_with(expected), "{name}: {text}");
     }
 
@@ -217,7 +246,11 @@ mod tests {
         check("text", b"#!/bin/sh\n", "it is no shared library");
         check("header only", &own()[..40], "it is incomplete");
         check("32 bit", &with(own(), 4, 1), "it is built for another machine (32 bit)");
-        check("other cpu", &with(own(), 18, 8), "it is built for another machine (another processor)");
+        check(
+            "other cpu",
+            &with(own(), 18, 8),
+            "it is built for another machine (another processor)",
+        );
         check("object", &with(own(), 16, 1), "it is a program or object file");
         for share in [2, 3, 10] {
             let half = own().len() - own().len() / share;

@@ -1,0 +1,327 @@
+//! The command line, and what each command does from start to end.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use clap::{Args, Parser, Subcommand};
+use plugsocket_plugin::CloseCode;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tracing::{info, warn};
+
+use crate::config::{Config, ConfigError, Listen, Reload};
+use crate::identity::Mint;
+use crate::outbox::CloseReason;
+use crate::plugin::{loader, preflight, watch as files};
+use crate::registry::Registry;
+use crate::router::Router;
+use crate::server::{self, Census, Hub, Listener};
+use crate::supervisor::{Change, Supervisor, chain};
+use crate::telemetry::{self, LogFormat};
+
+/// A WebSocket application host: each resource path is served by a shared library, which is replaced
+/// while it runs, without closing a connection or losing a message.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 ended as asked, 1 could not do it, 2 wrong command line.\n\
+    RUST_LOG says what is logged, e.g. RUST_LOG=debug (default: info). SIGHUP reads plugins.toml again; \
+    SIGTERM and SIGINT drain and end."
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Options {
+    /// The configuration; paths in it are relative to it.
+    #[arg(long, short, value_name = "FILE", default_value = "plugins.toml", global = true)]
+    config: PathBuf,
+    /// How the log on standard error looks.
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Serve (the default).
+    Run,
+    /// Check the configuration, and load and start every plugin that it maps, without serving.
+    Check,
+    /// Open one library and say whether it is a plugin for this host.
+    #[command(name = preflight::COMMAND, hide = true)]
+    Preflight { library: PathBuf },
+}
+
+/// Runs the program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Arguments { command, options } = Arguments::parse();
+    match command.unwrap_or(Command::Run) {
+        Command::Preflight { library } => try_library(&library),
+        command => with_runtime(command, options),
+    }
+}
+
+/// The preflight child: no runtime, no log, one line.
+fn try_library(library: &Path) -> ExitCode {
+    let (said, code) = match loader::try_open(library) {
+        Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
+        Err(error) => (chain(&error), ExitCode::FAILURE),
+    };
+    say(&said);
+    code
+}
+
+fn with_runtime(command: Command, options: Options) -> ExitCode {
+    if let Err(error) = telemetry::start(options.log_format) {
+        complain(&format!("RUST_LOG cannot be read: {error}"));
+        return ExitCode::FAILURE;
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("the system gives no threads: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(async {
+        match command {
+            Command::Check => check(&options).await,
+            Command::Run | Command::Preflight { .. } => run(&options).await,
+        }
+    });
+    // A plugin's thread that is stuck must not keep the program.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot listen on {address}")]
+    Listen {
+        address: Listen,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot use {} for the copies of the libraries (server.staging_dir)", path.display())]
+    Staging {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot wait for signals")]
+    Signals(#[source] io::Error),
+    #[error("{0} of the plugins or resources cannot be served")]
+    Unserved(usize),
+}
+
+async fn check(options: &Options) -> Result<(), CommandError> {
+    let config = Config::load(&options.config)?;
+    let (resources, file) = (config.resources.len(), config.path.clone());
+    let (_, mut supervisor) = assemble(config);
+    let failures = start(&mut supervisor, options).await?;
+    supervisor.stop().await;
+    if !failures.is_empty() {
+        return Err(CommandError::Unserved(failures.len()));
+    }
+    say(&format!("{}: fine, {resources} resources", file.display()));
+    Ok(())
+}
+
+async fn run(options: &Options) -> Result<(), CommandError> {
+    let config = Config::load(&options.config)?;
+    let (mut terminate, mut interrupt, mut hangup) = (
+        wait_for(SignalKind::terminate())?,
+        wait_for(SignalKind::interrupt())?,
+        wait_for(SignalKind::hangup())?,
+    );
+    info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
+    let listeners = listen(&config).await?;
+    let (hub, mut supervisor) = assemble(config);
+    start(&mut supervisor, options).await?;
+
+    let (stop, stopped) = watch::channel(());
+    let (changes, queue) = mpsc::channel(CHANGES);
+    let mut accepting = JoinSet::new();
+    for listener in listeners {
+        accepting.spawn(server::accept(listener, hub.clone(), stopped.clone()));
+    }
+    let mut background = JoinSet::new();
+    background.spawn(watch_files(hub.clone(), changes.clone()));
+    background.spawn(server::keep_alive(hub.clone()));
+    let mut supervising = JoinSet::new();
+    supervising.spawn(supervisor.run(queue));
+    info!("ready");
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            // A full queue is read to its end, and the file with it.
+            _ = hangup.recv() => drop(changes.try_send(Change::Configuration)),
+        }
+    }
+    drop(changes);
+    background.shutdown().await;
+    // An accept loop that has ended needs no word.
+    stop.send(()).ok();
+    drain(&hub, accepting).await;
+    if let Some(Ok(supervisor)) = supervising.join_next().await {
+        drop(timeout(STOP_LANES, supervisor.stop()).await);
+    }
+    info!("plugsocket ends");
+    Ok(())
+}
+
+/// Changes that may wait.
+const CHANGES: usize = 64;
+/// How long instances may take to be dropped.
+const STOP_LANES: Duration = Duration::from_secs(2);
+
+fn assemble(config: Config) -> (Arc<Hub>, Supervisor) {
+    let resources = Arc::new(ArcSwap::default());
+    let registry = Arc::new(Registry::default());
+    let router = Arc::new(Router::new(registry.clone(), resources.clone()));
+    let hub = Arc::new(Hub {
+        config: ArcSwap::from_pointee(config),
+        resources,
+        registry,
+        mint: Mint::new(),
+        census: Arc::new(Census::default()),
+    });
+    let supervisor = Supervisor::new(hub.clone(), router);
+    (hub, supervisor)
+}
+
+async fn start(
+    supervisor: &mut Supervisor,
+    options: &Options,
+) -> Result<Vec<String>, CommandError> {
+    let staging =
+        || Config::load(&options.config).map(|c| c.server.staging_dir).unwrap_or_default();
+    supervisor.start().await.map_err(|source| CommandError::Staging { path: staging(), source })
+}
+
+fn wait_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CommandError> {
+    signal(kind).map_err(CommandError::Signals)
+}
+
+async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {
+    let mut listeners = Vec::new();
+    for address in &config.server.listen {
+        let failed = |source| CommandError::Listen { address: address.clone(), source };
+        match address {
+            Listen::Tcp { host, port } => {
+                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
+                let local = listener.local_addr().map_err(failed)?;
+                info!(address = %local, "listening");
+                if config.server.page && listeners.is_empty() {
+                    info!("try it: http://{local}{}", crate::page::FOLDER);
+                }
+                listeners.push(Listener::Tcp(listener));
+            }
+            Listen::Unix(path) => {
+                remove_stale_socket(path).await;
+                let listener = UnixListener::bind(path).map_err(failed)?;
+                info!(address = %address, "listening");
+                listeners.push(Listener::Unix(listener));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+/// A socket file that nobody answers on is what a host that was killed left.
+async fn remove_stale_socket(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && tokio::net::UnixStream::connect(path).await.is_err() {
+        drop(std::fs::remove_file(path));
+    }
+}
+
+async fn watch_files(hub: Arc<Hub>, changes: mpsc::Sender<Change>) {
+    let scope = move || {
+        let config = hub.config.load();
+        let Reload { quiet, rescan, .. } = config.server.reload;
+        files::Scope {
+            plugin_dir: config.server.plugin_dir.clone(),
+            file: config.path.clone(),
+            quiet,
+            rescan,
+        }
+    };
+    let (changed, mut paths) = mpsc::channel(CHANGES);
+    let forward = async {
+        while let Some(path) = paths.recv().await {
+            if changes.send(Change::File(path)).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(files::watch(scope, changed), forward);
+}
+
+/// Lets every connection finish, within `drain`.
+async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
+    let limit = hub.config.load().server.timeouts.drain;
+    let count = hub.registry.len();
+    info!(connections = count, ?limit, "draining");
+    let mut connections = Vec::new();
+    while let Some(accepted) = accepting.join_next().await {
+        connections.extend(accepted.ok());
+    }
+    let close_all = async {
+        loop {
+            // Again and again: a connection whose handshake was under way has come since.
+            hub.registry.for_each(|peer| {
+                let reason = CloseReason::host(CloseCode::AWAY, "server shutting down");
+                peer.outbox.close(reason).ok();
+            });
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let all_ended = async {
+        for connections in &mut connections {
+            while connections.join_next().await.is_some() {}
+        }
+    };
+    let drained = timeout(limit, async {
+        tokio::select! {
+            () = all_ended => {}
+            () = close_all => {}
+        }
+    });
+    if drained.await.is_err() {
+        let left: usize = connections.iter().map(JoinSet::len).sum();
+        warn!(connections = left, "not all connections ended in time; they are cut");
+    }
+}
+
+fn say(line: &str) {
+    // Nobody may be reading.
+    drop(writeln!(io::stdout(), "{line}"));
+}
+
+fn complain(line: &str) {
+    drop(writeln!(io::stderr(), "plugsocket: {line}"));
+}

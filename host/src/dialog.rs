@@ -1,0 +1,97 @@
+//! The host's own JSON: pure parse and print.
+//!
+//! Owns the JSON of the wire; nothing else in the host spells an opcode. Layouts are fixed, byte for byte, because peers
+//! exist that compare strings. Only the texts inside are escaped.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+/// `{"opcode":"ready","uuid":"U"}`: the connection may begin.
+pub fn ready(uuid: &str) -> String {
+    format!(r#"{{"opcode":"ready","uuid":{}}}"#, quoted(uuid))
+}
+
+/// `{"opcode":"next","fyi":"…"}`: the last message was taken. Without allocation for the empty `fyi`.
+pub fn next(fyi: &str) -> Cow<'static, str> {
+    if fyi.is_empty() {
+        return Cow::Borrowed(r#"{"opcode":"next","fyi":""}"#);
+    }
+    Cow::Owned(format!(r#"{{"opcode":"next","fyi":{}}}"#, quoted(fyi)))
+}
+
+/// `{"opcode":"close","error":"why"}`: the host will close.
+pub fn close(error: &str) -> String {
+    format!(r#"{{"opcode":"close","error":{}}}"#, quoted(error))
+}
+
+/// `{"opcode":"close","error":"why","retry_after":30}`: the same, with whole seconds (rounded up) to wait before coming back.
+pub fn close_retry(error: &str, retry_after: Duration) -> String {
+    let seconds = retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0));
+    format!(r#"{{"opcode":"close","error":{},"retry_after":{seconds}}}"#, quoted(error))
+}
+
+/// Whether a message is the command that opens a chunk buffer.
+pub fn is_buffer_on(message: &[u8]) -> bool {
+    message == b"bufferON"
+}
+
+/// Whether a message is the command that closes a chunk buffer.
+pub fn is_buffer_off(message: &[u8]) -> bool {
+    message == b"bufferOFF"
+}
+
+/// A JSON string literal.
+fn quoted(text: &str) -> String {
+    serde_json::to_string(text).expect("a str is always representable in JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(printed: &str, expected: &str) {
+        assert_eq!(printed, expected);
+        assert!(serde_json::from_str::<serde_json::Value>(printed).unwrap().is_object());
+    }
+
+    #[test]
+    fn layouts() {
+        for (printed, expected) in [
+            (ready("U"), r#"{"opcode":"ready","uuid":"U"}"#),
+            (next("").into_owned(), r#"{"opcode":"next","fyi":""}"#),
+            (next("gone").into_owned(), r#"{"opcode":"next","fyi":"gone"}"#),
+            (
+                next("a\"b\\c\n\u{1}/ä").into_owned(),
+                r#"{"opcode":"next","fyi":"a\"b\\c\n\u0001/ä"}"#,
+            ),
+            (close("why"), r#"{"opcode":"close","error":"why"}"#),
+            (close("\",\"x\":\""), r#"{"opcode":"close","error":"\",\"x\":\""}"#),
+            (
+                close_retry("full", Duration::from_secs(30)),
+                r#"{"opcode":"close","error":"full","retry_after":30}"#,
+            ),
+            (
+                close_retry("", Duration::from_millis(1)),
+                r#"{"opcode":"close","error":"","retry_after":1}"#,
+            ),
+            (close_retry("", Duration::ZERO), r#"{"opcode":"close","error":"","retry_after":0}"#),
+        ] {
+            check(&printed, expected);
+        }
+        assert!(matches!(next(""), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn commands_are_exact() {
+        for (message, on, off) in [
+            (&b"bufferON"[..], true, false),
+            (b"bufferOFF", false, true),
+            (b"bufferON\n", false, false),
+            (b"bufferon", false, false),
+            (b"", false, false),
+            (b"\"bufferON\"", false, false),
+        ] {
+            assert_eq!((is_buffer_on(message), is_buffer_off(message)), (on, off), "{message:?}");
+        }
+    }
+}

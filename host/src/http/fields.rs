@@ -1,0 +1,203 @@
+//! What single header fields say about a request: its body, where it comes from, what kind of peer sent it.
+//!
+//! Owns the reading of these fields, not the decisions that follow: trusted addresses come in as a predicate.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use super::head::Head;
+use super::refusal::Refusal;
+
+/// How a peer that speaks HTTP announced itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientType {
+    /// A browser, or any WebSocket library that says nothing else.
+    WebSocket,
+    /// A backend script: `Client-Type: php` or `Client-Type: backend`.
+    Backend,
+}
+
+/// What the header `Client-Type` says, in any letter case.
+pub fn client_type(head: &Head) -> ClientType {
+    match head.header("client-type") {
+        Some(name) if ["php", "backend"].iter().any(|known| name.eq_ignore_ascii_case(known)) => {
+            ClientType::Backend
+        }
+        _ => ClientType::WebSocket,
+    }
+}
+
+/// The name that the peer announced with `Ident`: UTF-8, at most 256 bytes, without control characters; else `None`.
+pub fn ident(head: &Head) -> Option<&str> {
+    let name = head.header("ident")?.trim();
+    let good =
+        !name.is_empty() && name.len() <= MAX_IDENT_BYTES && !name.contains(char::is_control);
+    good.then_some(name)
+}
+
+/// The length of a POST body in bytes.
+///
+/// # Errors
+///
+/// 501 where it is transfer-coded, 411 where no length is said, 413 above `max` bytes.
+pub fn post_length(head: &Head, max: usize) -> Result<usize, Refusal> {
+    if head.has("transfer-encoding") {
+        return Err(Refusal::not_implemented(
+            "Transfer-Encoding is not supported: send a Content-Length",
+        ));
+    }
+    let length = head.content_length()?.ok_or_else(Refusal::length_required)?;
+    usize::try_from(length)
+        .ok()
+        .filter(|length| *length <= max)
+        .ok_or_else(|| Refusal::body_too_large(max))
+}
+
+/// Whether the peer waits for [`CONTINUE`](super::CONTINUE) before it sends its body (RFC 9110 section 10.1.1).
+pub fn wants_continue(head: &Head) -> bool {
+    head.members("expect").any(|member| member.eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// The address that the request comes from: the peer's, unless the peer is trusted to say whom it speaks for.
+///
+/// `X-Forwarded-For` is read from the right, over all its lines: each proxy appends the address it saw, so an entry is worth
+/// as much as the one to its right. Trusted addresses are skipped, the first other one counts; where an entry cannot be read
+/// (`unknown`, a name, nothing), the address to its right counts. Where all are trusted, the leftmost counts.
+/// Entries may carry a port; IPv4 mapped into IPv6 is IPv4, also for `is_trusted`.
+pub fn forwarded_for(head: &Head, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+    let mut nearest = peer.to_canonical();
+    if !is_trusted(nearest) {
+        return nearest;
+    }
+    let lines: Vec<&[u8]> = head.values("x-forwarded-for").collect();
+    for entry in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
+        let Some(address) = address(entry.trim_ascii()) else { break };
+        nearest = address.to_canonical();
+        if !is_trusted(nearest) {
+            break;
+        }
+    }
+    nearest
+}
+
+/// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = str::from_utf8(entry).ok()?;
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Some(address);
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Some(address.ip());
+    }
+    text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+}
+
+const MAX_IDENT_BYTES: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn head(fields: &str) -> Head {
+        let text = format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+        Head::parse(text.as_bytes(), 8192).unwrap().unwrap().0
+    }
+
+    fn check_forwarded(fields: &str, peer: &str, expected: &str) {
+        let trusted = |address: IpAddr| {
+            address.is_loopback() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
+        };
+        let found = forwarded_for(&head(fields), peer.parse().unwrap(), trusted);
+        assert_eq!(found.to_string(), expected, "{fields:?} from {peer}");
+    }
+
+    #[test]
+    fn the_first_untrusted_address_from_the_right_counts() {
+        for (fields, peer, expected) in [
+            ("", "127.0.0.1", "127.0.0.1"),
+            ("", "9.9.9.9", "9.9.9.9"),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "9.9.9.9", "9.9.9.9"),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "127.0.0.1", "1.1.1.1"),
+            ("x-forwarded-for: 1.1.1.1\r\n", "::1", "1.1.1.1"),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "::ffff:127.0.0.1", "1.1.1.1"),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "::ffff:9.9.9.9", "9.9.9.9"),
+            ("X-Forwarded-For: 6.6.6.6, 1.1.1.1\r\n", "127.0.0.1", "1.1.1.1"),
+            ("X-Forwarded-For: 6.6.6.6, 1.1.1.1, 10.0.0.2 ,10.0.0.1\r\n", "127.0.0.1", "1.1.1.1"),
+            (
+                "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1, 10.0.0.1\r\n",
+                "127.0.0.1",
+                "1.1.1.1",
+            ),
+            ("X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 10.0.0.1\r\n", "127.0.0.1", "1.1.1.1"),
+            ("X-Forwarded-For: 10.0.0.2, 10.0.0.1\r\n", "127.0.0.1", "10.0.0.2"),
+            ("X-Forwarded-For: 1.1.1.1, unknown\r\n", "127.0.0.1", "127.0.0.1"),
+            ("X-Forwarded-For: 1.1.1.1, unknown, 10.0.0.1\r\n", "127.0.0.1", "10.0.0.1"),
+            ("X-Forwarded-For: 1.1.1.1,,10.0.0.1\r\n", "127.0.0.1", "10.0.0.1"),
+            ("X-Forwarded-For:\r\n", "127.0.0.1", "127.0.0.1"),
+            ("X-Forwarded-For: 1.1.1.1:80\r\n", "127.0.0.1", "1.1.1.1"),
+            ("X-Forwarded-For: 2001:db8::1\r\n", "127.0.0.1", "2001:db8::1"),
+            ("X-Forwarded-For: [2001:db8::1]\r\n", "127.0.0.1", "2001:db8::1"),
+            ("X-Forwarded-For: [2001:db8::1]:443\r\n", "127.0.0.1", "2001:db8::1"),
+            ("X-Forwarded-For: [::ffff:1.1.1.1]:443\r\n", "127.0.0.1", "1.1.1.1"),
+            ("X-Forwarded-For: 1.1.1.1, ::ffff:10.0.0.1\r\n", "127.0.0.1", "1.1.1.1"),
+            ("X-Forwarded-For: 1.1.1.256\r\n", "127.0.0.1", "127.0.0.1"),
+            ("X-Forwarded-For: \"1.1.1.1\"\r\n", "127.0.0.1", "127.0.0.1"),
+            ("X-Forwarded-For: 01.1.1.1\r\n", "127.0.0.1", "127.0.0.1"),
+        ] {
+            check_forwarded(fields, peer, expected);
+        }
+    }
+
+    fn check_post(fields: &str, expected: Result<usize, u16>) {
+        let found = post_length(&head(fields), 100).map_err(|refusal| refusal.status());
+        assert_eq!(found, expected, "{fields:?}");
+    }
+
+    #[test]
+    fn bodies_have_a_length_within_the_limit() {
+        for (fields, expected) in [
+            ("Content-Length: 0\r\n", Ok(0)),
+            ("Content-Length: 100\r\n", Ok(100)),
+            ("Content-Length: 0007\r\n", Ok(7)),
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", Ok(7)),
+            ("Content-Length: 7, 7\r\n", Ok(7)),
+            ("Content-Length: 101\r\n", Err(413)),
+            ("Content-Length: 18446744073709551616\r\n", Err(413)),
+            ("Content-Length: 99999999999999999999999999999999\r\n", Err(413)),
+            ("", Err(411)),
+            ("Transfer-Encoding: chunked\r\n", Err(501)),
+        ] {
+            check_post(fields, expected);
+        }
+    }
+
+    #[test]
+    fn expectations() {
+        for (fields, expected) in [
+            ("", false),
+            ("Expect: 100-continue\r\n", true),
+            ("Expect: 100-Continue\r\n", true),
+            ("Expect: something\r\n", false),
+        ] {
+            assert_eq!(wants_continue(&head(fields)), expected, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn announcements() {
+        let longest = "x".repeat(MAX_IDENT_BYTES);
+        for (fields, kind, name) in [
+            ("", ClientType::WebSocket, None),
+            ("Client-Type: php\r\nIdent: a b\r\n", ClientType::Backend, Some("a b")),
+            ("client-type: PHP\r\nIDENT: \u{e4}\r\n", ClientType::Backend, Some("\u{e4}")),
+            ("Client-Type: Backend\r\nIdent:\r\n", ClientType::Backend, None),
+            ("Client-Type: browser\r\nIdent: \u{a0} \r\n", ClientType::WebSocket, None),
+            ("Client-Type: phpx\r\nIdent: a\tb\r\n", ClientType::WebSocket, None),
+            ("Client-Type:\r\nIdent: a\u{85}b\r\n", ClientType::WebSocket, None),
+            (&format!("Ident: {longest}\r\n"), ClientType::WebSocket, Some(longest.as_str())),
+            (&format!("Ident: {longest}x\r\n"), ClientType::WebSocket, None),
+        ] {
+            let head = head(fields);
+            assert_eq!((client_type(&head), ident(&head)), (kind, name), "{fields:?}");
+        }
+    }
+}

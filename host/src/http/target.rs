@@ -1,0 +1,245 @@
+//! The request target and the authority: what may stand between the method and the version, and in `Host`.
+//!
+//! Owns the rules for paths. A path is compared with the configured resources byte for byte and is never decoded, so nothing
+//! may pass that a later reader (a proxy, an application, a log) could decode into another path.
+
+use std::ops::Range;
+
+use super::refusal::{Refusal, quoted};
+
+/// Where path and query lie in a request target; an empty path means `/`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Located {
+    pub(super) path: Range<usize>,
+    pub(super) query: Range<usize>,
+}
+
+/// Finds path and query, in origin-form or absolute-form; every other target is refused with 400.
+///
+/// RFC 9112 section 3.2.2: "a server MUST accept the absolute-form in requests".
+pub(super) fn locate(target: &[u8]) -> Result<Located, Refusal> {
+    if !target.iter().all(u8::is_ascii_graphic) {
+        return Err(Refusal::bad_request(
+            "the request target holds a byte that is not visible ASCII",
+        ));
+    }
+    // RFC 9112 section 3.2: no form of the target has a fragment.
+    if memchr::memchr(b'#', target).is_some() {
+        return Err(Refusal::bad_request("the request target has a fragment"));
+    }
+    let path_at = if target.starts_with(b"/") { 0 } else { after_authority(target)? };
+    let rest = &target[path_at..];
+    let path_len = memchr::memchr(b'?', rest).unwrap_or(rest.len());
+    check_path(&rest[..path_len])?;
+    let path_end = path_at + path_len;
+    Ok(Located { path: path_at..path_end, query: (path_end + 1).min(target.len())..target.len() })
+}
+
+/// Where scheme and authority of an absolute-form end.
+fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
+    let refused =
+        || Refusal::bad_request(format!("the request target {} is no path", quoted(target)));
+    let scheme_end = memchr::memmem::find(target, b"://").ok_or_else(refused)?;
+    let scheme = &target[..scheme_end];
+    if ![&b"http"[..], b"https", b"ws", b"wss"]
+        .iter()
+        .any(|known| scheme.eq_ignore_ascii_case(known))
+    {
+        return Err(refused());
+    }
+    let authority_at = scheme_end + 3;
+    let rest = &target[authority_at..];
+    let authority = &rest[..memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len())];
+    if is_authority(authority) { Ok(authority_at + authority.len()) } else { Err(refused()) }
+}
+
+/// Refuses what could climb or be read as another path once decoded: `..` segments, backslashes, control characters (each
+/// plain or percent-encoded), a `%` without two hex digits, and the delimiters that no URI contains.
+///
+/// The query is spared: browsers leave a lone `%` or a backslash in it as it is.
+fn check_path(path: &[u8]) -> Result<(), Refusal> {
+    let mut rest = path;
+    // The length of the current segment if it consists of dots only.
+    let mut dots = Some(0);
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, after) = if first == b'%' { decoded(after)? } else { (first, after) };
+        match byte {
+            b'/' if dots == Some(2) => break,
+            b'/' => dots = Some(0),
+            b'.' => dots = dots.map(|n: usize| n + 1),
+            b'\\' => return Err(Refusal::bad_request("the path holds a backslash")),
+            _ if byte.is_ascii_control() => {
+                return Err(Refusal::bad_request("the path holds a control character"));
+            }
+            b'"' | b'<' | b'>' if first != b'%' => {
+                return Err(Refusal::bad_request(
+                    "the path holds a character that must be percent-encoded",
+                ));
+            }
+            _ => dots = None,
+        }
+        rest = after;
+    }
+    if dots == Some(2) {
+        Err(Refusal::bad_request("the path has a \"..\" segment"))
+    } else {
+        Ok(())
+    }
+}
+
+/// The byte that two hex digits stand for, and what follows them.
+fn decoded(digits: &[u8]) -> Result<(u8, &[u8]), Refusal> {
+    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    if let [high, low, rest @ ..] = digits
+        && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+    {
+        return Ok((high << 4 | low, rest));
+    }
+    Err(Refusal::bad_request("the path has a malformed percent-encoding"))
+}
+
+/// Whether this is `host [ ":" port ]` of RFC 3986 section 3.2, without user information and with a host.
+pub(super) fn is_authority(authority: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(authority) else { return false };
+    let (host_is_good, port) = if let Some(rest) = text.strip_prefix('[') {
+        let Some((address, after)) = rest.split_once(']') else { return false };
+        let port = after.strip_prefix(':');
+        if port.is_none() && !after.is_empty() {
+            return false;
+        }
+        (address.parse::<std::net::Ipv6Addr>().is_ok(), port)
+    } else {
+        let (host, port) = match text.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (text, None),
+        };
+        (is_reg_name(host.as_bytes()), port)
+    };
+    // RFC 3986 section 3.2.3: the port may be empty behind its colon.
+    let port_is_good = port.is_none_or(|port| {
+        port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
+    });
+    host_is_good && port_is_good
+}
+
+/// `reg-name` of RFC 3986 section 3.2.2, not empty (RFC 9110 section 4.2.1).
+fn is_reg_name(host: &[u8]) -> bool {
+    let mut rest = host;
+    while let Some((&first, after)) = rest.split_first() {
+        rest = match first {
+            b'%' => match decoded(after) {
+                Ok((_, after)) => after,
+                Err(_) => return false,
+            },
+            _ if first.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&first) => after,
+            _ => return false,
+        };
+    }
+    !host.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(target: &str, expected: Option<(&str, &str)>) {
+        let located = locate(target.as_bytes()).ok();
+        let found = located.as_ref().map(|l| (&target[l.path.clone()], &target[l.query.clone()]));
+        assert_eq!(found, expected, "{target}");
+    }
+
+    #[test]
+    fn targets() {
+        for (target, expected) in [
+            ("/", Some(("/", ""))),
+            ("/web", Some(("/web", ""))),
+            ("/web?", Some(("/web", ""))),
+            ("/web?a=1&b=%2", Some(("/web", "a=1&b=%2"))),
+            ("/web?a=/../b\\?", Some(("/web", "a=/../b\\?"))),
+            ("//web", Some(("//web", ""))),
+            ("/a|b[c]^{}`~:@!$&'()*+,;=", Some(("/a|b[c]^{}`~:@!$&'()*+,;=", ""))),
+            ("/a/./b", Some(("/a/./b", ""))),
+            ("/a/...", Some(("/a/...", ""))),
+            ("/a/..b/c..", Some(("/a/..b/c..", ""))),
+            ("/a%20b%C3%A4", Some(("/a%20b%C3%A4", ""))),
+            ("/%22%3c", Some(("/%22%3c", ""))),
+            ("/%252e%252e", Some(("/%252e%252e", ""))),
+            ("http://h/web?x", Some(("/web", "x"))),
+            ("HTTPS://h:1/web", Some(("/web", ""))),
+            ("ws://[::1]:80/web", Some(("/web", ""))),
+            ("wss://h", Some(("", ""))),
+            ("ws://h?x=1", Some(("", "x=1"))),
+            ("", None),
+            ("*", None),
+            ("web", None),
+            ("h:443", None),
+            ("ftp://h/", None),
+            ("://h/", None),
+            ("http://", None),
+            ("http:///web", None),
+            ("http:/web", None),
+            ("http://user@h/", None),
+            ("http://h:x/", None),
+            ("http://h/../a", None),
+            ("/a#b", None),
+            ("/a?b#c", None),
+            ("/..", None),
+            ("/../a", None),
+            ("/a/..", None),
+            ("/a/../b", None),
+            ("/a/..?q", None),
+            ("/a/%2e%2e/b", None),
+            ("/a/.%2E", None),
+            ("/a%2f..%2fb", None),
+            ("/a%2F%2e.%2fb", None),
+            ("/a\\b", None),
+            ("/a%5cb", None),
+            ("/%00", None),
+            ("/%0d%0a", None),
+            ("/%7f", None),
+            ("/%", None),
+            ("/%2", None),
+            ("/%g0", None),
+            ("/%+1", None),
+            ("/a\"b", None),
+            ("/<a>", None),
+            ("/ä", None),
+            ("/a\tb", None),
+            ("/a\u{7f}", None),
+        ] {
+            check(target, expected);
+        }
+    }
+
+    #[test]
+    fn authorities() {
+        for (authority, good) in [
+            ("h", true),
+            ("example.org:8095", true),
+            ("a_b-c.d~e", true),
+            ("127.0.0.1:1", true),
+            ("[::1]", true),
+            ("[::ffff:1.2.3.4]:65535", true),
+            ("h:", true),
+            ("a%20b", true),
+            ("", false),
+            (":80", false),
+            ("h:65536", false),
+            ("h:+1", false),
+            ("h:1:2", false),
+            ("::1", false),
+            ("[::1", false),
+            ("[::1]x", false),
+            ("[h]", false),
+            ("[]", false),
+            ("u@h", false),
+            ("h/x", false),
+            ("h h", false),
+            ("h,h2", true),
+            ("a%2", false),
+            ("hä", false),
+        ] {
+            assert_eq!(is_authority(authority.as_bytes()), good, "{authority}");
+        }
+    }
+}
