@@ -100,6 +100,7 @@
 
 #[doc(hidden)]
 pub mod abi;
+mod config;
 mod export;
 mod host;
 mod logging;
@@ -107,6 +108,7 @@ mod plugin;
 pub mod testing;
 mod types;
 
+pub use config::read_config;
 #[doc(hidden)]
 pub use export::__private;
 pub use host::Host;
