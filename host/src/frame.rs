@@ -49,7 +49,11 @@ pub fn look(bytes: &[u8], max_message: usize) -> Look {
     let mask_at = 2 + extended;
     let Some(&[a, b, c, d]) = bytes.get(mask_at..mask_at + 4) else {
         // An unmasked frame may be shorter than that, and is a violation.
-        return if second & 0x80 == 0 { Look::Other(Other { size: None, leaves_open: None }) } else { Look::Short };
+        return if second & 0x80 == 0 {
+            Look::Other(Other { size: None, leaves_open: None })
+        } else {
+            Look::Short
+        };
     };
     let length = match extended {
         0 => u64::from(second & 0x7f),
@@ -72,13 +76,15 @@ pub fn look(bytes: &[u8], max_message: usize) -> Look {
 
 /// Takes the mask off a payload, or puts it on (RFC 6455, section 5.3).
 pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    let word = u64::from_ne_bytes([mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3]]);
+    let word = u64::from_ne_bytes([
+        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
+    ]);
     let mut words = payload.chunks_exact_mut(8);
     for chunk in &mut words {
         let masked: [u8; 8] = (&*chunk).try_into().expect("chunks of eight");
         chunk.copy_from_slice(&(u64::from_ne_bytes(masked) ^ word).to_ne_bytes());
     }
-    for (byte, mask) in words.into_remainder().iter_mut().zip(mask) {
+    for (byte, mask) in words.into_remainder().iter_mut().zip(mask.into_iter().cycle()) {
         *byte ^= mask;
     }
 }
@@ -119,7 +125,9 @@ mod tests {
 
     #[test]
     fn frames_are_told_apart_by_their_header() {
-        let plain = |is_text, header, length| Look::Plain(Plain { is_text, header, length, mask: [1, 2, 3, 4] });
+        let plain = |is_text, header, length| {
+            Look::Plain(Plain { is_text, header, length, mask: [1, 2, 3, 4] })
+        };
         let mask = [1, 2, 3, 4];
         check(&frame(0x81, 0x80, &mask), plain(true, 6, 0));
         check(&frame(0x82, 0x85, &mask), plain(false, 6, 5));
@@ -162,14 +170,21 @@ mod tests {
             let mut bytes = Vec::new();
             frame.format(&mut bytes).unwrap();
             let Look::Plain(found) = look(&bytes, MAX) else { panic!("{length}") };
-            assert_eq!((found.is_text, found.length, found.header + length), (true, length, bytes.len()));
+            assert_eq!(
+                (found.is_text, found.length, found.header + length),
+                (true, length, bytes.len())
+            );
             unmask(&mut bytes[found.header..], found.mask);
             assert_eq!(&bytes[found.header..], text.as_bytes());
 
             let mut header = Vec::new();
             append_header(&mut header, false, length);
-            let (parsed, size) = FrameHeader::parse(&mut std::io::Cursor::new(&header)).unwrap().unwrap();
-            assert_eq!((parsed.opcode, parsed.is_final, size), (OpCode::Data(Data::Binary), true, length as u64));
+            let (parsed, size) =
+                FrameHeader::parse(&mut std::io::Cursor::new(&header)).unwrap().unwrap();
+            assert_eq!(
+                (parsed.opcode, parsed.is_final, size),
+                (OpCode::Data(Data::Binary), true, length as u64)
+            );
             assert_ne!(parsed.opcode, OpCode::Control(Control::Ping));
         }
     }
