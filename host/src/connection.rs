@@ -53,7 +53,7 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     inbox: Inbox,
     joiner: Joiner,
-    /// When an open chunk buffer must be whole.
+    /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
 }
@@ -141,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message in chunks was not whole in time";
+                    let text = "a message was not whole in time";
                     return End::Closed(CloseReason::host(CloseCode::POLICY, text));
                 }
             }
@@ -185,7 +185,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             });
         }
-        self.whole_by = match (self.joiner.is_open(), self.whole_by) {
+        // The time begins anew with the next message; a chunk is only a part of one.
+        if inputs.iter().any(|input| matches!(input, Input::Message(_))) {
+            self.whole_by = None;
+        }
+        self.whole_by = match (self.joiner.is_open() || self.wire.is_midway(), self.whole_by) {
             (true, None) => Some(Instant::now() + self.timeouts.message),
             (true, by) => by,
             (false, _) => None,
