@@ -188,7 +188,9 @@ fn poll_frames<S: AsyncRead + AsyncWrite + Unpin>(
             WsMessage::Text(text) => Received { bytes: text.into(), form: Form::Text },
             WsMessage::Binary(bytes) => Received { bytes, form: Form::Binary },
             WsMessage::Ping(_) => return Poll::Ready(Progress::Pong),
-            WsMessage::Pong(_) | WsMessage::Frame(_) => continue,
+            // Not passed over: an idle peer's pong is all that shows it is alive.
+            WsMessage::Pong(_) => return Poll::Ready(Progress::More),
+            WsMessage::Frame(_) => continue,
             WsMessage::Close(frame) => {
                 let (code, text) = frame.map_or((NO_CODE, String::new()), |f| {
                     (CloseCode(f.code.into()), f.reason.to_string())
