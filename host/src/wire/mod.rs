@@ -43,7 +43,7 @@ pub(crate) struct Received {
 pub(crate) enum Progress {
     /// There may be messages; read on when they are dealt with.
     More,
-    /// A ping was read: its pong has to be written before more is read, or a peer that never reads could pile them up.
+    /// A ping or a pong was read. The pong to a ping has to be written before more is read, or a peer that never reads could pile them up.
     Pong,
     /// The peer closed, properly or not. Nothing can be sent any more.
     Left(CloseReason),

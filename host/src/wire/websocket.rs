@@ -434,8 +434,9 @@ impl Unusual {
                     batch.push(Received { bytes: text.into(), form: Form::Text })
                 }
                 WsMessage::Binary(bytes) => batch.push(Received { bytes, form: Form::Binary }),
-                WsMessage::Ping(_) => progress = Progress::Pong,
-                WsMessage::Pong(_) | WsMessage::Frame(_) => {}
+                // A pong, too, ends the read: it is all that shows that an idle peer is alive.
+                WsMessage::Ping(_) | WsMessage::Pong(_) => progress = Progress::Pong,
+                WsMessage::Frame(_) => {}
                 WsMessage::Close(frame) => {
                     // Polled once more, it answers with its own close frame.
                     drop(Pin::new(&mut self.machine).poll_next(cx));
