@@ -29,5 +29,6 @@ mod resource;
 mod router;
 // Who decides what runs.
 mod supervisor;
+mod watchdog;
 
 pub use cli::main;
