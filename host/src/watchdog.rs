@@ -55,6 +55,7 @@ fn interval(limits: &Limits) -> Duration {
 struct Lane {
     pulse: Arc<Pulse>,
     watch: Watch,
+    generation: u64,
     panics: Recent,
 }
 
@@ -63,19 +64,20 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
     lanes.retain(|path, _| resources.contains_key(path));
     for (path, resource) in resources.iter() {
         let service = resource.service();
-        let ServiceState::Serving(inbox) = &service.state else {
-            lanes.remove(path);
-            continue;
-        };
+        let ServiceState::Serving(inbox) = &service.state else { continue };
         let pulse = inbox.pulse();
-        let fresh = || Lane {
+        let lane = lanes.entry(path.clone()).or_insert_with(|| Lane {
             pulse: pulse.clone(),
             watch: Watch::new(now),
-            panics: Recent::new(resource.tally.figures().panics),
-        };
-        let lane = lanes.entry(path.clone()).or_insert_with(fresh);
+            generation: pulse.generation(),
+            panics: Recent::new(0),
+        });
         if !Arc::ptr_eq(&lane.pulse, pulse) {
-            *lane = fresh();
+            (lane.pulse, lane.watch) = (pulse.clone(), Watch::new(now));
+        }
+        if lane.generation != pulse.generation() {
+            lane.generation = pulse.generation();
+            lane.panics = Recent::new(resource.tally.figures().panics);
         }
         let limits = &config.server.watchdog;
         if let Some(finding) = lane.watch.look(pulse, now, limits) {
@@ -129,6 +131,10 @@ impl Recent {
     }
 
     fn within_a_minute(&mut self, count: u64, now: Instant) -> u64 {
+        if count < self.count {
+            // Another resource, under the same path.
+            *self = Self::new(0);
+        }
         if count != self.count {
             self.rises.push_back((now, self.count));
             self.count = count;

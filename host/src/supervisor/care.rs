@@ -150,7 +150,12 @@ impl Supervisor {
     }
 
     /// Closes a resource whose lane works, with all its connections. The application sees them close, and ends.
-    pub(super) async fn close(&self, resource: &Arc<Resource>, outage: Outage, reason: CloseReason) {
+    pub(super) async fn close(
+        &self,
+        resource: &Arc<Resource>,
+        outage: Outage,
+        reason: CloseReason,
+    ) {
         let now = resource.service();
         resource
             .set_service(Service { state: ServiceState::Unavailable(outage), ..(*now).clone() });

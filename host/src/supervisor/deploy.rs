@@ -111,9 +111,9 @@ impl Supervisor {
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
         match standstill.start(resource.clone(), kind, Box::new(instance)) {
             Ok(()) => {
-                info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
                 let state = ServiceState::Serving(inbox);
                 resource.set_service(Service { lane: kind, ..service(settings, state) });
+                info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
                 self.settled(&resource.path);
             }
             Err(error) => error!(resource = resource.path, %error, "no thread for a lane"),
