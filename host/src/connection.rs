@@ -73,18 +73,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
     pub(crate) async fn work(&mut self) -> Ended {
-        let opened = Instant::now();
         if self.peer().kind == Kind::Backend {
             // Old scripts read the 101 answer and `ready` with one read each, and lose `ready` if both come together.
             tokio::time::sleep(self.timeouts.ready_delay).await;
         }
         let mut pending = Some(Item::Open(self.peer().clone()));
         let end = self.serve(&mut pending).await;
-        let (End::Left(reason) | End::Closed(reason)) = &end;
-        debug!(
-            code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(),
-            "connection ends"
-        );
         Ended { end, pending }
     }
 
@@ -159,6 +153,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let joined = self.join(batch, &mut inputs);
         if !inputs.is_empty() {
             let item = Item::Inputs(self.peer().clone(), inputs);
+            // What is answered at once is found in the next turn of the loop.
+            self.peer().outbox.unwatch();
             if let Err(refused) = self.inbox.try_send(item) {
                 *pending = Some(refused.into_inner());
             }
@@ -214,10 +210,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
         let patience = self.timeouts.close;
         let peer = self.peer().clone();
+        if let End::Left(_) = &end {
+            // From here on a feedback is told that nobody is there.
+            peer.outbox.finish();
+        }
+        let (End::Left(reason) | End::Closed(reason)) = &end;
+        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, "connection ends");
         match end {
             End::Left(reason) => {
-                // From here on a feedback is told that nobody is there.
-                peer.outbox.finish();
                 let mut wire = self.wire;
                 let linger = async move { drop(timeout(patience, wire.linger()).await) };
                 // The application need not wait for a peer that keeps its socket, nor the socket for a lane that is stuck.

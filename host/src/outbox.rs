@@ -236,6 +236,11 @@ impl Outbox {
         matches!(self.lock().phase, Phase::Closing { by: ClosedBy::Plugin, .. })
     }
 
+    /// Whether the connection is on its way out.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.lock().phase, Phase::Closing { .. } | Phase::Finished(_))
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.lock().phase, Phase::Finished(_))
     }
@@ -243,6 +248,11 @@ impl Outbox {
     /// Waits for something to write or for the order to close. Cancel-safe. One task at a time may wait.
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| self.poll_take(cx)).await
+    }
+
+    /// Spares the connection's task a wake-up while it runs, and will look here next anyway.
+    pub(crate) fn unwatch(&self) {
+        self.lock().waker = None;
     }
 
     fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {

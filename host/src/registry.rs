@@ -147,10 +147,10 @@ impl Registry {
         read(self.shard(id)).get(&id.0).cloned()
     }
 
-    /// The peer that announced this ident; the newest if there are several.
+    /// The peer that announced this ident; the newest if there are several, and one that is going does not count.
     pub(crate) fn find_ident(&self, ident: &str) -> Option<Arc<Peer>> {
         let idents = self.idents.lock().unwrap_or_else(PoisonError::into_inner);
-        idents.get(ident).and_then(|peers| peers.last().cloned())
+        idents.get(ident)?.iter().rfind(|peer| !peer.outbox.is_ending()).cloned()
     }
 
     /// Calls `act` for the peers of one of [`slices`](Self::slices) parts, without holding a lock.
