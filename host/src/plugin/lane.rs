@@ -185,6 +185,8 @@ impl Lane {
         }
         let removed = CloseReason::host(CloseCode::AWAY, "this application was removed");
         for peer in self.resource.members() {
+            // One that is closing already has its reason.
+            peer.outbox.close(removed.clone()).ok();
             self.close(&peer, &removed);
         }
         self.instance.retire();
