@@ -262,11 +262,13 @@ async fn a_thread_of_a_retired_generation_is_told_so_and_reaches_nobody() {
     let setup = Setup::new(PROGRAM).library("app", "speaker").resource("/app", "app");
     let host = setup.start().await;
     let mut client = host.connect("/app").await;
-    let thread = serde_json::json!({"do": "thread", "count": 1_000_000, "every_ms": 5, "message": ""});
+    let thread =
+        serde_json::json!({"do": "thread", "count": 1_000_000, "every_ms": 5, "message": ""});
     client.send(thread.to_string()).await;
     let position = host.log_position();
     host.replace_library("app", "counter_v1");
-    let ended = |line: &plugsocket_tests::Line| line.message().contains("thread ended: this instance");
+    let ended =
+        |line: &plugsocket_tests::Line| line.message().contains("thread ended: this instance");
     host.wait_for_log_since(position, "the end of the thread", ended).await;
     client.send("end").await;
     // What it said before is all there is.
@@ -276,7 +278,9 @@ async fn a_thread_of_a_retired_generation_is_told_so_and_reaches_nobody() {
             if packet["message"] == "end" {
                 break;
             }
-            assert!(packet["thread"].is_u64() || packet["opcode"] == "next" || packet["do"] == "thread");
+            assert!(
+                packet["thread"].is_u64() || packet["opcode"] == "next" || packet["do"] == "thread"
+            );
         }
     })
     .await;
