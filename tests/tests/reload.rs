@@ -238,9 +238,7 @@ async fn a_library_that_comes_later_brings_its_resource_to_life() {
     let host = Setup::new(PROGRAM).resource("/count", "counter").without("counter").start().await;
     let mut early = host.open(Request::to("/count")).await;
     early.expect_close_packet(1013).await;
-    host.replace_library("counter", "counter_v1");
-    let served = |line: &plugsocket_tests::Line| line.says("resource is served");
-    host.wait_for_log("the resource", served).await;
+    host.reload("counter", "counter_v1").await;
     counts(&mut host.connect("/count").await, "v1", 1).await;
 }
 
