@@ -19,7 +19,8 @@ use tracing::debug;
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
 use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
-use crate::plugin::lane::{Inbox, Input, Item};
+use crate::plugin::inbox::Inbox;
+use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
 use crate::wire::{Progress, Received, Wire};
@@ -31,6 +32,12 @@ enum End {
     Left(CloseReason),
     /// The host or the application closes; the peer is told.
     Closed(CloseReason),
+}
+
+/// How [`Connection::work`] ended, and what was not handed on by then.
+pub(crate) struct Ended {
+    end: End,
+    pending: Option<Item>,
 }
 
 /// What the loop does next.
@@ -47,7 +54,7 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     inbox: Inbox,
     joiner: Joiner,
-    /// When an open chunk buffer must be whole.
+    /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
 }
@@ -64,8 +71,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
     }
 
-    /// Serves the connection to its end.
-    pub(crate) async fn run(mut self) {
+    /// Serves the connection until it is to end. Then [`end`](Self::end) it.
+    pub(crate) async fn work(&mut self) -> Ended {
         let opened = Instant::now();
         if self.peer().kind == Kind::Backend {
             // Old scripts read the 101 answer and `ready` with one read each, and lose `ready` if both come together.
@@ -74,8 +81,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut pending = Some(Item::Open(self.peer().clone()));
         let end = self.serve(&mut pending).await;
         let (End::Left(reason) | End::Closed(reason)) = &end;
-        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(), "connection ends");
-        self.end(end, pending).await;
+        debug!(
+            code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(),
+            "connection ends"
+        );
+        Ended { end, pending }
     }
 
     fn peer(&self) -> &Arc<Peer> {
@@ -117,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Turn::LaneEnded => match find_lane(&peer, &self.inbox) {
                     Some(inbox) => self.inbox = inbox,
-                    None => return End::Closed(lane_gone()),
+                    None => return End::Closed(lane_gone(&peer)),
                 },
                 Turn::Read(progress) => {
                     peer.heard();
@@ -132,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message in chunks was not whole in time";
+                    let text = "a message was not whole in time";
                     return End::Closed(CloseReason::host(CloseCode::POLICY, text));
                 }
             }
@@ -176,7 +186,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             });
         }
-        self.whole_by = match (self.joiner.is_open(), self.whole_by) {
+        // The time begins anew with the next message; a chunk is only a part of one.
+        if inputs.iter().any(|input| matches!(input, Input::Message(_))) {
+            self.whole_by = None;
+        }
+        self.whole_by = match (self.joiner.is_open() || self.wire.is_midway(), self.whole_by) {
             (true, None) => Some(Instant::now() + self.timeouts.message),
             (true, by) => by,
             (false, _) => None,
@@ -196,7 +210,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         judge(timeout(self.timeouts.write, self.wire.flush()).await)
     }
 
-    async fn end(mut self, end: End, pending: Option<Item>) {
+    /// Takes leave of application and peer.
+    pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
         let patience = self.timeouts.close;
         let peer = self.peer().clone();
         match end {
@@ -281,6 +296,11 @@ fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
     }
 }
 
-fn lane_gone() -> CloseReason {
-    CloseReason::host(CloseCode::AWAY, "this application was removed")
+fn lane_gone(peer: &Peer) -> CloseReason {
+    match &peer.resource.service().state {
+        ServiceState::Unavailable(outage) => outage.close_reason(),
+        ServiceState::Serving(_) => {
+            CloseReason::host(CloseCode::AWAY, "this application was removed")
+        }
+    }
 }
