@@ -1,4 +1,5 @@
 //! Slow peers, slow applications, and those who must not notice them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Line, Request, Setup, TestHost, masked, opcode, within};
 use serde_json::json;

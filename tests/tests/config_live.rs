@@ -1,4 +1,5 @@
 //! `plugins.toml` edited while connections are open.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Line, RawClient, Request, Setup, TestHost};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! Libraries replaced while connections are open.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::path::Path;
 
