@@ -152,13 +152,14 @@ async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
 
 #[tokio::test]
 async fn a_plugin_that_does_not_come_up_makes_the_whole_file_wait() {
-    let mut host = setup().start().await;
+    let host = setup().resource("/panic", "panicker").start().await;
     let mut client = host.connect("/count").await;
     let wishes = host.setup().config("/count", "by", "\"new\"");
     for (setup, reason) in [
         (wishes.clone().resource("/new", "nowhere").without("nowhere"), "libnowhere.so"),
         (wishes.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
         (wishes.clone().resource("/new", "no_plugin"), "no plugsocket plugin"),
+        (wishes.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
     ] {
         setup.lay_libraries(host.folder());
         is_refused(&host, &setup.toml(), reason).await;
