@@ -37,6 +37,7 @@ const SERVER: Keys = Keys {
         "listen",
         "plugin_dir",
         "staging_dir",
+        "control",
         "page",
         "unknown_resource",
         "allowed_ips",
@@ -111,6 +112,7 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         listen: listen(&mut s, base),
         plugin_dir,
         staging_dir,
+        control: control(&mut s, base),
         page: s.value("page", value::switch).unwrap_or(true),
         unknown_resource: s
             .value("unknown_resource", |value| value::choice(value, &unknown))
@@ -172,6 +174,15 @@ fn directories(s: &mut Section<'_, '_>, base: &Path) -> (PathBuf, PathBuf) {
     let staged =
         s.value("staging_dir", |value| read(value, "\".plugsocket/staged\"").and_then(apart));
     (plugins, staged.unwrap_or(default))
+}
+
+fn control(s: &mut Section<'_, '_>, base: &Path) -> PathBuf {
+    let example = "\".plugsocket/control\"";
+    let read = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => value::file(text, base, example).and_then(address::socket),
+        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
+    };
+    s.value("control", read).unwrap_or_else(|| base.join(".plugsocket/control"))
 }
 
 fn access(s: &mut Section<'_, '_>) -> Access {

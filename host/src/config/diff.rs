@@ -20,7 +20,8 @@ pub struct Diff {
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
     pub server: Vec<&'static str>,
-    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `inbox_messages`.
+    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `control`,
+    /// `inbox_messages`.
     pub restart: Vec<&'static str>,
 }
 
@@ -30,6 +31,7 @@ impl Config {
         new.server.listen.clone_from(&self.server.listen);
         new.server.plugin_dir.clone_from(&self.server.plugin_dir);
         new.server.staging_dir.clone_from(&self.server.staging_dir);
+        new.server.control.clone_from(&self.server.control);
         new.server.limits.inbox_messages = self.server.limits.inbox_messages;
     }
 }
@@ -43,7 +45,7 @@ impl Diff {
 
 /// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it lives: to change
 /// either under way is more machinery than an operator would ever notice.
-const RESTART: [&str; 4] = ["listen", "plugin_dir", "staging_dir", "inbox_messages"];
+const RESTART: [&str; 5] = ["listen", "plugin_dir", "staging_dir", "control", "inbox_messages"];
 
 pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
@@ -78,6 +80,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         listen,
         plugin_dir,
         staging_dir,
+        control,
         page,
         unknown_resource,
         access,
@@ -91,6 +94,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         ("listen", *listen != new.listen),
         ("plugin_dir", *plugin_dir != new.plugin_dir),
         ("staging_dir", *staging_dir != new.staging_dir),
+        ("control", *control != new.control),
         ("page", *page != new.page),
         ("unknown_resource", *unknown_resource != new.unknown_resource),
         ("allowed_ips", *allowed_ips != new.access.allowed_ips),
@@ -231,6 +235,7 @@ mod tests {
             "listen = ['[::1]:1']",
             "plugin_dir = 'x'",
             "staging_dir = 'x'",
+            "control = 'x'",
             "page = false",
             "unknown_resource = '404'",
             "allowed_ips = []",

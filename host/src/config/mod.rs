@@ -48,6 +48,9 @@ pub struct Server {
     /// Where the host keeps its private copies of libraries, absolute, another folder than `plugin_dir`.
     /// Key `staging_dir`, default `.plugsocket/staged`. A change needs a restart.
     pub staging_dir: PathBuf,
+    /// The socket for operators' commands, absolute; short enough for a socket address (107 bytes).
+    /// Key `control`, default `.plugsocket/control`. A change needs a restart.
+    pub control: PathBuf,
     /// Whether the host serves its own page at `/plugsocket`; if so, no resource lies there. Key `page`, default true.
     pub page: bool,
     /// What a client is told whose path no resource serves. Key `unknown_resource`, default `"close"`.

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
 use tracing::{debug, error, info};
@@ -18,6 +18,15 @@ use crate::plugin::watch;
 pub(super) struct Active {
     pub(super) generation: Arc<Generation>,
     pub(super) hash: Hash,
+    pub(super) since: SystemTime,
+}
+
+/// Which content of a library is worth loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Only another one than that of the active generation.
+    Other,
+    Any,
 }
 
 /// Why a library or a resource cannot serve. One sentence for the operator, with its causes.
@@ -42,14 +51,18 @@ pub(crate) enum Refusal {
 impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
     pub(super) async fn load_new(&mut self, name: &str) -> Result<(), Refusal> {
-        if let Some(loaded) = self.load(name).await? {
+        if let Some(loaded) = self.load(name, Content::Other).await? {
             self.activate(name, loaded);
         }
         Ok(())
     }
 
-    /// The library of a plugin as a new generation; None if its content is that of the active one.
-    pub(super) async fn load(&mut self, name: &str) -> Result<Option<Active>, Refusal> {
+    /// The library of a plugin as a new generation; None if its content is not worth it.
+    pub(super) async fn load(
+        &mut self,
+        name: &str,
+        wanted: Content,
+    ) -> Result<Option<Active>, Refusal> {
         let config = self.hub.config.load_full();
         let file = watch::library(&config.server.plugin_dir, name);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
@@ -62,14 +75,18 @@ impl Supervisor {
         let present = plugin.active.as_ref().map(|active| active.hash);
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let staged = blocking(move || stage::stage(&file, &folder, &plugin, number)).await?;
-        if present == Some(staged.hash) {
+        if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
+            if let Some(plugin) = self.plugins.get_mut(name) {
+                plugin.refused = None;
+            }
             return Ok(None);
         }
         let opened = self.open(name, number, &staged, config.server.reload.preflight).await;
         match opened {
             Ok(generation) => {
-                Ok(Some(Active { generation: Arc::new(generation), hash: staged.hash }))
+                let generation = Arc::new(generation);
+                Ok(Some(Active { generation, hash: staged.hash, since: SystemTime::now() }))
             }
             Err(refusal) => {
                 forget(&staged.path);
@@ -94,10 +111,12 @@ impl Supervisor {
         let Generation { number, facts, path, .. } = &*loaded.generation;
         info!(
             plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
-            file = %path.display(), hash = hex(&loaded.hash[..6]), "plugin loaded"
+            file = %path.display(), hash = stage::hex(&loaded.hash[..6]), "plugin loaded"
         );
         let plugin = self.plugins.entry(name.to_owned()).or_default();
+        plugin.refused = None;
         if let Some(retired) = plugin.active.replace(loaded) {
+            plugin.retired += 1;
             drop(spawn_blocking(move || loader::page_out(&retired.generation.path)));
         }
     }
@@ -115,8 +134,9 @@ impl Supervisor {
     }
 
     /// One line in the log, and the same as text.
-    pub(super) fn report(&self, name: &str, refusal: &Refusal) -> String {
+    pub(super) fn report(&mut self, name: &str, refusal: &Refusal) -> String {
         let line = self.describe(name, refusal);
+        self.plugins.entry(name.to_owned()).or_default().refused = Some(chain(refusal));
         error!("{line}");
         line
     }
@@ -144,8 +164,4 @@ pub(super) fn forget(staged: &Path) {
     if let Err(error) = std::fs::remove_file(staged) {
         debug!(file = %staged.display(), %error, "a refused copy stays");
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
