@@ -19,6 +19,7 @@ mod server;
 pub mod chunk;
 mod connection;
 pub mod dialog;
+pub mod frame;
 pub mod identity;
 mod post;
 mod wire;

@@ -1,6 +1,8 @@
 //! `ready`, `next`, `close`: the dialog, its order, and what is left of it without one.
 
-use plugsocket_tests::{Client, Next, RawClient, Request, Setup, TestHost, masked, opcode, closing};
+use plugsocket_tests::{
+    Client, Next, RawClient, Request, Setup, TestHost, closing, masked, opcode,
+};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -231,6 +233,19 @@ async fn messages_sent_just_before_a_close_are_handled_before_it() {
     let calls = calls_until_close(ready["uuid"].as_str().unwrap(), &mut observer).await;
     assert_eq!(calls.len(), 52);
     assert_eq!((&calls[51]["call"], &calls[51]["code"]), (&json!("close"), &json!(4003)));
+}
+
+#[tokio::test]
+async fn the_application_learns_at_once_of_a_peer_that_closes_and_keeps_its_socket() {
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker").server("close_timeout", "600");
+    let host = setup.start().await;
+    let mut observer = host.connect("/speak").await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    let ready: Value = serde_json::from_str(&client.expect_text().await).unwrap();
+    client.write(closing(1000)).await;
+    let calls = calls_until_close(ready["uuid"].as_str().unwrap(), &mut observer).await;
+    assert_eq!(names(&calls), ["open", "close"]);
+    client.expect_close(1000).await;
 }
 
 #[tokio::test]
