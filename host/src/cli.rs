@@ -172,8 +172,10 @@ enum CommandError {
 }
 
 async fn check(options: &Options) -> Result<(), CommandError> {
-    let config = Config::load(&options.config)?;
+    let mut config = Config::load(&options.config)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
+    // Only a host that serves has good generations.
+    config.server.reload.keep_generations = 0;
     let (_, mut supervisor) = assemble(config);
     let failures = start(&mut supervisor, options).await?;
     supervisor.stop().await;

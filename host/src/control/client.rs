@@ -33,6 +33,15 @@ pub(crate) enum AskPlugin {
     List(Form),
     /// Load the library again, even if it is the same, and let it take over with its state.
     Reload { name: String },
+    /// Let a library that served before take over again, with the state. `plugin list` shows what is kept.
+    Rollback {
+        name: String,
+        /// Its number; without it, the one before the active one.
+        generation: Option<u64>,
+        /// Without the state: connections stay, the application sees them open again.
+        #[arg(long)]
+        fresh: bool,
+    },
     /// Close the resources of a plugin until it is enabled again, or the host starts again.
     Disable { name: String },
     /// Serve the resources of a disabled plugin again.
@@ -112,6 +121,9 @@ impl Ask {
             Self::Plugin(AskPlugin::List(form)) => (Request::Plugins, form),
             Self::Plugin(AskPlugin::Reload { name }) => {
                 (Request::PluginReload { plugin: name }, TABLE)
+            }
+            Self::Plugin(AskPlugin::Rollback { name, generation, fresh }) => {
+                (Request::PluginRollback { plugin: name, generation, fresh }, TABLE)
             }
             Self::Plugin(AskPlugin::Disable { name }) => {
                 (Request::PluginDisable { plugin: name }, TABLE)
@@ -227,6 +239,7 @@ fn print_plugins(plugins: &[Plugin]) -> String {
                 of(|generation| format!("{} {}", generation.version, generation.build)),
                 of(|generation| age(generation.age_seconds)),
                 plugin.retired.to_string(),
+                kept(plugin),
                 plugin.counts.sessions.to_string(),
                 plugin.counts.messages.to_string(),
                 plugin.counts.panics.to_string(),
@@ -243,6 +256,7 @@ fn print_plugins(plugins: &[Plugin]) -> String {
         "BUILD",
         "AGE",
         "RETIRED",
+        "KEPT",
         "SESSIONS",
         "MESSAGES",
         "PANICS",
@@ -256,6 +270,11 @@ fn print_plugins(plugins: &[Plugin]) -> String {
         }
     }
     text
+}
+
+fn kept(plugin: &Plugin) -> String {
+    let numbers: Vec<String> = plugin.kept.iter().map(|kept| kept.number.to_string()).collect();
+    numbers.join(" ")
 }
 
 fn print_connections(connections: &[Connection]) -> String {

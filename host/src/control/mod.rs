@@ -27,6 +27,7 @@ use tracing::{info, warn};
 use self::protocol::{Answer, Request};
 use crate::identity::Identity;
 use crate::outbox::CloseReason;
+use crate::plugin::lane::Succession;
 use crate::server::Hub;
 use crate::supervisor::{Change, Order};
 
@@ -160,6 +161,10 @@ impl Desk {
             Request::PluginReload { plugin } => self.order(Order::Reload(plugin)).await,
             Request::PluginDisable { plugin } => self.order(Order::Disable(plugin)).await,
             Request::PluginEnable { plugin } => self.order(Order::Enable(plugin)).await,
+            Request::PluginRollback { plugin, generation, fresh } => {
+                let succession = if fresh { Succession::Stranger } else { Succession::Heir };
+                self.order(Order::RollBack { plugin, generation, succession }).await
+            }
             Request::Drain => {
                 info!("asked to drain");
                 // A second one changes nothing.

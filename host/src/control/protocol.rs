@@ -26,6 +26,15 @@ pub(crate) enum Request {
     PluginEnable {
         plugin: String,
     },
+    PluginRollback {
+        plugin: String,
+        /// None: the one before the active one.
+        #[serde(default)]
+        generation: Option<u64>,
+        /// Without the state.
+        #[serde(default)]
+        fresh: bool,
+    },
     Drain,
 }
 
@@ -90,6 +99,8 @@ pub(crate) struct Plugin {
     pub(crate) generation: Option<Generation>,
     /// Generations that were replaced, and whose code is still mapped.
     pub(crate) retired: u64,
+    /// What can be rolled back to, the newest first; the active one is among them.
+    pub(crate) kept: Vec<Kept>,
     pub(crate) resources: Vec<String>,
     #[serde(flatten)]
     pub(crate) counts: Counts,
@@ -104,6 +115,14 @@ pub(crate) struct Generation {
     pub(crate) version: String,
     /// What the author put in; may be empty.
     pub(crate) build: String,
+    pub(crate) age_seconds: u64,
+}
+
+/// A library that served before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) number: u64,
+    pub(crate) hash: String,
     pub(crate) age_seconds: u64,
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::protocol::{
-    Answer, Connection, Counts, Difference, Generation, Plugin, Resource, Status,
+    Answer, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
 };
 use crate::config::{Config, LaneKind};
 use crate::http;
-use crate::plugin::{stage, watch};
+use crate::plugin::{archive, stage, watch};
 use crate::resource::{Resource as Served, ServiceState};
 use crate::server::Hub;
 use crate::supervisor::roster::Standing;
@@ -108,10 +108,20 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -
             build: running.build.clone(),
             age_seconds: age(running.since).as_secs(),
         }),
+        kept: standing.map(kept).unwrap_or_default(),
         retired: standing.map_or(0, |standing| standing.retired),
         counts: resources.iter().filter_map(|path| served.get(path)).map(|s| counts(s)).sum(),
         resources,
     }
+}
+
+fn kept(standing: &Standing) -> Vec<Kept> {
+    let kept = |kept: &archive::Kept| Kept {
+        number: kept.number,
+        hash: kept.hash.clone(),
+        age_seconds: age(kept.since).as_secs(),
+    };
+    standing.kept.iter().map(kept).collect()
 }
 
 fn age(since: SystemTime) -> Duration {

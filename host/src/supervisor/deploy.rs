@@ -26,7 +26,13 @@ pub(super) struct Candidate {
 
 impl Supervisor {
     /// Lets a new generation take over every resource that its plugin serves.
-    pub(super) async fn replace(&mut self, name: &str, loaded: Active, config: &Config) -> Outcome {
+    pub(super) async fn replace(
+        &mut self,
+        name: &str,
+        loaded: Active,
+        config: &Config,
+        succession: Succession,
+    ) -> Outcome {
         let served = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
         let resources = self.hub.resources.load_full();
         let mut candidates = Vec::new();
@@ -40,7 +46,7 @@ impl Supervisor {
         let (mut taken, mut refused) = (Vec::new(), Vec::new());
         for (resource, settings, candidate) in candidates {
             let path = resource.path.as_str();
-            match self.take_over(resource, settings, candidate, Succession::Heir).await {
+            match self.take_over(resource, settings, candidate, succession).await {
                 Ok(()) => {
                     taken.push(path);
                     self.forgive(path);
@@ -59,7 +65,7 @@ impl Supervisor {
         }
         let number = loaded.generation.number;
         if !taken.is_empty() {
-            self.activate(name, loaded);
+            self.activate(name, loaded).await;
         }
         if refused.is_empty() {
             return Ok(format!("generation {number} of {name} serves {}", taken.join(", ")));

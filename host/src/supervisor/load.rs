@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{Supervisor, chain};
 use crate::config::Config;
@@ -34,6 +34,10 @@ pub(super) enum Content {
 pub(crate) enum Refusal {
     #[error("{} is not there; put the library into that folder", .0.display())]
     Missing(PathBuf),
+    #[error(
+        "it is the content that was rolled back from; `plugsocket plugin reload` takes it all the same"
+    )]
+    RolledBack,
     #[error(transparent)]
     Stage(#[from] StageError),
     #[error(transparent)]
@@ -51,8 +55,22 @@ pub(crate) enum Refusal {
 impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
     pub(super) async fn load_new(&mut self, name: &str) -> Result<(), Refusal> {
-        if let Some(loaded) = self.load(name, Content::Other).await? {
-            self.activate(name, loaded);
+        let loaded = match self.load(name, Content::Other).await {
+            Err(Refusal::RolledBack) => match self.archive(name).list().first() {
+                Some(kept) => {
+                    warn!(
+                        plugin = name,
+                        kept = kept.number,
+                        "its file was rolled back from; the kept generation serves"
+                    );
+                    Some(self.load_kept(name, kept).await?)
+                }
+                None => return Err(Refusal::RolledBack),
+            },
+            loaded => loaded?,
+        };
+        if let Some(loaded) = loaded {
+            self.activate(name, loaded).await;
         }
         Ok(())
     }
@@ -70,9 +88,8 @@ impl Supervisor {
         if plugin.seen.is_none() {
             return Err(Refusal::Missing(file));
         }
-        plugin.last_number += 1;
-        let number = plugin.last_number;
         let present = plugin.active.as_ref().map(|active| active.hash);
+        let number = self.next_number(name);
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let staged = blocking(move || stage::stage(&file, &folder, &plugin, number)).await?;
         if wanted == Content::Other && present == Some(staged.hash) {
@@ -81,6 +98,11 @@ impl Supervisor {
                 plugin.refused = None;
             }
             return Ok(None);
+        }
+        let rolled_back = self.archive(name).rolled_back();
+        if wanted == Content::Other && rolled_back == Some(stage::hex(&staged.hash)) {
+            forget(&staged.path);
+            return Err(Refusal::RolledBack);
         }
         let opened = self.open(name, number, &staged, config.server.reload.preflight).await;
         match opened {
@@ -107,18 +129,21 @@ impl Supervisor {
         Ok(blocking(move || Generation::open(&name, number, &path)).await?)
     }
 
-    pub(super) fn activate(&mut self, name: &str, loaded: Active) {
-        let Generation { number, facts, path, .. } = &*loaded.generation;
-        info!(
-            plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
-            file = %path.display(), hash = stage::hex(&loaded.hash[..6]), "plugin loaded"
-        );
+    pub(super) async fn activate(&mut self, name: &str, loaded: Active) {
+        let (generation, hash) = (loaded.generation.clone(), loaded.hash);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.refused = None;
         if let Some(retired) = plugin.active.replace(loaded) {
             plugin.retired += 1;
             drop(spawn_blocking(move || loader::page_out(&retired.generation.path)));
         }
+        self.keep(name, generation.clone(), hash).await;
+        self.publish();
+        let Generation { number, facts, path, .. } = &*generation;
+        info!(
+            plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
+            file = %path.display(), hash = stage::hex(&hash[..6]), "plugin loaded"
+        );
     }
 
     pub(super) fn active(&self, name: &str) -> Option<Arc<Generation>> {

@@ -9,6 +9,7 @@ mod configure;
 mod deploy;
 mod load;
 mod order;
+mod rollback;
 pub(crate) mod roster;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,7 +25,7 @@ use self::deploy::service;
 use self::load::{Active, Content};
 pub(crate) use self::order::Order;
 use self::order::Outcome;
-use crate::plugin::lane::Item;
+use crate::plugin::lane::{Item, Succession};
 use crate::plugin::pulse::Pulse;
 use crate::plugin::stage::{self, FileStamp};
 use crate::plugin::watch;
@@ -200,7 +201,9 @@ impl Supervisor {
             return;
         }
         match self.load(&name, Content::Other).await {
-            Ok(Some(loaded)) => drop(self.replace(&name, loaded, &config).await),
+            Ok(Some(loaded)) => {
+                drop(self.replace(&name, loaded, &config, Succession::Heir).await);
+            }
             Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
             Err(refusal) => drop(self.report(&name, &refusal)),
         }

@@ -8,6 +8,7 @@ use tracing::info;
 use super::Supervisor;
 use super::load::{Content, Refusal};
 use crate::config::Config;
+use crate::plugin::lane::Succession;
 use crate::plugin::stage::FileStamp;
 use crate::plugin::watch;
 use crate::resource::{Outage, Resource};
@@ -21,6 +22,12 @@ pub(crate) enum Order {
     Reload(String),
     Disable(String),
     Enable(String),
+    /// Let a kept generation take over: this one, or the one before.
+    RollBack {
+        plugin: String,
+        generation: Option<u64>,
+        succession: Succession,
+    },
 }
 
 /// What was done, or why it was not.
@@ -33,6 +40,9 @@ impl Supervisor {
             Order::Reload(name) => self.reload(&name).await,
             Order::Disable(name) => self.disable(&name).await,
             Order::Enable(name) => self.enable(&name).await,
+            Order::RollBack { plugin, generation, succession } => {
+                self.roll_back(&plugin, generation, succession).await
+            }
         }
     }
 
@@ -43,7 +53,13 @@ impl Supervisor {
             return Err(format!("{name} is disabled; enable it"));
         }
         match self.load(name, Content::Any).await {
-            Ok(Some(loaded)) => self.replace(name, loaded, &config).await,
+            Ok(Some(loaded)) => {
+                let done = self.replace(name, loaded, &config, Succession::Heir).await;
+                if done.is_ok() {
+                    self.note_rolled_back(name, None);
+                }
+                done
+            }
             Ok(None) => Err(format!("{name} was not loaded")),
             Err(refusal) => Err(self.report(name, &refusal)),
         }
@@ -109,7 +125,7 @@ impl Supervisor {
         mapped.filter_map(|(path, _)| served.get(path).cloned()).collect()
     }
 
-    fn must_be_mapped(&self, name: &str, config: &Config) -> Result<(), String> {
+    pub(super) fn must_be_mapped(&self, name: &str, config: &Config) -> Result<(), String> {
         if config.resources.values().any(|settings| settings.plugin == name) {
             return Ok(());
         }

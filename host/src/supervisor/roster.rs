@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::Supervisor;
+use crate::plugin::archive::Kept;
 use crate::plugin::stage;
 
 /// All plugins that the supervisor has dealt with, by name.
@@ -19,6 +20,8 @@ pub(crate) struct Standing {
     /// Generations that were replaced.
     pub(crate) retired: u64,
     pub(crate) is_disabled: bool,
+    /// Generations that can be rolled back to, the newest first.
+    pub(crate) kept: Vec<Kept>,
 }
 
 /// The generation that is loaded.
@@ -48,6 +51,7 @@ impl Supervisor {
                 refused: plugin.refused.clone(),
                 retired: plugin.retired,
                 is_disabled: plugin.is_disabled,
+                kept: self.archive(name).list(),
             };
             (name.clone(), standing)
         });
