@@ -37,6 +37,8 @@ const SERVER: Keys = Keys {
         "listen",
         "plugin_dir",
         "staging_dir",
+        "state_dir",
+        "control",
         "page",
         "unknown_resource",
         "allowed_ips",
@@ -65,7 +67,7 @@ const SERVER: Keys = Keys {
 
 const RELOAD: Keys = Keys {
     table: "[server.reload]",
-    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout"],
+    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout", "keep_generations"],
 };
 
 const WATCHDOG: Keys = Keys {
@@ -111,6 +113,8 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         listen: listen(&mut s, base),
         plugin_dir,
         staging_dir,
+        state_dir: state_dir(&mut s, base),
+        control: control(&mut s, base),
         page: s.value("page", value::switch).unwrap_or(true),
         unknown_resource: s
             .value("unknown_resource", |value| value::choice(value, &unknown))
@@ -172,6 +176,24 @@ fn directories(s: &mut Section<'_, '_>, base: &Path) -> (PathBuf, PathBuf) {
     let staged =
         s.value("staging_dir", |value| read(value, "\".plugsocket/staged\"").and_then(apart));
     (plugins, staged.unwrap_or(default))
+}
+
+fn state_dir(s: &mut Section<'_, '_>, base: &Path) -> PathBuf {
+    let example = "\".plugsocket/state\"";
+    let read = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => value::file(text, base, example),
+        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
+    };
+    s.value("state_dir", read).unwrap_or_else(|| base.join(".plugsocket/state"))
+}
+
+fn control(s: &mut Section<'_, '_>, base: &Path) -> PathBuf {
+    let example = "\".plugsocket/control\"";
+    let read = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => value::file(text, base, example).and_then(address::socket),
+        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
+    };
+    s.value("control", read).unwrap_or_else(|| base.join(".plugsocket/control"))
 }
 
 fn access(s: &mut Section<'_, '_>) -> Access {
@@ -269,6 +291,7 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
     };
     const CHECK: Seconds =
         Seconds { least: Duration::from_millis(1), less: "would refuse every plugin" };
+    const KEEP: Count = Count::new("generations", 0..=1000, "");
     let mut s = Section::new(("server.reload".to_owned(), at), table, &RELOAD, &ALL, mistakes);
     let default = Reload::default();
     Reload {
@@ -276,6 +299,7 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         rescan: s.seconds("rescan", &RESCAN, default.rescan),
         preflight: s.seconds("preflight_timeout", &CHECK, default.preflight),
         start: s.seconds("start_timeout", &CHECK, default.start),
+        keep_generations: s.count("keep_generations", &KEEP, default.keep_generations),
     }
 }
 
