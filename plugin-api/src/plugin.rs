@@ -28,7 +28,7 @@ pub trait Plugin: Send + Sized + 'static {
     const NEVER_BLOCKS: bool = false;
 
     /// Makes an instance. `config` is the JSON object of `[resources."/path".config]`, `{}` where there is none:
-    /// check all of it here, so that a mistake is found before anything changes.
+    /// check all of it here ([`read_config`](crate::read_config)), so that a mistake is found before anything changes.
     ///
     /// Called on a thread of its own, while an older instance may still be serving: do not take away
     /// what that one needs (a port, a file) before [`restore`](Self::restore).

@@ -113,10 +113,9 @@ impl Plugin for Jobs {
             self.send(session.id(), &json(&Packet::Error { error: &shown }));
             "refused"
         });
-        if self.may_report(session) {
-            // Gone, should it be gone.
-            let _ = self.host.set_fyi(session.id(), fyi);
-        }
+        // Each time anew: what it said before, also under another configuration, is of no more use.
+        let fyi = if self.may_report(session) { fyi } else { "" };
+        let _ = self.host.set_fyi(session.id(), fyi);
         Ok(())
     }
 

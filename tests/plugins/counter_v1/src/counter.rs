@@ -1,0 +1,132 @@
+//! Counts messages: all of them (`total`) and those of each connection (`seq`), and carries both over a reload.
+//!
+//! Any text is answered by `{"opcode":"counted","by":NAME,"total":N,"seq":M,"message":TEXT}`, so a test sees which
+//! version handled which message, and that none was lost, doubled or handled out of order.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use plugsocket_plugin::{
+    CloseCode, CloseReason, Host, Message, Plugin, Refused, RestoreError, Session, Snapshot,
+    StartError, read_config,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::NAME;
+
+pub(crate) struct Counter {
+    host: Host,
+    config: Config,
+    count: Count,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Config {
+    /// Instead of the version's own name.
+    by: Option<String>,
+    refuse_start: bool,
+    refuse_restore: bool,
+    start_delay_ms: u64,
+    /// Bytes added to the snapshot.
+    ballast: usize,
+}
+
+/// The snapshot, version 1.
+#[derive(Default, Serialize, Deserialize)]
+struct Count {
+    total: u64,
+    /// By connection.
+    seqs: BTreeMap<u64, u64>,
+    ballast: String,
+}
+
+#[derive(Serialize)]
+struct Counted<'a> {
+    opcode: &'static str,
+    by: &'a str,
+    total: u64,
+    seq: u64,
+    message: &'a str,
+}
+
+impl Plugin for Counter {
+    const NEVER_BLOCKS: bool = true;
+
+    fn start(host: Host, config: &str) -> Result<Self, StartError> {
+        let config: Config = read_config(config)?;
+        pause(config.start_delay_ms);
+        if config.refuse_start {
+            return Err(StartError::new("told to refuse by `refuse_start`"));
+        }
+        Ok(Self { host, config, count: Count::default() })
+    }
+
+    fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
+        let Message::Text(message) = message else {
+            return Err(Refused::with_code(CloseCode::UNSUPPORTED, "text only"));
+        };
+        self.count.total += 1;
+        let seq = self.count.seqs.entry(session.id().0).or_default();
+        *seq += 1;
+        let by = self.config.by.as_deref().unwrap_or(NAME);
+        let counted =
+            Counted { opcode: "counted", by, total: self.count.total, seq: *seq, message };
+        let text = serde_json::to_string(&counted).expect("texts and numbers have a JSON form");
+        let _ = self.host.send(session.id(), &text);
+        Ok(())
+    }
+
+    fn close(&mut self, session: &Session<'_>, _: &CloseReason<'_>) {
+        self.count.seqs.remove(&session.id().0);
+    }
+
+    fn snapshot(&mut self) -> Option<Snapshot> {
+        self.count.ballast = "x".repeat(self.config.ballast);
+        let bytes = serde_json::to_vec(&self.count).expect("texts and numbers have a JSON form");
+        self.count.ballast = String::new();
+        Some(Snapshot { version: 1, bytes })
+    }
+
+    fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
+        if self.config.refuse_restore {
+            return Err(RestoreError::new("told to refuse by `refuse_restore`"));
+        }
+        if snapshot.version != 1 {
+            return Err(RestoreError::new("the counter reads snapshots of version 1"));
+        }
+        self.count = serde_json::from_slice(&snapshot.bytes)?;
+        self.count.ballast = String::new();
+        Ok(())
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a start that takes long is what is tested")]
+fn pause(millis: u64) {
+    std::thread::sleep(Duration::from_millis(millis));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use plugsocket_plugin::testing::{Harness, Peer};
+
+    #[test]
+    fn the_successor_goes_on_counting() {
+        let mut app = Harness::<Counter>::start(r#"{"by":"a","ballast":10}"#).unwrap();
+        let [ann, bob] = [(); 2].map(|()| app.open(Peer::websocket()).unwrap());
+        app.message(bob, "add").unwrap();
+        app.message(ann, r#"{"opcode":"add"}"#).unwrap();
+        assert_eq!(
+            app.received(ann),
+            [r#"{"opcode":"counted","by":"a","total":2,"seq":1,"message":"{\"opcode\":\"add\"}"}"#]
+        );
+        let mut app = app.reload::<Counter>("{}").unwrap();
+        app.message(ann, "x").unwrap();
+        let expected =
+            format!(r#"{{"opcode":"counted","by":"{NAME}","total":3,"seq":2,"message":"x"}}"#);
+        assert_eq!(app.received(ann), [expected]);
+        assert!(app.reload::<Counter>(r#"{"refuse_restore":true}"#).is_err());
+        assert!(Harness::<Counter>::start(r#"{"refuse_start":true}"#).is_err());
+    }
+}

@@ -1,0 +1,7 @@
+//! The program itself, as a binary of this crate: so cargo builds it before the tests that start it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    plugsocket::main()
+}

@@ -1,0 +1,210 @@
+//! What a host is given: `plugins.toml` and a folder of libraries.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::host::TestHost;
+use crate::{plugin_path, unique_name, within};
+
+/// A host before it starts. Values are written as in TOML: `server("page", "false")`, `config("/x", "by", r#""me""#)`.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    program: PathBuf,
+    server: BTreeMap<String, String>,
+    reload: BTreeMap<String, String>,
+    resources: BTreeMap<String, Resource>,
+    /// The library of each plugin, by the name under which it lies in the folder.
+    libraries: BTreeMap<String, Library>,
+}
+
+#[derive(Clone, Debug)]
+enum Library {
+    CopyOf(String),
+    Bytes(Vec<u8>),
+    Absent,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Resource {
+    keys: BTreeMap<String, String>,
+    config: BTreeMap<String, String>,
+}
+
+/// How a command of the program ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// None if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub said: String,
+    /// Standard error.
+    pub complained: String,
+}
+
+impl Setup {
+    /// A host on a free port of 127.0.0.1. `program` is `env!("CARGO_BIN_EXE_plugsocket-under-test")`.
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        let setup = Self {
+            program: program.into(),
+            server: BTreeMap::new(),
+            reload: BTreeMap::new(),
+            resources: BTreeMap::new(),
+            libraries: BTreeMap::new(),
+        };
+        // No look at the folder comes to the help of a test: what is noticed, an event told.
+        setup
+            .server("listen", r#"["127.0.0.1:0"]"#)
+            .server("plugin_dir", r#""plugins""#)
+            .reload("quiet", "0.05")
+            .reload("rescan", "600")
+    }
+
+    /// Sets a key of `[server]`.
+    #[must_use]
+    pub fn server(mut self, key: &str, value: &str) -> Self {
+        self.server.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a key of `[server.reload]`.
+    #[must_use]
+    pub fn reload(mut self, key: &str, value: &str) -> Self {
+        self.reload.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Maps a resource; its library is put into the folder unless something else was said of it.
+    #[must_use]
+    pub fn resource(self, path: &str, plugin: &str) -> Self {
+        self.key(path, "plugin", &format!("{plugin:?}"))
+    }
+
+    /// Maps a resource without a dialog.
+    #[must_use]
+    pub fn plain(self, path: &str, plugin: &str) -> Self {
+        self.resource(path, plugin).key(path, "dialog", "false")
+    }
+
+    /// Takes a resource out again.
+    #[must_use]
+    pub fn remove(mut self, path: &str) -> Self {
+        self.resources.remove(path);
+        self
+    }
+
+    /// Sets a key of a resource.
+    #[must_use]
+    pub fn key(mut self, path: &str, key: &str, value: &str) -> Self {
+        let resource = self.resources.entry(path.to_owned()).or_default();
+        resource.keys.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a key of a resource's own configuration.
+    #[must_use]
+    pub fn config(mut self, path: &str, key: &str, value: &str) -> Self {
+        let resource = self.resources.entry(path.to_owned()).or_default();
+        resource.config.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Puts the library `library` into the folder as that of `plugin`.
+    #[must_use]
+    pub fn library(mut self, plugin: &str, library: &str) -> Self {
+        self.libraries.insert(plugin.to_owned(), Library::CopyOf(library.to_owned()));
+        self
+    }
+
+    /// Puts a file with this content into the folder as the library of `plugin`.
+    #[must_use]
+    pub fn file(mut self, plugin: &str, content: &[u8]) -> Self {
+        self.libraries.insert(plugin.to_owned(), Library::Bytes(content.to_owned()));
+        self
+    }
+
+    /// Leaves the library of `plugin` out.
+    #[must_use]
+    pub fn without(mut self, plugin: &str) -> Self {
+        self.libraries.insert(plugin.to_owned(), Library::Absent);
+        self
+    }
+
+    /// The text of `plugins.toml`.
+    pub fn toml(&self) -> String {
+        let mut text = String::new();
+        let mut table = |name: &str, keys: &BTreeMap<String, String>| {
+            writeln!(text, "[{name}]").unwrap();
+            for (key, value) in keys {
+                writeln!(text, "{key} = {value}").unwrap();
+            }
+        };
+        table("server", &self.server);
+        table("server.reload", &self.reload);
+        for (path, resource) in &self.resources {
+            table(&format!("resources.{path:?}"), &resource.keys);
+            if !resource.config.is_empty() {
+                table(&format!("resources.{path:?}.config"), &resource.config);
+            }
+        }
+        text
+    }
+
+    /// Starts the host and waits until it is ready.
+    pub async fn start(self) -> TestHost {
+        let folder = self.lay_out();
+        TestHost::start(self, folder).await
+    }
+
+    /// Runs a command of the program, such as `check`, to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Outcome {
+        let folder = self.lay_out();
+        let mut command = tokio::process::Command::new(&self.program);
+        command.args(arguments).current_dir(&folder).stdin(Stdio::null()).kill_on_drop(true);
+        command.env_remove("RUST_LOG");
+        let output = within("the command to end", command.output()).await.unwrap();
+        std::fs::remove_dir_all(&folder).unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        Outcome {
+            code: output.status.code(),
+            said: text(output.stdout),
+            complained: text(output.stderr),
+        }
+    }
+
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Makes the folder of the host and returns it.
+    fn lay_out(&self) -> PathBuf {
+        // Not in the build folder: the path of a socket file must be short.
+        let folder = std::env::temp_dir().join(unique_name());
+        std::fs::create_dir_all(folder.join("plugins")).unwrap();
+        std::fs::write(folder.join("plugins.toml"), self.toml()).unwrap();
+        self.lay_libraries(&folder);
+        folder
+    }
+
+    /// Puts those libraries into the folder that are not there yet.
+    pub(crate) fn lay_libraries(&self, folder: &Path) {
+        let mapped = self.resources.values().filter_map(|resource| resource.keys.get("plugin"));
+        let mut libraries: BTreeMap<String, Library> = mapped
+            .map(|name| name.trim_matches('"').to_owned())
+            .map(|name| (name.clone(), Library::CopyOf(name)))
+            .collect();
+        libraries.extend(self.libraries.clone());
+        for (name, library) in libraries {
+            let file = folder.join(format!("plugins/lib{name}.so"));
+            if file.exists() {
+                continue;
+            }
+            match library {
+                Library::CopyOf(of) => drop(std::fs::copy(plugin_path(&of), file).unwrap()),
+                Library::Bytes(bytes) => std::fs::write(file, bytes).unwrap(),
+                Library::Absent => {}
+            }
+        }
+    }
+}
