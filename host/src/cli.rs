@@ -157,6 +157,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     );
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
     let listeners = listen(&config).await?;
+    let before = files::survey(&scope(&config));
     let (hub, mut supervisor) = assemble(config);
     start(&mut supervisor, options).await?;
 
@@ -167,7 +168,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
         accepting.spawn(server::accept(listener, hub.clone(), stopped.clone()));
     }
     let mut background = JoinSet::new();
-    background.spawn(watch_files(hub.clone(), changes.clone()));
+    background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue));
@@ -259,17 +260,14 @@ async fn remove_stale_socket(path: &Path) {
     }
 }
 
-async fn watch_files(hub: Arc<Hub>, changes: mpsc::Sender<Change>) {
-    let scope = move || {
-        let config = hub.config.load();
-        let Reload { quiet, rescan, .. } = config.server.reload;
-        files::Scope {
-            plugin_dir: config.server.plugin_dir.clone(),
-            file: config.path.clone(),
-            quiet,
-            rescan,
-        }
-    };
+fn scope(config: &Config) -> files::Scope {
+    let Reload { quiet, rescan, .. } = config.server.reload;
+    let (plugin_dir, file) = (config.server.plugin_dir.clone(), config.path.clone());
+    files::Scope { plugin_dir, file, quiet, rescan }
+}
+
+async fn watch_files(hub: Arc<Hub>, before: files::Survey, changes: mpsc::Sender<Change>) {
+    let scope = move || scope(&hub.config.load());
     let (changed, mut paths) = mpsc::channel(CHANGES);
     let forward = async {
         while let Some(path) = paths.recv().await {
@@ -278,7 +276,7 @@ async fn watch_files(hub: Arc<Hub>, changes: mpsc::Sender<Change>) {
             }
         }
     };
-    tokio::join!(files::watch(scope, changed), forward);
+    tokio::join!(files::watch(scope, before, changed), forward);
 }
 
 /// Lets every connection finish, within `drain`.

@@ -203,9 +203,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             End::Left(reason) => {
                 // From here on a feedback is told that nobody is there.
                 peer.outbox.finish();
-                drop(timeout(patience, self.wire.linger()).await);
-                drop(self.wire);
-                depart(&self.inbox, &peer, pending, reason).await;
+                let mut wire = self.wire;
+                let linger = async move { drop(timeout(patience, wire.linger()).await) };
+                // The application need not wait for a peer that keeps its socket, nor the socket for a lane that is stuck.
+                tokio::join!(depart(&self.inbox, &peer, pending, reason), linger);
             }
             End::Closed(reason) => {
                 // What the application answers to what it was handed before belongs to the peer; but a lane that is stuck

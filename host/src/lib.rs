@@ -18,6 +18,7 @@ mod server;
 pub mod chunk;
 mod connection;
 pub mod dialog;
+pub mod frame;
 pub mod identity;
 mod post;
 mod wire;

@@ -79,9 +79,14 @@ impl CloseReason {
         Self { code, by, text: text.into(), retry_after: None }
     }
 
-    /// Whether something went wrong, as opposed to somebody leaving.
+    /// Whether something went wrong, as opposed to somebody leaving. A peer that says goodbye has left, whatever its code: that of
+    /// a browser's plain `close()` is 1005.
     pub(crate) fn is_fault(&self) -> bool {
-        !matches!(self.code, CloseCode::NORMAL | CloseCode::AWAY) && self.by != ClosedBy::Plugin
+        match self.by {
+            ClosedBy::Peer => self.code == CloseCode::ABNORMAL,
+            ClosedBy::Plugin => false,
+            _ => !matches!(self.code, CloseCode::NORMAL | CloseCode::AWAY),
+        }
     }
 
     pub(crate) fn host(code: CloseCode, text: impl Into<String>) -> Self {

@@ -241,7 +241,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
             if !matches!(timeout(timeouts.write, stream.write_all(&switching)).await, Ok(Ok(()))) {
                 return;
             }
-            Wire::websocket(stream, read, limits).await
+            Wire::websocket(stream, read, limits)
         }
     };
     Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts)
@@ -270,7 +270,7 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
         (Wish::WebSocket { upgrade, .. }, Nowhere::Dialog(reason)) => {
             let goodbye = async {
                 stream.write_all(&http::switching(&upgrade, None)).await?;
-                let mut wire = Wire::websocket(stream, handshake.read, &config.server.limits).await;
+                let mut wire = Wire::websocket(stream, handshake.read, &config.server.limits);
                 wire.say_goodbye(reason, true).await?;
                 wire.linger().await;
                 io::Result::Ok(())

@@ -128,6 +128,12 @@ impl RawClient {
         self
     }
 
+    /// Tries a handshake; the status of its answer.
+    pub async fn try_handshake(&mut self, target: &str) -> u16 {
+        self.write(Self::handshake(target)).await;
+        self.head().await.0
+    }
+
     /// Reads a 101 up to the end of its headers.
     ///
     /// # Panics

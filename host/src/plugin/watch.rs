@@ -27,9 +27,16 @@ pub(crate) struct Scope {
     pub(crate) rescan: Duration,
 }
 
-/// Sends the path of each file that changed, appeared or disappeared and has been quiet since. Ends when nobody listens any more.
-/// `scope` is asked again each time, as its times may change.
-pub(crate) async fn watch(scope: impl Fn() -> Scope + Send, changed: mpsc::Sender<PathBuf>) {
+/// The files of a scope at one moment.
+pub(crate) type Survey = HashMap<PathBuf, FileStamp>;
+
+/// Sends the path of each file that changed, appeared or disappeared since `seen` and has been quiet since. Ends when nobody
+/// listens any more. `scope` is asked again each time, as its times may change.
+pub(crate) async fn watch(
+    scope: impl Fn() -> Scope + Send,
+    mut seen: Survey,
+    changed: mpsc::Sender<PathBuf>,
+) {
     let (heard, mut events) = mpsc::channel(EVENTS);
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // What does not fit is found by the next rescan.
@@ -38,7 +45,6 @@ pub(crate) async fn watch(scope: impl Fn() -> Scope + Send, changed: mpsc::Sende
     .inspect_err(|error| warn!(%error, "no file events; changes are found every few seconds"))
     .ok();
     let mut next_look = Instant::now();
-    let mut seen = survey(&scope());
     let mut restless: HashMap<PathBuf, Instant> = HashMap::new();
     loop {
         let next_quiet = restless.values().min().copied();
@@ -104,7 +110,8 @@ fn tells_of_change(kind: EventKind) -> bool {
     }
 }
 
-fn survey(scope: &Scope) -> HashMap<PathBuf, FileStamp> {
+/// What lies there now. Taken before the files are read for the first time, it lets [`watch`] find what changed meanwhile.
+pub(crate) fn survey(scope: &Scope) -> Survey {
     libraries(&scope.plugin_dir)
         .into_iter()
         .chain([scope.file.clone()])

@@ -139,6 +139,10 @@ impl Board {
         }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(crate) fn has_news(&self) -> bool {
         !self.late.is_empty()
     }

@@ -127,7 +127,7 @@ impl Plugin for Jobs {
         if self.board.has_news() || !self.demos.is_empty() {
             return Some(self.interval.clamp(Duration::from_millis(10), Duration::from_secs(1)));
         }
-        Some(IDLE)
+        (!self.board.is_empty()).then_some(IDLE)
     }
 
     fn tick(&mut self, _: SystemTime) {
@@ -427,8 +427,8 @@ impl Saved {
     const VERSION: u32 = 1;
 }
 
-/// Between ticks when nothing is to be told; the host asks anew after each tick only.
-const IDLE: Duration = Duration::from_millis(250);
+/// Between ticks when nothing is to be told but jobs may fall silent.
+const IDLE: Duration = Duration::from_secs(1);
 const MAX_DEMOS: usize = 100;
 /// Characters of a job's id.
 const MAX_ID: usize = 100;

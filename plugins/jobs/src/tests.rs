@@ -115,6 +115,7 @@ fn a_script_may_name_the_browser_that_is_to_watch() {
 fn a_flood_of_reports_arrives_as_its_newest_and_its_last() {
     let mut app = app(r#"{"interval":60}"#);
     let (ann, script) = both(&mut app);
+    assert_eq!(app.plugin().tick_every(), None);
     ask(&mut app, ann, r#"{"opcode":"watch","job":"J"}"#);
     assert_eq!(app.plugin().tick_every(), Some(IDLE));
     for n in 1..=1000 {

@@ -1,0 +1,121 @@
+//! Plain TCP: one packet, one line. Which bytes are a message is the business of `crate::lines`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use plugsocket_plugin::{CloseCode, ClosedBy};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, left, linger};
+use crate::chunk::Form;
+use crate::dialog;
+use crate::lines::{Lines, Tail};
+use crate::outbox::{CloseReason, Outgoing};
+use crate::registry::Peer;
+
+/// Plain TCP after its opening.
+#[derive(Debug)]
+pub(crate) struct LineStream<S> {
+    stream: S,
+    lines: Lines,
+    /// Whether something was pushed that was not looked at.
+    is_fresh: bool,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
+    /// `read` is what came behind the opening.
+    pub(crate) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
+        let mut lines = Lines::new(max_message, tail);
+        lines.push(read);
+        Self { stream, lines, is_fresh: !read.is_empty() }
+    }
+
+    pub(crate) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Received>,
+    ) -> Poll<Progress> {
+        loop {
+            if self.is_fresh {
+                match self.take_lines(batch) {
+                    Ok(()) if batch.is_empty() => self.is_fresh = false,
+                    Ok(()) => return Poll::Ready(Progress::More),
+                    Err(reason) => return Poll::Ready(Progress::Violated(reason)),
+                }
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(0) => return Poll::Ready(Progress::Left(left(CloseCode::AWAY, ""))),
+                Ok(_) => self.is_fresh = true,
+                Err(error) => {
+                    return Poll::Ready(Progress::Left(left(
+                        CloseCode::ABNORMAL,
+                        &error.to_string(),
+                    )));
+                }
+            }
+        }
+    }
+
+    pub(crate) async fn write(&mut self, queue: VecDeque<Outgoing>, peer: &Peer) -> io::Result<()> {
+        let mut out = Vec::new();
+        for item in queue {
+            append_line(&mut out, item, peer);
+        }
+        self.stream.write_all(&out).await?;
+        self.stream.flush().await
+    }
+
+    pub(crate) async fn say_goodbye(&mut self, packet: Option<String>) -> io::Result<()> {
+        if let Some(packet) = packet {
+            self.stream.write_all(format!("{packet}\n").as_bytes()).await?;
+        }
+        self.stream.shutdown().await
+    }
+
+    pub(crate) async fn linger(&mut self) {
+        linger(&mut self.stream).await;
+    }
+
+    fn take_lines(&mut self, batch: &mut Vec<Received>) -> Result<(), CloseReason> {
+        let too_long = |error: crate::lines::LineError| {
+            CloseReason::new(CloseCode::TOO_BIG, ClosedBy::Host, error.to_string())
+        };
+        while batch.len() < BATCH_MESSAGES {
+            let Some(bytes) = self.lines.next_message().map_err(too_long)? else { break };
+            batch.push(Received { bytes, form: Form::Unchecked });
+        }
+        Ok(())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Where a read ends can end a message of an old client, so a read takes all that is there; and a connection that waits
+        // has no use for a buffer of its own.
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            self.lines.push(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+}
+
+/// One packet, one line: a line feed in a JSON text is white space between its parts.
+fn append_line(out: &mut Vec<u8>, item: Outgoing, peer: &Peer) {
+    match item {
+        Outgoing::Message(payload) if payload.is_text => {
+            out.extend(payload.bytes.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
+        }
+        Outgoing::Message(payload) => {
+            let text = String::from_utf8_lossy(&payload.bytes).replace('\n', " ");
+            out.extend_from_slice(text.as_bytes());
+        }
+        Outgoing::Ready => out.extend_from_slice(dialog::ready(peer.identity.as_str()).as_bytes()),
+        Outgoing::Next(fyi) => {
+            out.extend_from_slice(dialog::next(fyi.as_deref().unwrap_or_default()).as_bytes());
+        }
+        Outgoing::Ping => return,
+    }
+    out.push(b'\n');
+}

@@ -1,0 +1,289 @@
+//! `ready`, `next`, `close`: the dialog, its order, and what is left of it without one.
+
+use plugsocket_tests::{Client, Next, RawClient, Request, Setup, TestHost, masked, opcode, closing};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+async fn host() -> TestHost {
+    let setup = Setup::new(PROGRAM).resource("/web", "feedback").resource("/speak", "speaker");
+    setup.plain("/echo", "echo").plain("/mute", "speaker").start().await
+}
+
+fn echo(message: impl Into<Value>) -> Value {
+    json!({"opcode": "echo", "message": message.into()})
+}
+
+/// Reads the speaker's log of calls about one connection: `open`, `message`, `close`, `error`.
+async fn calls_about(uuid: &str, observer: &mut Client) -> Vec<Value> {
+    let calls = observer.ask(&json!({"do": "log-of-calls"})).await;
+    let about = calls.as_array().unwrap().iter().filter(|call| call["uuid"] == uuid);
+    about.cloned().collect()
+}
+
+/// The same once `close` is among them.
+async fn calls_until_close(uuid: &str, observer: &mut Client) -> Vec<Value> {
+    loop {
+        let calls = calls_about(uuid, observer).await;
+        if calls.iter().any(|call| call["call"] == "close") {
+            return calls;
+        }
+    }
+}
+
+fn names(calls: &[Value]) -> Vec<&str> {
+    calls.iter().map(|call| call["call"].as_str().unwrap()).collect()
+}
+
+#[tokio::test]
+async fn ready_comes_first_and_its_uuid_is_random_and_signed() {
+    let host = host().await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let client = host.connect("/web").await;
+        let (uuid, mac) = client.uuid().split_once('.').unwrap();
+        let shape: Vec<usize> = uuid.split('-').map(str::len).collect();
+        assert_eq!(shape, [8, 4, 4, 4, 12], "{uuid}");
+        assert_eq!(uuid.as_bytes()[14], b'4', "version: {uuid}");
+        assert!(b"89ab".contains(&uuid.as_bytes()[19]), "variant: {uuid}");
+        assert!(mac.len() == 64 && mac.bytes().all(|byte| byte.is_ascii_hexdigit()), "{mac}");
+        assert!(!seen.contains(&uuid.to_owned()));
+        seen.push(uuid.to_owned());
+    }
+}
+
+#[tokio::test]
+async fn each_message_gets_one_next_and_what_is_sent_meanwhile_comes_before_it() {
+    let host = host().await;
+    let mut client = host.connect("/web").await;
+    for n in 0..20 {
+        let Next { packets, fyi } = client.call(&echo(n)).await;
+        assert_eq!((packets, fyi.as_str()), (vec![echo(n)], ""));
+    }
+    client.call(&json!({"opcode": "unknown"})).await;
+    client.call(&json!({})).await;
+    let last = client.call(&echo("last")).await;
+    assert_eq!(last.packets, [echo("last")]);
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_wait_is_answered_in_order() {
+    let host = host().await;
+    let mut client = host.raw().await.upgraded("/web").await;
+    client.expect_text().await;
+    let all: Vec<u8> =
+        (0..300).flat_map(|n| masked(opcode::TEXT, echo(n).to_string().as_bytes())).collect();
+    client.write(all).await;
+    for n in 0..300 {
+        let answer: Value = serde_json::from_str(&client.expect_text().await).unwrap();
+        assert_eq!(answer, echo(n));
+        assert_eq!(client.expect_text().await, r#"{"opcode":"next","fyi":""}"#);
+    }
+}
+
+#[tokio::test]
+async fn without_a_dialog_there_are_no_packets_at_all() {
+    let host = host().await;
+    let mut client = host.open(Request::to("/echo")).await;
+    for text in ["first", "", "bufferOFF", r#"{"opcode":"quit"}"#, "ü€𝄞"] {
+        client.send(text).await;
+        assert_eq!(client.receive_text().await, text);
+    }
+    let mut client = host.open(Request::to("/mute")).await;
+    client.send(json!({"do": "refuse", "code": 4001, "reason": "no"}).to_string()).await;
+    assert_eq!(client.expect_close(4001).await, "no");
+}
+
+#[tokio::test]
+async fn binary_messages_pass_byte_for_byte() {
+    let host = host().await;
+    let mut client = host.open(Request::to("/echo")).await;
+    let bytes: Vec<u8> = (0..=255).cycle().take(100_000).collect();
+    for bytes in [&bytes[..0], &bytes[..1], &bytes[..126], &bytes[..65_536], &bytes] {
+        client.send_binary(bytes).await;
+        let answer = client.receive().await.unwrap();
+        assert!(answer.is_binary() && *answer.into_data() == *bytes);
+    }
+}
+
+#[tokio::test]
+async fn a_fragmented_message_is_one_with_control_frames_between() {
+    let host = host().await;
+    let mut client = host.raw().await.upgraded("/echo").await;
+    client.write(masked(0x01, b"frag")).await;
+    client.write(masked(opcode::PING, b"there?")).await;
+    let pong = client.frame().await.unwrap();
+    assert_eq!((pong.first, pong.text()), (opcode::PONG, "there?"));
+    client.write(masked(0x00, b"men")).await;
+    client.write(masked(opcode::PONG, b"")).await;
+    // Also in the middle of a character.
+    client.write(masked(0x00, &"ü".as_bytes()[..1])).await;
+    client.write(masked(opcode::CONTINUATION, &"ü".as_bytes()[1..])).await;
+    assert_eq!(client.expect_text().await, "fragmenü");
+    client.write([masked(0x02, b"\xff"), masked(opcode::CONTINUATION, b"\x00")].concat()).await;
+    let answer = client.frame().await.unwrap();
+    assert_eq!((answer.first, &*answer.payload), (opcode::BINARY, &b"\xff\x00"[..]));
+}
+
+#[tokio::test]
+async fn the_fyi_of_a_feedback_is_its_verdict() {
+    let host = host().await;
+    let (mut sender, mut receiver) = (host.connect("/web").await, host.connect("/web").await);
+    let feedback = json!({"opcode": "feedback", "uuid": receiver.uuid(), "message": "m"});
+    let Next { packets, fyi } = sender.call(&feedback).await;
+    assert_eq!((packets.len(), fyi.as_str()), (0, "delivered"));
+    assert_eq!(receiver.receive_json().await, feedback);
+    assert_eq!(sender.call(&echo(1)).await.fyi, "");
+    receiver.close().await;
+    host.wait_for_log("its end", |line| line.message() == "connection ends").await;
+    while sender.call(&feedback).await.fyi != "gone" {}
+}
+
+#[tokio::test]
+async fn quit_closes_with_1000_and_no_packet() {
+    let host = host().await;
+    let mut client = host.connect("/web").await;
+    client.send(r#"{"opcode":"quit"}"#).await;
+    // The message that asked for it may still get its `next`.
+    let Some(message) = client.receive().await else { panic!("an end without a close frame") };
+    if message.is_text() {
+        assert_eq!(message.to_text().unwrap(), r#"{"opcode":"next","fyi":""}"#);
+        client.expect_close(1000).await;
+    } else {
+        assert!(message.is_close(), "{message:?}");
+    }
+}
+
+#[tokio::test]
+async fn invalid_json_closes_with_1007() {
+    let host = host().await;
+    for text in ["{", "hello", "[]", "17"] {
+        let mut client = host.connect("/web").await;
+        client.send(text).await;
+        let packet = client.expect_close_packet(1007).await;
+        assert!(packet["error"].as_str().unwrap().contains("JSON"), "{packet}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_sent_in_open_comes_after_ready() {
+    let host = host().await;
+    let mut client = host.connect("/speak?greet=1").await;
+    assert_eq!(client.receive_json().await, json!({"greeting": client.uuid()}));
+}
+
+#[tokio::test]
+async fn a_refusal_in_open_is_a_close_packet_and_its_code() {
+    let host = host().await;
+    let mut client = host.open(Request::to("/speak?refuse=room+is+full")).await;
+    assert_eq!(client.expect_close_packet(1008).await["error"], "room is full");
+    let mut client = host.open(Request::to("/mute?refuse=full")).await;
+    assert_eq!(client.expect_close(1008).await, "full");
+}
+
+#[tokio::test]
+async fn a_refused_message_closes_with_the_code_of_the_application() {
+    let host = host().await;
+    let mut client = host.connect("/speak").await;
+    client.send(json!({"do": "refuse", "code": 4002, "reason": "not this"}).to_string()).await;
+    assert_eq!(client.expect_close_packet(4002).await["error"], "not this");
+}
+
+#[tokio::test]
+async fn the_application_sees_open_messages_and_close_once_whatever_ended_it() {
+    let host = host().await;
+    let mut observer = host.connect("/speak").await;
+    // The peer closes.
+    let mut client = host.connect("/speak").await;
+    let uuid = client.uuid().to_owned();
+    client.ask(&json!({"do": "whoami"})).await;
+    client.ask(&json!({"do": "whoami"})).await;
+    client.close().await;
+    let calls = calls_until_close(&uuid, &mut observer).await;
+    assert_eq!(names(&calls), ["open", "message", "message", "close"]);
+    assert_eq!((&calls[3]["by"], &calls[3]["code"]), (&json!("peer"), &json!(1005)));
+    // The peer vanishes.
+    let client = host.connect("/speak").await;
+    let uuid = client.uuid().to_owned();
+    drop(client);
+    let calls = calls_until_close(&uuid, &mut observer).await;
+    assert_eq!(names(&calls), ["open", "error", "close"]);
+    assert_eq!((&calls[2]["by"], &calls[2]["code"]), (&json!("peer"), &json!(1006)));
+    // The application closes.
+    let mut client = host.connect("/speak").await;
+    let uuid = client.uuid().to_owned();
+    client.send(json!({"do": "close", "code": 4000, "reason": "enough"}).to_string()).await;
+    assert_eq!(client.expect_close_packet(4000).await["error"], "enough");
+    let calls = calls_until_close(&uuid, &mut observer).await;
+    assert_eq!(names(&calls), ["open", "message", "close"]);
+    assert_eq!((&calls[2]["by"], &calls[2]["code"]), (&json!("plugin"), &json!(4000)));
+    assert_eq!(calls[2]["reason"], "enough");
+}
+
+#[tokio::test]
+async fn messages_sent_just_before_a_close_are_handled_before_it() {
+    let host = host().await;
+    let mut observer = host.connect("/speak").await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    let ready: Value = serde_json::from_str(&client.expect_text().await).unwrap();
+    let message = masked(opcode::TEXT, br#"{"do":"whoami"}"#);
+    client.write([message.repeat(50), closing(4003)].concat()).await;
+    let calls = calls_until_close(ready["uuid"].as_str().unwrap(), &mut observer).await;
+    assert_eq!(calls.len(), 52);
+    assert_eq!((&calls[51]["call"], &calls[51]["code"]), (&json!("close"), &json!(4003)));
+}
+
+#[tokio::test]
+async fn the_application_learns_at_once_of_a_peer_that_closes_and_keeps_its_socket() {
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker").server("close_timeout", "600");
+    let host = setup.start().await;
+    let mut observer = host.connect("/speak").await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    let ready: Value = serde_json::from_str(&client.expect_text().await).unwrap();
+    client.write(closing(1000)).await;
+    let calls = calls_until_close(ready["uuid"].as_str().unwrap(), &mut observer).await;
+    assert_eq!(names(&calls), ["open", "close"]);
+    client.expect_close(1000).await;
+}
+
+#[tokio::test]
+async fn a_refused_connection_has_no_close() {
+    let host = host().await;
+    let mut observer = host.connect("/speak").await;
+    host.open(Request::to("/speak?refuse=x")).await.expect_close_packet(1008).await;
+    let calls = observer.ask(&json!({"do": "log-of-calls"})).await;
+    assert_eq!(names(calls.as_array().unwrap()), ["open", "open", "message"]);
+}
+
+#[tokio::test]
+async fn a_close_frame_is_answered_with_its_code() {
+    let host = host().await;
+    for path in ["/web", "/echo"] {
+        let mut client = host.raw().await;
+        client.write([RawClient::handshake(path).into_bytes(), closing(1000)].concat()).await;
+        client.expect_switching().await;
+        let mut frame = client.frame().await.unwrap();
+        if frame.first == opcode::TEXT {
+            frame = client.frame().await.unwrap();
+        }
+        assert_eq!(frame.close_code(), Some(1000), "{path}");
+        assert_eq!(client.frame().await, None);
+    }
+}
+
+#[tokio::test]
+async fn a_session_tells_where_it_comes_from() {
+    let host = host().await;
+    let request = Request::to("/speak?a=1&b=%20").header("User-Agent", "tester");
+    let mut client = host.open(request.header("Ident", "me")).await.ready().await;
+    let session = client.ask(&json!({"do": "whoami", "header": "user-agent"})).await;
+    assert_eq!(
+        session,
+        json!({
+            "uuid": client.uuid(), "kind": "websocket", "ident": "me", "address": "127.0.0.1",
+            "resource": "/speak", "query": "a=1&b=%20", "header": "tester"
+        })
+    );
+    let mut backend = host.connect_backend("/speak").await;
+    assert_eq!(backend.ask(&json!({"do": "whoami"})).await["kind"], "backend");
+}

@@ -1,0 +1,275 @@
+//! How a connection comes in, and every way in which it does not.
+
+use plugsocket_tests::{
+    Client, LineClient, RawClient, Request, Response, Setup, TestHost, masked, opcode,
+};
+use serde_json::json;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+fn setup() -> Setup {
+    Setup::new(PROGRAM).resource("/web", "feedback").plain("/echo", "echo")
+}
+
+/// Sends a request as it is; the one valid HTTP response that must be all of the answer.
+async fn refused(host: &TestHost, request: &str) -> Response {
+    let mut client = host.raw().await;
+    client.write(request).await;
+    client.last_response().await
+}
+
+fn without(header: &str) -> String {
+    let request = RawClient::handshake("/web");
+    let lines = request.split_inclusive("\r\n").filter(|line| !line.starts_with(header));
+    lines.collect()
+}
+
+fn with(line: &str) -> String {
+    RawClient::handshake("/web").replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"))
+}
+
+#[tokio::test]
+async fn each_refusal_is_one_http_response_with_a_reason() {
+    let host = setup().server("page", "false").start().await;
+    let good = RawClient::handshake("/web");
+    for (request, status) in [
+        (without("Host"), 400),
+        (without("Upgrade"), 400),
+        (without("Connection"), 400),
+        (without("Sec-WebSocket-Key"), 400),
+        (without("Sec-WebSocket-Version"), 400),
+        (good.replace("dGhlIHNhbXBsZSBub25jZQ==", "c2hvcnQ="), 400),
+        (good.replace("HTTP/1.1", "HTTP/1.0"), 400),
+        (good.replace("HTTP/1.1", "HTTP/2.0"), 505),
+        (good.replace("GET", "BREW"), 405),
+        (good.replace("GET", "HEAD"), 405),
+        (good.replace("Version: 13", "Version: 8"), 426),
+        (with("no colon"), 400),
+        (with("Content-Length: 3"), 400),
+        ("nonsense\r\n\r\n".to_owned(), 400),
+        (format!("GET /web HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "x".repeat(20_000)), 431),
+        (with(&"X: y\r\n".repeat(200)), 431),
+    ] {
+        let response = refused(&host, &request).await;
+        assert_eq!(response.status, status, "{request:?}: {response:?}");
+        assert!(response.body.trim().len() > 5, "no reason: {response:?}");
+        match status {
+            405 => assert_eq!(response.header("allow"), Some("GET")),
+            426 => assert_eq!(response.header("sec-websocket-version"), Some("13")),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_valid_handshake_is_answered_as_the_standard_says() {
+    let host = setup().start().await;
+    let mut client = host.raw().await;
+    client.write(RawClient::handshake("/web").replace("websocket", "WebSocket")).await;
+    assert_eq!(client.line().await, "HTTP/1.1 101 Switching Protocols");
+    let mut headers = Vec::new();
+    loop {
+        match client.line().await {
+            line if line.is_empty() => break,
+            line => headers.push(line),
+        }
+    }
+    // RFC 6455, section 1.3.
+    assert!(headers.contains(&"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=".to_owned()));
+    assert!(client.expect_text().await.starts_with(r#"{"opcode":"ready""#));
+}
+
+#[tokio::test]
+async fn a_head_that_is_not_whole_in_time_is_answered_408() {
+    let host = setup().server("head_timeout", "0.2").start().await;
+    for beginning in ["", "GET /web HT", "GET /web HTTP/1.1\r\nHost: localhost\r\n"] {
+        let mut client = host.raw().await;
+        client.write(beginning).await;
+        assert_eq!(client.last_response().await.status, 408);
+    }
+}
+
+#[tokio::test]
+async fn only_listed_origins_may_connect() {
+    let listed = r#"["https://www.example.org"]"#;
+    let host = setup().server("allowed_origins", listed).start().await;
+    for (origin, status) in [
+        ("Origin: https://evil.example.org", 403),
+        ("Origin: https://www.example.org.evil.org", 403),
+        ("Origin: http://www.example.org", 403),
+        ("Origin: null", 403),
+        ("X-Nothing: 1", 403),
+    ] {
+        assert_eq!(refused(&host, &with(origin)).await.status, status, "{origin}");
+    }
+    for origin in ["https://www.example.org", "https://www.example.org:443", "HTTPS://WWW.example.org"] {
+        host.open(Request::to("/web").header("Origin", origin)).await.ready().await;
+    }
+    // A script is known by its address.
+    host.connect_backend("/web").await;
+}
+
+#[tokio::test]
+async fn without_a_list_any_origin_and_none_may_connect() {
+    let host = setup().start().await;
+    host.open(Request::to("/web").header("Origin", "https://anywhere.example")).await.ready().await;
+    host.connect("/web").await;
+}
+
+#[tokio::test]
+async fn only_allowed_addresses_may_be_backends() {
+    let setup = setup().server("listen", r#"["127.0.0.1:0", "[::1]:0"]"#);
+    let host = setup.server("allowed_ips", r#"["::1"]"#).start().await;
+    let [v4, v6] = host.addresses() else { panic!("two listeners") };
+    let backend = || Request::to("/web").header("Client-Type", "PHP");
+    Client::open(v6, backend()).await.ready().await;
+    Client::open(v4, Request::to("/web")).await.ready().await;
+    let mut client = RawClient::connect(v4).await;
+    client.write(with("Client-Type: php")).await;
+    assert_eq!(client.last_response().await.status, 403);
+}
+
+#[tokio::test]
+async fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
+    let setup = Setup::new(PROGRAM)
+        .resource("/who", "speaker")
+        .server("listen", r#"["127.0.0.1:0", "[::1]:0"]"#)
+        .server("trusted_proxies", r#"["::1"]"#);
+    let host = setup.start().await;
+    let [v4, v6] = host.addresses() else { panic!("two listeners") };
+    for (address, seen) in [(v4, "127.0.0.1"), (v6, "203.0.113.9")] {
+        let request = Request::to("/who").header("X-Forwarded-For", "198.51.100.1, 203.0.113.9");
+        let mut client = Client::open(address, request).await.ready().await;
+        assert_eq!(client.ask(&json!({"do": "whoami"})).await["address"], seen);
+    }
+    // Whom the proxy speaks for is no local script.
+    let mut client = RawClient::connect(v6).await;
+    client.write(with("Client-Type: php\r\nX-Forwarded-For: 203.0.113.9")).await;
+    assert_eq!(client.last_response().await.status, 403);
+}
+
+#[tokio::test]
+async fn the_first_subprotocol_that_the_resource_speaks_is_echoed() {
+    let host = setup().key("/web", "subprotocols", r#"["v1.chat", "v2.chat"]"#).start().await;
+    for (wanted, chosen) in
+        [("v2.chat, v1.chat", Some("v2.chat")), ("other, v1.chat", Some("v1.chat"))]
+    {
+        let request = Request::to("/web").header("Sec-WebSocket-Protocol", wanted);
+        assert_eq!(host.open(request).await.protocol(), chosen);
+    }
+    let mut client = host.raw().await;
+    client.write(with("Sec-WebSocket-Protocol: unknown")).await;
+    loop {
+        let line = client.line().await;
+        assert!(!line.starts_with("Sec-WebSocket-Protocol"), "{line}");
+        if line.is_empty() {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_told_so_in_the_dialog() {
+    let host = setup().start().await;
+    let mut client = host.open(Request::to("/nowhere?x=1")).await;
+    let packet = client.expect_close_packet(1008).await;
+    assert!(packet["error"].as_str().unwrap().contains("/nowhere"), "{packet}");
+}
+
+#[tokio::test]
+async fn an_unknown_path_is_404_where_the_operator_says_so() {
+    let host = setup().server("unknown_resource", r#""404""#).start().await;
+    let response = refused(&host, &RawClient::handshake("/nowhere")).await;
+    assert_eq!(response.status, 404);
+    assert!(response.body.contains("/nowhere"), "{response:?}");
+}
+
+#[tokio::test]
+async fn a_path_is_compared_as_it_is_without_its_query() {
+    let host = setup().server("unknown_resource", r#""404""#).start().await;
+    host.connect("/web?room=1").await;
+    for path in ["/web/", "/WEB", "/%77eb", "/web2"] {
+        assert_eq!(refused(&host, &RawClient::handshake(path)).await.status, 404, "{path}");
+    }
+    assert_eq!(refused(&host, &RawClient::handshake("/x/../web")).await.status, 400);
+}
+
+#[tokio::test]
+async fn over_max_connections_the_answer_is_503_with_retry_after() {
+    let host = setup().server("max_connections", "2").start().await;
+    let first = host.connect("/web").await;
+    let _second = host.connect("/web").await;
+    let response = refused(&host, &RawClient::handshake("/web")).await;
+    assert_eq!(response.status, 503);
+    assert!(response.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
+    let mut lines = LineClient::open(host.address(), "backend\nGET /web HTTP/1.1\n\n").await;
+    lines.expect_close_packet().await;
+    first.close().await;
+    host.wait_for_log("the place to be free", |line| line.message() == "connection ends").await;
+    // The count falls a moment after that line.
+    while host.raw().await.try_handshake("/web").await != 101 {}
+}
+
+#[tokio::test]
+async fn over_max_per_ip_only_websockets_are_refused() {
+    let host = setup().server("max_per_ip", "1").start().await;
+    let _first = host.connect("/web").await;
+    let response = refused(&host, &RawClient::handshake("/web")).await;
+    assert_eq!(response.status, 503);
+    assert!(response.header("retry-after").is_some());
+    host.connect_backend("/web").await;
+    host.connect_lines("/web").await;
+}
+
+#[tokio::test]
+async fn ipv4_ipv6_and_unix_sockets_are_served_alike() {
+    let listen = r#"["127.0.0.1:0", "[::1]:0", "unix:host.sock"]"#;
+    let host = setup().server("listen", listen).start().await;
+    assert_eq!(host.addresses().len(), 3);
+    for address in host.addresses() {
+        for request in [Request::to("/web"), Request::to("/web").header("Client-Type", "backend")] {
+            let mut client = Client::open(address, request).await.ready().await;
+            client.call(&json!({"opcode": "nothing"})).await;
+        }
+        let opening = "backend\nGET /web HTTP/1.1\n\n";
+        LineClient::open(address, opening).await.ready().await;
+    }
+}
+
+#[tokio::test]
+async fn what_comes_behind_the_handshake_in_the_same_packet_is_handled() {
+    let host = setup().start().await;
+    let mut client = host.raw().await;
+    let mut bytes = RawClient::handshake("/echo").into_bytes();
+    bytes.extend(masked(opcode::TEXT, b"one"));
+    bytes.extend(masked(opcode::TEXT, b"two"));
+    client.write(bytes).await;
+    client.expect_switching().await;
+    assert_eq!(client.expect_text().await, "one");
+    assert_eq!(client.expect_text().await, "two");
+}
+
+#[tokio::test]
+async fn a_head_in_single_bytes_is_read_as_well() {
+    let host = setup().start().await;
+    let mut client = host.raw().await;
+    for byte in RawClient::handshake("/echo").bytes() {
+        client.write([byte]).await;
+    }
+    client.expect_switching().await;
+    for byte in masked(opcode::TEXT, b"slow") {
+        client.write([byte]).await;
+    }
+    assert_eq!(client.expect_text().await, "slow");
+}
+
+#[tokio::test]
+async fn the_page_is_served_at_its_place_only() {
+    let host = setup().start().await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    let page = refused(&host, &get("/plugsocket/")).await;
+    assert_eq!((page.status, page.body.contains("<html")), (200, true));
+    assert_eq!(refused(&host, &get("/plugsocket")).await.header("location"), Some("/plugsocket/"));
+    assert_eq!(refused(&host, &get("/plugsocket/nothing")).await.status, 404);
+    assert_eq!(refused(&host, &get("/web")).await.status, 400);
+}

@@ -1,0 +1,158 @@
+//! Peers that fall silent, and the end of the host.
+
+use std::time::Instant;
+
+use plugsocket_tests::{Client, RawClient, Request, Setup, closing, masked, opcode};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+fn setup() -> Setup {
+    Setup::new(PROGRAM).resource("/speak", "speaker").plain("/echo", "echo")
+}
+
+async fn ready(client: &mut RawClient) -> Value {
+    serde_json::from_str(&client.expect_text().await).unwrap()
+}
+
+#[tokio::test]
+async fn a_client_that_answers_pings_stays() {
+    let host = setup().server("ping_interval", "0.3").start().await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    ready(&mut client).await;
+    for _ in 0..5 {
+        let ping = client.frame().await.unwrap();
+        assert_eq!(ping.first, opcode::PING);
+        client.write(masked(opcode::PONG, &ping.payload)).await;
+    }
+    client.write(masked(opcode::TEXT, br#"{"do":"whoami"}"#)).await;
+    loop {
+        match client.frame().await.unwrap() {
+            frame if frame.first == opcode::PING => {
+                client.write(masked(opcode::PONG, &frame.payload)).await;
+            }
+            frame => {
+                assert!(frame.text().contains("whoami"));
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_answer_is_closed_and_its_application_told() {
+    let host = setup().server("ping_interval", "0.3").start().await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    let uuid = ready(&mut client).await["uuid"].clone();
+    assert_eq!(client.frame().await.unwrap().first, opcode::PING);
+    assert!(client.expect_text().await.contains(r#""opcode":"close""#));
+    client.expect_close(1001).await;
+    let mut observer = host.connect("/speak").await;
+    loop {
+        let calls = observer.ask(&json!({"do": "log-of-calls"})).await;
+        let is_close = |call: &&Value| call["call"] == "close" && call["uuid"] == uuid;
+        if let Some(call) = calls.as_array().unwrap().iter().find(is_close) {
+            assert_eq!(call["code"], 1001);
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_ping_is_answered_with_its_own_payload() {
+    let host = setup().start().await;
+    let mut client = host.raw().await.upgraded("/echo").await;
+    for payload in [&b""[..], b"x", &[0xff; 125]] {
+        client.write(masked(opcode::PING, payload)).await;
+        let pong = client.frame().await.unwrap();
+        assert_eq!((pong.first, &*pong.payload), (opcode::PONG, payload));
+    }
+}
+
+#[tokio::test]
+async fn at_sigterm_everybody_is_told_and_the_exit_code_is_0() {
+    let mut host = setup().server("drain", "15").start().await;
+    let mut dialog = host.connect("/speak").await;
+    let mut backend = host.connect_backend("/speak").await;
+    let mut lines = host.connect_lines("/speak").await;
+    let mut plain = host.open(Request::to("/echo")).await;
+    host.signal("TERM");
+    for client in [&mut dialog, &mut backend] {
+        assert_eq!(client.expect_close_packet(1001).await["error"], "server shutting down");
+    }
+    assert_eq!(lines.expect_close_packet().await["error"], "server shutting down");
+    plain.expect_close(1001).await;
+    let clients: [Client; 3] = [dialog, backend, plain];
+    for client in clients {
+        client.close().await;
+    }
+    drop(lines);
+    assert_eq!(host.ended().await.code(), Some(0));
+    assert!(!host.log().iter().any(|line| line.level() == "ERROR" || line.level() == "WARN"));
+    let staged = std::fs::read_dir(host.folder().join(".plugsocket/staged")).unwrap();
+    assert_eq!(staged.count(), 0, "its copies of the libraries are gone");
+}
+
+#[tokio::test]
+async fn at_sigint_it_ends_as_well() {
+    let mut host = setup().start().await;
+    host.signal("INT");
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_message_under_way_at_shutdown_is_answered_before_the_close() {
+    let mut host = Setup::new(PROGRAM).resource("/block", "blocker").start().await;
+    let mut client = host.connect("/block").await;
+    client.send("block 400").await;
+    client.send("after").await;
+    // The host has read both when this one's bytes are behind them; its `ready` waits for the lane.
+    let position = host.log_position();
+    host.signal("TERM");
+    host.wait_for_log_since(position, "the drain", |line| line.message() == "draining").await;
+    for text in ["block 400", "after"] {
+        assert_eq!(client.receive_text().await, text);
+        client.expect_next().await;
+    }
+    assert_eq!(client.expect_close_packet(1001).await["error"], "server shutting down");
+    client.close().await;
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_peer_that_ignores_the_close_is_cut_and_the_host_ends_in_time() {
+    let mut host = setup().server("drain", "1").server("close_timeout", "0.3").start().await;
+    let mut deaf = host.raw().await.upgraded("/echo").await;
+    deaf.write(masked(opcode::TEXT, b"x")).await;
+    deaf.expect_text().await;
+    let _silent = host.raw().await;
+    let begun = Instant::now();
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    assert_eq!(deaf.frame().await.unwrap().close_code(), Some(1001));
+}
+
+#[tokio::test]
+async fn an_application_that_is_stuck_does_not_keep_the_host() {
+    let mut host =
+        Setup::new(PROGRAM).resource("/block", "blocker").server("drain", "0.5").start().await;
+    let mut client = host.connect("/block").await;
+    client.send("block forever").await;
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_closed_peer_that_does_not_answer_is_cut_after_close_timeout() {
+    let host = setup().server("close_timeout", "0.2").start().await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    ready(&mut client).await;
+    client.write(masked(opcode::TEXT, br#"{"do":"close","code":4000}"#)).await;
+    assert!(client.expect_text().await.contains("close"));
+    assert_eq!(client.frame().await.unwrap().close_code(), Some(4000));
+    // No answer; the host ends all the same, and what comes late harms nobody.
+    assert_eq!(client.frame().await, None);
+    drop(client.try_write(closing(1000)).await);
+    host.connect("/speak").await;
+}

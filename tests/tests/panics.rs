@@ -1,0 +1,100 @@
+//! Applications that panic: one connection ends, everything else goes on.
+
+use plugsocket_tests::{Client, Request, Setup, TestHost};
+use serde_json::json;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+async fn host() -> TestHost {
+    Setup::new(PROGRAM).resource("/panic", "panicker").plain("/plain", "panicker").start().await
+}
+
+async fn answers(client: &mut Client) {
+    client.send("hello").await;
+    assert_eq!(client.receive_text().await, "hello");
+    client.expect_next().await;
+}
+
+#[tokio::test]
+async fn a_panic_in_message_closes_that_connection_with_1011_and_no_other() {
+    let host = host().await;
+    let mut bystander = host.connect("/panic").await;
+    for _ in 0..3 {
+        let mut client = host.connect("/panic").await;
+        answers(&mut client).await;
+        client.send("panic").await;
+        client.expect_close_packet(1011).await;
+        answers(&mut bystander).await;
+    }
+    let mut plain = host.open(Request::to("/plain")).await;
+    plain.send("panic").await;
+    plain.expect_close(1011).await;
+    // Where it happened is in the log, and not told to the peer.
+    let line = host.wait_for_log("the place", |line| line.text().contains("lib.rs:")).await;
+    assert!(line.text().contains("told to panic in message"), "{line}");
+}
+
+#[tokio::test]
+async fn a_panic_whose_payload_panics_when_dropped_is_no_worse() {
+    let host = host().await;
+    let mut bystander = host.connect("/panic").await;
+    let mut client = host.connect("/panic").await;
+    client.send("abort-payload").await;
+    client.expect_close_packet(1011).await;
+    answers(&mut bystander).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_open_refuses_the_connection() {
+    let host = host().await;
+    let mut bystander = host.connect("/panic").await;
+    host.open(Request::to("/panic?panic=open")).await.expect_close_packet(1011).await;
+    host.open(Request::to("/plain?panic=open")).await.expect_close(1011).await;
+    answers(&mut bystander).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_close_harms_nobody() {
+    let host = host().await;
+    let mut bystander = host.connect("/panic").await;
+    let mut client = host.connect("/panic").await;
+    client.send("panic in close").await;
+    client.receive_text().await;
+    client.expect_next().await;
+    client.close().await;
+    let told = |line: &plugsocket_tests::Line| line.text().contains("told to panic in close");
+    host.wait_for_log("the panic", told).await;
+    answers(&mut bystander).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_start_leaves_the_other_resources_served() {
+    let setup = Setup::new(PROGRAM).resource("/panic", "panicker").resource("/fine", "panicker");
+    let host = setup.config("/panic", "panic_in_start", "true").start().await;
+    host.wait_for_error(0, "told to panic in start").await;
+    let mut client = host.open(Request::to("/panic")).await;
+    let packet = client.expect_close_packet(1013).await;
+    assert!(packet["retry_after"].as_u64().unwrap() > 0, "{packet}");
+    answers(&mut host.connect("/fine").await).await;
+}
+
+#[tokio::test]
+async fn a_panic_in_restore_or_drop_keeps_the_connections() {
+    let mut host = host().await;
+    let mut client = host.connect("/panic").await;
+    let position = host.log_position();
+    host.offer(host.setup().config("/panic", "panic_in_restore", "true"));
+    host.wait_for_error(position, "told to panic in restore").await;
+    answers(&mut client).await;
+    let setup = host.setup().config("/panic", "panic_in_restore", "false");
+    let setup = setup.config("/panic", "panic_in_drop", "true");
+    host.apply(setup).await;
+    answers(&mut client).await;
+    // Now the one that panics when dropped is replaced.
+    let position = host.log_position();
+    host.apply(host.setup().config("/panic", "panic_in_drop", "false")).await;
+    let told = |line: &plugsocket_tests::Line| line.text().contains("told to panic in drop");
+    host.wait_for_log_since(position, "the panic", told).await;
+    answers(&mut client).await;
+    assert_eq!(client.call(&json!({})).await.packets, [json!({})]);
+}

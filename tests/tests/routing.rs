@@ -1,0 +1,259 @@
+//! Who receives what, and who does not.
+
+use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+async fn host() -> TestHost {
+    let setup = Setup::new(PROGRAM).resource("/web", "feedback").resource("/php", "feedback");
+    setup.resource("/speak", "speaker").plain("/mute", "speaker").start().await
+}
+
+/// Nothing has come before the answer to this.
+async fn has_nothing(client: &mut Client) {
+    let next = client.call(&json!({"opcode": "nothing"})).await;
+    assert_eq!(next.packets, Vec::<Value>::new());
+}
+
+async fn line_has_nothing(client: &mut LineClient) {
+    let next = client.call(&json!({"opcode": "nothing"})).await;
+    assert_eq!(next.packets, Vec::<Value>::new());
+}
+
+async fn with_ident(host: &TestHost, path: &str, ident: &str) -> Client {
+    host.open(Request::to(path).header("Ident", ident)).await.ready().await
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_every_websocket_with_a_dialog_but_the_sender_and_no_backend() {
+    let host = host().await;
+    let mut sender = host.connect("/web").await;
+    let mut web = [host.connect("/web").await, host.connect("/php").await];
+    let mut speaker = host.connect("/speak").await;
+    let mut mute = host.open(Request::to("/mute")).await;
+    let mut backend = host.connect_backend("/php").await;
+    let mut lines = host.connect_lines("/php").await;
+    // Not even a dialog's broadcast reaches plain WebSocket clients; this one is there now.
+    mute.send(json!({"do": "whoami"}).to_string()).await;
+    mute.receive_json().await;
+    let text = r#"{ "opcode":"broadcast", "message": "é", "fromUUID":"x", "extra":[1,  2] }"#;
+    sender.send(text).await;
+    sender.expect_next().await;
+    for client in web.iter_mut().chain([&mut speaker]) {
+        // The whole packet, unchanged.
+        assert_eq!(client.receive_text().await, text);
+    }
+    has_nothing(&mut backend).await;
+    line_has_nothing(&mut lines).await;
+    mute.send(json!({"do": "fyi"}).to_string()).await;
+    assert_eq!(mute.receive_json().await["do"], "fyi");
+    // From a script it reaches all browsers.
+    lines.send(json!({"opcode": "broadcast", "message": 2})).await;
+    lines.expect_next().await;
+    for client in web.iter_mut().chain([&mut sender, &mut speaker]) {
+        assert_eq!(client.receive_json().await["message"], 2);
+    }
+    has_nothing(&mut backend).await;
+}
+
+#[tokio::test]
+async fn a_uuid_reaches_one_websocket_on_any_resource_and_no_backend() {
+    let host = host().await;
+    let mut sender = host.connect_lines("/php").await;
+    let mut here = host.connect("/php").await;
+    let mut there = host.connect("/speak").await;
+    let mut other = host.connect("/php").await;
+    let mut backend = host.connect_backend("/php").await;
+    for receiver in [&mut here, &mut there] {
+        let feedback = json!({"opcode": "feedback", "uuid": receiver.uuid(), "message": "m"});
+        assert_eq!(sender.call(&feedback).await.fyi, "delivered");
+        assert_eq!(receiver.receive_json().await, feedback);
+    }
+    for uuid in [backend.uuid(), sender.uuid()].map(ToOwned::to_owned) {
+        let feedback = json!({"opcode": "feedback", "uuid": uuid, "message": "m"});
+        assert_eq!(other.call(&feedback).await.fyi, "gone");
+    }
+    has_nothing(&mut other).await;
+    has_nothing(&mut backend).await;
+}
+
+#[tokio::test]
+async fn an_ident_reaches_clients_of_any_kind() {
+    let host = host().await;
+    let mut sender = host.connect("/web").await;
+    let mut websocket = with_ident(&host, "/web", "a browser").await;
+    let backend = Request::to("/php").header("Client-Type", "php").header("Ident", "a script");
+    let mut backend = host.open(backend).await.ready().await;
+    let opening = "backend\nGET /php HTTP/1.1\nIdent: a line\n\n";
+    let mut lines = LineClient::open(host.address(), opening).await.ready().await;
+    for ident in ["a browser", "a script", "a line"] {
+        let feedback = json!({"opcode": "feedback", "ident": ident, "message": ident});
+        assert_eq!(sender.call(&feedback).await.fyi, "delivered");
+    }
+    assert_eq!(websocket.receive_json().await["message"], "a browser");
+    assert_eq!(backend.receive_json().await["message"], "a script");
+    assert_eq!(lines.receive_json().await["message"], "a line");
+    // The newest of several; when it goes, the one before.
+    let mut newer = with_ident(&host, "/web", "a browser").await;
+    let feedback = json!({"opcode": "feedback", "ident": "a browser", "message": 2});
+    sender.call(&feedback).await;
+    assert_eq!(newer.receive_json().await, feedback);
+    newer.close().await;
+    host.wait_for_log("its end", |line| line.message() == "connection ends").await;
+    sender.call(&feedback).await;
+    assert_eq!(websocket.receive_json().await, feedback);
+}
+
+#[tokio::test]
+async fn what_names_nobody_reaches_nobody() {
+    let host = host().await;
+    let mut sender = host.connect("/web").await;
+    let mut receiver = host.connect("/web").await;
+    let mut second = host.connect("/web").await;
+    let (uuid, mac) = receiver.uuid().split_once('.').unwrap();
+    let (other, _) = second.uuid().split_once('.').unwrap();
+    let targets = [
+        json!({"uuid": true}),
+        json!({"uuid": 0}),
+        json!({"uuid": ""}),
+        json!({"uuid": null}),
+        json!({"uuid": []}),
+        json!({"ident": 0}),
+        json!({"ident": true}),
+        json!({"ident": ""}),
+        json!({}),
+        // Forged: the right first half, and what is behind it is not.
+        json!({"uuid": uuid}),
+        json!({"uuid": format!("{uuid}.")}),
+        json!({"uuid": format!("{uuid}.{}", "0".repeat(64))}),
+        json!({"uuid": format!("{other}.{mac}")}),
+        json!({"uuid": format!("{uuid}.{mac}0")}),
+        json!({"uuid": format!("{}.{mac}", uuid.to_uppercase())}),
+        json!({"ident": receiver.uuid()}),
+    ];
+    for mut packet in targets {
+        packet["opcode"] = json!("feedback");
+        packet["message"] = json!("for whom?");
+        assert_eq!(sender.call(&packet).await.fyi, "gone", "{packet}");
+    }
+    has_nothing(&mut receiver).await;
+    has_nothing(&mut second).await;
+}
+
+#[tokio::test]
+async fn a_room_has_the_members_that_joined_it() {
+    let host = host().await;
+    let mut members =
+        [host.connect("/speak").await, host.connect("/speak").await, host.connect("/speak").await];
+    for client in &mut members {
+        assert_eq!(client.ask(&json!({"do": "join", "room": "r"})).await, true);
+        // Joining twice is joining once.
+        assert_eq!(client.ask(&json!({"do": "join", "room": "r"})).await, true);
+    }
+    let [first, second, third] = &mut members;
+    let publish = json!({"do": "publish", "room": "r", "message": "{\"to\":\"all\"}"});
+    assert_eq!(first.ask(&publish).await, 3);
+    assert_eq!(second.receive_json().await["to"], "all");
+    assert_eq!(third.receive_json().await["to"], "all");
+    second.ask(&json!({"do": "leave", "room": "r"})).await;
+    let but = json!({
+        "do": "publish", "room": "r", "message": "{\"to\":\"some\"}", "except": [first.uuid()]
+    });
+    assert_eq!(first.ask(&but).await, 1);
+    assert_eq!(third.receive_json().await["to"], "some");
+    assert_eq!(second.ask(&json!({"do": "publish", "room": "other", "message": "x"})).await, 0);
+    let long = json!({"do": "join", "room": "r".repeat(257)});
+    assert!(first.ask(&long).await["error"].is_string());
+}
+
+#[tokio::test]
+async fn a_connection_that_ends_leaves_its_rooms() {
+    let host = host().await;
+    let mut stays = host.connect("/speak").await;
+    let mut goes = host.connect("/speak").await;
+    goes.ask(&json!({"do": "join", "room": "r"})).await;
+    let publish = json!({"do": "publish", "room": "r", "message": "{}"});
+    assert_eq!(stays.ask(&publish).await, 1);
+    goes.close().await;
+    while stays.ask(&publish).await != 0 {}
+}
+
+#[tokio::test]
+async fn an_audience_is_of_the_resource_or_of_all_and_can_leave_some_out() {
+    let host = host().await;
+    let mut sender = host.connect("/speak").await;
+    let mut near = host.connect("/speak").await;
+    let mut far = host.connect("/web").await;
+    let mut backend = host.connect_backend("/speak").await;
+    let message = r#"{"opcode":"m"}"#;
+    for (command, reached) in [
+        (json!({"do": "broadcast"}), 3),
+        (json!({"do": "broadcast", "websockets": true}), 2),
+        (json!({"do": "broadcast", "except": [sender.uuid(), near.uuid()]}), 1),
+        (json!({"do": "all"}), 4),
+        (json!({"do": "all", "websockets": true, "except": [sender.uuid()]}), 2),
+    ] {
+        let mut command = command;
+        command["message"] = json!(message);
+        assert_eq!(sender.ask(&command).await, reached, "{command}");
+    }
+    // In the order of the commands above, those that include this one.
+    for (client, count) in [(&mut near, 4), (&mut far, 2), (&mut backend, 3)] {
+        for _ in 0..count {
+            assert_eq!(client.receive_text().await, message);
+        }
+    }
+    has_nothing(&mut far).await;
+    for client in [&mut near, &mut backend] {
+        assert_eq!(client.call(&json!({"do": "fyi"})).await.packets.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn sessions_are_those_of_the_resource_and_only_they_can_be_sent_to() {
+    let host = host().await;
+    let mut first = host.connect("/speak").await;
+    let second = host.connect("/speak").await;
+    let far = host.connect("/web").await;
+    let sessions = first.ask(&json!({"do": "sessions"})).await;
+    let mut uuids: Vec<_> = sessions.as_array().unwrap().iter().map(|s| s["uuid"].clone()).collect();
+    let mut expected = vec![json!(first.uuid()), json!(second.uuid())];
+    uuids.sort_by_key(ToString::to_string);
+    expected.sort_by_key(ToString::to_string);
+    assert_eq!(uuids, expected);
+    let send = json!({"do": "send", "to": far.uuid(), "message": "x"});
+    assert!(first.ask(&send).await["error"].is_string());
+}
+
+#[tokio::test]
+async fn an_application_may_set_the_fyi_and_it_stays() {
+    let host = host().await;
+    let mut client = host.connect("/speak").await;
+    for (fyi, expected) in [("hello", "hello"), ("\"quoted\"\n", "\"quoted\"\n"), ("", "")] {
+        assert_eq!(client.call(&json!({"do": "fyi", "fyi": fyi})).await.fyi, expected);
+        assert_eq!(client.call(&json!({"do": "whoami"})).await.fyi, expected);
+    }
+    let long = json!({"do": "fyi", "fyi": "x".repeat(4097)});
+    assert!(client.ask(&long).await["error"].is_string());
+}
+
+#[tokio::test]
+async fn an_application_may_speak_from_its_own_thread_and_by_the_clock() {
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
+    let host = setup.config("/speak", "tick_ms", "20").start().await;
+    let mut client = host.connect("/speak").await;
+    let mut ticks = 0;
+    while ticks < 3 {
+        ticks = client.receive_json().await["tick"].as_u64().unwrap();
+    }
+    client.send(json!({"do": "thread", "count": 3, "every_ms": 1, "message": "t"}).to_string()).await;
+    let mut expected = 1;
+    while expected <= 3 {
+        let packet = client.receive_json().await;
+        if let Some(number) = packet["thread"].as_u64() {
+            assert_eq!(number, expected);
+            expected += 1;
+        }
+    }
+}

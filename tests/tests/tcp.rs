@@ -1,0 +1,185 @@
+//! Backends without a WebSocket library: lines on plain TCP, and the old ones that write no line ends.
+
+use plugsocket_tests::{LineClient, Setup, TestHost};
+use serde_json::json;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+async fn host() -> TestHost {
+    let setup = Setup::new(PROGRAM).resource("/php", "feedback").resource("/speak", "speaker");
+    setup.resource("/talk", "echo").start().await
+}
+
+async fn open(host: &TestHost, opening: &str) -> LineClient {
+    LineClient::open(host.address(), opening).await
+}
+
+#[tokio::test]
+async fn every_form_of_the_opening_is_understood() {
+    let host = host().await;
+    for opening in [
+        "php process\nGET /php HTTP/1.1\n",
+        "php process\nGET /php HTTP/1.1\n\n",
+        "php process\r\nGET /php HTTP/1.1\r\n\r\n",
+        "backend\nGET /php HTTP/1.1\n\n",
+        "backend\r\nGET /php HTTP/1.1\r\nIdent: me\r\n\r\n",
+        "backend\nGET /php HTTP/1.1\nident: me\n",
+    ] {
+        let mut client = open(&host, opening).await.ready().await;
+        let echo = json!({"opcode": "echo", "message": opening});
+        assert_eq!(client.call(&echo).await.packets, [echo], "{opening:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_opening_in_single_bytes_is_read_as_well() {
+    let host = host().await;
+    let mut client = open(&host, "").await;
+    for byte in b"backend\nGET /php HTTP/1.1\nIdent: me\n\n{\"opcode\":\"x\"}\n" {
+        client.write([*byte]).await;
+    }
+    let mut client = client.ready().await;
+    client.expect_next().await;
+}
+
+#[tokio::test]
+async fn an_opening_that_is_none_is_refused() {
+    let host = host().await;
+    for (opening, part) in [("backend\nPOST /php HTTP/1.1\n", "400"), ("backend\nhello\n", "400")] {
+        let mut client = open(&host, opening).await;
+        assert!(client.receive().await.unwrap().contains(part));
+    }
+    let mut client = open(&host, "backend\nGET /nowhere HTTP/1.1\n\n").await;
+    let packet = client.expect_close_packet().await;
+    assert!(packet["error"].as_str().unwrap().contains("/nowhere"), "{packet}");
+}
+
+#[tokio::test]
+async fn the_ident_is_known_to_the_application_and_to_feedback() {
+    let host = host().await;
+    let opening = "backend\nGET /speak?job=7 HTTP/1.1\nIdent: nightly run\n\n";
+    let mut client = open(&host, opening).await.ready().await;
+    let next = client.call(&json!({"do": "whoami"})).await;
+    let session = &next.packets[0]["result"];
+    assert_eq!(
+        (&session["kind"], &session["ident"], &session["query"]),
+        (&json!("tcp"), &json!("nightly run"), &json!("job=7"))
+    );
+    let mut browser = host.connect("/php").await;
+    let feedback = json!({"opcode": "feedback", "ident": "nightly run", "message": "stop"});
+    assert_eq!(browser.call(&feedback).await.fyi, "delivered");
+    assert_eq!(client.receive_json().await, feedback);
+}
+
+#[tokio::test]
+async fn messages_that_end_with_a_line_feed_need_not_wait() {
+    let host = host().await;
+    let mut client = host.connect_lines("/php").await;
+    let echo = |n: usize| json!({"opcode": "echo", "message": n});
+    let all: String = (0..500).map(|n| format!("{}\n", echo(n))).collect();
+    client.write(all).await;
+    for n in 0..500 {
+        assert_eq!(client.until_next().await.packets, [echo(n)]);
+    }
+}
+
+#[tokio::test]
+async fn a_message_without_an_end_is_whole_when_its_json_is() {
+    let host = host().await;
+    let mut client = open(&host, "php process\nGET /php HTTP/1.1\n").await.ready().await;
+    for n in 0..5 {
+        let echo = json!({"opcode": "echo", "message": n});
+        client.write(echo.to_string()).await;
+        assert_eq!(client.until_next().await.packets, [echo]);
+    }
+}
+
+#[tokio::test]
+async fn an_old_client_sends_its_chunks_without_ends() {
+    let host = host().await;
+    let mut client = open(&host, "php process\nGET /php HTTP/1.1\n").await.ready().await;
+    for piece in ["bufferON", r#"{"opcode":"echo","#, "\"message\":\n\"gr\u{fc}n\"}"] {
+        client.write(piece).await;
+        client.expect_next().await;
+    }
+    client.write("bufferOFF").await;
+    assert_eq!(client.until_next().await.packets, [json!({"opcode": "echo", "message": "grün"})]);
+}
+
+#[tokio::test]
+async fn half_a_message_is_kept_until_the_rest_comes() {
+    let host = host().await;
+    for end in ["", "\n", "\r\n"] {
+        let mut client = host.connect_lines("/php").await;
+        client.write(r#"{"opcode":"echo","mess"#).await;
+        // Another connection's round trip: the half was read meanwhile.
+        host.connect_lines("/php").await.call(&json!({})).await;
+        client.write(format!("age\":\"€\"}}{end}")).await;
+        let echo = json!({"opcode": "echo", "message": "€"});
+        assert_eq!(client.until_next().await.packets, [echo]);
+    }
+}
+
+#[tokio::test]
+async fn crlf_ends_a_line_and_belongs_to_no_message() {
+    let host = host().await;
+    let mut client = host.connect_lines("/talk").await;
+    client.write("one\r\ntwo\r\n\r\nthree\n").await;
+    for text in ["one", "two", "three"] {
+        assert_eq!(client.receive().await.unwrap(), text);
+        client.expect_next().await;
+    }
+}
+
+#[tokio::test]
+async fn a_packet_is_one_line_even_if_the_application_breaks_it() {
+    let host = host().await;
+    let mut client = host.connect_lines("/speak").await;
+    let send = json!({"do": "send", "message": "{\"a\":\n1}"});
+    let next = client.call(&send).await;
+    assert_eq!(next.packets, [json!({"a": 1}), json!({"do": "send", "result": true})]);
+}
+
+#[tokio::test]
+async fn a_line_over_max_message_ends_the_connection() {
+    let setup = Setup::new(PROGRAM).resource("/php", "feedback").server("max_message", "1000");
+    let host = setup.start().await;
+    let mut client = host.connect_lines("/php").await;
+    client.send(json!({"opcode": "echo", "message": "x".repeat(2000)})).await;
+    let packet = client.expect_close_packet().await;
+    assert!(packet["error"].as_str().unwrap().contains("1000"), "{packet}");
+    // Also when no line feed ever comes.
+    let mut client = host.connect_lines("/php").await;
+    client.write("x".repeat(1500)).await;
+    client.expect_close_packet().await;
+}
+
+#[tokio::test]
+async fn text_that_is_not_utf8_ends_the_connection() {
+    let host = host().await;
+    let mut client = host.connect_lines("/talk").await;
+    client.write(b"caf\xe9\n").await;
+    client.expect_close_packet().await;
+}
+
+#[tokio::test]
+async fn quit_and_the_clients_own_end_close_the_connection() {
+    let host = host().await;
+    let mut client = host.connect_lines("/php").await;
+    client.send(json!({"opcode": "quit"})).await;
+    while let Some(line) = client.receive().await {
+        assert!(line.contains("next"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_is_not_allowed_is_told_so() {
+    let setup = Setup::new(PROGRAM).resource("/php", "feedback");
+    let setup = setup.server("allowed_ips", r#"["::1"]"#);
+    let host = setup.server("listen", r#"["127.0.0.1:0", "[::1]:0"]"#).start().await;
+    let opening = "backend\nGET /php HTTP/1.1\n\n";
+    let mut client = LineClient::open(&host.addresses()[0], opening).await;
+    let packet = client.expect_close_packet().await;
+    assert!(packet["error"].as_str().unwrap().contains("address"), "{packet}");
+    LineClient::open(&host.addresses()[1], opening).await.ready().await;
+}
