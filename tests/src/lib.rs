@@ -3,7 +3,12 @@
 //! [`Setup`] says what a host is given, [`TestHost`] is that host running, in a folder of its own and on a free port.
 //! [`Client`] speaks WebSocket, [`LineClient`] plain TCP, [`RawClient`] whatever a test writes. All of them wait for events
 //! under one deadline, and panic with a sentence when it passes: nothing here is synchronised by time.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a harness fails loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a harness fails loudly"
+)]
 
 mod host;
 mod log;

@@ -1,6 +1,8 @@
 //! `ready`, `next`, `close`: the dialog, its order, and what is left of it without one.
 
-use plugsocket_tests::{Client, Next, RawClient, Request, Setup, TestHost, masked, opcode, closing};
+use plugsocket_tests::{
+    Client, Next, RawClient, Request, Setup, TestHost, closing, masked, opcode,
+};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");

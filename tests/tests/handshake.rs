@@ -102,7 +102,9 @@ async fn only_listed_origins_may_connect() {
     ] {
         assert_eq!(refused(&host, &with(origin)).await.status, status, "{origin}");
     }
-    for origin in ["https://www.example.org", "https://www.example.org:443", "HTTPS://WWW.example.org"] {
+    for origin in
+        ["https://www.example.org", "https://www.example.org:443", "HTTPS://WWW.example.org"]
+    {
         host.open(Request::to("/web").header("Origin", origin)).await.ready().await;
     }
     // A script is known by its address.

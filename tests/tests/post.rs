@@ -55,7 +55,8 @@ async fn a_post_is_a_backend_and_gets_the_packets_before_next() {
     let response = post(&host, "/speak", r#"{"do":"log-of-calls"}"#).await;
     let calls = response.packets()[0]["result"].clone();
     let about = |call: &&Value| call["uuid"] == session["uuid"];
-    let names: Vec<_> = calls.as_array().unwrap().iter().filter(about).map(|c| &c["call"]).collect();
+    let names: Vec<_> =
+        calls.as_array().unwrap().iter().filter(about).map(|c| &c["call"]).collect();
     assert_eq!(names, ["open", "message", "close"]);
 }
 

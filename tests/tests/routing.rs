@@ -217,7 +217,8 @@ async fn sessions_are_those_of_the_resource_and_only_they_can_be_sent_to() {
     let second = host.connect("/speak").await;
     let far = host.connect("/web").await;
     let sessions = first.ask(&json!({"do": "sessions"})).await;
-    let mut uuids: Vec<_> = sessions.as_array().unwrap().iter().map(|s| s["uuid"].clone()).collect();
+    let mut uuids: Vec<_> =
+        sessions.as_array().unwrap().iter().map(|s| s["uuid"].clone()).collect();
     let mut expected = vec![json!(first.uuid()), json!(second.uuid())];
     uuids.sort_by_key(ToString::to_string);
     expected.sort_by_key(ToString::to_string);
@@ -247,7 +248,9 @@ async fn an_application_may_speak_from_its_own_thread_and_by_the_clock() {
     while ticks < 3 {
         ticks = client.receive_json().await["tick"].as_u64().unwrap();
     }
-    client.send(json!({"do": "thread", "count": 3, "every_ms": 1, "message": "t"}).to_string()).await;
+    client
+        .send(json!({"do": "thread", "count": 3, "every_ms": 1, "message": "t"}).to_string())
+        .await;
     let mut expected = 1;
     while expected <= 3 {
         let packet = client.receive_json().await;
