@@ -33,6 +33,12 @@ enum End {
     Closed(CloseReason),
 }
 
+/// How [`Connection::work`] ended, and what was not handed on by then.
+pub(crate) struct Ended {
+    end: End,
+    pending: Option<Item>,
+}
+
 /// What the loop does next.
 enum Turn {
     Write(Taken),
@@ -47,7 +53,7 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     inbox: Inbox,
     joiner: Joiner,
-    /// When an open chunk buffer must be whole.
+    /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
 }
@@ -64,8 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
     }
 
-    /// Serves the connection to its end.
-    pub(crate) async fn run(mut self) {
+    /// Serves the connection until it is to end. Then [`end`](Self::end) it.
+    pub(crate) async fn work(&mut self) -> Ended {
         let opened = Instant::now();
         if self.peer().kind == Kind::Backend {
             // Old scripts read the 101 answer and `ready` with one read each, and lose `ready` if both come together.
@@ -74,8 +80,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut pending = Some(Item::Open(self.peer().clone()));
         let end = self.serve(&mut pending).await;
         let (End::Left(reason) | End::Closed(reason)) = &end;
-        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(), "connection ends");
-        self.end(end, pending).await;
+        debug!(
+            code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(),
+            "connection ends"
+        );
+        Ended { end, pending }
     }
 
     fn peer(&self) -> &Arc<Peer> {
@@ -132,7 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message in chunks was not whole in time";
+                    let text = "a message was not whole in time";
                     return End::Closed(CloseReason::host(CloseCode::POLICY, text));
                 }
             }
@@ -176,7 +185,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             });
         }
-        self.whole_by = match (self.joiner.is_open(), self.whole_by) {
+        // The time begins anew with the next message; a chunk is only a part of one.
+        if inputs.iter().any(|input| matches!(input, Input::Message(_))) {
+            self.whole_by = None;
+        }
+        self.whole_by = match (self.joiner.is_open() || self.wire.is_midway(), self.whole_by) {
             (true, None) => Some(Instant::now() + self.timeouts.message),
             (true, by) => by,
             (false, _) => None,
@@ -196,7 +209,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         judge(timeout(self.timeouts.write, self.wire.flush()).await)
     }
 
-    async fn end(mut self, end: End, pending: Option<Item>) {
+    /// Takes leave of application and peer.
+    pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
         let patience = self.timeouts.close;
         let peer = self.peer().clone();
         match end {

@@ -68,7 +68,8 @@ pub fn look(bytes: &[u8], max_message: usize) -> Look {
             Look::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] })
         }
         _ => Look::Other(Other {
-            size: is_sound.then_some(header + length),
+            // Not evaluated for a length that is not: the sum may overflow.
+            size: is_sound.then(|| header + length),
             leaves_open: (first & 0x08 == 0).then_some(first & 0x80 == 0),
         }),
     }

@@ -16,10 +16,11 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{Instrument, debug, info_span, warn};
+use tracing::{Instrument, Span, debug, debug_span, warn};
 
 use crate::config::{Config, UnknownResource};
 use crate::connection::Connection;
+use crate::dialog;
 use crate::handshake::{self, Handshake, NoHandshake, Origin, RETRY_AFTER, Wish};
 use crate::http::{self, Refusal};
 use crate::identity::Mint;
@@ -111,50 +112,75 @@ async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, origin: Origin, hub: Arc<Hub>) {
-    let config = hub.config.load_full();
-    match handshake::read(&mut stream, origin, &config).await {
-        Ok(handshake) => admit(stream, handshake, &hub, &config).await,
-        Err(NoHandshake::Left) => {}
-        Err(NoHandshake::Refused(refusal)) => {
-            debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "refused");
-            answer(stream, &refusal.to_bytes(), &config).await;
-        }
-        Err(NoHandshake::RefusedLines(reason)) => {
-            debug!(reason, address = %origin.to_text(), "refused");
-            let packet = format!("{}\n", crate::dialog::close(reason));
-            answer(stream, packet.as_bytes(), &config).await;
-        }
-    }
+/// Serves one socket from its first byte to its last.
+async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, origin: Origin, hub: Arc<Hub>) {
+    // In a box: what the handshake needs is given back before the connection begins its life.
+    let Some(mut admitted) = Box::pin(admit(stream, origin, hub)).await else { return };
+    let end = admitted.connection.work().instrument(admitted.span.clone()).await;
+    Box::pin(admitted.connection.end(end).instrument(admitted.span)).await;
 }
 
+/// A connection with a resource.
+struct Admitted<S> {
+    connection: Connection<S>,
+    span: Span,
+    /// Held for as long as the connection lasts.
+    _counted: Counted,
+}
+
+/// Reads the handshake and brings the connection to its resource. None if that was all.
 async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    handshake: Handshake,
-    hub: &Arc<Hub>,
-    config: &Config,
-) {
+    mut stream: S,
+    origin: Origin,
+    hub: Arc<Hub>,
+) -> Option<Admitted<S>> {
+    let config = hub.config.load_full();
+    let handshake = match handshake::read(&mut stream, origin, &config).await {
+        Ok(handshake) => handshake,
+        Err(no) => {
+            refuse(stream, no, origin, &config).await;
+            return None;
+        }
+    };
     let kind = match &handshake.wish {
-        Wish::Page(page) => return answer(stream, page, config).await,
+        Wish::Page(page) => {
+            answer(stream, page, &config).await;
+            return None;
+        }
         Wish::WebSocket { kind, .. } => *kind,
         Wish::Lines { .. } => Kind::Tcp,
         Wish::Post { .. } => Kind::Backend,
     };
-    // Held for as long as the connection lasts.
-    let _counted = match hub.census.count(handshake.origin, kind, config) {
-        Ok(counted) => counted,
-        Err(reason) => {
-            let reason = CloseReason {
-                retry_after: Some(RETRY_AFTER),
-                ..CloseReason::host(CloseCode::TRY_AGAIN, reason)
-            };
-            return turn_away(stream, handshake, Nowhere::Http(reason), config).await;
-        }
-    };
     let resource = hub.resources.load().get(handshake.head.path()).cloned();
-    match find(resource, &handshake, config) {
-        Ok(place) => welcome(stream, handshake, (kind, place), hub, config).await,
-        Err(nowhere) => turn_away(stream, handshake, nowhere, config).await,
+    let counted = hub.census.count(handshake.origin, kind, &config);
+    let place = counted.and_then(|counted| Ok((counted, find(resource, &handshake, &config)?)));
+    match place {
+        Ok((counted, place)) => {
+            welcome(stream, handshake, (kind, place, counted), &hub, &config).await
+        }
+        Err(nowhere) => {
+            turn_away(stream, handshake, nowhere, &config).await;
+            None
+        }
+    }
+}
+
+async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    no: NoHandshake,
+    origin: Origin,
+    config: &Config,
+) {
+    match no {
+        NoHandshake::Left => {}
+        NoHandshake::Refused(refusal) => {
+            debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "refused");
+            answer(stream, &refusal.to_bytes(), config).await;
+        }
+        NoHandshake::RefusedLines(reason) => {
+            debug!(reason, address = %origin.to_text(), "refused");
+            answer(stream, format!("{}\n", dialog::close(reason)).as_bytes(), config).await;
+        }
     }
 }
 
@@ -171,6 +197,14 @@ enum Nowhere {
     Http(CloseReason),
     /// By the dialog, because a browser cannot read an HTTP error.
     Dialog(CloseReason),
+}
+
+impl Nowhere {
+    /// Over a limit: it may come back.
+    fn full(text: &str) -> Self {
+        let reason = CloseReason::host(CloseCode::TRY_AGAIN, text);
+        Self::Http(CloseReason { retry_after: Some(RETRY_AFTER), ..reason })
+    }
 }
 
 fn find(
@@ -202,10 +236,10 @@ fn find(
 async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     handshake: Handshake,
-    (kind, place): (Kind, Place),
+    (kind, place, counted): (Kind, Place, Counted),
     hub: &Arc<Hub>,
     config: &Config,
-) {
+) -> Option<Admitted<S>> {
     let Handshake { head, origin, read, wish } = handshake;
     let Place { resource, inbox, service } = place;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
@@ -227,27 +261,25 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
     let peer = Arc::new(Peer::new(arrival, bounds));
-    let span = info_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
+    // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.
+    let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
     let wire = match wish {
         Wish::Post { length } => {
             let request = post::Request { length, read, inbox };
-            let bytes = post::serve(&mut stream, request, hub.registry.enter(peer), config)
-                .instrument(span)
-                .await;
-            return answer(stream, &bytes, config).await;
+            let entry = hub.registry.enter(peer);
+            let bytes = post::serve(&mut stream, request, entry, config).instrument(span).await;
+            answer(stream, &bytes, config).await;
+            return None;
         }
         Wish::Lines { tail } => Wire::lines(stream, &read, tail, limits),
         Wish::WebSocket { .. } | Wish::Page(_) => {
-            if !matches!(timeout(timeouts.write, stream.write_all(&switching)).await, Ok(Ok(()))) {
-                return;
-            }
+            let written = timeout(timeouts.write, stream.write_all(&switching)).await;
+            matches!(written, Ok(Ok(()))).then_some(())?;
             Wire::websocket(stream, read, limits)
         }
     };
-    Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts)
-        .run()
-        .instrument(span)
-        .await;
+    let connection = Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts);
+    Some(Admitted { connection, span, _counted: counted })
 }
 
 /// Tells a peer why there is nothing for it, in the way that it can read.
@@ -316,17 +348,17 @@ impl Census {
         origin: Origin,
         kind: Kind,
         config: &Config,
-    ) -> Result<Counted, &'static str> {
+    ) -> Result<Counted, Nowhere> {
         let limits = &config.server.limits;
         let mut counts = self.lock();
         if limits.max_connections.is_some_and(|max| counts.total >= max.get()) {
-            return Err("too many connections");
+            return Err(Nowhere::full("too many connections"));
         }
         let ip = match (origin, kind, limits.max_per_ip) {
             (Origin::Ip(ip), Kind::WebSocket, Some(max)) => {
                 let count = counts.per_ip.entry(ip).or_default();
                 if *count >= max.get() {
-                    return Err("too many connections from this address");
+                    return Err(Nowhere::full("too many connections from this address"));
                 }
                 *count += 1;
                 Some(ip)

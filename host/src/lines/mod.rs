@@ -189,6 +189,11 @@ impl Lines {
         Ok(Some(self.passed(chunk)))
     }
 
+    /// Whether bytes are kept that are no whole message yet.
+    pub fn is_midway(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
     fn pending(&self) -> &[u8] {
         &self.buffer[self.at..]
     }

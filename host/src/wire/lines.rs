@@ -37,10 +37,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         cx: &mut Context<'_>,
         batch: &mut Vec<Received>,
     ) -> Poll<Progress> {
+        // `push` puts bytes there whether or not they end a message.
+        let was_midway = self.is_midway() && !self.is_fresh;
         loop {
             if self.is_fresh {
                 match self.take_lines(batch) {
-                    Ok(()) if batch.is_empty() => self.is_fresh = false,
+                    Ok(()) if batch.is_empty() => {
+                        self.is_fresh = false;
+                        if self.is_midway() != was_midway {
+                            return Poll::Ready(Progress::More);
+                        }
+                    }
                     Ok(()) => return Poll::Ready(Progress::More),
                     Err(reason) => return Poll::Ready(Progress::Violated(reason)),
                 }
@@ -56,6 +63,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
                 }
             }
         }
+    }
+
+    /// Whether a message has begun whose end has not come.
+    pub(crate) fn is_midway(&self) -> bool {
+        self.lines.is_midway()
     }
 
     pub(crate) async fn write(&mut self, queue: VecDeque<Outgoing>, peer: &Peer) -> io::Result<()> {

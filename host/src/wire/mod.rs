@@ -62,14 +62,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self::Lines(LineStream::new(stream, read, tail, limits.max_message))
     }
 
-    /// Reads at least one message, and then what else is there, up to a bound. Cancel-safe: nothing is taken from the socket
-    /// that is not in `batch` afterwards.
+    /// Reads at least one message and what else is there, or the beginning of one. Cancel-safe: whole messages that were taken
+    /// from the socket are in `batch` afterwards.
     pub(crate) async fn receive(&mut self, batch: &mut Vec<Received>) -> Progress {
         poll_fn(|cx| match self {
             Self::WebSocket(socket) => socket.poll_receive(cx, batch),
             Self::Lines(lines) => lines.poll_receive(cx, batch),
         })
         .await
+    }
+
+    /// Whether a message has begun whose end has not come.
+    pub(crate) fn is_midway(&self) -> bool {
+        match self {
+            Self::WebSocket(socket) => socket.is_midway(),
+            Self::Lines(lines) => lines.is_midway(),
+        }
     }
 
     /// Writes all of `queue`, at once as far as the socket takes it.

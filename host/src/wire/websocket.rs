@@ -101,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
         }
         loop {
+            let was_midway = self.is_midway();
             let progress = match ready!(self.poll_read(cx, batch)) {
                 Ok((0, _)) => {
                     return Poll::Ready(Progress::Left(left(CloseCode::ABNORMAL, NO_CLOSE_FRAME)));
@@ -116,10 +117,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                     )));
                 }
             };
-            if !batch.is_empty() || !matches!(progress, Progress::More) {
+            if !batch.is_empty()
+                || !matches!(progress, Progress::More)
+                || self.is_midway() != was_midway
+            {
                 return Poll::Ready(progress);
             }
         }
+    }
+
+    /// Whether a message has begun whose end has not come.
+    pub(crate) fn is_midway(&self) -> bool {
+        !self.input.is_empty() || self.unusual.is_some()
     }
 
     fn poll_read(
@@ -510,5 +519,141 @@ impl AsyncWrite for Pipe {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MAX: usize = 100_000;
+
+    /// A frame as a client sends it: `first` is its first byte (FIN, reserved bits, opcode).
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+        const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
+        let mut bytes = Vec::new();
+        frame::append_header(&mut bytes, true, payload.len());
+        bytes[0] = first;
+        bytes[1] |= 0x80;
+        bytes.extend_from_slice(&MASK);
+        let at = bytes.len();
+        bytes.extend_from_slice(payload);
+        frame::unmask(&mut bytes[at..], MASK);
+        bytes
+    }
+
+    fn text(payload: &str) -> Vec<u8> {
+        masked(0x81, payload.as_bytes())
+    }
+
+    fn ping() -> Vec<u8> {
+        masked(0x89, b"p")
+    }
+
+    /// What a peer sent with these writes, and the code with which it ended.
+    async fn received(writes: &[&[u8]]) -> (Vec<String>, u16) {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut socket = WebSocket::new(near, Vec::new(), MAX);
+        let mut found = Vec::new();
+        let reading = async {
+            let mut batch = Vec::new();
+            loop {
+                let progress = poll_fn(|cx| socket.poll_receive(cx, &mut batch)).await;
+                found.extend(
+                    batch
+                        .drain(..)
+                        .map(|r| format!("{:?}:{}", r.form, String::from_utf8_lossy(&r.bytes))),
+                );
+                socket.flush().await.unwrap();
+                match progress {
+                    Progress::More | Progress::Pong => {}
+                    Progress::Left(reason) | Progress::Violated(reason) => return reason.code.0,
+                }
+            }
+        };
+        let writing = async {
+            for write in writes {
+                far.write_all(write).await.unwrap();
+                // The reader sees this write alone.
+                tokio::task::yield_now().await;
+            }
+            far.shutdown().await.unwrap();
+        };
+        let (end, ()) = tokio::join!(reading, writing);
+        (found, end)
+    }
+
+    /// A generator of numbers that are the same each time.
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (self.0 >> 33) as usize % bound
+        }
+    }
+
+    #[tokio::test]
+    async fn however_the_bytes_are_split_the_messages_are_the_same() {
+        let stream = [
+            text("one"),
+            ping(),
+            masked(0x01, b"zw"),
+            ping(),
+            masked(0x80, b"ei"),
+            text(&"three".repeat(2000)),
+            masked(0x82, &[0, 255]),
+            text(""),
+            text("ünf"),
+        ]
+        .concat();
+        let (expected, _) = received(&[&stream]).await;
+        assert_eq!(expected.len(), 6);
+        assert_eq!(expected[1], "Text:zwei");
+        let mut numbers = Numbers(7);
+        for _ in 0..300 {
+            let mut writes = Vec::new();
+            let mut rest = &stream[..];
+            while !rest.is_empty() {
+                let most = [3, 40, 20_000][numbers.below(3)];
+                let (write, behind) = rest.split_at((1 + numbers.below(most)).min(rest.len()));
+                writes.push(write);
+                rest = behind;
+            }
+            assert_eq!(received(&writes).await, (expected.clone(), 1006));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_violation_ends_with_its_code_after_what_came_before_it() {
+        let huge = [&[0x81, 0xff, 0x80][..], &[0; 11]].concat();
+        for (bytes, code) in [
+            (vec![0x81, 2, b'h', b'i'], 1002),
+            (masked(0xf1, b"x"), 1002),
+            (masked(0x83, b"x"), 1002),
+            (masked(0x80, b"x"), 1002),
+            (masked(0x09, b"x"), 1002),
+            (masked(0x89, &[b'x'; 126]), 1002),
+            (masked(0x88, b"x"), 1002),
+            (huge, 1009),
+            (masked(0x81, &vec![b'x'; MAX + 1]), 1009),
+            (masked(0x81, &[0xff]), 1007),
+            ([masked(0x01, b"a"), text("b")].concat(), 1002),
+        ] {
+            let stream = [text("before"), bytes.clone()].concat();
+            let expected = (vec!["Text:before".to_owned()], code);
+            assert_eq!(received(&[&stream]).await, expected, "{:02x?}", &bytes[..4]);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_pings_is_answered_by_no_more_than_was_read() {
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut socket = WebSocket::new(near, Vec::new(), MAX);
+        far.write_all(&ping().repeat(5000)).await.unwrap();
+        let mut batch = Vec::new();
+        let progress = poll_fn(|cx| socket.poll_receive(cx, &mut batch)).await;
+        assert!(matches!(progress, Progress::Pong));
+        assert!(socket.output.len() <= 5000 * ping().len(), "{}", socket.output.len());
     }
 }
