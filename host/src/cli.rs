@@ -25,6 +25,7 @@ use crate::router::Router;
 use crate::server::{self, Census, Hub, Listener};
 use crate::supervisor::{Change, Supervisor, chain};
 use crate::telemetry::{self, LogFormat};
+use crate::watchdog;
 
 /// A WebSocket application host: each resource path is served by a shared library, which is replaced
 /// while it runs, without closing a connection or losing a message.
@@ -129,6 +130,8 @@ enum CommandError {
         #[source]
         source: io::Error,
     },
+    #[error("no thread for the watchdog")]
+    Watchdog(#[source] io::Error),
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
     #[error("{0} of the plugins or resources cannot be served")]
@@ -170,6 +173,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
+    let watching = watchdog::start(hub.clone(), changes.clone()).map_err(CommandError::Watchdog)?;
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue));
     info!("ready");
@@ -181,6 +185,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
             _ = hangup.recv() => drop(changes.try_send(Change::Configuration)),
         }
     }
+    drop(watching);
     drop(changes);
     background.shutdown().await;
     // An accept loop that has ended needs no word.

@@ -19,7 +19,8 @@ use tracing::debug;
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
 use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
-use crate::plugin::lane::{Inbox, Input, Item};
+use crate::plugin::inbox::Inbox;
+use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
 use crate::wire::{Progress, Received, Wire};
@@ -126,7 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Turn::LaneEnded => match find_lane(&peer, &self.inbox) {
                     Some(inbox) => self.inbox = inbox,
-                    None => return End::Closed(lane_gone()),
+                    None => return End::Closed(lane_gone(&peer)),
                 },
                 Turn::Read(progress) => {
                     peer.heard();
@@ -295,6 +296,11 @@ fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
     }
 }
 
-fn lane_gone() -> CloseReason {
-    CloseReason::host(CloseCode::AWAY, "this application was removed")
+fn lane_gone(peer: &Peer) -> CloseReason {
+    match &peer.resource.service().state {
+        ServiceState::Unavailable(outage) => outage.close_reason(),
+        ServiceState::Serving(_) => {
+            CloseReason::host(CloseCode::AWAY, "this application was removed")
+        }
+    }
 }

@@ -30,5 +30,6 @@ mod resource;
 mod router;
 // Who decides what runs.
 mod supervisor;
+mod watchdog;
 
 pub use cli::main;

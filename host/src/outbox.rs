@@ -141,8 +141,8 @@ enum Phase {
         by: ClosedBy,
         accepts: bool,
     },
-    /// Nothing comes any more. The queue may still hold what came before.
-    Finished,
+    /// Nothing comes any more. The queue may still hold what came before, and the connection may not know the reason yet.
+    Finished(Option<CloseReason>),
 }
 
 impl Phase {
@@ -161,7 +161,7 @@ impl Outbox {
         let mut state = self.lock();
         match state.phase {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
-            Phase::Closing { accepts: false, .. } | Phase::Finished => return Err(Gone),
+            Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
         let bytes = state.bytes + item.bytes();
         if state.queue.len() >= bounds.messages || bytes > bounds.bytes {
@@ -212,7 +212,7 @@ impl Outbox {
         let mut state = self.lock();
         match state.phase {
             Phase::Opening | Phase::Open => {}
-            Phase::Closing { .. } | Phase::Finished => return Err(Gone),
+            Phase::Closing { .. } | Phase::Finished(_) => return Err(Gone),
         }
         let accepts = reason.by == ClosedBy::Host && reason.code == CloseCode::AWAY;
         state.phase = Phase::closing(reason, accepts);
@@ -223,7 +223,10 @@ impl Outbox {
     /// The lane is through with this connection: nothing comes any more.
     pub(crate) fn finish(&self) {
         let mut state = self.lock();
-        state.phase = Phase::Finished;
+        state.phase = match std::mem::take(&mut state.phase) {
+            Phase::Closing { reason, .. } | Phase::Finished(reason) => Phase::Finished(reason),
+            Phase::Opening | Phase::Open => Phase::Finished(None),
+        };
         state.wake();
     }
 
@@ -234,7 +237,7 @@ impl Outbox {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        matches!(self.lock().phase, Phase::Finished)
+        matches!(self.lock().phase, Phase::Finished(_))
     }
 
     /// Waits for something to write or for the order to close. Cancel-safe. One task at a time may wait.
@@ -246,8 +249,8 @@ impl Outbox {
         let mut state = self.lock();
         let close = match &mut state.phase {
             Phase::Opening => None,
-            Phase::Closing { reason, .. } => reason.take(),
-            Phase::Open | Phase::Finished => None,
+            Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
+            Phase::Open => None,
         };
         let holds_back = matches!(state.phase, Phase::Opening);
         if close.is_none() && (holds_back || state.queue.is_empty()) {
@@ -262,7 +265,7 @@ impl Outbox {
     pub(crate) async fn rest(&self) -> VecDeque<Outgoing> {
         poll_fn(|cx| {
             let mut state = self.lock();
-            if !matches!(state.phase, Phase::Finished) {
+            if !matches!(state.phase, Phase::Finished(_)) {
                 state.watch(cx);
                 return Poll::Pending;
             }
@@ -335,6 +338,16 @@ mod tests {
             assert!(results[0] && !results[3], "{results:?}");
             assert_eq!(take(&outbox), Some((vec![], Some(1013))));
         }
+    }
+
+    #[test]
+    fn a_reason_outlives_a_lane_that_is_through_before_the_connection_looked() {
+        let outbox = Outbox::new();
+        outbox.accept(None);
+        outbox.close(CloseReason::host(CloseCode::AWAY, "x")).unwrap();
+        outbox.finish();
+        assert_eq!(take(&outbox), Some((vec![], Some(1001))));
+        assert_eq!(take(&outbox), None);
     }
 
     #[test]

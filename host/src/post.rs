@@ -15,7 +15,8 @@ use crate::config::Config;
 use crate::dialog;
 use crate::http::{self, Refusal, response};
 use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
-use crate::plugin::lane::{Inbox, Input, Item};
+use crate::plugin::inbox::Inbox;
+use crate::plugin::lane::{Input, Item};
 use crate::registry::Entry;
 use crate::wire::close_packet;
 

@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use plugsocket_plugin::ConnectionId;
+use plugsocket_plugin::{CloseCode, ConnectionId};
 
 use crate::config::LaneKind;
-use crate::plugin::lane::Inbox;
+use crate::outbox::CloseReason;
+use crate::plugin::inbox::Inbox;
+use crate::plugin::tally::Tally;
 use crate::registry::{ById, Peer};
 
 /// All resources by path. Replaced as a whole, so that an edit of plugins.toml is seen whole or not at all.
@@ -20,6 +23,8 @@ pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 #[derive(Debug)]
 pub(crate) struct Resource {
     pub(crate) path: String,
+    /// What its applications have done so far.
+    pub(crate) tally: Tally,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -36,8 +41,29 @@ pub(crate) struct Service {
 #[derive(Clone, Debug)]
 pub(crate) enum ServiceState {
     Serving(Inbox),
-    /// Why not, as a peer may read it.
-    Unavailable(String),
+    Unavailable(Outage),
+}
+
+/// Why nothing serves, and when it may be worth another try; both as a peer may know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outage {
+    pub(crate) text: String,
+    pub(crate) retry_after: Duration,
+}
+
+impl Outage {
+    /// The application could not be loaded or started, and nobody knows when it can.
+    pub(crate) fn of_plugin(plugin: &str) -> Self {
+        let text = format!("the application {plugin} is not available now");
+        Self { text, retry_after: Self::RETRY_AFTER }
+    }
+
+    pub(crate) fn close_reason(&self) -> CloseReason {
+        let reason = CloseReason::host(CloseCode::TRY_AGAIN, self.text.clone());
+        CloseReason { retry_after: Some(self.retry_after), ..reason }
+    }
+
+    const RETRY_AFTER: Duration = Duration::from_secs(5);
 }
 
 #[derive(Debug, Default)]
@@ -51,7 +77,12 @@ struct Members {
 
 impl Resource {
     pub(crate) fn new(path: String, service: Service) -> Self {
-        Self { path, service: ArcSwap::from_pointee(service), members: RwLock::default() }
+        Self {
+            path,
+            tally: Tally::default(),
+            service: ArcSwap::from_pointee(service),
+            members: RwLock::default(),
+        }
     }
 
     pub(crate) fn service(&self) -> Arc<Service> {

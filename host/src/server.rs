@@ -25,7 +25,7 @@ use crate::handshake::{self, Handshake, NoHandshake, Origin, RETRY_AFTER, Wish};
 use crate::http::{self, Refusal};
 use crate::identity::Mint;
 use crate::outbox::{Bounds, CloseReason};
-use crate::plugin::lane::Inbox;
+use crate::plugin::inbox::Inbox;
 use crate::post;
 use crate::registry::{Arrival, Peer, Registry};
 use crate::resource::{Resource, Resources, Service, ServiceState};
@@ -225,9 +225,8 @@ fn find(
         ServiceState::Serving(inbox) => {
             Ok(Place { inbox: inbox.clone(), resource, service: service.clone() })
         }
-        ServiceState::Unavailable(text) => {
-            let reason = CloseReason::host(CloseCode::TRY_AGAIN, text.clone());
-            let reason = CloseReason { retry_after: Some(RETRY_AFTER), ..reason };
+        ServiceState::Unavailable(outage) => {
+            let reason = outage.close_reason();
             Err(if service.dialog { Nowhere::Dialog(reason) } else { Nowhere::Http(reason) })
         }
     }

@@ -17,6 +17,7 @@ use super::raw::{self, Keys, Mistakes, Section, join};
 use super::value::{self, Count, Seconds, Wrong, wrong_kind};
 use super::{
     Access, Config, LaneKind, Limits, Listen, Reload, Resource, Server, Timeouts, UnknownResource,
+    Watchdog,
 };
 
 /// Bytes that the default of `outbox_bytes` leaves beside the longest message.
@@ -58,6 +59,7 @@ const SERVER: Keys = Keys {
         "ready_delay",
         "drain",
         "reload",
+        "watchdog",
     ],
 };
 
@@ -66,12 +68,17 @@ const RELOAD: Keys = Keys {
     keys: &["quiet", "rescan", "preflight_timeout", "start_timeout"],
 };
 
+const WATCHDOG: Keys = Keys {
+    table: "[server.watchdog]",
+    keys: &["callback_warn", "callback_limit", "max_panics", "restart_pause"],
+};
+
 const RESOURCE: Keys = Keys {
     table: "[resources.\"/path\"]",
     keys: &["plugin", "dialog", "lane", "subprotocols", "config"],
 };
 
-const ALL: [&Keys; 4] = [&FILE, &SERVER, &RELOAD, &RESOURCE];
+const ALL: [&Keys; 5] = [&FILE, &SERVER, &RELOAD, &WATCHDOG, &RESOURCE];
 
 /// Every key that a file can have.
 #[cfg(test)]
@@ -112,10 +119,14 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         limits: limits(&mut s),
         timeouts: timeouts(&mut s),
         reload: Reload::default(),
+        watchdog: Watchdog::default(),
     };
-    match s.table("reload", RELOAD.table) {
-        Some(table) => Server { reload: reload(table, mistakes), ..server },
-        None => server,
+    let (reloading, watching) =
+        (s.table("reload", RELOAD.table), s.table("watchdog", WATCHDOG.table));
+    Server {
+        reload: reloading.map_or_else(Reload::default, |table| reload(table, mistakes)),
+        watchdog: watching.map_or_else(Watchdog::default, |table| watchdog(table, mistakes)),
+        ..server
     }
 }
 
@@ -265,6 +276,38 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         rescan: s.seconds("rescan", &RESCAN, default.rescan),
         preflight: s.seconds("preflight_timeout", &CHECK, default.preflight),
         start: s.seconds("start_timeout", &CHECK, default.start),
+    }
+}
+
+fn watchdog((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Watchdog {
+    const CALL: Seconds =
+        Seconds { least: Duration::from_millis(10), less: "would be past with every callback" };
+    const PAUSE: Seconds = Seconds { least: Duration::ZERO, less: "" };
+    const PANICS: Count = Count::new("panics", 0..=1_000_000, "");
+    let mut s = Section::new(("server.watchdog".to_owned(), at), table, &WATCHDOG, &ALL, mistakes);
+    let default = Watchdog::default();
+    let callback_warn = s.seconds("callback_warn", &CALL, default.callback_warn);
+    let not_before = |limit: Duration| {
+        if limit >= callback_warn {
+            return Ok(limit);
+        }
+        Err(Wrong(format!(
+            "{} seconds is less than callback_warn ({}); a callback is reported before it is given up",
+            limit.as_secs_f64(),
+            callback_warn.as_secs_f64()
+        )))
+    };
+    let limit = |value: &DeValue<'_>| {
+        value::seconds(value, &CALL, default.callback_limit).and_then(not_before)
+    };
+    let callback_limit =
+        s.value("callback_limit", limit).unwrap_or(default.callback_limit.max(callback_warn));
+    let panics = s.count("max_panics", &PANICS, default.max_panics.map_or(0, NonZeroUsize::get));
+    Watchdog {
+        callback_warn,
+        callback_limit,
+        max_panics: NonZeroUsize::new(panics),
+        restart_pause: s.seconds("restart_pause", &PAUSE, default.restart_pause),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Pure; it only compares. Who applies a difference is not known here.
 
-use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts};
+use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts, Watchdog};
 
 /// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
 /// the shipped file. What is in no list is untouched.
@@ -84,6 +84,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         limits,
         timeouts,
         reload,
+        watchdog,
     } = old;
     let Access { allowed_ips, allowed_origins, trusted_proxies } = access;
     let own = [
@@ -100,6 +101,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         .chain(counts(limits, &new.limits))
         .chain(durations(timeouts, &new.timeouts))
         .chain(reloading(reload, &new.reload))
+        .chain(watching(watchdog, &new.watchdog))
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
 }
@@ -149,6 +151,16 @@ fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 4] {
         ("reload.rescan", *rescan != new.rescan),
         ("reload.preflight_timeout", *preflight != new.preflight),
         ("reload.start_timeout", *start != new.start),
+    ]
+}
+
+fn watching(old: &Watchdog, new: &Watchdog) -> [(&'static str, bool); 4] {
+    let Watchdog { callback_warn, callback_limit, max_panics, restart_pause } = old;
+    [
+        ("watchdog.callback_warn", *callback_warn != new.callback_warn),
+        ("watchdog.callback_limit", *callback_limit != new.callback_limit),
+        ("watchdog.max_panics", *max_panics != new.max_panics),
+        ("watchdog.restart_pause", *restart_pause != new.restart_pause),
     ]
 }
 
@@ -243,6 +255,10 @@ mod tests {
             "reload.rescan = 9",
             "reload.preflight_timeout = 9",
             "reload.start_timeout = 9",
+            "watchdog.callback_warn = 9",
+            "watchdog.callback_limit = 9",
+            "watchdog.max_panics = 9",
+            "watchdog.restart_pause = 9",
         ];
         for value in values {
             let (key, _) = value.split_once(" = ").unwrap();

@@ -60,6 +60,8 @@ pub struct Server {
     pub timeouts: Timeouts,
     /// The table `[server.reload]`.
     pub reload: Reload,
+    /// The table `[server.watchdog]`.
+    pub watchdog: Watchdog,
 }
 
 /// One entry of `listen`. `Display` prints the form of the file.
@@ -239,6 +241,33 @@ impl Default for Reload {
             rescan: Duration::from_secs(3),
             preflight: Duration::from_secs(5),
             start: Duration::from_secs(10),
+        }
+    }
+}
+
+/// The table `[server.watchdog]`: what is done about applications that hang or panic; in the file seconds, whole or
+/// with a fraction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watchdog {
+    /// A callback that has been running for so long is reported, and counted as slow. Key `callback_warn`, default 1 s.
+    pub callback_warn: Duration,
+    /// One that has been running for so long is given up: its resource is closed and started again. Key `callback_limit`, default 30 s.
+    pub callback_limit: Duration,
+    /// Panics of one resource's application within a minute; past that it is started again. Key `max_panics`,
+    /// default 5, 0 in the file: no limit.
+    pub max_panics: Option<NonZeroUsize>,
+    /// How long a resource stays closed before its application is started again; doubles each time, up to ten minutes.
+    /// Key `restart_pause`, default 5 s.
+    pub restart_pause: Duration,
+}
+
+impl Default for Watchdog {
+    fn default() -> Self {
+        Self {
+            callback_warn: Duration::from_secs(1),
+            callback_limit: Duration::from_secs(30),
+            max_panics: NonZeroUsize::new(5),
+            restart_pause: Duration::from_secs(5),
         }
     }
 }

@@ -60,7 +60,7 @@ const SERVER: &[(&str, &str)] = &[
     ("lisen = []", "lisen: unknown key; did you mean listen?"),
     ("maxMessage = 5", "maxMessage: unknown key; did you mean max_message?"),
     ("MAX_MESSAGE = 5", "MAX_MESSAGE: unknown key; did you mean max_message?"),
-    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_head, max_message, max_chunks, outbox_messages, outbox_bytes, inbox_messages, read_buffer, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, reload"),
+    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_head, max_message, max_chunks, outbox_messages, outbox_bytes, inbox_messages, read_buffer, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, reload, watchdog"),
     (r#"listen = "127.0.0.1:8095""#, r#"listen: "127.0.0.1:8095" is a text; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     ("listen = []", r#"listen: the list is empty, so nobody could connect; give e.g. ["127.0.0.1:8095"]"#),
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
@@ -225,6 +225,10 @@ quiet = -1"#, &["2: server.reload.quiet: -1 seconds cannot be; give a number of 
 start_timeout = 0"#, &["2: server.reload.start_timeout: 0 seconds would refuse every plugin; give a number of seconds from 0.001 to 86400, e.g. 10"]),
     (r#"[server.reload]
 preflight = 5"#, &["2: server.reload.preflight: unknown key; did you mean preflight_timeout?"]),
+    (r#"[server.watchdog]
+callback_warn = 0"#, &["2: server.watchdog.callback_warn: 0 seconds would be past with every callback; give a number of seconds from 0.01 to 86400, e.g. 1"]),
+    (r#"[server.watchdog]
+callback_limit = 0.5"#, &["2: server.watchdog.callback_limit: 0.5 seconds is less than callback_warn (1); a callback is reported before it is given up"]),
     (r#"[server.reload]
 drain = 5"#, &["2: server.reload.drain: this key belongs under [server]"]),
     (r#"listen = ["127.0.0.1:1"]"#, &["1: listen: this key belongs under [server]"]),
@@ -361,6 +365,7 @@ fn an_empty_file_is_legal_and_means_the_defaults() {
         limits: Limits::default(),
         timeouts: Timeouts::default(),
         reload: Reload::default(),
+        watchdog: Watchdog::default(),
     };
     assert_eq!(config, Config { path: FILE.into(), server, resources: BTreeMap::new() });
 }

@@ -15,15 +15,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
+use super::inbox::Inbox;
+use super::pulse::{Callback, Pulse};
 use super::{Event, Failure, Instance};
 use crate::config::LaneKind;
 use crate::outbox::{CloseReason, Outgoing, Payload};
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::sendable;
-
-/// The way into a lane.
-pub(crate) type Inbox = mpsc::Sender<Item>;
 
 /// What a lane does, in the order in which it comes.
 pub(crate) enum Item {
@@ -50,7 +49,7 @@ pub(crate) enum Input {
 pub(crate) struct Swap {
     pub(crate) next: Box<dyn Instance>,
     pub(crate) succession: Succession,
-    /// Told what became of it.
+    /// Told what became of it. Where nobody waits for that any more, the swap is off.
     pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
 }
 
@@ -80,6 +79,10 @@ pub(crate) enum SwapError {
     Restore(String),
     #[error("the resource has no lane any more")]
     NoLane,
+    #[error("the running instance is stuck in a callback")]
+    Stuck,
+    #[error("the running instance was stuck and given up, and no other one could start: {0}")]
+    Restart(String),
 }
 
 impl std::fmt::Debug for Swap {
@@ -91,12 +94,18 @@ impl std::fmt::Debug for Swap {
 /// A lane that does not run yet: what comes in waits.
 pub(crate) struct Standstill {
     items: mpsc::Receiver<Item>,
+    pulse: Arc<Pulse>,
 }
 
 /// Makes the inbox of a lane; `capacity` is in items.
 pub(crate) fn open(capacity: usize) -> (Inbox, Standstill) {
+    follow(capacity, Arc::default())
+}
+
+/// Makes the inbox of a lane that will go on with the instance of another one: given up together with it.
+pub(crate) fn follow(capacity: usize, pulse: Arc<Pulse>) -> (Inbox, Standstill) {
     let (inbox, items) = mpsc::channel(capacity);
-    (inbox, Standstill { items })
+    (Inbox::new(inbox, pulse.clone()), Standstill { items, pulse })
 }
 
 impl Standstill {
@@ -112,8 +121,15 @@ impl Standstill {
     ) -> std::io::Result<()> {
         let path = resource.path.clone();
         let span = info_span!("lane", resource = path, generation = instance.generation());
-        let lane =
-            Lane { items: self.items, resource, instance, next_tick: None, ending: Ending::None };
+        self.pulse.serves(instance.generation(), instance.voice());
+        let lane = Lane {
+            items: self.items,
+            pulse: self.pulse,
+            resource,
+            instance,
+            next_tick: None,
+            ending: Ending::None,
+        };
         let runtime = Handle::current();
         match kind {
             LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
@@ -133,6 +149,7 @@ const THREAD_BATCH: usize = 64;
 
 struct Lane {
     items: mpsc::Receiver<Item>,
+    pulse: Arc<Pulse>,
     resource: Arc<Resource>,
     instance: Box<dyn Instance>,
     next_tick: Option<Instant>,
@@ -145,6 +162,8 @@ enum Ending {
     None,
     Yield(oneshot::Sender<Box<dyn Instance>>),
     Stop(oneshot::Sender<()>),
+    /// It was stuck; the resource has another lane by now. What is in the inbox is nobody's.
+    GivenUp,
 }
 
 impl Lane {
@@ -164,6 +183,9 @@ impl Lane {
                         break;
                     }
                     batch.drain(..).for_each(|item| self.apply(item));
+                    if matches!(self.ending, Ending::GivenUp) {
+                        break;
+                    }
                     // On a shared lane: lets the other tasks of this worker have their turn.
                     tokio::task::consume_budget().await;
                 }
@@ -178,13 +200,19 @@ impl Lane {
 
     fn end(mut self) {
         let ending = std::mem::replace(&mut self.ending, Ending::None);
-        if let Ending::Yield(heir) = ending {
+        match ending {
             // Nobody takes it only while the host goes down.
-            drop(heir.send(self.instance));
-            return;
+            Ending::Yield(heir) => return drop(heir.send(self.instance)),
+            Ending::GivenUp => {
+                warn!("a lane that was given up has come back and ends");
+                return discard(self.instance);
+            }
+            Ending::None | Ending::Stop(_) => {}
         }
         let removed = CloseReason::host(CloseCode::AWAY, "this application was removed");
         for peer in self.resource.members() {
+            // One that is closing already has its reason.
+            peer.outbox.close(removed.clone()).ok();
             self.close(&peer, &removed);
         }
         self.instance.retire();
@@ -195,12 +223,14 @@ impl Lane {
     }
 
     fn apply(&mut self, item: Item) {
+        if matches!(self.ending, Ending::GivenUp) {
+            return;
+        }
         match item {
             Item::Open(peer) => self.open(&peer),
             Item::Inputs(peer, inputs) => {
-                for input in &inputs {
-                    self.input(&peer, input);
-                }
+                inputs.iter().for_each(|input| self.input(&peer, input));
+                self.resource.tally.add_messages(inputs.len() as u64);
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
             Item::Swap(swap) => self.swap(swap),
@@ -217,7 +247,8 @@ impl Lane {
 
     fn open(&mut self, peer: &Arc<Peer>) {
         self.resource.admit(peer.clone());
-        match self.instance.handle(Event::Open(peer)) {
+        match self.call(Event::Open(peer)) {
+            _ if self.is_given_up() => {}
             Ok(()) => peer.outbox.accept(peer.dialog.then_some(Outgoing::Ready)),
             Err(failure) => {
                 self.resource.dismiss(peer);
@@ -228,14 +259,18 @@ impl Lane {
 
     fn input(&mut self, peer: &Peer, input: &Input) {
         // Refused, or ended by the application: what is still on its way from there is not for it.
-        if !peer.is_member() || peer.outbox.is_cut_off() {
+        if self.is_given_up() || !peer.is_member() || peer.outbox.is_cut_off() {
             return;
         }
         let result = match input {
-            Input::Message(payload) => self.instance.handle(Event::Message(peer, payload)),
+            Input::Message(payload) => self.call(Event::Message(peer, payload)),
             Input::Chunk => Ok(()),
         };
+        if let Err(Failure::Refused(..)) = &result {
+            self.resource.tally.add_refused();
+        }
         match result {
+            _ if self.is_given_up() => {}
             Ok(()) => peer.acknowledge(),
             // A connection that is closing already is as good.
             Err(failure) => drop(peer.outbox.close(verdict(failure)).err()),
@@ -253,9 +288,34 @@ impl Lane {
         peer.outbox.finish();
     }
 
+    /// Calls the application under the watchdog's eyes.
+    fn call(&mut self, event: Event<'_>) -> Result<(), Failure> {
+        if self.is_given_up() {
+            return Err(Failure::Refused(CloseCode::AWAY, String::new()));
+        }
+        self.pulse.begin(event.callback());
+        let result = self.instance.handle(event);
+        self.left();
+        if let Err(Failure::Panicked(_)) = &result {
+            self.resource.tally.add_panic();
+        }
+        result
+    }
+
+    /// A callback is over.
+    fn left(&mut self) {
+        if !self.pulse.end() {
+            self.end_with(Ending::GivenUp);
+        }
+    }
+
+    fn is_given_up(&self) -> bool {
+        matches!(self.ending, Ending::GivenUp)
+    }
+
     /// For events to which the host has no answer.
     fn tell(&mut self, event: Event<'_>) {
-        if let Err(failure) = self.instance.handle(event) {
+        if let Err(failure) = self.call(event) {
             debug!(?failure, "a callback failed");
         }
     }
@@ -263,10 +323,16 @@ impl Lane {
     fn swap(&mut self, swap: Swap) {
         let begun = Instant::now();
         let Swap { mut next, succession, done } = swap;
+        if done.is_closed() {
+            return discard(next);
+        }
         let result = match succession {
             Succession::Heir => self.hand_over(&mut *next),
             Succession::Stranger => next.restore(None).map(|()| 0).map_err(SwapError::restore),
         };
+        if self.is_given_up() {
+            return discard(next);
+        }
         if let Err(error) = result.as_ref() {
             debug!(%error, "swap refused");
             next.retire();
@@ -278,11 +344,16 @@ impl Lane {
             let replaced =
                 CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
             members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
+            if self.is_given_up() {
+                return discard(next);
+            }
             std::mem::swap(&mut self.instance, &mut next);
             next.retire();
+            self.pulse.serves(self.instance.generation(), self.instance.voice());
             tracing::Span::current().record("generation", self.instance.generation());
             members.iter().for_each(|peer| self.open_again(peer));
             self.next_tick = None;
+            self.resource.tally.add_swap(begun.elapsed());
         }
         // Nobody may be waiting for the answer; what was done stands.
         drop(done.send(
@@ -292,23 +363,37 @@ impl Lane {
     }
 
     fn hand_over(&mut self, next: &mut dyn Instance) -> Result<usize, SwapError> {
-        let snapshot =
-            self.instance.snapshot().map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
+        self.pulse.begin(Callback::Snapshot);
+        let snapshot = self.instance.snapshot();
+        self.left();
+        if self.is_given_up() {
+            return Err(SwapError::Stuck);
+        }
+        let snapshot = snapshot.map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
         let bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
-        next.restore(snapshot).map_err(SwapError::restore)?;
+        self.pulse.begin(Callback::Restore);
+        let restored = next.restore(snapshot);
+        self.left();
+        restored.map_err(SwapError::restore)?;
         Ok(bytes)
     }
 
     /// A connection meets an application that did not see it come.
     fn open_again(&mut self, peer: &Arc<Peer>) {
-        if let Err(failure) = self.instance.handle(Event::Open(peer)) {
+        let opened = self.call(Event::Open(peer));
+        if let Err(failure) = opened
+            && !self.is_given_up()
+        {
             self.resource.dismiss(peer);
             peer.outbox.close(verdict(failure)).ok();
         }
     }
 
     fn schedule_tick(&mut self) {
-        self.next_tick = self.instance.tick_every().map(|every| {
+        self.pulse.begin(Callback::Tick);
+        let every = self.instance.tick_every();
+        self.left();
+        self.next_tick = every.map(|every| {
             let latest = Instant::now() + every;
             self.next_tick.map_or(latest, |planned| planned.min(latest))
         });

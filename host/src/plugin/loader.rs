@@ -28,7 +28,7 @@ use plugsocket_plugin::{
 };
 use tracing::level_filters::LevelFilter;
 
-use super::{Event, Failure, Instance};
+use super::{Event, Failure, Instance, pulse};
 use crate::outbox::Payload;
 use crate::registry::Peer;
 use crate::resource::Resource;
@@ -230,6 +230,11 @@ impl DylibInstance {
         self.voice.resource.clone()
     }
 
+    /// The generation that it is of.
+    pub(crate) fn origin(&self) -> Arc<Generation> {
+        self.voice.generation.clone()
+    }
+
     fn module(&self) -> ModuleRef {
         self.voice.generation.module
     }
@@ -280,6 +285,10 @@ impl Instance for DylibInstance {
 
     fn retire(&mut self) {
         self.voice.state.store(Voice::RETIRED, Ordering::Release);
+    }
+
+    fn voice(&self) -> Option<(pulse::Voice, u8)> {
+        Some((&self.voice.state, Voice::RETIRED))
     }
 
     fn tick_every(&mut self) -> Option<Duration> {

@@ -8,10 +8,13 @@
 //!
 //! The lane is the single owner of an instance. Nothing here knows sockets.
 
+pub(crate) mod inbox;
 pub(crate) mod lane;
 pub(crate) mod loader;
 pub(crate) mod preflight;
+pub(crate) mod pulse;
 pub(crate) mod stage;
+pub(crate) mod tally;
 pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime};
@@ -40,6 +43,18 @@ pub(crate) enum Failure {
     Panicked(String),
 }
 
+impl Event<'_> {
+    fn callback(&self) -> pulse::Callback {
+        match self {
+            Self::Open(_) => pulse::Callback::Open,
+            Self::Message(..) => pulse::Callback::Message,
+            Self::Error(..) => pulse::Callback::Error,
+            Self::Close(..) => pulse::Callback::Close,
+            Self::Tick(_) => pulse::Callback::Tick,
+        }
+    }
+}
+
 impl Failure {
     pub(crate) fn into_text(self) -> String {
         match self {
@@ -58,6 +73,8 @@ pub(crate) trait Instance: Send {
     fn restore(&mut self, snapshot: Option<Snapshot>) -> Result<(), Failure>;
     /// Its voice is heard no more.
     fn retire(&mut self);
+    /// What silences it from outside its lane: the state of its voice, and the value to put there.
+    fn voice(&self) -> Option<(pulse::Voice, u8)>;
     fn tick_every(&mut self) -> Option<Duration>;
     fn generation(&self) -> u64;
 }

@@ -2,4 +2,6 @@
 
 mod load;
 
-pub use load::{FrameCounter, Load, Talk, connect, cpu_time, frame, resident_bytes};
+pub use load::{
+    FrameCounter, Load, Talk, connect, cpu_time, frame, greeting, listen, resident_bytes, speak,
+};

@@ -190,6 +190,60 @@ async fn read(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// Reads the greeting of a server and returns its text.
+///
+/// # Errors
+/// The connection ends before.
+pub async fn greeting(stream: &mut TcpStream, rest: Vec<u8>) -> io::Result<String> {
+    let mut bytes = rest;
+    loop {
+        let text = match bytes.as_slice() {
+            [_, 126, high, low, text @ ..] => text.get(..usize::from(u16::from_be_bytes([*high, *low]))),
+            [_, length @ 0..126, text @ ..] => text.get(..usize::from(*length)),
+            _ => None,
+        };
+        if let Some(text) = text {
+            return Ok(String::from_utf8_lossy(text).into_owned());
+        }
+        if stream.read_buf(&mut bytes).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+/// Counts the frames that a connection receives, until it ends.
+///
+/// # Errors
+/// The connection fails.
+pub async fn listen(mut stream: TcpStream, received: Arc<AtomicU64>) -> io::Result<()> {
+    let mut counter = FrameCounter::default();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            read => received.fetch_add(counter.count(&buffer[..read]) as u64, Ordering::Relaxed),
+        };
+    }
+}
+
+/// Sends bursts of `in_flight` messages and waits for as many frames in answer, for ever.
+///
+/// # Errors
+/// The connection fails.
+pub async fn speak(mut stream: TcpStream, text: Vec<u8>, in_flight: usize) -> io::Result<()> {
+    let burst = frame(&text).repeat(in_flight);
+    let mut counter = FrameCounter::default();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        stream.write_all(&burst).await?;
+        let mut frames = 0;
+        while frames < in_flight {
+            let read = read(&mut stream, &mut buffer).await?;
+            frames += counter.count(&buffer[..read]);
+        }
+    }
+}
+
 /// What a process has used of the processor so far, over all its threads.
 ///
 /// # Errors

@@ -3,10 +3,13 @@
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use plugsocket_bench::{Load, Talk, connect, cpu_time, resident_bytes};
+use plugsocket_bench::{Load, Talk, connect, cpu_time, greeting, listen, resident_bytes, speak};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 /// A server process; killed when dropped.
 struct Server {
@@ -54,7 +57,9 @@ fn write_config(folder: &std::path::Path, port: u16) -> PathBuf {
     let text = format!(
         "[server]\nlisten = [\"127.0.0.1:{port}\"]\nplugin_dir = \"{}\"\n\
          [resources.\"/echo\"]\nplugin = \"echo\"\ndialog = false\n\
-         [resources.\"/dialog\"]\nplugin = \"echo\"\n",
+         [resources.\"/dialog\"]\nplugin = \"echo\"\n\
+         [resources.\"/web\"]\nplugin = \"feedback\"\n\
+         [resources.\"/php\"]\nplugin = \"feedback\"\n",
         folder.display()
     );
     std::fs::write(&path, text).unwrap();
@@ -127,9 +132,84 @@ async fn main() {
             );
         }
     }
+    if only.is_empty() || only.iter().any(|o| o == "broadcast") {
+        for in_flight in [1, 16] {
+            for name in ["relay", "plugsocket"] {
+                broadcast(name, in_flight, rounds, duration).await;
+            }
+        }
+    }
+    if only.is_empty() || only.iter().any(|o| o == "feedback") {
+        for name in ["relay", "plugsocket"] {
+            feedback(name, rounds, duration).await;
+        }
+    }
     if only.is_empty() || only.iter().any(|o| o == "idle") {
         idle().await;
     }
+}
+
+/// Deliveries per CPU-second of one sender's broadcasts of 64 bytes to 500.
+async fn broadcast(name: &str, in_flight: usize, rounds: usize, duration: Duration) {
+    let mut rates = Vec::new();
+    for round in 0..rounds {
+        let server = Server::start(name, 18300 + round as u16).await;
+        let received = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        for _ in 0..500 {
+            let (mut stream, rest) = connect(&server.address, "/web", "").await.unwrap();
+            greeting(&mut stream, rest).await.unwrap();
+            tasks.spawn(listen(stream, received.clone()));
+        }
+        let (mut stream, rest) = connect(&server.address, "/web", "").await.unwrap();
+        greeting(&mut stream, rest).await.unwrap();
+        let text = if name == "relay" {
+            format!("* {}", "x".repeat(62))
+        } else {
+            format!(r#"{{"opcode":"broadcast","message":"{}"}}"#, "x".repeat(27))
+        };
+        tasks.spawn(speak(stream, text.into_bytes(), in_flight));
+        tokio::time::sleep(duration / 5).await;
+        let (count, cpu) = (received.load(Ordering::Relaxed), server.cpu_time());
+        tokio::time::sleep(duration).await;
+        let count = received.load(Ordering::Relaxed) - count;
+        rates.push(count as f64 / (server.cpu_time() - cpu).as_secs_f64());
+    }
+    println!(
+        "broadcast to 500, in flight {in_flight:2}  {name:10} {:10.0} deliveries/cpu-s",
+        median(&mut rates)
+    );
+}
+
+/// Feedbacks per CPU-second from 8 backends to 8 browsers.
+async fn feedback(name: &str, rounds: usize, duration: Duration) {
+    let mut rates = Vec::new();
+    for round in 0..rounds {
+        let server = Server::start(name, 18400 + round as u16).await;
+        let received = Arc::new(AtomicU64::new(0));
+        let mut tasks = JoinSet::new();
+        for _ in 0..8 {
+            let (mut stream, rest) = connect(&server.address, "/web", "").await.unwrap();
+            let ready = greeting(&mut stream, rest).await.unwrap();
+            tasks.spawn(listen(stream, received.clone()));
+            let (mut stream, rest) =
+                connect(&server.address, "/php", "Client-Type: php\r\n").await.unwrap();
+            greeting(&mut stream, rest).await.unwrap();
+            let text = if name == "relay" {
+                format!("{ready} {}", "x".repeat(150))
+            } else {
+                let uuid = ready.split('"').nth(7).unwrap().to_owned();
+                format!(r#"{{"opcode":"feedback","uuid":"{uuid}","message":"12 %"}}"#)
+            };
+            tasks.spawn(speak(stream, text.into_bytes(), 1));
+        }
+        tokio::time::sleep(duration / 5).await;
+        let (count, cpu) = (received.load(Ordering::Relaxed), server.cpu_time());
+        tokio::time::sleep(duration).await;
+        let count = received.load(Ordering::Relaxed) - count;
+        rates.push(count as f64 / (server.cpu_time() - cpu).as_secs_f64());
+    }
+    println!("feedback, 8 backends  {name:10} {:10.0}/cpu-s", median(&mut rates));
 }
 
 async fn idle() {

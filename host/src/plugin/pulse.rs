@@ -1,0 +1,261 @@
+//! What a lane shows of itself while it runs, and the way to give it up.
+//!
+//! The lane stamps each callback with two stores; it reads no clock. Whoever wants to know how long a callback has been
+//! running looks at the stamp now and then ([`Watch`]). A callback that never returns cannot be ended: its lane is
+//! *given up*, which mutes the instance, makes the lane's inbox refuse, and leaves the thread to itself. Giving up and returning
+//! from the callback meet in one atomic word, so exactly one of them comes first.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Watchdog;
+
+/// What a lane can be in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Callback {
+    Open = 1,
+    Message,
+    Close,
+    Error,
+    Tick,
+    Snapshot,
+    Restore,
+}
+
+impl fmt::Display for Callback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Open => "open",
+            Self::Message => "message",
+            Self::Close => "close",
+            Self::Error => "error",
+            Self::Tick => "tick",
+            Self::Snapshot => "snapshot",
+            Self::Restore => "restore",
+        })
+    }
+}
+
+impl Callback {
+    const ALL: [Self; 7] = [
+        Self::Open,
+        Self::Message,
+        Self::Close,
+        Self::Error,
+        Self::Tick,
+        Self::Snapshot,
+        Self::Restore,
+    ];
+
+    fn of(word: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|callback| *callback as u64 == word & Pulse::CALLBACK)
+    }
+}
+
+/// Takes the voice of an instance from outside its lane.
+pub(crate) type Voice = &'static AtomicU8;
+
+/// Shared by a lane, its inbox and whoever watches it.
+#[derive(Debug, Default)]
+pub(crate) struct Pulse {
+    stamp: Stamp,
+    generation: AtomicU64,
+    /// State of the instance's voice and the value that mutes it.
+    voice: Mutex<Option<(Voice, u8)>>,
+    is_given_up: AtomicBool,
+    given_up: CancellationToken,
+}
+
+/// On a cache line of its own: the lane writes it with each callback, and many read what lies beside it.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stamp(AtomicU64);
+
+impl Pulse {
+    const CALLBACK: u64 = 0xf;
+    const CALL: u64 = 0x10;
+    const GIVEN_UP: u64 = 1 << 63;
+
+    /// The lane enters a callback. Only the lane calls this.
+    pub(crate) fn begin(&self, callback: Callback) {
+        let call = self.stamp.0.load(Ordering::Relaxed) & !Self::CALLBACK;
+        self.stamp.0.store(call.wrapping_add(Self::CALL) | callback as u64, Ordering::Release);
+    }
+
+    /// The lane has left it; false if the lane was given up meanwhile. Only the lane calls this.
+    #[must_use]
+    pub(crate) fn end(&self) -> bool {
+        let before = self.stamp.0.fetch_and(!Self::CALLBACK, Ordering::AcqRel);
+        before & Self::GIVEN_UP == 0
+    }
+
+    /// The lane has another instance now.
+    pub(crate) fn serves(&self, generation: u64, voice: Option<(Voice, u8)>) {
+        self.generation.store(generation, Ordering::Relaxed);
+        *self.voice.lock().unwrap_or_else(PoisonError::into_inner) = voice;
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Names the call that is running, if one is.
+    pub(crate) fn call(&self) -> Option<(u64, Callback)> {
+        let word = self.stamp.0.load(Ordering::Acquire);
+        Callback::of(word).map(|callback| (word, callback))
+    }
+
+    /// Gives the lane up if it is still in this call.
+    pub(crate) fn give_up(&self, call: u64) -> bool {
+        let stamp = &self.stamp.0;
+        let marked = call | Self::GIVEN_UP;
+        if stamp.compare_exchange(call, marked, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+            return false;
+        }
+        if let Some((state, muted)) = *self.voice.lock().unwrap_or_else(PoisonError::into_inner) {
+            state.store(muted, Ordering::Release);
+        }
+        self.is_given_up.store(true, Ordering::Release);
+        self.given_up.cancel();
+        true
+    }
+
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Acquire)
+    }
+
+    /// Ends when the lane is given up.
+    pub(crate) async fn given_up(&self) {
+        self.given_up.cancelled().await;
+    }
+
+    /// Ends when the lane has been in one and the same callback for `limit`; names the call.
+    pub(crate) async fn stuck_for(&self, limit: Duration) -> u64 {
+        let mut watch: Option<(u64, Instant)> = None;
+        loop {
+            let now = Instant::now();
+            watch = match (self.call(), watch) {
+                (Some((call, _)), Some((same, since))) if call == same => {
+                    if now - since >= limit {
+                        return call;
+                    }
+                    watch
+                }
+                (call, _) => call.map(|(call, _)| (call, now)),
+            };
+            tokio::time::sleep(limit / 8).await;
+        }
+    }
+}
+
+/// What is to be said of a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// A callback has been running for longer than it should, and still runs.
+    Slow(Callback, Duration),
+    /// It has come back after all.
+    Ended(Callback, Duration),
+    /// It has been running past the limit: this call, named so that it can be given up.
+    Stuck(u64, Callback, Duration),
+}
+
+/// Looks at one lane again and again. Durations are as exact as the looks are frequent.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    call: u64,
+    callback: Option<Callback>,
+    since: Instant,
+    was_slow: bool,
+}
+
+impl Watch {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { call: 0, callback: None, since: now, was_slow: false }
+    }
+
+    /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until somebody acts.
+    pub(crate) fn look(
+        &mut self,
+        pulse: &Pulse,
+        now: Instant,
+        limits: &Watchdog,
+    ) -> Option<Finding> {
+        let (call, callback) = pulse.call().unzip();
+        let lasted = now - self.since;
+        if callback.is_some() && call == Some(self.call) {
+            let callback = callback?;
+            if lasted >= limits.callback_limit {
+                return Some(Finding::Stuck(self.call, callback, lasted));
+            }
+            if lasted >= limits.callback_warn && !self.was_slow {
+                self.was_slow = true;
+                return Some(Finding::Slow(callback, lasted));
+            }
+            return None;
+        }
+        let ended = self.callback.filter(|_| self.was_slow);
+        *self = Self { call: call.unwrap_or(0), callback, since: now, was_slow: false };
+        ended.map(|callback| Finding::Ended(callback, lasted))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Watchdog = Watchdog {
+        callback_warn: Duration::from_secs(1),
+        callback_limit: Duration::from_secs(5),
+        max_panics: None,
+        restart_pause: Duration::ZERO,
+    };
+
+    #[test]
+    fn a_slow_callback_is_reported_once_while_it_runs_and_once_when_it_ends() {
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let for_ = Duration::from_secs;
+        let mut watch = Watch::new(start);
+        assert_eq!(watch.look(&pulse, at(0), &LIMITS), None);
+        pulse.begin(Callback::Message);
+        assert_eq!(watch.look(&pulse, at(10), &LIMITS), None);
+        let slow = Finding::Slow(Callback::Message, for_(2));
+        assert_eq!(watch.look(&pulse, at(12), &LIMITS), Some(slow));
+        assert_eq!(watch.look(&pulse, at(13), &LIMITS), None);
+        assert!(pulse.end());
+        let ended = Finding::Ended(Callback::Message, for_(4));
+        assert_eq!(watch.look(&pulse, at(14), &LIMITS), Some(ended));
+        assert_eq!(watch.look(&pulse, at(15), &LIMITS), None);
+        // Another call at each look is no slow call, however often the lane is found at work.
+        for second in 20..30 {
+            pulse.begin(Callback::Message);
+            assert_eq!(watch.look(&pulse, at(second), &LIMITS), None);
+            assert!(pulse.end());
+        }
+    }
+
+    #[test]
+    fn a_lane_is_given_up_in_the_call_that_was_meant_or_not_at_all() {
+        static VOICE: AtomicU8 = AtomicU8::new(1);
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        pulse.serves(1, Some((&VOICE, 2)));
+        let mut watch = Watch::new(start);
+        pulse.begin(Callback::Tick);
+        watch.look(&pulse, start, &LIMITS);
+        let found = watch.look(&pulse, start + Duration::from_secs(9), &LIMITS);
+        let Some(Finding::Stuck(call, Callback::Tick, _)) = found else { panic!("{found:?}") };
+        assert!(pulse.end());
+        assert!(!pulse.give_up(call) && !pulse.is_given_up());
+        pulse.begin(Callback::Tick);
+        assert!(!pulse.give_up(call));
+        let (call, _) = pulse.call().unwrap();
+        assert!(pulse.give_up(call) && pulse.is_given_up());
+        assert_eq!(VOICE.load(Ordering::Relaxed), 2);
+        assert!(!pulse.end());
+    }
+}

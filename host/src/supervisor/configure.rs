@@ -1,0 +1,143 @@
+//! Brings a changed `plugins.toml` into effect: as a whole, or not at all.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+use tracing::{debug, error, info, warn};
+
+use super::deploy::{Candidate, service};
+use super::{Supervisor, chain};
+use crate::config::Config;
+use crate::plugin::lane::Succession;
+use crate::resource::{Outage, Resource, Resources, ServiceState};
+
+impl Supervisor {
+    pub(super) async fn configuration_changed(&mut self) {
+        let old = self.hub.config.load_full();
+        let mut new = match spawn_blocking({
+            let path = old.path.clone();
+            move || Config::load(path)
+        })
+        .await
+        {
+            Ok(Ok(new)) => new,
+            Ok(Err(error)) => {
+                for line in error.to_string().lines() {
+                    error!("{line}");
+                }
+                return error!("configuration not applied; the running one goes on");
+            }
+            Err(error) => return error!(%error, "configuration not read"),
+        };
+        let diff = old.diff(&new);
+        if !diff.restart.is_empty() {
+            warn!(
+                keys = diff.restart.join(", "),
+                "these keys of [server] need a restart; the rest is applied"
+            );
+            old.keep_until_restart(&mut new);
+        }
+        if diff.is_empty() {
+            return debug!("configuration unchanged");
+        }
+        match self.prepare(&old, &new).await {
+            Ok(candidates) => self.apply(&old, new, candidates).await,
+            Err(line) => {
+                error!(reason = line, "configuration not applied; the running one goes on")
+            }
+        }
+    }
+
+    /// Loads and starts all that a configuration needs and that does not run yet.
+    pub(super) async fn prepare(
+        &mut self,
+        old: &Config,
+        new: &Config,
+    ) -> Result<BTreeMap<String, Candidate>, String> {
+        let diff = old.diff(new);
+        let changed = diff.added.iter().chain(&diff.remapped).chain(&diff.reconfigured);
+        let running = self.hub.resources.load_full();
+        let mut candidates = BTreeMap::new();
+        for path in changed {
+            let settings = &new.resources[path];
+            if self.active(&settings.plugin).is_none() {
+                self.load_new(&settings.plugin)
+                    .await
+                    .map_err(|r| self.describe(&settings.plugin, &r))?;
+            }
+            let Some(generation) = self.active(&settings.plugin) else { continue };
+            let resource = running.get(path).cloned().unwrap_or_else(|| {
+                let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
+                Arc::new(Resource::new(path.clone(), service(settings, state)))
+            });
+            let candidate = self.start_instance(&generation, &resource, settings).await;
+            candidates
+                .insert(path.clone(), candidate.map_err(|r| self.describe(&settings.plugin, &r))?);
+        }
+        Ok(candidates)
+    }
+
+    pub(super) async fn apply(
+        &mut self,
+        old: &Config,
+        mut new: Config,
+        mut candidates: BTreeMap<String, Candidate>,
+    ) {
+        let diff = old.diff(&new);
+        let running = self.hub.resources.load_full();
+        let mut resources = Resources::new();
+        for (path, settings) in &mut new.resources {
+            let candidate = candidates.remove(path);
+            let resource = match (running.get(path), candidate) {
+                (Some(resource), None) => {
+                    self.reshape(resource, settings).await;
+                    resource.clone()
+                }
+                (Some(resource), Some(candidate)) => {
+                    let former = &old.resources[path];
+                    let succession = if former.plugin == settings.plugin {
+                        Succession::Heir
+                    } else {
+                        Succession::Stranger
+                    };
+                    if let Err(error) =
+                        self.take_over(resource, settings, candidate, succession).await
+                    {
+                        error!(
+                            resource = path,
+                            error = chain(&error),
+                            "resource keeps its former configuration"
+                        );
+                        *settings = former.clone();
+                    }
+                    resource.clone()
+                }
+                (None, candidate) => {
+                    let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
+                    let resource = candidate.as_ref().map_or_else(
+                        || Arc::new(Resource::new(path.clone(), service(settings, state))),
+                        |candidate| candidate.instance.resource(),
+                    );
+                    if let Some(candidate) = candidate {
+                        self.serve_first(&resource, settings, candidate);
+                    }
+                    resource
+                }
+            };
+            resources.insert(path.clone(), resource);
+        }
+        self.hub.resources.store(Arc::new(resources));
+        self.hub.config.store(Arc::new(new));
+        for path in &diff.removed {
+            if let Some(resource) = running.get(path) {
+                self.remove(resource).await;
+            }
+        }
+        info!(
+            added = ?diff.added, removed = ?diff.removed, remapped = ?diff.remapped,
+            reconfigured = ?diff.reconfigured, reshaped = ?diff.reshaped, server = ?diff.server,
+            "configuration applied"
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! From a generation to what serves: starts instances, gives them resources, lets them take over from each other.
+
+use std::sync::Arc;
+
+use plugsocket_plugin::CloseCode;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::{error, info};
+
+use super::load::{Active, Refusal};
+use super::{Supervisor, chain};
+use crate::config::{Config, LaneKind, Resource as ResourceConfig};
+use crate::outbox::CloseReason;
+use crate::plugin::Instance;
+use crate::plugin::inbox::Inbox;
+use crate::plugin::lane::{self, Item, Succession, Swap, SwapError};
+use crate::plugin::loader::{DylibInstance, Generation};
+use crate::resource::{Outage, Resource, Service, ServiceState};
+
+/// An instance that waits to take over a resource.
+pub(super) struct Candidate {
+    pub(super) path: String,
+    pub(super) instance: DylibInstance,
+    pub(super) lane: LaneKind,
+}
+
+impl Supervisor {
+    /// Lets a new generation take over every resource that its plugin serves.
+    pub(super) async fn replace(&mut self, name: &str, loaded: Active, config: &Config) {
+        let served = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
+        let resources = self.hub.resources.load_full();
+        let mut candidates = Vec::new();
+        for (path, settings) in served {
+            let Some(resource) = resources.get(path) else { continue };
+            match self.start_instance(&loaded.generation, resource, settings).await {
+                Ok(candidate) => candidates.push(candidate),
+                Err(refusal) => return drop(self.report(name, &refusal)),
+            }
+        }
+        let mut taken = 0;
+        for candidate in candidates {
+            let path = candidate.path.clone();
+            let (Some(resource), Some(settings)) =
+                (resources.get(&path), config.resources.get(&path))
+            else {
+                continue;
+            };
+            match self.take_over(resource, settings, candidate, Succession::Heir).await {
+                Ok(()) => {
+                    taken += 1;
+                    self.forgive(&path);
+                }
+                Err(error) => error!(
+                    plugin = name,
+                    resource = path,
+                    error = chain(&error),
+                    "reload refused; the running generation goes on"
+                ),
+            }
+        }
+        if taken > 0 {
+            self.activate(name, loaded);
+        }
+    }
+
+    /// For a resource whose application stays: dialog, subprotocols, lane.
+    pub(super) async fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
+        let now = resource.service();
+        let ServiceState::Serving(inbox) = &now.state else {
+            return resource.set_service(service(settings, now.state.clone()));
+        };
+        let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
+        let kind = lane_kind(settings, never_blocks);
+        if kind == now.lane {
+            return resource
+                .set_service(Service { lane: kind, ..service(settings, now.state.clone()) });
+        }
+        // What is in the old inbox is done first; what comes waits in the new one.
+        let capacity = self.hub.config.load().server.limits.inbox_messages;
+        let (next, standstill) = lane::follow(capacity, inbox.pulse().clone());
+        let state = ServiceState::Serving(next);
+        resource.set_service(Service { lane: kind, ..service(settings, state) });
+        let (heir, instance) = oneshot::channel();
+        let resource = resource.clone();
+        let inbox = inbox.clone();
+        tokio::runtime::Handle::current().spawn(async move {
+            drop(inbox.send(Item::Yield(heir)).await);
+            let instance = tokio::select! {
+                instance = instance => instance.ok(),
+                () = inbox.pulse().given_up() => None,
+            };
+            if let Some(instance) = instance
+                && let Err(error) = standstill.start(resource, kind, instance)
+            {
+                error!(%error, "no thread for a lane");
+            }
+        });
+    }
+
+    /// The first instance of a resource.
+    pub(super) fn serve_first(
+        &mut self,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+        candidate: Candidate,
+    ) {
+        let Candidate { mut instance, lane: kind, .. } = candidate;
+        let (inbox, standstill) = lane::open(self.hub.config.load().server.limits.inbox_messages);
+        // There is nothing to restore: this only lets it speak.
+        drop(instance.restore(None));
+        let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
+        match standstill.start(resource.clone(), kind, Box::new(instance)) {
+            Ok(()) => {
+                let state = ServiceState::Serving(inbox);
+                resource.set_service(Service { lane: kind, ..service(settings, state) });
+                info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
+                self.settled(&resource.path);
+            }
+            Err(error) => error!(resource = resource.path, %error, "no thread for a lane"),
+        }
+    }
+
+    /// Puts a candidate in the place of the running instance, between two events.
+    pub(super) async fn take_over(
+        &mut self,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+        candidate: Candidate,
+        succession: Succession,
+    ) -> Result<(), SwapError> {
+        let now = resource.service();
+        let ServiceState::Serving(inbox) = &now.state else {
+            self.serve_first(resource, settings, candidate);
+            return Ok(());
+        };
+        let generation = candidate.instance.generation();
+        let origin = candidate.instance.origin();
+        let (done, outcome) = oneshot::channel();
+        let swap = Swap { next: Box::new(candidate.instance), succession, done };
+        let swapped = self.until_stuck(resource, inbox, swap_in(inbox, swap, outcome)).await;
+        let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
+            Err(SwapError::Stuck) => return self.on_fresh_lane(&origin, resource, settings).await,
+            handed => handed?,
+        };
+        info!(
+            resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
+            snapshot_bytes = handed.snapshot_bytes, "resource is served by a new instance"
+        );
+        self.reshape(resource, settings).await;
+        Ok(())
+    }
+
+    /// Ends a resource: its connections are told, its lane and instance end.
+    pub(super) async fn remove(&mut self, resource: &Arc<Resource>) {
+        let text = "this resource was removed".to_owned();
+        let reason = CloseReason::host(CloseCode::AWAY, text.clone());
+        let outage = Outage { text, retry_after: REMOVED_RETRY };
+        self.close(resource, outage, reason).await;
+        self.forgive(&resource.path);
+    }
+
+    /// Waits for something that a lane does, but not for a lane that is stuck: that one is given up, and the answer is None.
+    pub(super) async fn until_stuck<T>(
+        &self,
+        resource: &Arc<Resource>,
+        inbox: &Inbox,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let watchdog = self.hub.config.load().server.watchdog.clone();
+            let call = tokio::select! {
+                done = &mut work => return Some(done),
+                call = inbox.pulse().stuck_for(watchdog.callback_limit) => call,
+            };
+            if self.give_up(resource, inbox, call, watchdog.restart_pause) {
+                error!(resource = resource.path, "the lane is stuck and was given up");
+                return None;
+            }
+        }
+    }
+
+    /// For a resource whose lane was given up: another instance of the generation that was to take over.
+    async fn on_fresh_lane(
+        &mut self,
+        generation: &Arc<Generation>,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+    ) -> Result<(), SwapError> {
+        let candidate = self
+            .start_instance(generation, resource, settings)
+            .await
+            .map_err(|refusal| SwapError::Restart(chain(&refusal)))?;
+        self.serve_first(resource, settings, candidate);
+        Ok(())
+    }
+
+    pub(super) async fn start_instance(
+        &self,
+        generation: &Arc<Generation>,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+    ) -> Result<Candidate, Refusal> {
+        let (started, instance) = oneshot::channel();
+        let limit = self.hub.config.load().server.reload.start;
+        let (path, router) = (resource.path.clone(), self.router.clone());
+        let (generation, resource, config) =
+            (generation.clone(), resource.clone(), settings.config.clone());
+        let lane = lane_kind(settings, generation.facts.never_blocks);
+        // A thread of its own, to be left behind if it never comes back. What it makes too late is dropped there.
+        std::thread::Builder::new()
+            .name(format!("start:{path}"))
+            .spawn(move || drop(started.send(generation.start(resource, router, &config))))
+            .map_err(Refusal::Host)?;
+        match timeout(limit, instance).await {
+            Ok(Ok(Ok(instance))) => Ok(Candidate { path, instance, lane }),
+            Ok(Ok(Err(failure))) => {
+                Err(Refusal::Start { resource: path, text: failure.into_text() })
+            }
+            Ok(Err(_)) => {
+                Err(Refusal::Start { resource: path, text: "its thread ended".to_owned() })
+            }
+            Err(_) => Err(Refusal::StartHung { resource: path, limit }),
+        }
+    }
+}
+
+/// Queues a swap and waits for it.
+pub(super) async fn swap_in(
+    inbox: &Inbox,
+    swap: Swap,
+    outcome: oneshot::Receiver<Result<lane::Handover, SwapError>>,
+) -> Result<lane::Handover, SwapError> {
+    if inbox.send(Item::Swap(swap)).await.is_err() {
+        return Err(SwapError::NoLane);
+    }
+    outcome.await.unwrap_or(Err(SwapError::NoLane))
+}
+
+pub(super) fn service(settings: &ResourceConfig, state: ServiceState) -> Service {
+    Service {
+        dialog: settings.dialog,
+        subprotocols: settings.subprotocols.clone(),
+        lane: lane_kind(settings, false),
+        state,
+    }
+}
+
+pub(super) fn lane_kind(settings: &ResourceConfig, never_blocks: bool) -> LaneKind {
+    settings.lane.unwrap_or(if never_blocks { LaneKind::Shared } else { LaneKind::Thread })
+}
+
+/// For who asks for a resource in the moment between its end and its disappearance.
+const REMOVED_RETRY: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,0 +1,197 @@
+//! Who decides what runs: brings configuration and libraries into effect, at the start and while connections are open.
+//!
+//! The single owner of the plugins' state. Changes come in one queue and are dealt with one after the other, so a reload
+//! during a reload waits. Whatever can fail (read, copy, check, open, start) is done before anything that serves is touched, and a
+//! failure leaves everything as it was, with one line that says why.
+
+mod care;
+mod configure;
+mod deploy;
+mod load;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
+use tracing::{debug, warn};
+
+use self::care::Trouble;
+use self::deploy::service;
+use self::load::Active;
+use crate::plugin::lane::Item;
+use crate::plugin::pulse::Pulse;
+use crate::plugin::stage::{self, FileStamp};
+use crate::plugin::watch;
+use crate::resource::{Outage, Resource, Resources, ServiceState};
+use crate::router::Router;
+use crate::server::Hub;
+
+/// Something that may have changed.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// A file is quiet again.
+    File(PathBuf),
+    /// The operator asks to read the configuration again.
+    Configuration,
+    /// The lane of a resource has been in this call past `callback_limit`.
+    Stuck { path: String, pulse: Arc<Pulse>, call: u64 },
+    /// An application panicked more than `max_panics` times in a minute.
+    Panicking(String),
+}
+
+pub(crate) struct Supervisor {
+    hub: Arc<Hub>,
+    router: Arc<Router>,
+    /// Where this process keeps its copies of the libraries.
+    staging: PathBuf,
+    plugins: BTreeMap<String, Plugin>,
+    /// Resources whose applications failed of late.
+    troubles: BTreeMap<String, Trouble>,
+}
+
+/// A plugin by name.
+#[derive(Default)]
+struct Plugin {
+    active: Option<Active>,
+    /// The file that was last looked at, taken or refused: it is not tried again.
+    seen: Option<FileStamp>,
+    /// Counts every library staged, so that no path is ever used twice.
+    last_number: u64,
+}
+impl Supervisor {
+    pub(crate) fn new(hub: Arc<Hub>, router: Arc<Router>) -> Self {
+        Self {
+            hub,
+            router,
+            staging: PathBuf::new(),
+            plugins: BTreeMap::new(),
+            troubles: BTreeMap::new(),
+        }
+    }
+
+    /// Brings the configuration into effect for the first time. A plugin that fails leaves its resources unavailable until a
+    /// better library comes; the others serve. Returns what failed.
+    ///
+    /// # Errors
+    /// The staging folder cannot be used.
+    pub(crate) async fn start(&mut self) -> std::io::Result<Vec<String>> {
+        let config = self.hub.config.load_full();
+        self.staging = stage::prepare(&config.server.staging_dir)?;
+        let mut failures = Vec::new();
+        let names: BTreeSet<&str> = config.resources.values().map(|r| &*r.plugin).collect();
+        for name in names {
+            if let Err(refusal) = self.load_new(name).await {
+                failures.push(self.report(name, &refusal));
+            }
+        }
+        let mut resources = Resources::new();
+        for (path, settings) in &config.resources {
+            let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
+            let resource = Arc::new(Resource::new(path.clone(), service(settings, state)));
+            resources.insert(path.clone(), resource.clone());
+            let Some(generation) = self.active(&settings.plugin) else { continue };
+            match self.start_instance(&generation, &resource, settings).await {
+                Ok(candidate) => self.serve_first(&resource, settings, candidate),
+                Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
+            }
+        }
+        self.hub.resources.store(Arc::new(resources));
+        for path in watch::libraries(&config.server.plugin_dir) {
+            self.report_if_available(&path, &config);
+        }
+        Ok(failures)
+    }
+
+    /// Deals with changes until nobody sends any more.
+    pub(crate) async fn run(mut self, mut changes: mpsc::Receiver<Change>) -> Self {
+        loop {
+            let restart = self.next_restart();
+            tokio::select! {
+                change = changes.recv() => match change {
+                    Some(change) => self.deal_with(change).await,
+                    None => break,
+                },
+                () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
+                    self.restart_due().await;
+                }
+            }
+        }
+        self
+    }
+
+    async fn deal_with(&mut self, change: Change) {
+        match change {
+            Change::Configuration => self.configuration_changed().await,
+            Change::File(path) if path == self.hub.config.load().path => {
+                self.configuration_changed().await;
+            }
+            Change::File(path) => self.library_changed(&path).await,
+            Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call),
+            Change::Panicking(path) => self.panicking(&path).await,
+        }
+    }
+
+    /// Ends all lanes, each after what is in its inbox.
+    pub(crate) async fn stop(self) {
+        let resources = self.hub.resources.load_full();
+        let mut ended = Vec::new();
+        for resource in resources.values() {
+            if let ServiceState::Serving(inbox) = &resource.service().state {
+                let (done, end) = oneshot::channel();
+                if inbox.send(Item::Stop(done)).await.is_ok() {
+                    ended.push(end);
+                }
+            }
+        }
+        for end in ended {
+            // A lane that is gone already has ended.
+            drop(end.await);
+        }
+        drop(std::fs::remove_dir_all(self.staging));
+    }
+
+    async fn library_changed(&mut self, path: &Path) {
+        let config = self.hub.config.load_full();
+        let Some(name) = watch::plugin_name(path).map(ToOwned::to_owned) else { return };
+        let is_mapped = config.resources.values().any(|r| r.plugin == name);
+        let stamp = FileStamp::of(path);
+        let plugin = self.plugins.entry(name.clone()).or_default();
+        if plugin.seen == stamp {
+            return;
+        }
+        if stamp.is_none() {
+            plugin.seen = None;
+            if let Some(active) = &plugin.active {
+                let generation = active.generation.number;
+                warn!(
+                    plugin = name,
+                    generation, "library deleted; the generation that is loaded goes on"
+                );
+            }
+            return;
+        }
+        if !is_mapped {
+            plugin.seen = stamp;
+            self.report_if_available(path, &config);
+            return;
+        }
+        match self.load(&name).await {
+            Ok(Some(loaded)) => self.replace(&name, loaded, &config).await,
+            Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
+            Err(refusal) => drop(self.report(&name, &refusal)),
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
