@@ -169,3 +169,20 @@ async fn noise_instead_of_a_request_is_refused() {
     }
     is_unharmed(&mut bystander).await;
 }
+
+#[tokio::test]
+async fn a_message_that_is_not_whole_in_time_ends_the_connection() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("message_timeout", "0.3");
+    let host = setup.start().await;
+    let frame = masked(opcode::TEXT, b"whole");
+    for beginning in [&frame[..1], &frame[..4], &frame[..9], &masked(0x01, b"fragment")] {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        client.write(&frame).await;
+        assert_eq!(client.expect_text().await, "whole");
+        client.write(beginning).await;
+        client.expect_close(1008).await;
+    }
+    let mut lines = host.connect_lines("/echo").await;
+    lines.write("half a li").await;
+    lines.expect_end().await;
+}
