@@ -1,5 +1,6 @@
 //! Clients that others wrote, each in its own language, against the real program with the bundled applications: the scripts are in
 //! `tests/clients`. One whose runtime is missing is skipped with a line that says so, but never with `CI=true`.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
