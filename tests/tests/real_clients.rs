@@ -1,6 +1,11 @@
 //! Clients that others wrote, each in its own language, against the real program with the bundled applications: the scripts are in
 //! `tests/clients`. One whose runtime is missing is skipped with a line that says so, but never with `CI=true`.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::explicit_write,
+    reason = "a test fails loudly; a skip is said past the harness"
+)]
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
