@@ -1,6 +1,7 @@
 //! Slow peers, slow applications, and those who must not notice them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Line, Request, Setup, TestHost, masked, opcode, within};
+use plugsocket_tests::{Line, Request, Setup, masked, opcode, within};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -27,19 +28,8 @@ async fn a_client_that_never_reads_is_disconnected_and_the_others_are_served() {
         assert_eq!(sender.call(&broadcast).await.packets.len(), 0);
         assert_eq!(reader.receive_json().await["opcode"], "broadcast");
     }
-    // It reads what was on its way. There may be no place any more for a close frame.
-    let mut last = None;
-    let mut rest = Vec::new();
-    deaf.expect_text().await;
-    loop {
-        let bytes = deaf.read_some().await;
-        if bytes.is_empty() {
-            break;
-        }
-        rest.extend(bytes);
-        last = rest.len().checked_sub(200).map(|tail| rest.split_off(tail)).or(last);
-        rest = last.clone().unwrap_or(rest);
-    }
+    // What was on its way it may read; there may have been no place for a close frame any more.
+    assert!(!deaf.read_to_end().await.is_empty());
     assert_eq!(sender.call(&broadcast).await.packets.len(), 0);
 }
 
@@ -82,12 +72,6 @@ async fn pings_of_a_client_that_never_reads_do_not_pile_up() {
     assert_eq!(other.receive_text().await, "x");
 }
 
-async fn with_blocker() -> TestHost {
-    let setup = Setup::new(PROGRAM).plain("/block", "blocker").resource("/web", "feedback");
-    let setup = setup.plain("/echo", "echo").config("/block", "release", "\"release\"");
-    setup.server("inbox_messages", "4").start().await
-}
-
 #[tokio::test]
 async fn a_blocked_plugin_does_not_delay_other_resources() {
     let setup = Setup::new(PROGRAM).resource("/block", "blocker").resource("/web", "feedback");
@@ -117,7 +101,8 @@ async fn a_blocked_plugin_does_not_delay_other_resources() {
 #[tokio::test]
 async fn a_client_of_a_blocked_resource_is_read_no_faster_than_handled() {
     const MESSAGES: usize = 800;
-    let host = with_blocker().await;
+    let setup = Setup::new(PROGRAM).plain("/block", "blocker").plain("/echo", "echo");
+    let host = setup.server("inbox_messages", "4").start().await;
     let mut client = host.raw().await.upgraded("/block").await;
     client.write(masked(opcode::TEXT, b"block 3000")).await;
     let (mut from, mut to) = tokio::io::split(client.into_stream());

@@ -1,4 +1,5 @@
 //! `plugins.toml` edited while connections are open.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Line, RawClient, Request, Setup, TestHost};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ async fn counts(client: &mut Client, by: &str, seq: u64) {
 }
 
 /// Offers a file that must not be taken; the line of the log that says why.
-async fn is_refused(host: &mut TestHost, text: &str, reason: &str) -> Line {
+async fn is_refused(host: &TestHost, text: &str, reason: &str) -> Line {
     let position = host.log_position();
     host.write_config(text);
     let line = host.wait_for_error(position, reason).await;
@@ -138,10 +139,10 @@ async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
         let text = good.clone().key("/new", key, value).toml();
         let at = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap() + 1;
         let place = format!("plugins.toml:{at}: resources.\"/new\".{key}: ");
-        let line = is_refused(&mut host, &text, key).await;
+        let line = is_refused(&host, &text, key).await;
         assert!(line.message().contains(&place), "{line}");
     }
-    is_refused(&mut host, "[server\n", "plugins.toml:1").await;
+    is_refused(&host, "[server\n", "plugins.toml:1").await;
     host.open(Request::to("/new")).await.expect_close_packet(1008).await;
     counts(&mut client, "v1", 1).await;
     host.apply(good).await;
@@ -151,16 +152,17 @@ async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
 
 #[tokio::test]
 async fn a_plugin_that_does_not_come_up_makes_the_whole_file_wait() {
-    let mut host = setup().start().await;
+    let host = setup().resource("/panic", "panicker").start().await;
     let mut client = host.connect("/count").await;
     let wishes = host.setup().config("/count", "by", "\"new\"");
     for (setup, reason) in [
         (wishes.clone().resource("/new", "nowhere").without("nowhere"), "libnowhere.so"),
         (wishes.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
         (wishes.clone().resource("/new", "no_plugin"), "no plugsocket plugin"),
+        (wishes.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
     ] {
         setup.lay_libraries(host.folder());
-        is_refused(&mut host, &setup.toml(), reason).await;
+        is_refused(&host, &setup.toml(), reason).await;
         counts(&mut host.connect("/count").await, "v1", 1).await;
     }
     counts(&mut client, "v1", 1).await;

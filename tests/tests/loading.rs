@@ -1,4 +1,5 @@
 //! Libraries and files that are no good, at the start: each is explained in one sentence, and the rest is served.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Outcome, Request, Setup, plugin_path};
 use serde_json::json;

@@ -1,4 +1,5 @@
 //! Applications that panic: one connection ends, everything else goes on.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Request, Setup, TestHost};
 use serde_json::json;

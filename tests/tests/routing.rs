@@ -1,4 +1,5 @@
 //! Who receives what, and who does not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost};
 use serde_json::{Value, json};

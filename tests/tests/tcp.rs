@@ -1,4 +1,5 @@
 //! Backends without a WebSocket library: lines on plain TCP, and the old ones that write no line ends.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{LineClient, Setup, TestHost};
 use serde_json::json;

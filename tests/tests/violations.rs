@@ -1,4 +1,5 @@
 //! Peers that break RFC 6455: each is told its code in a close frame, and nobody else notices.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, RawClient, Request, Setup, TestHost, closing, masked, opcode};
 
@@ -172,8 +173,8 @@ async fn noise_instead_of_a_request_is_refused() {
 
 #[tokio::test]
 async fn a_message_that_is_not_whole_in_time_ends_the_connection() {
-    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("message_timeout", "0.3");
-    let host = setup.start().await;
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").resource("/talk", "echo");
+    let host = setup.server("message_timeout", "0.3").start().await;
     let frame = masked(opcode::TEXT, b"whole");
     for beginning in [&frame[..1], &frame[..4], &frame[..9], &masked(0x01, b"fragment")] {
         let mut client = host.raw().await.upgraded("/echo").await;
@@ -182,7 +183,7 @@ async fn a_message_that_is_not_whole_in_time_ends_the_connection() {
         client.write(beginning).await;
         client.expect_close(1008).await;
     }
-    let mut lines = host.connect_lines("/echo").await;
+    let mut lines = host.connect_lines("/talk").await;
     lines.write("half a li").await;
-    lines.expect_end().await;
+    lines.expect_close_packet().await;
 }
