@@ -66,7 +66,7 @@ const tests = {
     await client.ready();
     for (let number = 0; number < 2000; number++) client.say({ opcode: 'echo', message: number });
     for (let number = 0; number < 2000; number++) {
-      assert.equal((await client.packet()).message, number);
+      assert.deepEqual(await client.packet(), { opcode: 'echo', message: number });
       assert.deepEqual(await client.packet(), NEXT);
     }
     client.socket.close(1000);
