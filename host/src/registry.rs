@@ -30,7 +30,7 @@ pub(crate) struct Peer {
     pub(crate) head: Head,
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
-    bounds: Bounds,
+    pub(crate) bounds: Bounds,
     fyi: Mutex<Option<Arc<str>>>,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
