@@ -18,12 +18,12 @@ use tracing::debug;
 
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
-use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
+use crate::outbox::{CloseReason, Load, Outgoing, Payload, Taken};
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
-use crate::wire::{Progress, Received, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, Received, Wire};
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(crate) struct Connection<S> {
     /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
+    /// What one read may bring.
+    one_read: Load,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -68,7 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         timeouts: &Timeouts,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
+        let one_read = Load { messages: BATCH_MESSAGES, bytes: limits.max_message };
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), one_read }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -98,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return end;
             }
             let overdue = reached(self.whole_by);
+            let may_read = pending.is_none() && peer.outbox.may_read(self.one_read, peer.bounds);
             let turn = tokio::select! {
                 taken = peer.outbox.take() => Turn::Write(taken),
                 permit = self.inbox.reserve(), if pending.is_some() => match permit {
@@ -107,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                     Err(_) => Turn::LaneEnded,
                 },
-                progress = self.wire.receive(&mut batch), if pending.is_none() => Turn::Read(progress),
+                progress = self.wire.receive(&mut batch), if may_read => Turn::Read(progress),
                 () = overdue => Turn::Overdue,
             };
             match turn {
@@ -152,6 +156,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut inputs = Vec::with_capacity(batch.len());
         let joined = self.join(batch, &mut inputs);
         if !inputs.is_empty() {
+            self.peer().outbox.lend(Input::load(&inputs));
             let item = Item::Inputs(self.peer().clone(), inputs);
             // What is answered at once is found in the next turn of the loop.
             self.peer().outbox.unwatch();

@@ -21,7 +21,7 @@ use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
 use super::{Event, Failure, Instance};
 use crate::config::LaneKind;
-use crate::outbox::{CloseReason, Outgoing, Payload};
+use crate::outbox::{CloseReason, Load, Outgoing, Payload};
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::sendable;
@@ -45,6 +45,16 @@ pub(crate) enum Input {
     Message(Payload),
     /// A chunk, or the beginning of a buffer: the host takes it, the application does not see it.
     Chunk,
+}
+
+impl Input {
+    pub(crate) fn load(inputs: &[Self]) -> Load {
+        let bytes = inputs.iter().map(|input| match input {
+            Self::Message(payload) => payload.bytes.len(),
+            Self::Chunk => 0,
+        });
+        Load { messages: inputs.len(), bytes: bytes.sum() }
+    }
 }
 
 /// A successor, ready to take over.
@@ -348,6 +358,7 @@ impl Clerk {
             Item::Inputs(peer, inputs) => {
                 inputs.iter().for_each(|input| self.input(&peer, input));
                 self.resource.tally.add_messages(inputs.len() as u64);
+                peer.outbox.give_back(Input::load(&inputs));
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
             Item::Swap(swap) => self.swap(swap),
