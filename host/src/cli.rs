@@ -17,6 +17,8 @@ use tokio::time::{sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, Listen, Reload};
+use crate::control::client::{self, Ask, AskError, Outcome};
+use crate::control::{Control, ControlError, Desk};
 use crate::identity::Mint;
 use crate::outbox::CloseReason;
 use crate::plugin::{loader, preflight, watch as files};
@@ -32,7 +34,7 @@ use crate::watchdog;
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 ended as asked, 1 could not do it, 2 wrong command line.\n\
+    after_help = "Exit codes: 0 done, 1 refused or could not do it, 2 wrong command line, 3 no host answers on the control socket.\n\
     RUST_LOG says what is logged, e.g. RUST_LOG=debug (default: info). SIGHUP reads plugins.toml again; \
     SIGTERM and SIGINT drain and end."
 )]
@@ -58,7 +60,16 @@ enum Command {
     /// Serve (the default).
     Run,
     /// Check the configuration, and load and start every plugin that it maps, without serving.
-    Check,
+    Check {
+        /// Say instead what the files would change for the host that runs.
+        #[arg(long)]
+        diff: bool,
+        /// With --diff: one JSON value.
+        #[arg(long, requires = "diff")]
+        json: bool,
+    },
+    #[command(flatten)]
+    Ask(Ask),
     /// Open one library and say whether it is a plugin for this host.
     #[command(name = preflight::COMMAND, hide = true)]
     Preflight { library: PathBuf },
@@ -70,7 +81,27 @@ pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(Command::Run) {
         Command::Preflight { library } => try_library(&library),
+        Command::Ask(ask) => tell(ask.run(&options.config)),
+        Command::Check { diff: true, json } => tell(client::difference(&options.config, json)),
         command => with_runtime(command, options),
+    }
+}
+
+/// Prints what a running host answered.
+fn tell(asked: Result<Outcome, AskError>) -> ExitCode {
+    match asked {
+        Ok(Outcome { text, is_done: true }) => {
+            say(&text);
+            ExitCode::SUCCESS
+        }
+        Ok(Outcome { text, is_done: false }) => {
+            complain(&text);
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            complain(&chain(&error));
+            error.code()
+        }
     }
 }
 
@@ -98,8 +129,8 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
     };
     let result = runtime.block_on(async {
         match command {
-            Command::Check => check(&options).await,
-            Command::Run | Command::Preflight { .. } => run(&options).await,
+            Command::Check { .. } => check(&options).await,
+            _ => run(&options).await,
         }
     });
     // A plugin's thread that is stuck must not keep the program.
@@ -130,6 +161,8 @@ enum CommandError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Control(#[from] ControlError),
     #[error("no thread for the watchdog")]
     Watchdog(#[source] io::Error),
     #[error("cannot wait for signals")]
@@ -139,8 +172,10 @@ enum CommandError {
 }
 
 async fn check(options: &Options) -> Result<(), CommandError> {
-    let config = Config::load(&options.config)?;
+    let mut config = Config::load(&options.config)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
+    // Only a host that serves has good generations.
+    config.server.reload.keep_generations = 0;
     let (_, mut supervisor) = assemble(config);
     let failures = start(&mut supervisor, options).await?;
     supervisor.stop().await;
@@ -159,6 +194,8 @@ async fn run(options: &Options) -> Result<(), CommandError> {
         wait_for(SignalKind::hangup())?,
     );
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
+    // First: a second host by mistake ends here, before it touches anything.
+    let control = open_control(&config)?;
     let listeners = listen(&config).await?;
     let before = files::survey(&scope(&config));
     let (hub, mut supervisor) = assemble(config);
@@ -173,6 +210,11 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
+    let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
+    let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
+    if let Some(control) = control {
+        background.spawn(control.serve(desk));
+    }
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(CommandError::Watchdog)?;
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue));
@@ -181,6 +223,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            Some(()) = asked_to_drain.recv() => break,
             // A full queue is read to its end, and the file with it.
             _ = hangup.recv() => drop(changes.try_send(Change::Configuration)),
         }
@@ -198,6 +241,17 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     Ok(())
 }
 
+/// None where the default path is too long: the folder of plugins.toml may lie as deep as it likes.
+fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
+    match Control::open(&config.server.control) {
+        Err(ControlError::Socket { path, .. }) if path.as_os_str().len() > 107 => {
+            warn!(path = %path.display(), "no control socket, its path is too long; set server.control");
+            Ok(None)
+        }
+        opened => opened.map(Some),
+    }
+}
+
 /// Changes that may wait.
 const CHANGES: usize = 64;
 /// How long instances may take to be dropped.
@@ -213,6 +267,8 @@ fn assemble(config: Config) -> (Arc<Hub>, Supervisor) {
         registry,
         mint: Mint::new(),
         census: Arc::new(Census::default()),
+        roster: ArcSwap::default(),
+        started: std::time::Instant::now(),
     });
     let supervisor = Supervisor::new(hub.clone(), router);
     (hub, supervisor)

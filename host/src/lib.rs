@@ -7,6 +7,7 @@
 // What an operator says.
 mod cli;
 pub mod config;
+mod control;
 mod telemetry;
 // How a connection comes in.
 mod handshake;

@@ -160,6 +160,11 @@ impl Resource {
         self.read().all.clone()
     }
 
+    /// How many members there are.
+    pub(crate) fn count(&self) -> usize {
+        self.read().all.len()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Members> {
         self.members.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, Kind};
@@ -29,6 +29,7 @@ use crate::plugin::inbox::Inbox;
 use crate::post;
 use crate::registry::{Arrival, Peer, Registry};
 use crate::resource::{Resource, Resources, Service, ServiceState};
+use crate::supervisor::roster::Roster;
 use crate::wire::{Wire, close_packet, linger};
 
 /// What all connections share.
@@ -40,6 +41,9 @@ pub(crate) struct Hub {
     pub(crate) registry: Arc<Registry>,
     pub(crate) mint: Mint,
     pub(crate) census: Arc<Census>,
+    /// How the plugins stand.
+    pub(crate) roster: ArcSwap<Roster>,
+    pub(crate) started: Instant,
 }
 
 /// A listening socket.

@@ -1,4 +1,5 @@
 //! Applications that hang or panic: reported while it happens, given up, started again; nobody else notices.
+#![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Line, Setup, TestHost};
 use serde_json::{Value, json};

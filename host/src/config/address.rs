@@ -2,25 +2,31 @@
 //! Pure; nothing is looked up.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::{IpNet, Ipv4Net};
 
 use super::Listen;
 use super::value::{Wrong, file, quoted, wrong};
 
+/// The path of a socket.
+pub(super) fn socket(path: PathBuf) -> Result<PathBuf, Wrong> {
+    // sun_path is 108 bytes with its terminating zero (unix(7)).
+    match path.as_os_str().len() {
+        ..=107 => Ok(path),
+        long => wrong!(
+            "{} is {long} bytes long; the path of a socket may have 107",
+            quoted(&path.to_string_lossy())
+        ),
+    }
+}
+
 /// An entry of `listen`.
 pub(super) fn listen(text: &str, base: &Path) -> Result<Listen, Wrong> {
     if let Some(path) = text.strip_prefix("unix:") {
-        let path = file(path, base, "\"unix:/run/plugsocket.sock\"")?;
-        // sun_path is 108 bytes with its terminating zero (unix(7)).
-        return match path.as_os_str().len() {
-            ..=107 => Ok(Listen::Unix(path)),
-            long => wrong!(
-                "{} is {long} bytes long; the path of a socket may have 107",
-                quoted(&path.to_string_lossy())
-            ),
-        };
+        return file(path, base, "\"unix:/run/plugsocket.sock\"")
+            .and_then(socket)
+            .map(Listen::Unix);
     }
     let said = quoted(text);
     let right = "write an address or a name and a port, e.g. \"127.0.0.1:8095\", \"[::1]:8095\", or \"unix:/path\"";

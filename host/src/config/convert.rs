@@ -37,6 +37,8 @@ const SERVER: Keys = Keys {
         "listen",
         "plugin_dir",
         "staging_dir",
+        "state_dir",
+        "control",
         "page",
         "unknown_resource",
         "allowed_ips",
@@ -50,7 +52,6 @@ const SERVER: Keys = Keys {
         "outbox_messages",
         "outbox_bytes",
         "inbox_messages",
-        "read_buffer",
         "head_timeout",
         "message_timeout",
         "write_timeout",
@@ -65,7 +66,7 @@ const SERVER: Keys = Keys {
 
 const RELOAD: Keys = Keys {
     table: "[server.reload]",
-    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout"],
+    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout", "keep_generations"],
 };
 
 const WATCHDOG: Keys = Keys {
@@ -111,6 +112,8 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         listen: listen(&mut s, base),
         plugin_dir,
         staging_dir,
+        state_dir: state_dir(&mut s, base),
+        control: control(&mut s, base),
         page: s.value("page", value::switch).unwrap_or(true),
         unknown_resource: s
             .value("unknown_resource", |value| value::choice(value, &unknown))
@@ -174,6 +177,24 @@ fn directories(s: &mut Section<'_, '_>, base: &Path) -> (PathBuf, PathBuf) {
     (plugins, staged.unwrap_or(default))
 }
 
+fn state_dir(s: &mut Section<'_, '_>, base: &Path) -> PathBuf {
+    let example = "\".plugsocket/state\"";
+    let read = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => value::file(text, base, example),
+        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
+    };
+    s.value("state_dir", read).unwrap_or_else(|| base.join(".plugsocket/state"))
+}
+
+fn control(s: &mut Section<'_, '_>, base: &Path) -> PathBuf {
+    let example = "\".plugsocket/control\"";
+    let read = |value: &DeValue<'_>| match value {
+        DeValue::String(text) => value::file(text, base, example).and_then(address::socket),
+        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
+    };
+    s.value("control", read).unwrap_or_else(|| base.join(".plugsocket/control"))
+}
+
 fn access(s: &mut Section<'_, '_>) -> Access {
     let default = Access::default();
     Access {
@@ -197,7 +218,6 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     const CHUNKS: Count = Count::new("chunks", 1..=1_000_000, "would refuse every chunk");
     const OUTBOX: Count = Count::new("messages", 2..=1_000_000, "could not hold any answer");
     const INBOX: Count = Count::new("messages", 1..=1_000_000, "would let no message in");
-    const READ: Count = Count::new("bytes", 256..=1 << 20, "would never read anything");
     let default = Limits::default();
     let max_message =
         s.value("max_message", |value| value::count(value, &MESSAGE, default.max_message));
@@ -210,7 +230,6 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
         outbox_messages: s.count("outbox_messages", &OUTBOX, default.outbox_messages),
         outbox_bytes: outbox_bytes(s, max_message),
         inbox_messages: s.count("inbox_messages", &INBOX, default.inbox_messages),
-        read_buffer: s.count("read_buffer", &READ, default.read_buffer),
     }
 }
 
@@ -269,6 +288,7 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
     };
     const CHECK: Seconds =
         Seconds { least: Duration::from_millis(1), less: "would refuse every plugin" };
+    const KEEP: Count = Count::new("generations", 0..=1000, "");
     let mut s = Section::new(("server.reload".to_owned(), at), table, &RELOAD, &ALL, mistakes);
     let default = Reload::default();
     Reload {
@@ -276,6 +296,7 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         rescan: s.seconds("rescan", &RESCAN, default.rescan),
         preflight: s.seconds("preflight_timeout", &CHECK, default.preflight),
         start: s.seconds("start_timeout", &CHECK, default.start),
+        keep_generations: s.count("keep_generations", &KEEP, default.keep_generations),
     }
 }
 

@@ -20,7 +20,8 @@ pub struct Diff {
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
     pub server: Vec<&'static str>,
-    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `inbox_messages`.
+    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `state_dir`, `control`,
+    /// `inbox_messages`.
     pub restart: Vec<&'static str>,
 }
 
@@ -30,6 +31,8 @@ impl Config {
         new.server.listen.clone_from(&self.server.listen);
         new.server.plugin_dir.clone_from(&self.server.plugin_dir);
         new.server.staging_dir.clone_from(&self.server.staging_dir);
+        new.server.state_dir.clone_from(&self.server.state_dir);
+        new.server.control.clone_from(&self.server.control);
         new.server.limits.inbox_messages = self.server.limits.inbox_messages;
     }
 }
@@ -43,7 +46,8 @@ impl Diff {
 
 /// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it lives: to change
 /// either under way is more machinery than an operator would ever notice.
-const RESTART: [&str; 4] = ["listen", "plugin_dir", "staging_dir", "inbox_messages"];
+const RESTART: [&str; 6] =
+    ["listen", "plugin_dir", "staging_dir", "state_dir", "control", "inbox_messages"];
 
 pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
@@ -78,6 +82,8 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         listen,
         plugin_dir,
         staging_dir,
+        state_dir,
+        control,
         page,
         unknown_resource,
         access,
@@ -91,6 +97,8 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         ("listen", *listen != new.listen),
         ("plugin_dir", *plugin_dir != new.plugin_dir),
         ("staging_dir", *staging_dir != new.staging_dir),
+        ("state_dir", *state_dir != new.state_dir),
+        ("control", *control != new.control),
         ("page", *page != new.page),
         ("unknown_resource", *unknown_resource != new.unknown_resource),
         ("allowed_ips", *allowed_ips != new.access.allowed_ips),
@@ -106,7 +114,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         .collect()
 }
 
-fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
+fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 8] {
     let Limits {
         max_connections,
         max_per_ip,
@@ -116,7 +124,6 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
         outbox_messages,
         outbox_bytes,
         inbox_messages,
-        read_buffer,
     } = old;
     [
         ("max_connections", *max_connections != new.max_connections),
@@ -127,7 +134,6 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
         ("outbox_messages", *outbox_messages != new.outbox_messages),
         ("outbox_bytes", *outbox_bytes != new.outbox_bytes),
         ("inbox_messages", *inbox_messages != new.inbox_messages),
-        ("read_buffer", *read_buffer != new.read_buffer),
     ]
 }
 
@@ -144,13 +150,14 @@ fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
     ]
 }
 
-fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 4] {
-    let Reload { quiet, rescan, preflight, start } = old;
+fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 5] {
+    let Reload { quiet, rescan, preflight, start, keep_generations } = old;
     [
         ("reload.quiet", *quiet != new.quiet),
         ("reload.rescan", *rescan != new.rescan),
         ("reload.preflight_timeout", *preflight != new.preflight),
         ("reload.start_timeout", *start != new.start),
+        ("reload.keep_generations", *keep_generations != new.keep_generations),
     ]
 }
 
@@ -231,6 +238,8 @@ mod tests {
             "listen = ['[::1]:1']",
             "plugin_dir = 'x'",
             "staging_dir = 'x'",
+            "state_dir = 'x'",
+            "control = 'x'",
             "page = false",
             "unknown_resource = '404'",
             "allowed_ips = []",
@@ -243,7 +252,6 @@ mod tests {
             "outbox_messages = 9",
             "outbox_bytes = 99999999",
             "inbox_messages = 9",
-            "read_buffer = 999",
             "head_timeout = 9",
             "message_timeout = 9",
             "write_timeout = 9",
@@ -255,6 +263,7 @@ mod tests {
             "reload.rescan = 9",
             "reload.preflight_timeout = 9",
             "reload.start_timeout = 9",
+            "reload.keep_generations = 9",
             "watchdog.callback_warn = 9",
             "watchdog.callback_limit = 9",
             "watchdog.max_panics = 9",

@@ -48,6 +48,12 @@ pub struct Server {
     /// Where the host keeps its private copies of libraries, absolute, another folder than `plugin_dir`.
     /// Key `staging_dir`, default `.plugsocket/staged`. A change needs a restart.
     pub staging_dir: PathBuf,
+    /// Where the host keeps what outlives it: earlier generations of the libraries. Absolute, another folder than `plugin_dir`.
+    /// Key `state_dir`, default `.plugsocket/state`. A change needs a restart.
+    pub state_dir: PathBuf,
+    /// The socket for operators' commands, absolute; short enough for a socket address (107 bytes).
+    /// Key `control`, default `.plugsocket/control`. A change needs a restart.
+    pub control: PathBuf,
     /// Whether the host serves its own page at `/plugsocket`; if so, no resource lies there. Key `page`, default true.
     pub page: bool,
     /// What a client is told whose path no resource serves. Key `unknown_resource`, default `"close"`.
@@ -166,8 +172,6 @@ pub struct Limits {
     pub outbox_bytes: usize,
     /// Events that may wait for one resource. Key `inbox_messages`, default 256. A change needs a restart.
     pub inbox_messages: usize,
-    /// Bytes asked of a socket at once. Key `read_buffer`, default 4096: it is memory of every connection, idle or not.
-    pub read_buffer: usize,
 }
 
 impl Default for Limits {
@@ -182,7 +186,6 @@ impl Default for Limits {
             outbox_messages: 1024,
             outbox_bytes: max_message + convert::OUTBOX_ROOM,
             inbox_messages: 256,
-            read_buffer: 4096,
         }
     }
 }
@@ -232,6 +235,9 @@ pub struct Reload {
     pub preflight: Duration,
     /// For an instance to start. Key `start_timeout`, default 10 s.
     pub start: Duration,
+    /// Earlier generations of each plugin that are kept for a rollback, beside the one that serves.
+    /// Key `keep_generations`, default 3, 0: none.
+    pub keep_generations: usize,
 }
 
 impl Default for Reload {
@@ -241,6 +247,7 @@ impl Default for Reload {
             rescan: Duration::from_secs(3),
             preflight: Duration::from_secs(5),
             start: Duration::from_secs(10),
+            keep_generations: 3,
         }
     }
 }

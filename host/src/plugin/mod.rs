@@ -8,6 +8,7 @@
 //!
 //! The lane is the single owner of an instance. Nothing here knows sockets.
 
+pub(crate) mod archive;
 pub(crate) mod inbox;
 pub(crate) mod lane;
 pub(crate) mod loader;

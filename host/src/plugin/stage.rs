@@ -107,7 +107,17 @@ pub(crate) fn stage(
         drop(fs::remove_file(&path));
         return Err(StageError::Copy { path, source });
     }
-    Ok(Staged { path, hash: Sha256::digest(&bytes).into() })
+    Ok(Staged { path, hash: hash(&bytes) })
+}
+
+/// What tells one content from another.
+pub(crate) fn hash(bytes: &[u8]) -> Hash {
+    Sha256::digest(bytes).into()
+}
+
+/// Bytes as operators read them.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// What is wrong with a file that should be a shared library.

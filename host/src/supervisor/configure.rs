@@ -7,13 +7,14 @@ use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
 use super::deploy::{Candidate, service};
+use super::order::Outcome;
 use super::{Supervisor, chain};
 use crate::config::Config;
 use crate::plugin::lane::Succession;
 use crate::resource::{Outage, Resource, Resources, ServiceState};
 
 impl Supervisor {
-    pub(super) async fn configuration_changed(&mut self) {
+    pub(super) async fn configuration_changed(&mut self) -> Outcome {
         let old = self.hub.config.load_full();
         let mut new = match spawn_blocking({
             let path = old.path.clone();
@@ -26,9 +27,13 @@ impl Supervisor {
                 for line in error.to_string().lines() {
                     error!("{line}");
                 }
-                return error!("configuration not applied; the running one goes on");
+                error!("configuration not applied; the running one goes on");
+                return Err(error.to_string());
             }
-            Err(error) => return error!(%error, "configuration not read"),
+            Err(error) => {
+                error!(%error, "configuration not read");
+                return Err(error.to_string());
+            }
         };
         let diff = old.diff(&new);
         if !diff.restart.is_empty() {
@@ -39,14 +44,22 @@ impl Supervisor {
             old.keep_until_restart(&mut new);
         }
         if diff.is_empty() {
-            return debug!("configuration unchanged");
+            debug!("configuration unchanged");
+            return Ok("configuration unchanged".to_owned());
         }
         match self.prepare(&old, &new).await {
             Ok(candidates) => self.apply(&old, new, candidates).await,
             Err(line) => {
-                error!(reason = line, "configuration not applied; the running one goes on")
+                error!(reason = line, "configuration not applied; the running one goes on");
+                return Err(line);
             }
         }
+        Ok(match diff.restart.as_slice() {
+            [] => "configuration applied".to_owned(),
+            keys => {
+                format!("configuration applied, but for what needs a restart: {}", keys.join(", "))
+            }
+        })
     }
 
     /// Loads and starts all that a configuration needs and that does not run yet.
@@ -61,6 +74,9 @@ impl Supervisor {
         let mut candidates = BTreeMap::new();
         for path in changed {
             let settings = &new.resources[path];
+            if self.is_disabled(&settings.plugin) {
+                continue;
+            }
             if self.active(&settings.plugin).is_none() {
                 self.load_new(&settings.plugin)
                     .await
@@ -91,7 +107,7 @@ impl Supervisor {
             let candidate = candidates.remove(path);
             let resource = match (running.get(path), candidate) {
                 (Some(resource), None) => {
-                    self.reshape(resource, settings).await;
+                    self.reshape(resource, settings);
                     resource.clone()
                 }
                 (Some(resource), Some(candidate)) => {
@@ -128,7 +144,9 @@ impl Supervisor {
             resources.insert(path.clone(), resource);
         }
         self.hub.resources.store(Arc::new(resources));
-        self.hub.config.store(Arc::new(new));
+        let new = Arc::new(new);
+        self.hub.config.store(new.clone());
+        self.keep_disabled(&new).await;
         for path in &diff.removed {
             if let Some(resource) = running.get(path) {
                 self.remove(resource).await;
@@ -139,5 +157,19 @@ impl Supervisor {
             reconfigured = ?diff.reconfigured, reshaped = ?diff.reshaped, server = ?diff.server,
             "configuration applied"
         );
+    }
+
+    /// A resource that was mapped to a disabled plugin is closed as well.
+    async fn keep_disabled(&mut self, config: &Config) {
+        for settings in config.resources.values() {
+            if !self.is_disabled(&settings.plugin) {
+                continue;
+            }
+            for resource in self.resources_of(&settings.plugin, config) {
+                if matches!(resource.service().state, ServiceState::Serving(_)) {
+                    self.switch_off(&resource, &settings.plugin).await;
+                }
+            }
+        }
     }
 }

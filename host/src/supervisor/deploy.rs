@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::load::{Active, Refusal};
+use super::order::Outcome;
 use super::{Supervisor, chain};
 use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::outbox::CloseReason;
@@ -19,67 +20,82 @@ use crate::resource::{Outage, Resource, Service, ServiceState};
 
 /// An instance that waits to take over a resource.
 pub(super) struct Candidate {
-    pub(super) path: String,
     pub(super) instance: DylibInstance,
     pub(super) lane: LaneKind,
 }
 
 impl Supervisor {
     /// Lets a new generation take over every resource that its plugin serves.
-    pub(super) async fn replace(&mut self, name: &str, loaded: Active, config: &Config) {
+    pub(super) async fn replace(
+        &mut self,
+        name: &str,
+        loaded: Active,
+        config: &Config,
+        succession: Succession,
+    ) -> Outcome {
         let served = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
         let resources = self.hub.resources.load_full();
         let mut candidates = Vec::new();
         for (path, settings) in served {
             let Some(resource) = resources.get(path) else { continue };
             match self.start_instance(&loaded.generation, resource, settings).await {
-                Ok(candidate) => candidates.push(candidate),
-                Err(refusal) => return drop(self.report(name, &refusal)),
+                Ok(candidate) => candidates.push((resource, settings, candidate)),
+                Err(refusal) => return Err(self.report(name, &refusal)),
             }
         }
-        let mut taken = 0;
-        for candidate in candidates {
-            let path = candidate.path.clone();
-            let (Some(resource), Some(settings)) =
-                (resources.get(&path), config.resources.get(&path))
-            else {
-                continue;
-            };
-            match self.take_over(resource, settings, candidate, Succession::Heir).await {
+        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        for (resource, settings, candidate) in candidates {
+            let path = resource.path.as_str();
+            match self.take_over(resource, settings, candidate, succession).await {
                 Ok(()) => {
-                    taken += 1;
-                    self.forgive(&path);
+                    taken.push(path);
+                    self.forgive(path);
                 }
-                Err(error) => error!(
-                    plugin = name,
-                    resource = path,
-                    error = chain(&error),
-                    "reload refused; the running generation goes on"
-                ),
+                Err(error) => {
+                    let error = chain(&error);
+                    error!(
+                        plugin = name,
+                        resource = path,
+                        error,
+                        "reload refused; the running generation goes on"
+                    );
+                    refused.push(format!("{path}: {error}"));
+                }
             }
         }
-        if taken > 0 {
-            self.activate(name, loaded);
+        let number = loaded.generation.number;
+        if !taken.is_empty() {
+            self.activate(name, loaded).await;
         }
+        if refused.is_empty() {
+            return Ok(format!("generation {number} of {name} serves {}", taken.join(", ")));
+        }
+        let reason = refused.join("; ");
+        self.plugins.entry(name.to_owned()).or_default().refused = Some(reason.clone());
+        Err(format!("generation {number} of {name} was refused: {reason}"))
     }
 
     /// For a resource whose application stays: dialog, subprotocols, lane.
-    pub(super) async fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
-        let now = resource.service();
-        let ServiceState::Serving(inbox) = &now.state else {
-            return resource.set_service(service(settings, now.state.clone()));
-        };
+    pub(super) fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
         let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
-        let kind = lane_kind(settings, never_blocks);
+        self.move_lane(resource, lane_kind(settings, never_blocks));
+        let now = resource.service();
+        let state = now.state.clone();
+        resource.set_service(Service { lane: now.lane, ..service(settings, state) });
+    }
+
+    /// Lets the running instance go on in a lane of this kind.
+    fn move_lane(&self, resource: &Arc<Resource>, kind: LaneKind) {
+        let now = resource.service();
+        let ServiceState::Serving(inbox) = &now.state else { return };
         if kind == now.lane {
-            return resource
-                .set_service(Service { lane: kind, ..service(settings, now.state.clone()) });
+            return;
         }
         // What is in the old inbox is done first; what comes waits in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
         let (next, standstill) = lane::follow(capacity, inbox.pulse().clone());
         let state = ServiceState::Serving(next);
-        resource.set_service(Service { lane: kind, ..service(settings, state) });
+        resource.set_service(Service { lane: kind, state, ..(*now).clone() });
         let (heir, instance) = oneshot::channel();
         let resource = resource.clone();
         let inbox = inbox.clone();
@@ -128,6 +144,11 @@ impl Supervisor {
         candidate: Candidate,
         succession: Succession,
     ) -> Result<(), SwapError> {
+        let lane = candidate.lane;
+        if lane == LaneKind::Thread {
+            // Before it is there: an application that may block must not meet a lane that others depend on.
+            self.move_lane(resource, lane);
+        }
         let now = resource.service();
         let ServiceState::Serving(inbox) = &now.state else {
             self.serve_first(resource, settings, candidate);
@@ -146,7 +167,10 @@ impl Supervisor {
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
             snapshot_bytes = handed.snapshot_bytes, "resource is served by a new instance"
         );
-        self.reshape(resource, settings).await;
+        self.move_lane(resource, lane);
+        let now = resource.service();
+        let state = now.state.clone();
+        resource.set_service(Service { lane, ..service(settings, state) });
         Ok(())
     }
 
@@ -213,7 +237,7 @@ impl Supervisor {
             .spawn(move || drop(started.send(generation.start(resource, router, &config))))
             .map_err(Refusal::Host)?;
         match timeout(limit, instance).await {
-            Ok(Ok(Ok(instance))) => Ok(Candidate { path, instance, lane }),
+            Ok(Ok(Ok(instance))) => Ok(Candidate { instance, lane }),
             Ok(Ok(Err(failure))) => {
                 Err(Refusal::Start { resource: path, text: failure.into_text() })
             }

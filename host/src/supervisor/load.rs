@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::task::spawn_blocking;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use super::{Supervisor, chain};
 use crate::config::Config;
@@ -18,6 +18,15 @@ use crate::plugin::watch;
 pub(super) struct Active {
     pub(super) generation: Arc<Generation>,
     pub(super) hash: Hash,
+    pub(super) since: SystemTime,
+}
+
+/// Which content of a library is worth loading.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Only another one than that of the active generation.
+    Other,
+    Any,
 }
 
 /// Why a library or a resource cannot serve. One sentence for the operator, with its causes.
@@ -25,6 +34,10 @@ pub(super) struct Active {
 pub(crate) enum Refusal {
     #[error("{} is not there; put the library into that folder", .0.display())]
     Missing(PathBuf),
+    #[error(
+        "it is the content that was rolled back from; `plugsocket plugin reload` takes it all the same"
+    )]
+    RolledBack,
     #[error(transparent)]
     Stage(#[from] StageError),
     #[error(transparent)]
@@ -42,14 +55,32 @@ pub(crate) enum Refusal {
 impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
     pub(super) async fn load_new(&mut self, name: &str) -> Result<(), Refusal> {
-        if let Some(loaded) = self.load(name).await? {
-            self.activate(name, loaded);
+        let loaded = match self.load(name, Content::Other).await {
+            Err(Refusal::RolledBack) => match self.archive(name).list().first() {
+                Some(kept) => {
+                    warn!(
+                        plugin = name,
+                        kept = kept.number,
+                        "its file was rolled back from; the kept generation serves"
+                    );
+                    Some(self.load_kept(name, kept).await?)
+                }
+                None => return Err(Refusal::RolledBack),
+            },
+            loaded => loaded?,
+        };
+        if let Some(loaded) = loaded {
+            self.activate(name, loaded).await;
         }
         Ok(())
     }
 
-    /// The library of a plugin as a new generation; None if its content is that of the active one.
-    pub(super) async fn load(&mut self, name: &str) -> Result<Option<Active>, Refusal> {
+    /// The library of a plugin as a new generation; None if its content is not worth it.
+    pub(super) async fn load(
+        &mut self,
+        name: &str,
+        wanted: Content,
+    ) -> Result<Option<Active>, Refusal> {
         let config = self.hub.config.load_full();
         let file = watch::library(&config.server.plugin_dir, name);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
@@ -57,19 +88,27 @@ impl Supervisor {
         if plugin.seen.is_none() {
             return Err(Refusal::Missing(file));
         }
-        plugin.last_number += 1;
-        let number = plugin.last_number;
         let present = plugin.active.as_ref().map(|active| active.hash);
+        let number = self.next_number(name);
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let staged = blocking(move || stage::stage(&file, &folder, &plugin, number)).await?;
-        if present == Some(staged.hash) {
+        if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
+            if let Some(plugin) = self.plugins.get_mut(name) {
+                plugin.refused = None;
+            }
             return Ok(None);
+        }
+        let rolled_back = self.archive(name).rolled_back();
+        if wanted == Content::Other && rolled_back == Some(stage::hex(&staged.hash)) {
+            forget(&staged.path);
+            return Err(Refusal::RolledBack);
         }
         let opened = self.open(name, number, &staged, config.server.reload.preflight).await;
         match opened {
             Ok(generation) => {
-                Ok(Some(Active { generation: Arc::new(generation), hash: staged.hash }))
+                let generation = Arc::new(generation);
+                Ok(Some(Active { generation, hash: staged.hash, since: SystemTime::now() }))
             }
             Err(refusal) => {
                 forget(&staged.path);
@@ -90,16 +129,21 @@ impl Supervisor {
         Ok(blocking(move || Generation::open(&name, number, &path)).await?)
     }
 
-    pub(super) fn activate(&mut self, name: &str, loaded: Active) {
-        let Generation { number, facts, path, .. } = &*loaded.generation;
-        info!(
-            plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
-            file = %path.display(), hash = hex(&loaded.hash[..6]), "plugin loaded"
-        );
+    pub(super) async fn activate(&mut self, name: &str, loaded: Active) {
+        let (generation, hash) = (loaded.generation.clone(), loaded.hash);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
+        plugin.refused = None;
         if let Some(retired) = plugin.active.replace(loaded) {
+            plugin.retired += 1;
             drop(spawn_blocking(move || loader::page_out(&retired.generation.path)));
         }
+        self.keep(name, generation.clone(), hash).await;
+        self.publish();
+        let Generation { number, facts, path, .. } = &*generation;
+        info!(
+            plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
+            file = %path.display(), hash = stage::hex(&hash[..6]), "plugin loaded"
+        );
     }
 
     pub(super) fn active(&self, name: &str) -> Option<Arc<Generation>> {
@@ -115,8 +159,9 @@ impl Supervisor {
     }
 
     /// One line in the log, and the same as text.
-    pub(super) fn report(&self, name: &str, refusal: &Refusal) -> String {
+    pub(super) fn report(&mut self, name: &str, refusal: &Refusal) -> String {
         let line = self.describe(name, refusal);
+        self.plugins.entry(name.to_owned()).or_default().refused = Some(chain(refusal));
         error!("{line}");
         line
     }
@@ -144,8 +189,4 @@ pub(super) fn forget(staged: &Path) {
     if let Err(error) = std::fs::remove_file(staged) {
         debug!(file = %staged.display(), %error, "a refused copy stays");
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

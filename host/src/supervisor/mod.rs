@@ -8,6 +8,9 @@ mod care;
 mod configure;
 mod deploy;
 mod load;
+mod order;
+mod rollback;
+pub(crate) mod roster;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,8 +22,10 @@ use tracing::{debug, warn};
 
 use self::care::Trouble;
 use self::deploy::service;
-use self::load::Active;
-use crate::plugin::lane::Item;
+use self::load::{Active, Content};
+pub(crate) use self::order::Order;
+use self::order::Outcome;
+use crate::plugin::lane::{Item, Succession};
 use crate::plugin::pulse::Pulse;
 use crate::plugin::stage::{self, FileStamp};
 use crate::plugin::watch;
@@ -39,6 +44,8 @@ pub(crate) enum Change {
     Stuck { path: String, pulse: Arc<Pulse>, call: u64 },
     /// An application panicked more than `max_panics` times in a minute.
     Panicking(String),
+    /// An operator orders something, and waits for the answer.
+    Order(Order, oneshot::Sender<Outcome>),
 }
 
 pub(crate) struct Supervisor {
@@ -59,7 +66,14 @@ struct Plugin {
     seen: Option<FileStamp>,
     /// Counts every library staged, so that no path is ever used twice.
     last_number: u64,
+    /// Why the newest library was not taken.
+    refused: Option<String>,
+    /// Generations that were replaced.
+    retired: u64,
+    /// The operator has switched it off.
+    is_disabled: bool,
 }
+
 impl Supervisor {
     pub(crate) fn new(hub: Arc<Hub>, router: Arc<Router>) -> Self {
         Self {
@@ -101,6 +115,7 @@ impl Supervisor {
         for path in watch::libraries(&config.server.plugin_dir) {
             self.report_if_available(&path, &config);
         }
+        self.publish();
         Ok(failures)
     }
 
@@ -123,14 +138,21 @@ impl Supervisor {
 
     async fn deal_with(&mut self, change: Change) {
         match change {
-            Change::Configuration => self.configuration_changed().await,
+            Change::Configuration => drop(self.configuration_changed().await),
             Change::File(path) if path == self.hub.config.load().path => {
-                self.configuration_changed().await;
+                drop(self.configuration_changed().await);
             }
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call),
             Change::Panicking(path) => self.panicking(&path).await,
+            Change::Order(order, done) => {
+                let outcome = self.obey(order).await;
+                self.publish();
+                // Who asked may have gone.
+                drop(done.send(outcome));
+            }
         }
+        self.publish();
     }
 
     /// Ends all lanes, each after what is in its inbox.
@@ -158,7 +180,8 @@ impl Supervisor {
         let is_mapped = config.resources.values().any(|r| r.plugin == name);
         let stamp = FileStamp::of(path);
         let plugin = self.plugins.entry(name.clone()).or_default();
-        if plugin.seen == stamp {
+        // One that is disabled is looked at when it is enabled.
+        if plugin.seen == stamp || plugin.is_disabled {
             return;
         }
         if stamp.is_none() {
@@ -177,8 +200,10 @@ impl Supervisor {
             self.report_if_available(path, &config);
             return;
         }
-        match self.load(&name).await {
-            Ok(Some(loaded)) => self.replace(&name, loaded, &config).await,
+        match self.load(&name, Content::Other).await {
+            Ok(Some(loaded)) => {
+                drop(self.replace(&name, loaded, &config, Succession::Heir).await);
+            }
             Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
             Err(refusal) => drop(self.report(&name, &refusal)),
         }

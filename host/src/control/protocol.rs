@@ -1,0 +1,150 @@
+//! What host and command line say to each other on the control socket: one JSON line each way. docs/operating.md describes it for others.
+
+use serde::{Deserialize, Serialize};
+
+/// What is asked: `{"do":"plugin-reload","plugin":"chat"}`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
+pub(crate) enum Request {
+    Status,
+    Plugins,
+    Connections {
+        #[serde(default)]
+        resource: Option<String>,
+    },
+    Close {
+        uuid: String,
+    },
+    Diff,
+    Reload,
+    PluginReload {
+        plugin: String,
+    },
+    PluginDisable {
+        plugin: String,
+    },
+    PluginEnable {
+        plugin: String,
+    },
+    PluginRollback {
+        plugin: String,
+        /// None: the one before the active one.
+        #[serde(default)]
+        generation: Option<u64>,
+        /// Without the state.
+        #[serde(default)]
+        fresh: bool,
+    },
+    Drain,
+}
+
+/// What is answered: `{"answer":"done","data":"…"}`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "answer", content = "data", rename_all = "kebab-case")]
+pub(crate) enum Answer {
+    Status(Status),
+    Plugins(Vec<Plugin>),
+    Connections(Vec<Connection>),
+    Diff(Difference),
+    /// It was done; a sentence.
+    Done(String),
+    /// It was not done, and nothing changed; why.
+    Refused(String),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Status {
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) uptime_seconds: u64,
+    pub(crate) config: String,
+    pub(crate) connections: usize,
+    pub(crate) resources: Vec<Resource>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Resource {
+    pub(crate) path: String,
+    pub(crate) plugin: String,
+    /// Of the instance that serves; None while none does.
+    pub(crate) generation: Option<u64>,
+    /// Why it is closed, where it is.
+    pub(crate) closed: Option<String>,
+    pub(crate) lane: String,
+    #[serde(flatten)]
+    pub(crate) counts: Counts,
+    pub(crate) swaps: u64,
+    pub(crate) last_pause_micros: u64,
+}
+
+/// Since the host started, for a plugin the sum of its resources.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Counts {
+    /// At this moment.
+    pub(crate) sessions: u64,
+    pub(crate) messages: u64,
+    pub(crate) refused_messages: u64,
+    pub(crate) panics: u64,
+    pub(crate) slow_calls: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Plugin {
+    pub(crate) name: String,
+    /// `active`, `disabled`, `refused` (mapped, but nothing of it runs), `loaded` (runs nothing, as nothing is mapped
+    /// to it any more) or `available` (in the folder, not mapped).
+    pub(crate) state: String,
+    /// Why its newest library was not taken.
+    pub(crate) refused: Option<String>,
+    pub(crate) generation: Option<Generation>,
+    /// Generations that were replaced, and whose code is still mapped.
+    pub(crate) retired: u64,
+    /// What can be rolled back to, the newest first; the active one is among them.
+    pub(crate) kept: Vec<Kept>,
+    pub(crate) resources: Vec<String>,
+    #[serde(flatten)]
+    pub(crate) counts: Counts,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Generation {
+    pub(crate) number: u64,
+    /// SHA-256 of the library, hexadecimal.
+    pub(crate) hash: String,
+    pub(crate) package: String,
+    pub(crate) version: String,
+    /// What the author put in; may be empty.
+    pub(crate) build: String,
+    pub(crate) age_seconds: u64,
+}
+
+/// A library that served before.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Kept {
+    pub(crate) number: u64,
+    pub(crate) hash: String,
+    pub(crate) age_seconds: u64,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Connection {
+    pub(crate) uuid: String,
+    pub(crate) kind: String,
+    pub(crate) resource: String,
+    pub(crate) address: String,
+    pub(crate) ident: Option<String>,
+}
+
+/// What reading `plugins.toml` and the plugin folder now would change.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    pub(crate) added: Vec<String>,
+    pub(crate) removed: Vec<String>,
+    pub(crate) remapped: Vec<String>,
+    pub(crate) reconfigured: Vec<String>,
+    pub(crate) reshaped: Vec<String>,
+    pub(crate) server_keys: Vec<String>,
+    pub(crate) needs_restart: Vec<String>,
+    /// Plugins whose library is another one than the one that runs.
+    pub(crate) swapped: Vec<String>,
+}

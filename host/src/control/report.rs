@@ -1,0 +1,193 @@
+//! What is to be seen of a running host: looks at what everybody shares, and asks nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::protocol::{
+    Answer, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
+};
+use crate::config::{Config, LaneKind};
+use crate::http;
+use crate::plugin::{archive, stage, watch};
+use crate::resource::{Resource as Served, ServiceState};
+use crate::server::Hub;
+use crate::supervisor::roster::Standing;
+
+pub(super) fn status(hub: &Hub) -> Status {
+    let config = hub.config.load();
+    let resources = hub.resources.load();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: hub.started.elapsed().as_secs(),
+        config: config.path.display().to_string(),
+        connections: hub.registry.len(),
+        resources: resources.values().map(|served| resource(served, &config)).collect(),
+    }
+}
+
+fn resource(served: &Served, config: &Config) -> Resource {
+    let (service, figures) = (served.service(), served.tally.figures());
+    let (generation, closed) = match &service.state {
+        ServiceState::Serving(inbox) => (Some(inbox.pulse().generation()), None),
+        ServiceState::Unavailable(outage) => (None, Some(outage.text.clone())),
+    };
+    let plugin = config.resources.get(&served.path).map(|settings| settings.plugin.clone());
+    let lane = match service.lane {
+        LaneKind::Thread => "thread",
+        LaneKind::Shared => "shared",
+    };
+    Resource {
+        path: served.path.clone(),
+        plugin: plugin.unwrap_or_default(),
+        generation,
+        closed,
+        lane: lane.to_owned(),
+        counts: counts(served),
+        swaps: figures.swaps,
+        last_pause_micros: u64::try_from(figures.last_pause.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+fn counts(served: &Served) -> Counts {
+    let figures = served.tally.figures();
+    Counts {
+        sessions: served.count() as u64,
+        messages: figures.messages,
+        refused_messages: figures.refused,
+        panics: figures.panics,
+        slow_calls: figures.slow_calls,
+    }
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, next| Self {
+            sessions: sum.sessions + next.sessions,
+            messages: sum.messages + next.messages,
+            refused_messages: sum.refused_messages + next.refused_messages,
+            panics: sum.panics + next.panics,
+            slow_calls: sum.slow_calls + next.slow_calls,
+        })
+    }
+}
+
+pub(super) fn plugins(hub: &Hub) -> Vec<Plugin> {
+    let (config, roster) = (hub.config.load(), hub.roster.load());
+    let in_folder = watch::libraries(&config.server.plugin_dir);
+    let mut names: BTreeSet<&str> =
+        in_folder.iter().filter_map(|p| watch::plugin_name(p)).collect();
+    names.extend(roster.keys().map(String::as_str));
+    names.extend(config.resources.values().map(|settings| &*settings.plugin));
+    names.into_iter().map(|name| plugin(name, hub, &config, roster.get(name))).collect()
+}
+
+fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -> Plugin {
+    let served = hub.resources.load();
+    let mapped = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
+    let resources: Vec<String> = mapped.map(|(path, _)| path.clone()).collect();
+    let generation = standing.and_then(|standing| standing.generation.as_ref());
+    let state = match generation {
+        _ if standing.is_some_and(|standing| standing.is_disabled) => "disabled",
+        Some(_) if resources.is_empty() => "loaded",
+        Some(_) => "active",
+        None if resources.is_empty() => "available",
+        None => "refused",
+    };
+    Plugin {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        refused: standing.and_then(|standing| standing.refused.clone()),
+        generation: generation.map(|running| Generation {
+            number: running.number,
+            hash: running.hash.clone(),
+            package: running.package.clone(),
+            version: running.version.clone(),
+            build: running.build.clone(),
+            age_seconds: age(running.since).as_secs(),
+        }),
+        kept: standing.map(kept).unwrap_or_default(),
+        retired: standing.map_or(0, |standing| standing.retired),
+        counts: resources.iter().filter_map(|path| served.get(path)).map(|s| counts(s)).sum(),
+        resources,
+    }
+}
+
+fn kept(standing: &Standing) -> Vec<Kept> {
+    let kept = |kept: &archive::Kept| Kept {
+        number: kept.number,
+        hash: kept.hash.clone(),
+        age_seconds: age(kept.since).as_secs(),
+    };
+    standing.kept.iter().map(kept).collect()
+}
+
+fn age(since: SystemTime) -> Duration {
+    since.elapsed().unwrap_or_default()
+}
+
+pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<Connection> {
+    let mut found = Vec::new();
+    hub.registry.for_each(|peer| {
+        if resource.is_none_or(|path| peer.resource.path == path) {
+            found.push(Connection {
+                uuid: peer.identity.as_str().to_owned(),
+                kind: peer.kind.as_str().to_owned(),
+                resource: peer.resource.path.clone(),
+                address: peer.address.to_string(),
+                ident: http::ident(&peer.head).map(ToOwned::to_owned),
+            });
+        }
+    });
+    found.sort_by(|a, b| {
+        (&a.resource, &a.address, &a.uuid).cmp(&(&b.resource, &b.address, &b.uuid))
+    });
+    found
+}
+
+/// Reads the file and hashes the libraries, off the runtime.
+pub(super) async fn difference(hub: Arc<Hub>) -> Answer {
+    let compared = tokio::task::spawn_blocking(move || {
+        let old = hub.config.load_full();
+        let new = Config::load(&old.path).map_err(|error| error.to_string())?;
+        let mut difference = difference_of(&old, &new);
+        difference.swapped = swapped(&new, &hub.roster.load());
+        Ok::<_, String>(difference)
+    });
+    match compared.await {
+        Ok(Ok(difference)) => Answer::Diff(difference),
+        Ok(Err(text)) => Answer::Refused(text),
+        Err(error) => Answer::Refused(error.to_string()),
+    }
+}
+
+fn difference_of(old: &Config, new: &Config) -> Difference {
+    let diff = old.diff(new);
+    let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
+    Difference {
+        added: diff.added,
+        removed: diff.removed,
+        remapped: diff.remapped,
+        reconfigured: diff.reconfigured,
+        reshaped: diff.reshaped,
+        server_keys: owned(diff.server),
+        needs_restart: owned(diff.restart),
+        swapped: Vec::new(),
+    }
+}
+
+/// Plugins that run, and whose library has another content than what runs.
+fn swapped(config: &Config, roster: &BTreeMap<String, Standing>) -> Vec<String> {
+    let differs = |name: &&String| {
+        let running = roster[*name].generation.as_ref();
+        let file = watch::library(&config.server.plugin_dir, name);
+        running.is_some_and(|running| hash_of(&file).is_some_and(|hash| hash != running.hash))
+    };
+    roster.keys().filter(differs).cloned().collect()
+}
+
+fn hash_of(file: &Path) -> Option<String> {
+    std::fs::read(file).ok().map(|bytes| stage::hex(&stage::hash(&bytes)))
+}

@@ -1,0 +1,140 @@
+//! The libraries that served before, kept across restarts, so that an operator can go back to one.
+//!
+//! A folder for each plugin in `state_dir/generations`, with one file for each generation, whose name says its number and hash; when it was
+//! changed last is when it began to serve. There is no index that could disagree with the files. Beside them stands what was rolled
+//! back from (`rolled-back`), which is not loaded again by itself.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::stage::{Hash, hex};
+
+/// Where the generations of one plugin are kept.
+#[derive(Debug)]
+pub(crate) struct Archive {
+    folder: PathBuf,
+}
+
+/// A library that served before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) number: u64,
+    /// Of the content, hexadecimal.
+    pub(crate) hash: String,
+    pub(crate) path: PathBuf,
+    /// When it began to serve, the last time.
+    pub(crate) since: SystemTime,
+}
+
+impl Archive {
+    pub(crate) fn new(state_dir: &Path, plugin: &str) -> Self {
+        Self { folder: state_dir.join("generations").join(plugin) }
+    }
+
+    /// What is kept, the newest first. Empty where the folder cannot be read.
+    pub(crate) fn list(&self) -> Vec<Kept> {
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        let mut kept: Vec<Kept> = entries.filter_map(|entry| kept(entry.path())).collect();
+        kept.sort_by_key(|kept| std::cmp::Reverse(kept.number));
+        kept
+    }
+
+    /// Keeps the library at `copy` as generation `number`, and of the earlier ones the last `earlier`.
+    ///
+    /// # Errors
+    /// It cannot be written; then nothing has changed.
+    pub(crate) fn keep(
+        &self,
+        copy: &Path,
+        number: u64,
+        hash: &Hash,
+        earlier: usize,
+    ) -> io::Result<()> {
+        fs::create_dir_all(&self.folder)?;
+        let hash = hex(hash);
+        let path = self.folder.join(format!("{number}.{hash}.so"));
+        match self.list().into_iter().find(|kept| kept.hash == hash) {
+            Some(same) => fs::rename(same.path, &path)?,
+            None => self.add(copy, &path)?,
+        }
+        File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
+        for old in self.list().into_iter().skip(earlier + 1) {
+            fs::remove_file(old.path)?;
+        }
+        Ok(())
+    }
+
+    /// Whole or not at all.
+    fn add(&self, copy: &Path, path: &Path) -> io::Result<()> {
+        let next = self.folder.join("next");
+        fs::copy(copy, &next)?;
+        File::open(&next)?.sync_all()?;
+        fs::rename(&next, path)
+    }
+
+    /// The content that was rolled back from.
+    pub(crate) fn rolled_back(&self) -> Option<String> {
+        fs::read_to_string(self.folder.join(ROLLED_BACK)).ok()
+    }
+
+    /// Notes what was rolled back from; None: nothing any more.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn set_rolled_back(&self, hash: Option<&str>) -> io::Result<()> {
+        let file = self.folder.join(ROLLED_BACK);
+        match hash {
+            Some(hash) => fs::create_dir_all(&self.folder).and_then(|()| fs::write(file, hash)),
+            None => match fs::remove_file(file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            },
+        }
+    }
+}
+
+const ROLLED_BACK: &str = "rolled-back";
+
+/// None if the name is not one that [`Archive::keep`] gives.
+fn kept(path: PathBuf) -> Option<Kept> {
+    let (number, hash) = path.file_name()?.to_str()?.strip_suffix(".so")?.split_once('.')?;
+    let (number, hash) = (number.parse().ok()?, hash.to_owned());
+    let since = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
+    Some(Kept { number, hash, path, since })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_few_are_kept_and_one_that_serves_again_is_the_newest() {
+        let folder =
+            std::env::temp_dir().join(format!("plugsocket-archive-{}", std::process::id()));
+        let (archive, copy) = (Archive::new(&folder, "x"), folder.join("copy"));
+        fs::create_dir_all(&folder).unwrap();
+        let keep = |number: u64, content: u8| {
+            fs::write(&copy, [content]).unwrap();
+            archive.keep(&copy, number, &[content; 32], 2).unwrap();
+            let kept = archive
+                .list()
+                .into_iter()
+                .map(|kept| (kept.number, fs::read(kept.path).unwrap()[0]));
+            kept.collect::<Vec<_>>()
+        };
+        assert_eq!(keep(1, b'a'), [(1, b'a')]);
+        assert_eq!(keep(2, b'b'), [(2, b'b'), (1, b'a')]);
+        assert_eq!(keep(3, b'a'), [(3, b'a'), (2, b'b')]);
+        assert_eq!(keep(10, b'c'), [(10, b'c'), (3, b'a'), (2, b'b')]);
+        assert_eq!(keep(11, b'd'), [(11, b'd'), (10, b'c'), (3, b'a')]);
+        assert_eq!(archive.rolled_back(), None);
+        archive.set_rolled_back(Some("x")).unwrap();
+        assert_eq!(archive.rolled_back().as_deref(), Some("x"));
+        archive.set_rolled_back(None).unwrap();
+        archive.set_rolled_back(None).unwrap();
+        assert_eq!(archive.rolled_back(), None);
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

@@ -1,0 +1,116 @@
+//! Back to a library that served before.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{info, warn};
+
+use super::Supervisor;
+use super::load::{Active, Refusal, blocking, forget};
+use super::order::Outcome;
+use crate::plugin::archive::{Archive, Kept};
+use crate::plugin::lane::Succession;
+use crate::plugin::loader::Generation;
+use crate::plugin::stage::{self, FileStamp, Hash};
+use crate::plugin::watch;
+
+impl Supervisor {
+    /// Lets a kept generation take over, `wanted` or the one before the active one, with the state or without it.
+    pub(super) async fn roll_back(
+        &mut self,
+        name: &str,
+        wanted: Option<u64>,
+        succession: Succession,
+    ) -> Outcome {
+        let config = self.hub.config.load_full();
+        self.must_be_mapped(name, &config)?;
+        if self.is_disabled(name) {
+            return Err(format!("{name} is disabled; enable it"));
+        }
+        let kept = self.choose(name, wanted)?;
+        let loaded = match self.load_kept(name, &kept).await {
+            Ok(loaded) => loaded,
+            Err(refusal) => return Err(self.report(name, &refusal)),
+        };
+        let done = self.replace(name, loaded, &config, succession).await?;
+        let file = watch::library(&config.server.plugin_dir, name);
+        let content = blocking({
+            let file = file.clone();
+            move || std::fs::read(file)
+        });
+        // Where there is no file, there is nothing that could come back.
+        let content = content.await.ok().map(|bytes| stage::hex(&stage::hash(&bytes)));
+        self.plugins.entry(name.to_owned()).or_default().seen = FileStamp::of(&file);
+        self.note_rolled_back(name, content.as_deref().filter(|hash| *hash != kept.hash));
+        info!(plugin = name, kept = kept.number, "rolled back");
+        Ok(format!("{done}; it is what generation {} was", kept.number))
+    }
+
+    fn choose(&self, name: &str, wanted: Option<u64>) -> Result<Kept, String> {
+        let archive = self.archive(name);
+        let (list, rolled_back) = (archive.list(), archive.rolled_back());
+        let active = self.plugins.get(name).and_then(|plugin| plugin.active.as_ref());
+        let active = active.map(|active| stage::hex(&active.hash));
+        let numbers: Vec<String> = list.iter().map(|kept| kept.number.to_string()).collect();
+        let is_meant = |kept: &Kept| match wanted {
+            Some(number) => kept.number == number,
+            None => ![&active, &rolled_back].contains(&&Some(kept.hash.clone())),
+        };
+        list.into_iter().find(is_meant).ok_or_else(|| match (wanted, numbers.as_slice()) {
+            (None, _) => format!("no earlier generation of {name} is kept"),
+            (Some(number), []) => format!("generation {number} of {name} is not kept; none is"),
+            (Some(number), kept) => {
+                format!("generation {number} of {name} is not kept; kept are {}", kept.join(", "))
+            }
+        })
+    }
+
+    /// A kept library as a new generation.
+    pub(super) async fn load_kept(&mut self, name: &str, kept: &Kept) -> Result<Active, Refusal> {
+        let number = self.next_number(name);
+        let limit = self.hub.config.load().server.reload.preflight;
+        let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
+        let staged = blocking(move || stage::stage(&path, &folder, &plugin, number)).await?;
+        match self.open(name, number, &staged, limit).await {
+            Ok(generation) => {
+                let generation = Arc::new(generation);
+                Ok(Active { generation, hash: staged.hash, since: SystemTime::now() })
+            }
+            Err(refusal) => {
+                forget(&staged.path);
+                Err(refusal)
+            }
+        }
+    }
+
+    /// Keeps a generation that serves. A failure costs only the way back.
+    pub(super) async fn keep(&self, name: &str, generation: Arc<Generation>, hash: Hash) {
+        let earlier = self.hub.config.load().server.reload.keep_generations;
+        if earlier == 0 {
+            return;
+        }
+        let archive = self.archive(name);
+        let keep = move || archive.keep(&generation.path, generation.number, &hash, earlier);
+        if let Err(error) = blocking(keep).await {
+            warn!(plugin = name, %error, "this generation cannot be kept for a rollback");
+        }
+    }
+
+    pub(super) fn note_rolled_back(&self, name: &str, hash: Option<&str>) {
+        if let Err(error) = self.archive(name).set_rolled_back(hash) {
+            warn!(plugin = name, %error, "what was rolled back from cannot be noted; a restart loads it again");
+        }
+    }
+
+    pub(super) fn archive(&self, name: &str) -> Archive {
+        Archive::new(&self.hub.config.load().server.state_dir, name)
+    }
+
+    /// The number of a new generation; they go on over restarts, so that a number means one thing.
+    pub(super) fn next_number(&mut self, name: &str) -> u64 {
+        let newest = self.archive(name).list().first().map_or(0, |kept| kept.number);
+        let plugin = self.plugins.entry(name.to_owned()).or_default();
+        plugin.last_number = plugin.last_number.max(newest) + 1;
+        plugin.last_number
+    }
+}

@@ -1,0 +1,60 @@
+//! What everybody may know of the plugins: published by the supervisor after each change, so that looking never waits for it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::Supervisor;
+use crate::plugin::archive::Kept;
+use crate::plugin::stage;
+
+/// All plugins that the supervisor has dealt with, by name.
+pub(crate) type Roster = BTreeMap<String, Standing>;
+
+/// How a plugin stands.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standing {
+    pub(crate) generation: Option<Running>,
+    /// Why its newest library was not taken.
+    pub(crate) refused: Option<String>,
+    /// Generations that were replaced.
+    pub(crate) retired: u64,
+    pub(crate) is_disabled: bool,
+    /// Generations that can be rolled back to, the newest first.
+    pub(crate) kept: Vec<Kept>,
+}
+
+/// The generation that is loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct Running {
+    pub(crate) number: u64,
+    pub(crate) hash: String,
+    pub(crate) package: String,
+    pub(crate) version: String,
+    pub(crate) build: String,
+    pub(crate) since: SystemTime,
+}
+
+impl Supervisor {
+    pub(super) fn publish(&self) {
+        let standings = self.plugins.iter().map(|(name, plugin)| {
+            let generation = plugin.active.as_ref().map(|active| Running {
+                number: active.generation.number,
+                hash: stage::hex(&active.hash),
+                package: active.generation.facts.package.clone(),
+                version: active.generation.facts.version.clone(),
+                build: active.generation.facts.build.clone(),
+                since: active.since,
+            });
+            let standing = Standing {
+                generation,
+                refused: plugin.refused.clone(),
+                retired: plugin.retired,
+                is_disabled: plugin.is_disabled,
+                kept: self.archive(name).list(),
+            };
+            (name.clone(), standing)
+        });
+        self.hub.roster.store(Arc::new(standings.collect()));
+    }
+}

@@ -1,0 +1,184 @@
+//! The control socket and the commands that use it: what they show, what they change, how they end.
+#![allow(clippy::unwrap_used, reason = "a test fails loudly")]
+
+use std::os::unix::fs::PermissionsExt;
+
+use plugsocket_tests::{Line, Request, Setup, TestHost, within};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+/// How a command ended, and what it printed: standard output if it is done, else standard error.
+async fn command(host: &TestHost, arguments: &[&str]) -> (i32, String) {
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.args(arguments).arg("--config").arg(host.folder().join("plugins.toml"));
+    let output = within("the command to end", command.output()).await.unwrap();
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+}
+
+async fn done(host: &TestHost, arguments: &[&str]) -> String {
+    let (code, said) = command(host, arguments).await;
+    assert_eq!(code, 0, "{arguments:?}: {said}");
+    said
+}
+
+async fn json_of(host: &TestHost, arguments: &[&str]) -> Value {
+    let arguments = [arguments, &["--json"]].concat();
+    serde_json::from_str(&done(host, &arguments).await).unwrap()
+}
+
+async fn plugin(host: &TestHost, name: &str) -> Value {
+    let plugins = json_of(host, &["plugin", "list"]).await;
+    plugins.as_array().unwrap().iter().find(|plugin| plugin["name"] == name).unwrap().clone()
+}
+
+fn counter() -> Setup {
+    Setup::new(PROGRAM).resource("/count", "counter").library("counter", "counter_v1")
+}
+
+#[tokio::test]
+async fn what_runs_is_shown_as_a_table_and_as_json() {
+    let setup = counter().resource("/echo", "echo").resource("/web", "feedback");
+    let setup = setup.file("broken", b"no library").library("spare", "speaker");
+    let host = setup.start().await;
+    let mut client = host.connect("/count").await;
+    client.send("one").await;
+    client.until_next().await;
+
+    let status = json_of(&host, &["status"]).await;
+    assert_eq!((&status["connections"], &status["pid"]), (&json!(1), &json!(host.pid())));
+    let count = &status["resources"][0];
+    assert_eq!([&count["path"], &count["plugin"], &count["lane"]], ["/count", "counter", "shared"]);
+    assert_eq!([&count["generation"], &count["sessions"], &count["messages"]], [1, 1, 1]);
+
+    let counter = plugin(&host, "counter").await;
+    assert_eq!([&counter["state"], &counter["resources"][0]], ["active", "/count"]);
+    assert_eq!(counter["generation"]["package"], "plugsocket-test-counter_v1");
+    assert_eq!(counter["generation"]["hash"].as_str().unwrap().len(), 64);
+    assert_eq!(plugin(&host, "spare").await["state"], "available");
+
+    let connections = json_of(&host, &["connections", "--resource", "/count"]).await;
+    assert_eq!(connections[0]["uuid"], client.uuid());
+    assert_eq!(json_of(&host, &["connections", "--resource", "/web"]).await, json!([]));
+
+    for (arguments, parts) in [
+        (&["status"][..], &["RESOURCE", "/count", "counter", "shared"][..]),
+        (&["plugin", "list"], &["PLUGIN", "counter", "active", "available"]),
+        (&["connections"], &["UUID", client.uuid(), "websocket", "127.0.0.1"]),
+    ] {
+        let table = done(&host, arguments).await;
+        assert!(parts.iter().all(|part| table.contains(part)), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn a_plugin_is_loaded_again_on_request_with_its_state_and_a_refused_one_says_why() {
+    let host = counter().start().await;
+    let mut client = host.connect("/count").await;
+    client.send("one").await;
+    client.until_next().await;
+    let said = done(&host, &["plugin", "reload", "counter"]).await;
+    assert_eq!(said.trim(), "generation 2 of counter serves /count");
+    client.send("two").await;
+    assert_eq!(client.until_next().await.packets[0]["total"], 2);
+    let counter = plugin(&host, "counter").await;
+    assert_eq!([&counter["generation"]["number"], &counter["retired"]], [2, 1]);
+
+    let position = host.log_position();
+    std::fs::write(host.library("counter"), "no library").unwrap();
+    host.wait_for_error(position, "refused").await;
+    let refused = plugin(&host, "counter").await;
+    assert_eq!(
+        [&refused["state"], &refused["generation"]["number"]],
+        [&json!("active"), &json!(2)]
+    );
+    assert_eq!(refused["refused"], "it is no shared library (ELF file)");
+    let (code, said) = command(&host, &["plugin", "reload", "counter"]).await;
+    assert!(code == 1 && said.contains("it is no shared library"), "{said}");
+    let (code, said) = command(&host, &["plugin", "reload", "nobody"]).await;
+    assert!(code == 1 && said.contains("no resource of plugins.toml names"), "{said}");
+}
+
+#[tokio::test]
+async fn a_disabled_plugin_closes_its_resources_until_it_is_enabled() {
+    let host = counter().resource("/echo", "echo").start().await;
+    let (mut client, mut other) = (host.connect("/count").await, host.connect("/echo").await);
+    done(&host, &["plugin", "disable", "counter"]).await;
+    let packet = client.expect_close_packet(1013).await;
+    assert_eq!(packet["error"], "the application counter is switched off");
+    assert_eq!(packet["retry_after"], 30);
+    let mut turned_away = host.open(Request::to("/count")).await;
+    assert_eq!(turned_away.expect_close_packet(1013).await["retry_after"], 30);
+    other.send("here").await;
+    assert_eq!(other.receive_text().await, "here");
+    assert_eq!(plugin(&host, "counter").await["state"], "disabled");
+    assert_eq!(command(&host, &["plugin", "disable", "counter"]).await.0, 1);
+    // What is put into the folder meanwhile is taken when it is enabled.
+    host.replace_library("counter", "counter_v2");
+    done(&host, &["plugin", "enable", "counter"]).await;
+    let mut client = host.connect("/count").await;
+    client.send("one").await;
+    assert_eq!(client.until_next().await.packets[0]["by"], "v2");
+}
+
+#[tokio::test]
+async fn the_configuration_is_compared_and_read_again_on_request() {
+    let host = counter().resource("/echo", "echo").start().await;
+    assert_eq!(done(&host, &["check", "--diff"]).await.trim(), "nothing would change");
+    let broken = counter().server("drain", "-1").toml();
+    let position = host.log_position();
+    host.write_config(&broken);
+    host.wait_for_log_since(position, "the refusal", |line: &Line| line.says("configuration not"))
+        .await;
+    for arguments in [&["reload"][..], &["check", "--diff"]] {
+        let (code, said) = command(&host, arguments).await;
+        assert!(code == 1 && said.contains("server.drain: -1 seconds cannot be"), "{said}");
+    }
+    let position = host.log_position();
+    host.write_config(
+        &counter().resource("/talk", "echo").server("listen", "['127.0.0.1:1']").toml(),
+    );
+    host.wait_for_log_since(position, "the reload", |line: &Line| {
+        line.says("configuration applied")
+    })
+    .await;
+    let diff = json_of(&host, &["check", "--diff"]).await;
+    assert_eq!(diff["needs_restart"], json!(["listen"]));
+    let said = done(&host, &["reload"]).await;
+    assert!(said.contains("what needs a restart: listen"), "{said}");
+}
+
+#[tokio::test]
+async fn one_connection_is_closed_and_the_host_is_drained_on_request() {
+    let mut host = counter().start().await;
+    let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
+    done(&host, &["connections", "close", one.uuid()]).await;
+    assert_eq!(one.expect_close_packet(1001).await["error"], "closed by the operator");
+    assert_eq!(command(&host, &["connections", "close", "nobody"]).await.0, 1);
+    done(&host, &["drain"]).await;
+    other.expect_close_packet(1001).await;
+    assert!(host.ended().await.success());
+    let (code, said) = command(&host, &["status"]).await;
+    assert!(code == 3 && said.contains("no host answers"), "{said}");
+}
+
+#[tokio::test]
+async fn the_socket_is_private_a_stale_one_is_replaced_and_two_hosts_need_two() {
+    let mut host = counter().start().await;
+    let socket = host.folder().join(".plugsocket/control");
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    let (code, said) = command(&host, &["run"]).await;
+    assert!(code == 1 && said.contains("another host uses"), "{said}");
+    done(&host, &["status"]).await;
+    // One that was killed leaves its socket.
+    host.signal("KILL");
+    host.ended().await;
+    assert!(socket.exists());
+    let mut second = tokio::process::Command::new(PROGRAM);
+    second.arg("--config").arg(host.folder().join("plugins.toml")).kill_on_drop(true);
+    let second = second.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let answered = async { while command(&host, &["status"]).await.0 != 0 {} };
+    within("the second host to answer", answered).await;
+    drop(second);
+}
