@@ -67,7 +67,15 @@ const SERVER: Keys = Keys {
 
 const RELOAD: Keys = Keys {
     table: "[server.reload]",
-    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout", "keep_generations"],
+    keys: &[
+        "quiet",
+        "rescan",
+        "preflight_timeout",
+        "start_timeout",
+        "restore_timeout",
+        "snapshot_limit",
+        "keep_generations",
+    ],
 };
 
 const WATCHDOG: Keys = Keys {
@@ -291,6 +299,7 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
     };
     const CHECK: Seconds =
         Seconds { least: Duration::from_millis(1), less: "would refuse every plugin" };
+    const STATE: Count = Count::new("bytes", 0..=1 << 40, "");
     const KEEP: Count = Count::new("generations", 0..=1000, "");
     let mut s = Section::new(("server.reload".to_owned(), at), table, &RELOAD, &ALL, mistakes);
     let default = Reload::default();
@@ -299,6 +308,8 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         rescan: s.seconds("rescan", &RESCAN, default.rescan),
         preflight: s.seconds("preflight_timeout", &CHECK, default.preflight),
         start: s.seconds("start_timeout", &CHECK, default.start),
+        restore: s.seconds("restore_timeout", &CHECK, default.restore),
+        snapshot_limit: s.count("snapshot_limit", &STATE, default.snapshot_limit),
         keep_generations: s.count("keep_generations", &KEEP, default.keep_generations),
     }
 }

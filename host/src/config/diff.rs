@@ -152,13 +152,15 @@ fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
     ]
 }
 
-fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 5] {
-    let Reload { quiet, rescan, preflight, start, keep_generations } = old;
+fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 7] {
+    let Reload { quiet, rescan, preflight, start, restore, snapshot_limit, keep_generations } = old;
     [
         ("reload.quiet", *quiet != new.quiet),
         ("reload.rescan", *rescan != new.rescan),
         ("reload.preflight_timeout", *preflight != new.preflight),
         ("reload.start_timeout", *start != new.start),
+        ("reload.restore_timeout", *restore != new.restore),
+        ("reload.snapshot_limit", *snapshot_limit != new.snapshot_limit),
         ("reload.keep_generations", *keep_generations != new.keep_generations),
     ]
 }
@@ -266,6 +268,8 @@ mod tests {
             "reload.rescan = 9",
             "reload.preflight_timeout = 9",
             "reload.start_timeout = 9",
+            "reload.restore_timeout = 9",
+            "reload.snapshot_limit = 9",
             "reload.keep_generations = 9",
             "watchdog.callback_warn = 9",
             "watchdog.callback_limit = 9",

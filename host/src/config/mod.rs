@@ -238,6 +238,10 @@ pub struct Reload {
     pub preflight: Duration,
     /// For an instance to start. Key `start_timeout`, default 10 s.
     pub start: Duration,
+    /// For an instance to take over the state. Key `restore_timeout`, default 10 s.
+    pub restore: Duration,
+    /// Bytes of state that are handed over. Key `snapshot_limit`, default 256 MiB.
+    pub snapshot_limit: usize,
     /// Earlier generations of each plugin that are kept for a rollback, beside the one that serves.
     /// Key `keep_generations`, default 3, 0: none.
     pub keep_generations: usize,
@@ -250,6 +254,8 @@ impl Default for Reload {
             rescan: Duration::from_secs(3),
             preflight: Duration::from_secs(5),
             start: Duration::from_secs(10),
+            restore: Duration::from_secs(10),
+            snapshot_limit: 256 << 20,
             keep_generations: 3,
         }
     }

@@ -7,12 +7,13 @@
 
 use std::future::pending;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use plugsocket_plugin::{CloseCode, ClosedBy, Snapshot};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::inbox::Inbox;
@@ -49,6 +50,7 @@ pub(crate) enum Input {
 pub(crate) struct Swap {
     pub(crate) next: Box<dyn Instance>,
     pub(crate) succession: Succession,
+    pub(crate) limits: HandoverLimits,
     /// Told what became of it. Where nobody waits for that any more, the swap is off.
     pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
 }
@@ -60,6 +62,13 @@ pub(crate) enum Succession {
     Heir,
     /// Another application: the old one sees each connection close, the new one sees it open.
     Stranger,
+}
+
+/// What a handover of state may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct HandoverLimits {
+    pub(crate) snapshot_bytes: usize,
+    pub(crate) restore: Duration,
 }
 
 /// What a swap cost.
@@ -77,6 +86,12 @@ pub(crate) enum SwapError {
     Snapshot(String),
     #[error("the new instance does not take over the state: {0}")]
     Restore(String),
+    #[error("its state is {bytes} bytes, and reload.snapshot_limit is {limit}")]
+    TooLarge { bytes: usize, limit: usize },
+    #[error("the new instance did not take over the state within {0:?}")]
+    RestoreHung(Duration),
+    #[error("the system gives no thread for the handover")]
+    Thread(#[source] std::io::Error),
     #[error("the resource has no lane any more")]
     NoLane,
     #[error("the running instance is stuck in a callback")]
@@ -182,7 +197,12 @@ impl Lane {
                     if taken == 0 {
                         break;
                     }
-                    batch.drain(..).for_each(|item| self.apply(item));
+                    for item in batch.drain(..) {
+                        match item {
+                            Item::Swap(swap) => self.swap(swap).await,
+                            item => self.apply(item),
+                        }
+                    }
                     if matches!(self.ending, Ending::GivenUp) {
                         break;
                     }
@@ -233,7 +253,8 @@ impl Lane {
                 self.resource.tally.add_messages(inputs.len() as u64);
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
-            Item::Swap(swap) => self.swap(swap),
+            // Dealt with in `run`, because it waits.
+            Item::Swap(_) => {}
             Item::Yield(heir) => self.end_with(Ending::Yield(heir)),
             Item::Stop(done) => self.end_with(Ending::Stop(done)),
         }
@@ -320,49 +341,58 @@ impl Lane {
         }
     }
 
-    fn swap(&mut self, swap: Swap) {
+    async fn swap(&mut self, swap: Swap) {
         let begun = Instant::now();
-        let Swap { mut next, succession, done } = swap;
-        if done.is_closed() {
+        let Swap { next, succession, limits, done } = swap;
+        if self.is_given_up() || done.is_closed() {
             return discard(next);
         }
-        let result = match succession {
-            Succession::Heir => self.hand_over(&mut *next),
-            Succession::Stranger => next.restore(None).map(|()| 0).map_err(SwapError::restore),
+        let taken_over = match succession {
+            Succession::Heir => self.hand_over(next, limits).await,
+            Succession::Stranger => take_up(next).map(|next| (next, 0)),
         };
-        if self.is_given_up() {
-            return discard(next);
-        }
-        if let Err(error) = result.as_ref() {
-            debug!(%error, "swap refused");
-            next.retire();
-        } else {
-            let members = match succession {
-                Succession::Heir => Vec::new(),
-                Succession::Stranger => self.resource.members(),
-            };
-            let replaced =
-                CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
-            members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
-            if self.is_given_up() {
-                return discard(next);
-            }
-            std::mem::swap(&mut self.instance, &mut next);
-            next.retire();
-            self.pulse.serves(self.instance.generation(), self.instance.voice());
-            tracing::Span::current().record("generation", self.instance.generation());
-            members.iter().for_each(|peer| self.open_again(peer));
-            self.next_tick = None;
-            self.resource.tally.add_swap(begun.elapsed());
-        }
         // Nobody may be waiting for the answer; what was done stands.
-        drop(done.send(
-            result.map(|snapshot_bytes| Handover { pause: begun.elapsed(), snapshot_bytes }),
-        ));
-        discard(next);
+        match taken_over {
+            Err(error) => drop(done.send(Err(error))),
+            Ok((next, snapshot_bytes)) => {
+                if self.put_in_place(next, succession) {
+                    let pause = begun.elapsed();
+                    self.resource.tally.add_swap(pause);
+                    drop(done.send(Ok(Handover { pause, snapshot_bytes })));
+                }
+            }
+        }
     }
 
-    fn hand_over(&mut self, next: &mut dyn Instance) -> Result<usize, SwapError> {
+    /// The successor serves from here on; false if the predecessor got stuck on the way, which ends the lane.
+    fn put_in_place(&mut self, mut next: Box<dyn Instance>, succession: Succession) -> bool {
+        let members = match succession {
+            Succession::Heir => Vec::new(),
+            Succession::Stranger => self.resource.members(),
+        };
+        let replaced =
+            CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
+        members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
+        if self.is_given_up() {
+            discard(next);
+            return false;
+        }
+        std::mem::swap(&mut self.instance, &mut next);
+        next.retire();
+        self.pulse.serves(self.instance.generation(), self.instance.voice());
+        tracing::Span::current().record("generation", self.instance.generation());
+        members.iter().for_each(|peer| self.open_again(peer));
+        self.next_tick = None;
+        discard(next);
+        true
+    }
+
+    /// The state goes to the successor. It takes it on a thread of its own, which is left behind if it takes too long.
+    async fn hand_over(
+        &mut self,
+        next: Box<dyn Instance>,
+        limits: HandoverLimits,
+    ) -> Result<(Box<dyn Instance>, usize), SwapError> {
         self.pulse.begin(Callback::Snapshot);
         let snapshot = self.instance.snapshot();
         self.left();
@@ -371,11 +401,13 @@ impl Lane {
         }
         let snapshot = snapshot.map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
         let bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
-        self.pulse.begin(Callback::Restore);
-        let restored = next.restore(snapshot);
-        self.left();
-        restored.map_err(SwapError::restore)?;
-        Ok(bytes)
+        if bytes > limits.snapshot_bytes {
+            return Err(SwapError::TooLarge { bytes, limit: limits.snapshot_bytes });
+        }
+        if snapshot.is_none() {
+            return take_up(next).map(|next| (next, 0));
+        }
+        restore(next, snapshot, limits.restore).await.map(|next| (next, bytes))
     }
 
     /// A connection meets an application that did not see it come.
@@ -403,6 +435,47 @@ impl Lane {
 impl SwapError {
     fn restore(failure: Failure) -> Self {
         Self::Restore(failure.into_text())
+    }
+}
+
+/// For a successor that gets no state.
+fn take_up(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>, SwapError> {
+    match next.restore(None) {
+        Ok(()) => Ok(next),
+        Err(failure) => {
+            discard(next);
+            Err(SwapError::restore(failure))
+        }
+    }
+}
+
+/// Lets an instance take over a state, within `limit`.
+pub(crate) async fn restore(
+    mut next: Box<dyn Instance>,
+    snapshot: Option<Snapshot>,
+    limit: Duration,
+) -> Result<Box<dyn Instance>, SwapError> {
+    let voice = next.voice();
+    let (done, restored) = oneshot::channel();
+    let work = move || match next.restore(snapshot) {
+        // What comes too late is dropped here.
+        Ok(()) => drop(done.send(Ok(next))),
+        Err(failure) => {
+            next.retire();
+            done.send(Err(SwapError::restore(failure))).ok();
+        }
+    };
+    let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
+    drop(thread.map_err(SwapError::Thread)?);
+    match timeout(limit, restored).await {
+        Ok(Ok(restored)) => restored,
+        Ok(Err(_)) => Err(SwapError::Restore("its thread ended".to_owned())),
+        Err(_) => {
+            if let Some((state, muted)) = voice {
+                state.store(muted, Ordering::Release);
+            }
+            Err(SwapError::RestoreHung(limit))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::outbox::CloseReason;
 use crate::plugin::Instance;
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{self, Item, Succession, Swap, SwapError};
+use crate::plugin::lane::{self, HandoverLimits, Item, Succession, Swap, SwapError};
 use crate::plugin::loader::{DylibInstance, Generation};
 use crate::resource::{Outage, Resource, Service, ServiceState};
 
@@ -148,7 +148,10 @@ impl Supervisor {
         let generation = candidate.instance.generation();
         let origin = candidate.instance.origin();
         let (done, outcome) = oneshot::channel();
-        let swap = Swap { next: Box::new(candidate.instance), succession, done };
+        let reload = self.hub.config.load().server.reload.clone();
+        let limits =
+            HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
+        let swap = Swap { next: Box::new(candidate.instance), succession, limits, done };
         let swapped = self.until_stuck(resource, inbox, swap_in(inbox, swap, outcome)).await;
         let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
             Err(SwapError::Stuck) => return self.on_fresh_lane(&origin, resource, settings).await,
