@@ -85,7 +85,7 @@ const WATCHDOG: Keys = Keys {
 
 const RESOURCE: Keys = Keys {
     table: "[resources.\"/path\"]",
-    keys: &["plugin", "dialog", "lane", "subprotocols", "config"],
+    keys: &["plugin", "dialog", "lane", "subprotocols", "snapshot_every", "config"],
 };
 
 const ALL: [&Keys; 5] = [&FILE, &SERVER, &RELOAD, &WATCHDOG, &RESOURCE];
@@ -416,13 +416,28 @@ fn resource(
     let lanes = [("thread", LaneKind::Thread), ("shared", LaneKind::Shared)];
     let lane = s.value("lane", |value| value::choice(value, &lanes));
     let subprotocols = s.texts("subprotocols", "[\"chat.v1\"]", value::token).unwrap_or_default();
+    let snapshot_every = snapshot_every(&mut s);
     let config = s.table("config", &format!("[{name}.config]"));
     let config = match config {
         Some((table, _)) => json_object(table, &format!("{name}.config"), mistakes),
         None => serde_json::Map::new(),
     };
     let config = Json::Object(config).to_string();
-    plugin.map(|plugin| Resource { plugin, dialog, lane, subprotocols, config })
+    plugin.map(|plugin| Resource { plugin, dialog, lane, subprotocols, snapshot_every, config })
+}
+
+fn snapshot_every(s: &mut Section<'_, '_>) -> Option<Duration> {
+    const ANY: Seconds = Seconds { least: Duration::ZERO, less: "" };
+    const EVERY: Seconds = Seconds {
+        least: Duration::from_millis(100),
+        less: "would do nothing but write, and 0 is never",
+    };
+    const EXAMPLE: Duration = Duration::from_secs(60);
+    let read = |value: &DeValue<'_>| match value::seconds(value, &ANY, EXAMPLE)? {
+        Duration::ZERO => Ok(None),
+        _ => value::seconds(value, &EVERY, EXAMPLE).map(Some),
+    };
+    s.value("snapshot_every", read).flatten()
 }
 
 fn json_object(

@@ -299,6 +299,9 @@ pub struct Resource {
     pub lane: Option<LaneKind>,
     /// Subprotocols that the resource speaks (RFC 7230 tokens). Key `subprotocols`, default none.
     pub subprotocols: Vec<String>,
+    /// How often the state is written to disk, to be restored after a crash or restart. Key `snapshot_every`, default 0 in
+    /// the file: never.
+    pub snapshot_every: Option<Duration>,
     /// The table `config` as the text of a JSON object, keys sorted, dates as text; `{}` where there is none.
     /// The plugin checks it.
     pub config: String,

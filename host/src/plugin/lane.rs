@@ -32,6 +32,8 @@ pub(crate) enum Item {
     Inputs(Arc<Peer>, Vec<Input>),
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
+    /// Hands the state to somebody who keeps it; the instance goes on.
+    Snapshot(oneshot::Sender<Result<Option<Snapshot>, Failure>>),
     /// Ends the lane after what is already in its inbox; the instance goes on in another one.
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered when the instance is gone.
@@ -255,6 +257,11 @@ impl Lane {
             Item::Close(peer, reason) => self.close(&peer, &reason),
             // Dealt with in `run`, because it waits.
             Item::Swap(_) => {}
+            Item::Snapshot(done) => {
+                let taken = self.snapshot();
+                // Who asked may have gone.
+                drop(done.send(taken));
+            }
             Item::Yield(heir) => self.end_with(Ending::Yield(heir)),
             Item::Stop(done) => self.end_with(Ending::Stop(done)),
         }
@@ -321,6 +328,13 @@ impl Lane {
             self.resource.tally.add_panic();
         }
         result
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+        self.pulse.begin(Callback::Snapshot);
+        let snapshot = self.instance.snapshot();
+        self.left();
+        snapshot
     }
 
     /// A callback is over.
@@ -393,9 +407,7 @@ impl Lane {
         next: Box<dyn Instance>,
         limits: HandoverLimits,
     ) -> Result<(Box<dyn Instance>, usize), SwapError> {
-        self.pulse.begin(Callback::Snapshot);
-        let snapshot = self.instance.snapshot();
-        self.left();
+        let snapshot = self.snapshot();
         if self.is_given_up() {
             return Err(SwapError::Stuck);
         }
