@@ -225,16 +225,6 @@ pub(crate) struct DylibInstance {
 }
 
 impl DylibInstance {
-    /// The resource that it was made for.
-    pub(crate) fn resource(&self) -> Arc<Resource> {
-        self.voice.resource.clone()
-    }
-
-    /// The generation that it is of.
-    pub(crate) fn origin(&self) -> Arc<Generation> {
-        self.voice.generation.clone()
-    }
-
     fn module(&self) -> ModuleRef {
         self.voice.generation.module
     }

@@ -15,6 +15,7 @@ pub(crate) mod loader;
 pub(crate) mod preflight;
 pub(crate) mod pulse;
 pub(crate) mod stage;
+pub(crate) mod state;
 pub(crate) mod tally;
 pub(crate) mod watch;
 

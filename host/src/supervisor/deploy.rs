@@ -14,13 +14,15 @@ use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::outbox::CloseReason;
 use crate::plugin::Instance;
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{self, Item, Succession, Swap, SwapError};
-use crate::plugin::loader::{DylibInstance, Generation};
+use crate::plugin::lane::{self, HandoverLimits, Item, Succession, Swap, SwapError};
+use crate::plugin::loader::Generation;
 use crate::resource::{Outage, Resource, Service, ServiceState};
 
 /// An instance that waits to take over a resource.
 pub(super) struct Candidate {
-    pub(super) instance: DylibInstance,
+    pub(super) instance: Box<dyn Instance>,
+    pub(super) generation: Arc<Generation>,
+    pub(super) resource: Arc<Resource>,
     pub(super) lane: LaneKind,
 }
 
@@ -125,7 +127,7 @@ impl Supervisor {
         // There is nothing to restore: this only lets it speak.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
-        match standstill.start(resource.clone(), kind, Box::new(instance)) {
+        match standstill.start(resource.clone(), kind, instance) {
             Ok(()) => {
                 let state = ServiceState::Serving(inbox);
                 resource.set_service(Service { lane: kind, ..service(settings, state) });
@@ -155,9 +157,12 @@ impl Supervisor {
             return Ok(());
         };
         let generation = candidate.instance.generation();
-        let origin = candidate.instance.origin();
+        let origin = candidate.generation;
         let (done, outcome) = oneshot::channel();
-        let swap = Swap { next: Box::new(candidate.instance), succession, done };
+        let reload = self.hub.config.load().server.reload.clone();
+        let limits =
+            HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
+        let swap = Swap { next: candidate.instance, succession, limits, done };
         let swapped = self.until_stuck(resource, inbox, swap_in(inbox, swap, outcome)).await;
         let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
             Err(SwapError::Stuck) => return self.on_fresh_lane(&origin, resource, settings).await,
@@ -212,7 +217,7 @@ impl Supervisor {
         settings: &ResourceConfig,
     ) -> Result<(), SwapError> {
         let candidate = self
-            .start_instance(generation, resource, settings)
+            .start_with_state(generation, resource, settings)
             .await
             .map_err(|refusal| SwapError::Restart(chain(&refusal)))?;
         self.serve_first(resource, settings, candidate);
@@ -228,6 +233,7 @@ impl Supervisor {
         let (started, instance) = oneshot::channel();
         let limit = self.hub.config.load().server.reload.start;
         let (path, router) = (resource.path.clone(), self.router.clone());
+        let (origin, place) = (generation.clone(), resource.clone());
         let (generation, resource, config) =
             (generation.clone(), resource.clone(), settings.config.clone());
         let lane = lane_kind(settings, generation.facts.never_blocks);
@@ -237,7 +243,10 @@ impl Supervisor {
             .spawn(move || drop(started.send(generation.start(resource, router, &config))))
             .map_err(Refusal::Host)?;
         match timeout(limit, instance).await {
-            Ok(Ok(Ok(instance))) => Ok(Candidate { instance, lane }),
+            Ok(Ok(Ok(instance))) => {
+                let instance = Box::new(instance);
+                Ok(Candidate { instance, generation: origin, resource: place, lane })
+            }
             Ok(Ok(Err(failure))) => {
                 Err(Refusal::Start { resource: path, text: failure.into_text() })
             }

@@ -7,6 +7,7 @@
 mod care;
 mod configure;
 mod deploy;
+pub(crate) mod keeper;
 mod load;
 mod order;
 mod rollback;
@@ -106,7 +107,7 @@ impl Supervisor {
             let resource = Arc::new(Resource::new(path.clone(), service(settings, state)));
             resources.insert(path.clone(), resource.clone());
             let Some(generation) = self.active(&settings.plugin) else { continue };
-            match self.start_instance(&generation, &resource, settings).await {
+            match self.start_with_state(&generation, &resource, settings).await {
                 Ok(candidate) => self.serve_first(&resource, settings, candidate),
                 Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::Supervisor;
+use super::care::Memory;
 use super::load::{Content, Refusal};
 use crate::config::Config;
 use crate::plugin::lane::Succession;
@@ -109,7 +110,7 @@ impl Supervisor {
         self.plugins.entry(name.to_owned()).or_default().is_disabled = false;
         let resources = self.resources_of(name, &config);
         for resource in &resources {
-            self.start_afresh(resource).await;
+            self.start_afresh(resource, Memory::Written).await;
         }
         info!(plugin = name, "enabled");
         Ok(format!("{name} is enabled; {} served", paths(&resources)))
