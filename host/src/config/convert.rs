@@ -73,6 +73,9 @@ const RELOAD: Keys = Keys {
         "start_timeout",
         "restore_timeout",
         "snapshot_limit",
+        "probation_time",
+        "probation_messages",
+        "probation_share",
         "keep_generations",
     ],
 };
@@ -297,6 +300,9 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
     const CHECK: Seconds =
         Seconds { least: Duration::from_millis(1), less: "would refuse every plugin" };
     const STATE: Count = Count::new("bytes", 0..=1 << 40, "");
+    const MESSAGES: Count =
+        Count::new("messages", 1..=1 << 40, "would watch nothing, and probation_time = 0 says so");
+    const SHARE: Count = Count::new("percent", 0..=100, "");
     const KEEP: Count = Count::new("generations", 0..=1000, "");
     let mut s = Section::new(("server.reload".to_owned(), at), table, &RELOAD, &ALL, mistakes);
     let default = Reload::default();
@@ -307,6 +313,9 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         start: s.seconds("start_timeout", &CHECK, default.start),
         restore: s.seconds("restore_timeout", &CHECK, default.restore),
         snapshot_limit: s.count("snapshot_limit", &STATE, default.snapshot_limit),
+        probation: s.seconds("probation_time", &QUIET, default.probation),
+        probation_messages: s.count("probation_messages", &MESSAGES, default.probation_messages),
+        probation_share: s.count("probation_share", &SHARE, default.probation_share),
         keep_generations: s.count("keep_generations", &KEEP, default.keep_generations),
     }
 }

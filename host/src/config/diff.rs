@@ -150,8 +150,19 @@ fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
     ]
 }
 
-fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 7] {
-    let Reload { quiet, rescan, preflight, start, restore, snapshot_limit, keep_generations } = old;
+fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 10] {
+    let Reload {
+        quiet,
+        rescan,
+        preflight,
+        start,
+        restore,
+        snapshot_limit,
+        probation,
+        probation_messages,
+        probation_share,
+        keep_generations,
+    } = old;
     [
         ("reload.quiet", *quiet != new.quiet),
         ("reload.rescan", *rescan != new.rescan),
@@ -159,6 +170,9 @@ fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 7] {
         ("reload.start_timeout", *start != new.start),
         ("reload.restore_timeout", *restore != new.restore),
         ("reload.snapshot_limit", *snapshot_limit != new.snapshot_limit),
+        ("reload.probation_time", *probation != new.probation),
+        ("reload.probation_messages", *probation_messages != new.probation_messages),
+        ("reload.probation_share", *probation_share != new.probation_share),
         ("reload.keep_generations", *keep_generations != new.keep_generations),
     ]
 }
@@ -269,6 +283,9 @@ mod tests {
             "reload.start_timeout = 9",
             "reload.restore_timeout = 9",
             "reload.snapshot_limit = 9",
+            "reload.probation_time = 9",
+            "reload.probation_messages = 9",
+            "reload.probation_share = 9",
             "reload.keep_generations = 9",
             "watchdog.callback_warn = 9",
             "watchdog.callback_limit = 9",

@@ -239,6 +239,12 @@ pub struct Reload {
     pub restore: Duration,
     /// Bytes of state that are handed over. Key `snapshot_limit`, default 256 MiB.
     pub snapshot_limit: usize,
+    /// How long a new generation is watched, and undone if it does badly. Key `probation_time`, default 30 s, 0: not at all.
+    pub probation: Duration,
+    /// Messages after which it has passed all the same. Key `probation_messages`, default 1000.
+    pub probation_messages: usize,
+    /// Percent of messages that may be refused, or calls that may be slow. Key `probation_share`, default 20.
+    pub probation_share: usize,
     /// Earlier generations of each plugin that are kept for a rollback, beside the one that serves.
     /// Key `keep_generations`, default 3, 0: none.
     pub keep_generations: usize,
@@ -253,6 +259,9 @@ impl Default for Reload {
             start: Duration::from_secs(10),
             restore: Duration::from_secs(10),
             snapshot_limit: 256 << 20,
+            probation: Duration::from_secs(30),
+            probation_messages: 1000,
+            probation_share: 20,
             keep_generations: 3,
         }
     }

@@ -6,6 +6,7 @@
 //! connection whose event does not fit does not read on. For an application that never blocks, a sender may take the
 //! lane's turn (`inbox.rs`): whoever has the [`Clerk`] is the lane.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +15,12 @@ use std::time::{Duration, SystemTime};
 use plugsocket_plugin::{CloseCode, ClosedBy, Snapshot};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
+use super::handover::{
+    Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
+};
 use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
 use super::{Event, Failure, Instance};
@@ -56,66 +60,6 @@ impl Input {
             Self::Chunk => 0,
         });
         Load { messages: inputs.len(), bytes: bytes.sum() }
-    }
-}
-
-/// A successor, ready to take over.
-pub(crate) struct Swap {
-    pub(crate) next: Box<dyn Instance>,
-    pub(crate) succession: Succession,
-    pub(crate) limits: HandoverLimits,
-    /// Told what became of it. Where nobody waits for that any more, the swap is off.
-    pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
-}
-
-/// What a successor is to its predecessor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Succession {
-    /// The same application: it takes over the state; connections are not opened again.
-    Heir,
-    /// Another application: the old one sees each connection close, the new one sees it open.
-    Stranger,
-}
-
-/// What a handover of state may cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HandoverLimits {
-    pub(crate) snapshot_bytes: usize,
-    pub(crate) restore: Duration,
-}
-
-/// What a swap cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Handover {
-    /// How long messages waited.
-    pub(crate) pause: Duration,
-    pub(crate) snapshot_bytes: usize,
-}
-
-/// Why the predecessor goes on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SwapError {
-    #[error("the running instance could not give its state: {0}")]
-    Snapshot(String),
-    #[error("the new instance does not take over the state: {0}")]
-    Restore(String),
-    #[error("its state is {bytes} bytes, and reload.snapshot_limit is {limit}")]
-    TooLarge { bytes: usize, limit: usize },
-    #[error("the new instance did not take over the state within {0:?}")]
-    RestoreHung(Duration),
-    #[error("the system gives no thread for the handover")]
-    Thread(#[source] std::io::Error),
-    #[error("the resource has no lane any more")]
-    NoLane,
-    #[error("the running instance is stuck in a callback")]
-    Stuck,
-    #[error("the running instance was stuck and given up, and no other one could start: {0}")]
-    Restart(String),
-}
-
-impl std::fmt::Debug for Swap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Swap(generation {})", self.next.generation())
     }
 }
 
@@ -470,36 +414,45 @@ impl Clerk {
 
     async fn swap(&mut self, swap: Swap) {
         let begun = Instant::now();
-        let Swap { next, succession, limits, done } = swap;
+        let Swap { next, succession, known, limits, done } = swap;
         if self.is_given_up() || done.is_closed() {
             return discard(next);
         }
         let taken_over = match succession {
             Succession::Heir => self.hand_over(next, limits).await,
-            Succession::Stranger => take_up(next).map(|next| (next, 0)),
+            Succession::Stranger => take_up(next).map(|next| (next, None)),
+            Succession::Returned => Ok((next, None)),
         };
         // Nobody may be waiting for the answer; what was done stands.
         match taken_over {
             Err(error) => drop(done.send(Err(error))),
-            Ok((next, snapshot_bytes)) => {
-                if self.put_in_place(next, succession) {
+            Ok((next, snapshot)) => {
+                if self.put_in_place(next, succession, &known) {
                     let pause = begun.elapsed();
                     self.resource.tally.add_swap(pause);
-                    drop(done.send(Ok(Handover { pause, snapshot_bytes })));
+                    let sessions = self.resource.members();
+                    drop(done.send(Ok(Handover { pause, snapshot, sessions })));
                 }
             }
         }
     }
 
     /// The successor serves from here on; false if the predecessor got stuck on the way, which ends the lane.
-    fn put_in_place(&mut self, mut next: Box<dyn Instance>, succession: Succession) -> bool {
+    fn put_in_place(
+        &mut self,
+        mut next: Box<dyn Instance>,
+        succession: Succession,
+        known: &[Arc<Peer>],
+    ) -> bool {
         let members = match succession {
             Succession::Heir => Vec::new(),
-            Succession::Stranger => self.resource.members(),
+            Succession::Stranger | Succession::Returned => self.resource.members(),
         };
         let replaced =
             CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
-        members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
+        if succession == Succession::Stranger {
+            members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
+        }
         if self.is_given_up() {
             discard(next);
             return false;
@@ -508,7 +461,14 @@ impl Clerk {
         next.retire();
         self.pulse.serves(self.instance.generation(), self.instance.voice());
         tracing::Span::current().record("generation", self.instance.generation());
-        members.iter().for_each(|peer| self.open_again(peer));
+        let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
+        for peer in known.iter().filter(|peer| !peer.is_member()) {
+            self.tell(Event::Close(peer, &left));
+        }
+        let known: HashSet<u64> = known.iter().map(|peer| peer.id().0).collect();
+        for peer in members.iter().filter(|peer| !known.contains(&peer.id().0)) {
+            self.open_again(peer);
+        }
         self.next_tick = None;
         discard(next);
         true
@@ -519,20 +479,18 @@ impl Clerk {
         &mut self,
         next: Box<dyn Instance>,
         limits: HandoverLimits,
-    ) -> Result<(Box<dyn Instance>, usize), SwapError> {
+    ) -> Result<(Box<dyn Instance>, Option<Snapshot>), SwapError> {
         let snapshot = self.snapshot();
         if self.is_given_up() {
             return Err(SwapError::Stuck);
         }
         let snapshot = snapshot.map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
-        let bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
-        if bytes > limits.snapshot_bytes {
-            return Err(SwapError::TooLarge { bytes, limit: limits.snapshot_bytes });
+        let Some(snapshot) = snapshot else { return take_up(next).map(|next| (next, None)) };
+        let (bytes, limit) = (snapshot.bytes.len(), limits.snapshot_bytes);
+        if bytes > limit {
+            return Err(SwapError::TooLarge { bytes, limit });
         }
-        if snapshot.is_none() {
-            return take_up(next).map(|next| (next, 0));
-        }
-        restore(next, snapshot, limits.restore).await.map(|next| (next, bytes))
+        restore(next, snapshot, limits.restore).await.map(|(next, taken)| (next, Some(taken)))
     }
 
     /// A connection meets an application that did not see it come.
@@ -557,53 +515,6 @@ impl Clerk {
     }
 }
 
-impl SwapError {
-    fn restore(failure: Failure) -> Self {
-        Self::Restore(failure.into_text())
-    }
-}
-
-/// For a successor that gets no state.
-fn take_up(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>, SwapError> {
-    match next.restore(None) {
-        Ok(()) => Ok(next),
-        Err(failure) => {
-            discard(next);
-            Err(SwapError::restore(failure))
-        }
-    }
-}
-
-/// Lets an instance take over a state, within `limit`.
-pub(crate) async fn restore(
-    mut next: Box<dyn Instance>,
-    snapshot: Option<Snapshot>,
-    limit: Duration,
-) -> Result<Box<dyn Instance>, SwapError> {
-    let voice = next.voice();
-    let (done, restored) = oneshot::channel();
-    let work = move || match next.restore(snapshot) {
-        // What comes too late is dropped here.
-        Ok(()) => drop(done.send(Ok(next))),
-        Err(failure) => {
-            next.retire();
-            done.send(Err(SwapError::restore(failure))).ok();
-        }
-    };
-    let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
-    drop(thread.map_err(SwapError::Thread)?);
-    match timeout(limit, restored).await {
-        Ok(Ok(restored)) => restored,
-        Ok(Err(_)) => Err(SwapError::Restore("its thread ended".to_owned())),
-        Err(_) => {
-            if let Some((state, muted)) = voice {
-                state.store(muted, Ordering::Release);
-            }
-            Err(SwapError::RestoreHung(limit))
-        }
-    }
-}
-
 /// What a failed callback means for the connection that it was about.
 fn verdict(failure: Failure) -> CloseReason {
     match failure {
@@ -611,13 +522,5 @@ fn verdict(failure: Failure) -> CloseReason {
         Failure::Panicked(_) => {
             CloseReason::new(CloseCode::ERROR, ClosedBy::Plugin, "the application failed")
         }
-    }
-}
-
-/// Drops an instance where it holds nobody up: its `Drop` may join threads.
-fn discard(instance: Box<dyn Instance>) {
-    let name = format!("drop:{}", instance.generation());
-    if let Err(error) = std::thread::Builder::new().name(name).spawn(move || drop(instance)) {
-        warn!(%error, "no thread to drop an instance on");
     }
 }

@@ -265,10 +265,10 @@ impl Instance for DylibInstance {
             .map(|raw| Snapshot { version: raw.version, bytes: raw.bytes.to_vec() }))
     }
 
-    fn restore(&mut self, snapshot: Option<Snapshot>) -> Result<(), Failure> {
+    fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
         self.voice.state.store(Voice::ACTIVE, Ordering::Release);
         let Some(Snapshot { version, bytes }) = snapshot else { return Ok(()) };
-        self.module().restore()(self.pointer, version, bytes.as_slice().into())
+        self.module().restore()(self.pointer, *version, bytes.as_slice().into())
             .into_result()
             .map_err(failure)
     }

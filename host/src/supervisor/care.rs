@@ -13,8 +13,9 @@ use tracing::{error, info, warn};
 
 use super::Supervisor;
 use crate::outbox::CloseReason;
+use crate::plugin::handover::Succession;
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{Item, Succession};
+use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
 use crate::resource::{Outage, Resource, Service, ServiceState};
 
@@ -58,7 +59,7 @@ impl Trouble {
 
 impl Supervisor {
     /// A lane has been in one callback for too long, says the watchdog.
-    pub(super) fn stuck(&mut self, path: &str, pulse: &Arc<Pulse>, call: u64) {
+    pub(super) async fn stuck(&mut self, path: &str, pulse: &Arc<Pulse>, call: u64) {
         let Some(resource) = self.resource(path) else { return };
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { return };
@@ -70,6 +71,7 @@ impl Supervisor {
         if self.give_up(&resource, inbox, call, pause) {
             self.restart_after(path, pause, Memory::Written);
             error!(resource = path, ?pause, "lane given up; a fresh instance follows");
+            self.fail_if_on_probation(path).await;
         }
     }
 

@@ -10,7 +10,7 @@ use super::deploy::{Candidate, service};
 use super::order::Outcome;
 use super::{Supervisor, chain};
 use crate::config::Config;
-use crate::plugin::lane::Succession;
+use crate::plugin::handover::Succession;
 use crate::resource::{Outage, Resource, Resources, ServiceState};
 
 impl Supervisor {

@@ -13,9 +13,11 @@ use super::{Supervisor, chain};
 use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::outbox::CloseReason;
 use crate::plugin::Instance;
+use crate::plugin::handover::{Handover, HandoverLimits, Succession, Swap, SwapError};
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{self, HandoverLimits, Item, Succession, Swap, SwapError};
+use crate::plugin::lane::{self, Item};
 use crate::plugin::loader::Generation;
+use crate::registry::Peer;
 use crate::resource::{Outage, Resource, Service, ServiceState};
 
 /// An instance that waits to take over a resource.
@@ -24,6 +26,8 @@ pub(super) struct Candidate {
     pub(super) generation: Arc<Generation>,
     pub(super) resource: Arc<Resource>,
     pub(super) lane: LaneKind,
+    /// With [`Succession::Returned`]: the sessions that its state speaks of.
+    pub(super) known: Vec<Arc<Peer>>,
 }
 
 impl Supervisor {
@@ -45,13 +49,14 @@ impl Supervisor {
                 Err(refusal) => return Err(self.report(name, &refusal)),
             }
         }
-        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        let (mut taken, mut refused, mut handovers) = (Vec::new(), Vec::new(), Vec::new());
         for (resource, settings, candidate) in candidates {
             let path = resource.path.as_str();
             match self.take_over(resource, settings, candidate, succession).await {
-                Ok(()) => {
+                Ok(handed) => {
                     taken.push(path);
                     self.forgive(path);
+                    handovers.extend(handed.map(|handed| (path.to_owned(), handed)));
                 }
                 Err(error) => {
                     let error = chain(&error);
@@ -67,7 +72,10 @@ impl Supervisor {
         }
         let number = loaded.generation.number;
         if !taken.is_empty() {
-            self.activate(name, loaded).await;
+            let previous = self.activate(name, loaded).await;
+            if succession == Succession::Heir {
+                self.put_on_probation(name, previous, handovers);
+            }
         }
         if refused.is_empty() {
             return Ok(format!("generation {number} of {name} serves {}", taken.join(", ")));
@@ -145,7 +153,7 @@ impl Supervisor {
         settings: &ResourceConfig,
         candidate: Candidate,
         succession: Succession,
-    ) -> Result<(), SwapError> {
+    ) -> Result<Option<Handover>, SwapError> {
         let lane = candidate.lane;
         if lane == LaneKind::Thread {
             // Before it is there: an application that may block must not meet a lane that others depend on.
@@ -154,29 +162,32 @@ impl Supervisor {
         let now = resource.service();
         let ServiceState::Serving(inbox) = &now.state else {
             self.serve_first(resource, settings, candidate);
-            return Ok(());
+            return Ok(None);
         };
         let generation = candidate.instance.generation();
-        let origin = candidate.generation;
+        let Candidate { instance: next, generation: origin, known, .. } = candidate;
         let (done, outcome) = oneshot::channel();
         let reload = self.hub.config.load().server.reload.clone();
         let limits =
             HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
-        let swap = Swap { next: candidate.instance, succession, limits, done };
+        let swap = Swap { next, succession, known, limits, done };
         let swapped = self.until_stuck(resource, inbox, swap_in(inbox, swap, outcome)).await;
         let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
-            Err(SwapError::Stuck) => return self.on_fresh_lane(&origin, resource, settings).await,
+            Err(SwapError::Stuck) => {
+                self.on_fresh_lane(&origin, resource, settings).await?;
+                return Ok(None);
+            }
             handed => handed?,
         };
         info!(
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
-            snapshot_bytes = handed.snapshot_bytes, "resource is served by a new instance"
+            snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
         self.move_lane(resource, lane);
         let now = resource.service();
         let state = now.state.clone();
         resource.set_service(Service { lane, ..service(settings, state) });
-        Ok(())
+        Ok(Some(handed))
     }
 
     /// Ends a resource: its connections are told, its lane and instance end.
@@ -245,7 +256,13 @@ impl Supervisor {
         match timeout(limit, instance).await {
             Ok(Ok(Ok(instance))) => {
                 let instance = Box::new(instance);
-                Ok(Candidate { instance, generation: origin, resource: place, lane })
+                Ok(Candidate {
+                    instance,
+                    generation: origin,
+                    resource: place,
+                    lane,
+                    known: Vec::new(),
+                })
             }
             Ok(Ok(Err(failure))) => {
                 Err(Refusal::Start { resource: path, text: failure.into_text() })
@@ -262,8 +279,8 @@ impl Supervisor {
 pub(super) async fn swap_in(
     inbox: &Inbox,
     swap: Swap,
-    outcome: oneshot::Receiver<Result<lane::Handover, SwapError>>,
-) -> Result<lane::Handover, SwapError> {
+    outcome: oneshot::Receiver<Result<Handover, SwapError>>,
+) -> Result<Handover, SwapError> {
     if inbox.send(Item::Swap(swap)).await.is_err() {
         return Err(SwapError::NoLane);
     }

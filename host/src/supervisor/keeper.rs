@@ -15,7 +15,8 @@ use super::deploy::Candidate;
 use super::load::{Refusal, blocking};
 use super::{Supervisor, chain};
 use crate::config::{Config, Resource as ResourceConfig};
-use crate::plugin::lane::{self, Item};
+use crate::plugin::handover;
+use crate::plugin::lane::Item;
 use crate::plugin::loader::Generation;
 use crate::plugin::state::{self, State};
 use crate::resource::{Resource, ServiceState};
@@ -144,8 +145,8 @@ impl Supervisor {
         };
         let bytes = state.snapshot.bytes.len();
         let limit = config.server.reload.restore;
-        match lane::restore(candidate.instance, Some(state.snapshot), limit).await {
-            Ok(instance) => {
+        match handover::restore(candidate.instance, state.snapshot, limit).await {
+            Ok((instance, _)) => {
                 info!(resource = path, bytes, "state restored from disk");
                 Ok(Candidate { instance, ..candidate })
             }

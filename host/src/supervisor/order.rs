@@ -9,7 +9,7 @@ use super::Supervisor;
 use super::care::Memory;
 use super::load::{Content, Refusal};
 use crate::config::Config;
-use crate::plugin::lane::Succession;
+use crate::plugin::handover::Succession;
 use crate::plugin::stage::FileStamp;
 use crate::plugin::watch;
 use crate::resource::{Outage, Resource};
@@ -73,6 +73,7 @@ impl Supervisor {
         if std::mem::replace(&mut plugin.is_disabled, true) {
             return Err(format!("{name} is disabled already"));
         }
+        self.probations.remove(name);
         let resources = self.resources_of(name, &config);
         for resource in &resources {
             self.switch_off(resource, name).await;
