@@ -73,6 +73,8 @@ impl Client {
         let stream = address.connect().await;
         // Larger than the default: a test of a limit must not meet the client's.
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
+        // There may be thousands of them.
+        let config = config.read_buffer_size(READ_BUFFER);
         let handshake = client_async_with_config(request.build(), stream, Some(config));
         let (socket, response) = within("the handshake", handshake).await.unwrap();
         let protocol = response.headers().get("Sec-WebSocket-Protocol");
@@ -226,6 +228,8 @@ impl Client {
         while self.receive().await.is_some() {}
     }
 }
+
+const READ_BUFFER: usize = 8 * 1024;
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::process::{Child, Command};
 
@@ -148,9 +149,16 @@ impl TestHost {
 
     /// Copies a built library over that of a plugin.
     pub fn replace_library(&self, plugin: &str, library: &str) {
+        self.put_library(plugin, &std::fs::read(plugin_path(library)).unwrap());
+    }
+
+    /// Moves a file with this content over the library of a plugin. The moment at which it was moved.
+    pub fn put_library(&self, plugin: &str, content: &[u8]) -> Instant {
         let next = self.folder.join("next");
-        std::fs::copy(plugin_path(library), &next).unwrap();
+        std::fs::write(&next, content).unwrap();
+        let moved = Instant::now();
         std::fs::rename(next, self.library(plugin)).unwrap();
+        moved
     }
 
     /// Replaces the library of a plugin and waits until the new one serves.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::path::Path;
+use std::time::Duration;
 
 use plugsocket_tests::load::{Plan, reload_under_load};
 use plugsocket_tests::{Client, Request, Setup, TestHost, plugin_path, within};
@@ -136,11 +137,19 @@ async fn messages_sent_during_a_reload_are_answered_once_and_in_order() {
 }
 
 #[tokio::test]
-async fn ten_reloads_under_twenty_connections_lose_duplicate_reorder_and_close_nothing() {
-    let report = reload_under_load(PROGRAM, Plan { reloads: 10, connections: 20 }).await;
+async fn ten_reloads_and_ten_bad_libraries_lose_duplicate_reorder_and_close_nothing() {
+    let plan = Plan {
+        reloads: 10,
+        sockets: 40,
+        talkers: 20,
+        pace: Duration::ZERO,
+        bad: 10,
+        ballast: 1000,
+    };
+    let report = reload_under_load(PROGRAM, plan).await;
     assert!(report.is_clean(), "{report:?}");
     assert!(report.sent > 200, "{report:?}");
-    assert_eq!(report.pauses.len(), 10);
+    assert_eq!((report.pauses.len(), report.delays.len(), report.refusals.len()), (10, 10, 10));
 }
 
 /// A candidate is refused for this reason, and the running generation goes on as if nothing had been.

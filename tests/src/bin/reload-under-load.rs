@@ -1,17 +1,21 @@
 //! Replaces an application again and again while connections exchange numbered messages with it, and counts what was lost.
 //!
 //! ```text
-//! cargo run --release -p plugsocket-tests --bin reload-under-load -- --reloads 100 --connections 200
+//! cargo run --release -p plugsocket-tests --bin reload-under-load
+//! cargo run --release -p plugsocket-tests --bin reload-under-load -- --sockets 200 --talkers 200 --reloads 20 --bad 0 --state-mb 100
 //! ```
 //!
 //! Prints a summary and ends with exit code 1 if a message was lost, answered twice or out of order, or a connection was
-//! closed. The pause is how long the application's messages waited at a reload, as the host measured it; it does not contain the
-//! preparation, during which the old generation goes on serving.
+//! closed, or the application's count is not what was sent. It needs a file for each connection, and so does the host that it
+//! starts: it raises the limit where it may. Everything happens on 127.0.0.1.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
 
-use std::process::ExitCode;
+use std::fmt::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
-use plugsocket_tests::load::{Plan, Report, reload_under_load};
+use plugsocket_tests::load::{Plan, Report, percentile, reload_under_load};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -20,41 +24,113 @@ fn main() -> ExitCode {
         return plugsocket::main();
     }
     let Some(plan) = plan(std::env::args().skip(1)) else {
-        eprintln!("usage: reload-under-load [--reloads N] [--connections N]");
+        eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
+    if let Err(text) = allow_files(plan.sockets + OTHER_FILES) {
+        eprintln!("reload-under-load: {text}");
+        return ExitCode::FAILURE;
+    }
     let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
     let program = std::env::current_exe().expect("a program knows its own path");
     let report = runtime.block_on(reload_under_load(program, plan));
-    println!("{}", summary(plan, &report));
+    print!("{}", summary(plan, &report));
     if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+const USAGE: &str = "\
+usage: reload-under-load [OPTION NUMBER]…
+  --sockets   connections in all (10000)
+  --talkers   of these, how many exchange messages all the time (500)
+  --pace-ms   how long a talker waits after each answer (50)
+  --reloads   how often the application is replaced (100)
+  --bad       libraries that are no good, tried meanwhile (10)
+  --state-mb  megabytes added to the application's state (0)";
+
 fn plan(mut arguments: impl Iterator<Item = String>) -> Option<Plan> {
-    let mut plan = Plan { reloads: 100, connections: 200 };
+    let mut plan = Plan {
+        reloads: 100,
+        sockets: 10_000,
+        talkers: 500,
+        pace: Duration::from_millis(50),
+        bad: 10,
+        ballast: 0,
+    };
     while let Some(name) = arguments.next() {
-        let number = arguments.next()?.parse().ok()?;
+        let number: usize = arguments.next()?.parse().ok()?;
         match name.as_str() {
+            "--sockets" => plan.sockets = number,
+            "--talkers" => plan.talkers = number,
+            "--pace-ms" => plan.pace = Duration::from_millis(number as u64),
             "--reloads" => plan.reloads = number,
-            "--connections" => plan.connections = number,
+            "--bad" => plan.bad = number,
+            "--state-mb" => plan.ballast = number * 1_000_000,
             _ => return None,
         }
     }
-    Some(plan)
+    plan.talkers = plan.talkers.min(plan.sockets);
+    (plan.talkers > 0 && plan.reloads > 0).then_some(plan)
+}
+
+/// What host and load have open besides the connections.
+const OTHER_FILES: usize = 200;
+
+/// Makes sure that this process and what it starts may have that many files open. Where the limit must be raised, a shell does it and
+/// this program begins anew: setting it here would take unsafe code.
+fn allow_files(needed: usize) -> Result<(), String> {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    let mut limits = line.unwrap_or_default().split_whitespace().map(|limit| match limit {
+        "unlimited" => usize::MAX,
+        number => number.parse().unwrap_or(0),
+    });
+    let (soft, hard) = (limits.next().unwrap_or(0), limits.next().unwrap_or(0));
+    if needed <= soft {
+        return Ok(());
+    }
+    if needed > hard {
+        return Err(format!(
+            "{needed} files must be open at once, and this system allows {hard} (`ulimit -Hn`); raise that as root with \
+             `prlimit --nofile={needed}:{needed} --pid $$`, or say fewer --sockets"
+        ));
+    }
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", r#"ulimit -Sn "$0" && exec "$@""#]).arg(needed.to_string()).arg(program);
+    Err(format!(
+        "cannot raise the limit of open files: {}",
+        shell.args(std::env::args().skip(1)).exec()
+    ))
 }
 
 fn summary(plan: Plan, report: &Report) -> String {
-    let Plan { reloads, connections } = plan;
-    let Report { sent, answered, lost, duplicated, reordered, closed, took, .. } = report;
-    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
-    format!(
-        "{reloads} reloads, {connections} connections, {took:.1?}: {sent} messages sent, {answered} answered, \
-         {lost} lost, {duplicated} duplicated, {reordered} reordered, {closed} connections closed; \
-         pause p50 {:.1?}, p99 {:.1?}, max {:.1?}; resident {} before, {} after",
-        report.pause(50),
-        report.pause(99),
-        report.pause(100),
-        mib(report.resident_before),
-        mib(report.resident_after),
-    )
+    let Plan { reloads, sockets, talkers, .. } = plan;
+    let Report { sent, answered, lost, duplicated, reordered, closed, counted, took, .. } = report;
+    let of = |times: &[Duration]| {
+        let [p50, p99, most] = [50, 99, 100].map(|share| percentile(times, share));
+        format!("p50 {p50:.1?}, p99 {p99:.1?}, max {most:.1?}")
+    };
+    let growth = report.resident_growth();
+    let [before, after] = [report.resident.first(), report.resident.last()]
+        .map(|bytes| bytes.map_or(0.0, |bytes| *bytes as f64 / 1e6));
+    let state = report.state_bytes as f64 / 1e6;
+    let rate = state / percentile(&report.pauses, 50).as_secs_f64();
+    let mut text = format!(
+        "{reloads} reloads under {sockets} connections, {talkers} of which talk all the time, in {took:.1?}\n\
+         connections  {closed} closed\n\
+         messages     {sent} sent, {answered} answered, {lost} lost, {duplicated} duplicated, {reordered} reordered\n\
+         state        {counted} counted by the application over all generations, {}\n\
+         pause        {}; {state:.1} MB handed over, {rate:.0} MB/s\n\
+         mv to served {}\n\
+         memory       {:.0} kB ± {:.0} kB for each retired generation; {before:.1} MB resident before, {after:.1} MB after\n",
+        if counted == sent { "exact" } else { "NOT EXACT" },
+        of(&report.pauses),
+        of(&report.delays),
+        growth.slope / 1e3,
+        growth.error / 1e3,
+    );
+    for (what, sentence) in &report.refusals {
+        writeln!(text, "refused      {what}: {sentence}").expect("a text takes any length");
+    }
+    text
 }

@@ -33,13 +33,32 @@ struct Config {
     ballast: usize,
 }
 
-/// The snapshot, version 1.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default)]
 struct Count {
     total: u64,
     /// By connection.
     seqs: BTreeMap<u64, u64>,
-    ballast: String,
+}
+
+impl Count {
+    /// The snapshot, version 1: the total, how many connections there are, and for each its id and its count, in numbers of
+    /// eight bytes. What follows is ballast.
+    fn to_bytes(&self, ballast: usize) -> Vec<u8> {
+        let seqs = self.seqs.iter().flat_map(|(id, seq)| [*id, *seq]);
+        let numbers = [self.total, self.seqs.len() as u64].into_iter().chain(seqs);
+        let mut bytes = Vec::with_capacity(16 * (self.seqs.len() + 1) + ballast);
+        numbers.for_each(|number| bytes.extend(number.to_le_bytes()));
+        bytes.resize(bytes.len() + ballast, b'x');
+        bytes
+    }
+
+    /// None if that is no snapshot of a counter.
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut numbers = bytes.as_chunks().0.iter().map(|number| u64::from_le_bytes(*number));
+        let (total, count) = (numbers.next()?, numbers.next()?);
+        let seqs = (0..count).map(|_| Some((numbers.next()?, numbers.next()?)));
+        Some(Self { total, seqs: seqs.collect::<Option<_>>()? })
+    }
 }
 
 #[derive(Serialize)]
@@ -83,10 +102,7 @@ impl Plugin for Counter {
     }
 
     fn snapshot(&mut self) -> Option<Snapshot> {
-        self.count.ballast = "x".repeat(self.config.ballast);
-        let bytes = serde_json::to_vec(&self.count).expect("texts and numbers have a JSON form");
-        self.count.ballast = String::new();
-        Some(Snapshot { version: 1, bytes })
+        Some(Snapshot { version: 1, bytes: self.count.to_bytes(self.config.ballast) })
     }
 
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
@@ -97,8 +113,8 @@ impl Plugin for Counter {
         if snapshot.version != 1 {
             return Err(RestoreError::new("the counter reads snapshots of version 1"));
         }
-        self.count = serde_json::from_slice(&snapshot.bytes)?;
-        self.count.ballast = String::new();
+        let count = Count::from_bytes(&snapshot.bytes);
+        self.count = count.ok_or_else(|| RestoreError::new("this is no snapshot of a counter"))?;
         Ok(())
     }
 }

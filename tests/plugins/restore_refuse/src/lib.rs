@@ -1,0 +1,25 @@
+//! Starts, and refuses every state that is handed over: what ran goes on with it.
+
+use plugsocket_plugin::{
+    Host, Message, Plugin, Refused, RestoreError, Session, Snapshot, StartError, export_plugin,
+};
+
+struct Faulty;
+
+impl Plugin for Faulty {
+    const NEVER_BLOCKS: bool = true;
+
+    fn start(_: Host, _: &str) -> Result<Self, StartError> {
+        Ok(Self)
+    }
+
+    fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _: Snapshot) -> Result<(), RestoreError> {
+        Err(RestoreError::new("made to refuse"))
+    }
+}
+
+export_plugin!(Faulty);

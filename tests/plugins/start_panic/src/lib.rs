@@ -1,0 +1,20 @@
+//! Panics in `start`, whatever its configuration: the host catches it, and what ran goes on.
+#![expect(clippy::panic, reason = "it is what this plugin is for")]
+
+use plugsocket_plugin::{Host, Message, Plugin, Refused, Session, StartError, export_plugin};
+
+struct Faulty;
+
+impl Plugin for Faulty {
+    const NEVER_BLOCKS: bool = true;
+
+    fn start(_: Host, _: &str) -> Result<Self, StartError> {
+        panic!("made to panic in start");
+    }
+
+    fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> {
+        Ok(())
+    }
+}
+
+export_plugin!(Faulty);
