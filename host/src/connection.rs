@@ -18,12 +18,12 @@ use tracing::debug;
 
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
-use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
+use crate::outbox::{CloseReason, Load, Outgoing, Payload, Taken};
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
-use crate::wire::{Progress, Received, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, Received, Wire};
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(crate) struct Connection<S> {
     /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
+    /// What one read may bring.
+    one_read: Load,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -68,23 +70,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         timeouts: &Timeouts,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
+        let one_read = Load { messages: BATCH_MESSAGES, bytes: limits.max_message };
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), one_read }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
     pub(crate) async fn work(&mut self) -> Ended {
-        let opened = Instant::now();
         if self.peer().kind == Kind::Backend {
             // Old scripts read the 101 answer and `ready` with one read each, and lose `ready` if both come together.
             tokio::time::sleep(self.timeouts.ready_delay).await;
         }
         let mut pending = Some(Item::Open(self.peer().clone()));
         let end = self.serve(&mut pending).await;
-        let (End::Left(reason) | End::Closed(reason)) = &end;
-        debug!(
-            code = reason.code.0, by = ?reason.by, reason = reason.text, age = ?opened.elapsed(),
-            "connection ends"
-        );
         Ended { end, pending }
     }
 
@@ -104,6 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return end;
             }
             let overdue = reached(self.whole_by);
+            let may_read = pending.is_none() && peer.outbox.may_read(self.one_read, peer.bounds);
             let turn = tokio::select! {
                 taken = peer.outbox.take() => Turn::Write(taken),
                 permit = self.inbox.reserve(), if pending.is_some() => match permit {
@@ -113,7 +111,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                     Err(_) => Turn::LaneEnded,
                 },
-                progress = self.wire.receive(&mut batch), if pending.is_none() => Turn::Read(progress),
+                progress = self.wire.receive(&mut batch), if may_read => Turn::Read(progress),
                 () = overdue => Turn::Overdue,
             };
             match turn {
@@ -158,7 +156,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut inputs = Vec::with_capacity(batch.len());
         let joined = self.join(batch, &mut inputs);
         if !inputs.is_empty() {
+            self.peer().outbox.lend(Input::load(&inputs));
             let item = Item::Inputs(self.peer().clone(), inputs);
+            // What is answered at once is found in the next turn of the loop.
+            self.peer().outbox.unwatch();
             if let Err(refused) = self.inbox.try_send(item) {
                 *pending = Some(refused.into_inner());
             }
@@ -214,10 +215,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
         let patience = self.timeouts.close;
         let peer = self.peer().clone();
+        if let End::Left(_) = &end {
+            // From here on a feedback is told that nobody is there.
+            peer.outbox.finish();
+        }
+        let (End::Left(reason) | End::Closed(reason)) = &end;
+        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, "connection ends");
         match end {
             End::Left(reason) => {
-                // From here on a feedback is told that nobody is there.
-                peer.outbox.finish();
                 let mut wire = self.wire;
                 let linger = async move { drop(timeout(patience, wire.linger()).await) };
                 // The application need not wait for a peer that keeps its socket, nor the socket for a lane that is stuck.

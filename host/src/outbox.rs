@@ -101,6 +101,13 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
 }
 
+/// Messages, and the bytes in them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Load {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+}
+
 /// The connection has ended, or is ending and takes nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gone;
@@ -125,6 +132,10 @@ struct State {
     bytes: usize,
     phase: Phase,
     waker: Option<Waker>,
+    /// What was read from this connection, is with the lane, and has not been dealt with.
+    with_lane: Load,
+    /// Whether the connection does not read because of that.
+    is_held: bool,
 }
 
 /// `Opening → Open → Closing → Finished`; from `Opening` also straight to the last two.
@@ -220,6 +231,36 @@ impl Outbox {
         Ok(())
     }
 
+    /// This is on its way to the lane.
+    pub(crate) fn lend(&self, load: Load) {
+        let mut state = self.lock();
+        state.with_lane.messages += load.messages;
+        state.with_lane.bytes += load.bytes;
+    }
+
+    /// The lane has dealt with this.
+    pub(crate) fn give_back(&self, load: Load) {
+        let mut state = self.lock();
+        state.with_lane.messages = state.with_lane.messages.saturating_sub(load.messages);
+        state.with_lane.bytes = state.with_lane.bytes.saturating_sub(load.bytes);
+        if state.is_held {
+            state.wake();
+        }
+    }
+
+    /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
+    /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
+    /// because of the answers to what it sent itself.
+    pub(crate) fn may_read(&self, more: Load, bounds: Bounds) -> bool {
+        let mut state = self.lock();
+        let Load { messages, bytes } = state.with_lane;
+        let is_idle = messages == 0 && state.queue.is_empty();
+        let has_place = state.queue.len() + 2 * (messages + more.messages) <= bounds.messages
+            && state.bytes + bytes + more.bytes <= bounds.bytes;
+        state.is_held = !is_idle && !has_place;
+        !state.is_held
+    }
+
     /// The lane is through with this connection: nothing comes any more.
     pub(crate) fn finish(&self) {
         let mut state = self.lock();
@@ -236,13 +277,24 @@ impl Outbox {
         matches!(self.lock().phase, Phase::Closing { by: ClosedBy::Plugin, .. })
     }
 
+    /// Whether the connection is on its way out.
+    pub(crate) fn is_ending(&self) -> bool {
+        matches!(self.lock().phase, Phase::Closing { .. } | Phase::Finished(_))
+    }
+
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.lock().phase, Phase::Finished(_))
     }
 
-    /// Waits for something to write or for the order to close. Cancel-safe. One task at a time may wait.
+    /// Waits for something to write, for the order to close, or, if it may not read, for the lane to be through with
+    /// all that was read. Cancel-safe. One task at a time may wait.
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| self.poll_take(cx)).await
+    }
+
+    /// Spares the connection's task a wake-up while it runs, and will look here next anyway.
+    pub(crate) fn unwatch(&self) {
+        self.lock().waker = None;
     }
 
     fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
@@ -254,6 +306,10 @@ impl Outbox {
         };
         let holds_back = matches!(state.phase, Phase::Opening);
         if close.is_none() && (holds_back || state.queue.is_empty()) {
+            if state.is_held && state.with_lane.messages == 0 {
+                state.is_held = false;
+                return Poll::Ready(Taken { queue: VecDeque::new(), close });
+            }
             state.watch(cx);
             return Poll::Pending;
         }

@@ -30,7 +30,7 @@ pub(crate) struct Peer {
     pub(crate) head: Head,
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
-    bounds: Bounds,
+    pub(crate) bounds: Bounds,
     fyi: Mutex<Option<Arc<str>>>,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
@@ -102,9 +102,10 @@ impl Peer {
         self.alive.store(true, Ordering::Relaxed);
     }
 
-    /// Pings, or closes a peer that was not heard of since the last ping.
+    /// Pings, or closes a peer that was not heard of since the last ping. Scripts are spared: one that works between two
+    /// reports reads nothing meanwhile, and the old PHP client answers an empty ping with a close frame.
     pub(crate) fn ping_or_expire(&self) {
-        if self.kind == Kind::Tcp {
+        if self.kind != Kind::WebSocket {
             return;
         }
         let _gone = if self.alive.swap(false, Ordering::Relaxed) {
@@ -147,10 +148,10 @@ impl Registry {
         read(self.shard(id)).get(&id.0).cloned()
     }
 
-    /// The peer that announced this ident; the newest if there are several.
+    /// The peer that announced this ident; the newest if there are several, and one that is going does not count.
     pub(crate) fn find_ident(&self, ident: &str) -> Option<Arc<Peer>> {
         let idents = self.idents.lock().unwrap_or_else(PoisonError::into_inner);
-        idents.get(ident).and_then(|peers| peers.last().cloned())
+        idents.get(ident)?.iter().rfind(|peer| !peer.outbox.is_ending()).cloned()
     }
 
     /// Calls `act` for the peers of one of [`slices`](Self::slices) parts, without holding a lock.

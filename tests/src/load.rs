@@ -12,9 +12,8 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
-use crate::client::{Client, Request};
+use crate::client::Client;
 use crate::setup::Setup;
-use crate::stream::Address;
 use crate::within;
 
 /// How much of it.
@@ -60,8 +59,8 @@ impl Report {
 
     /// The pause that a share of the reloads did not exceed; `share` in percent.
     pub fn pause(&self, share: usize) -> Duration {
-        let last = self.pauses.len().saturating_sub(1);
-        self.pauses.get((self.pauses.len() * share / 100).min(last)).copied().unwrap_or_default()
+        let rank = (self.pauses.len() * share).div_ceil(100);
+        self.pauses.get(rank.saturating_sub(1)).copied().unwrap_or_default()
     }
 }
 
@@ -78,7 +77,7 @@ pub async fn reload_under_load(program: impl Into<PathBuf>, plan: Plan) -> Repor
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
     for _ in 0..plan.connections {
-        clients.spawn(exchange(host.address().clone(), stop.clone()));
+        clients.spawn(exchange(host.connect("/count").await, stop.clone()));
     }
     let begun = Instant::now();
     let resident_before = host.resident_bytes();
@@ -112,8 +111,7 @@ pub async fn reload_under_load(program: impl Into<PathBuf>, plan: Plan) -> Repor
 }
 
 /// One connection: its part of the report, and the application's count of all messages when it last answered here.
-async fn exchange(address: Address, stop: Arc<AtomicBool>) -> (Report, u64) {
-    let mut client = Client::open(&address, Request::to("/count")).await.ready().await;
+async fn exchange(mut client: Client, stop: Arc<AtomicBool>) -> (Report, u64) {
     let mut report = Report::default();
     let mut total = 0;
     // The number of the answer that is due.

@@ -110,6 +110,15 @@ impl RawClient {
         Self { stream: BufReader::new(address.connect().await) }
     }
 
+    /// The socket, to read and write at once.
+    ///
+    /// # Panics
+    /// When something was read that nobody asked for.
+    pub fn into_stream(self) -> Stream {
+        assert_eq!(self.stream.buffer(), b"");
+        self.stream.into_inner()
+    }
+
     /// The request of a valid handshake.
     pub fn handshake(target: &str) -> String {
         format!(

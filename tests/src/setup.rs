@@ -188,7 +188,7 @@ impl Setup {
     }
 
     /// Puts those libraries into the folder that are not there yet.
-    pub(crate) fn lay_libraries(&self, folder: &Path) {
+    pub fn lay_libraries(&self, folder: &Path) {
         let mapped = self.resources.values().filter_map(|resource| resource.keys.get("plugin"));
         let mut libraries: BTreeMap<String, Library> = mapped
             .map(|name| name.trim_matches('"').to_owned())

@@ -1,4 +1,5 @@
 //! Long messages in chunks: each sentence of the protocol about them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost, masked, opcode};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! `ready`, `next`, `close`: the dialog, its order, and what is left of it without one.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{
     Client, Next, RawClient, Request, Setup, TestHost, closing, masked, opcode,

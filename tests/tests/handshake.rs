@@ -1,4 +1,5 @@
 //! How a connection comes in, and every way in which it does not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{
     Client, LineClient, RawClient, Request, Response, Setup, TestHost, masked, opcode,

@@ -1,4 +1,5 @@
 //! Peers that fall silent, and the end of the host.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::time::Instant;
 

@@ -1,4 +1,5 @@
 //! Applications that panic: one connection ends, everything else goes on.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Request, Setup, TestHost};
 use serde_json::json;
@@ -85,6 +86,9 @@ async fn a_panic_in_restore_or_drop_keeps_the_connections() {
     let position = host.log_position();
     host.offer(host.setup().config("/panic", "panic_in_restore", "true"));
     host.wait_for_error(position, "told to panic in restore").await;
+    // The rest of that file is in effect.
+    let applied = |line: &plugsocket_tests::Line| line.says("configuration applied");
+    host.wait_for_log_since(position, "the rest of the file", applied).await;
     answers(&mut client).await;
     let setup = host.setup().config("/panic", "panic_in_restore", "false");
     let setup = setup.config("/panic", "panic_in_drop", "true");

@@ -1,4 +1,5 @@
 //! A backend in one HTTP request, as curl sends it.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{RawClient, Response, Setup, TestHost};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
 //! Backends without a WebSocket library: lines on plain TCP, and the old ones that write no line ends.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{LineClient, Setup, TestHost};
 use serde_json::json;
@@ -40,6 +41,19 @@ async fn an_opening_in_single_bytes_is_read_as_well() {
     }
     let mut client = client.ready().await;
     client.expect_next().await;
+}
+
+#[tokio::test]
+async fn an_ident_in_a_write_of_its_own_is_waited_for() {
+    let host =
+        Setup::new(PROGRAM).resource("/php", "feedback").server("ready_delay", "5").start().await;
+    let mut client = open(&host, "backend\n").await;
+    client.write("GET /php HTTP/1.1\n").await;
+    client.write("Ident: line by line\n").await;
+    client.write("\n").await;
+    let mut client = client.ready().await;
+    let feedback = json!({"opcode": "feedback", "ident": "line by line", "message": 1});
+    assert_eq!(client.call(&feedback).await.packets, [feedback]);
 }
 
 #[tokio::test]

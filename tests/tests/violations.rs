@@ -1,4 +1,5 @@
 //! Peers that break RFC 6455: each is told its code in a close frame, and nobody else notices.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, RawClient, Request, Setup, TestHost, closing, masked, opcode};
 
@@ -168,4 +169,21 @@ async fn noise_instead_of_a_request_is_refused() {
         assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 400 "), "{answer:?}");
     }
     is_unharmed(&mut bystander).await;
+}
+
+#[tokio::test]
+async fn a_message_that_is_not_whole_in_time_ends_the_connection() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").resource("/talk", "echo");
+    let host = setup.server("message_timeout", "0.3").start().await;
+    let frame = masked(opcode::TEXT, b"whole");
+    for beginning in [&frame[..1], &frame[..4], &frame[..9], &masked(0x01, b"fragment")] {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        client.write(&frame).await;
+        assert_eq!(client.expect_text().await, "whole");
+        client.write(beginning).await;
+        client.expect_close(1008).await;
+    }
+    let mut lines = host.connect_lines("/talk").await;
+    lines.write("half a li").await;
+    lines.expect_close_packet().await;
 }

@@ -52,7 +52,7 @@ function serve($client): void
     if ($opening[1] === 'GET /full HTTP/1.1') {
         // Reads nothing: the buffers in between fill up.
         fwrite($client, "{\"opcode\":\"ready\",\"uuid\":\"U\"}\n");
-        sleep(1);
+        sleep(600);
         return;
     }
     fwrite($client, json_encode(['opcode' => 'ready', 'uuid' => 'U', 'opening' => $opening]) . "\n");

@@ -52,7 +52,6 @@ const SERVER: Keys = Keys {
         "outbox_messages",
         "outbox_bytes",
         "inbox_messages",
-        "read_buffer",
         "head_timeout",
         "message_timeout",
         "write_timeout",
@@ -230,7 +229,6 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     const CHUNKS: Count = Count::new("chunks", 1..=1_000_000, "would refuse every chunk");
     const OUTBOX: Count = Count::new("messages", 2..=1_000_000, "could not hold any answer");
     const INBOX: Count = Count::new("messages", 1..=1_000_000, "would let no message in");
-    const READ: Count = Count::new("bytes", 256..=1 << 20, "would never read anything");
     let default = Limits::default();
     let max_message =
         s.value("max_message", |value| value::count(value, &MESSAGE, default.max_message));
@@ -243,7 +241,6 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
         outbox_messages: s.count("outbox_messages", &OUTBOX, default.outbox_messages),
         outbox_bytes: outbox_bytes(s, max_message),
         inbox_messages: s.count("inbox_messages", &INBOX, default.inbox_messages),
-        read_buffer: s.count("read_buffer", &READ, default.read_buffer),
     }
 }
 

@@ -114,7 +114,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         .collect()
 }
 
-fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
+fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 8] {
     let Limits {
         max_connections,
         max_per_ip,
@@ -124,7 +124,6 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
         outbox_messages,
         outbox_bytes,
         inbox_messages,
-        read_buffer,
     } = old;
     [
         ("max_connections", *max_connections != new.max_connections),
@@ -135,7 +134,6 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 9] {
         ("outbox_messages", *outbox_messages != new.outbox_messages),
         ("outbox_bytes", *outbox_bytes != new.outbox_bytes),
         ("inbox_messages", *inbox_messages != new.inbox_messages),
-        ("read_buffer", *read_buffer != new.read_buffer),
     ]
 }
 
@@ -272,7 +270,6 @@ mod tests {
             "outbox_messages = 9",
             "outbox_bytes = 99999999",
             "inbox_messages = 9",
-            "read_buffer = 999",
             "head_timeout = 9",
             "message_timeout = 9",
             "write_timeout = 9",

@@ -172,8 +172,6 @@ pub struct Limits {
     pub outbox_bytes: usize,
     /// Events that may wait for one resource. Key `inbox_messages`, default 256. A change needs a restart.
     pub inbox_messages: usize,
-    /// Bytes asked of a socket at once. Key `read_buffer`, default 4096: it is memory of every connection, idle or not.
-    pub read_buffer: usize,
 }
 
 impl Default for Limits {
@@ -188,7 +186,6 @@ impl Default for Limits {
             outbox_messages: 1024,
             outbox_bytes: max_message + convert::OUTBOX_ROOM,
             inbox_messages: 256,
-            read_buffer: 4096,
         }
     }
 }

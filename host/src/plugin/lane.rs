@@ -3,27 +3,29 @@
 //! The same loop runs as a task (an application that never blocks) or on a thread of its own. It takes what is there,
 //! calls the application for each event in order, and writes the dialog's answers into the peers' outboxes. It also
 //! performs swaps, between two events. Connections wait here when an application is slow: the inbox is bounded, and a
-//! connection whose event does not fit does not read on.
+//! connection whose event does not fit does not read on. For an application that never blocks, a sender may take the
+//! lane's turn (`inbox.rs`): whoever holds the [`Place`] is the lane.
 
 use std::collections::HashSet;
 use std::future::pending;
-use std::sync::Arc;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::{CloseCode, ClosedBy, Snapshot};
 use tokio::runtime::Handle;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::handover::{
     Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
 };
-use super::inbox::Inbox;
+use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
 use super::{Event, Failure, Instance};
 use crate::config::LaneKind;
-use crate::outbox::{CloseReason, Outgoing, Payload};
+use crate::outbox::{CloseReason, Load, Outgoing, Payload};
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::sendable;
@@ -51,10 +53,20 @@ pub(crate) enum Input {
     Chunk,
 }
 
+impl Input {
+    pub(crate) fn load(inputs: &[Self]) -> Load {
+        let bytes = inputs.iter().map(|input| match input {
+            Self::Message(payload) => payload.bytes.len(),
+            Self::Chunk => 0,
+        });
+        Load { messages: inputs.len(), bytes: bytes.sum() }
+    }
+}
+
 /// A lane that does not run yet: what comes in waits.
 pub(crate) struct Standstill {
     items: mpsc::Receiver<Item>,
-    pulse: Arc<Pulse>,
+    desk: Arc<Desk>,
 }
 
 /// Makes the inbox of a lane; `capacity` is in items.
@@ -65,7 +77,8 @@ pub(crate) fn open(capacity: usize) -> (Inbox, Standstill) {
 /// Makes the inbox of a lane that will go on with the instance of another one: given up together with it.
 pub(crate) fn follow(capacity: usize, pulse: Arc<Pulse>) -> (Inbox, Standstill) {
     let (inbox, items) = mpsc::channel(capacity);
-    (Inbox::new(inbox, pulse.clone()), Standstill { items, pulse })
+    let desk = Arc::new(Desk { pulse, queued: AtomicUsize::new(0), place: Place::default() });
+    (Inbox::new(inbox, desk.clone()), Standstill { items, desk })
 }
 
 impl Standstill {
@@ -81,15 +94,17 @@ impl Standstill {
     ) -> std::io::Result<()> {
         let path = resource.path.clone();
         let span = info_span!("lane", resource = path, generation = instance.generation());
-        self.pulse.serves(instance.generation(), instance.voice());
-        let lane = Lane {
-            items: self.items,
-            pulse: self.pulse,
+        let Self { items, desk } = self;
+        desk.pulse.serves(instance.generation(), instance.voice());
+        let clerk = Clerk {
+            pulse: desk.pulse.clone(),
             resource,
             instance,
             next_tick: None,
             ending: Ending::None,
         };
+        desk.place.fill(clerk, kind == LaneKind::Shared);
+        let lane = Lane { items, desk };
         let runtime = Handle::current();
         match kind {
             LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
@@ -107,8 +122,24 @@ impl Standstill {
 const SHARED_BATCH: usize = 16;
 const THREAD_BATCH: usize = 64;
 
+/// The consumer of the queue.
 struct Lane {
     items: mpsc::Receiver<Item>,
+    desk: Arc<Desk>,
+}
+
+/// Where the clerk sits: whoever holds the lock is the lane. On a lane of its own thread that is only the thread.
+#[derive(Default)]
+pub(super) struct Place {
+    clerk: Mutex<Option<Clerk>>,
+    /// Whether a sender may take its turn here.
+    is_open: AtomicBool,
+    /// The clerk wants a tick that the lane does not know of.
+    tick_wanted: Notify,
+}
+
+/// Calls the application; the single owner of the instance.
+struct Clerk {
     pulse: Arc<Pulse>,
     resource: Arc<Resource>,
     instance: Box<dyn Instance>,
@@ -130,37 +161,162 @@ impl Lane {
     async fn run(mut self, batch_size: usize) {
         let mut batch = Vec::with_capacity(batch_size);
         loop {
-            self.schedule_tick();
+            let next_tick = self.with_clerk(|clerk| {
+                clerk.schedule_tick();
+                clerk.next_tick
+            });
+            let next_tick = next_tick.await.flatten();
             let tick = async {
-                match self.next_tick {
+                match next_tick {
                     Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
             };
             tokio::select! {
                 taken = self.items.recv_many(&mut batch, batch_size) => {
-                    if taken == 0 {
-                        break;
-                    }
-                    for item in batch.drain(..) {
-                        match item {
-                            Item::Swap(swap) => self.swap(swap).await,
-                            item => self.apply(item),
-                        }
-                    }
-                    if matches!(self.ending, Ending::GivenUp) {
+                    if taken == 0 || !self.work(&mut batch).await {
                         break;
                     }
                     // On a shared lane: lets the other tasks of this worker have their turn.
                     tokio::task::consume_budget().await;
                 }
+                () = self.desk.place.tick_wanted.notified() => {}
                 () = tick => {
-                    self.next_tick = None;
-                    self.tell(Event::Tick(SystemTime::now()));
+                    let ticked = self.with_clerk(|clerk| {
+                        clerk.next_tick = None;
+                        clerk.tell(Event::Tick(SystemTime::now()));
+                    });
+                    ticked.await;
                 }
             }
         }
-        self.end();
+        if let Some(clerk) = self.desk.place.vacate() {
+            clerk.end();
+        }
+    }
+
+    /// False if the lane was given up.
+    async fn work(&mut self, batch: &mut Vec<Item>) -> bool {
+        let count = batch.len();
+        let goes_on = if batch.iter().any(|item| matches!(item, Item::Swap(_))) {
+            self.work_with_swaps(batch).await
+        } else {
+            let done = self.with_clerk(|clerk| {
+                batch.drain(..).for_each(|item| clerk.apply(item));
+                clerk.goes_on()
+            });
+            done.await.flatten()
+        };
+        batch.clear();
+        self.desk.queued.fetch_sub(count, Ordering::AcqRel);
+        if goes_on != Some(true) {
+            // Takes nothing new; what is already in the inbox is still done.
+            self.items.close();
+        }
+        goes_on.is_some()
+    }
+
+    /// A swap waits for the successor, so the clerk leaves its place meanwhile: who comes finds it empty, and queues.
+    async fn work_with_swaps(&self, batch: &mut Vec<Item>) -> Option<bool> {
+        let mut clerk = self.with_place(Option::take).await?;
+        for item in batch.drain(..) {
+            match item {
+                Item::Swap(swap) => clerk.swap(swap).await,
+                item => clerk.apply(item),
+            }
+        }
+        let goes_on = clerk.goes_on();
+        self.desk.place.put_back(clerk);
+        goes_on
+    }
+
+    /// None if the lane was given up.
+    async fn with_clerk<T>(&self, work: impl FnOnce(&mut Clerk) -> T) -> Option<T> {
+        self.with_place(|place| place.as_mut().map(work)).await
+    }
+
+    async fn with_place<T>(&self, work: impl FnOnce(&mut Option<Clerk>) -> Option<T>) -> Option<T> {
+        const SHORT: usize = 20;
+        let mut attempts = 0;
+        loop {
+            if let Ok(mut place) = self.desk.place.clerk.try_lock() {
+                return work(&mut place);
+            }
+            // A sender is at it, for some microseconds; but one that is stuck there must not keep this thread as well.
+            attempts += 1;
+            match attempts {
+                _ if self.desk.pulse.is_given_up() => return None,
+                0..SHORT => tokio::task::yield_now().await,
+                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+            }
+        }
+    }
+}
+
+impl Place {
+    fn fill(&self, clerk: Clerk, is_open: bool) {
+        if let Ok(mut place) = self.clerk.lock() {
+            *place = Some(clerk);
+        }
+        self.is_open.store(is_open, Ordering::Release);
+    }
+
+    /// For a clerk that left it for a moment.
+    fn put_back(&self, clerk: Clerk) {
+        if let Ok(mut place) = self.clerk.lock() {
+            *place = Some(clerk);
+        }
+    }
+
+    /// None if somebody is stuck in it.
+    fn vacate(&self) -> Option<Clerk> {
+        self.clerk.try_lock().ok()?.take()
+    }
+
+    /// Has an item done by the caller; gives it back if the place is closed or taken.
+    pub(super) fn take_turn(&self, item: Item) -> Option<Item> {
+        if !self.is_open.load(Ordering::Acquire)
+            || !matches!(item, Item::Open(_) | Item::Inputs(..) | Item::Close(..))
+        {
+            return Some(item);
+        }
+        let Ok(mut place) = self.clerk.try_lock() else { return Some(item) };
+        let Some(clerk) = place.as_mut().filter(|clerk| matches!(clerk.ending, Ending::None))
+        else {
+            return Some(item);
+        };
+        clerk.apply(item);
+        if clerk.is_given_up() {
+            // The lane waits for items that will not come; it ends when the last way into it is dropped.
+            let clerk = place.take();
+            drop(place);
+            clerk.into_iter().for_each(Clerk::end);
+            return None;
+        }
+        if clerk.next_tick.is_none() {
+            clerk.schedule_tick();
+            if clerk.next_tick.is_some() {
+                self.tick_wanted.notify_one();
+            }
+        }
+        None
+    }
+}
+
+impl std::fmt::Debug for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Place")
+    }
+}
+
+impl Clerk {
+    /// None if the lane was given up, false if it takes nothing new.
+    fn goes_on(&self) -> Option<bool> {
+        match self.ending {
+            Ending::None => Some(true),
+            Ending::Yield(_) | Ending::Stop(_) => Some(false),
+            Ending::GivenUp => None,
+        }
     }
 
     fn end(mut self) {
@@ -188,7 +344,7 @@ impl Lane {
     }
 
     fn apply(&mut self, item: Item) {
-        if matches!(self.ending, Ending::GivenUp) {
+        if self.is_given_up() {
             return;
         }
         match item {
@@ -196,24 +352,19 @@ impl Lane {
             Item::Inputs(peer, inputs) => {
                 inputs.iter().for_each(|input| self.input(&peer, input));
                 self.resource.tally.add_messages(inputs.len() as u64);
+                peer.outbox.give_back(Input::load(&inputs));
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
-            // Dealt with in `run`, because it waits.
+            // Dealt with by the lane, because it waits.
             Item::Swap(_) => {}
             Item::Snapshot(done) => {
                 let taken = self.snapshot();
                 // Who asked may have gone.
                 drop(done.send(taken));
             }
-            Item::Yield(heir) => self.end_with(Ending::Yield(heir)),
-            Item::Stop(done) => self.end_with(Ending::Stop(done)),
+            Item::Yield(heir) => self.ending = Ending::Yield(heir),
+            Item::Stop(done) => self.ending = Ending::Stop(done),
         }
-    }
-
-    /// Takes nothing new; what is already in the inbox is still done.
-    fn end_with(&mut self, ending: Ending) {
-        self.ending = ending;
-        self.items.close();
     }
 
     fn open(&mut self, peer: &Arc<Peer>) {
@@ -283,7 +434,7 @@ impl Lane {
     /// A callback is over.
     fn left(&mut self) {
         if !self.pulse.end() {
-            self.end_with(Ending::GivenUp);
+            self.ending = Ending::GivenUp;
         }
     }
 

@@ -107,7 +107,7 @@ impl Supervisor {
             let candidate = candidates.remove(path);
             let resource = match (running.get(path), candidate) {
                 (Some(resource), None) => {
-                    self.reshape(resource, settings).await;
+                    self.reshape(resource, settings);
                     resource.clone()
                 }
                 (Some(resource), Some(candidate)) => {

@@ -86,22 +86,26 @@ impl Supervisor {
     }
 
     /// For a resource whose application stays: dialog, subprotocols, lane.
-    pub(super) async fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
-        let now = resource.service();
-        let ServiceState::Serving(inbox) = &now.state else {
-            return resource.set_service(service(settings, now.state.clone()));
-        };
+    pub(super) fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
         let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
-        let kind = lane_kind(settings, never_blocks);
+        self.move_lane(resource, lane_kind(settings, never_blocks));
+        let now = resource.service();
+        let state = now.state.clone();
+        resource.set_service(Service { lane: now.lane, ..service(settings, state) });
+    }
+
+    /// Lets the running instance go on in a lane of this kind.
+    fn move_lane(&self, resource: &Arc<Resource>, kind: LaneKind) {
+        let now = resource.service();
+        let ServiceState::Serving(inbox) = &now.state else { return };
         if kind == now.lane {
-            return resource
-                .set_service(Service { lane: kind, ..service(settings, now.state.clone()) });
+            return;
         }
         // What is in the old inbox is done first; what comes waits in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
         let (next, standstill) = lane::follow(capacity, inbox.pulse().clone());
         let state = ServiceState::Serving(next);
-        resource.set_service(Service { lane: kind, ..service(settings, state) });
+        resource.set_service(Service { lane: kind, state, ..(*now).clone() });
         let (heir, instance) = oneshot::channel();
         let resource = resource.clone();
         let inbox = inbox.clone();
@@ -150,6 +154,11 @@ impl Supervisor {
         candidate: Candidate,
         succession: Succession,
     ) -> Result<Option<Handover>, SwapError> {
+        let lane = candidate.lane;
+        if lane == LaneKind::Thread {
+            // Before it is there: an application that may block must not meet a lane that others depend on.
+            self.move_lane(resource, lane);
+        }
         let now = resource.service();
         let ServiceState::Serving(inbox) = &now.state else {
             self.serve_first(resource, settings, candidate);
@@ -174,7 +183,10 @@ impl Supervisor {
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
             snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
-        self.reshape(resource, settings).await;
+        self.move_lane(resource, lane);
+        let now = resource.service();
+        let state = now.state.clone();
+        resource.set_service(Service { lane, ..service(settings, state) });
         Ok(Some(handed))
     }
 

@@ -177,7 +177,7 @@ impl Supervisor {
         {
             info!(
                 plugin = name, file = %path.display(),
-                "available; to serve it, add to plugins.toml: [resources.\"/{name}\"] plugin = \"{name}\""
+                "available; to serve it, add two lines to plugins.toml: [resources.\"/{name}\"] and plugin = \"{name}\""
             );
         }
     }

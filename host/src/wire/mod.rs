@@ -145,4 +145,4 @@ pub(crate) fn close_packet(reason: &CloseReason) -> String {
 }
 
 /// How many messages one read hands on at most, so that one busy peer does not hold up its own answers.
-const BATCH_MESSAGES: usize = 64;
+pub(crate) const BATCH_MESSAGES: usize = 64;

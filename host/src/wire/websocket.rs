@@ -23,7 +23,7 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 use tokio_util::io::poll_read_buf;
 
-use super::{Progress, Received, SCRATCH, left, linger};
+use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, left, linger};
 use crate::chunk::Form;
 use crate::dialog;
 use crate::frame::{self, Look, Other, Plain};
@@ -37,7 +37,7 @@ pub(crate) struct WebSocket<S> {
     max_message: usize,
     /// The beginning of a frame whose end has not come.
     input: Vec<u8>,
-    /// Whether `input` was never looked at: what came behind the request.
+    /// Whether `input` may hold whole frames: what came behind the request, or more messages than one read hands on.
     is_fresh: bool,
     /// What could not be written yet, from `written` on.
     output: Vec<u8>,
@@ -86,7 +86,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Reads at least one message, and what else this read brought.
+    /// Reads at least one message, and what else this read brought, up to [`BATCH_MESSAGES`]; the rest is there at the next call.
     pub(crate) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
@@ -128,7 +128,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Whether a message has begun whose end has not come.
     pub(crate) fn is_midway(&self) -> bool {
-        !self.input.is_empty() || self.unusual.is_some()
+        // What is fresh may be whole messages.
+        !self.is_fresh && !self.input.is_empty() || self.unusual.is_some()
     }
 
     fn poll_read(
@@ -177,6 +178,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let mut rest = bytes;
         let mut progress = Progress::More;
         while !rest.is_empty() {
+            if batch.len() >= BATCH_MESSAGES {
+                self.is_fresh = true;
+                break;
+            }
             let is_busy = self.unusual.as_ref().is_some_and(|unusual| !unusual.is_idle());
             match frame::look(rest, self.max_message) {
                 Look::Plain(Plain { is_text, header, length, mask }) if !is_busy => {

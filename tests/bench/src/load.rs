@@ -198,7 +198,9 @@ pub async fn greeting(stream: &mut TcpStream, rest: Vec<u8>) -> io::Result<Strin
     let mut bytes = rest;
     loop {
         let text = match bytes.as_slice() {
-            [_, 126, high, low, text @ ..] => text.get(..usize::from(u16::from_be_bytes([*high, *low]))),
+            [_, 126, high, low, text @ ..] => {
+                text.get(..usize::from(u16::from_be_bytes([*high, *low])))
+            }
             [_, length @ 0..126, text @ ..] => text.get(..usize::from(*length)),
             _ => None,
         };

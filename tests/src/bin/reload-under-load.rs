@@ -46,7 +46,7 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Option<Plan> {
 fn summary(plan: Plan, report: &Report) -> String {
     let Plan { reloads, connections } = plan;
     let Report { sent, answered, lost, duplicated, reordered, closed, took, .. } = report;
-    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, (bytes % (1 << 20)) * 10 >> 20);
+    let mib = |bytes: u64| format!("{}.{} MiB", bytes >> 20, ((bytes % (1 << 20)) * 10) >> 20);
     format!(
         "{reloads} reloads, {connections} connections, {took:.1?}: {sent} messages sent, {answered} answered, \
          {lost} lost, {duplicated} duplicated, {reordered} reordered, {closed} connections closed; \

@@ -7,6 +7,7 @@
 //!   goes to all others, one that begins with a number and a space to that client; the sender is answered `ok`.
 #![expect(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::disallowed_methods,
     reason = "a measuring tool, not a server"
 )]

@@ -1,5 +1,10 @@
 //! Keeps a load on a server for a while: `load ADDRESS PATH IN_FLIGHT SECONDS [ANSWERS]`, for profilers.
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measuring tool, not a server")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a measuring tool, not a server"
+)]
 
 use std::time::Duration;
 

@@ -1,0 +1,158 @@
+/**
+ * The npm package `ws` against a real host: dialog, order, binary, idents, ping, close codes; and the JavaScript client on top of it.
+ *
+ *     PLUGSOCKET_URL=http://127.0.0.1:8095 node tests/clients/node_ws.mjs
+ *
+ * Takes `ws` from clients/js (`npm ci` there). Exit code 77: it is not installed.
+ */
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { once } from 'node:events';
+import { createRequire } from 'node:module';
+import { Plugsocket } from '../../clients/js/plugsocket.js';
+
+const WebSocket = load('ws');
+const base = (process.env.PLUGSOCKET_URL ?? 'http://127.0.0.1:8095').replace(/^http/, 'ws').replace(/\/$/, '');
+const NEXT = { opcode: 'next', fyi: '' };
+
+function load(name) {
+  try {
+    return createRequire(new URL('../../clients/js/package.json', import.meta.url))(name);
+  } catch {
+    console.log(`the npm package ${name} is missing: cd clients/js && npm ci`);
+    process.exit(77);
+  }
+}
+
+/** A connection whose messages wait until they are asked for. */
+class Client {
+  #messages = [];
+  #waiting = [];
+
+  constructor(path, headers = {}) {
+    this.socket = new WebSocket(base + path, { headers });
+    this.closed = once(this.socket, 'close').then(([code, reason]) => ({ code, reason: reason.toString() }));
+    this.socket.on('message', (bytes, isBinary) => {
+      const message = isBinary ? bytes : bytes.toString();
+      const waiting = this.#waiting.shift();
+      if (waiting) waiting(message);
+      else this.#messages.push(message);
+    });
+  }
+
+  receive() {
+    if (this.#messages.length > 0) return Promise.resolve(this.#messages.shift());
+    return new Promise(resolve => this.#waiting.push(resolve));
+  }
+
+  async packet() {
+    return JSON.parse(await this.receive());
+  }
+
+  async ready() {
+    const { opcode, uuid } = await this.packet();
+    assert.equal(opcode, 'ready');
+    return uuid;
+  }
+
+  say(packet) {
+    this.socket.send(JSON.stringify(packet));
+  }
+}
+
+const tests = {
+  async 'messages that do not wait for next are handled in order'() {
+    const client = new Client('/web');
+    await client.ready();
+    for (let number = 0; number < 2000; number++) client.say({ opcode: 'echo', message: number });
+    for (let number = 0; number < 2000; number++) {
+      assert.deepEqual(await client.packet(), { opcode: 'echo', message: number });
+      assert.deepEqual(await client.packet(), NEXT);
+    }
+    client.socket.close(1000);
+    assert.equal((await client.closed).code, 1000);
+  },
+
+  async 'a script of kind backend is found by its ident'() {
+    const printer = new Client('/php', { 'Client-Type': 'backend', Ident: 'printer-node-ws' });
+    const browser = new Client('/web');
+    await Promise.all([printer.ready(), browser.ready()]);
+    const packet = { opcode: 'feedback', ident: 'printer-node-ws', message: 'print this' };
+    browser.say(packet);
+    assert.deepEqual(await browser.packet(), { opcode: 'next', fyi: 'delivered' });
+    assert.deepEqual(await printer.packet(), packet);
+    printer.socket.close();
+    await printer.closed;
+    browser.say(packet);
+    assert.deepEqual(await browser.packet(), { opcode: 'next', fyi: 'gone' });
+    browser.socket.close();
+  },
+
+  async 'binary comes back byte for byte, in fragments too'() {
+    const client = new Client('/echo');
+    await once(client.socket, 'open');
+    for (const size of [0, 1, 65536, 3_000_000]) {
+      const sent = randomBytes(size);
+      client.socket.send(sent);
+      assert.deepEqual(await client.receive(), sent);
+    }
+    client.socket.send(Buffer.from([1]), { fin: false });
+    client.socket.send(Buffer.from([2]), { fin: false });
+    client.socket.send(Buffer.from([3]), { fin: true });
+    assert.deepEqual(await client.receive(), Buffer.from([1, 2, 3]));
+    client.socket.close(4001, 'my own reason');
+    assert.deepEqual(await client.closed, { code: 4001, reason: 'my own reason' });
+  },
+
+  async 'a ping is answered with its payload'() {
+    const client = new Client('/web');
+    await client.ready();
+    client.socket.ping('payload');
+    const [payload] = await once(client.socket, 'pong');
+    assert.equal(payload.toString(), 'payload');
+    client.socket.close();
+  },
+
+  async 'two resources of one library do not mix'() {
+    const talk = new Client('/talk');
+    await talk.ready();
+    talk.socket.send('HELLO');
+    assert.equal(await talk.receive(), 'Hello, human');
+    assert.deepEqual(await talk.packet(), NEXT);
+    talk.socket.send('bye');
+    assert.equal(await talk.receive(), 'Goodbye');
+    assert.equal((await talk.closed).code, 1000);
+  },
+
+  async 'the JavaScript client does it all for its author'() {
+    const one = new Plugsocket(`${base}/web`, { WebSocket });
+    const two = new Plugsocket(`${base}/web`, { WebSocket, chunkSize: 1000 });
+    const got = new Promise(resolve => one.on('feedback', resolve));
+    // Before ready: it waits.
+    const long = 'ä'.repeat(20_000);
+    assert.equal(await two.feedback(await one.ready, long), 'delivered');
+    assert.equal((await got).message, long);
+    const heard = new Promise(resolve => one.on('broadcast', resolve));
+    await two.broadcast('to all');
+    assert.equal((await heard).message, 'to all');
+    assert.equal(await two.feedback('nobody', 'x'), 'gone');
+    one.close();
+    two.close();
+  },
+};
+
+for (const [name, test] of Object.entries(tests)) {
+  const late = setTimeout(() => {
+    console.log(`FAILED ${name}: not done within 30 s`);
+    process.exit(1);
+  }, 30_000);
+  try {
+    await test();
+  } catch (error) {
+    console.log(`FAILED ${name}`);
+    throw error;
+  }
+  clearTimeout(late);
+  console.log(`ok ${name}`);
+}
+process.exit(0);

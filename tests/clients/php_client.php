@@ -1,0 +1,85 @@
+<?php
+/**
+ * The PHP client (clients/php/plugsocket.php) against a real host.
+ *
+ *     PLUGSOCKET_URL=http://127.0.0.1:8095 php tests/clients/php_client.php
+ */
+
+declare(strict_types=1);
+
+require __DIR__ . '/../../clients/php/plugsocket.php';
+
+use Plugsocket\Backend;
+use Plugsocket\RefusedException;
+
+error_reporting(E_ALL);
+
+$url = rtrim(getenv('PLUGSOCKET_URL') ?: 'http://127.0.0.1:8095', '/');
+$address = substr($url, strlen('http://'));
+
+function same($expected, $actual): void
+{
+    if ($expected !== $actual) {
+        throw new Exception('expected ' . var_export($expected, true) . ', got ' . var_export($actual, true));
+    }
+}
+
+$tests = [
+    'one message by POST' => static function () use ($url): void {
+        same(['opcode' => 'next', 'fyi' => 'gone'], plugsocket_post("$url/php", ['opcode' => 'feedback', 'uuid' => 'nobody', 'message' => 'x']));
+    },
+    'a POST to a path that nobody serves is refused' => static function () use ($url): void {
+        try {
+            plugsocket_post("$url/nowhere", ['opcode' => 'echo']);
+        } catch (RefusedException $refused) {
+            same(true, strpos($refused->getMessage(), '/nowhere') !== false);
+            return;
+        }
+        throw new Exception('nothing was thrown');
+    },
+    'feedback by ident, received in order' => static function () use ($address): void {
+        $printer = new Backend($address, '/php', ['ident' => 'php-client-printer']);
+        $script = new Backend($address);
+        same(false, $script->feedback('nobody', 'x'));
+        for ($page = 1; $page <= 20; $page++) {
+            same(true, $script->feedbackIdent('php-client-printer', "page $page"));
+        }
+        for ($page = 1; $page <= 20; $page++) {
+            same("page $page", $printer->receive(5.0)['message']);
+        }
+        $printer->close();
+        // The host learns of it a moment later.
+        $patience = microtime(true) + 5.0;
+        while ($script->feedbackIdent('php-client-printer', 'too late')) {
+            same(true, microtime(true) < $patience);
+        }
+        $script->broadcast('to whoever is there');
+        $script->close();
+    },
+    'a job is reported' => static function () use ($address): void {
+        $jobs = new Backend($address, '/jobs');
+        $job = bin2hex(random_bytes(8));
+        same(false, $jobs->progress($job, 'half of it', 50.0));
+        $jobs->finish($job, 'done', 'all of it');
+        $jobs->close();
+    },
+    'a resource that nobody serves is refused with a reason' => static function () use ($address): void {
+        try {
+            new Backend($address, '/nowhere');
+        } catch (RefusedException $refused) {
+            same(true, strpos($refused->getMessage(), '/nowhere') !== false);
+            return;
+        }
+        throw new Exception('nothing was thrown');
+    },
+];
+
+foreach ($tests as $name => $test) {
+    try {
+        $test();
+    } catch (Throwable $error) {
+        echo "FAILED $name\n$error\n";
+        exit(1);
+    }
+    echo "ok $name\n";
+}

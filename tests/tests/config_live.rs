@@ -1,0 +1,256 @@
+//! `plugins.toml` edited while connections are open.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use plugsocket_tests::{Client, Line, RawClient, Request, Setup, TestHost};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+fn setup() -> Setup {
+    Setup::new(PROGRAM).resource("/count", "counter_v1").resource("/web", "feedback")
+}
+
+async fn counts(client: &mut Client, by: &str, seq: u64) {
+    client.send("x").await;
+    let next = client.until_next().await;
+    let counted = &next.packets[0];
+    assert_eq!((&counted["by"], &counted["seq"]), (&by.into(), &seq.into()), "{counted}");
+}
+
+/// Offers a file that must not be taken; the line of the log that says why.
+async fn is_refused(host: &TestHost, text: &str, reason: &str) -> Line {
+    let position = host.log_position();
+    host.write_config(text);
+    let line = host.wait_for_error(position, reason).await;
+    let stays = |line: &Line| line.says("configuration not applied; the running one goes on");
+    host.wait_for_log_since(position, "that nothing was changed", stays).await;
+    line
+}
+
+#[tokio::test]
+async fn a_resource_that_is_added_is_served_and_nobody_else_notices() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    counts(&mut client, "v1", 1).await;
+    let line = host.apply(host.setup().resource("/new", "speaker")).await;
+    assert!(line.field("added").contains("/new"), "{line}");
+    let mut newcomer = host.connect("/new").await;
+    assert_eq!(newcomer.ask(&json!({"do": "fyi"})).await, true);
+    counts(&mut client, "v1", 2).await;
+}
+
+#[tokio::test]
+async fn a_resource_that_is_removed_tells_its_connections() {
+    let mut host = setup().resource("/gone", "speaker").plain("/plain", "speaker").start().await;
+    let mut client = host.connect("/count").await;
+    let mut told = host.connect("/gone").await;
+    let mut plain = host.open(Request::to("/plain")).await;
+    plain.send(json!({"do": "fyi"}).to_string()).await;
+    plain.receive_json().await;
+    host.apply(host.setup().remove("/gone").remove("/plain")).await;
+    let packet = told.expect_close_packet(1001).await;
+    assert!(packet["error"].as_str().unwrap().contains("removed"), "{packet}");
+    plain.expect_close(1001).await;
+    host.open(Request::to("/gone")).await.expect_close_packet(1008).await;
+    counts(&mut client, "v1", 1).await;
+    // And comes back.
+    host.apply(host.setup().resource("/gone", "speaker")).await;
+    host.connect("/gone").await;
+}
+
+#[tokio::test]
+async fn a_remapped_resource_is_closed_for_the_old_application_and_opened_for_the_new_one() {
+    let mut host = setup().resource("/x", "panicker").start().await;
+    let mut client = host.connect("/x").await;
+    // How the old one shows that it saw the close.
+    client.send("panic in close").await;
+    client.receive_text().await;
+    client.expect_next().await;
+    let position = host.log_position();
+    host.apply(host.setup().resource("/x", "speaker")).await;
+    let closed = |line: &Line| line.text().contains("told to panic in close");
+    host.wait_for_log_since(position, "the close", closed).await;
+    let calls = client.ask(&json!({"do": "log-of-calls"})).await;
+    assert_eq!(calls[0], json!({"call": "open", "uuid": client.uuid()}));
+    // A connection that the new one refuses is closed.
+    host.apply(host.setup().resource("/x", "panicker")).await;
+    let mut refused = host.open(Request::to("/x?refuse=not+mine")).await.ready().await;
+    host.apply(host.setup().resource("/x", "speaker")).await;
+    assert_eq!(refused.expect_close_packet(1008).await["error"], "not mine");
+    assert_eq!(client.ask(&json!({"do": "fyi"})).await, true);
+}
+
+#[tokio::test]
+async fn a_reconfigured_application_keeps_state_and_connections() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    counts(&mut client, "v1", 1).await;
+    for (by, seq) in [("anne", 2), ("bert", 3)] {
+        let line = host.apply(host.setup().config("/count", "by", &format!("{by:?}"))).await;
+        assert!(line.field("reconfigured").contains("/count"), "{line}");
+        counts(&mut client, by, seq).await;
+    }
+}
+
+#[tokio::test]
+async fn a_lane_that_changes_keeps_state_and_order() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    counts(&mut client, "v1", 1).await;
+    let mut seq = 1;
+    for lane in ["\"thread\"", "\"shared\"", "\"thread\""] {
+        for _ in 0..20 {
+            client.send("x").await;
+        }
+        host.apply(host.setup().key("/count", "lane", lane)).await;
+        for _ in 0..20 {
+            seq += 1;
+            assert_eq!(client.until_next().await.packets[0]["seq"], seq);
+        }
+        seq += 1;
+        counts(&mut client, "v1", seq).await;
+        counts(&mut host.connect("/count").await, "v1", 1).await;
+    }
+}
+
+#[tokio::test]
+async fn dialog_and_subprotocols_change_for_new_connections() {
+    let mut host = setup().start().await;
+    let mut old = host.connect("/count").await;
+    let setup = host.setup().key("/count", "dialog", "false");
+    host.apply(setup.key("/count", "subprotocols", r#"["v2"]"#)).await;
+    counts(&mut old, "v1", 1).await;
+    let request = Request::to("/count").header("Sec-WebSocket-Protocol", "v2");
+    let mut new = host.open(request).await;
+    assert_eq!(new.protocol(), Some("v2"));
+    for _ in 0..2 {
+        new.send("x").await;
+        assert_eq!(new.receive_json().await["opcode"], "counted");
+    }
+    counts(&mut old, "v1", 2).await;
+}
+
+#[tokio::test]
+async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    let good = host.setup().resource("/new", "speaker");
+    for (key, value) in [("dialogue", "true"), ("lane", "\"fast\""), ("dialog", "1")] {
+        let text = good.clone().key("/new", key, value).toml();
+        let at = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap() + 1;
+        let place = format!("plugins.toml:{at}: resources.\"/new\".{key}: ");
+        let line = is_refused(&host, &text, key).await;
+        assert!(line.message().contains(&place), "{line}");
+    }
+    is_refused(&host, "[server\n", "plugins.toml:1").await;
+    host.open(Request::to("/new")).await.expect_close_packet(1008).await;
+    counts(&mut client, "v1", 1).await;
+    host.apply(good).await;
+    host.connect("/new").await;
+    counts(&mut client, "v1", 2).await;
+}
+
+#[tokio::test]
+async fn a_plugin_that_does_not_come_up_makes_the_whole_file_wait() {
+    let host = setup().resource("/panic", "panicker").start().await;
+    let mut client = host.connect("/count").await;
+    let wishes = host.setup().config("/count", "by", "\"new\"");
+    for (setup, reason) in [
+        (wishes.clone().resource("/new", "nowhere").without("nowhere"), "libnowhere.so"),
+        (wishes.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
+        (wishes.clone().resource("/new", "no_plugin"), "no plugsocket plugin"),
+        (wishes.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
+    ] {
+        setup.lay_libraries(host.folder());
+        is_refused(&host, &setup.toml(), reason).await;
+        counts(&mut host.connect("/count").await, "v1", 1).await;
+    }
+    counts(&mut client, "v1", 1).await;
+}
+
+#[tokio::test]
+async fn a_refused_state_keeps_the_former_configuration() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    counts(&mut client, "v1", 1).await;
+    let position = host.log_position();
+    host.offer(host.setup().config("/count", "refuse_restore", "true"));
+    host.wait_for_error(position, "told to refuse by `refuse_restore`").await;
+    counts(&mut client, "v1", 2).await;
+}
+
+#[tokio::test]
+async fn what_needs_a_restart_is_said_and_the_rest_is_applied() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    let position = host.log_position();
+    let setup = host.setup().server("listen", r#"["127.0.0.1:1"]"#).resource("/new", "speaker");
+    host.apply(setup).await;
+    let is_told = |line: &Line| line.level() == "WARN" && line.message().contains("restart");
+    let line = host.wait_for_log_since(position, "the warning", is_told).await;
+    assert_eq!(line.field("keys"), "listen");
+    host.connect("/new").await;
+    counts(&mut client, "v1", 1).await;
+}
+
+#[tokio::test]
+async fn sighup_reads_the_file_again() {
+    // Events count only after ten minutes.
+    let mut host = setup().reload("quiet", "600").start().await;
+    let position = host.log_position();
+    host.offer(host.setup().resource("/new", "speaker"));
+    host.signal("HUP");
+    let applied = |line: &Line| line.says("configuration applied");
+    host.wait_for_log_since(position, "the new file", applied).await;
+    host.connect("/new").await;
+}
+
+#[tokio::test]
+async fn an_editor_that_replaces_the_file_is_noticed() {
+    let host = setup().start().await;
+    let position = host.log_position();
+    let setup = host.setup().resource("/new", "speaker");
+    setup.lay_libraries(host.folder());
+    let draft = host.folder().join(".plugins.toml.swp");
+    std::fs::write(&draft, setup.toml()).unwrap();
+    std::fs::rename(draft, host.folder().join("plugins.toml")).unwrap();
+    let applied = |line: &Line| line.says("configuration applied");
+    host.wait_for_log_since(position, "the new file", applied).await;
+    host.connect("/new").await;
+}
+
+#[tokio::test]
+async fn limits_and_lists_change_for_new_connections() {
+    let mut host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    let listed = r#"["https://www.example.org"]"#;
+    let setup = host.setup().server("allowed_origins", listed).server("allowed_ips", r#"["::1"]"#);
+    let line = host.apply(setup.server("max_message", "1000")).await;
+    assert!(line.field("server").contains("allowed_origins"), "{line}");
+    let mut refused = host.raw().await;
+    refused.write(RawClient::handshake("/count")).await;
+    assert_eq!(refused.last_response().await.status, 403);
+    let request = Request::to("/count").header("Origin", "https://www.example.org");
+    let mut new = host.open(request).await.ready().await;
+    new.send("x".repeat(1001)).await;
+    let packet: Value = new.expect_close_packet(1009).await;
+    assert!(packet["error"].is_string());
+    // The one that was there before may still send what it might.
+    client.send("x".repeat(1001)).await;
+    assert_eq!(client.until_next().await.packets.len(), 1);
+    host.apply(host.setup().server("allowed_origins", "[]").server("max_connections", "1")).await;
+    let mut refused = host.raw().await;
+    refused.write(RawClient::handshake("/count")).await;
+    assert_eq!(refused.last_response().await.status, 503);
+}
+
+#[tokio::test]
+async fn an_unmapped_library_is_offered_and_a_mapped_one_loaded_at_once() {
+    let mut host = setup().start().await;
+    let position = host.log_position();
+    host.replace_library("spare", "speaker");
+    let offered = |line: &Line| line.says("available");
+    host.wait_for_log_since(position, "the offer", offered).await;
+    host.apply(host.setup().resource("/spare", "spare")).await;
+    host.connect("/spare").await;
+}
