@@ -4,12 +4,12 @@
 //! calls the application for each event in order, and writes the dialog's answers into the peers' outboxes. It also
 //! performs swaps, between two events. Connections wait here when an application is slow: the inbox is bounded, and a
 //! connection whose event does not fit does not read on. For an application that never blocks, a sender may take the
-//! lane's turn (`inbox.rs`): whoever holds the [`Place`] is the lane.
+//! lane's turn (`inbox.rs`): whoever has the [`Clerk`] is the lane.
 
 use std::collections::HashSet;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::{CloseCode, ClosedBy, Snapshot};
@@ -103,7 +103,8 @@ impl Standstill {
             next_tick: None,
             ending: Ending::None,
         };
-        desk.place.fill(clerk, kind == LaneKind::Shared);
+        desk.place.put(clerk);
+        desk.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
         let lane = Lane { items, desk };
         let runtime = Handle::current();
         match kind {
@@ -128,7 +129,8 @@ struct Lane {
     desk: Arc<Desk>,
 }
 
-/// Where the clerk sits: whoever holds the lock is the lane. On a lane of its own thread that is only the thread.
+/// Where the clerk sits while it has nothing to do: whoever has taken it from here is the lane. On a thread of its own that is only
+/// the thread.
 #[derive(Default)]
 pub(super) struct Place {
     clerk: Mutex<Option<Clerk>>,
@@ -161,11 +163,10 @@ impl Lane {
     async fn run(mut self, batch_size: usize) {
         let mut batch = Vec::with_capacity(batch_size);
         loop {
-            let next_tick = self.with_clerk(|clerk| {
-                clerk.schedule_tick();
-                clerk.next_tick
-            });
-            let next_tick = next_tick.await.flatten();
+            let Some(mut clerk) = self.clerk().await else { return };
+            clerk.schedule_tick();
+            let next_tick = clerk.next_tick;
+            self.desk.place.put(clerk);
             let tick = async {
                 match next_tick {
                     Some(at) => sleep_until(at).await,
@@ -182,65 +183,45 @@ impl Lane {
                 }
                 () = self.desk.place.tick_wanted.notified() => {}
                 () = tick => {
-                    let ticked = self.with_clerk(|clerk| {
-                        clerk.next_tick = None;
-                        clerk.tell(Event::Tick(SystemTime::now()));
-                    });
-                    ticked.await;
+                    let Some(mut clerk) = self.clerk().await else { return };
+                    clerk.next_tick = None;
+                    clerk.tell(Event::Tick(SystemTime::now()));
+                    self.desk.place.put(clerk);
                 }
             }
         }
-        if let Some(clerk) = self.desk.place.vacate() {
+        if let Some(clerk) = self.clerk().await {
             clerk.end();
         }
     }
 
-    /// False if the lane was given up.
+    /// Does what was taken from the inbox; false if the lane was given up.
     async fn work(&mut self, batch: &mut Vec<Item>) -> bool {
         let count = batch.len();
-        let goes_on = if batch.iter().any(|item| matches!(item, Item::Swap(_))) {
-            self.work_with_swaps(batch).await
-        } else {
-            let done = self.with_clerk(|clerk| {
-                batch.drain(..).for_each(|item| clerk.apply(item));
-                clerk.goes_on()
-            });
-            done.await.flatten()
-        };
-        batch.clear();
-        self.desk.queued.fetch_sub(count, Ordering::AcqRel);
-        if goes_on != Some(true) {
-            // Takes nothing new; what is already in the inbox is still done.
-            self.items.close();
-        }
-        goes_on.is_some()
-    }
-
-    /// A swap waits for the successor, so the clerk leaves its place meanwhile: who comes finds it empty, and queues.
-    async fn work_with_swaps(&self, batch: &mut Vec<Item>) -> Option<bool> {
-        let mut clerk = self.with_place(Option::take).await?;
+        let Some(mut clerk) = self.clerk().await else { return false };
         for item in batch.drain(..) {
             match item {
                 Item::Swap(swap) => clerk.swap(swap).await,
                 item => clerk.apply(item),
             }
         }
-        let goes_on = clerk.goes_on();
-        self.desk.place.put_back(clerk);
+        self.desk.queued.fetch_sub(count, Ordering::AcqRel);
+        if !matches!(clerk.ending, Ending::None) {
+            // Takes nothing new; what is already in the inbox is still done.
+            self.items.close();
+        }
+        let goes_on = !clerk.is_given_up();
+        self.desk.place.put(clerk);
         goes_on
     }
 
-    /// None if the lane was given up.
-    async fn with_clerk<T>(&self, work: impl FnOnce(&mut Clerk) -> T) -> Option<T> {
-        self.with_place(|place| place.as_mut().map(work)).await
-    }
-
-    async fn with_place<T>(&self, work: impl FnOnce(&mut Option<Clerk>) -> Option<T>) -> Option<T> {
+    /// Takes the clerk from its place; None if a sender got stuck with it, and the lane was given up for that.
+    async fn clerk(&self) -> Option<Clerk> {
         const SHORT: usize = 20;
         let mut attempts = 0;
         loop {
-            if let Ok(mut place) = self.desk.place.clerk.try_lock() {
-                return work(&mut place);
+            if let Some(clerk) = self.desk.place.take() {
+                return Some(clerk);
             }
             // A sender is at it, for some microseconds; but one that is stuck there must not keep this thread as well.
             attempts += 1;
@@ -254,50 +235,41 @@ impl Lane {
 }
 
 impl Place {
-    fn fill(&self, clerk: Clerk, is_open: bool) {
-        if let Ok(mut place) = self.clerk.lock() {
-            *place = Some(clerk);
-        }
-        self.is_open.store(is_open, Ordering::Release);
+    /// Locked for as long as it takes to move the clerk in or out, never while it works.
+    fn take(&self) -> Option<Clerk> {
+        self.clerk.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// For a clerk that left it for a moment.
-    fn put_back(&self, clerk: Clerk) {
-        if let Ok(mut place) = self.clerk.lock() {
-            *place = Some(clerk);
-        }
+    fn put(&self, clerk: Clerk) {
+        *self.clerk.lock().unwrap_or_else(PoisonError::into_inner) = Some(clerk);
     }
 
-    /// None if somebody is stuck in it.
-    fn vacate(&self) -> Option<Clerk> {
-        self.clerk.try_lock().ok()?.take()
-    }
-
-    /// Has an item done by the caller; gives it back if the place is closed or taken.
+    /// Has an item done by the caller; gives it back if the place is closed or empty.
     pub(super) fn take_turn(&self, item: Item) -> Option<Item> {
         if !self.is_open.load(Ordering::Acquire)
             || !matches!(item, Item::Open(_) | Item::Inputs(..) | Item::Close(..))
         {
             return Some(item);
         }
-        let Ok(mut place) = self.clerk.try_lock() else { return Some(item) };
-        let Some(clerk) = place.as_mut().filter(|clerk| matches!(clerk.ending, Ending::None))
-        else {
+        let Some(mut clerk) = self.take() else { return Some(item) };
+        if !matches!(clerk.ending, Ending::None) {
+            self.put(clerk);
             return Some(item);
-        };
+        }
         clerk.apply(item);
         if clerk.is_given_up() {
-            // The lane waits for items that will not come; it ends when the last way into it is dropped.
-            let clerk = place.take();
-            drop(place);
-            clerk.into_iter().for_each(Clerk::end);
+            // The lane finds its place empty and itself given up.
+            clerk.end();
             return None;
         }
-        if clerk.next_tick.is_none() {
+        let had_tick = clerk.next_tick.is_some();
+        if !had_tick {
             clerk.schedule_tick();
-            if clerk.next_tick.is_some() {
-                self.tick_wanted.notify_one();
-            }
+        }
+        let wants_tick = !had_tick && clerk.next_tick.is_some();
+        self.put(clerk);
+        if wants_tick {
+            self.tick_wanted.notify_one();
         }
         None
     }
@@ -310,15 +282,6 @@ impl std::fmt::Debug for Place {
 }
 
 impl Clerk {
-    /// None if the lane was given up, false if it takes nothing new.
-    fn goes_on(&self) -> Option<bool> {
-        match self.ending {
-            Ending::None => Some(true),
-            Ending::Yield(_) | Ending::Stop(_) => Some(false),
-            Ending::GivenUp => None,
-        }
-    }
-
     fn end(mut self) {
         let ending = std::mem::replace(&mut self.ending, Ending::None);
         match ending {
@@ -468,7 +431,8 @@ impl Clerk {
                     let pause = begun.elapsed();
                     self.resource.tally.add_swap(pause);
                     let sessions = self.resource.members();
-                    drop(done.send(Ok(Handover { pause, snapshot, sessions })));
+                    let figures = self.resource.tally.figures();
+                    drop(done.send(Ok(Handover { pause, snapshot, sessions, figures })));
                 }
             }
         }
