@@ -82,7 +82,9 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
         let limits = &config.server.watchdog;
         if let Some(finding) = lane.watch.look(pulse, now, limits) {
             let plugin = config.resources.get(path).map_or("", |settings| &*settings.plugin);
-            report(plugin, resource, (pulse, finding), changes);
+            if report(plugin, resource, (pulse, finding), changes) {
+                lane.watch.stuck_is_known();
+            }
         }
         let panics = lane.panics.within_a_minute(resource.tally.figures().panics, now);
         if limits.max_panics.is_some_and(|max| panics > max.get() as u64)
@@ -93,12 +95,13 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
     }
 }
 
+/// True if the supervisor knows now that the lane is stuck.
 fn report(
     plugin: &str,
     resource: &Resource,
     (pulse, finding): (&Arc<Pulse>, Finding),
     changes: &Sender<Change>,
-) {
+) -> bool {
     let (path, generation) = (resource.path.as_str(), pulse.generation());
     match finding {
         Finding::Slow(callback, lasted) => {
@@ -112,9 +115,11 @@ fn report(
             let stuck = Change::Stuck { path: path.to_owned(), pulse: pulse.clone(), call };
             if changes.try_send(stuck).is_ok() {
                 warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback is stuck");
+                return true;
             }
         }
     }
+    false
 }
 
 /// How often something that is counted for ever happened in the last minute.

@@ -76,7 +76,7 @@ async fn a_stuck_application_is_given_up_and_started_again_and_others_feel_nothi
 async fn a_reload_puts_a_stuck_resource_right() {
     let watchdog = "{ callback_warn = 0.1, callback_limit = 0.5, restart_pause = 600 }";
     let setup = setup(watchdog).resource("/stuck", "app").library("app", "blocker");
-    let host = setup.start().await;
+    let host = setup.reload("probation_time", "0").start().await;
     let mut guilty = host.connect("/stuck").await;
     guilty.send("block forever").await;
     // Once before the watchdog has given it up, once after.

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::tally::Figures;
 use super::{Failure, Instance};
 use crate::registry::Peer;
 
@@ -51,6 +52,8 @@ pub(crate) struct Handover {
     pub(crate) snapshot: Option<Snapshot>,
     /// Who was there.
     pub(crate) sessions: Vec<Arc<Peer>>,
+    /// What had been counted of the resource.
+    pub(crate) figures: Figures,
 }
 
 /// Why the predecessor goes on.

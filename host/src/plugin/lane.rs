@@ -431,7 +431,8 @@ impl Clerk {
                     let pause = begun.elapsed();
                     self.resource.tally.add_swap(pause);
                     let sessions = self.resource.members();
-                    drop(done.send(Ok(Handover { pause, snapshot, sessions })));
+                    let figures = self.resource.tally.figures();
+                    drop(done.send(Ok(Handover { pause, snapshot, sessions, figures })));
                 }
             }
         }

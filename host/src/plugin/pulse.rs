@@ -162,14 +162,20 @@ pub(crate) struct Watch {
     callback: Option<Callback>,
     since: Instant,
     was_slow: bool,
+    is_known_stuck: bool,
 }
 
 impl Watch {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { call: 0, callback: None, since: now, was_slow: false }
+        Self { call: 0, callback: None, since: now, was_slow: false, is_known_stuck: false }
     }
 
-    /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until somebody acts.
+    /// Somebody knows that it is stuck, and will act.
+    pub(crate) fn stuck_is_known(&mut self) {
+        self.is_known_stuck = true;
+    }
+
+    /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until it is known.
     pub(crate) fn look(
         &mut self,
         pulse: &Pulse,
@@ -180,7 +186,7 @@ impl Watch {
         let lasted = now - self.since;
         if callback.is_some() && call == Some(self.call) {
             let callback = callback?;
-            if lasted >= limits.callback_limit {
+            if lasted >= limits.callback_limit && !self.is_known_stuck {
                 return Some(Finding::Stuck(self.call, callback, lasted));
             }
             if lasted >= limits.callback_warn && !self.was_slow {
@@ -190,7 +196,13 @@ impl Watch {
             return None;
         }
         let ended = self.callback.filter(|_| self.was_slow);
-        *self = Self { call: call.unwrap_or(0), callback, since: now, was_slow: false };
+        *self = Self {
+            call: call.unwrap_or(0),
+            callback,
+            since: now,
+            was_slow: false,
+            is_known_stuck: false,
+        };
         ended.map(|callback| Finding::Ended(callback, lasted))
     }
 }

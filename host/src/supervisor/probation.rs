@@ -83,11 +83,10 @@ impl Supervisor {
         if is_same || time.is_zero() || handovers.is_empty() {
             return;
         }
-        let before = |(path, Handover { snapshot: state, sessions, .. }): (String, Handover)| {
-            let figures = self.resource(&path)?.tally.figures();
-            Some((path, Before { figures, state, sessions }))
+        let before = |(path, Handover { snapshot: state, sessions, figures, .. })| {
+            (path, Before { figures, state, sessions })
         };
-        let resources = handovers.into_iter().filter_map(before).collect();
+        let resources = handovers.into_iter().map(before).collect();
         let probation = Probation { previous, until: Instant::now() + time, resources };
         self.probations.insert(name.to_owned(), probation);
     }
