@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Supervisor, chain};
 use crate::config::Config;
-use crate::plugin::loader::{self, Generation, LoadError};
+use crate::plugin::loader::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
 use crate::plugin::stage::{self, FileStamp, Hash, StageError, Staged};
 use crate::plugin::watch;
@@ -133,9 +133,8 @@ impl Supervisor {
         let (generation, hash) = (loaded.generation.clone(), loaded.hash);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.refused = None;
-        if let Some(retired) = plugin.active.replace(loaded) {
+        if plugin.active.replace(loaded).is_some() {
             plugin.retired += 1;
-            drop(spawn_blocking(move || loader::page_out(&retired.generation.path)));
         }
         self.keep(name, generation.clone(), hash).await;
         self.publish();
