@@ -130,7 +130,7 @@ async fn messages_sent_during_a_reload_are_answered_once_and_in_order() {
             assert_eq!(counted["by"], "v2", "{counted}");
             break;
         }
-        let now = std::time::Duration::ZERO;
+        let now = Duration::ZERO;
         is_done = tokio::time::timeout(now, &mut reloaded).await.is_ok();
         assert!(after < 1_000_000, "the reload never came");
     }
