@@ -25,7 +25,7 @@ use crate::plugin::{loader, preflight, watch as files};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::server::{self, Census, Hub, Listener};
-use crate::supervisor::{Change, Supervisor, chain};
+use crate::supervisor::{Change, Supervisor, chain, keeper};
 use crate::telemetry::{self, LogFormat};
 use crate::watchdog;
 
@@ -176,6 +176,7 @@ async fn check(options: &Options) -> Result<(), CommandError> {
     let (resources, file) = (config.resources.len(), config.path.clone());
     // Only a host that serves has good generations.
     config.server.reload.keep_generations = 0;
+    config.resources.values_mut().for_each(|resource| resource.snapshot_every = None);
     let (_, mut supervisor) = assemble(config);
     let failures = start(&mut supervisor, options).await?;
     supervisor.stop().await;
@@ -210,6 +211,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
+    background.spawn(keeper::keep_states(hub.clone()));
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
     let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
     if let Some(control) = control {
@@ -235,6 +237,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     stop.send(()).ok();
     drain(&hub, accepting).await;
     if let Some(Ok(supervisor)) = supervising.join_next().await {
+        drop(timeout(LAST_SNAPSHOTS, supervisor.write_states()).await);
         drop(timeout(STOP_LANES, supervisor.stop()).await);
     }
     info!("plugsocket ends");
@@ -254,6 +257,8 @@ fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
 
 /// Changes that may wait.
 const CHANGES: usize = 64;
+/// How long the last snapshots may take.
+const LAST_SNAPSHOTS: Duration = Duration::from_secs(10);
 /// How long instances may take to be dropped.
 const STOP_LANES: Duration = Duration::from_secs(2);
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::timeout;
 
 use crate::config::{Access, Config};
 use crate::http::{
@@ -94,7 +95,9 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     config: &Config,
 ) -> Result<Handshake, NoHandshake> {
     let limit = config.server.timeouts.head;
-    match tokio::time::timeout(limit, read_first(stream, config.server.limits.max_head)).await {
+    let pause = config.server.timeouts.ready_delay;
+    let first = read_first(stream, config.server.limits.max_head, pause);
+    match timeout(limit, first).await {
         Ok(Ok(First::Request(head, read))) => judge(head, read, origin, config).map_err(Into::into),
         Ok(Ok(First::Opening(head, tail, read))) => {
             if !origin.may_be_backend(&config.server.access) {
@@ -112,9 +115,11 @@ enum First {
     Opening(Head, Tail, Vec<u8>),
 }
 
+/// `pause` is for how long an opening that may be over is listened to: some scripts write line by line.
 async fn read_first<S: AsyncRead + Unpin>(
     stream: &mut S,
     max_head: usize,
+    pause: Duration,
 ) -> Result<First, NoHandshake> {
     let mut buffer = Vec::with_capacity(1024);
     let mut request = HeadReader::new(max_head);
@@ -129,10 +134,18 @@ async fn read_first<S: AsyncRead + Unpin>(
         }
         match decided {
             Some(Way::Plain) => {
-                if let Some(opened) = opening.read(&buffer)? {
-                    let read = buffer.split_off(opened.used);
-                    return Ok(First::Opening(opened.head, opened.tail, read));
+                let Some(mut opened) = opening.read(&buffer)? else { continue };
+                while opened.tail == Tail::Awaited
+                    && let Ok(Ok(1..)) = timeout(pause, stream.read_buf(&mut buffer)).await
+                {
+                    // The whole of it again: an `Ident:` may have followed, or the beginning of one.
+                    match Opening::new(max_head).read(&buffer)? {
+                        Some(longer) => opened = longer,
+                        None => break,
+                    }
                 }
+                let read = buffer.split_off(opened.used);
+                return Ok(First::Opening(opened.head, opened.tail, read));
             }
             Some(Way::Http) => {
                 if let Some((head, used)) = request.read(&buffer)? {

@@ -111,7 +111,7 @@ async fn a_plugin_that_does_not_start_is_explained_by_its_own_words() {
 async fn a_library_that_nobody_maps_is_available_with_the_line_to_add() {
     let host = Setup::new(PROGRAM).library("spare", "counter_v1").start().await;
     let line = host.wait_for_log("the offer", |line| line.says("available")).await;
-    assert!(line.message().contains(r#"[resources."/spare"] plugin = "spare""#), "{line}");
+    assert!(line.message().contains(r#"[resources."/spare"] and plugin = "spare""#), "{line}");
 }
 
 #[tokio::test]

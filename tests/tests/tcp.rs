@@ -44,6 +44,19 @@ async fn an_opening_in_single_bytes_is_read_as_well() {
 }
 
 #[tokio::test]
+async fn an_ident_in_a_write_of_its_own_is_waited_for() {
+    let host =
+        Setup::new(PROGRAM).resource("/php", "feedback").server("ready_delay", "5").start().await;
+    let mut client = open(&host, "backend\n").await;
+    client.write("GET /php HTTP/1.1\n").await;
+    client.write("Ident: line by line\n").await;
+    client.write("\n").await;
+    let mut client = client.ready().await;
+    let feedback = json!({"opcode": "feedback", "ident": "line by line", "message": 1});
+    assert_eq!(client.call(&feedback).await.packets, [feedback]);
+}
+
+#[tokio::test]
 async fn an_opening_that_is_none_is_refused() {
     let host = host().await;
     for (opening, part) in [("backend\nPOST /php HTTP/1.1\n", "400"), ("backend\nhello\n", "400")] {

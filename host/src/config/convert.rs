@@ -66,7 +66,18 @@ const SERVER: Keys = Keys {
 
 const RELOAD: Keys = Keys {
     table: "[server.reload]",
-    keys: &["quiet", "rescan", "preflight_timeout", "start_timeout", "keep_generations"],
+    keys: &[
+        "quiet",
+        "rescan",
+        "preflight_timeout",
+        "start_timeout",
+        "restore_timeout",
+        "snapshot_limit",
+        "probation_time",
+        "probation_messages",
+        "probation_share",
+        "keep_generations",
+    ],
 };
 
 const WATCHDOG: Keys = Keys {
@@ -76,7 +87,7 @@ const WATCHDOG: Keys = Keys {
 
 const RESOURCE: Keys = Keys {
     table: "[resources.\"/path\"]",
-    keys: &["plugin", "dialog", "lane", "subprotocols", "config"],
+    keys: &["plugin", "dialog", "lane", "subprotocols", "snapshot_every", "config"],
 };
 
 const ALL: [&Keys; 5] = [&FILE, &SERVER, &RELOAD, &WATCHDOG, &RESOURCE];
@@ -288,6 +299,10 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
     };
     const CHECK: Seconds =
         Seconds { least: Duration::from_millis(1), less: "would refuse every plugin" };
+    const STATE: Count = Count::new("bytes", 0..=1 << 40, "");
+    const MESSAGES: Count =
+        Count::new("messages", 1..=1 << 40, "would watch nothing, and probation_time = 0 says so");
+    const SHARE: Count = Count::new("percent", 0..=100, "");
     const KEEP: Count = Count::new("generations", 0..=1000, "");
     let mut s = Section::new(("server.reload".to_owned(), at), table, &RELOAD, &ALL, mistakes);
     let default = Reload::default();
@@ -296,6 +311,11 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         rescan: s.seconds("rescan", &RESCAN, default.rescan),
         preflight: s.seconds("preflight_timeout", &CHECK, default.preflight),
         start: s.seconds("start_timeout", &CHECK, default.start),
+        restore: s.seconds("restore_timeout", &CHECK, default.restore),
+        snapshot_limit: s.count("snapshot_limit", &STATE, default.snapshot_limit),
+        probation: s.seconds("probation_time", &QUIET, default.probation),
+        probation_messages: s.count("probation_messages", &MESSAGES, default.probation_messages),
+        probation_share: s.count("probation_share", &SHARE, default.probation_share),
         keep_generations: s.count("keep_generations", &KEEP, default.keep_generations),
     }
 }
@@ -402,13 +422,28 @@ fn resource(
     let lanes = [("thread", LaneKind::Thread), ("shared", LaneKind::Shared)];
     let lane = s.value("lane", |value| value::choice(value, &lanes));
     let subprotocols = s.texts("subprotocols", "[\"chat.v1\"]", value::token).unwrap_or_default();
+    let snapshot_every = snapshot_every(&mut s);
     let config = s.table("config", &format!("[{name}.config]"));
     let config = match config {
         Some((table, _)) => json_object(table, &format!("{name}.config"), mistakes),
         None => serde_json::Map::new(),
     };
     let config = Json::Object(config).to_string();
-    plugin.map(|plugin| Resource { plugin, dialog, lane, subprotocols, config })
+    plugin.map(|plugin| Resource { plugin, dialog, lane, subprotocols, snapshot_every, config })
+}
+
+fn snapshot_every(s: &mut Section<'_, '_>) -> Option<Duration> {
+    const ANY: Seconds = Seconds { least: Duration::ZERO, less: "" };
+    const EVERY: Seconds = Seconds {
+        least: Duration::from_millis(100),
+        less: "would do nothing but write, and 0 is never",
+    };
+    const EXAMPLE: Duration = Duration::from_secs(60);
+    let read = |value: &DeValue<'_>| match value::seconds(value, &ANY, EXAMPLE)? {
+        Duration::ZERO => Ok(None),
+        _ => value::seconds(value, &EVERY, EXAMPLE).map(Some),
+    };
+    s.value("snapshot_every", read).flatten()
 }
 
 fn json_object(

@@ -16,7 +16,7 @@ pub struct Diff {
     pub remapped: Vec<String>,
     /// Paths with the same plugin and another config.
     pub reconfigured: Vec<String>,
-    /// Paths whose `dialog`, `lane` or `subprotocols` changed; a path can be here and in one of the two lists before.
+    /// Paths whose `dialog`, `lane`, `subprotocols` or `snapshot_every` changed; a path can be here and in one of the two lists before.
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
     pub server: Vec<&'static str>,
@@ -70,7 +70,7 @@ fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
     } else if old.config != new.config {
         diff.reconfigured.push(path.to_owned());
     }
-    let shape = |r: &Resource| (r.dialog, r.lane, r.subprotocols.clone());
+    let shape = |r: &Resource| (r.dialog, r.lane, r.subprotocols.clone(), r.snapshot_every);
     if shape(old) != shape(new) {
         diff.reshaped.push(path.to_owned());
     }
@@ -150,13 +150,29 @@ fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
     ]
 }
 
-fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 5] {
-    let Reload { quiet, rescan, preflight, start, keep_generations } = old;
+fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 10] {
+    let Reload {
+        quiet,
+        rescan,
+        preflight,
+        start,
+        restore,
+        snapshot_limit,
+        probation,
+        probation_messages,
+        probation_share,
+        keep_generations,
+    } = old;
     [
         ("reload.quiet", *quiet != new.quiet),
         ("reload.rescan", *rescan != new.rescan),
         ("reload.preflight_timeout", *preflight != new.preflight),
         ("reload.start_timeout", *start != new.start),
+        ("reload.restore_timeout", *restore != new.restore),
+        ("reload.snapshot_limit", *snapshot_limit != new.snapshot_limit),
+        ("reload.probation_time", *probation != new.probation),
+        ("reload.probation_messages", *probation_messages != new.probation_messages),
+        ("reload.probation_share", *probation_share != new.probation_share),
         ("reload.keep_generations", *keep_generations != new.keep_generations),
     ]
 }
@@ -194,7 +210,9 @@ mod tests {
         let reconfigured = Diff { reconfigured: a(), ..Diff::default() };
         check(OLD, &OLD.replace("x = 1", "x = 3"), &reconfigured);
         check(OLD, "[resources.'/a']\nplugin = 'one'", &reconfigured);
-        for shape in ["dialog = false", "lane = 'shared'", "subprotocols = ['v1']"] {
+        for shape in
+            ["dialog = false", "snapshot_every = 60", "lane = 'shared'", "subprotocols = ['v1']"]
+        {
             let reshaped = Diff { reshaped: a(), ..Diff::default() };
             check(OLD, &OLD.replace("plugin", &format!("{shape}\nplugin")), &reshaped);
         }
@@ -263,6 +281,11 @@ mod tests {
             "reload.rescan = 9",
             "reload.preflight_timeout = 9",
             "reload.start_timeout = 9",
+            "reload.restore_timeout = 9",
+            "reload.snapshot_limit = 9",
+            "reload.probation_time = 9",
+            "reload.probation_messages = 9",
+            "reload.probation_share = 9",
             "reload.keep_generations = 9",
             "watchdog.callback_warn = 9",
             "watchdog.callback_limit = 9",

@@ -235,6 +235,16 @@ pub struct Reload {
     pub preflight: Duration,
     /// For an instance to start. Key `start_timeout`, default 10 s.
     pub start: Duration,
+    /// For an instance to take over the state. Key `restore_timeout`, default 10 s.
+    pub restore: Duration,
+    /// Bytes of state that are handed over. Key `snapshot_limit`, default 256 MiB.
+    pub snapshot_limit: usize,
+    /// How long a new generation is watched, and undone if it does badly. Key `probation_time`, default 30 s, 0: not at all.
+    pub probation: Duration,
+    /// Messages after which it has passed all the same. Key `probation_messages`, default 1000.
+    pub probation_messages: usize,
+    /// Percent of messages that may be refused, or calls that may be slow. Key `probation_share`, default 20.
+    pub probation_share: usize,
     /// Earlier generations of each plugin that are kept for a rollback, beside the one that serves.
     /// Key `keep_generations`, default 3, 0: none.
     pub keep_generations: usize,
@@ -247,6 +257,11 @@ impl Default for Reload {
             rescan: Duration::from_secs(3),
             preflight: Duration::from_secs(5),
             start: Duration::from_secs(10),
+            restore: Duration::from_secs(10),
+            snapshot_limit: 256 << 20,
+            probation: Duration::from_secs(30),
+            probation_messages: 1000,
+            probation_share: 20,
             keep_generations: 3,
         }
     }
@@ -290,6 +305,9 @@ pub struct Resource {
     pub lane: Option<LaneKind>,
     /// Subprotocols that the resource speaks (RFC 7230 tokens). Key `subprotocols`, default none.
     pub subprotocols: Vec<String>,
+    /// How often the state is written to disk, to be restored after a crash or restart. Key `snapshot_every`, default 0 in
+    /// the file: never.
+    pub snapshot_every: Option<Duration>,
     /// The table `config` as the text of a JSON object, keys sorted, dates as text; `{}` where there is none.
     /// The plugin checks it.
     pub config: String,

@@ -131,11 +131,12 @@ fn a_mistake_in_the_server_table_is_explained() {
 const RESOURCE: &[(&str, &str)] = &[
     (r#"plugins = "y""#, "plugins: unknown key; did you mean plugin?"),
     ("dialogue = false", "dialogue: unknown key; did you mean dialog?"),
-    (r#"prefix = "y""#, "prefix: unknown key; the keys here are plugin, dialog, lane, subprotocols, config"),
+    (r#"prefix = "y""#, "prefix: unknown key; the keys here are plugin, dialog, lane, subprotocols, snapshot_every, config"),
     (r#"dialog = "yes""#, r#"dialog: "yes" is a text; write true or false, without quotes"#),
     ("dialog = 1", "dialog: 1 is a whole number; write true or false, without quotes"),
     (r#"lane = "own""#, r#"lane: "own" is not known; write "thread" or "shared""#),
     ("lane = true", r#"lane: true is a boolean; write "thread" or "shared""#),
+    ("snapshot_every = 0.01", "snapshot_every: 0.01 seconds would do nothing but write, and 0 is never; give a number of seconds from 0.1 to 86400, e.g. 60"),
     (r#"subprotocols = "v1""#, r#"subprotocols: "v1" is a text; give a list of texts, e.g. subprotocols = ["chat.v1"]"#),
     (r#"subprotocols = ["v1", "v 2"]"#, r#"subprotocols: "v 2" cannot be a subprotocol; give letters, digits and !#$%&'*+-.^_`|~ only, e.g. "chat.v1""#),
     (r#"config = "{}""#, r#"config: "{}" is a text; write a table, [resources."/web".config]"#),
@@ -507,6 +508,7 @@ fn a_resource_has_defaults_and_takes_all_keys() {
         dialog: true,
         lane: None,
         subprotocols: vec![],
+        snapshot_every: None,
         config: "{}".to_owned(),
     };
     assert_eq!(plain, expected);

@@ -27,7 +27,7 @@ use tracing::{info, warn};
 use self::protocol::{Answer, Request};
 use crate::identity::Identity;
 use crate::outbox::CloseReason;
-use crate::plugin::lane::Succession;
+use crate::plugin::handover::Succession;
 use crate::server::Hub;
 use crate::supervisor::{Change, Order};
 

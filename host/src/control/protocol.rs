@@ -99,6 +99,9 @@ pub(crate) struct Plugin {
     pub(crate) generation: Option<Generation>,
     /// Generations that were replaced, and whose code is still mapped.
     pub(crate) retired: u64,
+    /// Whether its generation is watched still, and how many were undone since the host started.
+    pub(crate) on_probation: bool,
+    pub(crate) failed_probations: u64,
     /// What can be rolled back to, the newest first; the active one is among them.
     pub(crate) kept: Vec<Kept>,
     pub(crate) resources: Vec<String>,

@@ -108,6 +108,8 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -
             build: running.build.clone(),
             age_seconds: age(running.since).as_secs(),
         }),
+        on_probation: standing.is_some_and(|standing| standing.is_on_probation),
+        failed_probations: standing.map_or(0, |standing| standing.failed_probations),
         kept: standing.map(kept).unwrap_or_default(),
         retired: standing.map_or(0, |standing| standing.retired),
         counts: resources.iter().filter_map(|path| served.get(path)).map(|s| counts(s)).sum(),

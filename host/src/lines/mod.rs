@@ -6,8 +6,9 @@
 //!
 //! **The opening** ([`Opening`]) is over as soon as its `GET` line is whole, for the old peer sends nothing more before it sees
 //! `ready`. An `Ident:` line counts if it follows in the same buffer; if only the beginning of one is there, the rest is
-//! awaited (no message of an old peer begins so). Later it is too late, `ready` is out: [`Lines`] then drops it, and an empty
-//! line as well, so that neither reaches the application. Send the opening in one write.
+//! awaited (no message of an old peer begins so). The caller may listen for a moment more, for peers that write line by line, and
+//! begin again with all that came. Later it is too late, `ready` is out: [`Lines`] then drops it, and an empty line as well, so
+//! that neither reaches the application.
 //!
 //! **The mode** is decided by the first message and stays. If a line feed ends it (also one that is the very next byte of a
 //! later read, or CRLF), only line feeds end messages for ever, however reads are split. Else the connection is legacy: a

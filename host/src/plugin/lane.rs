@@ -4,11 +4,12 @@
 //! calls the application for each event in order, and writes the dialog's answers into the peers' outboxes. It also
 //! performs swaps, between two events. Connections wait here when an application is slow: the inbox is bounded, and a
 //! connection whose event does not fit does not read on. For an application that never blocks, a sender may take the
-//! lane's turn (`inbox.rs`): whoever holds the [`Place`] is the lane.
+//! lane's turn (`inbox.rs`): whoever has the [`Clerk`] is the lane.
 
+use std::collections::HashSet;
 use std::future::pending;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
@@ -17,9 +18,12 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
+use super::handover::{
+    Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
+};
 use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
-use super::{Event, Failure, Instance};
+use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
 use crate::outbox::{CloseReason, Load, Outgoing, Payload};
 use crate::registry::Peer;
@@ -33,6 +37,8 @@ pub(crate) enum Item {
     Inputs(Arc<Peer>, Vec<Input>),
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
+    /// Hands the state to somebody who keeps it; the instance goes on.
+    Snapshot(oneshot::Sender<Result<Option<Snapshot>, Failure>>),
     /// Ends the lane after what is already in its inbox; the instance goes on in another one.
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered when the instance is gone.
@@ -54,52 +60,6 @@ impl Input {
             Self::Chunk => 0,
         });
         Load { messages: inputs.len(), bytes: bytes.sum() }
-    }
-}
-
-/// A successor, ready to take over.
-pub(crate) struct Swap {
-    pub(crate) next: Box<dyn Instance>,
-    pub(crate) succession: Succession,
-    /// Told what became of it. Where nobody waits for that any more, the swap is off.
-    pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
-}
-
-/// What a successor is to its predecessor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Succession {
-    /// The same application: it takes over the state; connections are not opened again.
-    Heir,
-    /// Another application: the old one sees each connection close, the new one sees it open.
-    Stranger,
-}
-
-/// What a swap cost.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Handover {
-    /// How long messages waited.
-    pub(crate) pause: Duration,
-    pub(crate) snapshot_bytes: usize,
-}
-
-/// Why the predecessor goes on.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SwapError {
-    #[error("the running instance could not give its state: {0}")]
-    Snapshot(String),
-    #[error("the new instance does not take over the state: {0}")]
-    Restore(String),
-    #[error("the resource has no lane any more")]
-    NoLane,
-    #[error("the running instance is stuck in a callback")]
-    Stuck,
-    #[error("the running instance was stuck and given up, and no other one could start: {0}")]
-    Restart(String),
-}
-
-impl std::fmt::Debug for Swap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Swap(generation {})", self.next.generation())
     }
 }
 
@@ -143,7 +103,8 @@ impl Standstill {
             next_tick: None,
             ending: Ending::None,
         };
-        desk.place.fill(clerk, kind == LaneKind::Shared);
+        desk.place.put(clerk);
+        desk.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
         let lane = Lane { items, desk };
         let runtime = Handle::current();
         match kind {
@@ -168,7 +129,8 @@ struct Lane {
     desk: Arc<Desk>,
 }
 
-/// Where the clerk sits: whoever holds the lock is the lane. On a lane of its own thread that is only the thread.
+/// Where the clerk sits while it has nothing to do: whoever has taken it from here is the lane. On a thread of its own that is only
+/// the thread.
 #[derive(Default)]
 pub(super) struct Place {
     clerk: Mutex<Option<Clerk>>,
@@ -201,11 +163,10 @@ impl Lane {
     async fn run(mut self, batch_size: usize) {
         let mut batch = Vec::with_capacity(batch_size);
         loop {
-            let next_tick = self.with_clerk(|clerk| {
-                clerk.schedule_tick();
-                clerk.next_tick
-            });
-            let next_tick = next_tick.await.flatten();
+            let Some(mut clerk) = self.clerk().await else { return };
+            clerk.schedule_tick();
+            let next_tick = clerk.next_tick;
+            self.desk.place.put(clerk);
             let tick = async {
                 match next_tick {
                     Some(at) => sleep_until(at).await,
@@ -222,47 +183,45 @@ impl Lane {
                 }
                 () = self.desk.place.tick_wanted.notified() => {}
                 () = tick => {
-                    let ticked = self.with_clerk(|clerk| {
-                        clerk.next_tick = None;
-                        clerk.tell(Event::Tick(SystemTime::now()));
-                    });
-                    ticked.await;
+                    let Some(mut clerk) = self.clerk().await else { return };
+                    clerk.next_tick = None;
+                    clerk.tell(Event::Tick(SystemTime::now()));
+                    self.desk.place.put(clerk);
                 }
             }
         }
-        if let Some(clerk) = self.desk.place.vacate() {
+        if let Some(clerk) = self.clerk().await {
             clerk.end();
         }
     }
 
-    /// False if the lane was given up.
+    /// Does what was taken from the inbox; false if the lane was given up.
     async fn work(&mut self, batch: &mut Vec<Item>) -> bool {
         let count = batch.len();
-        let done = self.with_clerk(|clerk| {
-            batch.drain(..).for_each(|item| clerk.apply(item));
-            match clerk.ending {
-                Ending::None => Some(true),
-                Ending::Yield(_) | Ending::Stop(_) => Some(false),
-                Ending::GivenUp => None,
+        let Some(mut clerk) = self.clerk().await else { return false };
+        for item in batch.drain(..) {
+            match item {
+                Item::Swap(swap) => clerk.swap(swap).await,
+                item => clerk.apply(item),
             }
-        });
-        let goes_on = done.await.flatten();
-        batch.clear();
+        }
         self.desk.queued.fetch_sub(count, Ordering::AcqRel);
-        if goes_on != Some(true) {
+        if !matches!(clerk.ending, Ending::None) {
             // Takes nothing new; what is already in the inbox is still done.
             self.items.close();
         }
-        goes_on.is_some()
+        let goes_on = !clerk.is_given_up();
+        self.desk.place.put(clerk);
+        goes_on
     }
 
-    /// None if the lane was given up.
-    async fn with_clerk<T>(&self, work: impl FnOnce(&mut Clerk) -> T) -> Option<T> {
+    /// Takes the clerk from its place; None if a sender got stuck with it, and the lane was given up for that.
+    async fn clerk(&self) -> Option<Clerk> {
         const SHORT: usize = 20;
         let mut attempts = 0;
         loop {
-            if let Ok(mut place) = self.desk.place.clerk.try_lock() {
-                return place.as_mut().map(work);
+            if let Some(clerk) = self.desk.place.take() {
+                return Some(clerk);
             }
             // A sender is at it, for some microseconds; but one that is stuck there must not keep this thread as well.
             attempts += 1;
@@ -276,43 +235,41 @@ impl Lane {
 }
 
 impl Place {
-    fn fill(&self, clerk: Clerk, is_open: bool) {
-        if let Ok(mut place) = self.clerk.lock() {
-            *place = Some(clerk);
-        }
-        self.is_open.store(is_open, Ordering::Release);
+    /// Locked for as long as it takes to move the clerk in or out, never while it works.
+    fn take(&self) -> Option<Clerk> {
+        self.clerk.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    /// None if somebody is stuck in it.
-    fn vacate(&self) -> Option<Clerk> {
-        self.clerk.try_lock().ok()?.take()
+    fn put(&self, clerk: Clerk) {
+        *self.clerk.lock().unwrap_or_else(PoisonError::into_inner) = Some(clerk);
     }
 
-    /// Has an item done by the caller; gives it back if the place is closed or taken.
+    /// Has an item done by the caller; gives it back if the place is closed or empty.
     pub(super) fn take_turn(&self, item: Item) -> Option<Item> {
         if !self.is_open.load(Ordering::Acquire)
             || !matches!(item, Item::Open(_) | Item::Inputs(..) | Item::Close(..))
         {
             return Some(item);
         }
-        let Ok(mut place) = self.clerk.try_lock() else { return Some(item) };
-        let Some(clerk) = place.as_mut().filter(|clerk| matches!(clerk.ending, Ending::None))
-        else {
+        let Some(mut clerk) = self.take() else { return Some(item) };
+        if !matches!(clerk.ending, Ending::None) {
+            self.put(clerk);
             return Some(item);
-        };
+        }
         clerk.apply(item);
         if clerk.is_given_up() {
-            // The lane waits for items that will not come; it ends when the last way into it is dropped.
-            let clerk = place.take();
-            drop(place);
-            clerk.into_iter().for_each(Clerk::end);
+            // The lane finds its place empty and itself given up.
+            clerk.end();
             return None;
         }
-        if clerk.next_tick.is_none() {
+        let had_tick = clerk.next_tick.is_some();
+        if !had_tick {
             clerk.schedule_tick();
-            if clerk.next_tick.is_some() {
-                self.tick_wanted.notify_one();
-            }
+        }
+        let wants_tick = !had_tick && clerk.next_tick.is_some();
+        self.put(clerk);
+        if wants_tick {
+            self.tick_wanted.notify_one();
         }
         None
     }
@@ -361,7 +318,13 @@ impl Clerk {
                 peer.outbox.give_back(Input::load(&inputs));
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
-            Item::Swap(swap) => self.swap(swap),
+            // Dealt with by the lane, because it waits.
+            Item::Swap(_) => {}
+            Item::Snapshot(done) => {
+                let taken = self.snapshot();
+                // Who asked may have gone.
+                drop(done.send(taken));
+            }
             Item::Yield(heir) => self.ending = Ending::Yield(heir),
             Item::Stop(done) => self.ending = Ending::Stop(done),
         }
@@ -424,6 +387,13 @@ impl Clerk {
         result
     }
 
+    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+        self.pulse.begin(Callback::Snapshot);
+        let snapshot = self.instance.snapshot();
+        self.left();
+        snapshot
+    }
+
     /// A callback is over.
     fn left(&mut self) {
         if !self.pulse.end() {
@@ -442,62 +412,85 @@ impl Clerk {
         }
     }
 
-    fn swap(&mut self, swap: Swap) {
+    async fn swap(&mut self, swap: Swap) {
         let begun = Instant::now();
-        let Swap { mut next, succession, done } = swap;
-        if done.is_closed() {
+        let Swap { next, succession, known, limits, done } = swap;
+        if self.is_given_up() || done.is_closed() {
             return discard(next);
         }
-        let result = match succession {
-            Succession::Heir => self.hand_over(&mut *next),
-            Succession::Stranger => next.restore(None).map(|()| 0).map_err(SwapError::restore),
+        let taken_over = match succession {
+            Succession::Heir => self.hand_over(next, limits).await,
+            Succession::Stranger => take_up(next).map(|next| (next, None)),
+            Succession::Returned => Ok((next, None)),
         };
-        if self.is_given_up() {
-            return discard(next);
-        }
-        if let Err(error) = result.as_ref() {
-            debug!(%error, "swap refused");
-            next.retire();
-        } else {
-            let members = match succession {
-                Succession::Heir => Vec::new(),
-                Succession::Stranger => self.resource.members(),
-            };
-            let replaced =
-                CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
-            members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
-            if self.is_given_up() {
-                return discard(next);
-            }
-            std::mem::swap(&mut self.instance, &mut next);
-            next.retire();
-            self.pulse.serves(self.instance.generation(), self.instance.voice());
-            tracing::Span::current().record("generation", self.instance.generation());
-            members.iter().for_each(|peer| self.open_again(peer));
-            self.next_tick = None;
-            self.resource.tally.add_swap(begun.elapsed());
-        }
         // Nobody may be waiting for the answer; what was done stands.
-        drop(done.send(
-            result.map(|snapshot_bytes| Handover { pause: begun.elapsed(), snapshot_bytes }),
-        ));
-        discard(next);
+        match taken_over {
+            Err(error) => drop(done.send(Err(error))),
+            Ok((next, snapshot)) => {
+                if self.put_in_place(next, succession, &known) {
+                    let pause = begun.elapsed();
+                    self.resource.tally.add_swap(pause);
+                    let sessions = self.resource.members();
+                    drop(done.send(Ok(Handover { pause, snapshot, sessions })));
+                }
+            }
+        }
     }
 
-    fn hand_over(&mut self, next: &mut dyn Instance) -> Result<usize, SwapError> {
-        self.pulse.begin(Callback::Snapshot);
-        let snapshot = self.instance.snapshot();
-        self.left();
+    /// The successor serves from here on; false if the predecessor got stuck on the way, which ends the lane.
+    fn put_in_place(
+        &mut self,
+        mut next: Box<dyn Instance>,
+        succession: Succession,
+        known: &[Arc<Peer>],
+    ) -> bool {
+        let members = match succession {
+            Succession::Heir => Vec::new(),
+            Succession::Stranger | Succession::Returned => self.resource.members(),
+        };
+        let replaced =
+            CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
+        if succession == Succession::Stranger {
+            members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
+        }
+        if self.is_given_up() {
+            discard(next);
+            return false;
+        }
+        std::mem::swap(&mut self.instance, &mut next);
+        next.retire();
+        self.pulse.serves(self.instance.generation(), self.instance.voice());
+        tracing::Span::current().record("generation", self.instance.generation());
+        let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
+        for peer in known.iter().filter(|peer| !peer.is_member()) {
+            self.tell(Event::Close(peer, &left));
+        }
+        let known: HashSet<u64> = known.iter().map(|peer| peer.id().0).collect();
+        for peer in members.iter().filter(|peer| !known.contains(&peer.id().0)) {
+            self.open_again(peer);
+        }
+        self.next_tick = None;
+        discard(next);
+        true
+    }
+
+    /// The state goes to the successor. It takes it on a thread of its own, which is left behind if it takes too long.
+    async fn hand_over(
+        &mut self,
+        next: Box<dyn Instance>,
+        limits: HandoverLimits,
+    ) -> Result<(Box<dyn Instance>, Option<Snapshot>), SwapError> {
+        let snapshot = self.snapshot();
         if self.is_given_up() {
             return Err(SwapError::Stuck);
         }
         let snapshot = snapshot.map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
-        let bytes = snapshot.as_ref().map_or(0, |snapshot| snapshot.bytes.len());
-        self.pulse.begin(Callback::Restore);
-        let restored = next.restore(snapshot);
-        self.left();
-        restored.map_err(SwapError::restore)?;
-        Ok(bytes)
+        let Some(snapshot) = snapshot else { return take_up(next).map(|next| (next, None)) };
+        let (bytes, limit) = (snapshot.bytes.len(), limits.snapshot_bytes);
+        if bytes > limit {
+            return Err(SwapError::TooLarge { bytes, limit });
+        }
+        restore(next, snapshot, limits.restore).await.map(|(next, taken)| (next, Some(taken)))
     }
 
     /// A connection meets an application that did not see it come.
@@ -522,12 +515,6 @@ impl Clerk {
     }
 }
 
-impl SwapError {
-    fn restore(failure: Failure) -> Self {
-        Self::Restore(failure.into_text())
-    }
-}
-
 /// What a failed callback means for the connection that it was about.
 fn verdict(failure: Failure) -> CloseReason {
     match failure {
@@ -535,13 +522,5 @@ fn verdict(failure: Failure) -> CloseReason {
         Failure::Panicked(_) => {
             CloseReason::new(CloseCode::ERROR, ClosedBy::Plugin, "the application failed")
         }
-    }
-}
-
-/// Drops an instance where it holds nobody up: its `Drop` may join threads.
-fn discard(instance: Box<dyn Instance>) {
-    let name = format!("drop:{}", instance.generation());
-    if let Err(error) = std::thread::Builder::new().name(name).spawn(move || drop(instance)) {
-        warn!(%error, "no thread to drop an instance on");
     }
 }

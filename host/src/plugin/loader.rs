@@ -16,7 +16,7 @@ use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
 use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::prefix_type::PrefixTypeTrait;
-use abi_stable::std_types::{ROption, RResult, RSlice, RStr};
+use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RVec};
 use bytes::Bytes;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plugsocket_plugin::abi::{
@@ -61,7 +61,7 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) path: PathBuf,
     pub(crate) facts: Facts,
-    /// How many instances of it there are.
+    /// How many instances of it there are, and states in its memory.
     living: AtomicUsize,
     module: ModuleRef,
 }
@@ -133,8 +133,8 @@ impl Generation {
         }
     }
 
-    /// An instance is gone. The last one leaves the pages behind, whether it was replaced, refused or never started; not
-    /// earlier, because what still runs would fetch them again.
+    /// An instance or a state of it is gone. With the last one go the pages, whether it was replaced, refused or never started;
+    /// not earlier, because what still runs would fetch them again.
     fn depart(&self) {
         if self.living.fetch_sub(1, Ordering::AcqRel) == 1 {
             page_out(&self.path);
@@ -241,16 +241,6 @@ pub(crate) struct DylibInstance {
 }
 
 impl DylibInstance {
-    /// The resource that it was made for.
-    pub(crate) fn resource(&self) -> Arc<Resource> {
-        self.voice.resource.clone()
-    }
-
-    /// The generation that it is of.
-    pub(crate) fn origin(&self) -> Arc<Generation> {
-        self.voice.generation.clone()
-    }
-
     fn module(&self) -> ModuleRef {
         self.voice.generation.module
     }
@@ -286,18 +276,19 @@ impl Instance for DylibInstance {
 
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
         let taken = self.module().snapshot()(self.pointer).into_result().map_err(failure)?;
-        // Not copied: the library that it will be freed by is never closed.
-        let snapshot = |raw: RawSnapshot| Snapshot {
-            version: raw.version,
-            bytes: Bytes::from_owner(raw.bytes),
+        let snapshot = |raw: RawSnapshot| {
+            let generation = self.voice.generation.clone();
+            generation.living.fetch_add(1, Ordering::Relaxed);
+            let state = State { bytes: raw.bytes, generation };
+            Snapshot { version: raw.version, bytes: Bytes::from_owner(state) }
         };
         Ok(taken.into_option().map(snapshot))
     }
 
-    fn restore(&mut self, snapshot: Option<Snapshot>) -> Result<(), Failure> {
+    fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
         self.voice.state.store(Voice::ACTIVE, Ordering::Release);
         let Some(Snapshot { version, bytes }) = snapshot else { return Ok(()) };
-        self.module().restore()(self.pointer, version, bytes.as_ref().into())
+        self.module().restore()(self.pointer, *version, bytes.as_ref().into())
             .into_result()
             .map_err(failure)
     }
@@ -330,6 +321,25 @@ impl Drop for DylibInstance {
             tracing::warn!(plugin, reason = failed.text.as_str(), "dropping an instance failed");
         }
         self.voice.generation.depart();
+    }
+}
+
+/// The state that an instance gave, in memory that only its library can free: 100 MB are not copied once more for that.
+struct State {
+    bytes: RVec<u8>,
+    generation: Arc<Generation>,
+}
+
+impl AsRef<[u8]> for State {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        drop(std::mem::take(&mut self.bytes));
+        self.generation.depart();
     }
 }
 

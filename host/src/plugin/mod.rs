@@ -9,12 +9,14 @@
 //! The lane is the single owner of an instance. Nothing here knows sockets.
 
 pub(crate) mod archive;
+pub(crate) mod handover;
 pub(crate) mod inbox;
 pub(crate) mod lane;
 pub(crate) mod loader;
 pub(crate) mod preflight;
 pub(crate) mod pulse;
 pub(crate) mod stage;
+pub(crate) mod state;
 pub(crate) mod tally;
 pub(crate) mod watch;
 
@@ -79,7 +81,7 @@ pub(crate) trait Instance: Send {
     /// The state for a successor; None where there is none.
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure>;
     /// From here on its voice is heard.
-    fn restore(&mut self, snapshot: Option<Snapshot>) -> Result<(), Failure>;
+    fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure>;
     /// Its voice is heard no more.
     fn retire(&mut self);
     /// What silences it from outside its lane: the state of its voice, and the value to put there.

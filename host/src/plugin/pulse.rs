@@ -24,7 +24,6 @@ pub(crate) enum Callback {
     Error,
     Tick,
     Snapshot,
-    Restore,
 }
 
 impl fmt::Display for Callback {
@@ -36,21 +35,13 @@ impl fmt::Display for Callback {
             Self::Error => "error",
             Self::Tick => "tick",
             Self::Snapshot => "snapshot",
-            Self::Restore => "restore",
         })
     }
 }
 
 impl Callback {
-    const ALL: [Self; 7] = [
-        Self::Open,
-        Self::Message,
-        Self::Close,
-        Self::Error,
-        Self::Tick,
-        Self::Snapshot,
-        Self::Restore,
-    ];
+    const ALL: [Self; 6] =
+        [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot];
 
     fn of(word: u64) -> Option<Self> {
         Self::ALL.into_iter().find(|callback| *callback as u64 == word & Pulse::CALLBACK)

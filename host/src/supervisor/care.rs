@@ -13,8 +13,9 @@ use tracing::{error, info, warn};
 
 use super::Supervisor;
 use crate::outbox::CloseReason;
+use crate::plugin::handover::Succession;
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{Item, Succession};
+use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
 use crate::resource::{Outage, Resource, Service, ServiceState};
 
@@ -23,8 +24,16 @@ use crate::resource::{Outage, Resource, Service, ServiceState};
 pub(super) struct Trouble {
     strikes: u32,
     latest: Option<Instant>,
-    /// When a fresh instance is due; None while one serves.
-    restart_at: Option<Instant>,
+    /// When a fresh instance is due, and what it may know; None while one serves.
+    restart_at: Option<(Instant, Memory)>,
+}
+
+/// What an instance without a predecessor knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Memory {
+    /// The state that was last written to disk, if any.
+    Written,
+    Nothing,
 }
 
 impl Trouble {
@@ -50,7 +59,7 @@ impl Trouble {
 
 impl Supervisor {
     /// A lane has been in one callback for too long, says the watchdog.
-    pub(super) fn stuck(&mut self, path: &str, pulse: &Arc<Pulse>, call: u64) {
+    pub(super) async fn stuck(&mut self, path: &str, pulse: &Arc<Pulse>, call: u64) {
         let Some(resource) = self.resource(path) else { return };
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { return };
@@ -60,8 +69,9 @@ impl Supervisor {
         }
         let pause = self.next_pause(path);
         if self.give_up(&resource, inbox, call, pause) {
-            self.restart_after(path, pause);
+            self.restart_after(path, pause, Memory::Written);
             error!(resource = path, ?pause, "lane given up; a fresh instance follows");
+            self.fail_if_on_probation(path).await;
         }
     }
 
@@ -72,7 +82,7 @@ impl Supervisor {
         let strikes = self.troubles.entry(path.to_owned()).or_default().strike(Instant::now());
         if strikes == 1 {
             warn!(resource = path, "panics again and again; a fresh instance takes its place");
-            return self.start_afresh(&resource).await;
+            return self.start_afresh(&resource, Memory::Nothing).await;
         }
         let pause = Trouble::pause(strikes - 1, first);
         error!(resource = path, ?pause, "panics again and again; closed for a pause");
@@ -80,29 +90,27 @@ impl Supervisor {
         let outage = Outage { text, retry_after: pause };
         let reason = outage.close_reason();
         self.close(&resource, outage, reason).await;
-        self.restart_after(path, pause);
+        self.restart_after(path, pause, Memory::Nothing);
     }
 
     /// When the next restart is due.
     pub(super) fn next_restart(&self) -> Option<Instant> {
-        self.troubles.values().filter_map(|trouble| trouble.restart_at).min()
+        self.troubles.values().filter_map(|trouble| trouble.restart_at).map(|(at, _)| at).min()
     }
 
     /// Starts what is due.
     pub(super) async fn restart_due(&mut self) {
         let now = Instant::now();
-        let is_due = |trouble: &Trouble| trouble.restart_at.is_some_and(|at| at <= now);
-        let due: Vec<String> = self
-            .troubles
-            .iter()
-            .filter(|(_, trouble)| is_due(trouble))
-            .map(|(path, _)| path.clone())
-            .collect();
-        for path in due {
+        let due = self.troubles.iter().filter_map(|(path, trouble)| match trouble.restart_at {
+            Some((at, memory)) if at <= now => Some((path.clone(), memory)),
+            _ => None,
+        });
+        let due: Vec<(String, Memory)> = due.collect();
+        for (path, memory) in due {
             self.settled(&path);
             let Some(resource) = self.resource(&path) else { continue };
             info!(resource = path, "starting a fresh instance after the pause");
-            self.start_afresh(&resource).await;
+            self.start_afresh(&resource, memory).await;
         }
     }
 
@@ -177,17 +185,21 @@ impl Supervisor {
         Trouble::pause(strikes, first)
     }
 
-    fn restart_after(&mut self, path: &str, pause: Duration) {
+    fn restart_after(&mut self, path: &str, pause: Duration, memory: Memory) {
         let trouble = self.troubles.entry(path.to_owned()).or_default();
-        trouble.restart_at = Some(Instant::now() + pause);
+        trouble.restart_at = Some((Instant::now() + pause, memory));
     }
 
     /// Puts a fresh instance of the active generation on a resource, whether or not it is served now.
-    pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>) {
+    pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>, memory: Memory) {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(&resource.path) else { return };
         let Some(generation) = self.active(&settings.plugin) else { return };
-        match self.start_instance(&generation, resource, settings).await {
+        let started = match memory {
+            Memory::Written => self.start_with_state(&generation, resource, settings).await,
+            Memory::Nothing => self.start_instance(&generation, resource, settings).await,
+        };
+        match started {
             Ok(candidate) => {
                 let taken =
                     self.take_over(resource, settings, candidate, Succession::Stranger).await;
@@ -198,7 +210,7 @@ impl Supervisor {
             Err(refusal) => {
                 drop(self.report(&settings.plugin, &refusal));
                 let pause = self.next_pause(&resource.path);
-                self.restart_after(&resource.path, pause);
+                self.restart_after(&resource.path, pause, memory);
             }
         }
     }

@@ -10,7 +10,7 @@ use super::deploy::{Candidate, service};
 use super::order::Outcome;
 use super::{Supervisor, chain};
 use crate::config::Config;
-use crate::plugin::lane::Succession;
+use crate::plugin::handover::Succession;
 use crate::resource::{Outage, Resource, Resources, ServiceState};
 
 impl Supervisor {
@@ -133,7 +133,7 @@ impl Supervisor {
                     let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
                     let resource = candidate.as_ref().map_or_else(
                         || Arc::new(Resource::new(path.clone(), service(settings, state))),
-                        |candidate| candidate.instance.resource(),
+                        |candidate| candidate.resource.clone(),
                     );
                     if let Some(candidate) = candidate {
                         self.serve_first(&resource, settings, candidate);

@@ -13,15 +13,21 @@ use super::{Supervisor, chain};
 use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::outbox::CloseReason;
 use crate::plugin::Instance;
+use crate::plugin::handover::{Handover, HandoverLimits, Succession, Swap, SwapError};
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{self, Item, Succession, Swap, SwapError};
-use crate::plugin::loader::{DylibInstance, Generation};
+use crate::plugin::lane::{self, Item};
+use crate::plugin::loader::Generation;
+use crate::registry::Peer;
 use crate::resource::{Outage, Resource, Service, ServiceState};
 
 /// An instance that waits to take over a resource.
 pub(super) struct Candidate {
-    pub(super) instance: DylibInstance,
+    pub(super) instance: Box<dyn Instance>,
+    pub(super) generation: Arc<Generation>,
+    pub(super) resource: Arc<Resource>,
     pub(super) lane: LaneKind,
+    /// With [`Succession::Returned`]: the sessions that its state speaks of.
+    pub(super) known: Vec<Arc<Peer>>,
 }
 
 impl Supervisor {
@@ -43,13 +49,14 @@ impl Supervisor {
                 Err(refusal) => return Err(self.report(name, &refusal)),
             }
         }
-        let (mut taken, mut refused) = (Vec::new(), Vec::new());
+        let (mut taken, mut refused, mut handovers) = (Vec::new(), Vec::new(), Vec::new());
         for (resource, settings, candidate) in candidates {
             let path = resource.path.as_str();
             match self.take_over(resource, settings, candidate, succession).await {
-                Ok(()) => {
+                Ok(handed) => {
                     taken.push(path);
                     self.forgive(path);
+                    handovers.extend(handed.map(|handed| (path.to_owned(), handed)));
                 }
                 Err(error) => {
                     let error = chain(&error);
@@ -65,7 +72,10 @@ impl Supervisor {
         }
         let number = loaded.generation.number;
         if !taken.is_empty() {
-            self.activate(name, loaded).await;
+            let previous = self.activate(name, loaded).await;
+            if succession == Succession::Heir {
+                self.put_on_probation(name, previous, handovers);
+            }
         }
         if refused.is_empty() {
             return Ok(format!("generation {number} of {name} serves {}", taken.join(", ")));
@@ -125,7 +135,7 @@ impl Supervisor {
         // There is nothing to restore: this only lets it speak.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
-        match standstill.start(resource.clone(), kind, Box::new(instance)) {
+        match standstill.start(resource.clone(), kind, instance) {
             Ok(()) => {
                 let state = ServiceState::Serving(inbox);
                 resource.set_service(Service { lane: kind, ..service(settings, state) });
@@ -143,7 +153,7 @@ impl Supervisor {
         settings: &ResourceConfig,
         candidate: Candidate,
         succession: Succession,
-    ) -> Result<(), SwapError> {
+    ) -> Result<Option<Handover>, SwapError> {
         let lane = candidate.lane;
         if lane == LaneKind::Thread {
             // Before it is there: an application that may block must not meet a lane that others depend on.
@@ -152,26 +162,32 @@ impl Supervisor {
         let now = resource.service();
         let ServiceState::Serving(inbox) = &now.state else {
             self.serve_first(resource, settings, candidate);
-            return Ok(());
+            return Ok(None);
         };
         let generation = candidate.instance.generation();
-        let origin = candidate.instance.origin();
+        let Candidate { instance: next, generation: origin, known, .. } = candidate;
         let (done, outcome) = oneshot::channel();
-        let swap = Swap { next: Box::new(candidate.instance), succession, done };
+        let reload = self.hub.config.load().server.reload.clone();
+        let limits =
+            HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
+        let swap = Swap { next, succession, known, limits, done };
         let swapped = self.until_stuck(resource, inbox, swap_in(inbox, swap, outcome)).await;
         let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
-            Err(SwapError::Stuck) => return self.on_fresh_lane(&origin, resource, settings).await,
+            Err(SwapError::Stuck) => {
+                self.on_fresh_lane(&origin, resource, settings).await?;
+                return Ok(None);
+            }
             handed => handed?,
         };
         info!(
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
-            snapshot_bytes = handed.snapshot_bytes, "resource is served by a new instance"
+            snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
         self.move_lane(resource, lane);
         let now = resource.service();
         let state = now.state.clone();
         resource.set_service(Service { lane, ..service(settings, state) });
-        Ok(())
+        Ok(Some(handed))
     }
 
     /// Ends a resource: its connections are told, its lane and instance end.
@@ -212,7 +228,7 @@ impl Supervisor {
         settings: &ResourceConfig,
     ) -> Result<(), SwapError> {
         let candidate = self
-            .start_instance(generation, resource, settings)
+            .start_with_state(generation, resource, settings)
             .await
             .map_err(|refusal| SwapError::Restart(chain(&refusal)))?;
         self.serve_first(resource, settings, candidate);
@@ -228,6 +244,7 @@ impl Supervisor {
         let (started, instance) = oneshot::channel();
         let limit = self.hub.config.load().server.reload.start;
         let (path, router) = (resource.path.clone(), self.router.clone());
+        let (origin, place) = (generation.clone(), resource.clone());
         let (generation, resource, config) =
             (generation.clone(), resource.clone(), settings.config.clone());
         let lane = lane_kind(settings, generation.facts.never_blocks);
@@ -237,7 +254,16 @@ impl Supervisor {
             .spawn(move || drop(started.send(generation.start(resource, router, &config))))
             .map_err(Refusal::Host)?;
         match timeout(limit, instance).await {
-            Ok(Ok(Ok(instance))) => Ok(Candidate { instance, lane }),
+            Ok(Ok(Ok(instance))) => {
+                let instance = Box::new(instance);
+                Ok(Candidate {
+                    instance,
+                    generation: origin,
+                    resource: place,
+                    lane,
+                    known: Vec::new(),
+                })
+            }
             Ok(Ok(Err(failure))) => {
                 Err(Refusal::Start { resource: path, text: failure.into_text() })
             }
@@ -253,8 +279,8 @@ impl Supervisor {
 pub(super) async fn swap_in(
     inbox: &Inbox,
     swap: Swap,
-    outcome: oneshot::Receiver<Result<lane::Handover, SwapError>>,
-) -> Result<lane::Handover, SwapError> {
+    outcome: oneshot::Receiver<Result<Handover, SwapError>>,
+) -> Result<Handover, SwapError> {
     if inbox.send(Item::Swap(swap)).await.is_err() {
         return Err(SwapError::NoLane);
     }

@@ -15,6 +15,7 @@ use crate::plugin::stage::{self, FileStamp, Hash, StageError, Staged};
 use crate::plugin::watch;
 
 /// The generation that a plugin runs, and the content that it was made of.
+#[derive(Clone)]
 pub(super) struct Active {
     pub(super) generation: Arc<Generation>,
     pub(super) hash: Hash,
@@ -56,14 +57,14 @@ impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
     pub(super) async fn load_new(&mut self, name: &str) -> Result<(), Refusal> {
         let loaded = match self.load(name, Content::Other).await {
-            Err(Refusal::RolledBack) => match self.archive(name).list().first() {
+            Err(Refusal::RolledBack) => match self.newest_good(name) {
                 Some(kept) => {
                     warn!(
                         plugin = name,
                         kept = kept.number,
                         "its file was rolled back from; the kept generation serves"
                     );
-                    Some(self.load_kept(name, kept).await?)
+                    Some(self.load_kept(name, &kept).await?)
                 }
                 None => return Err(Refusal::RolledBack),
             },
@@ -129,11 +130,13 @@ impl Supervisor {
         Ok(blocking(move || Generation::open(&name, number, &path)).await?)
     }
 
-    pub(super) async fn activate(&mut self, name: &str, loaded: Active) {
+    /// A generation serves from here on; returns the one before.
+    pub(super) async fn activate(&mut self, name: &str, loaded: Active) -> Option<Active> {
         let (generation, hash) = (loaded.generation.clone(), loaded.hash);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.refused = None;
-        if plugin.active.replace(loaded).is_some() {
+        let previous = plugin.active.replace(loaded);
+        if previous.is_some() {
             plugin.retired += 1;
         }
         self.keep(name, generation.clone(), hash).await;
@@ -143,6 +146,7 @@ impl Supervisor {
             plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
             file = %path.display(), hash = stage::hex(&hash[..6]), "plugin loaded"
         );
+        previous
     }
 
     pub(super) fn active(&self, name: &str) -> Option<Arc<Generation>> {
@@ -171,7 +175,7 @@ impl Supervisor {
         {
             info!(
                 plugin = name, file = %path.display(),
-                "available; to serve it, add to plugins.toml: [resources.\"/{name}\"] plugin = \"{name}\""
+                "available; to serve it, add two lines to plugins.toml: [resources.\"/{name}\"] and plugin = \"{name}\""
             );
         }
     }

@@ -7,8 +7,10 @@
 mod care;
 mod configure;
 mod deploy;
+pub(crate) mod keeper;
 mod load;
 mod order;
+mod probation;
 mod rollback;
 pub(crate) mod roster;
 
@@ -25,7 +27,9 @@ use self::deploy::service;
 use self::load::{Active, Content};
 pub(crate) use self::order::Order;
 use self::order::Outcome;
-use crate::plugin::lane::{Item, Succession};
+use self::probation::Probation;
+use crate::plugin::handover::Succession;
+use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
 use crate::plugin::stage::{self, FileStamp};
 use crate::plugin::watch;
@@ -56,6 +60,8 @@ pub(crate) struct Supervisor {
     plugins: BTreeMap<String, Plugin>,
     /// Resources whose applications failed of late.
     troubles: BTreeMap<String, Trouble>,
+    /// Plugins whose generation has just begun to serve.
+    probations: BTreeMap<String, Probation>,
 }
 
 /// A plugin by name.
@@ -72,6 +78,7 @@ struct Plugin {
     retired: u64,
     /// The operator has switched it off.
     is_disabled: bool,
+    failed_probations: u64,
 }
 
 impl Supervisor {
@@ -82,6 +89,7 @@ impl Supervisor {
             staging: PathBuf::new(),
             plugins: BTreeMap::new(),
             troubles: BTreeMap::new(),
+            probations: BTreeMap::new(),
         }
     }
 
@@ -106,7 +114,7 @@ impl Supervisor {
             let resource = Arc::new(Resource::new(path.clone(), service(settings, state)));
             resources.insert(path.clone(), resource.clone());
             let Some(generation) = self.active(&settings.plugin) else { continue };
-            match self.start_instance(&generation, &resource, settings).await {
+            match self.start_with_state(&generation, &resource, settings).await {
                 Ok(candidate) => self.serve_first(&resource, settings, candidate),
                 Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
             }
@@ -122,7 +130,8 @@ impl Supervisor {
     /// Deals with changes until nobody sends any more.
     pub(crate) async fn run(mut self, mut changes: mpsc::Receiver<Change>) -> Self {
         loop {
-            let restart = self.next_restart();
+            let look = (!self.probations.is_empty()).then(|| Instant::now() + probation::LOOK);
+            let restart = [self.next_restart(), look].into_iter().flatten().min();
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.deal_with(change).await,
@@ -130,6 +139,7 @@ impl Supervisor {
                 },
                 () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
                     self.restart_due().await;
+                    self.judge().await;
                 }
             }
         }
@@ -143,7 +153,7 @@ impl Supervisor {
                 drop(self.configuration_changed().await);
             }
             Change::File(path) => self.library_changed(&path).await,
-            Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call),
+            Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call).await,
             Change::Panicking(path) => self.panicking(&path).await,
             Change::Order(order, done) => {
                 let outcome = self.obey(order).await;

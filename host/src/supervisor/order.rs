@@ -6,9 +6,10 @@ use std::time::Duration;
 use tracing::info;
 
 use super::Supervisor;
+use super::care::Memory;
 use super::load::{Content, Refusal};
 use crate::config::Config;
-use crate::plugin::lane::Succession;
+use crate::plugin::handover::Succession;
 use crate::plugin::stage::FileStamp;
 use crate::plugin::watch;
 use crate::resource::{Outage, Resource};
@@ -72,6 +73,7 @@ impl Supervisor {
         if std::mem::replace(&mut plugin.is_disabled, true) {
             return Err(format!("{name} is disabled already"));
         }
+        self.probations.remove(name);
         let resources = self.resources_of(name, &config);
         for resource in &resources {
             self.switch_off(resource, name).await;
@@ -109,7 +111,7 @@ impl Supervisor {
         self.plugins.entry(name.to_owned()).or_default().is_disabled = false;
         let resources = self.resources_of(name, &config);
         for resource in &resources {
-            self.start_afresh(resource).await;
+            self.start_afresh(resource, Memory::Written).await;
         }
         info!(plugin = name, "enabled");
         Ok(format!("{name} is enabled; {} served", paths(&resources)))

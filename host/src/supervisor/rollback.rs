@@ -9,7 +9,7 @@ use super::Supervisor;
 use super::load::{Active, Refusal, blocking, forget};
 use super::order::Outcome;
 use crate::plugin::archive::{Archive, Kept};
-use crate::plugin::lane::Succession;
+use crate::plugin::handover::Succession;
 use crate::plugin::loader::Generation;
 use crate::plugin::stage::{self, FileStamp, Hash};
 use crate::plugin::watch;
@@ -33,6 +33,8 @@ impl Supervisor {
             Err(refusal) => return Err(self.report(name, &refusal)),
         };
         let done = self.replace(name, loaded, &config, succession).await?;
+        // It was good before.
+        self.probations.remove(name);
         let file = watch::library(&config.server.plugin_dir, name);
         let content = blocking({
             let file = file.clone();
@@ -63,6 +65,13 @@ impl Supervisor {
                 format!("generation {number} of {name} is not kept; kept are {}", kept.join(", "))
             }
         })
+    }
+
+    /// The newest that was not rolled back from.
+    pub(super) fn newest_good(&self, name: &str) -> Option<Kept> {
+        let archive = self.archive(name);
+        let rolled_back = archive.rolled_back();
+        archive.list().into_iter().find(|kept| Some(&kept.hash) != rolled_back.as_ref())
     }
 
     /// A kept library as a new generation.

@@ -20,6 +20,8 @@ pub(crate) struct Standing {
     /// Generations that were replaced.
     pub(crate) retired: u64,
     pub(crate) is_disabled: bool,
+    pub(crate) is_on_probation: bool,
+    pub(crate) failed_probations: u64,
     /// Generations that can be rolled back to, the newest first.
     pub(crate) kept: Vec<Kept>,
 }
@@ -51,6 +53,8 @@ impl Supervisor {
                 refused: plugin.refused.clone(),
                 retired: plugin.retired,
                 is_disabled: plugin.is_disabled,
+                is_on_probation: self.probations.contains_key(name),
+                failed_probations: plugin.failed_probations,
                 kept: self.archive(name).list(),
             };
             (name.clone(), standing)

@@ -27,6 +27,7 @@ struct Config {
     refuse_start: bool,
     refuse_restore: bool,
     start_delay_ms: u64,
+    restore_delay_ms: u64,
     /// Bytes added to the snapshot.
     ballast: usize,
 }
@@ -119,6 +120,7 @@ impl Plugin for Counter {
         if self.config.refuse_restore {
             return Err(RestoreError::new("told to refuse by `refuse_restore`"));
         }
+        pause(self.config.restore_delay_ms);
         if snapshot.version != 1 {
             return Err(RestoreError::new("the counter reads snapshots of version 1"));
         }
@@ -128,7 +130,7 @@ impl Plugin for Counter {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a start that takes long is what is tested")]
+#[expect(clippy::disallowed_methods, reason = "a callback that takes long is what is tested")]
 fn pause(millis: u64) {
     std::thread::sleep(Duration::from_millis(millis));
 }

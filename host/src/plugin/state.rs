@@ -1,0 +1,124 @@
+//! The state of an application in a file: written whole or not at all, and read back only if it is whole.
+//!
+//! A head of a few lines of text, an empty line, and the bytes of the snapshot:
+//!
+//! ```text
+//! plugsocket snapshot 1
+//! plugin chat
+//! version 3
+//! sha256 9f86d081884c7d65…
+//! ```
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+
+use super::Snapshot;
+use super::stage::{hash, hex};
+
+/// A snapshot and the application that it is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct State {
+    pub(crate) plugin: String,
+    pub(crate) snapshot: Snapshot,
+}
+
+/// Why a file is not taken for a state.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{} is no snapshot of plugsocket, or not a whole one", .0.display())]
+    Damaged(PathBuf),
+}
+
+/// Where the state of a resource is kept.
+pub(crate) fn file(state_dir: &Path, resource: &str) -> PathBuf {
+    let name = resource.replace('%', "%25").replace('/', "%2F");
+    state_dir.join("snapshots").join(format!("{name}.snapshot"))
+}
+
+impl State {
+    /// Writes it in place of what is at `path`.
+    ///
+    /// # Errors
+    /// It cannot be written; what was there is still there.
+    pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
+        let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
+        let folder = path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(folder)?;
+        let next = path.with_extension("next");
+        let mut file = File::create(&next)?;
+        let sum = hex(&hash(bytes));
+        write!(file, "{HEAD}\nplugin {plugin}\nversion {version}\nsha256 {sum}\n\n")?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(&next, path)?;
+        // The name is as safe as the content.
+        File::open(folder)?.sync_all()
+    }
+
+    /// Reads it back; None if there is no file.
+    ///
+    /// # Errors
+    /// It cannot be read, or is not what was written.
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, StateError> {
+        match fs::read(path) {
+            Ok(bytes) => match parse(&bytes) {
+                Some(state) => Ok(Some(state)),
+                None => Err(StateError::Damaged(path.to_owned())),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(StateError::Read { path: path.to_owned(), source }),
+        }
+    }
+}
+
+const HEAD: &str = "plugsocket snapshot 1";
+
+fn parse(file: &[u8]) -> Option<State> {
+    let end = memchr::memmem::find(file, b"\n\n")?;
+    let mut lines = std::str::from_utf8(&file[..end]).ok()?.lines();
+    let bytes = &file[end + 2..];
+    if lines.next()? != HEAD {
+        return None;
+    }
+    let plugin = lines.next()?.strip_prefix("plugin ")?.to_owned();
+    let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
+    let sum = lines.next()?.strip_prefix("sha256 ")?;
+    let is_whole = sum == hex(&hash(bytes));
+    let snapshot = || Snapshot { version, bytes: Bytes::copy_from_slice(bytes) };
+    is_whole.then(|| State { plugin, snapshot: snapshot() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else() {
+        let folder = std::env::temp_dir().join(format!("plugsocket-state-{}", std::process::id()));
+        let path = file(&folder, "/a/100%");
+        assert!(path.ends_with("snapshots/%2Fa%2F100%25.snapshot"));
+        assert!(State::read(&path).unwrap().is_none());
+        for bytes in [&b""[..], b"\n\n", &[0, 255, 10, 10, 7]] {
+            let snapshot = Snapshot { version: 3, bytes: bytes.into() };
+            let state = State { plugin: "x".to_owned(), snapshot };
+            state.write(&path).unwrap();
+            assert_eq!(State::read(&path).unwrap(), Some(state));
+        }
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            assert!(parse(&whole[..length]).is_none(), "{length}");
+        }
+        fs::write(&path, "x").unwrap();
+        assert!(matches!(State::read(&path), Err(StateError::Damaged(_))));
+        fs::remove_dir_all(&folder).unwrap();
+    }
+}

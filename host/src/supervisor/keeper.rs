@@ -1,0 +1,172 @@
+//! State on disk, for resources with `snapshot_every`: written now and then and at the end, read back when an instance
+//! starts that has no predecessor to take it from.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, info, warn};
+
+use super::deploy::Candidate;
+use super::load::{Refusal, blocking};
+use super::{Supervisor, chain};
+use crate::config::{Config, Resource as ResourceConfig};
+use crate::plugin::handover;
+use crate::plugin::lane::Item;
+use crate::plugin::loader::Generation;
+use crate::plugin::state::{self, State};
+use crate::resource::{Resource, ServiceState};
+use crate::server::Hub;
+
+/// Takes a snapshot of each resource when it is due; never two of one resource at once.
+pub(crate) async fn keep_states(hub: Arc<Hub>) {
+    /// How soon a changed interval is noticed.
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut last: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut at_work = BTreeSet::new();
+    let mut writing = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(written) = writing.join_next() => {
+                if let Ok(path) = written {
+                    at_work.remove(&path);
+                }
+            }
+            () = sleep(LOOK) => {
+                let config = hub.config.load_full();
+                for (path, settings) in &config.resources {
+                    let Some(every) = settings.snapshot_every else { continue };
+                    let now = Instant::now();
+                    let due = *last.entry(path.clone()).or_insert(now) + every <= now;
+                    if due && at_work.insert(path.clone()) {
+                        last.insert(path.clone(), now);
+                        writing.spawn(write_one(hub.clone(), config.clone(), path.clone()));
+                    }
+                }
+            }
+        }
+    }
+}
+
+async fn write_one(hub: Arc<Hub>, config: Arc<Config>, path: String) -> String {
+    let resource = hub.resources.load().get(&path).cloned();
+    if let (Some(resource), Some(settings)) = (resource, config.resources.get(&path)) {
+        write(&resource, settings, &config).await;
+    }
+    path
+}
+
+/// Asks the lane for a snapshot and writes it.
+async fn write(resource: &Arc<Resource>, settings: &ResourceConfig, config: &Config) {
+    let service = resource.service();
+    let ServiceState::Serving(inbox) = &service.state else { return };
+    let (done, taken) = oneshot::channel();
+    if inbox.send(Item::Snapshot(done)).await.is_err() {
+        return;
+    }
+    let taken = tokio::select! {
+        taken = taken => taken,
+        () = inbox.pulse().given_up() => return,
+    };
+    let (resource, limit) = (resource.path.as_str(), config.server.reload.snapshot_limit);
+    let snapshot = match taken {
+        Ok(Ok(Some(snapshot))) => snapshot,
+        Ok(Ok(None)) => return debug!(resource, "no state to write"),
+        Ok(Err(failure)) => {
+            return warn!(resource, reason = failure.into_text(), "no snapshot could be taken");
+        }
+        // The lane has ended.
+        Err(_) => return,
+    };
+    let bytes = snapshot.bytes.len();
+    if bytes > limit {
+        return warn!(
+            resource,
+            bytes, limit, "the state is not written: it is over reload.snapshot_limit"
+        );
+    }
+    let state = State { plugin: settings.plugin.clone(), snapshot };
+    let file = state::file(&config.server.state_dir, resource);
+    match blocking(move || state.write(&file)).await {
+        Ok(()) => debug!(resource, bytes, "state written"),
+        Err(error) => error!(resource, %error, "the state cannot be written; the last one stays"),
+    }
+}
+
+impl Supervisor {
+    /// The last snapshots, before the lanes end. A lane that is stuck keeps only its own from being written.
+    pub(crate) async fn write_states(&self) {
+        let config = self.hub.config.load_full();
+        let mut writing = JoinSet::new();
+        for (path, settings) in &config.resources {
+            if settings.snapshot_every.is_some() {
+                writing.spawn(write_one(self.hub.clone(), config.clone(), path.clone()));
+            }
+        }
+        while writing.join_next().await.is_some() {}
+    }
+
+    /// An instance with the state that was written last, if there is one that it takes; else a fresh one.
+    pub(super) async fn start_with_state(
+        &self,
+        generation: &Arc<Generation>,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+    ) -> Result<Candidate, Refusal> {
+        let candidate = self.start_instance(generation, resource, settings).await?;
+        let config = self.hub.config.load_full();
+        if settings.snapshot_every.is_none() {
+            return Ok(candidate);
+        }
+        let (file, path) = (state::file(&config.server.state_dir, &resource.path), &resource.path);
+        let read = blocking({
+            let file = file.clone();
+            move || State::read(&file)
+        });
+        let state = match read.await {
+            Ok(Some(state)) if state.plugin == settings.plugin => state,
+            Ok(Some(state)) => {
+                info!(
+                    resource = path,
+                    of = state.plugin,
+                    "the state on disk is another application's"
+                );
+                return Ok(candidate);
+            }
+            Ok(None) => return Ok(candidate),
+            Err(error) => {
+                set_aside(&file, path, &chain(&error));
+                return Ok(candidate);
+            }
+        };
+        let bytes = state.snapshot.bytes.len();
+        let limit = config.server.reload.restore;
+        match handover::restore(candidate.instance, state.snapshot, limit).await {
+            Ok((instance, _)) => {
+                info!(resource = path, bytes, "state restored from disk");
+                Ok(Candidate { instance, ..candidate })
+            }
+            Err(error) => {
+                set_aside(&file, path, &chain(&error));
+                self.start_instance(generation, resource, settings).await
+            }
+        }
+    }
+}
+
+/// Moves a state out of the way that nobody takes, so that the next one does not write over it.
+fn set_aside(file: &Path, resource: &str, reason: &str) {
+    let aside = file.with_extension("refused");
+    let moved = std::fs::rename(file, &aside).is_ok();
+    error!(
+        resource,
+        reason,
+        moved,
+        file = %aside.display(),
+        "the state on disk is not restored; the application starts without it"
+    );
+}

@@ -1,0 +1,255 @@
+//! The first moments of a new generation: watched, and undone if it does badly.
+//!
+//! **What becomes of the state.** Messages that the new generation handled were acknowledged, so what they changed is carried
+//! back: its snapshot goes to an instance of the previous generation like any other handover. If it cannot give one, or the
+//! previous generation does not take it, the state from the moment of the swap comes back; sessions that came since are
+//! opened for it, those that went are closed. Either way no message is lost: each is handled by one of the two.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::Instant;
+use tracing::{error, info, warn};
+
+use super::deploy::Candidate;
+use super::load::Active;
+use super::{Supervisor, chain};
+use crate::config::{Reload, Resource as ResourceConfig};
+use crate::plugin::Snapshot;
+use crate::plugin::handover::{self, Handover, Succession};
+use crate::plugin::loader::Generation;
+use crate::plugin::stage;
+use crate::plugin::tally::Figures;
+use crate::registry::Peer;
+use crate::resource::{Resource, ServiceState};
+
+/// A generation that has just begun to serve.
+pub(super) struct Probation {
+    /// What served before, and did well.
+    previous: Active,
+    until: Instant,
+    resources: BTreeMap<String, Before>,
+}
+
+/// A resource at the moment of the swap.
+struct Before {
+    figures: Figures,
+    state: Option<Snapshot>,
+    sessions: Vec<Arc<Peer>>,
+}
+
+/// How often generations on probation are looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(50);
+/// Fewer messages say nothing about a share of them.
+const FEWEST_MESSAGES: u64 = 20;
+const FEWEST_SLOW_CALLS: u64 = 3;
+
+/// What speaks against a generation, from what happened on one resource since it serves.
+fn fault(before: &Figures, now: &Figures, share_percent: usize) -> Option<String> {
+    let messages = now.messages.saturating_sub(before.messages);
+    let (refused, panics, slow) = (
+        now.refused.saturating_sub(before.refused),
+        now.panics.saturating_sub(before.panics),
+        now.slow_calls.saturating_sub(before.slow_calls),
+    );
+    let is_over = |part: u64| part * 100 > share_percent as u64 * messages.max(1);
+    if panics > 0 {
+        return Some("it panicked".to_owned());
+    }
+    if messages >= FEWEST_MESSAGES && is_over(refused) {
+        return Some(format!("it refused {refused} of {messages} messages"));
+    }
+    if slow >= FEWEST_SLOW_CALLS && is_over(slow) {
+        return Some(format!("{slow} slow calls with {messages} messages"));
+    }
+    None
+}
+
+impl Supervisor {
+    /// Begins to watch the generation that is active now. Where the one before is on probation still, the last good one stays the
+    /// one to go back to.
+    pub(super) fn put_on_probation(
+        &mut self,
+        name: &str,
+        previous: Option<Active>,
+        handovers: Vec<(String, Handover)>,
+    ) {
+        let time = self.hub.config.load().server.reload.probation;
+        let earlier = self.probations.remove(name).map(|probation| probation.previous);
+        let Some(previous) = earlier.or(previous) else { return };
+        let active = self.plugins.get(name).and_then(|plugin| plugin.active.as_ref());
+        let is_same = active.is_none_or(|active| active.hash == previous.hash);
+        if is_same || time.is_zero() || handovers.is_empty() {
+            return;
+        }
+        let before = |(path, Handover { snapshot: state, sessions, .. }): (String, Handover)| {
+            let figures = self.resource(&path)?.tally.figures();
+            Some((path, Before { figures, state, sessions }))
+        };
+        let resources = handovers.into_iter().filter_map(before).collect();
+        let probation = Probation { previous, until: Instant::now() + time, resources };
+        self.probations.insert(name.to_owned(), probation);
+    }
+
+    /// Looks at all that are on probation.
+    pub(super) async fn judge(&mut self) {
+        let rules = self.hub.config.load().server.reload.clone();
+        let mut failed = Vec::new();
+        let mut passed = Vec::new();
+        for (name, probation) in &self.probations {
+            match self.verdict(probation, &rules) {
+                Some(Err(reason)) => failed.push((name.clone(), reason)),
+                Some(Ok(())) => passed.push(name.clone()),
+                None => {}
+            }
+        }
+        for name in passed {
+            self.probations.remove(&name);
+            info!(plugin = name, "probation passed");
+        }
+        for (name, reason) in failed {
+            self.fail(&name, &reason).await;
+        }
+    }
+
+    /// None while it is too early to say.
+    fn verdict(&self, probation: &Probation, rules: &Reload) -> Option<Result<(), String>> {
+        let mut messages = 0;
+        for (path, before) in &probation.resources {
+            let Some(resource) = self.resource(path) else { continue };
+            let now = resource.tally.figures();
+            messages += now.messages.saturating_sub(before.figures.messages);
+            if let Some(fault) = fault(&before.figures, &now, rules.probation_share) {
+                return Some(Err(format!("{path}: {fault}")));
+            }
+        }
+        let is_over =
+            messages >= rules.probation_messages as u64 || Instant::now() >= probation.until;
+        is_over.then_some(Ok(()))
+    }
+
+    /// Back to the generation before.
+    pub(super) async fn fail(&mut self, name: &str, reason: &str) {
+        let Some(probation) = self.probations.remove(name) else { return };
+        let config = self.hub.config.load_full();
+        let bad = self.plugins.get(name).and_then(|plugin| plugin.active.clone());
+        let mut states = Vec::new();
+        for (path, before) in probation.resources {
+            let (Some(resource), Some(settings)) =
+                (self.resource(&path), config.resources.get(&path))
+            else {
+                continue;
+            };
+            if settings.plugin != name {
+                continue;
+            }
+            match self.go_back(&probation.previous.generation, &resource, settings, before).await {
+                Ok(state) => states.push(state),
+                Err(error) => error!(
+                    resource = path,
+                    error, "the new generation goes on, against its probation"
+                ),
+            }
+        }
+        if states.is_empty() {
+            return;
+        }
+        let previous = Active { since: SystemTime::now(), ..probation.previous };
+        let number = previous.generation.number;
+        self.activate(name, previous).await;
+        let failed = bad.as_ref().map_or(0, |bad| bad.generation.number);
+        if let Some(bad) = bad {
+            self.note_rolled_back(name, Some(&stage::hex(&bad.hash)));
+        }
+        let plugin = self.plugins.entry(name.to_owned()).or_default();
+        plugin.failed_probations += 1;
+        plugin.refused = Some(format!("generation {failed} failed its probation: {reason}"));
+        self.publish();
+        warn!(
+            plugin = name,
+            generation = failed,
+            reason,
+            state = states.join(", "),
+            again = number,
+            "probation failed; the generation before serves again"
+        );
+    }
+
+    /// Puts the generation before on one resource; says which state it has.
+    async fn go_back(
+        &mut self,
+        generation: &Arc<Generation>,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+        before: Before,
+    ) -> Result<&'static str, String> {
+        let is_served = matches!(resource.service().state, ServiceState::Serving(_));
+        let start = self.start_instance(generation, resource, settings).await;
+        let candidate = start.map_err(|refusal| chain(&refusal))?;
+        if is_served {
+            match self.take_over(resource, settings, candidate, Succession::Heir).await {
+                Ok(Some(_)) => return Ok("carried back"),
+                // It was stuck, and the previous generation serves already.
+                Ok(None) => return Ok("none"),
+                Err(error) => {
+                    info!(resource = resource.path, %error, "the state cannot be carried back")
+                }
+            }
+        }
+        let start = self.start_instance(generation, resource, settings).await;
+        let candidate = start.map_err(|refusal| chain(&refusal))?;
+        let limit = self.hub.config.load().server.reload.restore;
+        let instance = match before.state {
+            Some(state) => {
+                let restored = handover::restore(candidate.instance, state, limit).await;
+                restored.map_err(|error| chain(&error))?.0
+            }
+            None => candidate.instance,
+        };
+        let candidate = Candidate { instance, known: before.sessions, ..candidate };
+        self.take_over(resource, settings, candidate, Succession::Returned)
+            .await
+            .map_err(|error| chain(&error))?;
+        Ok("as before the swap")
+    }
+
+    /// A resource of this plugin got stuck: that ends a probation.
+    pub(super) async fn fail_if_on_probation(&mut self, path: &str) {
+        let config = self.hub.config.load_full();
+        let Some(settings) = config.resources.get(path) else { return };
+        let is_meant = |probation: &Probation| probation.resources.contains_key(path);
+        if self.probations.get(&settings.plugin).is_some_and(is_meant) {
+            self.fail(&settings.plugin, &format!("{path}: it got stuck")).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_speaks_against_a_generation() {
+        let before = Figures { messages: 100, refused: 50, panics: 7, ..Figures::default() };
+        for (messages, refused, panics, slow, expected) in [
+            (0, 0, 0, 0, None),
+            (1, 0, 1, 0, Some("it panicked")),
+            (19, 19, 0, 0, None),
+            (20, 4, 0, 0, None),
+            (20, 5, 0, 0, Some("it refused 5 of 20 messages")),
+            (2, 0, 0, 2, None),
+            (3, 0, 0, 3, Some("3 slow calls with 3 messages")),
+            (1000, 0, 0, 3, None),
+        ] {
+            let now = Figures {
+                messages: before.messages + messages,
+                refused: before.refused + refused,
+                panics: before.panics + panics,
+                slow_calls: slow,
+                ..before
+            };
+            assert_eq!(fault(&before, &now, 20).as_deref(), expected, "{messages} {refused}");
+        }
+    }
+}
