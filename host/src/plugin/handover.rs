@@ -4,13 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use plugsocket_plugin::Snapshot;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::warn;
 
 use super::tally::Figures;
-use super::{Failure, Instance};
+use super::{Failure, Instance, Snapshot};
 use crate::registry::Peer;
 
 /// A successor, ready to take over.

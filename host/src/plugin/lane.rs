@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use plugsocket_plugin::{CloseCode, ClosedBy, Snapshot};
+use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
@@ -23,7 +23,7 @@ use super::handover::{
 };
 use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
-use super::{Event, Failure, Instance};
+use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
 use crate::outbox::{CloseReason, Load, Outgoing, Payload};
 use crate::registry::Peer;

@@ -9,26 +9,25 @@ use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use abi_stable::StableAbi;
 use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
 use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::prefix_type::PrefixTypeTrait;
-use abi_stable::std_types::{ROption, RResult, RSlice, RStr};
+use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RVec};
 use bytes::Bytes;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plugsocket_plugin::abi::{
     self, Count, HostContext, HostRef, HostTable, HostTableRef, InstancePtr, LogSink, ModuleRef,
-    Opaque, RawAudience, RawMessage, RawReason, RawSession, RawTarget, Visitor, status,
+    Opaque, RawAudience, RawMessage, RawReason, RawSession, RawSnapshot, RawTarget, Visitor,
+    status,
 };
-use plugsocket_plugin::{
-    CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Snapshot, Target,
-};
+use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
 use tracing::level_filters::LevelFilter;
 
-use super::{Event, Failure, Instance, pulse};
+use super::{Event, Failure, Instance, Snapshot, pulse};
 use crate::outbox::Payload;
 use crate::registry::Peer;
 use crate::resource::Resource;
@@ -62,6 +61,8 @@ pub(crate) struct Generation {
     pub(crate) number: u64,
     pub(crate) path: PathBuf,
     pub(crate) facts: Facts,
+    /// How many instances of it there are, and states in its memory.
+    living: AtomicUsize,
     module: ModuleRef,
 }
 
@@ -99,7 +100,8 @@ impl Generation {
             never_blocks: module.never_blocks(),
             abi: module.abi_version(),
         };
-        Ok(Self { plugin: plugin.to_owned(), number, path: path.to_owned(), facts, module })
+        let (plugin, path, living) = (plugin.to_owned(), path.to_owned(), AtomicUsize::new(0));
+        Ok(Self { plugin, number, path, facts, living, module })
     }
 
     /// Makes an instance for `resource`. May block for as long as the plugin likes.
@@ -120,9 +122,23 @@ impl Generation {
         }));
         let context = HostContext(std::ptr::from_ref(voice).cast());
         let host = HostRef { context, table: host_table() };
-        let started = self.module.start()(host, config.into());
-        let pointer = started.into_result().map_err(failure)?;
-        Ok(DylibInstance { pointer, voice })
+        self.living.fetch_add(1, Ordering::Relaxed);
+        match self.module.start()(host, config.into()).into_result() {
+            Ok(pointer) => Ok(DylibInstance { pointer, voice }),
+            Err(raw) => {
+                let failure = failure(raw);
+                self.depart();
+                Err(failure)
+            }
+        }
+    }
+
+    /// An instance or a state of it is gone. With the last one go the pages, whether it was replaced, refused or never started;
+    /// not earlier, because what still runs would fetch them again.
+    fn depart(&self) {
+        if self.living.fetch_sub(1, Ordering::AcqRel) == 1 {
+            page_out(&self.path);
+        }
     }
 }
 
@@ -192,8 +208,8 @@ fn linker_text(error: &libloading::Error, path: &Path) -> String {
     cause.trim_matches('"').replace(&prefix, "")
 }
 
-/// Gives the pages of a retired generation back to the system: they come back from the staged copy should a thread of it still run.
-pub(crate) fn page_out(path: &Path) {
+/// Gives the pages of a library back to the system: they come back from the staged copy should a thread of it still run.
+fn page_out(path: &Path) {
     let Ok(maps) = std::fs::read("/proc/self/maps") else { return };
     for line in
         maps.split(|byte| *byte == b'\n').filter(|l| l.ends_with(path.as_os_str().as_bytes()))
@@ -260,15 +276,19 @@ impl Instance for DylibInstance {
 
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
         let taken = self.module().snapshot()(self.pointer).into_result().map_err(failure)?;
-        Ok(taken
-            .into_option()
-            .map(|raw| Snapshot { version: raw.version, bytes: raw.bytes.to_vec() }))
+        let snapshot = |raw: RawSnapshot| {
+            let generation = self.voice.generation.clone();
+            generation.living.fetch_add(1, Ordering::Relaxed);
+            let state = State { bytes: raw.bytes, generation };
+            Snapshot { version: raw.version, bytes: Bytes::from_owner(state) }
+        };
+        Ok(taken.into_option().map(snapshot))
     }
 
     fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
         self.voice.state.store(Voice::ACTIVE, Ordering::Release);
         let Some(Snapshot { version, bytes }) = snapshot else { return Ok(()) };
-        self.module().restore()(self.pointer, *version, bytes.as_slice().into())
+        self.module().restore()(self.pointer, *version, bytes.as_ref().into())
             .into_result()
             .map_err(failure)
     }
@@ -300,6 +320,26 @@ impl Drop for DylibInstance {
             let plugin = self.voice.generation.plugin.as_str();
             tracing::warn!(plugin, reason = failed.text.as_str(), "dropping an instance failed");
         }
+        self.voice.generation.depart();
+    }
+}
+
+/// The state that an instance gave, in memory that only its library can free: 100 MB are not copied once more for that.
+struct State {
+    bytes: RVec<u8>,
+    generation: Arc<Generation>,
+}
+
+impl AsRef<[u8]> for State {
+    fn as_ref(&self) -> &[u8] {
+        self.bytes.as_slice()
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        drop(std::mem::take(&mut self.bytes));
+        self.generation.depart();
     }
 }
 

@@ -22,7 +22,8 @@ pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime};
 
-use plugsocket_plugin::{CloseCode, Snapshot};
+use bytes::Bytes;
+use plugsocket_plugin::CloseCode;
 
 use crate::outbox::{CloseReason, Payload};
 use crate::registry::Peer;
@@ -65,6 +66,13 @@ impl Failure {
             Self::Panicked(text) => format!("it panicked: {text}"),
         }
     }
+}
+
+/// The state of an application on its way to a successor, in the memory of the one that gave it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Snapshot {
+    pub(crate) version: u32,
+    pub(crate) bytes: Bytes,
 }
 
 /// A live object of a generation, serving one resource. Owned by a lane.

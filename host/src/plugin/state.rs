@@ -13,8 +13,9 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use plugsocket_plugin::Snapshot;
+use bytes::Bytes;
 
+use super::Snapshot;
 use super::stage::{hash, hex};
 
 /// A snapshot and the application that it is of.
@@ -92,7 +93,8 @@ fn parse(file: &[u8]) -> Option<State> {
     let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
     let sum = lines.next()?.strip_prefix("sha256 ")?;
     let is_whole = sum == hex(&hash(bytes));
-    is_whole.then(|| State { plugin, snapshot: Snapshot { version, bytes: bytes.to_vec() } })
+    let snapshot = || Snapshot { version, bytes: Bytes::copy_from_slice(bytes) };
+    is_whole.then(|| State { plugin, snapshot: snapshot() })
 }
 
 #[cfg(test)]
@@ -106,7 +108,7 @@ mod tests {
         assert!(path.ends_with("snapshots/%2Fa%2F100%25.snapshot"));
         assert!(State::read(&path).unwrap().is_none());
         for bytes in [&b""[..], b"\n\n", &[0, 255, 10, 10, 7]] {
-            let snapshot = Snapshot { version: 3, bytes: bytes.to_vec() };
+            let snapshot = Snapshot { version: 3, bytes: bytes.into() };
             let state = State { plugin: "x".to_owned(), snapshot };
             state.write(&path).unwrap();
             assert_eq!(State::read(&path).unwrap(), Some(state));

@@ -9,7 +9,7 @@ use tracing::{debug, error, info, warn};
 
 use super::{Supervisor, chain};
 use crate::config::Config;
-use crate::plugin::loader::{self, Generation, LoadError};
+use crate::plugin::loader::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
 use crate::plugin::stage::{self, FileStamp, Hash, StageError, Staged};
 use crate::plugin::watch;
@@ -136,10 +136,8 @@ impl Supervisor {
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.refused = None;
         let previous = plugin.active.replace(loaded);
-        if let Some(retired) = &previous {
+        if previous.is_some() {
             plugin.retired += 1;
-            let path = retired.generation.path.clone();
-            drop(spawn_blocking(move || loader::page_out(&path)));
         }
         self.keep(name, generation.clone(), hash).await;
         self.publish();

@@ -9,7 +9,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use plugsocket_plugin::Snapshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
@@ -17,6 +16,7 @@ use super::deploy::Candidate;
 use super::load::Active;
 use super::{Supervisor, chain};
 use crate::config::{Reload, Resource as ResourceConfig};
+use crate::plugin::Snapshot;
 use crate::plugin::handover::{self, Handover, Succession};
 use crate::plugin::loader::Generation;
 use crate::plugin::stage;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -15,8 +15,6 @@ use crate::client::Client;
 pub(super) struct Talk {
     /// Messages under way at once.
     pub(super) in_flight: u64,
-    /// Before the first message.
-    pub(super) delay: Duration,
     /// After each answer.
     pub(super) pace: Duration,
 }
@@ -32,6 +30,20 @@ pub(super) struct Part {
     pub(super) closed: u64,
     /// The application's count of all messages when it last answered here.
     pub(super) total: u64,
+}
+
+/// What all connections find out together.
+#[derive(Debug)]
+pub(super) struct Findings {
+    pub(super) front: watch::Sender<Front>,
+    /// A permit for each connection that had its first answer.
+    pub(super) spoken: Semaphore,
+}
+
+impl Default for Findings {
+    fn default() -> Self {
+        Self { front: watch::Sender::default(), spoken: Semaphore::new(0) }
+    }
 }
 
 /// Which version serves, as the answers tell.
@@ -65,14 +77,13 @@ impl Front {
 pub(super) async fn exchange(
     mut client: Client,
     talk: Talk,
-    front: Arc<watch::Sender<Front>>,
+    findings: Arc<Findings>,
     mut stop: watch::Receiver<bool>,
 ) -> Part {
     let mut part = Part::default();
     // The number of the answer that is due.
     let mut due = 1;
     let mut was_last = false;
-    pause(talk.delay, &mut stop).await;
     loop {
         while part.sent < due + talk.in_flight - 1 && !*stop.borrow() {
             part.sent += 1;
@@ -100,7 +111,11 @@ pub(super) async fn exchange(
         };
         let total = counted["total"].as_u64().unwrap_or_default();
         part.total = part.total.max(total);
-        front.send_if_modified(|front| front.advance(counted["by"].as_str().unwrap_or(""), total));
+        let by = counted["by"].as_str().unwrap_or_default();
+        findings.front.send_if_modified(|front| front.advance(by, total));
+        if due == 1 {
+            findings.spoken.add_permits(1);
+        }
         let number = counted["message"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
         match number {
             _ if number == due && counted["seq"] == number => part.answered += 1,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use self::exchange::{Front, Part, Talk, exchange};
+use self::exchange::{Findings, Front, Part, Talk, exchange};
 pub use self::trend::Trend;
 use crate::client::{Client, Request};
 use crate::host::TestHost;
@@ -96,8 +96,8 @@ impl Report {
 
 /// The duration that a share of them does not exceed; `share` in percent.
 pub fn percentile(sorted: &[Duration], share: usize) -> Duration {
-    let last = sorted.len().saturating_sub(1);
-    sorted.get((sorted.len() * share / 100).min(last)).copied().unwrap_or_default()
+    let rank = (sorted.len() * share).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied().unwrap_or_default()
 }
 
 /// Does it. `program` is the host.
@@ -112,15 +112,19 @@ pub async fn reload_under_load(program: impl Into<PathBuf>, plan: Plan) -> Repor
     let host = setup.start().await;
     let clients = connect(&host, plan.sockets).await;
     let (stop, stopped) = watch::channel(false);
-    let front = Arc::new(watch::Sender::new(Front::default()));
+    let findings = Arc::new(Findings::default());
     let mut talks = JoinSet::new();
     let begun = Instant::now();
     for (number, client) in clients.into_iter().enumerate() {
-        talks.spawn(exchange(client, plan.talk(number), front.clone(), stopped.clone()));
+        talks.spawn(exchange(client, plan.talk(number), findings.clone(), stopped.clone()));
     }
+    // What each connection keeps in memory once it has spoken is not what a reload costs.
+    let all = u32::try_from(plan.sockets).expect("there are not that many ports");
+    within("everybody's first answer", findings.spoken.acquire_many(all)).await.unwrap().forget();
     let mut report = Report { resident: vec![host.resident_bytes()], ..Report::default() };
     for number in 1..=plan.reloads {
-        reload(&host, if number % 2 == 0 { "v1" } else { "v2" }, &front, &mut report).await;
+        reload(&host, if number % 2 == 0 { "v1" } else { "v2" }, &findings.front, &mut report)
+            .await;
         while report.refusals.len() < plan.bad * number / plan.reloads {
             refuse(&host, &mut report).await;
         }
@@ -140,11 +144,11 @@ pub async fn reload_under_load(program: impl Into<PathBuf>, plan: Plan) -> Repor
 impl Plan {
     fn talk(&self, number: usize) -> Talk {
         if number < self.talkers {
-            return Talk { in_flight: IN_FLIGHT, delay: Duration::ZERO, pace: self.pace };
+            return Talk { in_flight: IN_FLIGHT, pace: self.pace };
         }
         // Not all at the same time.
         let share = number as f64 / self.sockets as f64;
-        Talk { in_flight: 1, delay: IDLE_PACE.mul_f64(share), pace: IDLE_PACE }
+        Talk { in_flight: 1, pace: IDLE_PACE.mul_f64(0.5 + share) }
     }
 }
 
