@@ -8,19 +8,18 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::{Args, Parser, Subcommand};
-use plugsocket_plugin::CloseCode;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, Outcome};
 use crate::control::{Control, ControlError, Desk};
+use crate::drain;
 use crate::identity::Mint;
-use crate::outbox::CloseReason;
 use crate::plugin::{loader, preflight, watch as files};
 use crate::registry::Registry;
 use crate::router::Router;
@@ -233,7 +232,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     background.shutdown().await;
     // An accept loop that has ended needs no word.
     stop.send(()).ok();
-    drain(&hub, accepting).await;
+    drain::drain(&hub, accepting).await;
     if let Some(Ok(supervisor)) = supervising.join_next().await {
         drop(timeout(STOP_LANES, supervisor.stop()).await);
     }
@@ -338,42 +337,6 @@ async fn watch_files(hub: Arc<Hub>, before: files::Survey, changes: mpsc::Sender
         }
     };
     tokio::join!(files::watch(scope, before, changed), forward);
-}
-
-/// Lets every connection finish, within `drain`.
-async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
-    let limit = hub.config.load().server.timeouts.drain;
-    let count = hub.registry.len();
-    info!(connections = count, ?limit, "draining");
-    let mut connections = Vec::new();
-    while let Some(accepted) = accepting.join_next().await {
-        connections.extend(accepted.ok());
-    }
-    let close_all = async {
-        loop {
-            // Again and again: a connection whose handshake was under way has come since.
-            hub.registry.for_each(|peer| {
-                let reason = CloseReason::host(CloseCode::AWAY, "server shutting down");
-                peer.outbox.close(reason).ok();
-            });
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let all_ended = async {
-        for connections in &mut connections {
-            while connections.join_next().await.is_some() {}
-        }
-    };
-    let drained = timeout(limit, async {
-        tokio::select! {
-            () = all_ended => {}
-            () = close_all => {}
-        }
-    });
-    if drained.await.is_err() {
-        let left: usize = connections.iter().map(JoinSet::len).sum();
-        warn!(connections = left, "not all connections ended in time; they are cut");
-    }
 }
 
 fn say(line: &str) {

@@ -8,6 +8,7 @@
 mod cli;
 pub mod config;
 mod control;
+mod drain;
 mod telemetry;
 // How a connection comes in.
 mod handshake;
