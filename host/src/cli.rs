@@ -13,7 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, Outcome};
@@ -25,6 +25,7 @@ use crate::registry::Registry;
 use crate::router::Router;
 use crate::server::{self, Census, Hub, Listener};
 use crate::supervisor::{Change, Supervisor, chain};
+use crate::systemd::{self, Inherited};
 use crate::telemetry::{self, LogFormat};
 use crate::watchdog;
 
@@ -119,6 +120,8 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
         complain(&format!("RUST_LOG cannot be read: {error}"));
         return ExitCode::FAILURE;
     }
+    // Before there are threads. Only what serves takes them.
+    let inherited = matches!(command, Command::Run).then(Inherited::take);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -127,9 +130,9 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match command {
-            Command::Check { .. } => check(&options).await,
-            _ => run(&options).await,
+        match inherited {
+            Some(inherited) => run(&options, inherited).await,
+            None => check(&options).await,
         }
     });
     // A plugin's thread that is stuck must not keep the program.
@@ -154,6 +157,8 @@ enum CommandError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot use the sockets that the service manager opened (LISTEN_FDS)")]
+    Inherited(#[source] io::Error),
     #[error("cannot use {} for the copies of the libraries (server.staging_dir)", path.display())]
     Staging {
         path: PathBuf,
@@ -185,7 +190,7 @@ async fn check(options: &Options) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn run(options: &Options) -> Result<(), CommandError> {
+async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError> {
     let config = Config::load(&options.config)?;
     let (mut terminate, mut interrupt, mut hangup) = (
         wait_for(SignalKind::terminate())?,
@@ -195,7 +200,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
     // First: a second host by mistake ends here, before it touches anything.
     let control = open_control(&config)?;
-    let listeners = listen(&config).await?;
+    let listeners = open_listeners(&config, inherited).await?;
     let before = files::survey(&scope(&config));
     let (hub, mut supervisor) = assemble(config);
     start(&mut supervisor, options).await?;
@@ -209,6 +214,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
+    background.spawn(systemd::heartbeat(changes.clone()));
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
     let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
     if let Some(control) = control {
@@ -218,6 +224,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue));
     info!("ready");
+    systemd::ready("serving");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -227,6 +234,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
             _ = hangup.recv() => drop(changes.try_send(Change::Configuration)),
         }
     }
+    systemd::stopping(hub.registry.len());
     drop(watching);
     drop(changes);
     background.shutdown().await;
@@ -284,6 +292,23 @@ async fn start(
 
 fn wait_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CommandError> {
     signal(kind).map_err(CommandError::Signals)
+}
+
+/// The sockets that were handed over take the place of `listen`.
+async fn open_listeners(
+    config: &Config,
+    inherited: Inherited,
+) -> Result<Vec<Listener>, CommandError> {
+    let listeners = inherited.listeners().map_err(CommandError::Inherited)?;
+    if listeners.is_empty() {
+        return listen(config).await;
+    }
+    for listener in &listeners {
+        let address = listener.address().map_err(CommandError::Inherited)?;
+        info!(address, "listening");
+        debug!("the service manager opened it; the key listen is not used");
+    }
+    Ok(listeners)
 }
 
 async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {

@@ -44,6 +44,8 @@ pub(crate) enum Change {
     Stuck { path: String, pulse: Arc<Pulse>, call: u64 },
     /// An application panicked more than `max_panics` times in a minute.
     Panicking(String),
+    /// Somebody asks whether the supervisor still answers.
+    Inquiry(oneshot::Sender<()>),
     /// An operator orders something, and waits for the answer.
     Order(Order, oneshot::Sender<Outcome>),
 }
@@ -145,6 +147,8 @@ impl Supervisor {
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call),
             Change::Panicking(path) => self.panicking(&path).await,
+            // Who asked may have gone. Nothing has changed.
+            Change::Inquiry(answer) => return answer.send(()).unwrap_or_default(),
             Change::Order(order, done) => {
                 let outcome = self.obey(order).await;
                 self.publish();
