@@ -197,6 +197,8 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
         wait_for(SignalKind::interrupt())?,
         wait_for(SignalKind::hangup())?,
     );
+    // Nobody waits for it: that it is heard makes it an error of the write instead of the end of the host.
+    drop(wait_for(FILE_TOO_LARGE)?);
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
     // First: a second host by mistake ends here, before it touches anything.
     let control = open_control(&config)?;
@@ -222,7 +224,7 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     }
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(CommandError::Watchdog)?;
     let mut supervising = JoinSet::new();
-    supervising.spawn(supervisor.run(queue));
+    supervising.spawn(supervisor.run(queue, stopped));
     info!("ready");
     systemd::ready("serving");
     loop {
@@ -259,6 +261,8 @@ fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
     }
 }
 
+/// SIGXFSZ: a file, such as the copy of a library, would outgrow the limit of the process.
+const FILE_TOO_LARGE: SignalKind = SignalKind::from_raw(25);
 /// Changes that may wait.
 const CHANGES: usize = 64;
 /// How long instances may take to be dropped.

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
@@ -121,21 +121,33 @@ impl Supervisor {
         Ok(failures)
     }
 
-    /// Deals with changes until nobody sends any more.
-    pub(crate) async fn run(mut self, mut changes: mpsc::Receiver<Change>) -> Self {
+    /// Deals with changes until the host stops. One that is under way then is dropped: it need not be waited for, as what it
+    /// would bring would serve nobody.
+    pub(crate) async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut stop: watch_channel::Receiver<()>,
+    ) -> Self {
+        tokio::select! {
+            () = self.deal(&mut changes) => {}
+            _ = stop.changed() => {}
+        }
+        self
+    }
+
+    async fn deal(&mut self, changes: &mut mpsc::Receiver<Change>) {
         loop {
             let restart = self.next_restart();
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.deal_with(change).await,
-                    None => break,
+                    None => return,
                 },
                 () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
                     self.restart_due().await;
                 }
             }
         }
-        self
     }
 
     async fn deal_with(&mut self, change: Change) {
