@@ -8,24 +8,24 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::{Args, Parser, Subcommand};
-use plugsocket_plugin::CloseCode;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tracing::{info, warn};
+use tokio::time::timeout;
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, Outcome};
 use crate::control::{Control, ControlError, Desk};
+use crate::drain;
 use crate::identity::Mint;
-use crate::outbox::CloseReason;
 use crate::plugin::{loader, preflight, watch as files};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::server::{self, Census, Hub, Listener};
 use crate::supervisor::{Change, Supervisor, chain, keeper};
+use crate::systemd::{self, Inherited};
 use crate::telemetry::{self, LogFormat};
 use crate::watchdog;
 
@@ -120,6 +120,8 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
         complain(&format!("RUST_LOG cannot be read: {error}"));
         return ExitCode::FAILURE;
     }
+    // Before there are threads. Only what serves takes them.
+    let inherited = matches!(command, Command::Run).then(Inherited::take);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -128,9 +130,9 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match command {
-            Command::Check { .. } => check(&options).await,
-            _ => run(&options).await,
+        match inherited {
+            Some(inherited) => run(&options, inherited).await,
+            None => check(&options).await,
         }
     });
     // A plugin's thread that is stuck must not keep the program.
@@ -155,6 +157,8 @@ enum CommandError {
         #[source]
         source: io::Error,
     },
+    #[error("cannot use the sockets that the service manager opened (LISTEN_FDS)")]
+    Inherited(#[source] io::Error),
     #[error("cannot use {} for the copies of the libraries (server.staging_dir)", path.display())]
     Staging {
         path: PathBuf,
@@ -187,17 +191,19 @@ async fn check(options: &Options) -> Result<(), CommandError> {
     Ok(())
 }
 
-async fn run(options: &Options) -> Result<(), CommandError> {
+async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError> {
     let config = Config::load(&options.config)?;
     let (mut terminate, mut interrupt, mut hangup) = (
         wait_for(SignalKind::terminate())?,
         wait_for(SignalKind::interrupt())?,
         wait_for(SignalKind::hangup())?,
     );
+    // Nobody waits for it: that it is heard makes it an error of the write instead of the end of the host.
+    drop(wait_for(FILE_TOO_LARGE)?);
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
     // First: a second host by mistake ends here, before it touches anything.
     let control = open_control(&config)?;
-    let listeners = listen(&config).await?;
+    let listeners = open_listeners(&config, inherited).await?;
     let before = files::survey(&scope(&config));
     let (hub, mut supervisor) = assemble(config);
     start(&mut supervisor, options).await?;
@@ -212,6 +218,7 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
     background.spawn(keeper::keep_states(hub.clone()));
+    background.spawn(systemd::heartbeat(changes.clone()));
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
     let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
     if let Some(control) = control {
@@ -219,8 +226,9 @@ async fn run(options: &Options) -> Result<(), CommandError> {
     }
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(CommandError::Watchdog)?;
     let mut supervising = JoinSet::new();
-    supervising.spawn(supervisor.run(queue));
+    supervising.spawn(supervisor.run(queue, stopped));
     info!("ready");
+    systemd::ready("serving");
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -230,12 +238,13 @@ async fn run(options: &Options) -> Result<(), CommandError> {
             _ = hangup.recv() => drop(changes.try_send(Change::Configuration)),
         }
     }
+    systemd::stopping(hub.registry.len());
     drop(watching);
     drop(changes);
     background.shutdown().await;
     // An accept loop that has ended needs no word.
     stop.send(()).ok();
-    drain(&hub, accepting).await;
+    drain::drain(&hub, accepting).await;
     if let Some(Ok(supervisor)) = supervising.join_next().await {
         drop(timeout(LAST_SNAPSHOTS, supervisor.write_states()).await);
         drop(timeout(STOP_LANES, supervisor.stop()).await);
@@ -255,6 +264,8 @@ fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
     }
 }
 
+/// SIGXFSZ: a file, such as the copy of a library, would outgrow the limit of the process.
+const FILE_TOO_LARGE: SignalKind = SignalKind::from_raw(25);
 /// Changes that may wait.
 const CHANGES: usize = 64;
 /// How long the last snapshots may take.
@@ -290,6 +301,23 @@ async fn start(
 
 fn wait_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CommandError> {
     signal(kind).map_err(CommandError::Signals)
+}
+
+/// The sockets that were handed over take the place of `listen`.
+async fn open_listeners(
+    config: &Config,
+    inherited: Inherited,
+) -> Result<Vec<Listener>, CommandError> {
+    let listeners = inherited.listeners().map_err(CommandError::Inherited)?;
+    if listeners.is_empty() {
+        return listen(config).await;
+    }
+    for listener in &listeners {
+        let address = listener.address().map_err(CommandError::Inherited)?;
+        info!(address, "listening");
+        debug!("the service manager opened it; the key listen is not used");
+    }
+    Ok(listeners)
 }
 
 async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {
@@ -343,42 +371,6 @@ async fn watch_files(hub: Arc<Hub>, before: files::Survey, changes: mpsc::Sender
         }
     };
     tokio::join!(files::watch(scope, before, changed), forward);
-}
-
-/// Lets every connection finish, within `drain`.
-async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
-    let limit = hub.config.load().server.timeouts.drain;
-    let count = hub.registry.len();
-    info!(connections = count, ?limit, "draining");
-    let mut connections = Vec::new();
-    while let Some(accepted) = accepting.join_next().await {
-        connections.extend(accepted.ok());
-    }
-    let close_all = async {
-        loop {
-            // Again and again: a connection whose handshake was under way has come since.
-            hub.registry.for_each(|peer| {
-                let reason = CloseReason::host(CloseCode::AWAY, "server shutting down");
-                peer.outbox.close(reason).ok();
-            });
-            sleep(Duration::from_millis(50)).await;
-        }
-    };
-    let all_ended = async {
-        for connections in &mut connections {
-            while connections.join_next().await.is_some() {}
-        }
-    };
-    let drained = timeout(limit, async {
-        tokio::select! {
-            () = all_ended => {}
-            () = close_all => {}
-        }
-    });
-    if drained.await.is_err() {
-        let left: usize = connections.iter().map(JoinSet::len).sum();
-        warn!(connections = left, "not all connections ended in time; they are cut");
-    }
 }
 
 fn say(line: &str) {

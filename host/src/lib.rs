@@ -8,6 +8,8 @@
 mod cli;
 pub mod config;
 mod control;
+mod drain;
+mod systemd;
 mod telemetry;
 // How a connection comes in.
 mod handshake;

@@ -53,6 +53,19 @@ pub(crate) enum Listener {
     Unix(UnixListener),
 }
 
+impl Listener {
+    /// As in `listen`.
+    pub(crate) fn address(&self) -> io::Result<String> {
+        Ok(match self {
+            Self::Tcp(listener) => listener.local_addr()?.to_string(),
+            Self::Unix(listener) => match listener.local_addr()?.as_pathname() {
+                Some(path) => format!("unix:{}", path.display()),
+                None => "unix:".to_owned(),
+            },
+        })
+    }
+}
+
 /// Accepts until told to stop; then returns the connections that are still there.
 pub(crate) async fn accept(
     listener: Listener,

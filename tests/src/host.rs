@@ -5,7 +5,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::process::{Child, Command};
+use tokio::process::Child;
 
 use crate::client::{Client, Request};
 use crate::line::LineClient;
@@ -28,7 +28,8 @@ pub struct TestHost {
 impl TestHost {
     pub(crate) async fn start(setup: Setup, folder: PathBuf) -> Self {
         let (reader, writer) = std::io::pipe().unwrap();
-        let child = Command::new(setup.program())
+        let child = setup
+            .command()
             .args(["run", "--log-format", "json", "--config"])
             .arg(folder.join("plugins.toml"))
             .env("RUST_LOG", "info,plugsocket=debug")

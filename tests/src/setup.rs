@@ -1,6 +1,7 @@
 //! What a host is given: `plugins.toml` and a folder of libraries.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -12,6 +13,9 @@ use crate::{plugin_path, unique_name, within};
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
+    /// What runs the program, instead of the test itself.
+    launcher: Vec<String>,
+    environment: BTreeMap<String, String>,
     server: BTreeMap<String, String>,
     reload: BTreeMap<String, String>,
     resources: BTreeMap<String, Resource>,
@@ -48,6 +52,8 @@ impl Setup {
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let setup = Self {
             program: program.into(),
+            launcher: Vec::new(),
+            environment: BTreeMap::new(),
             server: BTreeMap::new(),
             reload: BTreeMap::new(),
             resources: BTreeMap::new(),
@@ -59,6 +65,20 @@ impl Setup {
             .server("plugin_dir", r#""plugins""#)
             .reload("quiet", "0.05")
             .reload("rescan", "600")
+    }
+
+    /// Sets a variable of its environment.
+    #[must_use]
+    pub fn environment(mut self, key: &str, value: &str) -> Self {
+        self.environment.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Starts the host through a command that becomes it by exec; it is called with the program and its arguments.
+    #[must_use]
+    pub fn launcher(mut self, command: &[&str]) -> Self {
+        self.launcher = command.iter().copied().map(ToOwned::to_owned).collect();
+        self
     }
 
     /// Sets a key of `[server]`.
@@ -173,8 +193,13 @@ impl Setup {
         }
     }
 
-    pub(crate) fn program(&self) -> &Path {
-        &self.program
+    /// What starts the host, without arguments.
+    pub(crate) fn command(&self) -> tokio::process::Command {
+        let program = self.program.as_os_str();
+        let words = self.launcher.iter().map(OsStr::new).chain([program]).collect::<Vec<_>>();
+        let mut command = tokio::process::Command::new(words[0]);
+        command.args(&words[1..]).envs(&self.environment);
+        command
     }
 
     /// Makes the folder of the host and returns it.

@@ -59,6 +59,7 @@ const SERVER: Keys = Keys {
         "ping_interval",
         "ready_delay",
         "drain",
+        "retry_spread",
         "reload",
         "watchdog",
     ],
@@ -288,6 +289,7 @@ fn timeouts(s: &mut Section<'_, '_>) -> Timeouts {
         ping_interval: s.value("ping_interval", read).unwrap_or(default.ping_interval),
         ready_delay: s.seconds("ready_delay", &ANY, default.ready_delay),
         drain: s.seconds("drain", &ANY, default.drain),
+        retry_spread: s.seconds("retry_spread", &ANY, default.retry_spread),
     }
 }
 

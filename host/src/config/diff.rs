@@ -137,8 +137,9 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 8] {
     ]
 }
 
-fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
-    let Timeouts { head, message, write, close, ping_interval, ready_delay, drain } = old;
+fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 8] {
+    let Timeouts { head, message, write, close, ping_interval, ready_delay, drain, retry_spread } =
+        old;
     [
         ("head_timeout", *head != new.head),
         ("message_timeout", *message != new.message),
@@ -147,6 +148,7 @@ fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 7] {
         ("ping_interval", *ping_interval != new.ping_interval),
         ("ready_delay", *ready_delay != new.ready_delay),
         ("drain", *drain != new.drain),
+        ("retry_spread", *retry_spread != new.retry_spread),
     ]
 }
 
@@ -277,6 +279,7 @@ mod tests {
             "ping_interval = 9",
             "ready_delay = 9",
             "drain = 9",
+            "retry_spread = 9",
             "reload.quiet = 9",
             "reload.rescan = 9",
             "reload.preflight_timeout = 9",

@@ -206,8 +206,11 @@ pub struct Timeouts {
     /// Between the 101 answer and `ready` for clients with `Client-Type: php` or `backend`, some of which lose what
     /// arrives together with the 101. Key `ready_delay`, default 10 ms.
     pub ready_delay: Duration,
-    /// For connections to finish at shutdown; zero does not wait. Key `drain`, default 10 s.
+    /// For connections to finish at shutdown; they are closed over its first half. Zero does not wait. Key `drain`, default 10 s.
     pub drain: Duration,
+    /// Over which clients come back after a shutdown: each is told a time of its own, in whole seconds. Zero tells none.
+    /// Key `retry_spread`, default 10 s.
+    pub retry_spread: Duration,
 }
 
 impl Default for Timeouts {
@@ -220,6 +223,7 @@ impl Default for Timeouts {
             ping_interval: Some(Duration::from_secs(30)),
             ready_delay: Duration::from_millis(10),
             drain: Duration::from_secs(10),
+            retry_spread: Duration::from_secs(10),
         }
     }
 }

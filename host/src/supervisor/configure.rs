@@ -12,9 +12,20 @@ use super::{Supervisor, chain};
 use crate::config::Config;
 use crate::plugin::handover::Succession;
 use crate::resource::{Outage, Resource, Resources, ServiceState};
+use crate::systemd;
 
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> Outcome {
+        systemd::reloading();
+        let outcome = self.read_configuration().await;
+        systemd::ready(match &outcome {
+            Ok(done) => done,
+            Err(_) => "serving; the configuration was not applied, see the log",
+        });
+        outcome
+    }
+
+    async fn read_configuration(&mut self) -> Outcome {
         let old = self.hub.config.load_full();
         let mut new = match spawn_blocking({
             let path = old.path.clone();

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
@@ -48,6 +48,8 @@ pub(crate) enum Change {
     Stuck { path: String, pulse: Arc<Pulse>, call: u64 },
     /// An application panicked more than `max_panics` times in a minute.
     Panicking(String),
+    /// Somebody asks whether the supervisor still answers.
+    Inquiry(oneshot::Sender<()>),
     /// An operator orders something, and waits for the answer.
     Order(Order, oneshot::Sender<Outcome>),
 }
@@ -127,15 +129,28 @@ impl Supervisor {
         Ok(failures)
     }
 
-    /// Deals with changes until nobody sends any more.
-    pub(crate) async fn run(mut self, mut changes: mpsc::Receiver<Change>) -> Self {
+    /// Deals with changes until the host stops. One that is under way then is dropped: it need not be waited for, as what it
+    /// would bring would serve nobody.
+    pub(crate) async fn run(
+        mut self,
+        mut changes: mpsc::Receiver<Change>,
+        mut stop: watch_channel::Receiver<()>,
+    ) -> Self {
+        tokio::select! {
+            () = self.deal(&mut changes) => {}
+            _ = stop.changed() => {}
+        }
+        self
+    }
+
+    async fn deal(&mut self, changes: &mut mpsc::Receiver<Change>) {
         loop {
             let look = (!self.probations.is_empty()).then(|| Instant::now() + probation::LOOK);
             let restart = [self.next_restart(), look].into_iter().flatten().min();
             tokio::select! {
                 change = changes.recv() => match change {
                     Some(change) => self.deal_with(change).await,
-                    None => break,
+                    None => return,
                 },
                 () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
                     self.restart_due().await;
@@ -143,7 +158,6 @@ impl Supervisor {
                 }
             }
         }
-        self
     }
 
     async fn deal_with(&mut self, change: Change) {
@@ -155,6 +169,8 @@ impl Supervisor {
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call).await,
             Change::Panicking(path) => self.panicking(&path).await,
+            // Who asked may have gone. Nothing has changed.
+            Change::Inquiry(answer) => return answer.send(()).unwrap_or_default(),
             Change::Order(order, done) => {
                 let outcome = self.obey(order).await;
                 self.publish();
