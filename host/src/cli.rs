@@ -16,10 +16,11 @@ use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, ConfigError, Listen, Reload};
-use crate::control::client::{self, Ask, AskError, Outcome};
+use crate::control::client::{self, Ask, AskError, AskPlugin, Outcome};
 use crate::control::{Control, ControlError, Desk};
 use crate::drain;
 use crate::identity::Mint;
+use crate::plugin::trial::{Trial, TrialError};
 use crate::plugin::{loader, preflight, watch as files};
 use crate::registry::Registry;
 use crate::router::Router;
@@ -70,9 +71,15 @@ enum Command {
     },
     #[command(flatten)]
     Ask(Ask),
-    /// Open one library and say whether it is a plugin for this host.
+    /// Open one library and say whether it is a plugin for this host; with settings or a state, whether it would serve.
     #[command(name = preflight::COMMAND, hide = true)]
-    Preflight { library: PathBuf },
+    Preflight {
+        library: PathBuf,
+        #[arg(long)]
+        settings: Option<String>,
+        #[arg(long)]
+        with_state: Option<PathBuf>,
+    },
 }
 
 /// Runs the program.
@@ -80,7 +87,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(Command::Run) {
-        Command::Preflight { library } => try_library(&library),
+        Command::Preflight { library, settings: None, .. } => be_child(loader::try_open(&library)),
+        Command::Preflight { library, settings: Some(settings), with_state } => {
+            be_child(Trial { library, with_state, settings, timeout: 0 }.rehearse())
+        }
+        command @ Command::Ask(Ask::Plugin(AskPlugin::Check(_))) => with_runtime(command, options),
         Command::Ask(ask) => tell(ask.run(&options.config)),
         Command::Check { diff: true, json } => tell(client::difference(&options.config, json)),
         command => with_runtime(command, options),
@@ -106,8 +117,8 @@ fn tell(asked: Result<Outcome, AskError>) -> ExitCode {
 }
 
 /// The preflight child: no runtime, no log, one line.
-fn try_library(library: &Path) -> ExitCode {
-    let (said, code) = match loader::try_open(library) {
+fn be_child<E: std::error::Error>(found: Result<(), E>) -> ExitCode {
+    let (said, code) = match found {
         Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
         Err(error) => (chain(&error), ExitCode::FAILURE),
     };
@@ -130,9 +141,12 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
         }
     };
     let result = runtime.block_on(async {
-        match inherited {
-            Some(inherited) => run(&options, inherited).await,
-            None => check(&options).await,
+        match (inherited, command) {
+            (Some(inherited), _) => run(&options, inherited).await,
+            (None, Command::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
+                trial.run().await.map(|fine| say(&fine)).map_err(CommandError::Trial)
+            }
+            (None, _) => check(&options).await,
         }
     });
     // A plugin's thread that is stuck must not keep the program.
@@ -151,6 +165,8 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
 enum CommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
+    #[error(transparent)]
+    Trial(TrialError),
     #[error("cannot listen on {address}")]
     Listen {
         address: Listen,

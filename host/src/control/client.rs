@@ -10,6 +10,7 @@ use clap::{Args, Subcommand};
 use super::protocol::{Answer, Connection, Difference, Plugin, Request, Status};
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
+use crate::plugin::trial::Trial;
 
 /// Commands that a running host answers.
 #[derive(Clone, Debug, Subcommand)]
@@ -46,6 +47,8 @@ pub(crate) enum AskPlugin {
     Disable { name: String },
     /// Serve the resources of a disabled plugin again.
     Enable { name: String },
+    /// Try a library in a process of its own: open it, start it, let it take over a state. Needs no host.
+    Check(Trial),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -131,6 +134,7 @@ impl Ask {
             Self::Plugin(AskPlugin::Enable { name }) => {
                 (Request::PluginEnable { plugin: name }, TABLE)
             }
+            Self::Plugin(AskPlugin::Check(_)) => unreachable!("no question to a host"),
             Self::Reload => (Request::Reload, TABLE),
             Self::Connections(AskConnections { action, resource, form }) => match action {
                 Some(AskConnection::Close { uuid }) => (Request::Close { uuid }, TABLE),

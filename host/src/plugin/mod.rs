@@ -18,6 +18,7 @@ pub(crate) mod pulse;
 pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod tally;
+pub(crate) mod trial;
 pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime};

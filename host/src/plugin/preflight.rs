@@ -4,6 +4,7 @@
 //! So the host runs itself again as `plugsocket preflight FILE`, which opens the file, does the full check and prints one
 //! line; only what survives that is opened in this process.
 
+use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -37,10 +38,23 @@ pub(crate) enum PreflightError {
 /// # Errors
 /// What the child found, or how it died.
 pub(crate) async fn check(library: &Path, limit: Duration) -> Result<(), PreflightError> {
+    run(library, &[], limit).await
+}
+
+/// The same, with more to do for the child (`trial.rs`).
+///
+/// # Errors
+/// As [`check`].
+pub(crate) async fn run(
+    library: &Path,
+    arguments: &[OsString],
+    limit: Duration,
+) -> Result<(), PreflightError> {
     // Not current_exe(): that path may have been replaced by an upgrade since.
     let mut child = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .arg(library)
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -1,0 +1,113 @@
+//! `plugsocket plugin check`: whether a library would serve, found out in a child process and without a host.
+//!
+//! The child opens the library as the host would, starts an instance with a configuration and, if there is one, lets it take over
+//! a real state; then it drops all. Whatever the library does, it does to the child.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::loader::{Generation, LoadError};
+use super::preflight::{self, PreflightError};
+use super::stage::{self, ElfProblem};
+use super::state::{State, StateError};
+use super::{Failure, Instance};
+use crate::config::LaneKind;
+use crate::resource::{Outage, Resource, Service, ServiceState};
+use crate::router::Router;
+
+/// What is tried.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Trial {
+    /// The library.
+    pub(crate) library: PathBuf,
+    /// Let it take over this state: a file of `state_dir/snapshots`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) with_state: Option<PathBuf>,
+    /// Start it with this configuration, as JSON.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    pub(crate) settings: String,
+    /// How many seconds all of it may take.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    pub(crate) timeout: u64,
+}
+
+/// Why a library would not serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TrialError {
+    #[error("cannot read {}", path.display())]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(transparent)]
+    Elf(#[from] ElfProblem),
+    #[error(transparent)]
+    Preflight(#[from] PreflightError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error("{} is not there", .0.display())]
+    NoState(PathBuf),
+    #[error("it did not start: {0}")]
+    Start(String),
+    #[error("it does not take over the state of {bytes} bytes, version {version}: {text}")]
+    Restore { bytes: usize, version: u32, text: String },
+}
+
+impl Trial {
+    /// Runs the child and says in one sentence what it found.
+    ///
+    /// # Errors
+    /// What keeps the library from serving.
+    pub(crate) async fn run(mut self) -> Result<String, TrialError> {
+        let path = self.library.clone();
+        // The linker looks for a name without a slash elsewhere.
+        self.library = path
+            .canonicalize()
+            .map_err(|source| TrialError::Read { path: path.clone(), source })?;
+        let bytes =
+            std::fs::read(&self.library).map_err(|source| TrialError::Read { path, source })?;
+        stage::check_elf(&bytes)?;
+        let mut arguments = vec!["--settings".into(), self.settings.clone().into()];
+        if let Some(state) = &self.with_state {
+            arguments.extend(["--with-state".into(), state.clone().into_os_string()]);
+        }
+        preflight::run(&self.library, &arguments, Duration::from_secs(self.timeout)).await?;
+        let state = if self.with_state.is_some() { " and takes over that state" } else { "" };
+        Ok(format!("{}: fine: it starts{state}", self.library.display()))
+    }
+
+    /// In the child.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn rehearse(&self) -> Result<(), TrialError> {
+        let state = match &self.with_state {
+            Some(path) => {
+                Some(State::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))?)
+            }
+            None => None,
+        };
+        let generation = Arc::new(Generation::open("trial", 0, &self.library)?);
+        let service = Service {
+            dialog: true,
+            subprotocols: Vec::new(),
+            lane: LaneKind::Thread,
+            state: ServiceState::Unavailable(Outage::of_plugin("trial")),
+        };
+        let resource = Arc::new(Resource::new("/trial".to_owned(), service));
+        let router = Arc::new(Router::new(Arc::default(), Arc::default()));
+        let started = generation.start(resource, router, &self.settings);
+        let mut instance = started.map_err(|failure| TrialError::Start(failure.into_text()))?;
+        let Some(State { snapshot, .. }) = state else { return Ok(()) };
+        let (bytes, version) = (snapshot.bytes.len(), snapshot.version);
+        let refused =
+            |failure: Failure| TrialError::Restore { bytes, version, text: failure.into_text() };
+        instance.restore(Some(&snapshot)).map_err(refused)
+    }
+}
