@@ -428,9 +428,9 @@ impl Clerk {
             Err(error) => drop(done.send(Err(error))),
             Ok((next, snapshot)) => {
                 if self.put_in_place(next, succession, &known) {
+                    let sessions = self.resource.members();
                     let pause = begun.elapsed();
                     self.resource.tally.add_swap(pause);
-                    let sessions = self.resource.members();
                     let figures = self.resource.tally.figures();
                     drop(done.send(Ok(Handover { pause, snapshot, sessions, figures })));
                 }

@@ -185,15 +185,19 @@ fn check_layout(header: &'static LibHeader) -> Result<(), LoadError> {
         .map_err(|_| LoadError::Layout { difference: gist(&error.to_string()) })
 }
 
-/// Layout errors run to hundreds of lines; what says something are the blocks that begin with `Error:`.
+/// Layout errors run to hundreds of lines; what says something are the blocks `Error:… Expected: … Found: …`, a line each.
 fn gist(text: &str) -> String {
     let mut lines = text.lines().map(str::trim);
     let mut said: Vec<String> = Vec::new();
     while let Some(line) = lines.next() {
-        if line.starts_with("Error:") {
-            let rest: Vec<&str> = lines.by_ref().take_while(|l| !l.is_empty()).take(3).collect();
-            said.push([&[line], rest.as_slice()].concat().join(" "));
-        }
+        let Some(error) = line.strip_prefix("Error:") else { continue };
+        let block: Vec<&str> = lines.by_ref().take(4).collect();
+        said.push(match block.as_slice() {
+            ["Expected:", expected, "Found:", found] => {
+                format!("{error} (expected {expected}, found {found})")
+            }
+            _ => error.to_owned(),
+        });
     }
     said.dedup();
     said.truncate(3);
