@@ -254,3 +254,37 @@ async fn an_unmapped_library_is_offered_and_a_mapped_one_loaded_at_once() {
     host.apply(host.setup().resource("/spare", "spare")).await;
     host.connect("/spare").await;
 }
+
+#[tokio::test]
+async fn two_resources_change_their_applications_in_one_edit_under_traffic() {
+    const MESSAGES: usize = 50;
+    let setup = Setup::new(PROGRAM).resource("/a", "counter_v1").resource("/b", "counter_v2");
+    let mut host = setup.start().await;
+    let (mut a, mut b) = (host.connect("/a").await, host.connect("/b").await);
+    for number in 0..MESSAGES {
+        a.send(&number.to_string()).await;
+        b.send(&number.to_string()).await;
+    }
+    let swapped = host.setup().resource("/a", "counter_v2").resource("/b", "counter_v1");
+    let line = host.apply(swapped).await;
+    let remapped = line.field("remapped");
+    assert!(remapped.contains("/a") && remapped.contains("/b"), "{line}");
+    for number in MESSAGES..2 * MESSAGES {
+        a.send(&number.to_string()).await;
+        b.send(&number.to_string()).await;
+    }
+    for (client, before, after) in [(&mut a, "v1", "v2"), (&mut b, "v2", "v1")] {
+        let mut by = before;
+        for number in 0..2 * MESSAGES {
+            let next = client.until_next().await;
+            let [answer] = next.packets.as_slice() else { panic!("{:?}", next.packets) };
+            assert_eq!(answer["message"], number.to_string());
+            // From one message to the next, and never back.
+            if answer["by"] == after {
+                by = after;
+            }
+            assert_eq!(answer["by"], by, "{number}");
+        }
+        assert_eq!(by, after);
+    }
+}
