@@ -197,8 +197,8 @@ async fn check(options: &Options) -> Result<(), CommandError> {
     // Only a host that serves has good generations.
     config.server.reload.keep_generations = 0;
     config.resources.values_mut().for_each(|resource| resource.snapshot_every = None);
-    let (_, mut supervisor) = assemble(config);
-    let failures = start(&mut supervisor, options).await?;
+    let (hub, mut supervisor) = assemble(config);
+    let failures = start(&hub, &mut supervisor).await?;
     supervisor.stop().await;
     if !failures.is_empty() {
         return Err(CommandError::Unserved(failures.len()));
@@ -222,7 +222,7 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     let listeners = open_listeners(&config, inherited).await?;
     let before = files::survey(&scope(&config));
     let (hub, mut supervisor) = assemble(config);
-    start(&mut supervisor, options).await?;
+    start(&hub, &mut supervisor).await?;
 
     let (stop, stopped) = watch::channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
@@ -306,13 +306,9 @@ fn assemble(config: Config) -> (Arc<Hub>, Supervisor) {
     (hub, supervisor)
 }
 
-async fn start(
-    supervisor: &mut Supervisor,
-    options: &Options,
-) -> Result<Vec<String>, CommandError> {
-    let staging =
-        || Config::load(&options.config).map(|c| c.server.staging_dir).unwrap_or_default();
-    supervisor.start().await.map_err(|source| CommandError::Staging { path: staging(), source })
+async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, CommandError> {
+    let path = hub.config.load().server.staging_dir.clone();
+    supervisor.start().await.map_err(|source| CommandError::Staging { path, source })
 }
 
 fn wait_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CommandError> {

@@ -158,8 +158,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !inputs.is_empty() {
             self.peer().outbox.lend(Input::load(&inputs));
             let item = Item::Inputs(self.peer().clone(), inputs);
-            // What is answered at once is found in the next turn of the loop.
-            self.peer().outbox.unwatch();
             if let Err(refused) = self.inbox.try_send(item) {
                 *pending = Some(refused.into_inner());
             }

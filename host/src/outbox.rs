@@ -231,11 +231,13 @@ impl Outbox {
         Ok(())
     }
 
-    /// This is on its way to the lane.
+    /// This is on its way to the lane. Only the connection's task says so: it runs, and looks here next, so what is answered at once
+    /// need not wake it.
     pub(crate) fn lend(&self, load: Load) {
         let mut state = self.lock();
         state.with_lane.messages += load.messages;
         state.with_lane.bytes += load.bytes;
+        state.waker = None;
     }
 
     /// The lane has dealt with this.
@@ -290,11 +292,6 @@ impl Outbox {
     /// all that was read. Cancel-safe. One task at a time may wait.
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| self.poll_take(cx)).await
-    }
-
-    /// Spares the connection's task a wake-up while it runs, and will look here next anyway.
-    pub(crate) fn unwatch(&self) {
-        self.lock().waker = None;
     }
 
     fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {

@@ -88,7 +88,12 @@ impl Supervisor {
     /// For a resource whose application stays: dialog, subprotocols, lane.
     pub(super) fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
         let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
-        self.move_lane(resource, lane_kind(settings, never_blocks));
+        self.settle(resource, settings, lane_kind(settings, never_blocks));
+    }
+
+    /// Brings a resource whose instance stays from here on into the form that its settings ask for.
+    fn settle(&self, resource: &Arc<Resource>, settings: &ResourceConfig, lane: LaneKind) {
+        self.move_lane(resource, lane);
         let now = resource.service();
         let state = now.state.clone();
         resource.set_service(Service { lane: now.lane, ..service(settings, state) });
@@ -183,10 +188,7 @@ impl Supervisor {
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
             snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
-        self.move_lane(resource, lane);
-        let now = resource.service();
-        let state = now.state.clone();
-        resource.set_service(Service { lane, ..service(settings, state) });
+        self.settle(resource, settings, lane);
         Ok(Some(handed))
     }
 
