@@ -121,6 +121,16 @@ impl TestHost {
         line.unwrap_or_else(|| panic!("the host ended; waited for: {what}"))
     }
 
+    /// Runs a command of the program against this host: its exit code, and what it printed: standard output if it is done, else
+    /// standard error.
+    pub async fn command(&self, arguments: &[&str]) -> (i32, String) {
+        let mut command = self.setup.command();
+        command.args(arguments).arg("--config").arg(self.folder.join("plugins.toml"));
+        let output = within("the command to end", command.output()).await.unwrap();
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    }
+
     /// What it was given last.
     pub fn setup(&self) -> Setup {
         self.setup.clone()

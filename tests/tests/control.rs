@@ -8,17 +8,8 @@ use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// How a command ended, and what it printed: standard output if it is done, else standard error.
-async fn command(host: &TestHost, arguments: &[&str]) -> (i32, String) {
-    let mut command = tokio::process::Command::new(PROGRAM);
-    command.args(arguments).arg("--config").arg(host.folder().join("plugins.toml"));
-    let output = within("the command to end", command.output()).await.unwrap();
-    let said = if output.status.success() { output.stdout } else { output.stderr };
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
-}
-
 async fn done(host: &TestHost, arguments: &[&str]) -> String {
-    let (code, said) = command(host, arguments).await;
+    let (code, said) = host.command(arguments).await;
     assert_eq!(code, 0, "{arguments:?}: {said}");
     said
 }
@@ -94,9 +85,9 @@ async fn a_plugin_is_loaded_again_on_request_with_its_state_and_a_refused_one_sa
         [&json!("active"), &json!(2)]
     );
     assert_eq!(refused["refused"], "it is no shared library (ELF file)");
-    let (code, said) = command(&host, &["plugin", "reload", "counter"]).await;
+    let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
     assert!(code == 1 && said.contains("it is no shared library"), "{said}");
-    let (code, said) = command(&host, &["plugin", "reload", "nobody"]).await;
+    let (code, said) = host.command(&["plugin", "reload", "nobody"]).await;
     assert!(code == 1 && said.contains("no resource of plugins.toml names"), "{said}");
 }
 
@@ -113,7 +104,7 @@ async fn a_disabled_plugin_closes_its_resources_until_it_is_enabled() {
     other.send("here").await;
     assert_eq!(other.receive_text().await, "here");
     assert_eq!(plugin(&host, "counter").await["state"], "disabled");
-    assert_eq!(command(&host, &["plugin", "disable", "counter"]).await.0, 1);
+    assert_eq!(host.command(&["plugin", "disable", "counter"]).await.0, 1);
     // What is put into the folder meanwhile is taken when it is enabled.
     host.replace_library("counter", "counter_v2");
     done(&host, &["plugin", "enable", "counter"]).await;
@@ -132,7 +123,7 @@ async fn the_configuration_is_compared_and_read_again_on_request() {
     host.wait_for_log_since(position, "the refusal", |line: &Line| line.says("configuration not"))
         .await;
     for arguments in [&["reload"][..], &["check", "--diff"]] {
-        let (code, said) = command(&host, arguments).await;
+        let (code, said) = host.command(arguments).await;
         assert!(code == 1 && said.contains("server.drain: -1 seconds cannot be"), "{said}");
     }
     let position = host.log_position();
@@ -155,11 +146,11 @@ async fn one_connection_is_closed_and_the_host_is_drained_on_request() {
     let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
     done(&host, &["connections", "close", one.uuid()]).await;
     assert_eq!(one.expect_close_packet(1001).await["error"], "closed by the operator");
-    assert_eq!(command(&host, &["connections", "close", "nobody"]).await.0, 1);
+    assert_eq!(host.command(&["connections", "close", "nobody"]).await.0, 1);
     done(&host, &["drain"]).await;
     other.expect_close_packet(1001).await;
     assert!(host.ended().await.success());
-    let (code, said) = command(&host, &["status"]).await;
+    let (code, said) = host.command(&["status"]).await;
     assert!(code == 3 && said.contains("no host answers"), "{said}");
 }
 
@@ -168,7 +159,7 @@ async fn the_socket_is_private_a_stale_one_is_replaced_and_two_hosts_need_two() 
     let mut host = counter().start().await;
     let socket = host.folder().join(".plugsocket/control");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let (code, said) = command(&host, &["run"]).await;
+    let (code, said) = host.command(&["run"]).await;
     assert!(code == 1 && said.contains("another host uses"), "{said}");
     done(&host, &["status"]).await;
     // One that was killed leaves its socket.
@@ -178,7 +169,7 @@ async fn the_socket_is_private_a_stale_one_is_replaced_and_two_hosts_need_two() 
     let mut second = tokio::process::Command::new(PROGRAM);
     second.arg("--config").arg(host.folder().join("plugins.toml")).kill_on_drop(true);
     let second = second.stderr(std::process::Stdio::null()).spawn().unwrap();
-    let answered = async { while command(&host, &["status"]).await.0 != 0 {} };
+    let answered = async { while host.command(&["status"]).await.0 != 0 {} };
     within("the second host to answer", answered).await;
     drop(second);
 }

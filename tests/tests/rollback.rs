@@ -8,17 +8,9 @@ use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-async fn command(host: &TestHost, arguments: &[&str]) -> (i32, String) {
-    let mut command = tokio::process::Command::new(PROGRAM);
-    command.args(arguments).arg("--config").arg(host.folder().join("plugins.toml"));
-    let output = within("the command to end", command.output()).await.unwrap();
-    let said = if output.status.success() { output.stdout } else { output.stderr };
-    (output.status.code().unwrap(), String::from_utf8(said).unwrap())
-}
-
 /// What is said of the one plugin.
 async fn plugin(host: &TestHost) -> Value {
-    let (code, said) = command(host, &["plugin", "list", "--json"]).await;
+    let (code, said) = host.command(&["plugin", "list", "--json"]).await;
     assert_eq!(code, 0, "{said}");
     serde_json::from_str::<Value>(&said).unwrap()[0].clone()
 }
@@ -46,14 +38,14 @@ async fn an_earlier_library_takes_over_with_the_state_and_the_file_does_not_come
     assert_eq!(count(&mut client).await, ("v2".to_owned(), 2));
     assert_eq!(kept(&plugin(&host).await), [2, 1]);
 
-    let (code, said) = command(&host, &["plugin", "rollback", "app"]).await;
+    let (code, said) = host.command(&["plugin", "rollback", "app"]).await;
     assert_eq!(
         (code, said.trim()),
         (0, "generation 3 of app serves /app; it is what generation 1 was")
     );
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 3));
     assert_eq!(kept(&plugin(&host).await), [3, 2]);
-    let (code, said) = command(&host, &["plugin", "rollback", "app"]).await;
+    let (code, said) = host.command(&["plugin", "rollback", "app"]).await;
     assert!(code == 1 && said.contains("no earlier generation of app is kept"), "{said}");
 
     // The same content once more is no reason to load it.
@@ -69,14 +61,14 @@ async fn an_earlier_library_takes_over_with_the_state_and_the_file_does_not_come
     let mut again = tokio::process::Command::new(PROGRAM);
     again.arg("--config").arg(host.folder().join("plugins.toml")).kill_on_drop(true);
     let again = again.stderr(Stdio::null()).spawn().unwrap();
-    within("the host to answer again", async { while command(&host, &["status"]).await.0 != 0 {} })
+    within("the host to answer again", async { while host.command(&["status"]).await.0 != 0 {} })
         .await;
     let running = plugin(&host).await;
     assert_eq!(
         [&running["generation"]["hash"], &running["generation"]["number"]],
         [&hash, &json!(5)]
     );
-    let (code, said) = command(&host, &["plugin", "reload", "app"]).await;
+    let (code, said) = host.command(&["plugin", "reload", "app"]).await;
     assert_eq!((code, said.trim()), (0, "generation 6 of app serves /app"));
     assert_ne!(plugin(&host).await["generation"]["hash"], hash);
     drop(again);
@@ -89,14 +81,14 @@ async fn state_that_the_earlier_library_refuses_is_given_up_only_on_request() {
     let mut client = host.connect("/app").await;
     host.reload("app", "counter_v1").await;
     assert_eq!(count(&mut client).await.1, 1);
-    let (code, said) = command(&host, &["plugin", "rollback", "app", "1"]).await;
+    let (code, said) = host.command(&["plugin", "rollback", "app", "1"]).await;
     assert!(code == 1 && said.contains("takes over no state"), "{said}");
     assert_eq!(count(&mut client).await.1, 2);
-    let (code, _) = command(&host, &["plugin", "rollback", "app", "1", "--fresh"]).await;
+    let (code, _) = host.command(&["plugin", "rollback", "app", "1", "--fresh"]).await;
     assert_eq!(code, 0);
     let me = client.ask(&json!({"do": "whoami"})).await;
     assert_eq!(me["uuid"], client.uuid());
-    let (code, said) = command(&host, &["plugin", "rollback", "app", "99"]).await;
+    let (code, said) = host.command(&["plugin", "rollback", "app", "99"]).await;
     assert!(code == 1 && said.contains("generation 99 of app is not kept; kept are"), "{said}");
 }
 

@@ -4,22 +4,12 @@
 //! is a valid plugin, which sends everything back.
 #![expect(unsafe_code, reason = "a constructor is an entry in a section of the library")]
 
-use plugsocket_plugin::{Host, Message, Plugin, Refused, Session, StartError, export_plugin};
+#[path = "../../ctor_crash/src/echo.rs"]
+mod echo;
 
-struct Echo(Host);
+use plugsocket_plugin::export_plugin;
 
-impl Plugin for Echo {
-    const NEVER_BLOCKS: bool = true;
-
-    fn start(host: Host, _: &str) -> Result<Self, StartError> {
-        Ok(Self(host))
-    }
-
-    fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
-        let _ = self.0.send(session.id(), message);
-        Ok(())
-    }
-}
+use self::echo::Echo;
 
 export_plugin!(Echo);
 
