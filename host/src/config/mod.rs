@@ -351,6 +351,16 @@ impl Config {
         convert::config(text, absolute(path.as_ref())?)
     }
 
+    /// The resources that are mapped to this plugin, by path.
+    pub fn mapped_to(&self, plugin: &str) -> impl Iterator<Item = (&String, &Resource)> {
+        self.resources.iter().filter(move |(_, settings)| settings.plugin == plugin)
+    }
+
+    /// Whether any resource is mapped to this plugin.
+    pub fn maps(&self, plugin: &str) -> bool {
+        self.mapped_to(plugin).next().is_some()
+    }
+
     /// What changes for a running host if `new` takes the place of `self`.
     pub fn diff(&self, new: &Self) -> Diff {
         diff::diff(self, new)

@@ -86,8 +86,7 @@ pub(super) fn plugins(hub: &Hub) -> Vec<Plugin> {
 
 fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -> Plugin {
     let served = hub.resources.load();
-    let mapped = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
-    let resources: Vec<String> = mapped.map(|(path, _)| path.clone()).collect();
+    let resources: Vec<String> = config.mapped_to(name).map(|(path, _)| path.clone()).collect();
     let generation = standing.and_then(|standing| standing.generation.as_ref());
     let state = match generation {
         _ if standing.is_some_and(|standing| standing.is_disabled) => "disabled",

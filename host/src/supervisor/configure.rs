@@ -6,12 +6,12 @@ use std::sync::Arc;
 use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
-use super::deploy::{Candidate, service};
+use super::deploy::{Candidate, unserved};
 use super::order::Outcome;
 use super::{Supervisor, chain};
 use crate::config::Config;
 use crate::plugin::handover::Succession;
-use crate::resource::{Outage, Resource, Resources, ServiceState};
+use crate::resource::{Resources, ServiceState};
 use crate::systemd;
 
 impl Supervisor {
@@ -94,10 +94,7 @@ impl Supervisor {
                     .map_err(|r| self.describe(&settings.plugin, &r))?;
             }
             let Some(generation) = self.active(&settings.plugin) else { continue };
-            let resource = running.get(path).cloned().unwrap_or_else(|| {
-                let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
-                Arc::new(Resource::new(path.clone(), service(settings, state)))
-            });
+            let resource = running.get(path).cloned().unwrap_or_else(|| unserved(path, settings));
             let candidate = self.start_instance(&generation, &resource, settings).await;
             candidates
                 .insert(path.clone(), candidate.map_err(|r| self.describe(&settings.plugin, &r))?);
@@ -141,9 +138,8 @@ impl Supervisor {
                     resource.clone()
                 }
                 (None, candidate) => {
-                    let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
                     let resource = candidate.as_ref().map_or_else(
-                        || Arc::new(Resource::new(path.clone(), service(settings, state))),
+                        || unserved(path, settings),
                         |candidate| candidate.resource.clone(),
                     );
                     if let Some(candidate) = candidate {

@@ -39,10 +39,9 @@ impl Supervisor {
         config: &Config,
         succession: Succession,
     ) -> Outcome {
-        let served = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
         let resources = self.hub.resources.load_full();
         let mut candidates = Vec::new();
-        for (path, settings) in served {
+        for (path, settings) in config.mapped_to(name) {
             let Some(resource) = resources.get(path) else { continue };
             match self.start_instance(&loaded.generation, resource, settings).await {
                 Ok(candidate) => candidates.push((resource, settings, candidate)),
@@ -278,7 +277,7 @@ impl Supervisor {
 }
 
 /// Queues a swap and waits for it.
-pub(super) async fn swap_in(
+async fn swap_in(
     inbox: &Inbox,
     swap: Swap,
     outcome: oneshot::Receiver<Result<Handover, SwapError>>,
@@ -289,7 +288,13 @@ pub(super) async fn swap_in(
     outcome.await.unwrap_or(Err(SwapError::NoLane))
 }
 
-pub(super) fn service(settings: &ResourceConfig, state: ServiceState) -> Service {
+/// A resource that no application serves yet.
+pub(super) fn unserved(path: &str, settings: &ResourceConfig) -> Arc<Resource> {
+    let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
+    Arc::new(Resource::new(path.to_owned(), service(settings, state)))
+}
+
+fn service(settings: &ResourceConfig, state: ServiceState) -> Service {
     Service {
         dialog: settings.dialog,
         subprotocols: settings.subprotocols.clone(),
@@ -298,7 +303,7 @@ pub(super) fn service(settings: &ResourceConfig, state: ServiceState) -> Service
     }
 }
 
-pub(super) fn lane_kind(settings: &ResourceConfig, never_blocks: bool) -> LaneKind {
+fn lane_kind(settings: &ResourceConfig, never_blocks: bool) -> LaneKind {
     settings.lane.unwrap_or(if never_blocks { LaneKind::Shared } else { LaneKind::Thread })
 }
 

@@ -171,7 +171,7 @@ impl Supervisor {
 
     pub(super) fn report_if_available(&self, path: &Path, config: &Config) {
         if let Some(name) = watch::plugin_name(path)
-            && !config.resources.values().any(|settings| settings.plugin == name)
+            && !config.maps(name)
         {
             info!(
                 plugin = name, file = %path.display(),

@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use self::care::Trouble;
-use self::deploy::service;
+use self::deploy::unserved;
 use self::load::{Active, Content};
 pub(crate) use self::order::Order;
 use self::order::Outcome;
@@ -33,7 +33,7 @@ use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
 use crate::plugin::stage::{self, FileStamp};
 use crate::plugin::watch;
-use crate::resource::{Outage, Resource, Resources, ServiceState};
+use crate::resource::{Resources, ServiceState};
 use crate::router::Router;
 use crate::server::Hub;
 
@@ -112,8 +112,7 @@ impl Supervisor {
         }
         let mut resources = Resources::new();
         for (path, settings) in &config.resources {
-            let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
-            let resource = Arc::new(Resource::new(path.clone(), service(settings, state)));
+            let resource = unserved(path, settings);
             resources.insert(path.clone(), resource.clone());
             let Some(generation) = self.active(&settings.plugin) else { continue };
             match self.start_with_state(&generation, &resource, settings).await {
@@ -203,7 +202,7 @@ impl Supervisor {
     async fn library_changed(&mut self, path: &Path) {
         let config = self.hub.config.load_full();
         let Some(name) = watch::plugin_name(path).map(ToOwned::to_owned) else { return };
-        let is_mapped = config.resources.values().any(|r| r.plugin == name);
+        let is_mapped = config.maps(&name);
         let stamp = FileStamp::of(path);
         let plugin = self.plugins.entry(name.clone()).or_default();
         // One that is disabled is looked at when it is enabled.

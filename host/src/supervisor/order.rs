@@ -123,12 +123,12 @@ impl Supervisor {
 
     pub(super) fn resources_of(&self, name: &str, config: &Config) -> Vec<Arc<Resource>> {
         let served = self.hub.resources.load();
-        let mapped = config.resources.iter().filter(|(_, settings)| settings.plugin == name);
+        let mapped = config.mapped_to(name);
         mapped.filter_map(|(path, _)| served.get(path).cloned()).collect()
     }
 
     pub(super) fn must_be_mapped(&self, name: &str, config: &Config) -> Result<(), String> {
-        if config.resources.values().any(|settings| settings.plugin == name) {
+        if config.maps(name) {
             return Ok(());
         }
         Err(format!("no resource of plugins.toml names the plugin {name}"))
