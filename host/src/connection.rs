@@ -5,9 +5,11 @@
 //! before, and what the application still answered is written before the last words.
 
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
 use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,7 +20,8 @@ use tracing::debug;
 
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
-use crate::outbox::{CloseReason, Load, Outgoing, Payload, Taken};
+use crate::outbox::{CloseReason, First, Load, Look, Outgoing, Taken};
+use crate::payload::Payload;
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
@@ -44,6 +47,8 @@ pub(crate) struct Ended {
 enum Turn {
     Write(Taken),
     Read(Progress),
+    /// The lane has taken what was pending.
+    Taken,
     LaneEnded,
     Overdue,
 }
@@ -92,6 +97,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn serve(&mut self, pending: &mut Option<Item>) -> End {
         let peer = self.peer().clone();
         let mut batch = Vec::new();
+        let mut first = First::Write;
         // What ended the reading, while what was read before is still pending.
         let mut last: Option<End> = None;
         loop {
@@ -100,22 +106,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             {
                 return end;
             }
-            let overdue = reached(self.whole_by);
-            let may_read = pending.is_none() && peer.outbox.may_read(self.one_read, peer.bounds);
-            let turn = tokio::select! {
-                taken = peer.outbox.take() => Turn::Write(taken),
-                permit = self.inbox.reserve(), if pending.is_some() => match permit {
-                    Ok(permit) => {
-                        permit.send(pending.take().expect("guarded by the arm"));
-                        continue;
-                    }
-                    Err(_) => Turn::LaneEnded,
-                },
-                progress = self.wire.receive(&mut batch), if may_read => Turn::Read(progress),
-                () = overdue => Turn::Overdue,
+            let turn = match pending {
+                Some(_) => self.wait_for_lane(pending).await,
+                None => self.turn(first, &mut batch).await,
             };
+            peer.outbox.attend();
             match turn {
+                Turn::Taken => {}
                 Turn::Write(Taken { queue, close }) => {
+                    first = First::Read;
                     if let Err(end) = self.write(queue).await {
                         return end;
                     }
@@ -128,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     None => return End::Closed(lane_gone(&peer)),
                 },
                 Turn::Read(progress) => {
+                    first = First::Write;
                     peer.heard();
                     let joined = self.hand_on(&mut batch, pending);
                     last = match (joined, progress) {
@@ -147,6 +147,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Waits for something to write or to read, whichever comes `first`.
+    async fn turn(&mut self, first: First, batch: &mut Vec<Received>) -> Turn {
+        let (wire, outbox, bounds) =
+            (&mut self.wire, &self.entry.peer.outbox, self.entry.peer.bounds);
+        let one_read = self.one_read;
+        let mut overdue = pin!(reached(self.whole_by));
+        poll_fn(|cx| {
+            let (may_read, is_due) = match outbox.look(cx, first, one_read, bounds) {
+                Look::Write(taken) => return Poll::Ready(Turn::Write(taken)),
+                Look::Wait { may_read, is_due } => (may_read, is_due),
+            };
+            if may_read && let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
+                return Poll::Ready(Turn::Read(progress));
+            }
+            if is_due && let Some(taken) = outbox.try_take() {
+                return Poll::Ready(Turn::Write(taken));
+            }
+            overdue.as_mut().poll(cx).map(|()| Turn::Overdue)
+        })
+        .await
+    }
+
+    /// Waits for a place in the lane's inbox, and meanwhile for something to write. What is `pending` must be there.
+    async fn wait_for_lane(&mut self, pending: &mut Option<Item>) -> Turn {
+        let overdue = reached(self.whole_by);
+        tokio::select! {
+            taken = self.entry.peer.outbox.take() => Turn::Write(taken),
+            permit = self.inbox.reserve() => match permit {
+                Ok(permit) => {
+                    permit.send(pending.take().expect("what it waits for"));
+                    Turn::Taken
+                }
+                Err(_) => Turn::LaneEnded,
+            },
+            () = overdue => Turn::Overdue,
+        }
+    }
+
     /// Gives what was read to the lane, or keeps it pending if there is no place.
     fn hand_on(
         &mut self,
@@ -155,12 +193,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Result<(), CloseReason> {
         let mut inputs = Vec::with_capacity(batch.len());
         let joined = self.join(batch, &mut inputs);
-        if !inputs.is_empty() {
-            self.peer().outbox.lend(Input::load(&inputs));
-            let item = Item::Inputs(self.peer().clone(), inputs);
-            if let Err(refused) = self.inbox.try_send(item) {
-                *pending = Some(refused.into_inner());
-            }
+        if !inputs.is_empty()
+            && let Err(refused) = self.inbox.try_inputs(self.peer(), inputs)
+        {
+            *pending = Some(refused.into_inner());
         }
         joined
     }
@@ -174,7 +210,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         for Received { bytes, form } in batch.drain(..) {
             inputs.push(match self.joiner.take(bytes, form) {
                 Step::Deliver(bytes) => {
-                    Input::Message(Payload { is_text: form != Form::Binary, bytes })
+                    Input::Message(Payload::shared(form != Form::Binary, bytes))
                 }
                 Step::Acknowledge => Input::Chunk,
                 Step::TooMuch(limit) => {
@@ -201,7 +237,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if queue.is_empty() {
             return Ok(());
         }
-        let written = timeout(self.timeouts.write, self.wire.write(queue, &self.entry.peer)).await;
+        let mut writing = pin!(self.wire.write(queue, &self.entry.peer));
+        // Hardly any write has to wait, and one that need not wait needs no clock.
+        let written = match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            Poll::Ready(written) => Ok(written),
+            Poll::Pending => timeout(self.timeouts.write, writing).await,
+        };
         judge(written)
     }
 

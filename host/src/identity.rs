@@ -93,6 +93,11 @@ impl Identity {
         str::from_utf8(&self.text).expect("minted from ASCII only")
     }
 
+    /// The same in bytes, all of them ASCII.
+    pub fn as_ascii(&self) -> &[u8] {
+        &self.text
+    }
+
     /// The first 64 bits of the uuid, to look it up by: random but for the version nibble.
     pub fn key(&self) -> u64 {
         key_of(&self.text[..UUID_LEN]).expect("minted in the strict form")

@@ -27,6 +27,7 @@ mod post;
 mod wire;
 // How a message finds its receivers.
 mod outbox;
+mod payload;
 mod plugin;
 mod registry;
 mod resource;

@@ -8,33 +8,19 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
-/// A message's payload. Cloning it is counting a reference.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Payload {
-    /// Whether the bytes are known to be UTF-8 and are to be sent as text.
-    pub(crate) is_text: bool,
-    /// The bytes.
-    pub(crate) bytes: Bytes,
-}
+use crate::payload::Payload;
 
 impl Bounds {
     /// Whether a message of this size can wait at all.
     pub(crate) fn can_hold(self, payload: &Payload) -> bool {
-        payload.bytes.len() + Outgoing::OVERHEAD <= self.bytes
-    }
-}
-
-#[cfg(test)]
-impl Payload {
-    pub(crate) fn text(text: impl Into<String>) -> Self {
-        Self { is_text: true, bytes: Bytes::from(text.into()) }
+        payload.len() + Outgoing::OVERHEAD <= self.bytes
     }
 }
 
@@ -54,7 +40,7 @@ pub(crate) enum Outgoing {
 impl Outgoing {
     fn bytes(&self) -> usize {
         match self {
-            Self::Message(payload) => payload.bytes.len() + Self::OVERHEAD,
+            Self::Message(payload) => payload.len() + Self::OVERHEAD,
             Self::Next(Some(fyi)) => fyi.len() + Self::OVERHEAD,
             Self::Ready | Self::Next(None) | Self::Ping => Self::OVERHEAD,
         }
@@ -121,9 +107,32 @@ pub(crate) struct Taken {
     pub(crate) close: Option<CloseReason>,
 }
 
+/// What a connection's task does first if there is both; in turn, so that neither keeps it from the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum First {
+    Write,
+    Read,
+}
+
+/// What [`Outbox::look`] finds.
 #[derive(Debug)]
+pub(crate) enum Look {
+    Write(Taken),
+    /// Nothing was taken. `is_due`: there is something to take, to be asked for once reading has been tried.
+    Wait {
+        may_read: bool,
+        is_due: bool,
+    },
+}
+
+#[derive(Debug, Default)]
 pub(crate) struct Outbox {
     state: Mutex<State>,
+    /// Whether the connection's task runs, or was woken, and looks here before it waits again: nobody need wake it. It is only taken
+    /// back under the lock, so whoever put something in before is seen.
+    is_attended: AtomicBool,
+    /// Whether the application has refused this connection or ended it.
+    is_cut_off: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -132,6 +141,8 @@ struct State {
     bytes: usize,
     phase: Phase,
     waker: Option<Waker>,
+    /// What `next` says.
+    fyi: Option<Arc<str>>,
     /// What was read from this connection, is with the lane, and has not been dealt with.
     with_lane: Load,
     /// Whether the connection does not read because of that.
@@ -149,7 +160,6 @@ enum Phase {
     /// `reason` is gone once the connection has taken it.
     Closing {
         reason: Option<CloseReason>,
-        by: ClosedBy,
         accepts: bool,
     },
     /// Nothing comes any more. The queue may still hold what came before, and the connection may not know the reason yet.
@@ -158,18 +168,29 @@ enum Phase {
 
 impl Phase {
     fn closing(reason: CloseReason, accepts: bool) -> Self {
-        Self::Closing { by: reason.by, reason: Some(reason), accepts }
+        Self::Closing { reason: Some(reason), accepts }
     }
 }
 
 impl Outbox {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default() }
-    }
-
     /// Appends. A full outbox is a slow peer: it is closed with 1013, and what waited is dropped, as nobody would read it.
     pub(crate) fn push(&self, item: Outgoing, bounds: Bounds) -> Result<(), Gone> {
+        self.append(&mut self.lock(), item, bounds)
+    }
+
+    /// Appends the dialog's `next`, as [`push`](Self::push) does.
+    pub(crate) fn acknowledge(&self, bounds: Bounds) -> Result<(), Gone> {
         let mut state = self.lock();
+        let next = Outgoing::Next(state.fyi.clone());
+        self.append(&mut state, next, bounds)
+    }
+
+    /// What `next` says from here on.
+    pub(crate) fn set_fyi(&self, fyi: Option<Arc<str>>) {
+        self.lock().fyi = fyi;
+    }
+
+    fn append(&self, state: &mut State, item: Outgoing, bounds: Bounds) -> Result<(), Gone> {
         match state.phase {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
@@ -183,13 +204,13 @@ impl Outbox {
                 "too slow: more messages wait than the host keeps",
             );
             state.phase = Phase::closing(reason, false);
-            state.wake();
+            self.wake(state);
             return Err(Gone);
         }
         state.bytes = bytes;
         state.queue.push_back(item);
         if !matches!(state.phase, Phase::Opening) {
-            state.wake();
+            self.wake(state);
         }
         Ok(())
     }
@@ -203,16 +224,17 @@ impl Outbox {
         if matches!(state.phase, Phase::Opening) {
             state.phase = Phase::Open;
         }
-        state.wake();
+        self.wake(&state);
     }
 
     /// The application has refused the connection: what it sent meanwhile is dropped.
     pub(crate) fn refuse(&self, reason: CloseReason) {
+        self.is_cut_off.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         state.queue.clear();
         state.bytes = 0;
         state.phase = Phase::closing(reason, false);
-        state.wake();
+        self.wake(&state);
     }
 
     /// Asks the connection to end, after what is already here. The first reason counts.
@@ -225,42 +247,38 @@ impl Outbox {
             Phase::Opening | Phase::Open => {}
             Phase::Closing { .. } | Phase::Finished(_) => return Err(Gone),
         }
+        if reason.by == ClosedBy::Plugin {
+            self.is_cut_off.store(true, Ordering::Relaxed);
+        }
         let accepts = reason.by == ClosedBy::Host && reason.code == CloseCode::AWAY;
         state.phase = Phase::closing(reason, accepts);
-        state.wake();
+        self.wake(&state);
         Ok(())
     }
 
-    /// This is on its way to the lane. Only the connection's task says so: it runs, and looks here next, so what is answered at once
-    /// need not wake it.
+    /// The connection's task runs and looks here before it waits again. Only that task says so.
+    pub(crate) fn attend(&self) {
+        self.is_attended.store(true, Ordering::Relaxed);
+    }
+
+    /// This waits for the lane.
     pub(crate) fn lend(&self, load: Load) {
         let mut state = self.lock();
         state.with_lane.messages += load.messages;
         state.with_lane.bytes += load.bytes;
-        state.waker = None;
     }
 
     /// The lane has dealt with this.
     pub(crate) fn give_back(&self, load: Load) {
+        if load == Load::default() {
+            return;
+        }
         let mut state = self.lock();
         state.with_lane.messages = state.with_lane.messages.saturating_sub(load.messages);
         state.with_lane.bytes = state.with_lane.bytes.saturating_sub(load.bytes);
         if state.is_held {
-            state.wake();
+            self.wake(&state);
         }
-    }
-
-    /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
-    /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
-    /// because of the answers to what it sent itself.
-    pub(crate) fn may_read(&self, more: Load, bounds: Bounds) -> bool {
-        let mut state = self.lock();
-        let Load { messages, bytes } = state.with_lane;
-        let is_idle = messages == 0 && state.queue.is_empty();
-        let has_place = state.queue.len() + 2 * (messages + more.messages) <= bounds.messages
-            && state.bytes + bytes + more.bytes <= bounds.bytes;
-        state.is_held = !is_idle && !has_place;
-        !state.is_held
     }
 
     /// The lane is through with this connection: nothing comes any more.
@@ -270,13 +288,13 @@ impl Outbox {
             Phase::Closing { reason, .. } | Phase::Finished(reason) => Phase::Finished(reason),
             Phase::Opening | Phase::Open => Phase::Finished(None),
         };
-        state.wake();
+        self.wake(&state);
     }
 
     /// Whether the application has refused this connection or ended it: messages still on their way to it are dropped.
     /// Those of a peer that has gone by itself are handled.
     pub(crate) fn is_cut_off(&self) -> bool {
-        matches!(self.lock().phase, Phase::Closing { by: ClosedBy::Plugin, .. })
+        self.is_cut_off.load(Ordering::Relaxed)
     }
 
     /// Whether the connection is on its way out.
@@ -288,43 +306,61 @@ impl Outbox {
         matches!(self.lock().phase, Phase::Finished(_))
     }
 
-    /// Waits for something to write, for the order to close, or, if it may not read, for the lane to be through with
-    /// all that was read. Cancel-safe. One task at a time may wait.
+    /// Waits for something to write, or for the order to close. Cancel-safe. One task at a time may wait.
     pub(crate) async fn take(&self) -> Taken {
-        poll_fn(|cx| self.poll_take(cx)).await
+        poll_fn(|cx| {
+            let mut state = self.lock();
+            state.take().map_or_else(|| self.watch(&mut state, cx), Poll::Ready)
+        })
+        .await
     }
 
-    fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
+    /// What there is to do for a connection that could also read `more`. Unless something is taken, the task is woken by
+    /// whatever comes, and by the lane if it may not read.
+    pub(crate) fn look(&self, cx: &Context<'_>, first: First, more: Load, bounds: Bounds) -> Look {
         let mut state = self.lock();
-        let close = match &mut state.phase {
-            Phase::Opening => None,
-            Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
-            Phase::Open => None,
-        };
-        let holds_back = matches!(state.phase, Phase::Opening);
-        if close.is_none() && (holds_back || state.queue.is_empty()) {
-            if state.is_held && state.with_lane.messages == 0 {
-                state.is_held = false;
-                return Poll::Ready(Taken { queue: VecDeque::new(), close });
-            }
-            state.watch(cx);
-            return Poll::Pending;
+        if first == First::Write
+            && let Some(taken) = state.take()
+        {
+            return Look::Write(taken);
         }
-        state.bytes = 0;
-        Poll::Ready(Taken { queue: std::mem::take(&mut state.queue), close })
+        let may_read = state.may_read(more, bounds);
+        let is_due = state.is_due();
+        let _: Poll<()> = self.watch(&mut state, cx);
+        Look::Wait { may_read, is_due }
+    }
+
+    /// What there is, without waiting.
+    pub(crate) fn try_take(&self) -> Option<Taken> {
+        self.lock().take()
     }
 
     /// Waits until the lane is through, then yields the rest. Cancel-safe.
     pub(crate) async fn rest(&self) -> VecDeque<Outgoing> {
         poll_fn(|cx| {
             let mut state = self.lock();
-            if !matches!(state.phase, Phase::Finished(_)) {
-                state.watch(cx);
-                return Poll::Pending;
+            match state.phase {
+                Phase::Finished(_) => Poll::Ready(std::mem::take(&mut state.queue)),
+                _ => self.watch(&mut state, cx),
             }
-            Poll::Ready(std::mem::take(&mut state.queue))
         })
         .await
+    }
+
+    fn watch<T>(&self, state: &mut State, cx: &Context<'_>) -> Poll<T> {
+        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            state.waker = Some(cx.waker().clone());
+        }
+        self.is_attended.store(false, Ordering::Relaxed);
+        Poll::Pending
+    }
+
+    fn wake(&self, state: &State) {
+        if !self.is_attended.swap(true, Ordering::Relaxed)
+            && let Some(waker) = &state.waker
+        {
+            waker.wake_by_ref();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -334,16 +370,39 @@ impl Outbox {
 }
 
 impl State {
-    fn watch(&mut self, cx: &Context<'_>) {
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waker = Some(cx.waker().clone());
+    /// Whether there is something to write, or the order to close.
+    fn is_due(&self) -> bool {
+        match &self.phase {
+            Phase::Opening => false,
+            Phase::Open => !self.queue.is_empty(),
+            Phase::Closing { reason, .. } | Phase::Finished(reason) => {
+                reason.is_some() || !self.queue.is_empty()
+            }
         }
     }
 
-    fn wake(&mut self) {
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
+    fn take(&mut self) -> Option<Taken> {
+        if !self.is_due() {
+            return None;
         }
+        let close = match &mut self.phase {
+            Phase::Opening | Phase::Open => None,
+            Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
+        };
+        self.bytes = 0;
+        Some(Taken { queue: std::mem::take(&mut self.queue), close })
+    }
+
+    /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
+    /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
+    /// because of the answers to what it sent itself.
+    fn may_read(&mut self, more: Load, bounds: Bounds) -> bool {
+        let Load { messages, bytes } = self.with_lane;
+        let is_idle = messages == 0 && self.queue.is_empty();
+        let has_place = self.queue.len() + 2 * (messages + more.messages) <= bounds.messages
+            && self.bytes + bytes + more.bytes <= bounds.bytes;
+        self.is_held = !is_idle && !has_place;
+        !self.is_held
     }
 }
 
@@ -365,7 +424,7 @@ mod tests {
 
     #[test]
     fn what_is_sent_while_opening_waits_for_ready() {
-        let outbox = Outbox::new();
+        let outbox = Outbox::default();
         outbox.push(text("welcome"), BOUNDS).unwrap();
         assert_eq!(take(&outbox), None);
         outbox.accept(Some(Outgoing::Ready));
@@ -375,7 +434,7 @@ mod tests {
 
     #[test]
     fn a_refused_peer_reads_nothing_but_the_refusal() {
-        let outbox = Outbox::new();
+        let outbox = Outbox::default();
         outbox.push(text("welcome"), BOUNDS).unwrap();
         outbox.refuse(CloseReason::new(CloseCode::POLICY, ClosedBy::Plugin, "no"));
         assert_eq!(take(&outbox), Some((vec![], Some(1008))));
@@ -385,7 +444,7 @@ mod tests {
     #[test]
     fn a_peer_that_does_not_read_is_closed_with_1013() {
         for sizes in [[1, 1, 1, 1], [1, 900, 100, 0]] {
-            let outbox = Outbox::new();
+            let outbox = Outbox::default();
             outbox.accept(None);
             let results = sizes.map(|n| outbox.push(text(&"x".repeat(n)), BOUNDS).is_ok());
             assert!(results[0] && !results[3], "{results:?}");
@@ -395,7 +454,7 @@ mod tests {
 
     #[test]
     fn a_reason_outlives_a_lane_that_is_through_before_the_connection_looked() {
-        let outbox = Outbox::new();
+        let outbox = Outbox::default();
         outbox.accept(None);
         outbox.close(CloseReason::host(CloseCode::AWAY, "x")).unwrap();
         outbox.finish();
@@ -408,7 +467,7 @@ mod tests {
         let away = CloseReason::host(CloseCode::AWAY, "server shutting down");
         let quit = CloseReason::new(CloseCode::NORMAL, ClosedBy::Plugin, "");
         for (reason, accepts) in [(away, true), (quit, false)] {
-            let outbox = Outbox::new();
+            let outbox = Outbox::default();
             outbox.accept(None);
             outbox.close(reason.clone()).unwrap();
             assert_eq!(outbox.push(text("answer"), BOUNDS).is_ok(), accepts);

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::dialog;
 use crate::http::{self, Refusal, response};
-use crate::outbox::{CloseReason, Outgoing, Payload, Taken};
+use crate::outbox::{CloseReason, Load, Outgoing, Taken};
+use crate::payload::Payload;
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::Entry;
@@ -48,12 +49,15 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     if std::str::from_utf8(&body).is_err() {
         return Refusal::bad_request("the body is not UTF-8").to_bytes();
     }
-    let message = Input::Message(Payload { is_text: true, bytes: Bytes::from(body) });
+    let message = Input::Message(Payload::shared(true, Bytes::from(body)));
     let peer = entry.peer.clone();
     let mut said = String::new();
     let exchange = async {
         inbox.send(Item::Open(peer.clone())).await.ok()?;
-        inbox.send(Item::Inputs(peer.clone(), vec![message])).await.ok()?;
+        inbox
+            .send(Item::Inputs { peer: peer.clone(), inputs: vec![message], lent: Load::default() })
+            .await
+            .ok()?;
         Some(listen(&entry, &mut said).await)
     };
     let (status, reason) = match timeout(limit, exchange).await {
@@ -85,7 +89,7 @@ async fn listen(entry: &Entry, said: &mut String) -> Option<CloseReason> {
         let Taken { queue, close } = peer.outbox.take().await;
         for item in queue {
             let (packet, is_last): (Cow<'_, str>, bool) = match &item {
-                Outgoing::Message(payload) => (String::from_utf8_lossy(&payload.bytes), false),
+                Outgoing::Message(payload) => (String::from_utf8_lossy(payload.as_bytes()), false),
                 Outgoing::Next(fyi) => (dialog::next(fyi.as_deref().unwrap_or_default()), true),
                 Outgoing::Ready | Outgoing::Ping => continue,
             };

@@ -13,7 +13,8 @@ use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 
 use crate::http::{self, Head};
 use crate::identity::Identity;
-use crate::outbox::{Bounds, CloseReason, Gone, Outbox, Outgoing, Payload};
+use crate::outbox::{Bounds, CloseReason, Gone, Outbox, Outgoing};
+use crate::payload::Payload;
 use crate::resource::Resource;
 
 /// A connection, as everybody but its own task sees it.
@@ -31,7 +32,6 @@ pub(crate) struct Peer {
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
     pub(crate) bounds: Bounds,
-    fyi: Mutex<Option<Arc<str>>>,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
     /// Its place in the resource's list of members; only `resource.rs` reads and writes it.
@@ -59,9 +59,8 @@ impl Peer {
             address,
             head,
             resource,
-            outbox: Outbox::new(),
+            outbox: Outbox::default(),
             bounds,
-            fyi: Mutex::new(None),
             alive: AtomicBool::new(true),
             slot: AtomicUsize::new(usize::MAX),
         }
@@ -82,15 +81,13 @@ impl Peer {
     /// Acknowledges one message, where there is a dialog.
     pub(crate) fn acknowledge(&self) {
         if self.dialog {
-            let fyi = self.fyi.lock().unwrap_or_else(PoisonError::into_inner).clone();
             // A connection that has gone needs no acknowledgement.
-            let _gone = self.outbox.push(Outgoing::Next(fyi), self.bounds);
+            let _gone = self.outbox.acknowledge(self.bounds);
         }
     }
 
     pub(crate) fn set_fyi(&self, fyi: &str) {
-        let fyi = (!fyi.is_empty()).then(|| Arc::from(fyi));
-        *self.fyi.lock().unwrap_or_else(PoisonError::into_inner) = fyi;
+        self.outbox.set_fyi((!fyi.is_empty()).then(|| Arc::from(fyi)));
     }
 
     /// Whether its application has taken it and not been told of its end.

@@ -10,21 +10,55 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
 
 use crate::identity::Identity;
-use crate::outbox::{CloseReason, Gone, Payload};
+use crate::outbox::{CloseReason, Gone};
+use crate::payload::Payload;
 use crate::registry::{Peer, Registry};
 use crate::resource::{Resource, Resources};
 
 /// What an application wants done.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
-    Send { to: ConnectionId, payload: Payload },
-    Broadcast { scope: Scope, websockets_only: bool, except: &'a [u64], payload: Payload },
-    Feedback { to: Target<'a>, payload: Payload },
-    Join { id: ConnectionId, room: &'a str },
-    Leave { id: ConnectionId, room: &'a str },
-    Publish { room: &'a str, except: &'a [u64], payload: Payload },
-    Close { id: ConnectionId, code: CloseCode, reason: &'a str },
-    SetFyi { id: ConnectionId, fyi: &'a str },
+    Send {
+        to: ConnectionId,
+        payload: Payload,
+    },
+    /// To the connection whose message it is handling.
+    Answer {
+        to: &'a Peer,
+        payload: Payload,
+    },
+    Broadcast {
+        scope: Scope,
+        websockets_only: bool,
+        except: &'a [u64],
+        payload: Payload,
+    },
+    Feedback {
+        to: Target<'a>,
+        payload: Payload,
+    },
+    Join {
+        id: ConnectionId,
+        room: &'a str,
+    },
+    Leave {
+        id: ConnectionId,
+        room: &'a str,
+    },
+    Publish {
+        room: &'a str,
+        except: &'a [u64],
+        payload: Payload,
+    },
+    Close {
+        id: ConnectionId,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    SetFyi {
+        id: ConnectionId,
+        fyi: &'a str,
+    },
 }
 
 #[derive(Debug)]
@@ -42,6 +76,8 @@ impl Router {
     pub(crate) fn deliver(&self, from: &Resource, command: Command<'_>) -> Result<u64, HostError> {
         match command {
             Command::Send { to, payload } => self.member(from, to)?.send(payload).map(|()| 1),
+            Command::Answer { to, payload } if is_on(to, from) => to.send(payload).map(|()| 1),
+            Command::Answer { .. } => Err(HostError::Gone),
             Command::Broadcast { scope: Scope::Resource, websockets_only, except, payload } => {
                 Ok(spread(from, websockets_only, except, &payload))
             }
@@ -92,10 +128,7 @@ impl Router {
 
     /// An application reaches by id only who is on its own resource.
     fn member(&self, from: &Resource, id: ConnectionId) -> Result<Arc<Peer>, HostError> {
-        self.registry
-            .find(id)
-            .filter(|peer| std::ptr::eq(&raw const *peer.resource, from))
-            .ok_or(HostError::Gone)
+        self.registry.find(id).filter(|peer| is_on(peer, from)).ok_or(HostError::Gone)
     }
 
     fn target(&self, to: Target<'_>) -> Option<Arc<Peer>> {
@@ -109,6 +142,10 @@ impl Router {
             Target::Ident(ident) => self.registry.find_ident(ident),
         }
     }
+}
+
+fn is_on(peer: &Peer, resource: &Resource) -> bool {
+    std::ptr::eq(&raw const *peer.resource, resource)
 }
 
 fn spread(to: &Resource, websockets_only: bool, except: &[u64], payload: &Payload) -> u64 {

@@ -13,8 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
-use super::lane::{Item, Place};
+use super::lane::{Clerk, Input, Item, Place};
 use super::pulse::Pulse;
+use crate::outbox::Load;
+use crate::registry::Peer;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
@@ -46,16 +48,38 @@ impl Inbox {
 
     /// Has the item done at once if that can be, else puts it into the queue.
     pub(crate) fn try_send(&self, item: Item) -> Result<(), TrySendError<Item>> {
+        if !matches!(item, Item::Open(_) | Item::Inputs { .. } | Item::Close(..)) {
+            return self.queue(item);
+        }
+        let mut item = Some(item);
+        let work = |clerk: &mut Clerk| item.take().into_iter().for_each(|item| clerk.apply(item));
+        self.take_turn(work);
+        item.map_or(Ok(()), |item| self.queue(item))
+    }
+
+    /// As [`try_send`](Self::try_send), for what one read of a connection yielded. What is done at once was never lent.
+    pub(crate) fn try_inputs(
+        &self,
+        peer: &Arc<Peer>,
+        inputs: Vec<Input>,
+    ) -> Result<(), TrySendError<Item>> {
+        if self.take_turn(|clerk| clerk.inputs(peer, &inputs)) {
+            return Ok(());
+        }
+        self.queue(Item::Inputs { peer: peer.clone(), inputs, lent: Load::default() })
+    }
+
+    fn take_turn(&self, work: impl FnOnce(&mut Clerk)) -> bool {
+        !self.desk.pulse.is_given_up()
+            && self.desk.queued.load(Ordering::Acquire) == 0
+            && self.desk.place.take_turn(work)
+    }
+
+    fn queue(&self, mut item: Item) -> Result<(), TrySendError<Item>> {
+        item.lend();
         if self.desk.pulse.is_given_up() {
             return Err(TrySendError::Closed(item));
         }
-        let item = match self.desk.queued.load(Ordering::Acquire) {
-            0 => match self.desk.place.take_turn(item) {
-                None => return Ok(()),
-                Some(item) => item,
-            },
-            _ => item,
-        };
         self.desk.queued.fetch_add(1, Ordering::AcqRel);
         self.items.try_send(item).inspect_err(|_| {
             self.desk.queued.fetch_sub(1, Ordering::AcqRel);

@@ -25,7 +25,8 @@ use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
 use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
-use crate::outbox::{CloseReason, Load, Outgoing, Payload};
+use crate::outbox::{CloseReason, Load, Outgoing};
+use crate::payload::Payload;
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::sendable;
@@ -33,8 +34,12 @@ use crate::router::sendable;
 /// What a lane does, in the order in which it comes.
 pub(crate) enum Item {
     Open(Arc<Peer>),
-    /// What one read of a connection yielded.
-    Inputs(Arc<Peer>, Vec<Input>),
+    /// What one read of a connection yielded, and what was lent of it while it waits.
+    Inputs {
+        peer: Arc<Peer>,
+        inputs: Vec<Input>,
+        lent: Load,
+    },
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
     /// Hands the state to somebody who keeps it; the instance goes on.
@@ -43,6 +48,18 @@ pub(crate) enum Item {
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered when the instance is gone.
     Stop(oneshot::Sender<()>),
+}
+
+impl Item {
+    /// It is going to wait: what was read and not yet handled counts against its connection.
+    pub(super) fn lend(&mut self) {
+        if let Self::Inputs { peer, inputs, lent } = self
+            && *lent == Load::default()
+        {
+            *lent = Input::load(inputs);
+            peer.outbox.lend(*lent);
+        }
+    }
 }
 
 /// One thing that a peer sent.
@@ -56,7 +73,7 @@ pub(crate) enum Input {
 impl Input {
     pub(crate) fn load(inputs: &[Self]) -> Load {
         let bytes = inputs.iter().map(|input| match input {
-            Self::Message(payload) => payload.bytes.len(),
+            Self::Message(payload) => payload.len(),
             Self::Chunk => 0,
         });
         Load { messages: inputs.len(), bytes: bytes.sum() }
@@ -103,7 +120,7 @@ impl Standstill {
             next_tick: None,
             ending: Ending::None,
         };
-        desk.place.put(clerk);
+        desk.place.put(Box::new(clerk));
         desk.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
         let lane = Lane { items, desk };
         let runtime = Handle::current();
@@ -133,7 +150,7 @@ struct Lane {
 /// the thread.
 #[derive(Default)]
 pub(super) struct Place {
-    clerk: Mutex<Option<Clerk>>,
+    clerk: Mutex<Option<Box<Clerk>>>,
     /// Whether a sender may take its turn here.
     is_open: AtomicBool,
     /// The clerk wants a tick that the lane does not know of.
@@ -141,7 +158,7 @@ pub(super) struct Place {
 }
 
 /// Calls the application; the single owner of the instance.
-struct Clerk {
+pub(super) struct Clerk {
     pulse: Arc<Pulse>,
     resource: Arc<Resource>,
     instance: Box<dyn Instance>,
@@ -216,7 +233,7 @@ impl Lane {
     }
 
     /// Takes the clerk from its place; None if a sender got stuck with it, and the lane was given up for that.
-    async fn clerk(&self) -> Option<Clerk> {
+    async fn clerk(&self) -> Option<Box<Clerk>> {
         const SHORT: usize = 20;
         let mut attempts = 0;
         loop {
@@ -236,31 +253,29 @@ impl Lane {
 
 impl Place {
     /// Locked for as long as it takes to move the clerk in or out, never while it works.
-    fn take(&self) -> Option<Clerk> {
+    fn take(&self) -> Option<Box<Clerk>> {
         self.clerk.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put(&self, clerk: Clerk) {
+    fn put(&self, clerk: Box<Clerk>) {
         *self.clerk.lock().unwrap_or_else(PoisonError::into_inner) = Some(clerk);
     }
 
-    /// Has an item done by the caller; gives it back if the place is closed or empty.
-    pub(super) fn take_turn(&self, item: Item) -> Option<Item> {
-        if !self.is_open.load(Ordering::Acquire)
-            || !matches!(item, Item::Open(_) | Item::Inputs(..) | Item::Close(..))
-        {
-            return Some(item);
+    /// Has the caller do the lane's work; false if the place is closed or empty.
+    pub(super) fn take_turn(&self, work: impl FnOnce(&mut Clerk)) -> bool {
+        if !self.is_open.load(Ordering::Acquire) {
+            return false;
         }
-        let Some(mut clerk) = self.take() else { return Some(item) };
+        let Some(mut clerk) = self.take() else { return false };
         if !matches!(clerk.ending, Ending::None) {
             self.put(clerk);
-            return Some(item);
+            return false;
         }
-        clerk.apply(item);
+        work(&mut clerk);
         if clerk.is_given_up() {
             // The lane finds its place empty and itself given up.
             clerk.end();
-            return None;
+            return true;
         }
         let had_tick = clerk.next_tick.is_some();
         if !had_tick {
@@ -271,7 +286,7 @@ impl Place {
         if wants_tick {
             self.tick_wanted.notify_one();
         }
-        None
+        true
     }
 }
 
@@ -282,7 +297,7 @@ impl std::fmt::Debug for Place {
 }
 
 impl Clerk {
-    fn end(mut self) {
+    fn end(mut self: Box<Self>) {
         let ending = std::mem::replace(&mut self.ending, Ending::None);
         match ending {
             // Nobody takes it only while the host goes down.
@@ -306,16 +321,15 @@ impl Clerk {
         }
     }
 
-    fn apply(&mut self, item: Item) {
+    pub(super) fn apply(&mut self, item: Item) {
         if self.is_given_up() {
             return;
         }
         match item {
             Item::Open(peer) => self.open(&peer),
-            Item::Inputs(peer, inputs) => {
-                inputs.iter().for_each(|input| self.input(&peer, input));
-                self.resource.tally.add_messages(inputs.len() as u64);
-                peer.outbox.give_back(Input::load(&inputs));
+            Item::Inputs { peer, inputs, lent } => {
+                self.inputs(&peer, &inputs);
+                peer.outbox.give_back(lent);
             }
             Item::Close(peer, reason) => self.close(&peer, &reason),
             // Dealt with by the lane, because it waits.
@@ -340,6 +354,11 @@ impl Clerk {
                 peer.outbox.refuse(verdict(failure));
             }
         }
+    }
+
+    pub(super) fn inputs(&mut self, peer: &Peer, inputs: &[Input]) {
+        inputs.iter().for_each(|input| self.input(peer, input));
+        self.resource.tally.add_messages(inputs.len() as u64);
     }
 
     fn input(&mut self, peer: &Peer, input: &Input) {

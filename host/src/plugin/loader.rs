@@ -5,6 +5,7 @@
 //! pages are given back. Host contexts (*voices*) are leaked for the same reason: a thread of an old plugin may speak at any time.
 #![expect(unsafe_code, reason = "calls functions of libraries and reads what they were lent")]
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scop
 use tracing::level_filters::LevelFilter;
 
 use super::{Event, Failure, Instance, Snapshot, pulse};
-use crate::outbox::Payload;
+use crate::payload::Payload;
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::{Command, Router};
@@ -256,8 +257,8 @@ impl Instance for DylibInstance {
         let result = match event {
             Event::Message(peer, payload) => {
                 let kind = if payload.is_text { abi::message::TEXT } else { abi::message::BINARY };
-                let message = RawMessage { kind, bytes: payload.bytes.as_ref().into() };
-                module.message()(self.pointer, raw_session(peer), message)
+                let message = RawMessage { kind, bytes: payload.as_bytes().into() };
+                in_presence_of(peer, || module.message()(self.pointer, raw_session(peer), message))
             }
             Event::Open(peer) => module.open()(self.pointer, raw_session(peer)),
             Event::Error(peer, text) => {
@@ -410,14 +411,39 @@ fn host_table() -> HostTableRef {
 }
 
 fn payload(message: RawMessage<'_>) -> Payload {
-    Payload {
-        is_text: message.kind == abi::message::TEXT,
-        bytes: Bytes::copy_from_slice(message.bytes.as_slice()),
-    }
+    Payload::copied(message.kind == abi::message::TEXT, message.bytes.as_slice())
 }
 
 extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u32 {
-    voice(context).deliver(Command::Send { to: ConnectionId(id), payload: payload(message) }).status
+    let (voice, payload) = (voice(context), payload(message));
+    let sent = with_present(|present| match present.filter(|peer| peer.id().0 == id) {
+        Some(to) => voice.deliver(Command::Answer { to, payload }),
+        None => voice.deliver(Command::Send { to: ConnectionId(id), payload }),
+    });
+    sent.status
+}
+
+thread_local! {
+    /// Whose message an application is handling on this thread, during the call: most messages are sent to who has just sent
+    /// one, and need not be looked up.
+    static PRESENT: Cell<*const Peer> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Calls an application with a message of `peer`.
+fn in_presence_of<T>(peer: &Peer, call: impl FnOnce() -> T) -> T {
+    struct Before(*const Peer);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            PRESENT.set(self.0);
+        }
+    }
+    let _before = Before(PRESENT.replace(peer));
+    call()
+}
+
+fn with_present<T>(act: impl FnOnce(Option<&Peer>) -> T) -> T {
+    // SAFETY: not null only during `in_presence_of` on this thread, which borrows the peer for that long.
+    act(unsafe { PRESENT.get().as_ref() })
 }
 
 extern "C" fn broadcast(
@@ -520,7 +546,8 @@ fn raw_session(peer: &Peer) -> RawSession<'_> {
             Kind::Tcp => abi::kind::TCP,
             _ => abi::kind::WEBSOCKET,
         },
-        uuid: peer.identity.as_str().into(),
+        // SAFETY: an identity is minted from ASCII only. It is lent with every message, so it is not checked each time.
+        uuid: unsafe { std::str::from_utf8_unchecked(peer.identity.as_ascii()) }.into(),
         context: Opaque { pointer: std::ptr::from_ref(peer).cast(), life: PhantomData },
         field,
     }

@@ -26,7 +26,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 
-use crate::outbox::{CloseReason, Payload};
+use crate::outbox::CloseReason;
+use crate::payload::Payload;
 use crate::registry::Peer;
 
 /// What the host tells an application: plain data.

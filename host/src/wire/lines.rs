@@ -117,10 +117,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
 fn append_line(out: &mut Vec<u8>, item: Outgoing, peer: &Peer) {
     match item {
         Outgoing::Message(payload) if payload.is_text => {
-            out.extend(payload.bytes.iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }));
+            out.extend(
+                payload.as_bytes().iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
+            );
         }
         Outgoing::Message(payload) => {
-            let text = String::from_utf8_lossy(&payload.bytes).replace('\n', " ");
+            let text = String::from_utf8_lossy(payload.as_bytes()).replace('\n', " ");
             out.extend_from_slice(text.as_bytes());
         }
         Outgoing::Ready => out.extend_from_slice(dialog::ready(peer.identity.as_str()).as_bytes()),

@@ -8,8 +8,8 @@ mod websocket;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
@@ -62,14 +62,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         Self::Lines(LineStream::new(stream, read, tail, limits.max_message))
     }
 
-    /// Reads at least one message and what else is there, or the beginning of one. Cancel-safe: whole messages that were taken
-    /// from the socket are in `batch` afterwards.
-    pub(crate) async fn receive(&mut self, batch: &mut Vec<Received>) -> Progress {
-        poll_fn(|cx| match self {
+    /// Reads at least one message and what else is there, or the beginning of one. Whole messages that were taken from the
+    /// socket are in `batch` afterwards.
+    pub(crate) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Received>,
+    ) -> Poll<Progress> {
+        match self {
             Self::WebSocket(socket) => socket.poll_receive(cx, batch),
             Self::Lines(lines) => lines.poll_receive(cx, batch),
-        })
-        .await
+        }
     }
 
     /// Whether a message has begun whose end has not come.

@@ -184,19 +184,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             }
             let is_busy = self.unusual.as_ref().is_some_and(|unusual| !unusual.is_idle());
             match frame::look(rest, self.max_message) {
-                Look::Plain(Plain { is_text, header, length, mask }) if !is_busy => {
-                    if rest.len() < header + length {
-                        break;
-                    }
-                    let (frame, behind) = rest.split_at_mut(header + length);
-                    rest = behind;
-                    frame::unmask(&mut frame[header..], mask);
-                    if is_text && std::str::from_utf8(&frame[header..]).is_err() {
-                        return invalid_text();
-                    }
-                    let form = if is_text { Form::Text } else { Form::Binary };
-                    batch.push(Received { bytes: Bytes::copy_from_slice(&frame[header..]), form });
-                }
+                Look::Plain(_) if !is_busy => match take_plain(rest, self.max_message, batch) {
+                    Ok(0) => break,
+                    Ok(used) => rest = &mut rest[used..],
+                    Err(invalid) => return invalid,
+                },
                 Look::Short
                     if !self.unusual.as_ref().is_some_and(|unusual| unusual.is_in_frame()) =>
                 {
@@ -338,6 +330,44 @@ thread_local! {
     static FRAMES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Takes the plain frames at the beginning of `bytes` that are whole, up to [`BATCH_MESSAGES`] in `batch`, and returns how many bytes
+/// they are. Several share one buffer: to allocate it costs more than to count who holds it.
+fn take_plain(
+    bytes: &mut [u8],
+    max_message: usize,
+    batch: &mut Vec<Received>,
+) -> Result<usize, Progress> {
+    let place = BATCH_MESSAGES - batch.len();
+    let (mut end, mut count) = (0, 0);
+    let mut verdict = Ok(());
+    while count < place
+        && let Look::Plain(Plain { is_text, header, length, mask }) =
+            frame::look(&bytes[end..], max_message)
+        && let Some(payload) = bytes.get_mut(end + header..end + header + length)
+    {
+        frame::unmask(payload, mask);
+        if is_text && std::str::from_utf8(payload).is_err() {
+            verdict = Err(invalid_text());
+            break;
+        }
+        end += header + length;
+        count += 1;
+    }
+    let mut shared = (count > 1).then(|| Bytes::copy_from_slice(&bytes[..end]));
+    let mut rest = &bytes[..end];
+    batch.reserve(count);
+    // The headers are as they were.
+    while let Look::Plain(Plain { is_text, header, length, .. }) = frame::look(rest, max_message) {
+        let bytes = match &mut shared {
+            Some(shared) => shared.split_to(header + length).slice(header..),
+            None => Bytes::copy_from_slice(&rest[header..]),
+        };
+        batch.push(Received { bytes, form: if is_text { Form::Text } else { Form::Binary } });
+        rest = &rest[header + length..];
+    }
+    verdict.map(|()| end)
+}
+
 /// A frame that fills its buffer: the payload is not copied.
 fn take_whole(mut input: Vec<u8>, plain: Plain, batch: &mut Vec<Received>) -> Progress {
     frame::unmask(&mut input[plain.header..], plain.mask);
@@ -362,11 +392,11 @@ fn append_frames(
     while frames.len() < MAX_FRAMES {
         match queue.next()? {
             Outgoing::Message(payload) => {
-                frame::append_header(frames, payload.is_text, payload.bytes.len());
-                if payload.bytes.len() > LARGE {
-                    return Some(payload.bytes);
+                frame::append_header(frames, payload.is_text, payload.len());
+                if payload.len() > LARGE {
+                    return payload.into_long();
                 }
-                frames.extend_from_slice(&payload.bytes);
+                frames.extend_from_slice(payload.as_bytes());
             }
             Outgoing::Next(fyi) => text(frames, &dialog::next(fyi.as_deref().unwrap_or_default())),
             Outgoing::Ready => text(frames, &dialog::ready(peer.identity.as_str())),
