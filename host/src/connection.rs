@@ -23,7 +23,7 @@ use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
-use crate::wire::{BATCH_MESSAGES, Progress, Received, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Wire};
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -48,6 +48,9 @@ enum Turn {
     Overdue,
 }
 
+/// What one read may bring, beside one message that began before it.
+const ONE_READ: Load = Load { messages: BATCH_MESSAGES, bytes: READ_BYTES };
+
 /// A connection at work.
 pub(crate) struct Connection<S> {
     wire: Wire<S>,
@@ -57,8 +60,6 @@ pub(crate) struct Connection<S> {
     /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
-    /// What one read may bring.
-    one_read: Load,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -70,8 +71,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         timeouts: &Timeouts,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        let one_read = Load { messages: BATCH_MESSAGES, bytes: limits.max_message };
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), one_read }
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -101,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return end;
             }
             let overdue = reached(self.whole_by);
-            let may_read = pending.is_none() && peer.outbox.may_read(self.one_read, peer.bounds);
+            let may_read = pending.is_none() && peer.outbox.may_read(ONE_READ, peer.bounds);
             let turn = tokio::select! {
                 taken = peer.outbox.take() => Turn::Write(taken),
                 permit = self.inbox.reserve(), if pending.is_some() => match permit {
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message was not whole in time";
+                    let text = "a message was not whole in time (message_timeout)";
                     return End::Closed(CloseReason::host(CloseCode::POLICY, text));
                 }
             }
@@ -294,7 +294,7 @@ fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
         }
         Err(_) => Err(End::Closed(CloseReason::host(
             CloseCode::TRY_AGAIN,
-            "too slow: nothing could be written in time",
+            "too slow: nothing could be written in time (write_timeout)",
         ))),
     }
 }

@@ -1,10 +1,12 @@
 //! The one way to a connection: what it is to be sent, in order, and whether and why it is to end.
 //!
 //! Many write, one reads: lanes, routers and the pinger put things in and never wait; the connection's task takes
-//! everything there is at once, so that a burst costs one wake-up and one write. Bounded in messages and in bytes:
-//! a peer that does not read is disconnected (1013), it never slows down a sender.
+//! everything there is at once, so that a burst costs one wake-up and one write. Bounded in messages and in bytes
+//! (`room`): a peer that does not read is disconnected (1013), it never slows down a sender.
 //!
 //! An idle outbox owns no memory but itself. It knows nothing of sockets.
+
+mod room;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,6 +17,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
+pub(crate) use self::room::Bounds;
+use self::room::Room;
+
 /// A message's payload. Cloning it is counting a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Payload {
@@ -22,13 +27,6 @@ pub(crate) struct Payload {
     pub(crate) is_text: bool,
     /// The bytes.
     pub(crate) bytes: Bytes,
-}
-
-impl Bounds {
-    /// Whether a message of this size can wait at all.
-    pub(crate) fn can_hold(self, payload: &Payload) -> bool {
-        payload.bytes.len() + Outgoing::OVERHEAD <= self.bytes
-    }
 }
 
 #[cfg(test)]
@@ -55,8 +53,8 @@ impl Outgoing {
     fn bytes(&self) -> usize {
         match self {
             Self::Message(payload) => payload.bytes.len() + Self::OVERHEAD,
-            Self::Next(Some(fyi)) => fyi.len() + Self::OVERHEAD,
-            Self::Ready | Self::Next(None) | Self::Ping => Self::OVERHEAD,
+            // The `fyi` is one for all, until it is set again.
+            Self::Ready | Self::Next(_) | Self::Ping => Self::OVERHEAD,
         }
     }
 
@@ -94,13 +92,6 @@ impl CloseReason {
     }
 }
 
-/// How much may wait. The same for all connections of a host.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    pub(crate) messages: usize,
-    pub(crate) bytes: usize,
-}
-
 /// Messages, and the bytes in them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
@@ -129,7 +120,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Outgoing>,
-    bytes: usize,
+    room: Room,
     phase: Phase,
     waker: Option<Waker>,
     /// What was read from this connection, is with the lane, and has not been dealt with.
@@ -174,19 +165,18 @@ impl Outbox {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
-        let bytes = state.bytes + item.bytes();
-        if state.queue.len() >= bounds.messages || bytes > bounds.bytes {
-            state.queue.clear();
-            state.bytes = 0;
+        if state.queue.len() >= bounds.messages
+            || state.room.admit(item.bytes(), bounds.bytes).is_none()
+        {
+            state.drop_queue();
             let reason = CloseReason::host(
                 CloseCode::TRY_AGAIN,
-                "too slow: more messages wait than the host keeps",
+                "too slow: more waits than outbox_messages or outbox_bytes allow",
             );
             state.phase = Phase::closing(reason, false);
             state.wake();
             return Err(Gone);
         }
-        state.bytes = bytes;
         state.queue.push_back(item);
         if !matches!(state.phase, Phase::Opening) {
             state.wake();
@@ -209,8 +199,7 @@ impl Outbox {
     /// The application has refused the connection: what it sent meanwhile is dropped.
     pub(crate) fn refuse(&self, reason: CloseReason) {
         let mut state = self.lock();
-        state.queue.clear();
-        state.bytes = 0;
+        state.drop_queue();
         state.phase = Phase::closing(reason, false);
         state.wake();
     }
@@ -252,13 +241,17 @@ impl Outbox {
 
     /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
     /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
-    /// because of the answers to what it sent itself.
+    /// because of the answers to what it sent itself. Beside `more` there may be one message of any size. What was taken is written
+    /// by then.
     pub(crate) fn may_read(&self, more: Load, bounds: Bounds) -> bool {
         let mut state = self.lock();
+        state.room.written();
         let Load { messages, bytes } = state.with_lane;
         let is_idle = messages == 0 && state.queue.is_empty();
-        let has_place = state.queue.len() + 2 * (messages + more.messages) <= bounds.messages
-            && state.bytes + bytes + more.bytes <= bounds.bytes;
+        let answers = 2 * (messages + more.messages);
+        let answer_bytes = bytes + more.bytes + answers * Outgoing::OVERHEAD;
+        let has_place = state.queue.len() + answers <= bounds.messages
+            && state.room.has_place(answer_bytes, bounds.bytes);
         state.is_held = !is_idle && !has_place;
         !state.is_held
     }
@@ -289,13 +282,14 @@ impl Outbox {
     }
 
     /// Waits for something to write, for the order to close, or, if it may not read, for the lane to be through with
-    /// all that was read. Cancel-safe. One task at a time may wait.
+    /// all that was read. Cancel-safe. One task at a time may wait, and has written what it took before.
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| self.poll_take(cx)).await
     }
 
     fn poll_take(&self, cx: &Context<'_>) -> Poll<Taken> {
         let mut state = self.lock();
+        state.room.written();
         let close = match &mut state.phase {
             Phase::Opening => None,
             Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
@@ -310,7 +304,7 @@ impl Outbox {
             state.watch(cx);
             return Poll::Pending;
         }
-        state.bytes = 0;
+        state.room.hand_over();
         Poll::Ready(Taken { queue: std::mem::take(&mut state.queue), close })
     }
 
@@ -334,6 +328,11 @@ impl Outbox {
 }
 
 impl State {
+    fn drop_queue(&mut self) {
+        self.queue.clear();
+        self.room.clear();
+    }
+
     fn watch(&mut self, cx: &Context<'_>) {
         if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -352,7 +351,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    const BOUNDS: Bounds = Bounds { messages: 3, bytes: 1000 };
+    const BOUNDS: Bounds = Bounds { messages: 3, bytes: 1000, message_bytes: 5000 };
 
     fn text(text: &str) -> Outgoing {
         Outgoing::Message(Payload::text(text))
@@ -384,7 +383,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_read_is_closed_with_1013() {
-        for sizes in [[1, 1, 1, 1], [1, 900, 100, 0]] {
+        for sizes in [[1, 1, 1, 1], [900, 400, 5000, 5000]] {
             let outbox = Outbox::new();
             outbox.accept(None);
             let results = sizes.map(|n| outbox.push(text(&"x".repeat(n)), BOUNDS).is_ok());

@@ -275,7 +275,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         head,
         resource,
     };
-    let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
+    let bounds = Bounds::of(limits);
     let peer = Arc::new(Peer::new(arrival, bounds));
     // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);

@@ -268,6 +268,7 @@ mod tests {
             "max_connections = 9",
             "max_per_ip = 9",
             "max_head = 999",
+            "max_message = 999",
             "max_chunks = 9",
             "outbox_messages = 9",
             "outbox_bytes = 99999999",
@@ -300,7 +301,5 @@ mod tests {
             let (restart, server) = [key].into_iter().partition(|key| RESTART.contains(key));
             check("", &format!("[server]\n{value}"), &Diff { restart, server, ..Diff::default() });
         }
-        let both = Diff { server: vec!["max_message", "outbox_bytes"], ..Diff::default() };
-        check("", "[server]\nmax_message = 999", &both);
     }
 }

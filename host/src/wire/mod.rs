@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 thread_local! {
     /// What one read of a socket brings, for the moment in which it is taken apart. Shared by all connections of the thread, so
     /// that one that waits has no use for a buffer of its own.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
 /// Ends the host's side and reads what the peer still sends until it ends too. The caller limits the time.
@@ -144,5 +144,7 @@ pub(crate) fn close_packet(reason: &CloseReason) -> String {
     }
 }
 
+/// How many bytes one read brings at most, beside the rest of a message that is larger.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// How many messages one read hands on at most, so that one busy peer does not hold up its own answers.
 pub(crate) const BATCH_MESSAGES: usize = 64;
