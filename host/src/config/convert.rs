@@ -43,6 +43,8 @@ const SERVER: Keys = Keys {
         "max_head",
         "max_message",
         "max_chunks",
+        "max_frames",
+        "max_rooms",
         "outbox_messages",
         "outbox_bytes",
         "inbox_messages",
@@ -222,6 +224,8 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     // 125 bytes is what a frame without an extended length holds, and the least that any peer takes (RFC 6455 section 5.2).
     const MESSAGE: Count = Count::new("bytes", 125..=1 << 30, "would refuse every message");
     const CHUNKS: Count = Count::new("chunks", 1..=1_000_000, "would refuse every chunk");
+    const FRAMES: Count = Count::new("frames", 1..=1 << 30, "would refuse every message");
+    const ROOMS: Count = Count::new("rooms", 1..=1_000_000, "would let nobody into a room");
     const OUTBOX: Count = Count::new("messages", 2..=1_000_000, "could not hold any answer");
     // Twice what the answers to one read of a socket take (64 KiB), and as much again.
     const BYTES: Count = Count::new("bytes", 256 << 10..=1 << 34, "could not hold any answer");
@@ -233,6 +237,8 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
         max_head: s.count("max_head", &HEAD, default.max_head),
         max_message: s.count("max_message", &MESSAGE, default.max_message),
         max_chunks: s.count("max_chunks", &CHUNKS, default.max_chunks),
+        max_frames: s.count("max_frames", &FRAMES, default.max_frames),
+        max_rooms: s.count("max_rooms", &ROOMS, default.max_rooms),
         outbox_messages: s.count("outbox_messages", &OUTBOX, default.outbox_messages),
         outbox_bytes: s.count("outbox_bytes", &BYTES, default.outbox_bytes),
         inbox_messages: s.count("inbox_messages", &INBOX, default.inbox_messages),

@@ -165,6 +165,10 @@ pub struct Limits {
     pub max_message: usize,
     /// Chunks of one message. Key `max_chunks`, default 100.
     pub max_chunks: usize,
+    /// WebSocket frames of one message, not counting control frames between them. Key `max_frames`, default 65536.
+    pub max_frames: usize,
+    /// Rooms that one connection may be in. Key `max_rooms`, default 100.
+    pub max_rooms: usize,
     /// Messages that may wait for one peer. Key `outbox_messages`, default 1024, at least 2: an answer and its `next`.
     pub outbox_messages: usize,
     /// Bytes that may wait for one peer, and one large message beside them: whatever one client may send, another must be able to
@@ -182,6 +186,8 @@ impl Default for Limits {
             max_head: 16 << 10,
             max_message: 16 << 20,
             max_chunks: 100,
+            max_frames: 65_536,
+            max_rooms: 100,
             outbox_messages: 1024,
             outbox_bytes: 1 << 20,
             inbox_messages: 256,

@@ -3,6 +3,7 @@
 //! Reads all messages that one readiness of the socket brings and writes all that are to be written at once: a flush for
 //! each message costs ten times as much.
 
+mod arriving;
 mod lines;
 mod websocket;
 
@@ -54,7 +55,7 @@ pub(crate) enum Progress {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Speaks WebSocket on a socket whose handshake is done; `read` is what came behind the request.
     pub(crate) fn websocket(stream: S, read: Vec<u8>, limits: &Limits) -> Self {
-        Self::WebSocket(WebSocket::new(stream, read, limits.max_message))
+        Self::WebSocket(WebSocket::new(stream, read, limits))
     }
 
     /// Speaks lines; `read` is what came behind the opening.
