@@ -36,20 +36,26 @@ pub enum Step {
     Invalid,
 }
 
-/// Which limit the chunks went past; its sentence is fit for the `close` of the dialog.
+/// Which limit a message in pieces went past; its sentence is fit for the `close` of the dialog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum TooMuch {
     /// More chunks than configured (`max_chunks`).
-    #[error("more than {max} chunks in one message")]
+    #[error("more than {max} chunks in one message (max_chunks)")]
     Chunks {
         /// The limit.
         max: usize,
     },
     /// More bytes than configured (`max_message`).
-    #[error("more than {max_bytes} bytes in one message")]
+    #[error("more than {max_bytes} bytes in one message (max_message)")]
     Bytes {
         /// The limit.
         max_bytes: usize,
+    },
+    /// More WebSocket fragments than configured (`max_frames`).
+    #[error("more than {max} frames in one message (max_frames)")]
+    Frames {
+        /// The limit.
+        max: usize,
     },
 }
 
@@ -149,7 +155,7 @@ mod tests {
                     Step::Deliver(bytes) => bytes.escape_ascii().to_string(),
                     Step::Acknowledge => ".".to_owned(),
                     Step::TooMuch(TooMuch::Chunks { .. }) => "!".to_owned(),
-                    Step::TooMuch(TooMuch::Bytes { .. }) => ">".to_owned(),
+                    Step::TooMuch(_) => ">".to_owned(),
                     Step::Invalid => "x".to_owned(),
                 }
             })
@@ -222,10 +228,12 @@ mod tests {
 
     #[test]
     fn the_reasons_name_their_limit() {
-        assert_eq!(TooMuch::Chunks { max: 3 }.to_string(), "more than 3 chunks in one message");
-        assert_eq!(
-            TooMuch::Bytes { max_bytes: 10 }.to_string(),
-            "more than 10 bytes in one message"
-        );
+        for (limit, expected) in [
+            (TooMuch::Chunks { max: 3 }, "more than 3 chunks in one message (max_chunks)"),
+            (TooMuch::Bytes { max_bytes: 10 }, "more than 10 bytes in one message (max_message)"),
+            (TooMuch::Frames { max: 3 }, "more than 3 frames in one message (max_frames)"),
+        ] {
+            assert_eq!(limit.to_string(), expected);
+        }
     }
 }

@@ -26,7 +26,7 @@ use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
-use crate::wire::{BATCH_MESSAGES, Progress, Received, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Wire};
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -53,6 +53,9 @@ enum Turn {
     Overdue,
 }
 
+/// What one read may bring, beside one message that began before it.
+const ONE_READ: Load = Load { messages: BATCH_MESSAGES, bytes: READ_BYTES };
+
 /// A connection at work.
 pub(crate) struct Connection<S> {
     wire: Wire<S>,
@@ -62,8 +65,6 @@ pub(crate) struct Connection<S> {
     /// When a message, or an open chunk buffer, that has begun must be whole.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
-    /// What one read may bring.
-    one_read: Load,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -75,8 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         timeouts: &Timeouts,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        let one_read = Load { messages: BATCH_MESSAGES, bytes: limits.max_message };
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), one_read }
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -140,7 +140,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message was not whole in time";
+                    let text = "a message was not whole in time (message_timeout)";
                     return End::Closed(CloseReason::host(CloseCode::POLICY, text));
                 }
             }
@@ -151,10 +151,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn turn(&mut self, first: First, batch: &mut Vec<Received>) -> Turn {
         let (wire, outbox, bounds) =
             (&mut self.wire, &self.entry.peer.outbox, self.entry.peer.bounds);
-        let one_read = self.one_read;
         let mut overdue = pin!(reached(self.whole_by));
         poll_fn(|cx| {
-            let (may_read, is_due) = match outbox.look(cx, first, one_read, bounds) {
+            let (may_read, is_due) = match outbox.look(cx, first, ONE_READ, bounds) {
                 Look::Write(taken) => return Poll::Ready(Turn::Write(taken)),
                 Look::Wait { may_read, is_due } => (may_read, is_due),
             };
@@ -335,7 +334,7 @@ fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
         }
         Err(_) => Err(End::Closed(CloseReason::host(
             CloseCode::TRY_AGAIN,
-            "too slow: nothing could be written in time",
+            "too slow: nothing could be written in time (write_timeout)",
         ))),
     }
 }

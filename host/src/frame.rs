@@ -2,7 +2,9 @@
 //!
 //! A *plain* frame is a whole message in one frame: final, text or binary, masked as a client must, no reserved bit, its length in
 //! the shortest form (RFC 6455, section 5.2). Everything else (fragments, control frames, violations) is only measured here, and
-//! tungstenite's to judge. Pure: bytes in, values out; constant work for each byte.
+//! tungstenite's to judge, but for lengths: it takes those that are not in the shortest form. Pure: bytes in, values out; constant work for each byte.
+
+use thiserror::Error;
 
 /// What lies at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +15,31 @@ pub enum Look {
     Plain(Plain),
     /// Another frame of this kind, as far as its header can be believed.
     Other(Other),
+    /// A header that breaks the protocol or goes past a limit, whatever follows.
+    Faulty(Fault),
+}
+
+/// What is wrong with a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum Fault {
+    /// RFC 6455, section 5.1.
+    #[error("a frame that is not masked")]
+    Unmasked,
+    /// RFC 6455, section 5.2: the shortest form must be used.
+    #[error("a frame whose length is not in its shortest form")]
+    LongLength,
+    /// RFC 6455, section 5.2: the first bit must be 0.
+    #[error("a frame whose length has its first bit set")]
+    SignedLength,
+    /// RFC 6455, section 5.5.
+    #[error("a control frame of more than 125 bytes")]
+    LongControl,
+    /// RFC 6455, section 5.2; only told of a length that cannot be, else it is tungstenite's to tell.
+    #[error("a frame with a reserved bit or of a reserved kind")]
+    Reserved,
+    /// Past `max_message`: close with 1009, and for any other with 1002.
+    #[error("a frame that is longer than max_message")]
+    TooLong,
 }
 
 /// A whole message in one frame.
@@ -31,8 +58,8 @@ pub struct Plain {
 /// A frame that needs a state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Other {
-    /// Header and payload in bytes; `None` if that cannot be said, or is no business of a peer.
-    pub size: Option<usize>,
+    /// Header and payload in bytes.
+    pub size: usize,
     /// Whether a fragmented message is under way behind this frame; `None`: as it was before (a control frame).
     pub leaves_open: Option<bool>,
 }
@@ -47,32 +74,55 @@ pub fn look(bytes: &[u8], max_message: usize) -> Look {
         _ => (0, 0),
     };
     let mask_at = 2 + extended;
-    let Some(&[a, b, c, d]) = bytes.get(mask_at..mask_at + 4) else {
-        // An unmasked frame may be shorter than that, and is a violation.
-        return if second & 0x80 == 0 {
-            Look::Other(Other { size: None, leaves_open: None })
-        } else {
-            Look::Short
-        };
-    };
+    if second & 0x80 == 0 {
+        return Look::Faulty(Fault::Unmasked);
+    }
+    let Some(&[a, b, c, d]) = bytes.get(mask_at..mask_at + 4) else { return Look::Short };
     let length = match extended {
         0 => u64::from(second & 0x7f),
         _ => rest[..extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
     };
     let header = mask_at + 4;
-    let is_sound = second & 0x80 != 0 && length >= minimum && length <= max_message as u64;
+    if length < minimum || length > max_message as u64 {
+        return fault(first, length, minimum);
+    }
     // The bound was just checked, so it fits.
     let length = length as usize;
     match first {
-        0x81 | 0x82 if is_sound => {
+        0x81 | 0x82 => {
             Look::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] })
         }
+        _ if first & 0x08 != 0 && length > 125 => Look::Faulty(Fault::LongControl),
         _ => Look::Other(Other {
-            // Not evaluated for a length that is not: the sum may overflow.
-            size: is_sound.then(|| header + length),
+            size: header + length,
             leaves_open: (first & 0x08 == 0).then_some(first & 0x80 == 0),
         }),
     }
+}
+
+/// A length that cannot be.
+#[cold]
+fn fault(first: u8, length: u64, minimum: u64) -> Look {
+    Look::Faulty(match first {
+        _ if length >> 63 != 0 => Fault::SignedLength,
+        _ if length < minimum => Fault::LongLength,
+        0x00..=0x02 | 0x80..=0x82 => Fault::TooLong,
+        _ if first & 0x08 != 0 => Fault::LongControl,
+        _ => Fault::Reserved,
+    })
+}
+
+/// The length of the header that begins here and its mask, if it is whole and has one.
+#[must_use]
+pub fn header(bytes: &[u8]) -> Option<(usize, [u8; 4])> {
+    let second = *bytes.get(1)?;
+    let header = match second & 0x7f {
+        126 => 8,
+        127 => 14,
+        _ => 6,
+    };
+    let mask = bytes.get(header - 4..header)?.try_into().expect("four bytes");
+    (second & 0x80 != 0).then_some((header, mask))
 }
 
 /// Takes the mask off a payload, or puts it on (RFC 6455, section 5.3).
@@ -122,8 +172,6 @@ mod tests {
         assert_eq!(look(bytes, MAX), expected, "{:02x?}", &bytes[..bytes.len().min(16)]);
     }
 
-    const DOOMED: Look = Look::Other(Other { size: None, leaves_open: Some(false) });
-
     #[test]
     fn frames_are_told_apart_by_their_header() {
         let plain = |is_text, header, length| {
@@ -134,7 +182,7 @@ mod tests {
         check(&frame(0x82, 0x85, &mask), plain(false, 6, 5));
         check(&frame(0x81, 0xfe, &[0, 126, 1, 2, 3, 4]), plain(true, 8, 126));
         check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]), plain(true, 14, 0x1_0000));
-        let other = |size, leaves_open| Look::Other(Other { size: Some(size), leaves_open });
+        let other = |size, leaves_open| Look::Other(Other { size, leaves_open });
         check(&frame(0x01, 0x85, &mask), other(11, Some(true)));
         check(&frame(0x00, 0x85, &mask), other(11, Some(true)));
         check(&frame(0x80, 0x85, &mask), other(11, Some(false)));
@@ -145,13 +193,34 @@ mod tests {
     #[test]
     fn what_breaks_the_protocol_is_never_plain() {
         let mask = [1, 2, 3, 4];
-        // Not masked; not the shortest length; a length past 2^63; a length past the limit.
-        check(&frame(0x81, 0x05, b"hello"), DOOMED);
-        check(&frame(0x81, 0x01, b"h"), Look::Other(Other { size: None, leaves_open: None }));
-        check(&frame(0x81, 0xfe, &[0, 125, 1, 2, 3, 4]), DOOMED);
-        check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]), DOOMED);
-        check(&[&[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 1], &mask[..]].concat(), DOOMED);
-        check(&[&[0x81, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0], &mask[..]].concat(), DOOMED);
+        let faulty = Look::Faulty;
+        check(&frame(0x81, 0x05, b"hello"), faulty(Fault::Unmasked));
+        check(&frame(0x89, 0x00, b""), faulty(Fault::Unmasked));
+        check(&frame(0x81, 0xfe, &[0, 125, 1, 2, 3, 4]), faulty(Fault::LongLength));
+        check(&frame(0x8a, 0xfe, &[0, 1, 1, 2, 3, 4]), faulty(Fault::LongLength));
+        let long = |length: u64| [&length.to_be_bytes()[..], &mask].concat();
+        check(&frame(0x01, 0xff, &long(0xffff)), faulty(Fault::LongLength));
+        check(&frame(0x81, 0xff, &long(1 << 63 | 1)), faulty(Fault::SignedLength));
+        check(&frame(0x89, 0xff, &long(u64::MAX)), faulty(Fault::SignedLength));
+        check(&frame(0x00, 0xff, &long(MAX as u64 + 1)), faulty(Fault::TooLong));
+        check(&frame(0x82, 0xff, &long(u64::MAX >> 1)), faulty(Fault::TooLong));
+        check(&frame(0x89, 0xff, &long(MAX as u64 + 1)), faulty(Fault::LongControl));
+        check(&frame(0x88, 0xfe, &[0, 126, 1, 2, 3, 4]), faulty(Fault::LongControl));
+        check(&frame(0xc1, 0xff, &long(MAX as u64 + 1)), faulty(Fault::Reserved));
+    }
+
+    #[test]
+    fn a_header_has_a_length_and_a_mask() {
+        for (bytes, expected) in [
+            (frame(0x01, 0x80, &[1, 2, 3, 4]), Some((6, [1, 2, 3, 4]))),
+            (frame(0x01, 0xfe, &[0, 0, 1, 2, 3, 4, 5]), Some((8, [1, 2, 3, 4]))),
+            (frame(0x01, 0xff, &[0, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4]), Some((14, [1, 2, 3, 4]))),
+            (frame(0x01, 0xfe, &[0, 0, 1, 2, 3]), None),
+            (frame(0x01, 0x04, &[1, 2, 3, 4]), None),
+            (vec![], None),
+        ] {
+            assert_eq!(header(&bytes), expected, "{bytes:?}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub mod dialog;
 pub mod frame;
 pub mod identity;
 mod post;
+pub mod utf8;
 mod wire;
 // How a message finds its receivers.
 mod outbox;

@@ -1,10 +1,12 @@
 //! The one way to a connection: what it is to be sent, in order, and whether and why it is to end.
 //!
 //! Many write, one reads: lanes, routers and the pinger put things in and never wait; the connection's task takes
-//! everything there is at once, so that a burst costs one wake-up and one write. Bounded in messages and in bytes:
-//! a peer that does not read is disconnected (1013), it never slows down a sender.
+//! everything there is at once, so that a burst costs one wake-up and one write. Bounded in messages and in bytes
+//! (`room`): a peer that does not read is disconnected (1013), it never slows down a sender.
 //!
 //! An idle outbox owns no memory but itself. It knows nothing of sockets.
+
+mod room;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -15,14 +17,9 @@ use std::time::Duration;
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
+pub(crate) use self::room::Bounds;
+use self::room::Room;
 use crate::payload::Payload;
-
-impl Bounds {
-    /// Whether a message of this size can wait at all.
-    pub(crate) fn can_hold(self, payload: &Payload) -> bool {
-        payload.len() + Outgoing::OVERHEAD <= self.bytes
-    }
-}
 
 /// One thing that the connection's task writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,8 +38,8 @@ impl Outgoing {
     fn bytes(&self) -> usize {
         match self {
             Self::Message(payload) => payload.len() + Self::OVERHEAD,
-            Self::Next(Some(fyi)) => fyi.len() + Self::OVERHEAD,
-            Self::Ready | Self::Next(None) | Self::Ping => Self::OVERHEAD,
+            // The `fyi` is one for all, until it is set again.
+            Self::Ready | Self::Next(_) | Self::Ping => Self::OVERHEAD,
         }
     }
 
@@ -78,13 +75,6 @@ impl CloseReason {
     pub(crate) fn host(code: CloseCode, text: impl Into<String>) -> Self {
         Self::new(code, ClosedBy::Host, text)
     }
-}
-
-/// How much may wait. The same for all connections of a host.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
-    pub(crate) messages: usize,
-    pub(crate) bytes: usize,
 }
 
 /// Messages, and the bytes in them.
@@ -138,7 +128,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Outgoing>,
-    bytes: usize,
+    room: Room,
     phase: Phase,
     waker: Option<Waker>,
     /// What `next` says.
@@ -195,19 +185,18 @@ impl Outbox {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
-        let bytes = state.bytes + item.bytes();
-        if state.queue.len() >= bounds.messages || bytes > bounds.bytes {
-            state.queue.clear();
-            state.bytes = 0;
+        if state.queue.len() >= bounds.messages
+            || state.room.admit(item.bytes(), bounds.bytes).is_none()
+        {
+            state.drop_queue();
             let reason = CloseReason::host(
                 CloseCode::TRY_AGAIN,
-                "too slow: more messages wait than the host keeps",
+                "too slow: more waits than outbox_messages or outbox_bytes allow",
             );
             state.phase = Phase::closing(reason, false);
             self.wake(state);
             return Err(Gone);
         }
-        state.bytes = bytes;
         state.queue.push_back(item);
         if !matches!(state.phase, Phase::Opening) {
             self.wake(state);
@@ -231,8 +220,7 @@ impl Outbox {
     pub(crate) fn refuse(&self, reason: CloseReason) {
         self.is_cut_off.store(true, Ordering::Relaxed);
         let mut state = self.lock();
-        state.queue.clear();
-        state.bytes = 0;
+        state.drop_queue();
         state.phase = Phase::closing(reason, false);
         self.wake(&state);
     }
@@ -306,10 +294,12 @@ impl Outbox {
         matches!(self.lock().phase, Phase::Finished(_))
     }
 
-    /// Waits for something to write, or for the order to close. Cancel-safe. One task at a time may wait.
+    /// Waits for something to write, or for the order to close. Cancel-safe. One task at a time may wait, and has written what it
+    /// took before.
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| {
             let mut state = self.lock();
+            state.room.written();
             state.take().map_or_else(|| self.watch(&mut state, cx), Poll::Ready)
         })
         .await
@@ -319,6 +309,7 @@ impl Outbox {
     /// whatever comes, and by the lane if it may not read.
     pub(crate) fn look(&self, cx: &Context<'_>, first: First, more: Load, bounds: Bounds) -> Look {
         let mut state = self.lock();
+        state.room.written();
         if first == First::Write
             && let Some(taken) = state.take()
         {
@@ -370,6 +361,11 @@ impl Outbox {
 }
 
 impl State {
+    fn drop_queue(&mut self) {
+        self.queue.clear();
+        self.room.clear();
+    }
+
     /// Whether there is something to write, or the order to close.
     fn is_due(&self) -> bool {
         match &self.phase {
@@ -389,18 +385,20 @@ impl State {
             Phase::Opening | Phase::Open => None,
             Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
         };
-        self.bytes = 0;
+        self.room.hand_over();
         Some(Taken { queue: std::mem::take(&mut self.queue), close })
     }
 
     /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
     /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
-    /// because of the answers to what it sent itself.
+    /// because of the answers to what it sent itself. Beside `more` there may be one message of any size.
     fn may_read(&mut self, more: Load, bounds: Bounds) -> bool {
         let Load { messages, bytes } = self.with_lane;
         let is_idle = messages == 0 && self.queue.is_empty();
-        let has_place = self.queue.len() + 2 * (messages + more.messages) <= bounds.messages
-            && self.bytes + bytes + more.bytes <= bounds.bytes;
+        let answers = 2 * (messages + more.messages);
+        let answer_bytes = bytes + more.bytes + answers * Outgoing::OVERHEAD;
+        let has_place = self.queue.len() + answers <= bounds.messages
+            && self.room.has_place(answer_bytes, bounds.bytes);
         self.is_held = !is_idle && !has_place;
         !self.is_held
     }
@@ -411,7 +409,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    const BOUNDS: Bounds = Bounds { messages: 3, bytes: 1000 };
+    const BOUNDS: Bounds = Bounds { messages: 3, bytes: 1000, message_bytes: 5000 };
 
     fn text(text: &str) -> Outgoing {
         Outgoing::Message(Payload::text(text))
@@ -443,7 +441,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_read_is_closed_with_1013() {
-        for sizes in [[1, 1, 1, 1], [1, 900, 100, 0]] {
+        for sizes in [[1, 1, 1, 1], [900, 400, 5000, 5000]] {
             let outbox = Outbox::default();
             outbox.accept(None);
             let results = sizes.map(|n| outbox.push(text(&"x".repeat(n)), BOUNDS).is_ok());

@@ -32,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
     pub(crate) bounds: Bounds,
+    /// In how many rooms it may be.
+    pub(crate) max_rooms: usize,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
     /// Its place in the resource's list of members; only `resource.rs` reads and writes it.
@@ -46,11 +48,14 @@ pub(crate) struct Arrival {
     pub(crate) address: Box<str>,
     pub(crate) head: Head,
     pub(crate) resource: Arc<Resource>,
+    pub(crate) bounds: Bounds,
+    pub(crate) max_rooms: usize,
 }
 
 impl Peer {
-    pub(crate) fn new(arrival: Arrival, bounds: Bounds) -> Self {
-        let Arrival { identity, kind, dialog, address, head, resource } = arrival;
+    pub(crate) fn new(arrival: Arrival) -> Self {
+        let Arrival { identity, kind, dialog, address, head, resource, bounds, max_rooms } =
+            arrival;
         Self {
             id: ConnectionId(identity.key()),
             identity,
@@ -61,6 +66,7 @@ impl Peer {
             resource,
             outbox: Outbox::default(),
             bounds,
+            max_rooms,
             alive: AtomicBool::new(true),
             slot: AtomicUsize::new(usize::MAX),
         }

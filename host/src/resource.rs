@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use plugsocket_plugin::{CloseCode, ConnectionId};
+use plugsocket_plugin::{CloseCode, ConnectionId, HostError};
 
 use crate::config::LaneKind;
 use crate::outbox::CloseReason;
@@ -120,16 +120,27 @@ impl Resource {
         true
     }
 
-    pub(crate) fn join(&self, peer: &Arc<Peer>, room: &str) {
+    /// Puts a peer into a room.
+    ///
+    /// # Errors
+    /// [`HostError::TooMany`] if it is in as many as it may be. So there are never more rooms than members have places for.
+    pub(crate) fn join(&self, peer: &Arc<Peer>, room: &str) -> Result<(), HostError> {
         let mut members = self.write();
         // It may have gone since the caller found it; a room must not keep it then.
         if !peer.is_member() {
-            return;
+            return Ok(());
         }
         let id = peer.id().0;
-        if members.rooms.entry(room.into()).or_default().insert(id, peer.clone()).is_none() {
-            members.rooms_of.entry(id).or_default().push(room.into());
+        if members.rooms.get(room).is_some_and(|members| members.contains_key(&id)) {
+            return Ok(());
         }
+        let joined = members.rooms_of.entry(id).or_default();
+        if joined.len() >= peer.max_rooms {
+            return Err(HostError::TooMany);
+        }
+        joined.push(room.into());
+        members.rooms.entry(room.into()).or_default().insert(id, peer.clone());
+        Ok(())
     }
 
     pub(crate) fn leave(&self, peer: &Peer, room: &str) {

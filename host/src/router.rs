@@ -91,8 +91,7 @@ impl Router {
             }
             Command::Join { id, room } => {
                 check_length(room, Self::MAX_ROOM_NAME)?;
-                from.join(&self.member(from, id)?, room);
-                Ok(1)
+                from.join(&self.member(from, id)?, room).map(|()| 1)
             }
             Command::Leave { id, room } => {
                 from.leave(&*self.member(from, id)?, room);

@@ -274,9 +274,10 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         address: origin.to_text(),
         head,
         resource,
+        bounds: Bounds::of(limits),
+        max_rooms: limits.max_rooms,
     };
-    let bounds = Bounds { messages: limits.outbox_messages, bytes: limits.outbox_bytes };
-    let peer = Arc::new(Peer::new(arrival, bounds));
+    let peer = Arc::new(Peer::new(arrival));
     // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
     let wire = match wish {

@@ -95,6 +95,8 @@ pub mod status {
     pub const GONE: u32 = 1;
     pub const RETIRED: u32 = 2;
     pub const TOO_LARGE: u32 = 3;
+    /// Since [`super::ABI_LATEST`]; whoever does not know an answer takes it for "unsupported".
+    pub const TOO_MANY: u32 = 4;
 }
 
 /// Kinds of [`RawMessage`].

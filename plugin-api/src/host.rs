@@ -89,7 +89,8 @@ impl Host {
     /// Joining twice is joining once. Rooms outlive a reload; a connection that ends leaves all of its rooms.
     ///
     /// # Errors
-    /// [`HostError::Gone`]; [`HostError::TooLarge`] for a name of over 256 bytes.
+    /// [`HostError::Gone`]; [`HostError::TooLarge`] for a name of over 256 bytes; [`HostError::TooMany`] if it is in as many rooms
+    /// as the operator allows (`max_rooms`, 100 by default).
     pub fn join(&self, id: ConnectionId, room: &str) -> Result<(), HostError> {
         check(self.raw.table.join()(self.raw.context, id.0, room.into()))
     }
@@ -177,6 +178,7 @@ fn check(status: u32) -> Result<(), HostError> {
         abi::status::GONE => Err(HostError::Gone),
         abi::status::RETIRED => Err(HostError::Retired),
         abi::status::TOO_LARGE => Err(HostError::TooLarge),
+        abi::status::TOO_MANY => Err(HostError::TooMany),
         _ => Err(HostError::Unsupported),
     }
 }

@@ -310,6 +310,9 @@ pub enum HostError {
     Retired,
     /// The message or name is larger than a limit of the host allows.
     TooLarge,
+    /// More of something than the host allows: rooms of one connection (`max_rooms` in `plugins.toml`). A library built before
+    /// this was there sees [`HostError::Unsupported`] instead.
+    TooMany,
     /// Something that this host does not know; it may be older than the plugin's `plugsocket-plugin`.
     Unsupported,
 }
@@ -320,6 +323,7 @@ impl fmt::Display for HostError {
             Self::Gone => "the connection is gone",
             Self::Retired => "this instance has been replaced",
             Self::TooLarge => "larger than the host's limit",
+            Self::TooMany => "more than the host's limit",
             Self::Unsupported => "not supported by this host",
         })
     }

@@ -20,12 +20,6 @@ use super::{
     Watchdog,
 };
 
-/// Bytes that the default of `outbox_bytes` leaves beside the longest message.
-pub(super) const OUTBOX_ROOM: usize = 4 << 20;
-
-/// Bytes that any `outbox_bytes` leaves beside the longest message, for what the dialog says meanwhile.
-const DIALOG_ROOM: usize = 64 << 10;
-
 /// The path of the host's own page.
 const PAGE: &str = "/plugsocket";
 
@@ -49,6 +43,8 @@ const SERVER: Keys = Keys {
         "max_head",
         "max_message",
         "max_chunks",
+        "max_frames",
+        "max_rooms",
         "outbox_messages",
         "outbox_bytes",
         "inbox_messages",
@@ -228,41 +224,25 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     // 125 bytes is what a frame without an extended length holds, and the least that any peer takes (RFC 6455 section 5.2).
     const MESSAGE: Count = Count::new("bytes", 125..=1 << 30, "would refuse every message");
     const CHUNKS: Count = Count::new("chunks", 1..=1_000_000, "would refuse every chunk");
+    const FRAMES: Count = Count::new("frames", 1..=1 << 30, "would refuse every message");
+    const ROOMS: Count = Count::new("rooms", 1..=1_000_000, "would let nobody into a room");
     const OUTBOX: Count = Count::new("messages", 2..=1_000_000, "could not hold any answer");
+    // Twice what the answers to one read of a socket take (64 KiB), and as much again.
+    const BYTES: Count = Count::new("bytes", 256 << 10..=1 << 34, "could not hold any answer");
     const INBOX: Count = Count::new("messages", 1..=1_000_000, "would let no message in");
     let default = Limits::default();
-    let max_message =
-        s.value("max_message", |value| value::count(value, &MESSAGE, default.max_message));
     Limits {
         max_connections: NonZeroUsize::new(s.count("max_connections", &CONNECTIONS, 0)),
         max_per_ip: NonZeroUsize::new(s.count("max_per_ip", &CONNECTIONS, 0)),
         max_head: s.count("max_head", &HEAD, default.max_head),
-        max_message: max_message.unwrap_or(default.max_message),
+        max_message: s.count("max_message", &MESSAGE, default.max_message),
         max_chunks: s.count("max_chunks", &CHUNKS, default.max_chunks),
+        max_frames: s.count("max_frames", &FRAMES, default.max_frames),
+        max_rooms: s.count("max_rooms", &ROOMS, default.max_rooms),
         outbox_messages: s.count("outbox_messages", &OUTBOX, default.outbox_messages),
-        outbox_bytes: outbox_bytes(s, max_message),
+        outbox_bytes: s.count("outbox_bytes", &BYTES, default.outbox_bytes),
         inbox_messages: s.count("inbox_messages", &INBOX, default.inbox_messages),
     }
-}
-
-/// What one client may send, another must be able to receive: a broadcast of `max_message` bytes has to fit, with the
-/// `next` and the like beside it. A smaller outbox would turn a legal message into a closed connection.
-fn outbox_bytes(s: &mut Section<'_, '_>, max_message: Option<usize>) -> usize {
-    let unknown = max_message.is_none() && s.has("max_message");
-    let max_message = max_message.unwrap_or(Limits::default().max_message);
-    const OUTBOX: Count = Count::new("bytes", 0..=1 << 34, "");
-    let (least, default) = (max_message + DIALOG_ROOM, max_message + OUTBOX_ROOM);
-    let read = |value: &DeValue<'_>| {
-        let bytes = value::count(value, &OUTBOX, default)?;
-        if bytes >= least || unknown {
-            return Ok(bytes);
-        }
-        Err(Wrong(format!(
-            "{bytes} bytes cannot hold a message of max_message ({max_message}) bytes with the dialog's packets beside it; \
-             give a number of bytes of at least {least}, or a smaller max_message"
-        )))
-    };
-    s.value("outbox_bytes", read).unwrap_or(default)
 }
 
 fn timeouts(s: &mut Section<'_, '_>) -> Timeouts {

@@ -165,10 +165,14 @@ pub struct Limits {
     pub max_message: usize,
     /// Chunks of one message. Key `max_chunks`, default 100.
     pub max_chunks: usize,
+    /// WebSocket frames of one message, not counting control frames between them. Key `max_frames`, default 65536.
+    pub max_frames: usize,
+    /// Rooms that one connection may be in. Key `max_rooms`, default 100.
+    pub max_rooms: usize,
     /// Messages that may wait for one peer. Key `outbox_messages`, default 1024, at least 2: an answer and its `next`.
     pub outbox_messages: usize,
-    /// Bytes that may wait for one peer. Key `outbox_bytes`, default 4 MiB more than `max_message`, and never less than
-    /// 64 KiB more: whatever one client may send, another must be able to receive, with the dialog's packets beside it.
+    /// Bytes that may wait for one peer, and one large message beside them: whatever one client may send, another must be able to
+    /// receive. Key `outbox_bytes`, default 1 MiB, at least 256 KiB.
     pub outbox_bytes: usize,
     /// Events that may wait for one resource. Key `inbox_messages`, default 256. A change needs a restart.
     pub inbox_messages: usize,
@@ -176,15 +180,16 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let max_message = 16 << 20;
         Self {
             max_connections: None,
             max_per_ip: None,
             max_head: 16 << 10,
-            max_message,
+            max_message: 16 << 20,
             max_chunks: 100,
+            max_frames: 65_536,
+            max_rooms: 100,
             outbox_messages: 1024,
-            outbox_bytes: max_message + convert::OUTBOX_ROOM,
+            outbox_bytes: 1 << 20,
             inbox_messages: 256,
         }
     }

@@ -34,12 +34,15 @@ const SERVER: &[(&str, &str)] = &[
     ("max_message = 99999999999999999999", "max_message: 99999999999999999999 bytes is too much; give a number of bytes of at most 1073741824, e.g. 16777216"),
     (r#"max_message = "16MiB""#, r#"max_message: "16MiB" is a text; give a whole number of bytes, e.g. 16777216"#),
     ("max_message = 1.5", "max_message: 1.5 is a number with a fraction; give a whole number of bytes, e.g. 16777216"),
-    ("outbox_bytes = 4194304", "outbox_bytes: 4194304 bytes cannot hold a message of max_message (16777216) bytes with the dialog's packets beside it; give a number of bytes of at least 16842752, or a smaller max_message"),
+    ("outbox_bytes = 0", "outbox_bytes: 0 bytes could not hold any answer; give a number of bytes of at least 262144, e.g. 1048576"),
+    ("outbox_bytes = 65536", "outbox_bytes: 65536 bytes is too little; give a number of bytes of at least 262144, e.g. 1048576"),
     ("outbox_messages = 1", "outbox_messages: 1 messages is too little; give a number of messages of at least 2, e.g. 1024"),
     ("inbox_messages = 0", "inbox_messages: 0 messages would let no message in; give a number of messages of at least 1, e.g. 256"),
     ("max_connections = -1", "max_connections: -1 connections cannot be; give a number of connections of at least 0, e.g. 0"),
     ("max_per_ip = true", "max_per_ip: true is a boolean; give a whole number of connections, e.g. 0"),
     ("max_chunks = 0", "max_chunks: 0 chunks would refuse every chunk; give a number of chunks of at least 1, e.g. 100"),
+    ("max_frames = 0", "max_frames: 0 frames would refuse every message; give a number of frames of at least 1, e.g. 65536"),
+    ("max_rooms = 0", "max_rooms: 0 rooms would let nobody into a room; give a number of rooms of at least 1, e.g. 100"),
     ("max_head = 10", "max_head: 10 bytes is too little; give a number of bytes of at least 256, e.g. 16384"),
     ("head_timeout = 0", "head_timeout: 0 seconds would refuse every request; give a number of seconds from 0.001 to 86400, e.g. 10"),
     ("head_timeout = -1", "head_timeout: -1 seconds cannot be; give a number of seconds from 0.001 to 86400, e.g. 10"),
@@ -59,7 +62,7 @@ const SERVER: &[(&str, &str)] = &[
     ("lisen = []", "lisen: unknown key; did you mean listen?"),
     ("maxMessage = 5", "maxMessage: unknown key; did you mean max_message?"),
     ("MAX_MESSAGE = 5", "MAX_MESSAGE: unknown key; did you mean max_message?"),
-    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_head, max_message, max_chunks, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
+    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_head, max_message, max_chunks, max_frames, max_rooms, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
     (r#"listen = "127.0.0.1:8095""#, r#"listen: "127.0.0.1:8095" is a text; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     ("listen = []", r#"listen: the list is empty, so nobody could connect; give e.g. ["127.0.0.1:8095"]"#),
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
@@ -210,12 +213,6 @@ fn a_path_is_what_a_browser_asks_for() {
 /// Each row is a whole file, and the lines that are said of it.
 #[rustfmt::skip] // One mistake, one line.
 const FILES: &[(&str, &[&str])] = &[
-    (r#"[server]
-max_message = 1048576
-outbox_bytes = 1048576"#, &["3: server.outbox_bytes: 1048576 bytes cannot hold a message of max_message (1048576) bytes with the dialog's packets beside it; give a number of bytes of at least 1114112, or a smaller max_message"]),
-    (r#"[server]
-max_message = 0
-outbox_bytes = 100"#, &["2: server.max_message: 0 bytes would refuse every message; give a number of bytes of at least 125, e.g. 16777216"]),
     (r#"[server.reload]
 rescan = 0"#, &["2: server.reload.rescan: 0 seconds would do nothing but look at the folder; give a number of seconds from 0.01 to 86400, e.g. 3"]),
     (r#"[server.reload]
@@ -389,26 +386,6 @@ fn every_kind_of_value_is_taken_as_it_is_meant() {
     assert_eq!(server("unknown_resource = '404'").unknown_resource, UnknownResource::NotFound);
     assert_eq!(server("plugin_dir = '/opt/x'").plugin_dir, Path::new("/opt/x"));
     assert_eq!(server("plugin_dir = '../x'").plugin_dir, Path::new("/etc/plugsocket/../x"));
-}
-
-#[test]
-fn an_outbox_can_always_hold_the_longest_message() {
-    let limits = server("max_message = 33554432").limits;
-    assert_eq!(limits.outbox_bytes, (32 << 20) + (4 << 20));
-    let limits = server("max_message = 1000\noutbox_bytes = 66536").limits;
-    assert_eq!((limits.max_message, limits.outbox_bytes), (1000, 66536));
-    check(
-        "[server]\nmax_message = 1000\noutbox_bytes = 66535",
-        &[
-            "3: server.outbox_bytes: 66535 bytes cannot hold a message of max_message (1000) bytes with the dialog's packets beside it; give a number of bytes of at least 66536, or a smaller max_message",
-        ],
-    );
-    check(
-        "[server]\noutbox_bytes = 0",
-        &[
-            "2: server.outbox_bytes: 0 bytes cannot hold a message of max_message (16777216) bytes with the dialog's packets beside it; give a number of bytes of at least 16842752, or a smaller max_message",
-        ],
-    );
 }
 
 #[test]

@@ -37,7 +37,7 @@ use crate::dialog::{is_buffer_off, is_buffer_on};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LineError {
     /// A message is longer than configured (`max_message`).
-    #[error("a message is longer than {max_bytes} bytes")]
+    #[error("a message is longer than {max_bytes} bytes (max_message)")]
     TooLong {
         /// The limit.
         max_bytes: usize,

@@ -381,6 +381,7 @@ impl Voice {
         match self.router.deliver(&self.resource, command) {
             Ok(count) => Count { status: status::OK, count },
             Err(HostError::TooLarge) => Count { status: status::TOO_LARGE, count: 0 },
+            Err(HostError::TooMany) => Count { status: status::TOO_MANY, count: 0 },
             Err(HostError::Retired) => Count { status: status::RETIRED, count: 0 },
             Err(_) => Count { status: status::GONE, count: 0 },
         }

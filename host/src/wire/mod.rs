@@ -3,6 +3,7 @@
 //! Reads all messages that one readiness of the socket brings and writes all that are to be written at once: a flush for
 //! each message costs ten times as much.
 
+mod arriving;
 mod lines;
 mod websocket;
 
@@ -54,7 +55,7 @@ pub(crate) enum Progress {
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Speaks WebSocket on a socket whose handshake is done; `read` is what came behind the request.
     pub(crate) fn websocket(stream: S, read: Vec<u8>, limits: &Limits) -> Self {
-        Self::WebSocket(WebSocket::new(stream, read, limits.max_message))
+        Self::WebSocket(WebSocket::new(stream, read, limits))
     }
 
     /// Speaks lines; `read` is what came behind the opening.
@@ -125,7 +126,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 thread_local! {
     /// What one read of a socket brings, for the moment in which it is taken apart. Shared by all connections of the thread, so
     /// that one that waits has no use for a buffer of its own.
-    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 64 * 1024]);
+    static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; READ_BYTES]);
 }
 
 /// Ends the host's side and reads what the peer still sends until it ends too. The caller limits the time.
@@ -147,5 +148,7 @@ pub(crate) fn close_packet(reason: &CloseReason) -> String {
     }
 }
 
+/// How many bytes one read brings at most, beside the rest of a message that is larger.
+pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// How many messages one read hands on at most, so that one busy peer does not hold up its own answers.
 pub(crate) const BATCH_MESSAGES: usize = 64;

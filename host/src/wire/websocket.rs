@@ -23,20 +23,26 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 use tokio_util::io::poll_read_buf;
 
+use super::arriving::{Arriving, Fragments};
 use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, left, linger};
-use crate::chunk::Form;
+use crate::chunk::{Form, TooMuch};
+use crate::config::Limits;
 use crate::dialog;
-use crate::frame::{self, Look, Other, Plain};
+use crate::frame::{self, Fault, Look, Other, Plain};
 use crate::outbox::{CloseReason, Outgoing};
 use crate::registry::Peer;
+use crate::utf8::NotUtf8;
 
 /// A WebSocket after its handshake.
 #[derive(Debug)]
 pub(crate) struct WebSocket<S> {
     stream: S,
     max_message: usize,
+    max_frames: usize,
     /// The beginning of a frame whose end has not come.
     input: Vec<u8>,
+    /// What of that frame is done already.
+    arriving: Arriving,
     /// Whether `input` may hold whole frames: what came behind the request, or more messages than one read hands on.
     is_fresh: bool,
     /// What could not be written yet, from `written` on.
@@ -66,18 +72,25 @@ struct Unusual {
     leaves_open: Option<bool>,
     /// Whether a fragmented message is under way.
     is_open: bool,
+    fragments: Fragments,
+    /// Of the message under way.
+    frames: usize,
+    max_message: usize,
+    max_frames: usize,
     /// Whether the host's close frame went through it.
     is_closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// `input` is what came behind the request.
-    pub(crate) fn new(stream: S, input: Vec<u8>, max_message: usize) -> Self {
+    pub(crate) fn new(stream: S, input: Vec<u8>, limits: &Limits) -> Self {
         Self {
             stream,
-            max_message,
+            max_message: limits.max_message,
+            max_frames: limits.max_frames,
             is_fresh: !input.is_empty(),
             input,
+            arriving: Arriving::default(),
             output: Vec::new(),
             written: 0,
             unusual: None,
@@ -146,26 +159,41 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             });
         }
         // A large frame is read where it stays. The space grows with what came, not with what the header promises.
-        let whole = match frame::look(&self.input, self.max_message) {
+        let look = frame::look(&self.input, self.max_message);
+        let whole = match look {
             Look::Plain(Plain { header, length, .. }) => header + length,
-            Look::Short | Look::Other(_) => 0,
+            Look::Short | Look::Other(_) | Look::Faulty(_) => 0,
         };
         let missing = whole.saturating_sub(self.input.len());
         self.input.reserve_exact(missing.clamp(MIN_READ, MIN_READ.max(self.input.len())));
         let read = ready!(poll_read_buf(Pin::new(&mut self.stream), cx, &mut self.input))?;
         if self.input.len() < whole {
-            return Poll::Ready(Ok((read, Progress::More)));
+            return Poll::Ready(Ok((read, self.check_beginning())));
         }
         let mut input = std::mem::take(&mut self.input);
-        let progress = match frame::look(&input, self.max_message) {
-            Look::Plain(plain)
-                if input.len() == plain.header + plain.length && self.unusual.is_none() =>
-            {
-                take_whole(input, plain, batch)
+        let arriving = std::mem::take(&mut self.arriving);
+        let progress = match look {
+            Look::Plain(plain) if self.unusual.is_none() => {
+                let mut behind = input.split_off(whole);
+                match take_whole(input, plain, arriving, batch) {
+                    Progress::More => self.take_frames(&mut behind, batch, cx),
+                    ended => ended,
+                }
             }
             _ => self.take_frames(&mut input, batch, cx),
         };
         Poll::Ready(Ok((read, progress)))
+    }
+
+    /// Checks what has come of the frame that `input` begins with, if it is a message in one frame.
+    fn check_beginning(&mut self) -> Progress {
+        let Look::Plain(plain) = frame::look(&self.input, self.max_message) else {
+            return Progress::More;
+        };
+        match self.arriving.advance(plain, &mut self.input) {
+            Ok(()) => Progress::More,
+            Err(NotUtf8) => invalid_text(),
+        }
     }
 
     /// Takes all whole frames from `bytes`; what is left of them is kept in `input`.
@@ -194,11 +222,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 {
                     break;
                 }
+                Look::Faulty(fault)
+                    if !self.unusual.as_ref().is_some_and(|unusual| unusual.is_in_frame()) =>
+                {
+                    return faulty(fault, self.max_message);
+                }
                 look => {
-                    let max_message = self.max_message;
+                    let limits = (self.max_message, self.max_frames);
                     let unusual =
-                        self.unusual.get_or_insert_with(|| Box::new(Unusual::new(max_message)));
-                    let used = unusual.feed(rest, look);
+                        self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
+                    let used = match unusual.feed(rest, look) {
+                        Ok(used) => used,
+                        Err(reason) => return Progress::Violated(reason),
+                    };
                     rest = &mut rest[used..];
                     let made = unusual.drain(batch, cx);
                     self.output.append(&mut unusual.machine.get_mut().output);
@@ -214,8 +250,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if self.unusual.as_ref().is_some_and(|unusual| unusual.is_idle()) {
             self.unusual = None;
         }
+        if rest.is_empty() {
+            return progress;
+        }
         self.input.extend_from_slice(rest);
-        progress
+        if self.is_fresh {
+            return progress;
+        }
+        match self.check_beginning() {
+            Progress::More => progress,
+            ended => ended,
+        }
     }
 
     /// Writes all of `queue` at once.
@@ -290,8 +335,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             frame::append_header(&mut self.output, true, packet.len());
             self.output.extend_from_slice(packet.as_bytes());
         }
-        let max_message = self.max_message;
-        let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(max_message)));
+        let limits = (self.max_message, self.max_frames);
+        let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
         let frame = CloseFrame { code: reason.code.0.into(), reason: close_text(&reason.text) };
         // Into the pipe it always goes; one that has closed already says so, which is as good.
         drop(unusual.machine.send(WsMessage::Close(Some(frame))).await);
@@ -369,9 +414,13 @@ fn take_plain(
 }
 
 /// A frame that fills its buffer: the payload is not copied.
-fn take_whole(mut input: Vec<u8>, plain: Plain, batch: &mut Vec<Received>) -> Progress {
-    frame::unmask(&mut input[plain.header..], plain.mask);
-    if plain.is_text && std::str::from_utf8(&input[plain.header..]).is_err() {
+fn take_whole(
+    mut input: Vec<u8>,
+    plain: Plain,
+    arriving: Arriving,
+    batch: &mut Vec<Received>,
+) -> Progress {
+    if arriving.finish(plain, &mut input).is_err() {
         return invalid_text();
     }
     let form = if plain.is_text { Form::Text } else { Form::Binary };
@@ -410,11 +459,26 @@ fn append_frames(
 const NO_CLOSE_FRAME: &str = "the connection ended without a close frame";
 
 fn invalid_text() -> Progress {
-    Progress::Violated(CloseReason::host(CloseCode::INVALID, "text that is not UTF-8"))
+    Progress::Violated(not_utf8())
+}
+
+fn not_utf8() -> CloseReason {
+    CloseReason::host(CloseCode::INVALID, "text that is not UTF-8")
+}
+
+fn too_long(max_bytes: usize) -> CloseReason {
+    CloseReason::host(CloseCode::TOO_BIG, TooMuch::Bytes { max_bytes }.to_string())
+}
+
+fn faulty(fault: Fault, max_bytes: usize) -> Progress {
+    Progress::Violated(match fault {
+        Fault::TooLong => too_long(max_bytes),
+        _ => CloseReason::host(CloseCode::PROTOCOL, fault.to_string()),
+    })
 }
 
 impl Unusual {
-    fn new(max_message: usize) -> Self {
+    fn new((max_message, max_frames): (usize, usize)) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(1024)
             .write_buffer_size(0)
@@ -424,7 +488,17 @@ impl Unusual {
         let machine = WebSocketStream::from_raw_socket(Pipe::default(), Role::Server, Some(config));
         // It awaits nothing: there is no handshake.
         let machine = futures_util::FutureExt::now_or_never(machine).expect("ready at once");
-        Self { machine, frame_left: Some(0), leaves_open: None, is_open: false, is_closing: false }
+        Self {
+            machine,
+            frame_left: Some(0),
+            leaves_open: None,
+            is_open: false,
+            fragments: Fragments::default(),
+            frames: 0,
+            max_message,
+            max_frames,
+            is_closing: false,
+        }
     }
 
     /// Nothing is under way: plain frames may pass by, and it may be put away.
@@ -437,22 +511,40 @@ impl Unusual {
     }
 
     /// Gives it what belongs to the present frame, or to the next, at which `look` was taken. Returns how much that was.
-    fn feed(&mut self, bytes: &[u8], look: Look) -> usize {
+    ///
+    /// # Errors
+    /// It is one frame too many, or the text of a fragment and can never become UTF-8.
+    fn feed(&mut self, bytes: &[u8], look: Look) -> Result<usize, CloseReason> {
         if !self.is_in_frame() {
+            self.fragments.begin(bytes);
             (self.frame_left, self.leaves_open) = match look {
                 // Inside a fragmented message even a plain frame is for it to judge.
                 Look::Plain(plain) => (Some(plain.header + plain.length), Some(false)),
-                Look::Other(Other { size, leaves_open }) => (size, leaves_open),
-                Look::Short => (None, None),
+                Look::Other(Other { size, leaves_open }) => (Some(size), leaves_open),
+                Look::Short | Look::Faulty(_) => (None, None),
             };
+            self.count_frame()?;
         }
         let used = self.frame_left.map_or(bytes.len(), |left| left.min(bytes.len()));
+        self.fragments.take(&bytes[..used]).map_err(|NotUtf8| not_utf8())?;
         self.machine.get_mut().input.extend_from_slice(&bytes[..used]);
         self.frame_left = self.frame_left.map(|left| left - used);
         if !self.is_in_frame() {
             self.is_open = self.leaves_open.unwrap_or(self.is_open);
         }
-        used
+        Ok(used)
+    }
+
+    /// Counts the present frame, unless it is a control frame.
+    fn count_frame(&mut self) -> Result<(), CloseReason> {
+        let Some(leaves_open) = self.leaves_open else { return Ok(()) };
+        let frames = self.frames + 1;
+        self.frames = if leaves_open { frames } else { 0 };
+        if frames <= self.max_frames {
+            return Ok(());
+        }
+        let limit = TooMuch::Frames { max: self.max_frames };
+        Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()))
     }
 
     fn drain(&mut self, batch: &mut Vec<Received>, cx: &mut Context<'_>) -> Progress {
@@ -461,7 +553,7 @@ impl Unusual {
             let received = match Pin::new(&mut self.machine).poll_next(cx) {
                 Poll::Pending => return progress,
                 Poll::Ready(None) => return Progress::Left(left(CloseCode::ABNORMAL, "")),
-                Poll::Ready(Some(Err(error))) => return ended(error),
+                Poll::Ready(Some(Err(error))) => return ended(error, self.max_message),
                 Poll::Ready(Some(Ok(message))) => message,
             };
             match received {
@@ -490,7 +582,7 @@ const MAX_PIPE: usize = 1024 * 1024;
 /// 1005: a close frame without a code (RFC 6455, section 7.4.1). Reported, never sent.
 const NO_CODE: CloseCode = CloseCode(1005);
 
-fn ended(error: WsError) -> Progress {
+fn ended(error: WsError, max_bytes: usize) -> Progress {
     let violated = |code, text: String| Progress::Violated(CloseReason::host(code, text));
     match error {
         WsError::ConnectionClosed | WsError::AlreadyClosed | WsError::Io(_) => {
@@ -499,8 +591,8 @@ fn ended(error: WsError) -> Progress {
         WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
             Progress::Left(left(CloseCode::ABNORMAL, NO_CLOSE_FRAME))
         }
-        WsError::Utf8(_) => violated(CloseCode::INVALID, "text that is not UTF-8".to_owned()),
-        WsError::Capacity(error) => violated(CloseCode::TOO_BIG, error.to_string()),
+        WsError::Utf8(_) => Progress::Violated(not_utf8()),
+        WsError::Capacity(_) => Progress::Violated(too_long(max_bytes)),
         error => violated(CloseCode::PROTOCOL, error.to_string()),
     }
 }
@@ -563,6 +655,10 @@ mod tests {
 
     const MAX: usize = 100_000;
 
+    fn limits() -> Limits {
+        Limits { max_message: MAX, max_frames: 5, ..Limits::default() }
+    }
+
     /// A frame as a client sends it: `first` is its first byte (FIN, reserved bits, opcode).
     fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
         const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
@@ -588,7 +684,7 @@ mod tests {
     /// What a peer sent with these writes, and the code with which it ended.
     async fn received(writes: &[&[u8]]) -> (Vec<String>, u16) {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let mut socket = WebSocket::new(near, Vec::new(), MAX);
+        let mut socket = WebSocket::new(near, Vec::new(), &limits());
         let mut found = Vec::new();
         let reading = async {
             let mut batch = Vec::new();
@@ -670,7 +766,8 @@ mod tests {
             (masked(0x09, b"x"), 1002),
             (masked(0x89, &[b'x'; 126]), 1002),
             (masked(0x88, b"x"), 1002),
-            (huge, 1009),
+            (huge, 1002),
+            ([masked(0x01, b""), masked(0x00, b"").repeat(5)].concat(), 1009),
             (masked(0x81, &vec![b'x'; MAX + 1]), 1009),
             (masked(0x81, &[0xff]), 1007),
             ([masked(0x01, b"a"), text("b")].concat(), 1002),
@@ -682,9 +779,34 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn text_that_cannot_become_utf8_ends_before_its_frame_has_come() {
+        let text =
+            ["κόσμε ".repeat(3000).as_bytes(), b"\xf4\x90\x80\x80", &[b'x'; 20_000]].concat();
+        let wrong = 3000 * "κόσμε ".len() + 2;
+        let (first, second) = text.split_at(30_000);
+        for frames in [
+            masked(0x81, &text),
+            masked(0x01, &text),
+            [masked(0x01, first), ping(), masked(0x00, second)].concat(),
+        ] {
+            let header = frames.len() - text.len();
+            for piece in [1, 7, 8000] {
+                // As far as the byte before the wrong one nothing is wrong, and with it all is.
+                let pieces = |end: usize| frames[..end].chunks(piece).collect::<Vec<_>>();
+                assert_eq!(received(&pieces(wrong)).await, (vec![], 1006));
+                assert_eq!(received(&pieces(header + wrong)).await, (vec![], 1007));
+            }
+        }
+        let half = masked(0x81, &"κόσμε".repeat(2000).into_bytes()[..19_999]);
+        for piece in [1, 5000, 100_000] {
+            assert_eq!(received(&half.chunks(piece).collect::<Vec<_>>()).await, (vec![], 1007));
+        }
+    }
+
+    #[tokio::test]
     async fn a_flood_of_pings_is_answered_by_no_more_than_was_read() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
-        let mut socket = WebSocket::new(near, Vec::new(), MAX);
+        let mut socket = WebSocket::new(near, Vec::new(), &limits());
         far.write_all(&ping().repeat(5000)).await.unwrap();
         let mut batch = Vec::new();
         let progress = poll_fn(|cx| socket.poll_receive(cx, &mut batch)).await;

@@ -1,0 +1,116 @@
+//! Peers that read slowly or not at all: what they may cost, and what becomes of what they are sent.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use plugsocket_tests::{Line, RawClient, Setup, TestHost, masked, opcode};
+use serde_json::json;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+const MIB: u64 = 1 << 20;
+
+fn closes(line: &Line, code: &str) -> bool {
+    line.message() == "connection ends" && line.field("code") == code
+}
+
+/// Connections that never read anything behind their handshake.
+async fn deaf(host: &TestHost, path: &str, count: usize) -> Vec<RawClient> {
+    let mut clients = Vec::new();
+    for _ in 0..count {
+        clients.push(host.raw().await.upgraded(path).await);
+    }
+    clients
+}
+
+#[tokio::test]
+async fn a_hundred_readers_that_are_slow_cost_a_mebibyte_each_at_most() {
+    const READERS: usize = 100;
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
+    let host = setup.server("write_timeout", "60").server("close_timeout", "0.2").start().await;
+    let mut sender = host.connect("/speak").await;
+    let readers = deaf(&host, "/speak", READERS).await;
+    let me = sender.uuid().to_owned();
+    let before = host.resident_bytes();
+    let broadcast = json!({
+        "do": "broadcast", "message": "x".repeat(10_000), "except": [me]
+    });
+    let mut most = 0;
+    let mut gone = 0;
+    for _ in 0..4000 {
+        let reached = sender.ask(&broadcast).await.as_u64().unwrap();
+        most = most.max(host.resident_bytes().saturating_sub(before));
+        gone = READERS as u64 - reached;
+        if reached == 0 {
+            break;
+        }
+    }
+    assert_eq!(gone, READERS as u64, "each is closed in the end");
+    assert!(most < READERS as u64 * MIB, "{} kB each", most / READERS as u64 / 1024);
+    drop(readers);
+    assert_eq!(sender.ask(&json!({"do": "fyi"})).await, true);
+}
+
+#[tokio::test]
+async fn what_is_sent_to_each_by_itself_costs_no_more() {
+    const READERS: usize = 10;
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("write_timeout", "60");
+    let host = setup.start().await;
+    let mut clients = deaf(&host, "/echo", READERS).await;
+    let before = host.resident_bytes();
+    let messages = masked(opcode::BINARY, &[b'x'; 10_000]).repeat(100);
+    let mut most = 0;
+    // The echo of each is its own copy. The sockets fill, then the outboxes; then nothing is read any more.
+    for client in &mut clients {
+        let mut written = 0;
+        while written < 20 * messages.len() {
+            let write = tokio::time::timeout(
+                std::time::Duration::from_millis(300),
+                client.try_write(&messages),
+            );
+            if write.await.is_err() {
+                break;
+            }
+            written += messages.len();
+        }
+        most = most.max(host.resident_bytes().saturating_sub(before));
+    }
+    assert!(most < READERS as u64 * 2 * MIB, "{} kB each", most / READERS as u64 / 1024);
+    let too_slow = host.log().iter().filter(|line| closes(line, "1013")).count();
+    assert_eq!(too_slow, 0, "a peer that sends without reading is read more slowly, not closed");
+}
+
+#[tokio::test]
+async fn one_message_of_max_message_always_finds_a_place_and_the_dialog_behind_it() {
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker").resource("/web", "feedback");
+    let setup = setup.server("outbox_bytes", "262144").server("max_message", "8_000_000");
+    let host = setup.start().await;
+    let mut sender = host.connect("/web").await;
+    let mut reader = host.connect("/web").await;
+    let large = json!({"opcode": "broadcast", "message": "x".repeat(7_900_000)});
+    for _ in 0..3 {
+        assert_eq!(sender.call(&large).await.packets.len(), 0);
+        assert_eq!(reader.receive_json().await["message"].as_str().unwrap().len(), 7_900_000);
+    }
+    // Its own echo, twice without waiting in between, and a small one behind each.
+    let echo = json!({"opcode": "echo", "message": "y".repeat(3_000_000)}).to_string();
+    for _ in 0..2 {
+        sender.send(&echo).await;
+        sender.send(r#"{"opcode":"echo","message":"z"}"#).await;
+    }
+    for length in [3_000_000, 1, 3_000_000, 1] {
+        let packet = sender.receive_json().await;
+        assert_eq!(packet["message"].as_str().unwrap().len(), length);
+        assert_eq!(sender.receive_json().await["opcode"], "next");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_nothing_within_write_timeout_is_closed() {
+    let setup = Setup::new(PROGRAM).resource("/web", "feedback").server("write_timeout", "0.3");
+    let host = setup.server("close_timeout", "0.2").start().await;
+    let _deaf = deaf(&host, "/web", 1).await;
+    let mut sender = host.connect("/web").await;
+    // More than both sockets' buffers hold, in one message: it is the writing that does not end, not the outbox that is full.
+    let large = json!({"opcode": "broadcast", "message": "x".repeat(14_000_000)});
+    assert_eq!(sender.call(&large).await.packets.len(), 0);
+    let is_meant = |line: &Line| closes(line, "1013") && line.text().contains("write_timeout");
+    host.wait_for_log("the end of the peer that does not read", is_meant).await;
+}
