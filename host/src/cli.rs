@@ -15,16 +15,19 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::census::Census;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, AskPlugin, Outcome};
 use crate::control::{Control, ControlError, Desk};
+use crate::door;
 use crate::drain;
 use crate::identity::Mint;
+use crate::listener::Listener;
 use crate::plugin::trial::{Trial, TrialError};
 use crate::plugin::{loader, preflight, watch as files};
 use crate::registry::Registry;
 use crate::router::Router;
-use crate::server::{self, Census, Hub, Listener};
+use crate::server::{self, Hub};
 use crate::supervisor::{Change, Supervisor, chain, keeper};
 use crate::systemd::{self, Inherited};
 use crate::telemetry::{self, LogFormat};
@@ -228,7 +231,7 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(server::accept(listener, hub.clone(), stopped.clone()));
+        accepting.spawn(door::accept(listener, hub.clone(), stopped.clone()));
     }
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));

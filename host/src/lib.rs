@@ -12,9 +12,12 @@ mod drain;
 mod systemd;
 mod telemetry;
 // How a connection comes in.
+mod census;
+mod door;
 mod handshake;
 pub mod http;
 pub mod lines;
+mod listener;
 mod page;
 mod server;
 // What it does.

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use crate::server::Listener;
+use crate::listener::Listener;
 use crate::supervisor::Change;
 
 /// Serving.
