@@ -1,24 +1,30 @@
-//! How many there are, and whether there is room for one more.
+//! How many there are, how fast they come, and whether there is room for one more.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use plugsocket_plugin::Kind;
 
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::handshake::Origin;
+use crate::pace::{Paces, network};
 
-/// How many connections there are, in total and from each address.
+/// How many connections there are, in total and from each address, and how many are about to be.
 #[derive(Debug, Default)]
 pub(crate) struct Census {
     counts: Mutex<Counts>,
+    /// Sockets whose request is awaited.
+    arriving: AtomicUsize,
+    paces: Mutex<Paces>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
-    /// Only filled while `max_per_ip` is set.
+    /// By network. Only filled while `max_per_ip` is set.
     per_ip: HashMap<IpAddr, usize>,
 }
 
@@ -27,6 +33,26 @@ struct Counts {
 pub(crate) struct Full(pub(crate) &'static str);
 
 impl Census {
+    /// Counts a socket among those whose request is awaited, even if there are too many: see [`Arriving::check`].
+    pub(crate) fn arrive(self: &Arc<Self>) -> Arriving {
+        self.arriving.fetch_add(1, Ordering::Relaxed);
+        Arriving { census: self.clone() }
+    }
+
+    /// Whether this address may come in now (`max_handshakes_per_ip`). Backends may always.
+    pub(crate) fn pace(&self, ip: IpAddr, config: &Config) -> Result<(), Full> {
+        let Some(rate) = config.server.limits.max_handshakes_per_ip else { return Ok(()) };
+        if config.server.access.allows_backend(ip) {
+            return Ok(());
+        }
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        match paces.admit(ip, rate, Instant::now()) {
+            true => Ok(()),
+            false => Err(Full("too many new connections from this address")),
+        }
+    }
+
+    /// Counts a connection whose request has come.
     pub(crate) fn count(
         self: &Arc<Self>,
         origin: Origin,
@@ -40,6 +66,7 @@ impl Census {
         }
         let ip = match (origin, kind, limits.max_per_ip) {
             (Origin::Ip(ip), Kind::WebSocket, Some(max)) => {
+                let ip = network(ip);
                 let count = counts.per_ip.entry(ip).or_default();
                 if *count >= max.get() {
                     return Err(Full("too many connections from this address"));
@@ -55,6 +82,29 @@ impl Census {
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts one socket whose request is awaited until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    census: Arc<Census>,
+}
+
+impl Arriving {
+    /// Whether there was room for it (`max_handshakes`).
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), Full> {
+        let arriving = self.census.arriving.load(Ordering::Relaxed);
+        match limits.max_handshakes {
+            Some(max) if arriving > max.get() => Err(Full("too many handshakes at a time")),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.census.arriving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -1,18 +1,23 @@
-//! From `accept()` to the first byte of a request: takes sockets in and gives each to its task.
+//! From `accept()` to the first byte of a request: takes sockets in, as far as there is room, and gives each to its task.
 //!
 //! Owns the accept loops. What a connection says is for `server` to hear.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
-use tracing::warn;
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
 
-use crate::handshake::Origin;
+use crate::census::{Arriving, Full};
+use crate::descriptors::Descriptors;
+use crate::handshake::{Origin, RETRY_AFTER};
+use crate::http::Refusal;
 use crate::listener::{Accepted, Listener, accept_one};
-use crate::server::{Hub, serve};
+use crate::server::{Hub, answer, serve};
 
 /// Accepts until told to stop; then returns the connections that are still there.
 pub(crate) async fn accept(
@@ -21,15 +26,25 @@ pub(crate) async fn accept(
     mut stop: watch::Receiver<()>,
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
+    let mut shortage = Shortage { descriptors: Descriptors::new(), over: None };
     loop {
         tokio::select! {
             accepted = accept_one(&listener) => match accepted {
-                Ok(Accepted::Tcp(stream, origin)) => drop(connections.spawn(serve(stream, origin, hub.clone()))),
-                Ok(Accepted::Unix(stream)) => drop(connections.spawn(serve(stream, Origin::Unix, hub.clone()))),
+                Ok(accepted) => {
+                    if shortage.descriptors.is_reserved(accepted.descriptor()) {
+                        shortage.note("no descriptors left for connections");
+                        tokio::select! {
+                            () = shortage.room() => {}
+                            _ = stop.changed() => return connections,
+                        }
+                    }
+                    admit(accepted, &hub, &mut connections);
+                }
+                Err(error) if is_of_one_connection(&error) => debug!(%error, "not accepted"),
                 Err(error) => {
                     // Out of descriptors or memory: they come back when connections end. Accepting at once would only spin.
-                    warn!(%error, "cannot accept");
-                    sleep(ACCEPT_PAUSE).await;
+                    shortage.note(&error.to_string());
+                    sleep(PAUSE).await;
                 }
             },
             Some(ended) = connections.join_next() => {
@@ -37,9 +52,106 @@ pub(crate) async fn accept(
                     tracing::error!(%error, "a connection's task failed");
                 }
             }
+            () = shortage.end() => shortage.say_over(),
             _ = stop.changed() => return connections,
         }
     }
 }
 
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks whether there is room.
+const PAUSE: Duration = Duration::from_millis(100);
+/// A shortage is over once nothing was short for so long.
+const OVER: Duration = Duration::from_secs(1);
+
+/// Whether connections can be taken in. Says so once when it begins and once when it ends.
+struct Shortage {
+    descriptors: Descriptors,
+    /// When it will have been over.
+    over: Option<Instant>,
+}
+
+impl Shortage {
+    fn note(&mut self, reason: &str) {
+        if self.over.replace(Instant::now() + OVER).is_none() {
+            let limit = self.descriptors.limit();
+            warn!(
+                reason,
+                limit, "cannot accept; those who come wait (LimitNOFILE, max_connections)"
+            );
+        }
+    }
+
+    /// Waits until a descriptor is left that is not of the reserve.
+    async fn room(&mut self) {
+        while !self.descriptors.is_room() {
+            sleep(PAUSE).await;
+        }
+        self.over = Some(Instant::now() + OVER);
+    }
+
+    async fn end(&self) {
+        match self.over {
+            Some(over) => sleep_until(over).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn say_over(&mut self) {
+        self.over = None;
+        info!("accepting again");
+    }
+}
+
+/// Errors of a connection that ended before it was taken, which `accept(2)` passes on.
+fn is_of_one_connection(error: &std::io::Error) -> bool {
+    use std::io::ErrorKind;
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
+    )
+}
+
+/// Gives a socket to its task, if the limits at the door allow it.
+fn admit(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
+    match accepted {
+        Accepted::Unix(stream) => {
+            let arriving = hub.census.arrive();
+            connections.spawn(serve(stream, Origin::Unix, arriving, hub.clone()));
+        }
+        Accepted::Tcp(stream, ip) => {
+            let config = hub.config.load();
+            let arriving = hub.census.arrive();
+            if !config.server.access.allows_backend(ip)
+                && let Err(full) = arriving.check(&config.server.limits)
+            {
+                turn_away_at_once(&stream, ip, full);
+                return;
+            }
+            // Whom a proxy speaks for is not known yet.
+            let paced = match config.server.access.is_trusted_proxy(ip) {
+                true => Ok(()),
+                false => hub.census.pace(ip, &config),
+            };
+            match paced {
+                Ok(()) => connections.spawn(serve(stream, Origin::Ip(ip), arriving, hub.clone())),
+                Err(full) => connections.spawn(turn_away(stream, full, arriving, hub.clone())),
+            };
+        }
+    }
+}
+
+async fn turn_away(stream: TcpStream, full: Full, _arriving: Arriving, hub: Arc<Hub>) {
+    let config = hub.config.load_full();
+    answer(stream, &refusal(&full), &config).await;
+}
+
+/// Without a place to wait in for the peer to take it.
+fn turn_away_at_once(stream: &TcpStream, ip: IpAddr, full: Full) {
+    debug!(reason = full.0, address = %ip, "turned away");
+    // Who does not get it sees the end.
+    drop(stream.try_write(&refusal(&full)));
+}
+
+fn refusal(Full(reason): &Full) -> Vec<u8> {
+    Refusal::unavailable(*reason, RETRY_AFTER).to_bytes()
+}

@@ -13,11 +13,13 @@ mod systemd;
 mod telemetry;
 // How a connection comes in.
 mod census;
+mod descriptors;
 mod door;
 mod handshake;
 pub mod http;
 pub mod lines;
 mod listener;
+mod pace;
 mod page;
 mod server;
 // What it does.

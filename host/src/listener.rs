@@ -1,10 +1,10 @@
 //! A listening socket of either kind, and what comes out of it.
 
 use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-
-use crate::handshake::Origin;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -28,8 +28,17 @@ impl Listener {
 
 /// A connection, before its first byte.
 pub(crate) enum Accepted {
-    Tcp(TcpStream, Origin),
+    Tcp(TcpStream, IpAddr),
     Unix(UnixStream),
+}
+
+impl Accepted {
+    pub(crate) fn descriptor(&self) -> RawFd {
+        match self {
+            Self::Tcp(stream, _) => stream.as_raw_fd(),
+            Self::Unix(stream) => stream.as_raw_fd(),
+        }
+    }
 }
 
 pub(crate) async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
@@ -38,7 +47,7 @@ pub(crate) async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
             let (stream, address) = listener.accept().await?;
             // A connection that was reset has no options any more; it ends by itself.
             drop(stream.set_nodelay(true));
-            Ok(Accepted::Tcp(stream, Origin::Ip(address.ip().to_canonical())))
+            Ok(Accepted::Tcp(stream, address.ip().to_canonical()))
         }
         Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
     }

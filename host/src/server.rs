@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, Span, debug, debug_span};
 
-use crate::census::{Census, Counted, Full};
+use crate::census::{Arriving, Census, Counted, Full};
 use crate::config::{Config, UnknownResource};
 use crate::connection::Connection;
 use crate::dialog;
@@ -62,10 +62,11 @@ pub(crate) async fn keep_alive(hub: Arc<Hub>) {
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     origin: Origin,
+    arriving: Arriving,
     hub: Arc<Hub>,
 ) {
     // In a box: what the handshake needs is given back before the connection begins its life.
-    let Some(mut admitted) = Box::pin(admit(stream, origin, hub)).await else { return };
+    let Some(mut admitted) = Box::pin(admit(stream, origin, arriving, hub)).await else { return };
     let end = admitted.connection.work().instrument(admitted.span.clone()).await;
     Box::pin(admitted.connection.end(end).instrument(admitted.span)).await;
 }
@@ -82,6 +83,7 @@ struct Admitted<S> {
 async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     origin: Origin,
+    arriving: Arriving,
     hub: Arc<Hub>,
 ) -> Option<Admitted<S>> {
     let config = hub.config.load_full();
@@ -102,18 +104,27 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         Wish::Post { .. } => Kind::Backend,
     };
     let resource = hub.resources.load().get(handshake.head.path()).cloned();
-    let counted = hub.census.count(handshake.origin, kind, &config);
-    let place = counted
+    let place = pace_forwarded(origin, handshake.origin, &hub, &config)
+        .and_then(|()| hub.census.count(handshake.origin, kind, &config))
         .map_err(Nowhere::from)
         .and_then(|counted| Ok((counted, find(resource, &handshake, &config)?)));
     match place {
         Ok((counted, place)) => {
+            drop(arriving);
             welcome(stream, handshake, (kind, place, counted), &hub, &config).await
         }
         Err(nowhere) => {
             turn_away(stream, handshake, nowhere, &config).await;
             None
         }
+    }
+}
+
+/// Whether somebody for whom a proxy speaks may come in now: at the door only the proxy was seen.
+fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> Result<(), Full> {
+    match origin {
+        Origin::Ip(ip) if origin != peer => hub.census.pace(ip, config),
+        _ => Ok(()),
     }
 }
 
@@ -273,7 +284,11 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Writes the one answer of a connection and ends it.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8], config: &Config) {
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    bytes: &[u8],
+    config: &Config,
+) {
     let written = timeout(config.server.timeouts.write, stream.write_all(bytes)).await;
     if matches!(written, Ok(Ok(()))) {
         drop(timeout(config.server.timeouts.close, linger(&mut stream)).await);

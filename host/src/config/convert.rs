@@ -46,6 +46,8 @@ const SERVER: Keys = Keys {
         "trusted_proxies",
         "max_connections",
         "max_per_ip",
+        "max_handshakes",
+        "max_handshakes_per_ip",
         "max_head",
         "max_message",
         "max_chunks",
@@ -224,6 +226,7 @@ fn access(s: &mut Section<'_, '_>) -> Access {
 
 fn limits(s: &mut Section<'_, '_>) -> Limits {
     const CONNECTIONS: Count = Count::new("connections", 0..=10_000_000, "");
+    const RATE: Count = Count::new("connections in a second", 0..=1_000_000, "");
     const HEAD: Count = Count::new("bytes", 256..=1 << 20, "would refuse every request");
     // 125 bytes is what a frame without an extended length holds, and the least that any peer takes (RFC 6455 section 5.2).
     const MESSAGE: Count = Count::new("bytes", 125..=1 << 30, "would refuse every message");
@@ -236,6 +239,12 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     Limits {
         max_connections: NonZeroUsize::new(s.count("max_connections", &CONNECTIONS, 0)),
         max_per_ip: NonZeroUsize::new(s.count("max_per_ip", &CONNECTIONS, 0)),
+        max_handshakes: NonZeroUsize::new(s.count(
+            "max_handshakes",
+            &CONNECTIONS,
+            default.max_handshakes.map_or(0, NonZeroUsize::get),
+        )),
+        max_handshakes_per_ip: NonZeroUsize::new(s.count("max_handshakes_per_ip", &RATE, 0)),
         max_head: s.count("max_head", &HEAD, default.max_head),
         max_message: max_message.unwrap_or(default.max_message),
         max_chunks: s.count("max_chunks", &CHUNKS, default.max_chunks),

@@ -114,10 +114,12 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         .collect()
 }
 
-fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 8] {
+fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 10] {
     let Limits {
         max_connections,
         max_per_ip,
+        max_handshakes,
+        max_handshakes_per_ip,
         max_head,
         max_message,
         max_chunks,
@@ -128,6 +130,8 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 8] {
     [
         ("max_connections", *max_connections != new.max_connections),
         ("max_per_ip", *max_per_ip != new.max_per_ip),
+        ("max_handshakes", *max_handshakes != new.max_handshakes),
+        ("max_handshakes_per_ip", *max_handshakes_per_ip != new.max_handshakes_per_ip),
         ("max_head", *max_head != new.max_head),
         ("max_message", *max_message != new.max_message),
         ("max_chunks", *max_chunks != new.max_chunks),
@@ -267,6 +271,8 @@ mod tests {
             "trusted_proxies = ['::1']",
             "max_connections = 9",
             "max_per_ip = 9",
+            "max_handshakes = 9",
+            "max_handshakes_per_ip = 9",
             "max_head = 999",
             "max_chunks = 9",
             "outbox_messages = 9",

@@ -157,8 +157,14 @@ fn among(nets: &[IpNet], ip: IpAddr) -> bool {
 pub struct Limits {
     /// Connections of the whole server. Key `max_connections`, default 0 in the file: no limit.
     pub max_connections: Option<NonZeroUsize>,
-    /// WebSocket clients from one address. Key `max_per_ip`, default 0 in the file: no limit.
+    /// WebSocket clients from one address, IPv4, or network, IPv6 /64. Key `max_per_ip`, default 0 in the file: no limit.
     pub max_per_ip: Option<NonZeroUsize>,
+    /// Sockets whose request has not come yet, of the whole server; backends are let in past it. Key `max_handshakes`,
+    /// default 10,000, 0 in the file: no limit.
+    pub max_handshakes: Option<NonZeroUsize>,
+    /// New connections in a second from one address or /64, five or as many at once; backends are not counted.
+    /// Key `max_handshakes_per_ip`, default 0 in the file: no limit.
+    pub max_handshakes_per_ip: Option<NonZeroUsize>,
     /// Bytes of a request's line and headers. Key `max_head`, default 16384.
     pub max_head: usize,
     /// Bytes of one message, also of one joined from chunks. Key `max_message`, default 16 MiB.
@@ -180,6 +186,8 @@ impl Default for Limits {
         Self {
             max_connections: None,
             max_per_ip: None,
+            max_handshakes: NonZeroUsize::new(10_000),
+            max_handshakes_per_ip: None,
             max_head: 16 << 10,
             max_message,
             max_chunks: 100,

@@ -59,7 +59,7 @@ const SERVER: &[(&str, &str)] = &[
     ("lisen = []", "lisen: unknown key; did you mean listen?"),
     ("maxMessage = 5", "maxMessage: unknown key; did you mean max_message?"),
     ("MAX_MESSAGE = 5", "MAX_MESSAGE: unknown key; did you mean max_message?"),
-    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_head, max_message, max_chunks, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
+    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_handshakes, max_handshakes_per_ip, max_head, max_message, max_chunks, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
     (r#"listen = "127.0.0.1:8095""#, r#"listen: "127.0.0.1:8095" is a text; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     ("listen = []", r#"listen: the list is empty, so nobody could connect; give e.g. ["127.0.0.1:8095"]"#),
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
