@@ -9,14 +9,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::census::{Arriving, Full};
+use crate::config::Server;
 use crate::descriptors::Descriptors;
 use crate::handshake::{Origin, RETRY_AFTER};
 use crate::http::Refusal;
 use crate::listener::{Accepted, Listener, accept_one};
+use crate::proxy_protocol;
 use crate::server::{Hub, answer, serve};
 
 /// Accepts until told to stop; then returns the connections that are still there.
@@ -120,29 +122,72 @@ fn admit(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
         }
         Accepted::Tcp(stream, ip) => {
             let config = hub.config.load();
+            let Server { access, limits, proxy_protocol, .. } = &config.server;
             let arriving = hub.census.arrive();
-            if !config.server.access.allows_backend(ip)
-                && let Err(full) = arriving.check(&config.server.limits)
+            if !access.allows_backend(ip)
+                && let Err(full) = arriving.check(limits)
             {
                 turn_away_at_once(&stream, ip, full);
                 return;
             }
+            let guest = Guest { ip, arriving, hub: hub.clone() };
             // Whom a proxy speaks for is not known yet.
-            let paced = match config.server.access.is_trusted_proxy(ip) {
-                true => Ok(()),
-                false => hub.census.pace(ip, &config),
-            };
-            match paced {
-                Ok(()) => connections.spawn(serve(stream, Origin::Ip(ip), arriving, hub.clone())),
-                Err(full) => connections.spawn(turn_away(stream, full, arriving, hub.clone())),
-            };
+            if !access.is_trusted_proxy(ip) {
+                match hub.census.pace(ip, &config) {
+                    Ok(()) => connections.spawn(guest.serve(stream)),
+                    Err(full) => connections.spawn(guest.turn_away(stream, full)),
+                };
+            } else if *proxy_protocol {
+                connections.spawn(guest.introduced(stream));
+            } else {
+                connections.spawn(guest.serve(stream));
+            }
         }
     }
 }
 
-async fn turn_away(stream: TcpStream, full: Full, _arriving: Arriving, hub: Arc<Hub>) {
-    let config = hub.config.load_full();
-    answer(stream, &refusal(&full), &config).await;
+/// A connection that has been let in, before it has said anything.
+struct Guest {
+    ip: IpAddr,
+    arriving: Arriving,
+    hub: Arc<Hub>,
+}
+
+impl Guest {
+    fn serve(self, stream: TcpStream) -> impl Future<Output = ()> + Send {
+        serve(stream, Origin::Ip(self.ip), self.arriving, self.hub)
+    }
+
+    async fn turn_away(self, stream: TcpStream, full: Full) {
+        let config = self.hub.config.load_full();
+        answer(stream, &refusal(&full), &config).await;
+    }
+
+    /// Hears from a proxy for whom it speaks, and serves that one.
+    async fn introduced(self, mut stream: TcpStream) {
+        match Box::pin(self.listen_to_proxy(&mut stream)).await {
+            Ok((guest, Ok(()))) => guest.serve(stream).await,
+            Ok((guest, Err(full))) => Box::pin(guest.turn_away(stream, full)).await,
+            Err(reason) => debug!(reason, "a proxy is not served"),
+        }
+    }
+
+    /// Who it is, and whether that one may come in now.
+    async fn listen_to_proxy(
+        self,
+        stream: &mut TcpStream,
+    ) -> Result<(Self, Result<(), Full>), String> {
+        let config = self.hub.config.load_full();
+        let header = timeout(config.server.timeouts.head, proxy_protocol::read(stream)).await;
+        let said = header.map_err(|_| "the PROXY header was not whole in time".to_owned())?;
+        match said.map_err(|error| error.to_string())? {
+            Some(ip) => {
+                let paced = self.hub.census.pace(ip, &config);
+                Ok((Self { ip, ..self }, paced))
+            }
+            None => Ok((self, Ok(()))),
+        }
+    }
 }
 
 /// Without a place to wait in for the peer to take it.

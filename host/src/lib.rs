@@ -21,6 +21,7 @@ pub mod lines;
 mod listener;
 mod pace;
 mod page;
+mod proxy_protocol;
 mod server;
 // What it does.
 pub mod chunk;

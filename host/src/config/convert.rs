@@ -44,6 +44,7 @@ const SERVER: Keys = Keys {
         "allowed_ips",
         "allowed_origins",
         "trusted_proxies",
+        "proxy_protocol",
         "max_connections",
         "max_per_ip",
         "max_handshakes",
@@ -132,6 +133,7 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         unknown_resource: s
             .value("unknown_resource", |value| value::choice(value, &unknown))
             .unwrap_or(UnknownResource::Close),
+        proxy_protocol: s.value("proxy_protocol", value::switch).unwrap_or(false),
         access: access(&mut s),
         limits: limits(&mut s),
         timeouts: timeouts(&mut s),

@@ -86,6 +86,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         control,
         page,
         unknown_resource,
+        proxy_protocol,
         access,
         limits,
         timeouts,
@@ -104,6 +105,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         ("allowed_ips", *allowed_ips != new.access.allowed_ips),
         ("allowed_origins", *allowed_origins != new.access.allowed_origins),
         ("trusted_proxies", *trusted_proxies != new.access.trusted_proxies),
+        ("proxy_protocol", *proxy_protocol != new.proxy_protocol),
     ];
     own.into_iter()
         .chain(counts(limits, &new.limits))
@@ -269,6 +271,7 @@ mod tests {
             "allowed_ips = []",
             "allowed_origins = ['http://x']",
             "trusted_proxies = ['::1']",
+            "proxy_protocol = true",
             "max_connections = 9",
             "max_per_ip = 9",
             "max_handshakes = 9",

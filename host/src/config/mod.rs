@@ -58,6 +58,9 @@ pub struct Server {
     pub page: bool,
     /// What a client is told whose path no resource serves. Key `unknown_resource`, default `"close"`.
     pub unknown_resource: UnknownResource,
+    /// Whether connections from `trusted_proxies` to `listen` begin with a header of the PROXY protocol. Key `proxy_protocol`,
+    /// default false.
+    pub proxy_protocol: bool,
     /// Who may come in, and as what.
     pub access: Access,
     /// Counts and sizes.
@@ -110,7 +113,7 @@ pub struct Access {
     pub allowed_ips: Vec<IpNet>,
     /// Which pages may connect: origins in lower case without a default port. Key `allowed_origins`, default empty: any.
     pub allowed_origins: Vec<String>,
-    /// The only ones whose `X-Forwarded-For` is believed. Key `trusted_proxies`, default empty: nobody.
+    /// The only ones whose `X-Forwarded-For` and PROXY header are believed. Key `trusted_proxies`, default empty: nobody.
     pub trusted_proxies: Vec<IpNet>,
 }
 
