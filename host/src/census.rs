@@ -65,7 +65,7 @@ impl Census {
             return Err(Full("too many connections"));
         }
         let ip = match (origin, kind, limits.max_per_ip) {
-            (Origin::Ip(ip), Kind::WebSocket, Some(max)) => {
+            (Origin::Ip(ip) | Origin::Certified(ip), Kind::WebSocket, Some(max)) => {
                 let ip = network(ip);
                 let count = counts.per_ip.entry(ip).or_default();
                 if *count >= max.get() {

@@ -9,15 +9,16 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use crate::census::{Arriving, Full};
-use crate::config::Server;
+use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::handshake::{Origin, RETRY_AFTER};
 use crate::http::Refusal;
-use crate::listener::{Accepted, Listener, accept_one};
+use crate::listener::{Accepted, Layer, Listener, accept_one};
 use crate::proxy_protocol;
 use crate::server::{Hub, answer, serve};
 
@@ -59,6 +60,10 @@ pub(crate) async fn accept(
         }
     }
 }
+
+/// The first byte of a TLS connection: the content type of a record (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+const NO_TLS: &str = "this port speaks TLS: use https:// or wss://";
 
 /// Between two looks whether there is room.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -120,45 +125,107 @@ fn admit(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
             let arriving = hub.census.arrive();
             connections.spawn(serve(stream, Origin::Unix, arriving, hub.clone()));
         }
-        Accepted::Tcp(stream, ip) => {
+        Accepted::Tcp(stream, ip, layer) => {
             let config = hub.config.load();
-            let Server { access, limits, proxy_protocol, .. } = &config.server;
             let arriving = hub.census.arrive();
-            if !access.allows_backend(ip)
-                && let Err(full) = arriving.check(limits)
+            if !config.server.access.allows_backend(ip)
+                && let Err(full) = arriving.check(&config.server.limits)
             {
-                turn_away_at_once(&stream, ip, full);
+                turn_away_at_once(&stream, (ip, layer), full);
                 return;
             }
-            let guest = Guest { ip, arriving, hub: hub.clone() };
+            let guest = Guest { ip, layer, arriving, hub: hub.clone() };
             // Whom a proxy speaks for is not known yet.
-            if !access.is_trusted_proxy(ip) {
-                match hub.census.pace(ip, &config) {
-                    Ok(()) => connections.spawn(guest.serve(stream)),
-                    Err(full) => connections.spawn(guest.turn_away(stream, full)),
-                };
-            } else if *proxy_protocol {
-                connections.spawn(guest.introduced(stream));
-            } else {
-                connections.spawn(guest.serve(stream));
+            if config.server.access.is_trusted_proxy(ip) {
+                match is_introduced(layer, &config) {
+                    true => drop(connections.spawn(guest.introduced(stream))),
+                    false => guest.begin(stream, connections),
+                }
+                return;
+            }
+            match hub.census.pace(ip, &config) {
+                Ok(()) => guest.begin(stream, connections),
+                Err(full) => drop(connections.spawn(guest.turn_away(stream, full))),
             }
         }
+    }
+}
+
+/// Whether proxies begin with a header here.
+fn is_introduced(layer: Layer, config: &Config) -> bool {
+    match (layer, &config.server.tls) {
+        (Layer::Tls, Some(tls)) => tls.proxy_protocol,
+        (Layer::Tls, None) => false,
+        (Layer::Plain, _) => config.server.proxy_protocol,
     }
 }
 
 /// A connection that has been let in, before it has said anything.
 struct Guest {
     ip: IpAddr,
+    layer: Layer,
     arriving: Arriving,
     hub: Arc<Hub>,
 }
 
 impl Guest {
+    /// Two kinds of tasks: one without TLS is none the larger for it.
+    fn begin(self, stream: TcpStream, connections: &mut JoinSet<()>) {
+        match self.layer {
+            Layer::Plain => connections.spawn(self.serve(stream)),
+            Layer::Tls => connections.spawn(self.secured(stream)),
+        };
+    }
+
     fn serve(self, stream: TcpStream) -> impl Future<Output = ()> + Send {
         serve(stream, Origin::Ip(self.ip), self.arriving, self.hub)
     }
 
+    async fn secured(self, stream: TcpStream) {
+        if let Some((stream, origin)) = Box::pin(self.shake_hands(stream)).await {
+            serve(stream, origin, self.arriving, self.hub).await;
+        }
+    }
+
+    /// The TLS handshake. None if there is nobody to serve.
+    async fn shake_hands(&self, stream: TcpStream) -> Option<(Box<TlsStream<TcpStream>>, Origin)> {
+        let config = self.hub.config.load_full();
+        let (served, settings) = (self.hub.tls.served()?, config.server.tls.as_ref()?);
+        let by = Instant::now() + settings.timeout;
+        let mut first = [0];
+        // Looked at and left there: who says nothing costs no buffer.
+        if !matches!(timeout_at(by, stream.peek(&mut first)).await, Ok(Ok(1))) {
+            return None;
+        }
+        if first[0] != TLS_HANDSHAKE {
+            debug!(address = %self.ip, "no TLS on a TLS port");
+            if first[0].is_ascii_graphic() {
+                answer(stream, &Refusal::bad_request(NO_TLS).to_bytes(), &config).await;
+            }
+            return None;
+        }
+        match timeout_at(by, served.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let is_certified = stream.get_ref().1.peer_certificates().is_some();
+                let origin = if is_certified { Origin::Certified } else { Origin::Ip };
+                Some((Box::new(stream), origin(self.ip)))
+            }
+            Ok(Err(error)) => {
+                debug!(address = %self.ip, %error, "no TLS handshake");
+                None
+            }
+            Err(_) => {
+                debug!(address = %self.ip, "no TLS handshake in time");
+                None
+            }
+        }
+    }
+
     async fn turn_away(self, stream: TcpStream, full: Full) {
+        if self.layer == Layer::Tls {
+            // To be told in TLS would cost what the limit saves.
+            return;
+        }
         let config = self.hub.config.load_full();
         answer(stream, &refusal(&full), &config).await;
     }
@@ -166,6 +233,7 @@ impl Guest {
     /// Hears from a proxy for whom it speaks, and serves that one.
     async fn introduced(self, mut stream: TcpStream) {
         match Box::pin(self.listen_to_proxy(&mut stream)).await {
+            Ok((guest, Ok(()))) if guest.layer == Layer::Tls => guest.secured(stream).await,
             Ok((guest, Ok(()))) => guest.serve(stream).await,
             Ok((guest, Err(full))) => Box::pin(guest.turn_away(stream, full)).await,
             Err(reason) => debug!(reason, "a proxy is not served"),
@@ -191,10 +259,12 @@ impl Guest {
 }
 
 /// Without a place to wait in for the peer to take it.
-fn turn_away_at_once(stream: &TcpStream, ip: IpAddr, full: Full) {
+fn turn_away_at_once(stream: &TcpStream, (ip, layer): (IpAddr, Layer), full: Full) {
     debug!(reason = full.0, address = %ip, "turned away");
-    // Who does not get it sees the end.
-    drop(stream.try_write(&refusal(&full)));
+    if layer == Layer::Plain {
+        // Who does not get it sees the end.
+        drop(stream.try_write(&refusal(&full)));
+    }
 }
 
 fn refusal(Full(reason): &Full) -> Vec<u8> {

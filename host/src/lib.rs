@@ -23,6 +23,7 @@ mod pace;
 mod page;
 mod proxy_protocol;
 mod server;
+mod tls;
 // What it does.
 pub mod chunk;
 mod connection;

@@ -26,6 +26,7 @@ use crate::post;
 use crate::registry::{Arrival, Peer, Registry};
 use crate::resource::{Resource, Resources, Service, ServiceState};
 use crate::supervisor::roster::Roster;
+use crate::tls::Tls;
 use crate::wire::{Wire, close_packet, linger};
 
 /// What all connections share.
@@ -37,6 +38,7 @@ pub(crate) struct Hub {
     pub(crate) registry: Arc<Registry>,
     pub(crate) mint: Mint,
     pub(crate) census: Arc<Census>,
+    pub(crate) tls: Tls,
     /// How the plugins stand.
     pub(crate) roster: ArcSwap<Roster>,
     pub(crate) started: Instant,

@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::address;
 use super::error::ConfigError;
 use super::raw::{self, Keys, Mistakes, Section, join};
+use super::tls;
 use super::value::{self, Count, Seconds, Wrong, wrong_kind};
 use super::{
     Access, Config, LaneKind, Limits, Listen, Reload, Resource, Server, Timeouts, UnknownResource,
@@ -35,6 +36,7 @@ const SERVER: Keys = Keys {
     table: "[server]",
     keys: &[
         "listen",
+        "tls",
         "plugin_dir",
         "staging_dir",
         "state_dir",
@@ -68,6 +70,14 @@ const SERVER: Keys = Keys {
     ],
 };
 
+pub(super) const TLS: Keys = Keys {
+    table: "[server.tls]",
+    keys: &["listen", "certificates", "client_ca", "tls_timeout", "proxy_protocol"],
+};
+
+pub(super) const CERTIFICATE: Keys =
+    Keys { table: "[[server.tls.certificates]]", keys: &["certificate", "key"] };
+
 const RELOAD: Keys = Keys {
     table: "[server.reload]",
     keys: &[
@@ -94,7 +104,8 @@ const RESOURCE: Keys = Keys {
     keys: &["plugin", "dialog", "lane", "subprotocols", "snapshot_every", "config"],
 };
 
-const ALL: [&Keys; 5] = [&FILE, &SERVER, &RELOAD, &WATCHDOG, &RESOURCE];
+pub(super) const ALL: [&Keys; 7] =
+    [&FILE, &SERVER, &TLS, &CERTIFICATE, &RELOAD, &WATCHDOG, &RESOURCE];
 
 /// Every key that a file can have.
 #[cfg(test)]
@@ -123,8 +134,10 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
     let mut s = Section::new(("server".to_owned(), at), table, &SERVER, &ALL, mistakes);
     let (plugin_dir, staging_dir) = directories(&mut s, base);
     let unknown = [("close", UnknownResource::Close), ("404", UnknownResource::NotFound)];
+    let tls_table = s.table("tls", TLS.table);
     let server = Server {
-        listen: listen(&mut s, base),
+        listen: listen(&mut s, tls_table.is_some_and(|(table, _)| tls::listens(table)), base),
+        tls: None,
         plugin_dir,
         staging_dir,
         state_dir: state_dir(&mut s, base),
@@ -143,23 +156,34 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
     let (reloading, watching) =
         (s.table("reload", RELOAD.table), s.table("watchdog", WATCHDOG.table));
     Server {
+        tls: tls_table.and_then(|table| tls::tls(table, base, mistakes)),
         reload: reloading.map_or_else(Reload::default, |table| reload(table, mistakes)),
         watchdog: watching.map_or_else(Watchdog::default, |table| watchdog(table, mistakes)),
         ..server
     }
 }
 
-fn listen(s: &mut Section<'_, '_>, base: &Path) -> Vec<Listen> {
+fn listen(s: &mut Section<'_, '_>, may_be_empty: bool, base: &Path) -> Vec<Listen> {
     let example = "[\"127.0.0.1:8095\"]";
     s.value("listen", |value| match value.as_array() {
-        Some(list) if list.is_empty() => {
+        Some(list) if list.is_empty() && !may_be_empty => {
             Err(Wrong(format!("the list is empty, so nobody could connect; give e.g. {example}")))
         }
         _ => Ok(()),
     });
+    addresses(s, example, |text| address::listen(text, base))
+        .unwrap_or_else(|| vec![Listen::Tcp { host: "127.0.0.1".to_owned(), port: 8095 }])
+}
+
+/// A list of addresses, none of them twice.
+pub(super) fn addresses(
+    s: &mut Section<'_, '_>,
+    example: &str,
+    listen: impl Fn(&str) -> Result<Listen, Wrong>,
+) -> Option<Vec<Listen>> {
     let mut seen = Vec::new();
     let read = |text: &str| {
-        let listen = address::listen(text, base)?;
+        let listen = listen(text)?;
         if seen.contains(&listen) && !matches!(listen, Listen::Tcp { port: 0, .. }) {
             return Err(Wrong(format!("{listen} is there twice; keep one of them")));
         }
@@ -167,7 +191,6 @@ fn listen(s: &mut Section<'_, '_>, base: &Path) -> Vec<Listen> {
         Ok(listen)
     };
     s.texts("listen", example, read)
-        .unwrap_or_else(|| vec![Listen::Tcp { host: "127.0.0.1".to_owned(), port: 8095 }])
 }
 
 /// `plugin_dir` and `staging_dir`.

@@ -2,7 +2,7 @@
 //!
 //! Pure; it only compares. Who applies a difference is not known here.
 
-use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts, Watchdog};
+use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts, Tls, Watchdog};
 
 /// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
 /// the shipped file. What is in no list is untouched.
@@ -20,8 +20,8 @@ pub struct Diff {
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
     pub server: Vec<&'static str>,
-    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `state_dir`, `control`,
-    /// `inbox_messages`.
+    /// Keys under `[server]` that changed and need a restart: `listen`, `tls`, `tls.listen`, `plugin_dir`, `staging_dir`,
+    /// `state_dir`, `control`, `inbox_messages`.
     pub restart: Vec<&'static str>,
 }
 
@@ -29,6 +29,10 @@ impl Config {
     /// Puts the running values of the keys that need a restart ([`Diff::restart`]) into a new configuration.
     pub fn keep_until_restart(&self, new: &mut Self) {
         new.server.listen.clone_from(&self.server.listen);
+        match (&self.server.tls, &mut new.server.tls) {
+            (Some(old), Some(new)) => new.listen.clone_from(&old.listen),
+            (old, new) => new.clone_from(old),
+        }
         new.server.plugin_dir.clone_from(&self.server.plugin_dir);
         new.server.staging_dir.clone_from(&self.server.staging_dir);
         new.server.state_dir.clone_from(&self.server.state_dir);
@@ -46,8 +50,16 @@ impl Diff {
 
 /// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it lives: to change
 /// either under way is more machinery than an operator would ever notice.
-const RESTART: [&str; 6] =
-    ["listen", "plugin_dir", "staging_dir", "state_dir", "control", "inbox_messages"];
+const RESTART: [&str; 8] = [
+    "listen",
+    "tls",
+    "tls.listen",
+    "plugin_dir",
+    "staging_dir",
+    "state_dir",
+    "control",
+    "inbox_messages",
+];
 
 pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
@@ -80,6 +92,7 @@ fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
 fn server(old: &Server, new: &Server) -> Vec<&'static str> {
     let Server {
         listen,
+        tls,
         plugin_dir,
         staging_dir,
         state_dir,
@@ -96,6 +109,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
     let Access { allowed_ips, allowed_origins, trusted_proxies } = access;
     let own = [
         ("listen", *listen != new.listen),
+        ("tls", tls.is_some() != new.tls.is_some()),
         ("plugin_dir", *plugin_dir != new.plugin_dir),
         ("staging_dir", *staging_dir != new.staging_dir),
         ("state_dir", *state_dir != new.state_dir),
@@ -108,12 +122,24 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         ("proxy_protocol", *proxy_protocol != new.proxy_protocol),
     ];
     own.into_iter()
+        .chain(tls.iter().zip(&new.tls).flat_map(|(old, new)| secured(old, new)))
         .chain(counts(limits, &new.limits))
         .chain(durations(timeouts, &new.timeouts))
         .chain(reloading(reload, &new.reload))
         .chain(watching(watchdog, &new.watchdog))
         .filter_map(|(key, changed)| changed.then_some(key))
         .collect()
+}
+
+fn secured(old: &Tls, new: &Tls) -> [(&'static str, bool); 5] {
+    let Tls { listen, certificates, client_ca, timeout, proxy_protocol } = old;
+    [
+        ("tls.listen", *listen != new.listen),
+        ("tls.certificates", *certificates != new.certificates),
+        ("tls.client_ca", *client_ca != new.client_ca),
+        ("tls.tls_timeout", *timeout != new.timeout),
+        ("tls.proxy_protocol", *proxy_protocol != new.proxy_protocol),
+    ]
 }
 
 fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 10] {
@@ -256,6 +282,27 @@ mod tests {
         check("", new, &expected);
         assert!(!expected.is_empty());
         assert!(Diff::default().is_empty());
+    }
+
+    #[test]
+    fn the_keys_of_tls_are_compared_and_their_lines_are_not() {
+        let entry = "certificates = [{ certificate = 'c', key = 'k' }]";
+        let old = &format!("[server.tls]\nlisten = []\n{entry}");
+        check(old, &format!("[server.tls]\n\n{entry}\nlisten = []"), &Diff::default());
+        let expected = Diff { restart: vec!["tls"], ..Diff::default() };
+        check(old, "", &expected);
+        check("", old, &expected);
+        for (new, key) in [
+            (old.replace("[]", "['[::1]:1']"), "tls.listen"),
+            (old.replace("'c'", "'d'"), "tls.certificates"),
+            (old.replace("'k'", "'l'"), "tls.certificates"),
+            (format!("{old}\nclient_ca = 'a'"), "tls.client_ca"),
+            (format!("{old}\ntls_timeout = 9"), "tls.tls_timeout"),
+            (format!("{old}\nproxy_protocol = true"), "tls.proxy_protocol"),
+        ] {
+            let (restart, server) = [key].into_iter().partition(|key| RESTART.contains(key));
+            check(old, &new, &Diff { restart, server, ..Diff::default() });
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod convert;
 mod diff;
 mod error;
 mod raw;
+mod tls;
 mod value;
 
 use std::collections::BTreeMap;
@@ -41,8 +42,11 @@ pub struct Config {
 /// The table `[server]`: the same for all resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where to listen, never empty. Key `listen`, default `["127.0.0.1:8095"]`. A change needs a restart.
+    /// Where to listen without TLS; only empty where [`Tls`] listens. Key `listen`, default `["127.0.0.1:8095"]`. A change needs a
+    /// restart.
     pub listen: Vec<Listen>,
+    /// The table `[server.tls]`. To add it or to take it away needs a restart.
+    pub tls: Option<Tls>,
     /// The folder where operators drop libraries, absolute. Key `plugin_dir`, default `plugins.d`. A change needs a restart.
     pub plugin_dir: PathBuf,
     /// Where the host keeps its private copies of libraries, absolute, another folder than `plugin_dir`.
@@ -94,6 +98,46 @@ impl fmt::Display for Listen {
             Self::Tcp { host, port } => write!(f, "{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
+    }
+}
+
+/// The table `[server.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Where to listen, TCP only; may be empty where the service manager opens the sockets. Key `listen`, required. A change
+    /// needs a restart.
+    pub listen: Vec<Listen>,
+    /// What is served, never empty; the first to those who ask for no name, or for an unknown one. Key `certificates`, required.
+    pub certificates: Vec<Certificate>,
+    /// Authorities whose clients count as backends. Key `client_ca`, default none: no client is asked for a certificate.
+    pub client_ca: Option<Place>,
+    /// From accepting, or from the PROXY header, to the end of the TLS handshake. Key `tls_timeout`, default 5 s.
+    pub timeout: Duration,
+    /// As the key of `[server]`, for these addresses. Key `proxy_protocol`, default false.
+    pub proxy_protocol: bool,
+}
+
+/// One entry of `certificates`. Whether there are such files is not known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM, the server's own certificate first, then its chain. Key `certificate`, required.
+    pub certificate: Place,
+    /// PEM, not encrypted. Key `key`, required.
+    pub key: Place,
+}
+
+/// A file that is named in a line. Only the file counts in a comparison: to move a key changes nothing.
+#[derive(Debug, Clone, Eq)]
+pub struct Place {
+    /// Absolute.
+    pub path: PathBuf,
+    /// In `plugins.toml`, from 1.
+    pub line: usize,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
     }
 }
 
