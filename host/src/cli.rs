@@ -15,19 +15,23 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::census::Census;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, AskPlugin, Outcome};
 use crate::control::{Control, ControlError, Desk};
+use crate::door;
 use crate::drain;
 use crate::identity::Mint;
+use crate::listener::{Layer, Listener};
 use crate::plugin::trial::{Trial, TrialError};
 use crate::plugin::{loader, preflight, watch as files};
 use crate::registry::Registry;
 use crate::router::Router;
-use crate::server::{self, Census, Hub, Listener};
+use crate::server::{self, Hub};
 use crate::supervisor::{Change, Supervisor, chain, keeper};
 use crate::systemd::{self, Inherited};
 use crate::telemetry::{self, LogFormat};
+use crate::tls::{self, Served, Tls};
 use crate::watchdog;
 
 /// A WebSocket application host: each resource path is served by a shared library, which is replaced
@@ -193,11 +197,12 @@ enum CommandError {
 
 async fn check(options: &Options) -> Result<(), CommandError> {
     let mut config = Config::load(&options.config)?;
+    let certificates = Served::load(&config, None)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
     // Only a host that serves has good generations.
     config.server.reload.keep_generations = 0;
     config.resources.values_mut().for_each(|resource| resource.snapshot_every = None);
-    let (hub, mut supervisor) = assemble(config);
+    let (hub, mut supervisor) = assemble(config, certificates);
     let failures = start(&hub, &mut supervisor).await?;
     supervisor.stop().await;
     if !failures.is_empty() {
@@ -209,6 +214,7 @@ async fn check(options: &Options) -> Result<(), CommandError> {
 
 async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError> {
     let config = Config::load(&options.config)?;
+    let certificates = Served::load(&config, None)?;
     let (mut terminate, mut interrupt, mut hangup) = (
         wait_for(SignalKind::terminate())?,
         wait_for(SignalKind::interrupt())?,
@@ -220,20 +226,22 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     // First: a second host by mistake ends here, before it touches anything.
     let control = open_control(&config)?;
     let listeners = open_listeners(&config, inherited).await?;
+    certificates.iter().for_each(Served::tell);
     let before = files::survey(&scope(&config));
-    let (hub, mut supervisor) = assemble(config);
+    let (hub, mut supervisor) = assemble(config, certificates);
     start(&hub, &mut supervisor).await?;
 
     let (stop, stopped) = watch::channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        accepting.spawn(server::accept(listener, hub.clone(), stopped.clone()));
+        accepting.spawn(door::accept(listener, hub.clone(), stopped.clone()));
     }
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
     background.spawn(keeper::keep_states(hub.clone()));
+    background.spawn(tls::keep(hub.clone()));
     background.spawn(systemd::heartbeat(changes.clone()));
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
     let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
@@ -289,7 +297,7 @@ const LAST_SNAPSHOTS: Duration = Duration::from_secs(10);
 /// How long instances may take to be dropped.
 const STOP_LANES: Duration = Duration::from_secs(2);
 
-fn assemble(config: Config) -> (Arc<Hub>, Supervisor) {
+fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervisor) {
     let resources = Arc::new(ArcSwap::default());
     let registry = Arc::new(Registry::default());
     let router = Arc::new(Router::new(registry.clone(), resources.clone()));
@@ -299,6 +307,7 @@ fn assemble(config: Config) -> (Arc<Hub>, Supervisor) {
         registry,
         mint: Mint::new(),
         census: Arc::new(Census::default()),
+        tls: Tls::new(certificates),
         roster: ArcSwap::default(),
         started: std::time::Instant::now(),
     });
@@ -326,7 +335,13 @@ async fn open_listeners(
     }
     for listener in &listeners {
         let address = listener.address().map_err(CommandError::Inherited)?;
-        info!(address, "listening");
+        if listener.is_tls() && config.server.tls.is_none() {
+            let text = format!(
+                "the socket {address} is named tls, but plugins.toml has no [server.tls] with certificates"
+            );
+            return Err(CommandError::Inherited(io::Error::other(text)));
+        }
+        info!(address, tls = listener.is_tls(), "listening");
         debug!("the service manager opened it; the key listen is not used");
     }
     Ok(listeners)
@@ -334,17 +349,20 @@ async fn open_listeners(
 
 async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {
     let mut listeners = Vec::new();
-    for address in &config.server.listen {
+    let plain = config.server.listen.iter().map(|address| (address, Layer::Plain));
+    let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
+    for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
         let failed = |source| CommandError::Listen { address: address.clone(), source };
         match address {
             Listen::Tcp { host, port } => {
                 let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
                 let local = listener.local_addr().map_err(failed)?;
-                info!(address = %local, "listening");
+                info!(address = %local, tls = layer == Layer::Tls, "listening");
                 if config.server.page && listeners.is_empty() {
-                    info!("try it: http://{local}{}", crate::page::FOLDER);
+                    let scheme = if layer == Layer::Tls { "https" } else { "http" };
+                    info!("try it: {scheme}://{local}{}", crate::page::FOLDER);
                 }
-                listeners.push(Listener::Tcp(listener));
+                listeners.push(Listener::Tcp(listener, layer));
             }
             Listen::Unix(path) => {
                 remove_stale_socket(path).await;

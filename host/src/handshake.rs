@@ -21,6 +21,8 @@ use crate::page;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Ip(IpAddr),
+    /// Somebody with a certificate of `client_ca`: an allowed backend, wherever it is.
+    Certified(IpAddr),
     /// A Unix socket: who may open it is a matter of the file's permissions, so its peers are allowed backends.
     Unix,
 }
@@ -28,7 +30,7 @@ pub(crate) enum Origin {
 impl Origin {
     pub(crate) fn to_text(self) -> Box<str> {
         match self {
-            Self::Ip(ip) => ip.to_canonical().to_string().into(),
+            Self::Ip(ip) | Self::Certified(ip) => ip.to_canonical().to_string().into(),
             Self::Unix => "unix".into(),
         }
     }
@@ -36,7 +38,16 @@ impl Origin {
     fn may_be_backend(self, access: &Access) -> bool {
         match self {
             Self::Ip(ip) => access.allows_backend(ip),
-            Self::Unix => true,
+            Self::Certified(_) | Self::Unix => true,
+        }
+    }
+
+    /// Of whom a proxy speaks for, where it is one. A certificate is the proxy's, not theirs.
+    fn behind(self, head: &Head, access: &Access) -> Self {
+        let (Self::Ip(peer) | Self::Certified(peer)) = self else { return self };
+        match forwarded_for(head, peer, |ip| access.is_trusted_proxy(ip)) {
+            ip if ip == peer => self,
+            ip => Self::Ip(ip),
         }
     }
 }
@@ -159,10 +170,7 @@ async fn read_first<S: AsyncRead + Unpin>(
 
 fn judge(head: Head, read: Vec<u8>, peer: Origin, config: &Config) -> Result<Handshake, Refusal> {
     let access = &config.server.access;
-    let origin = match peer {
-        Origin::Ip(ip) => Origin::Ip(forwarded_for(&head, ip, |ip| access.is_trusted_proxy(ip))),
-        Origin::Unix => Origin::Unix,
-    };
+    let origin = peer.behind(&head, access);
     let wish = match head.method() {
         Method::Post => judge_post(&head, origin, config)?,
         Method::Get if config.server.page && head.header("upgrade").is_none() => {

@@ -12,11 +12,18 @@ mod drain;
 mod systemd;
 mod telemetry;
 // How a connection comes in.
+mod census;
+mod descriptors;
+mod door;
 mod handshake;
 pub mod http;
 pub mod lines;
+mod listener;
+mod pace;
 mod page;
+mod proxy_protocol;
 mod server;
+mod tls;
 // What it does.
 pub mod chunk;
 mod connection;

@@ -1,23 +1,19 @@
-//! Accepts connections and brings each to its resource, or answers why not.
+//! Brings each connection to its resource, or answers why not.
 //!
-//! Owns the listeners' accept loops, the count of connections, and every connection's task. What a connection does after its
+//! Owns a connection's task from the first byte of its request. What comes before that is `door.rs`', what it does after its
 //! handshake is `connection.rs`'.
 
-use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tracing::{Instrument, Span, debug, debug_span, warn};
+use tracing::{Instrument, Span, debug, debug_span};
 
+use crate::census::{Arriving, Census, Counted, Full};
 use crate::config::{Config, UnknownResource};
 use crate::connection::Connection;
 use crate::dialog;
@@ -30,6 +26,7 @@ use crate::post;
 use crate::registry::{Arrival, Peer, Registry};
 use crate::resource::{Resource, Resources, Service, ServiceState};
 use crate::supervisor::roster::Roster;
+use crate::tls::Tls;
 use crate::wire::{Wire, close_packet, linger};
 
 /// What all connections share.
@@ -41,57 +38,10 @@ pub(crate) struct Hub {
     pub(crate) registry: Arc<Registry>,
     pub(crate) mint: Mint,
     pub(crate) census: Arc<Census>,
+    pub(crate) tls: Tls,
     /// How the plugins stand.
     pub(crate) roster: ArcSwap<Roster>,
     pub(crate) started: Instant,
-}
-
-/// A listening socket.
-#[derive(Debug)]
-pub(crate) enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    /// As in `listen`.
-    pub(crate) fn address(&self) -> io::Result<String> {
-        Ok(match self {
-            Self::Tcp(listener) => listener.local_addr()?.to_string(),
-            Self::Unix(listener) => match listener.local_addr()?.as_pathname() {
-                Some(path) => format!("unix:{}", path.display()),
-                None => "unix:".to_owned(),
-            },
-        })
-    }
-}
-
-/// Accepts until told to stop; then returns the connections that are still there.
-pub(crate) async fn accept(
-    listener: Listener,
-    hub: Arc<Hub>,
-    mut stop: watch::Receiver<()>,
-) -> JoinSet<()> {
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = accept_one(&listener) => match accepted {
-                Ok(Accepted::Tcp(stream, origin)) => drop(connections.spawn(serve(stream, origin, hub.clone()))),
-                Ok(Accepted::Unix(stream)) => drop(connections.spawn(serve(stream, Origin::Unix, hub.clone()))),
-                Err(error) => {
-                    // Out of descriptors or memory: they come back when connections end. Accepting at once would only spin.
-                    warn!(%error, "cannot accept");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            },
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    tracing::error!(%error, "a connection's task failed");
-                }
-            }
-            _ = stop.changed() => return connections,
-        }
-    }
 }
 
 /// Pings every peer each `ping_interval`, a part of them at a time, and closes those that did not answer the last one.
@@ -110,29 +60,15 @@ pub(crate) async fn keep_alive(hub: Arc<Hub>) {
     }
 }
 
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-enum Accepted {
-    Tcp(TcpStream, Origin),
-    Unix(UnixStream),
-}
-
-async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
-    match listener {
-        Listener::Tcp(listener) => {
-            let (stream, address) = listener.accept().await?;
-            // A connection that was reset has no options any more; it ends by itself.
-            drop(stream.set_nodelay(true));
-            Ok(Accepted::Tcp(stream, Origin::Ip(address.ip().to_canonical())))
-        }
-        Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
-    }
-}
-
 /// Serves one socket from its first byte to its last.
-async fn serve<S: AsyncRead + AsyncWrite + Unpin>(stream: S, origin: Origin, hub: Arc<Hub>) {
+pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    origin: Origin,
+    arriving: Arriving,
+    hub: Arc<Hub>,
+) {
     // In a box: what the handshake needs is given back before the connection begins its life.
-    let Some(mut admitted) = Box::pin(admit(stream, origin, hub)).await else { return };
+    let Some(mut admitted) = Box::pin(admit(stream, origin, arriving, hub)).await else { return };
     let end = admitted.connection.work().instrument(admitted.span.clone()).await;
     Box::pin(admitted.connection.end(end).instrument(admitted.span)).await;
 }
@@ -149,6 +85,7 @@ struct Admitted<S> {
 async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     origin: Origin,
+    arriving: Arriving,
     hub: Arc<Hub>,
 ) -> Option<Admitted<S>> {
     let config = hub.config.load_full();
@@ -169,16 +106,27 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         Wish::Post { .. } => Kind::Backend,
     };
     let resource = hub.resources.load().get(handshake.head.path()).cloned();
-    let counted = hub.census.count(handshake.origin, kind, &config);
-    let place = counted.and_then(|counted| Ok((counted, find(resource, &handshake, &config)?)));
+    let place = pace_forwarded(origin, handshake.origin, &hub, &config)
+        .and_then(|()| hub.census.count(handshake.origin, kind, &config))
+        .map_err(Nowhere::from)
+        .and_then(|counted| Ok((counted, find(resource, &handshake, &config)?)));
     match place {
         Ok((counted, place)) => {
+            drop(arriving);
             welcome(stream, handshake, (kind, place, counted), &hub, &config).await
         }
         Err(nowhere) => {
             turn_away(stream, handshake, nowhere, &config).await;
             None
         }
+    }
+}
+
+/// Whether somebody for whom a proxy speaks may come in now: at the door only the proxy was seen.
+fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> Result<(), Full> {
+    match origin {
+        Origin::Ip(ip) if origin != peer => hub.census.pace(ip, config),
+        _ => Ok(()),
     }
 }
 
@@ -216,9 +164,9 @@ enum Nowhere {
     Dialog(CloseReason),
 }
 
-impl Nowhere {
-    /// Over a limit: it may come back.
-    fn full(text: &str) -> Self {
+impl From<Full> for Nowhere {
+    /// It may come back.
+    fn from(Full(text): Full) -> Self {
         let reason = CloseReason::host(CloseCode::TRY_AGAIN, text);
         Self::Http(CloseReason { retry_after: Some(RETRY_AFTER), ..reason })
     }
@@ -339,76 +287,13 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// Writes the one answer of a connection and ends it.
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, bytes: &[u8], config: &Config) {
+pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    bytes: &[u8],
+    config: &Config,
+) {
     let written = timeout(config.server.timeouts.write, stream.write_all(bytes)).await;
     if matches!(written, Ok(Ok(()))) {
         drop(timeout(config.server.timeouts.close, linger(&mut stream)).await);
-    }
-}
-
-/// How many connections there are, in total and from each address.
-#[derive(Debug, Default)]
-pub(crate) struct Census {
-    counts: Mutex<Counts>,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    total: usize,
-    /// Only filled while `max_per_ip` is set.
-    per_ip: HashMap<IpAddr, usize>,
-}
-
-impl Census {
-    fn count(
-        self: &Arc<Self>,
-        origin: Origin,
-        kind: Kind,
-        config: &Config,
-    ) -> Result<Counted, Nowhere> {
-        let limits = &config.server.limits;
-        let mut counts = self.lock();
-        if limits.max_connections.is_some_and(|max| counts.total >= max.get()) {
-            return Err(Nowhere::full("too many connections"));
-        }
-        let ip = match (origin, kind, limits.max_per_ip) {
-            (Origin::Ip(ip), Kind::WebSocket, Some(max)) => {
-                let count = counts.per_ip.entry(ip).or_default();
-                if *count >= max.get() {
-                    return Err(Nowhere::full("too many connections from this address"));
-                }
-                *count += 1;
-                Some(ip)
-            }
-            _ => None,
-        };
-        counts.total += 1;
-        Ok(Counted { census: self.clone(), ip })
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts one connection until it is dropped.
-#[derive(Debug)]
-struct Counted {
-    census: Arc<Census>,
-    ip: Option<IpAddr>,
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.census.lock();
-        counts.total -= 1;
-        if let Some(ip) = self.ip
-            && let Some(count) = counts.per_ip.get_mut(&ip)
-        {
-            *count -= 1;
-            if *count == 0 {
-                counts.per_ip.remove(&ip);
-            }
-        }
     }
 }

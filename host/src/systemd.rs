@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
-use crate::server::Listener;
+use crate::listener::{Layer, Listener};
 use crate::supervisor::Change;
 
 /// Serving.
@@ -87,32 +87,42 @@ fn send(socket: &OsStr, text: &[u8]) -> io::Result<()> {
 /// Sockets that were open when the program began.
 pub(crate) struct Inherited {
     sockets: ListenFd,
+    /// `FileDescriptorName` of each; may be fewer.
+    names: Vec<String>,
 }
 
 impl Inherited {
     /// Takes them out of the environment, so that no child process believes that they are its own. Before there are threads.
     pub(crate) fn take() -> Self {
-        Self { sockets: ListenFd::from_env() }
+        let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+        let names = names.split(':').map(ToOwned::to_owned).collect();
+        Self { sockets: ListenFd::from_env(), names }
     }
 
-    /// Makes listeners of them; none without socket activation.
+    /// Makes listeners of them, for TLS of those that are named `tls`; none without socket activation.
     ///
     /// # Errors
     /// One of them is no listening stream socket, TCP or Unix. `Display` says which.
     pub(crate) fn listeners(mut self) -> io::Result<Vec<Listener>> {
         let count = self.sockets.len();
-        (0..count).map(|index| listener(&mut self.sockets, index)).collect()
+        let layer = |index: usize| match self.names.get(index) {
+            Some(name) if name == "tls" => Layer::Tls,
+            _ => Layer::Plain,
+        };
+        (0..count).map(|index| listener(&mut self.sockets, index, layer(index))).collect()
     }
 }
 
-fn listener(sockets: &mut ListenFd, index: usize) -> io::Result<Listener> {
+fn listener(sockets: &mut ListenFd, index: usize, layer: Layer) -> io::Result<Listener> {
     const TAKEN: &str = "each index is taken once";
-    if let Ok(unix) = sockets.take_unix_listener(index) {
+    if layer == Layer::Plain
+        && let Ok(unix) = sockets.take_unix_listener(index)
+    {
         let unix = unix.expect(TAKEN);
         unix.set_nonblocking(true)?;
         return UnixListener::from_std(unix).map(Listener::Unix);
     }
     let tcp = sockets.take_tcp_listener(index)?.expect(TAKEN);
     tcp.set_nonblocking(true)?;
-    TcpListener::from_std(tcp).map(Listener::Tcp)
+    TcpListener::from_std(tcp).map(|tcp| Listener::Tcp(tcp, layer))
 }

@@ -158,6 +158,13 @@ impl TestHost {
         std::fs::write(self.folder.join("plugins.toml"), text).unwrap();
     }
 
+    /// Moves a file with this content over one beside `plugins.toml`.
+    pub fn put(&self, name: &str, content: impl AsRef<[u8]>) {
+        let next = self.folder.join("next");
+        std::fs::write(&next, content).unwrap();
+        std::fs::rename(next, self.folder.join(name)).unwrap();
+    }
+
     /// Copies a built library over that of a plugin.
     pub fn replace_library(&self, plugin: &str, library: &str) {
         self.put_library(plugin, &std::fs::read(plugin_path(library)).unwrap());

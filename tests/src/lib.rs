@@ -18,6 +18,7 @@ mod client;
 mod line;
 mod raw;
 mod stream;
+mod tls;
 
 pub mod load;
 
@@ -31,7 +32,8 @@ pub use line::LineClient;
 pub use log::Line;
 pub use raw::{Frame, RawClient, Response, closing, masked, opcode};
 pub use setup::{Outcome, Setup};
-pub use stream::{Address, Socket, Stream};
+pub use stream::{Address, Secure, Socket, Stream};
+pub use tls::{Authority, Issued};
 
 /// How long anything may take before a test gives up.
 pub const DEADLINE: Duration = Duration::from_secs(20);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::host::TestHost;
+use crate::tls::Issued;
 use crate::{plugin_path, unique_name, within};
 
 /// A host before it starts. Values are written as in TOML: `server("page", "false")`, `config("/x", "by", r#""me""#)`.
@@ -17,7 +18,10 @@ pub struct Setup {
     launcher: Vec<String>,
     environment: BTreeMap<String, String>,
     server: BTreeMap<String, String>,
+    tls: BTreeMap<String, String>,
     reload: BTreeMap<String, String>,
+    /// Other files of the folder, by name.
+    files: BTreeMap<String, Vec<u8>>,
     resources: BTreeMap<String, Resource>,
     /// The library of each plugin, by the name under which it lies in the folder.
     libraries: BTreeMap<String, Library>,
@@ -55,7 +59,9 @@ impl Setup {
             launcher: Vec::new(),
             environment: BTreeMap::new(),
             server: BTreeMap::new(),
+            tls: BTreeMap::new(),
             reload: BTreeMap::new(),
+            files: BTreeMap::new(),
             resources: BTreeMap::new(),
             libraries: BTreeMap::new(),
         };
@@ -86,6 +92,29 @@ impl Setup {
     pub fn server(mut self, key: &str, value: &str) -> Self {
         self.server.insert(key.to_owned(), value.to_owned());
         self
+    }
+
+    /// Sets a key of `[server.tls]`.
+    #[must_use]
+    pub fn tls(mut self, key: &str, value: &str) -> Self {
+        self.tls.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Puts a file beside `plugins.toml`.
+    #[must_use]
+    pub fn put(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        self.files.insert(name.to_owned(), content.as_ref().to_owned());
+        self
+    }
+
+    /// Listens on another port, behind the first, for TLS with this certificate: `own.pem` and `own.key`.
+    #[must_use]
+    pub fn secured(self, issued: &Issued) -> Self {
+        self.put("own.pem", &issued.certificate)
+            .put("own.key", &issued.key)
+            .tls("listen", r#"["127.0.0.1:0"]"#)
+            .tls("certificates", r#"[{ certificate = "own.pem", key = "own.key" }]"#)
     }
 
     /// Sets a key of `[server.reload]`.
@@ -161,6 +190,9 @@ impl Setup {
             }
         };
         table("server", &self.server);
+        if !self.tls.is_empty() {
+            table("server.tls", &self.tls);
+        }
         table("server.reload", &self.reload);
         for (path, resource) in &self.resources {
             table(&format!("resources.{path:?}"), &resource.keys);
@@ -208,6 +240,9 @@ impl Setup {
         let folder = std::env::temp_dir().join(unique_name());
         std::fs::create_dir_all(folder.join("plugins")).unwrap();
         std::fs::write(folder.join("plugins.toml"), self.toml()).unwrap();
+        for (name, content) in &self.files {
+            std::fs::write(folder.join(name), content).unwrap();
+        }
         self.lay_libraries(&folder);
         folder
     }

@@ -1,10 +1,16 @@
 //! Where a host listens, and a socket to it of whichever kind.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::ClientConfig;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::within;
 
@@ -15,6 +21,15 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A socket file.
     Unix(PathBuf),
+    /// TLS: see [`Authority::reach`](crate::Authority::reach).
+    Tls(SocketAddr, Secure),
+}
+
+/// How a client speaks TLS.
+#[derive(Clone, Debug)]
+pub struct Secure {
+    pub(crate) config: Arc<ClientConfig>,
+    pub(crate) name: ServerName<'static>,
 }
 
 impl Address {
@@ -31,19 +46,46 @@ impl Address {
     /// # Panics
     /// When nobody listens.
     pub async fn connect(&self) -> Stream {
+        self.try_connect().await.unwrap()
+    }
+
+    /// The same where there may be nobody, or no agreement on TLS.
+    ///
+    /// # Errors
+    /// There is.
+    pub async fn try_connect(&self) -> io::Result<Stream> {
         within("to be accepted", async {
-            let stream: Box<dyn Socket> = match self {
-                Self::Tcp(address) => {
-                    let stream = TcpStream::connect(address).await.unwrap();
-                    stream.set_nodelay(true).unwrap();
-                    Box::new(stream)
-                }
-                Self::Unix(path) => Box::new(UnixStream::connect(path).await.unwrap()),
-            };
-            stream
+            Ok::<Stream, _>(match self {
+                Self::Tcp(address) => Box::new(connect(*address).await?),
+                Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+                Self::Tls(address, secure) => Box::new(secure.shake_hands(*address).await?),
+            })
         })
         .await
     }
+
+    /// The certificate that is served here, as it is on the wire.
+    ///
+    /// # Panics
+    /// When it is not trusted, or there is no TLS.
+    pub async fn certificate(&self) -> Vec<u8> {
+        let Self::Tls(address, secure) = self else { panic!("no TLS: {self:?}") };
+        let stream = within("TLS", secure.shake_hands(*address)).await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+}
+
+impl Secure {
+    async fn shake_hands(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+        let stream = connect(address).await?;
+        TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// What a [`Stream`] can do.

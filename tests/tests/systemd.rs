@@ -4,7 +4,7 @@
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram as StdDatagram};
 
-use plugsocket_tests::{Address, Client, Request, Setup, within};
+use plugsocket_tests::{Address, Authority, Client, Request, Setup, within};
 use tokio::net::UnixDatagram;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -123,8 +123,8 @@ unix.bind(sys.argv[1]), unix.listen()
 copies = [os.dup2(os.dup(s.fileno()), 20 + i) for i, s in enumerate((tcp, unix))]
 for fd in copies:
     os.dup2(fd, fd - 17, inheritable=True)
-os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES="web:local")
-os.execv(sys.argv[2], sys.argv[2:])
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="2", LISTEN_FDNAMES=sys.argv[2])
+os.execv(sys.argv[3], sys.argv[3:])
 "#;
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn sockets_that_were_handed_over_take_the_place_of_listen() {
         return;
     }
     let path = std::env::temp_dir().join(format!("plugsocket-activate-{}", std::process::id()));
-    let launcher = ["python3", "-c", ACTIVATE, path.to_str().unwrap()];
+    let launcher = ["python3", "-c", ACTIVATE, path.to_str().unwrap(), "web:local"];
     // If `listen` counted, the host would not start: nobody has this address.
     let setup = setup().server("listen", r#"["192.0.2.1:1"]"#).launcher(&launcher);
     let host = setup.start().await;
@@ -151,5 +151,24 @@ async fn sockets_that_were_handed_over_take_the_place_of_listen() {
     // Libraries are tried in a child process: it must not take the sockets for its own.
     host.reload("counter", "counter_v2").await;
     host.connect("/count").await;
+    std::fs::remove_file(path).unwrap();
+}
+
+#[tokio::test]
+async fn a_socket_that_is_named_tls_speaks_it() {
+    if std::process::Command::new("python3").arg("-V").output().is_err() {
+        assert!(std::env::var_os("CI").is_none(), "python3 is missing");
+        eprintln!("skipped: python3 is missing");
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("plugsocket-tls-{}", std::process::id()));
+    let launcher = ["python3", "-c", ACTIVATE, path.to_str().unwrap(), "tls:local"];
+    let authority = Authority::default();
+    let setup = setup().secured(&authority.issue(&["localhost"])).tls("listen", "[]");
+    let host = setup.launcher(&launcher).start().await;
+    let [tls, local] = host.addresses() else { panic!("{:?}", host.addresses()) };
+    let secure = authority.reach(tls, "localhost");
+    Client::open(&secure, Request::to("/count")).await.ready().await;
+    Client::open(local, Request::to("/count")).await.ready().await;
     std::fs::remove_file(path).unwrap();
 }

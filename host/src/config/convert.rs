@@ -14,6 +14,7 @@ use toml::de::{DeTable, DeValue};
 use super::address;
 use super::error::ConfigError;
 use super::raw::{self, Keys, Mistakes, Section, join};
+use super::tls;
 use super::value::{self, Count, Seconds, Wrong, wrong_kind};
 use super::{
     Access, Config, LaneKind, Limits, Listen, Reload, Resource, Server, Timeouts, UnknownResource,
@@ -29,6 +30,7 @@ const SERVER: Keys = Keys {
     table: "[server]",
     keys: &[
         "listen",
+        "tls",
         "plugin_dir",
         "staging_dir",
         "state_dir",
@@ -38,8 +40,11 @@ const SERVER: Keys = Keys {
         "allowed_ips",
         "allowed_origins",
         "trusted_proxies",
+        "proxy_protocol",
         "max_connections",
         "max_per_ip",
+        "max_handshakes",
+        "max_handshakes_per_ip",
         "max_head",
         "max_message",
         "max_chunks",
@@ -60,6 +65,14 @@ const SERVER: Keys = Keys {
         "watchdog",
     ],
 };
+
+pub(super) const TLS: Keys = Keys {
+    table: "[server.tls]",
+    keys: &["listen", "certificates", "client_ca", "tls_timeout", "proxy_protocol"],
+};
+
+pub(super) const CERTIFICATE: Keys =
+    Keys { table: "[[server.tls.certificates]]", keys: &["certificate", "key"] };
 
 const RELOAD: Keys = Keys {
     table: "[server.reload]",
@@ -87,7 +100,8 @@ const RESOURCE: Keys = Keys {
     keys: &["plugin", "dialog", "lane", "subprotocols", "snapshot_every", "config"],
 };
 
-const ALL: [&Keys; 5] = [&FILE, &SERVER, &RELOAD, &WATCHDOG, &RESOURCE];
+pub(super) const ALL: [&Keys; 7] =
+    [&FILE, &SERVER, &TLS, &CERTIFICATE, &RELOAD, &WATCHDOG, &RESOURCE];
 
 /// Every key that a file can have.
 #[cfg(test)]
@@ -116,8 +130,10 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
     let mut s = Section::new(("server".to_owned(), at), table, &SERVER, &ALL, mistakes);
     let (plugin_dir, staging_dir) = directories(&mut s, base);
     let unknown = [("close", UnknownResource::Close), ("404", UnknownResource::NotFound)];
+    let tls_table = s.table("tls", TLS.table);
     let server = Server {
-        listen: listen(&mut s, base),
+        listen: listen(&mut s, tls_table.is_some_and(|(table, _)| tls::listens(table)), base),
+        tls: None,
         plugin_dir,
         staging_dir,
         state_dir: state_dir(&mut s, base),
@@ -126,6 +142,7 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         unknown_resource: s
             .value("unknown_resource", |value| value::choice(value, &unknown))
             .unwrap_or(UnknownResource::Close),
+        proxy_protocol: s.value("proxy_protocol", value::switch).unwrap_or(false),
         access: access(&mut s),
         limits: limits(&mut s),
         timeouts: timeouts(&mut s),
@@ -135,23 +152,34 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
     let (reloading, watching) =
         (s.table("reload", RELOAD.table), s.table("watchdog", WATCHDOG.table));
     Server {
+        tls: tls_table.and_then(|table| tls::tls(table, base, mistakes)),
         reload: reloading.map_or_else(Reload::default, |table| reload(table, mistakes)),
         watchdog: watching.map_or_else(Watchdog::default, |table| watchdog(table, mistakes)),
         ..server
     }
 }
 
-fn listen(s: &mut Section<'_, '_>, base: &Path) -> Vec<Listen> {
+fn listen(s: &mut Section<'_, '_>, may_be_empty: bool, base: &Path) -> Vec<Listen> {
     let example = "[\"127.0.0.1:8095\"]";
     s.value("listen", |value| match value.as_array() {
-        Some(list) if list.is_empty() => {
+        Some(list) if list.is_empty() && !may_be_empty => {
             Err(Wrong(format!("the list is empty, so nobody could connect; give e.g. {example}")))
         }
         _ => Ok(()),
     });
+    addresses(s, example, |text| address::listen(text, base))
+        .unwrap_or_else(|| vec![Listen::Tcp { host: "127.0.0.1".to_owned(), port: 8095 }])
+}
+
+/// A list of addresses, none of them twice.
+pub(super) fn addresses(
+    s: &mut Section<'_, '_>,
+    example: &str,
+    listen: impl Fn(&str) -> Result<Listen, Wrong>,
+) -> Option<Vec<Listen>> {
     let mut seen = Vec::new();
     let read = |text: &str| {
-        let listen = address::listen(text, base)?;
+        let listen = listen(text)?;
         if seen.contains(&listen) && !matches!(listen, Listen::Tcp { port: 0, .. }) {
             return Err(Wrong(format!("{listen} is there twice; keep one of them")));
         }
@@ -159,7 +187,6 @@ fn listen(s: &mut Section<'_, '_>, base: &Path) -> Vec<Listen> {
         Ok(listen)
     };
     s.texts("listen", example, read)
-        .unwrap_or_else(|| vec![Listen::Tcp { host: "127.0.0.1".to_owned(), port: 8095 }])
 }
 
 /// `plugin_dir` and `staging_dir`.
@@ -220,6 +247,7 @@ fn access(s: &mut Section<'_, '_>) -> Access {
 
 fn limits(s: &mut Section<'_, '_>) -> Limits {
     const CONNECTIONS: Count = Count::new("connections", 0..=10_000_000, "");
+    const RATE: Count = Count::new("connections in a second", 0..=1_000_000, "");
     const HEAD: Count = Count::new("bytes", 256..=1 << 20, "would refuse every request");
     // 125 bytes is what a frame without an extended length holds, and the least that any peer takes (RFC 6455 section 5.2).
     const MESSAGE: Count = Count::new("bytes", 125..=1 << 30, "would refuse every message");
@@ -234,6 +262,12 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     Limits {
         max_connections: NonZeroUsize::new(s.count("max_connections", &CONNECTIONS, 0)),
         max_per_ip: NonZeroUsize::new(s.count("max_per_ip", &CONNECTIONS, 0)),
+        max_handshakes: NonZeroUsize::new(s.count(
+            "max_handshakes",
+            &CONNECTIONS,
+            default.max_handshakes.map_or(0, NonZeroUsize::get),
+        )),
+        max_handshakes_per_ip: NonZeroUsize::new(s.count("max_handshakes_per_ip", &RATE, 0)),
         max_head: s.count("max_head", &HEAD, default.max_head),
         max_message: s.count("max_message", &MESSAGE, default.max_message),
         max_chunks: s.count("max_chunks", &CHUNKS, default.max_chunks),

@@ -2,7 +2,7 @@
 //!
 //! Pure; it only compares. Who applies a difference is not known here.
 
-use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts, Watchdog};
+use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts, Tls, Watchdog};
 
 /// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
 /// the shipped file. What is in no list is untouched.
@@ -20,8 +20,8 @@ pub struct Diff {
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
     pub server: Vec<&'static str>,
-    /// Keys under `[server]` that changed and need a restart: `listen`, `plugin_dir`, `staging_dir`, `state_dir`, `control`,
-    /// `inbox_messages`.
+    /// Keys under `[server]` that changed and need a restart: `listen`, `tls`, `tls.listen`, `plugin_dir`, `staging_dir`,
+    /// `state_dir`, `control`, `inbox_messages`.
     pub restart: Vec<&'static str>,
 }
 
@@ -29,6 +29,10 @@ impl Config {
     /// Puts the running values of the keys that need a restart ([`Diff::restart`]) into a new configuration.
     pub fn keep_until_restart(&self, new: &mut Self) {
         new.server.listen.clone_from(&self.server.listen);
+        match (&self.server.tls, &mut new.server.tls) {
+            (Some(old), Some(new)) => new.listen.clone_from(&old.listen),
+            (old, new) => new.clone_from(old),
+        }
         new.server.plugin_dir.clone_from(&self.server.plugin_dir);
         new.server.staging_dir.clone_from(&self.server.staging_dir);
         new.server.state_dir.clone_from(&self.server.state_dir);
@@ -46,8 +50,16 @@ impl Diff {
 
 /// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it lives: to change
 /// either under way is more machinery than an operator would ever notice.
-const RESTART: [&str; 6] =
-    ["listen", "plugin_dir", "staging_dir", "state_dir", "control", "inbox_messages"];
+const RESTART: [&str; 8] = [
+    "listen",
+    "tls",
+    "tls.listen",
+    "plugin_dir",
+    "staging_dir",
+    "state_dir",
+    "control",
+    "inbox_messages",
+];
 
 pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
@@ -80,12 +92,14 @@ fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
 fn server(old: &Server, new: &Server) -> Vec<&'static str> {
     let Server {
         listen,
+        tls,
         plugin_dir,
         staging_dir,
         state_dir,
         control,
         page,
         unknown_resource,
+        proxy_protocol,
         access,
         limits,
         timeouts,
@@ -95,6 +109,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
     let Access { allowed_ips, allowed_origins, trusted_proxies } = access;
     let own = [
         ("listen", *listen != new.listen),
+        ("tls", tls.is_some() != new.tls.is_some()),
         ("plugin_dir", *plugin_dir != new.plugin_dir),
         ("staging_dir", *staging_dir != new.staging_dir),
         ("state_dir", *state_dir != new.state_dir),
@@ -104,8 +119,10 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         ("allowed_ips", *allowed_ips != new.access.allowed_ips),
         ("allowed_origins", *allowed_origins != new.access.allowed_origins),
         ("trusted_proxies", *trusted_proxies != new.access.trusted_proxies),
+        ("proxy_protocol", *proxy_protocol != new.proxy_protocol),
     ];
     own.into_iter()
+        .chain(tls.iter().zip(&new.tls).flat_map(|(old, new)| secured(old, new)))
         .chain(counts(limits, &new.limits))
         .chain(durations(timeouts, &new.timeouts))
         .chain(reloading(reload, &new.reload))
@@ -114,10 +131,23 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         .collect()
 }
 
-fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 10] {
+fn secured(old: &Tls, new: &Tls) -> [(&'static str, bool); 5] {
+    let Tls { listen, certificates, client_ca, timeout, proxy_protocol } = old;
+    [
+        ("tls.listen", *listen != new.listen),
+        ("tls.certificates", *certificates != new.certificates),
+        ("tls.client_ca", *client_ca != new.client_ca),
+        ("tls.tls_timeout", *timeout != new.timeout),
+        ("tls.proxy_protocol", *proxy_protocol != new.proxy_protocol),
+    ]
+}
+
+fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 12] {
     let Limits {
         max_connections,
         max_per_ip,
+        max_handshakes,
+        max_handshakes_per_ip,
         max_head,
         max_message,
         max_chunks,
@@ -130,6 +160,8 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 10] {
     [
         ("max_connections", *max_connections != new.max_connections),
         ("max_per_ip", *max_per_ip != new.max_per_ip),
+        ("max_handshakes", *max_handshakes != new.max_handshakes),
+        ("max_handshakes_per_ip", *max_handshakes_per_ip != new.max_handshakes_per_ip),
         ("max_head", *max_head != new.max_head),
         ("max_message", *max_message != new.max_message),
         ("max_chunks", *max_chunks != new.max_chunks),
@@ -257,6 +289,27 @@ mod tests {
     }
 
     #[test]
+    fn the_keys_of_tls_are_compared_and_their_lines_are_not() {
+        let entry = "certificates = [{ certificate = 'c', key = 'k' }]";
+        let old = &format!("[server.tls]\nlisten = []\n{entry}");
+        check(old, &format!("[server.tls]\n\n{entry}\nlisten = []"), &Diff::default());
+        let expected = Diff { restart: vec!["tls"], ..Diff::default() };
+        check(old, "", &expected);
+        check("", old, &expected);
+        for (new, key) in [
+            (old.replace("[]", "['[::1]:1']"), "tls.listen"),
+            (old.replace("'c'", "'d'"), "tls.certificates"),
+            (old.replace("'k'", "'l'"), "tls.certificates"),
+            (format!("{old}\nclient_ca = 'a'"), "tls.client_ca"),
+            (format!("{old}\ntls_timeout = 9"), "tls.tls_timeout"),
+            (format!("{old}\nproxy_protocol = true"), "tls.proxy_protocol"),
+        ] {
+            let (restart, server) = [key].into_iter().partition(|key| RESTART.contains(key));
+            check(old, &new, &Diff { restart, server, ..Diff::default() });
+        }
+    }
+
+    #[test]
     fn every_key_is_compared() {
         let values = [
             "listen = ['[::1]:1']",
@@ -269,8 +322,11 @@ mod tests {
             "allowed_ips = []",
             "allowed_origins = ['http://x']",
             "trusted_proxies = ['::1']",
+            "proxy_protocol = true",
             "max_connections = 9",
             "max_per_ip = 9",
+            "max_handshakes = 9",
+            "max_handshakes_per_ip = 9",
             "max_head = 999",
             "max_message = 999",
             "max_chunks = 9",

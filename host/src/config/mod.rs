@@ -12,6 +12,7 @@ mod convert;
 mod diff;
 mod error;
 mod raw;
+mod tls;
 mod value;
 
 use std::collections::BTreeMap;
@@ -41,8 +42,11 @@ pub struct Config {
 /// The table `[server]`: the same for all resources.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Where to listen, never empty. Key `listen`, default `["127.0.0.1:8095"]`. A change needs a restart.
+    /// Where to listen without TLS; only empty where [`Tls`] listens. Key `listen`, default `["127.0.0.1:8095"]`. A change needs a
+    /// restart.
     pub listen: Vec<Listen>,
+    /// The table `[server.tls]`. To add it or to take it away needs a restart.
+    pub tls: Option<Tls>,
     /// The folder where operators drop libraries, absolute. Key `plugin_dir`, default `plugins.d`. A change needs a restart.
     pub plugin_dir: PathBuf,
     /// Where the host keeps its private copies of libraries, absolute, another folder than `plugin_dir`.
@@ -58,6 +62,9 @@ pub struct Server {
     pub page: bool,
     /// What a client is told whose path no resource serves. Key `unknown_resource`, default `"close"`.
     pub unknown_resource: UnknownResource,
+    /// Whether connections from `trusted_proxies` to `listen` begin with a header of the PROXY protocol. Key `proxy_protocol`,
+    /// default false.
+    pub proxy_protocol: bool,
     /// Who may come in, and as what.
     pub access: Access,
     /// Counts and sizes.
@@ -94,6 +101,46 @@ impl fmt::Display for Listen {
     }
 }
 
+/// The table `[server.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Where to listen, TCP only; may be empty where the service manager opens the sockets. Key `listen`, required. A change
+    /// needs a restart.
+    pub listen: Vec<Listen>,
+    /// What is served, never empty; the first to those who ask for no name, or for an unknown one. Key `certificates`, required.
+    pub certificates: Vec<Certificate>,
+    /// Authorities whose clients count as backends. Key `client_ca`, default none: no client is asked for a certificate.
+    pub client_ca: Option<Place>,
+    /// From accepting, or from the PROXY header, to the end of the TLS handshake. Key `tls_timeout`, default 5 s.
+    pub timeout: Duration,
+    /// As the key of `[server]`, for these addresses. Key `proxy_protocol`, default false.
+    pub proxy_protocol: bool,
+}
+
+/// One entry of `certificates`. Whether there are such files is not known here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Certificate {
+    /// PEM, the server's own certificate first, then its chain. Key `certificate`, required.
+    pub certificate: Place,
+    /// PEM, not encrypted. Key `key`, required.
+    pub key: Place,
+}
+
+/// A file that is named in a line. Only the file counts in a comparison: to move a key changes nothing.
+#[derive(Debug, Clone, Eq)]
+pub struct Place {
+    /// Absolute.
+    pub path: PathBuf,
+    /// In `plugins.toml`, from 1.
+    pub line: usize,
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
 /// What a client is told whose path no resource serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownResource {
@@ -110,7 +157,7 @@ pub struct Access {
     pub allowed_ips: Vec<IpNet>,
     /// Which pages may connect: origins in lower case without a default port. Key `allowed_origins`, default empty: any.
     pub allowed_origins: Vec<String>,
-    /// The only ones whose `X-Forwarded-For` is believed. Key `trusted_proxies`, default empty: nobody.
+    /// The only ones whose `X-Forwarded-For` and PROXY header are believed. Key `trusted_proxies`, default empty: nobody.
     pub trusted_proxies: Vec<IpNet>,
 }
 
@@ -157,8 +204,14 @@ fn among(nets: &[IpNet], ip: IpAddr) -> bool {
 pub struct Limits {
     /// Connections of the whole server. Key `max_connections`, default 0 in the file: no limit.
     pub max_connections: Option<NonZeroUsize>,
-    /// WebSocket clients from one address. Key `max_per_ip`, default 0 in the file: no limit.
+    /// WebSocket clients from one address, IPv4, or network, IPv6 /64. Key `max_per_ip`, default 0 in the file: no limit.
     pub max_per_ip: Option<NonZeroUsize>,
+    /// Sockets whose request has not come yet, of the whole server; backends are let in past it. Key `max_handshakes`,
+    /// default 10,000, 0 in the file: no limit.
+    pub max_handshakes: Option<NonZeroUsize>,
+    /// New connections in a second from one address or /64, five or as many at once; backends are not counted.
+    /// Key `max_handshakes_per_ip`, default 0 in the file: no limit.
+    pub max_handshakes_per_ip: Option<NonZeroUsize>,
     /// Bytes of a request's line and headers. Key `max_head`, default 16384.
     pub max_head: usize,
     /// Bytes of one message, also of one joined from chunks. Key `max_message`, default 16 MiB.
@@ -183,6 +236,8 @@ impl Default for Limits {
         Self {
             max_connections: None,
             max_per_ip: None,
+            max_handshakes: NonZeroUsize::new(10_000),
+            max_handshakes_per_ip: None,
             max_head: 16 << 10,
             max_message: 16 << 20,
             max_chunks: 100,

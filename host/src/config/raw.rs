@@ -250,6 +250,29 @@ impl<'t, 'm> Section<'t, 'm> {
         Some(texts)
     }
 
+    /// A list of tables, each with its offset; `example` is how one is written.
+    pub(super) fn tables(&mut self, key: &str, example: &str) -> Vec<(&'t DeTable<'t>, usize)> {
+        let right = format!("give a list of tables, e.g. {key} = [{example}]");
+        let Some(value) = self.table.get(key) else { return Vec::new() };
+        let DeValue::Array(list) = value.get_ref() else {
+            self.wrong(value.span().start, key, wrong_kind(value.get_ref(), &right));
+            return Vec::new();
+        };
+        let mut tables = Vec::with_capacity(list.len());
+        for item in list.iter() {
+            match item.get_ref() {
+                DeValue::Table(table) => tables.push((table, item.span().start)),
+                other => self.wrong(item.span().start, key, wrong_kind(other, &right)),
+            }
+        }
+        tables
+    }
+
+    /// The line of a key's value; that of the table where it is absent.
+    pub(super) fn line(&self, key: &str) -> usize {
+        self.mistakes.line(self.table.get(key).map_or(self.at, |value| value.span().start))
+    }
+
     /// Whether the key is in the file, right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)

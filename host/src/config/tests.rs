@@ -62,7 +62,8 @@ const SERVER: &[(&str, &str)] = &[
     ("lisen = []", "lisen: unknown key; did you mean listen?"),
     ("maxMessage = 5", "maxMessage: unknown key; did you mean max_message?"),
     ("MAX_MESSAGE = 5", "MAX_MESSAGE: unknown key; did you mean max_message?"),
-    ("tls = true", "tls: unknown key; the keys here are listen, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, max_connections, max_per_ip, max_head, max_message, max_chunks, max_frames, max_rooms, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
+    ("tls = true", "tls: true is a boolean; write a table, [server.tls]"),
+    ("zzz = true", "zzz: unknown key; the keys here are listen, tls, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, proxy_protocol, max_connections, max_per_ip, max_handshakes, max_handshakes_per_ip, max_head, max_message, max_chunks, max_frames, max_rooms, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
     (r#"listen = "127.0.0.1:8095""#, r#"listen: "127.0.0.1:8095" is a text; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     ("listen = []", r#"listen: the list is empty, so nobody could connect; give e.g. ["127.0.0.1:8095"]"#),
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
@@ -349,16 +350,65 @@ fn line_ends_of_windows_and_a_byte_order_mark_are_fine() {
 }
 
 #[test]
+fn tls_names_its_files_and_the_lines_in_which_they_stand() {
+    let entry = "{ certificate = 'c.pem', key = '/k.pem' }";
+    let text = format!(
+        "[server]\nlisten = []\n[server.tls]\nlisten = ['[::]:8443']\nclient_ca = 'ca'\ncertificates = [\n{entry},\n{entry}]"
+    );
+    let server = Config::parse(&text, FILE).unwrap().server;
+    assert_eq!(server.listen, []);
+    let tls = server.tls.unwrap();
+    assert_eq!((tls.timeout, tls.proxy_protocol), (Duration::from_secs(5), false));
+    let ca = tls.client_ca.unwrap();
+    assert_eq!((ca.path, ca.line), ("/etc/plugsocket/ca".into(), 5));
+    let places = tls.certificates.into_iter().map(|entry| (entry.certificate, entry.key));
+    let places: Vec<_> = places.collect();
+    let lines: Vec<_> = places.iter().map(|(c, k)| (c.line, k.line)).collect();
+    assert_eq!(lines, [(7, 7), (8, 8)]);
+    assert_eq!(places[0].0.path, Path::new("/etc/plugsocket/c.pem"));
+    assert_eq!(places[0].1.path, Path::new("/k.pem"));
+    let table = text.replace(
+        "certificates = [",
+        "[[server.tls.certificates]]\ncertificate = 'x'\nkey = 'y'\n#",
+    );
+    let (table, _) = table.split_once("#").unwrap();
+    assert_eq!(Config::parse(table, FILE).unwrap().server.tls.unwrap().certificates.len(), 1);
+}
+
+#[test]
+#[rustfmt::skip] // One mistake, one line.
+fn mistakes_in_tls_are_told() {
+    for (keys, said) in [
+        ("", vec![r#"1: server.tls.listen: this key is missing; write e.g. listen = ["0.0.0.0:8443"], or [] where systemd opens the sockets"#, r#"1: server.tls.certificates: this key is missing; write e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
+        ("listen = []\ncertificates = []", vec![r#"3: server.tls.certificates: the list is empty, and TLS needs one; give e.g. [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
+        ("listen = ['unix:/x']\ncertificates = [{ certificate = 'c', key = 'k' }]", vec!["2: server.tls.listen: a Unix socket never leaves the machine and needs no TLS; move it to listen under [server]"]),
+        ("listen = []\ncertificates = 'c'", vec![r#"3: server.tls.certificates: "c" is a text; give a list of tables, e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
+        ("listen = []\ncertificates = ['c']", vec![r#"3: server.tls.certificates: "c" is a text; give a list of tables, e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
+        ("listen = []\ncertificates = [{ certificate = 'c' }]", vec![r#"3: server.tls.certificates[0].key: this key is missing; write { certificate = "fullchain.pem", key = "key.pem" }, with key in it"#]),
+        ("listen = []\ntls_timeout = 0\ncertificates = [{ certificate = 5, key = '' }]", vec![
+            "3: server.tls.tls_timeout: 0 seconds would refuse every client; give a number of seconds from 0.001 to 86400, e.g. 5",
+            r#"4: server.tls.certificates[0].certificate: 5 is a whole number; give a path in quotes, e.g. "fullchain.pem""#,
+            r#"4: server.tls.certificates[0].key: the path is empty; give a path, e.g. "key.pem""#,
+        ]),
+        ("listen = []\ncertificate = 'c'\ncertificates = [{ certificate = 'c', key = 'k' }]", vec!["3: server.tls.certificate: this key belongs under [[server.tls.certificates]]"]),
+    ] {
+        check(&format!("[server.tls]\n{keys}"), &said);
+    }
+}
+
+#[test]
 fn an_empty_file_is_legal_and_means_the_defaults() {
     let config = Config::parse("", FILE).unwrap();
     let server = Server {
         listen: vec![Listen::Tcp { host: "127.0.0.1".to_owned(), port: 8095 }],
+        tls: None,
         plugin_dir: "/etc/plugsocket/plugins.d".into(),
         staging_dir: "/etc/plugsocket/.plugsocket/staged".into(),
         state_dir: "/etc/plugsocket/.plugsocket/state".into(),
         control: "/etc/plugsocket/.plugsocket/control".into(),
         page: true,
         unknown_resource: UnknownResource::Close,
+        proxy_protocol: false,
         access: Access::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
@@ -606,6 +656,11 @@ fn the_shipped_file_names_every_key_with_its_default() {
     let mine = uncommented.resources.remove("/mine").unwrap();
     let bare = Resource { plugin: "mine".to_owned(), lane: Some(LaneKind::Thread), ..resource("") };
     assert_eq!(mine, bare);
+    let tls = uncommented.server.tls.take().unwrap();
+    assert_eq!(tls.certificates.len(), 1);
+    let example = "[server.tls]\nlisten = ['0.0.0.0:8443']\ncertificates = [{ certificate = 'fullchain.pem', key = 'privkey.pem' }]";
+    let expected = Config::parse(example, FILE).unwrap().server.tls;
+    assert_eq!(Some(Tls { client_ca: None, ..tls }), expected);
     assert_eq!(uncommented, shipped);
 
     for key in convert::all_keys() {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::protocol::{Answer, Connection, Difference, Plugin, Request, Status};
+use super::protocol::{Answer, Certificate, Connection, Difference, Plugin, Request, Status};
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::plugin::trial::Trial;
@@ -223,9 +223,23 @@ fn print_status(status: &Status) -> String {
         "CLOSED",
     ];
     format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{}",
-        table(&headings, &rows)
+        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{}{}",
+        table(&headings, &rows),
+        print_certificates(&status.certificates)
     )
+}
+
+fn print_certificates(certificates: &[Certificate]) -> String {
+    if certificates.is_empty() {
+        return String::new();
+    }
+    let row = |certificate: &Certificate| {
+        let Certificate { file, names, expires, days_left, problem } = certificate;
+        let problem = problem.clone().unwrap_or_default();
+        vec![names.join(" "), expires.clone(), days_left.to_string(), file.clone(), problem]
+    };
+    let rows: Vec<Vec<String>> = certificates.iter().map(row).collect();
+    format!("\n{}", table(&["CERTIFICATE", "EXPIRES", "DAYS", "FILE", "PROBLEM"], &rows))
 }
 
 fn print_plugins(plugins: &[Plugin]) -> String {

@@ -59,7 +59,21 @@ pub(crate) struct Status {
     pub(crate) uptime_seconds: u64,
     pub(crate) config: String,
     pub(crate) connections: usize,
+    /// What TLS listeners serve.
+    #[serde(default)]
+    pub(crate) certificates: Vec<Certificate>,
     pub(crate) resources: Vec<Resource>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Certificate {
+    pub(crate) file: String,
+    pub(crate) names: Vec<String>,
+    /// The last day, `2027-01-31`.
+    pub(crate) expires: String,
+    pub(crate) days_left: u64,
+    /// Why what lies there now is not in service.
+    pub(crate) problem: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::protocol::{
-    Answer, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
+    Answer, Certificate, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
 };
 use crate::config::{Config, LaneKind};
 use crate::http;
@@ -14,6 +14,7 @@ use crate::plugin::{archive, stage, watch};
 use crate::resource::{Resource as Served, ServiceState};
 use crate::server::Hub;
 use crate::supervisor::roster::Standing;
+use crate::tls;
 
 pub(super) fn status(hub: &Hub) -> Status {
     let config = hub.config.load();
@@ -24,7 +25,20 @@ pub(super) fn status(hub: &Hub) -> Status {
         uptime_seconds: hub.started.elapsed().as_secs(),
         config: config.path.display().to_string(),
         connections: hub.registry.len(),
+        certificates: hub.tls.served().map_or_else(Vec::new, |served| {
+            served.standings().map(|standing| certificate(&standing)).collect()
+        }),
         resources: resources.values().map(|served| resource(served, &config)).collect(),
+    }
+}
+
+fn certificate(standing: &tls::Standing<'_>) -> Certificate {
+    Certificate {
+        file: standing.file.display().to_string(),
+        names: standing.names.to_vec(),
+        expires: tls::date(standing.expires),
+        days_left: standing.expires.saturating_sub(tls::now()) / 86_400,
+        problem: standing.problem.map(ToOwned::to_owned),
     }
 }
 

@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::plugin::handover::Succession;
 use crate::resource::{Resources, ServiceState};
 use crate::systemd;
+use crate::tls::Served;
 
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> Outcome {
@@ -54,12 +55,19 @@ impl Supervisor {
             );
             old.keep_until_restart(&mut new);
         }
+        let certificates = self.certificates(&new).await?;
         if diff.is_empty() {
             debug!("configuration unchanged");
             return Ok("configuration unchanged".to_owned());
         }
         match self.prepare(&old, &new).await {
-            Ok(candidates) => self.apply(&old, new, candidates).await,
+            Ok(candidates) => {
+                self.apply(&old, new, candidates).await;
+                if diff.server.iter().any(|key| key.starts_with("tls.")) {
+                    certificates.iter().for_each(Served::tell);
+                    self.hub.tls.replace(certificates);
+                }
+            }
             Err(line) => {
                 error!(reason = line, "configuration not applied; the running one goes on");
                 return Err(line);
@@ -70,6 +78,20 @@ impl Supervisor {
             keys => {
                 format!("configuration applied, but for what needs a restart: {}", keys.join(", "))
             }
+        })
+    }
+
+    /// What TLS listeners are to serve.
+    async fn certificates(&self, new: &Config) -> Result<Option<Served>, String> {
+        let (config, former) = (new.clone(), self.hub.tls.served());
+        let read = spawn_blocking(move || Served::load(&config, former.as_deref())).await;
+        let read = match read {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        read.inspect_err(|text| {
+            text.lines().for_each(|line| error!("{line}"));
+            error!("configuration not applied; the running one goes on");
         })
     }
 

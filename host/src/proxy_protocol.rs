@@ -1,0 +1,288 @@
+//! The PROXY protocol, versions 1 and 2: the address of the one for whom a load balancer opened the connection.
+//!
+//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. Whether a peer is believed is decided elsewhere; here it either
+//! says something whole and well-formed, or it is an error. What is decided is pure; [`read`] takes from the socket exactly the
+//! header and nothing behind it, which may be TLS.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+/// Why there is no header.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProxyError {
+    #[error("the connection begins with no PROXY header")]
+    Missing,
+    #[error("malformed PROXY header: {0}")]
+    Malformed(&'static str),
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+/// Reads a header to its end. None where the peer speaks for itself (`LOCAL`) or says no address (`UNKNOWN`).
+///
+/// # Errors
+/// It is malformed, or the connection ended. What was read of it is lost.
+pub(crate) async fn read<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> Result<Option<IpAddr>, ProxyError> {
+    let mut start = [0; START];
+    let mut filled = 0;
+    while filled < START {
+        match stream.read(&mut start[filled..]).await? {
+            0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            count => filled += count,
+        }
+        // At once, not when the twelfth byte comes.
+        version(&start[..filled])?;
+    }
+    match version(&start)? {
+        Version::One => read_line(stream, &start).await,
+        Version::Two => read_binary(stream).await,
+    }
+}
+
+async fn read_line<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    start: &[u8; START],
+) -> Result<Option<IpAddr>, ProxyError> {
+    let mut line = [0; MAX_LINE];
+    line[..START].copy_from_slice(start);
+    // One by one: what is behind the line belongs to another.
+    for end in START..MAX_LINE {
+        line[end] = stream.read_u8().await?;
+        if line[end] == b'\n' {
+            return from_line(&line[..=end]);
+        }
+    }
+    Err(ProxyError::Malformed("the line is longer than 107 bytes"))
+}
+
+async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, ProxyError> {
+    let mut kind = [0; 4];
+    stream.read_exact(&mut kind).await?;
+    let [command, family, length @ ..] = kind;
+    let mut left = usize::from(u16::from_be_bytes(length));
+    let mut addresses = [0; 36];
+    let wanted = left.min(addresses.len());
+    stream.read_exact(&mut addresses[..wanted]).await?;
+    left -= wanted;
+    // Extensions, which nobody here asks for.
+    let mut scrap = [0; 256];
+    while left > 0 {
+        let part = left.min(scrap.len());
+        left -= stream.read_exact(&mut scrap[..part]).await?;
+    }
+    from_binary(command, family, &addresses[..wanted])
+}
+
+/// What tells the versions apart, and the shortest that either can be.
+const START: usize = 12;
+const SIGNATURE: &[u8; START] = b"\r\n\r\n\0\r\nQUIT\n";
+/// With its line end (section 2.1).
+const MAX_LINE: usize = 107;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// Which version begins so.
+fn version(start: &[u8]) -> Result<Version, ProxyError> {
+    let common = |whole: &[u8]| {
+        let length = start.len().min(whole.len());
+        start[..length] == whole[..length]
+    };
+    match () {
+        () if common(SIGNATURE) => Ok(Version::Two),
+        () if common(b"PROXY ") => Ok(Version::One),
+        () => Err(ProxyError::Missing),
+    }
+}
+
+/// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`, with its line end (section 2.1).
+fn from_line(line: &[u8]) -> Result<Option<IpAddr>, ProxyError> {
+    let malformed = ProxyError::Malformed;
+    let line = line.strip_suffix(b"\r\n").ok_or(malformed("the line does not end in CR LF"))?;
+    let line = str::from_utf8(line).map_err(|_| malformed("the line is not ASCII"))?;
+    let mut words = line.split(' ').skip(1);
+    let family = words.next().unwrap_or_default();
+    if family == "UNKNOWN" {
+        return Ok(None);
+    }
+    let words: Vec<&str> = words.collect();
+    let &[source, destination, source_port, destination_port] = &*words else {
+        return Err(malformed("not two addresses and two ports"));
+    };
+    if ![source_port, destination_port].into_iter().all(is_port) {
+        return Err(malformed("a port is none"));
+    }
+    let addresses = [source, destination].map(|address| match family {
+        "TCP4" => address.parse::<Ipv4Addr>().map(IpAddr::from).ok(),
+        "TCP6" => address.parse::<Ipv6Addr>().map(IpAddr::from).ok(),
+        _ => None,
+    });
+    match addresses {
+        [Some(source), Some(_)] => Ok(Some(source.to_canonical())),
+        _ => Err(malformed("the addresses are none of TCP4 or TCP6")),
+    }
+}
+
+/// Decimal, without leading zeros.
+fn is_port(text: &str) -> bool {
+    text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
+}
+
+/// `addresses` are the first bytes behind the fixed header, at most 36 (section 2.2).
+fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<Option<IpAddr>, ProxyError> {
+    let short = ProxyError::Malformed("the addresses are cut off");
+    match (command, family) {
+        // A health check of the balancer's own: whatever else it says is skipped.
+        (0x20, _) => Ok(None),
+        (0x21, 0x11) => match addresses.first_chunk::<12>() {
+            Some([a, b, c, d, ..]) => Ok(Some(Ipv4Addr::new(*a, *b, *c, *d).into())),
+            None => Err(short),
+        },
+        (0x21, 0x21) => match (addresses.len(), addresses.first_chunk::<16>()) {
+            (36.., Some(source)) => Ok(Some(IpAddr::from(*source).to_canonical())),
+            _ => Err(short),
+        },
+        // Unspecified, datagrams, Unix sockets: nothing that could be told from an address.
+        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(None),
+        (0x21, _) => Err(ProxyError::Malformed("the address family is unknown")),
+        _ => Err(ProxyError::Malformed("neither PROXY nor LOCAL of version 2")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read from `bytes`, in one piece and byte by byte, and that nothing behind it is taken.
+    #[track_caller]
+    fn check(bytes: &[u8], expected: Result<Option<&str>, &str>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for piece in [bytes.len().max(1), 1] {
+            let mut script = tokio_script(bytes, piece);
+            let found = runtime.block_on(read(&mut script));
+            let found = found.map(|ip| ip.map(|ip| ip.to_string())).map_err(|e| e.to_string());
+            let expected = expected.map(|ip| ip.map(str::to_owned)).map_err(str::to_owned);
+            assert_eq!(found, expected, "{}", bytes.escape_ascii());
+            if found.is_ok() {
+                let mut rest = Vec::new();
+                runtime.block_on(script.read_to_end(&mut rest)).unwrap();
+                assert_eq!(rest, BEHIND);
+            }
+        }
+    }
+
+    const BEHIND: &[u8] = b"GET";
+
+    fn tokio_script(bytes: &[u8], piece: usize) -> impl AsyncRead + Unpin + use<> {
+        let bytes = [bytes, BEHIND].concat();
+        let pieces =
+            bytes.chunks(piece).map(|piece| io::Result::Ok(bytes::Bytes::copy_from_slice(piece)));
+        tokio_util::io::StreamReader::new(Pieces(pieces.collect::<Vec<_>>().into_iter()))
+    }
+
+    struct Pieces(std::vec::IntoIter<io::Result<bytes::Bytes>>);
+
+    impl futures_util::Stream for Pieces {
+        type Item = io::Result<bytes::Bytes>;
+        fn poll_next(
+            mut self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Option<Self::Item>> {
+            std::task::Poll::Ready(self.0.next())
+        }
+    }
+
+    fn two(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+        let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+        [SIGNATURE, &[command, family][..], &length, body].concat()
+    }
+
+    #[test]
+    fn version_1() {
+        let addresses = Err("malformed PROXY header: the addresses are none of TCP4 or TCP6");
+        let ports = Err("malformed PROXY header: a port is none");
+        let words = Err("malformed PROXY header: not two addresses and two ports");
+        for (line, expected) in [
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Ok(Some("192.0.2.1"))),
+            ("PROXY TCP6 2001:db8::1 ::1 0 65535\r\n", Ok(Some("2001:db8::1"))),
+            ("PROXY TCP6 ::ffff:192.0.2.1 ::1 1 1\r\n", Ok(Some("192.0.2.1"))),
+            ("PROXY UNKNOWN\r\n", Ok(None)),
+            ("PROXY UNKNOWN ffff:f::f ffff::f 65535 65535\r\n", Ok(None)),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 56324\r\n", words),
+            ("PROXY TCP4  192.0.2.1 198.51.100.1 1 2\r\n", words),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 1 2 3\r\n", words),
+            ("PROXY TCP4 192.0.2.1 ::1 56324 443\r\n", addresses),
+            ("PROXY TCP6 192.0.2.1 198.51.100.1 56324 443\r\n", addresses),
+            ("PROXY TCP5 192.0.2.1 198.51.100.1 56324 443\r\n", addresses),
+            ("PROXY TCP4 192.0.2.256 198.51.100.1 56324 443\r\n", addresses),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 65536 443\r\n", ports),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 0443 443\r\n", ports),
+            ("PROXY TCP4 192.0.2.1 198.51.100.1 +1 443\r\n", ports),
+            ("PROXY \r\nGET / HTTP/1.1\r\n", words),
+            (
+                "PROXY TCP4 192.0.2.1 198.51.100.1 1 2\n",
+                Err("malformed PROXY header: the line does not end in CR LF"),
+            ),
+            ("GET / HTTP/1.1\r\n", Err("the connection begins with no PROXY header")),
+            ("PROX", Err("the connection begins with no PROXY header")),
+            ("PROXYTCP4 ", Err("the connection begins with no PROXY header")),
+        ] {
+            check(line.as_bytes(), expected);
+        }
+        let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(100));
+        check(long.as_bytes(), Err("malformed PROXY header: the line is longer than 107 bytes"));
+        check(format!("PROXY UNKNOWN {}\r\n", "x".repeat(91)).as_bytes(), Ok(None));
+    }
+
+    #[test]
+    fn version_2() {
+        let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 1, 2, 3, 4];
+        let mut v6 = [0; 36];
+        v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+        let mut mapped = [0; 36];
+        mapped[10..16].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
+        let cut = Err("malformed PROXY header: the addresses are cut off");
+        for (bytes, expected) in [
+            (two(0x21, 0x11, &v4), Ok(Some("192.0.2.1"))),
+            (two(0x21, 0x11, &[&v4[..], &[7; 5000]].concat()), Ok(Some("192.0.2.1"))),
+            (two(0x21, 0x21, &v6), Ok(Some("2001:db8::"))),
+            (two(0x21, 0x21, &[&v6[..], &[7; 3]].concat()), Ok(Some("2001:db8::"))),
+            (two(0x21, 0x21, &mapped), Ok(Some("192.0.2.1"))),
+            (two(0x20, 0x00, &[]), Ok(None)),
+            (two(0x20, 0x11, &v4), Ok(None)),
+            (two(0x20, 0xff, &[1; 300]), Ok(None)),
+            (two(0x21, 0x00, &[1; 9]), Ok(None)),
+            (two(0x21, 0x31, &[1; 216]), Ok(None)),
+            (two(0x21, 0x11, &v4[..11]), cut),
+            (two(0x21, 0x21, &v6[..35]), cut),
+            (two(0x21, 0x41, &v4), Err("malformed PROXY header: the address family is unknown")),
+            (
+                two(0x22, 0x11, &v4),
+                Err("malformed PROXY header: neither PROXY nor LOCAL of version 2"),
+            ),
+            (
+                two(0x11, 0x11, &v4),
+                Err("malformed PROXY header: neither PROXY nor LOCAL of version 2"),
+            ),
+        ] {
+            check(&bytes, expected);
+        }
+    }
+
+    #[test]
+    fn a_header_that_ends_early_is_an_error() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for whole in [b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n".to_vec(), two(0x21, 0x11, &[1; 12])] {
+            for length in 0..whole.len() {
+                assert!(runtime.block_on(read(&mut &whole[..length])).is_err(), "{length}");
+            }
+        }
+    }
+}

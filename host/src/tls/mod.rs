@@ -1,0 +1,334 @@
+//! TLS: which certificates are served, from files that change while the host runs.
+//!
+//! Owns what a handshake needs, as a whole that is replaced as a whole; a connection takes it once, when it comes. A file that is
+//! not fit leaves its former content in service. The sockets are `door`'s.
+
+mod pair;
+mod validity;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::server::{
+    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
+};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig};
+use tracing::{error, info, warn};
+
+use self::pair::{Pair, Unfit};
+pub(crate) use self::validity::date;
+use crate::config::{self, Config, ConfigError, Place, Problem};
+use crate::plugin::stage::FileStamp;
+use crate::server::Hub;
+
+/// What TLS listeners serve; nothing where there are none.
+#[derive(Debug, Default)]
+pub(crate) struct Tls {
+    served: ArcSwapOption<Served>,
+}
+
+impl Tls {
+    pub(crate) fn new(served: Option<Served>) -> Self {
+        Self { served: ArcSwapOption::from_pointee(served) }
+    }
+
+    pub(crate) fn served(&self) -> Option<Arc<Served>> {
+        self.served.load_full()
+    }
+
+    pub(crate) fn replace(&self, served: Option<Served>) {
+        self.served.store(served.map(Arc::new));
+    }
+}
+
+/// Certificates that are in service.
+#[derive(Debug)]
+pub(crate) struct Served {
+    settings: config::Tls,
+    /// In the order of the settings.
+    pairs: Vec<Pair>,
+    authorities: Option<Arc<RootCertStore>>,
+    /// Files whose content is not in service, but what they held before.
+    problems: Vec<Problem>,
+    /// The files as they were read.
+    stamps: Stamps,
+    config: Arc<ServerConfig>,
+}
+
+type Stamps = BTreeMap<PathBuf, Option<FileStamp>>;
+
+/// A certificate, for the operator to see.
+#[derive(Debug)]
+pub(crate) struct Standing<'a> {
+    pub(crate) file: &'a Path,
+    pub(crate) names: &'a [String],
+    /// Seconds since 1970.
+    pub(crate) expires: u64,
+    /// Why what lies there now is not in service.
+    pub(crate) problem: Option<&'a str>,
+}
+
+impl Served {
+    /// Reads what the configuration names. What cannot be served stays as it is in `former`, if it was there.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every file that is not fit, if one of them was not in service before.
+    pub(crate) fn load(
+        config: &Config,
+        former: Option<&Self>,
+    ) -> Result<Option<Self>, ConfigError> {
+        let Some(settings) = &config.server.tls else { return Ok(None) };
+        let stamps = survey(settings);
+        let provider = Arc::new(ring::default_provider());
+        let mut reading = Reading { file: &config.path, problems: Vec::new(), is_whole: true };
+        let mut pairs = Vec::new();
+        for (n, entry) in settings.certificates.iter().enumerate() {
+            let (certificate, key) = (&entry.certificate, &entry.key);
+            let read = Pair::read(&certificate.path, &key.path, now(), &provider);
+            let read = read.map_err(|unfit| match unfit {
+                Unfit::Certificate(text) => (certificate, format!("[{n}].certificate"), text),
+                Unfit::Key(text) => (key, format!("[{n}].key"), text),
+            });
+            let read = read.map_err(|(at, part, text)| (at, format!("certificates{part}"), text));
+            let former = former.and_then(|former| former.pair(entry).cloned());
+            pairs.extend(reading.take(read, former));
+        }
+        let authorities = settings.client_ca.as_ref().and_then(|place| {
+            let read = pair::authorities(&place.path).map(Arc::new);
+            let read = read.map_err(|text| (place, "client_ca".to_owned(), text));
+            let former = former.filter(|former| former.settings.client_ca == settings.client_ca);
+            reading.take(read, former.and_then(|former| former.authorities.clone()))
+        });
+        let Reading { problems, is_whole, .. } = reading;
+        let invalid = |problems| ConfigError::Invalid { path: config.path.clone(), problems };
+        if !is_whole {
+            return Err(invalid(problems));
+        }
+        let made = server_config(&pairs, authorities.clone(), provider);
+        let config = made.map_err(|error| invalid(vec![problem_of(config, &error)]))?;
+        let settings = settings.clone();
+        Ok(Some(Self { settings, pairs, authorities, problems, stamps, config: Arc::new(config) }))
+    }
+
+    fn pair(&self, entry: &config::Certificate) -> Option<&Pair> {
+        let at = self.settings.certificates.iter().position(|own| own == entry)?;
+        self.pairs.get(at)
+    }
+
+    pub(crate) fn acceptor(&self) -> TlsAcceptor {
+        self.config.clone().into()
+    }
+
+    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
+        self.settings.certificates.iter().zip(&self.pairs).enumerate().map(|(n, (entry, pair))| {
+            let key = format!("server.tls.certificates[{n}].");
+            let problem = self.problems.iter().find(|problem| problem.key.starts_with(&key));
+            Standing {
+                file: &entry.certificate.path,
+                names: &pair.names,
+                expires: pair.validity.until,
+                problem: problem.map(|problem| &*problem.problem),
+            }
+        })
+    }
+}
+
+/// What is wrong, gathered while files are read.
+struct Reading<'a> {
+    file: &'a Path,
+    problems: Vec<Problem>,
+    /// Whether each has something that can be served.
+    is_whole: bool,
+}
+
+impl Reading<'_> {
+    fn take<T>(
+        &mut self,
+        read: Result<T, (&Place, String, String)>,
+        former: Option<T>,
+    ) -> Option<T> {
+        match read {
+            Ok(value) => Some(value),
+            Err((place, key, problem)) => {
+                let (path, key) = (self.file.to_owned(), format!("server.tls.{key}"));
+                self.problems.push(Problem { path, line: place.line, key, problem });
+                self.is_whole &= former.is_some();
+                former
+            }
+        }
+    }
+}
+
+fn server_config(
+    pairs: &[Pair],
+    authorities: Option<Arc<RootCertStore>>,
+    provider: Arc<tokio_rustls::rustls::crypto::CryptoProvider>,
+) -> Result<ServerConfig, Error> {
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()?;
+    let builder = match authorities {
+        None => builder.with_no_client_auth(),
+        Some(roots) => {
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
+            let verifier = verifier.allow_unauthenticated().build();
+            builder.with_client_cert_verifier(
+                verifier.map_err(|error| Error::General(error.to_string()))?,
+            )
+        }
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(Chooser { pairs: pairs.to_vec() }));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    // A client keeps its session itself: the host remembers nothing of those who have gone. New keys with each reading of the
+    // files, so that a session does not outlive the authority that let it in.
+    config.ticketer = ring::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 1;
+    Ok(config)
+}
+
+fn problem_of(config: &Config, error: &Error) -> Problem {
+    let (path, key) = (config.path.clone(), "server.tls".to_owned());
+    let line = config.server.tls.as_ref().map_or(1, |tls| tls.certificates[0].certificate.line);
+    Problem { path, line, key, problem: format!("cannot be served: {error}") }
+}
+
+/// Chooses a certificate by the name that the client asks for; the first where none has it.
+#[derive(Debug)]
+struct Chooser {
+    pairs: Vec<Pair>,
+}
+
+impl ResolvesServerCert for Chooser {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.server_name().map(str::to_ascii_lowercase).and_then(|name| {
+            let suited = self.pairs.iter().filter_map(|pair| Some((pair.suits(&name)?, &pair.key)));
+            suited.min_by_key(|(suits, _)| *suits).map(|(_, key)| key)
+        });
+        named.or(self.pairs.first().map(|pair| &pair.key)).cloned()
+    }
+}
+
+/// Looks after the files for as long as the host runs: reads them again when they change, warns of certificates that end soon.
+pub(crate) async fn keep(hub: Arc<Hub>) {
+    let mut warned: Option<Instant> = None;
+    loop {
+        let config = hub.config.load_full();
+        if let Some(served) = hub.tls.served() {
+            if warned.is_none_or(|warned| warned.elapsed() >= DAY) && warn_of_end(&served) {
+                warned = Some(Instant::now());
+            }
+            let is_due = served.settings != settings_of(&config, &served)
+                || !served.problems.is_empty()
+                || served.stamps != look(&served).await;
+            if is_due {
+                read_again(&hub, &config, &served).await;
+            }
+        }
+        sleep(config.server.reload.rescan).await;
+    }
+}
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// A certificate with less time than this is warned of.
+const END_IS_NEAR: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+fn settings_of(config: &Config, served: &Served) -> config::Tls {
+    config.server.tls.clone().unwrap_or_else(|| served.settings.clone())
+}
+
+async fn look(served: &Arc<Served>) -> Stamps {
+    let served = served.clone();
+    // A lost task is as a look that found nothing.
+    spawn_blocking(move || survey(&served.settings)).await.unwrap_or_default()
+}
+
+/// Once the files are quiet: a certificate and its key are rarely replaced in the same moment.
+async fn read_again(hub: &Hub, config: &Arc<Config>, served: &Arc<Served>) {
+    let mut found = look(served).await;
+    loop {
+        sleep(config.server.reload.quiet).await;
+        let again = look(served).await;
+        if again == found {
+            break;
+        }
+        found = again;
+    }
+    let (settings, former) = (config.clone(), served.clone());
+    let read = spawn_blocking(move || Served::load(&settings, Some(&former))).await;
+    let problems = match read {
+        Ok(Ok(Some(next))) => {
+            let problems = next.problems.clone();
+            hub.tls.replace(Some(next));
+            if let Some(next) = hub.tls.served().filter(|next| next.differs(served)) {
+                next.tell_names();
+            }
+            problems
+        }
+        Ok(Err(ConfigError::Invalid { problems, .. })) => problems,
+        _ => return,
+    };
+    tell_of(problems.iter().filter(|problem| !served.problems.contains(problem)));
+}
+
+fn tell_of<'a>(problems: impl Iterator<Item = &'a Problem>) {
+    for problem in problems {
+        error!(key = problem.key, "{}; the former one serves on", problem.problem);
+    }
+}
+
+impl Served {
+    /// Whether others are in service.
+    fn differs(&self, former: &Self) -> bool {
+        let chains = |served: &Self| -> Vec<_> {
+            served.pairs.iter().map(|pair| pair.key.cert.clone()).collect()
+        };
+        let roots = |served: &Self| served.authorities.as_ref().map(|roots| roots.roots.clone());
+        chains(self) != chains(former) || roots(self) != roots(former)
+    }
+
+    /// Says what is served, and what is not.
+    pub(crate) fn tell(&self) {
+        tell_of(self.problems.iter());
+        self.tell_names();
+    }
+
+    fn tell_names(&self) {
+        for Standing { file, names, expires, .. } in self.standings() {
+            let (names, expires) = (names.join(" "), date(expires));
+            info!(file = %file.display(), names, expires, "certificate in service");
+        }
+    }
+}
+
+/// Whether one was warned of.
+fn warn_of_end(served: &Served) -> bool {
+    let mut is_near = false;
+    for Standing { file, expires, .. } in served.standings() {
+        let left = Duration::from_secs(expires.saturating_sub(now()));
+        if left < END_IS_NEAR {
+            is_near = true;
+            let (days_left, expires) = (left.as_secs() / DAY.as_secs(), date(expires));
+            warn!(file = %file.display(), expires, days_left, "a certificate ends soon; renew it");
+        }
+    }
+    is_near
+}
+
+fn survey(settings: &config::Tls) -> Stamps {
+    let pairs = settings.certificates.iter().flat_map(|entry| [&entry.certificate, &entry.key]);
+    let places = pairs.chain(&settings.client_ca);
+    places.map(|place| (place.path.clone(), FileStamp::of(&place.path))).collect()
+}
+
+/// Seconds since 1970.
+pub(crate) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}

@@ -1,0 +1,165 @@
+//! A certificate with its key: read, found to belong together, and the sentence for the operator where they are not fit.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio_rustls::rustls::crypto::CryptoProvider;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::sign::CertifiedKey;
+use tokio_rustls::rustls::{Error, InconsistentKeys, RootCertStore};
+use webpki::EndEntityCert;
+
+use super::validity::{Validity, date};
+
+/// What is wrong with a file, and what would be right; one line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    Certificate(String),
+    Key(String),
+}
+
+/// A certificate that can be served.
+#[derive(Clone, Debug)]
+pub(crate) struct Pair {
+    /// DNS names, in lower case; `*.` for all that are one label longer.
+    pub(crate) names: Vec<String>,
+    pub(crate) validity: Validity,
+    pub(crate) key: Arc<CertifiedKey>,
+}
+
+impl Pair {
+    /// Reads both files; `now` is seconds since 1970.
+    ///
+    /// # Errors
+    /// One of them is not fit to be served now.
+    pub(crate) fn read(
+        certificate: &Path,
+        key: &Path,
+        now: u64,
+        provider: &CryptoProvider,
+    ) -> Result<Self, Unfit> {
+        let chain = certificates(certificate).map_err(Unfit::Certificate)?;
+        let own = &chain[0];
+        let unsound = || {
+            let right = "give the certificate that the authority issued, in PEM";
+            Unfit::Certificate(format!("{} cannot be understood; {right}", certificate.display()))
+        };
+        let parsed = EndEntityCert::try_from(own).map_err(|_| unsound())?;
+        let names = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
+        let validity = Validity::of(own).ok_or_else(unsound)?;
+        is_valid(validity, certificate, now).map_err(Unfit::Certificate)?;
+        let secret = read_key(key).map_err(Unfit::Key)?;
+        let certified = CertifiedKey::from_der(chain, secret, provider);
+        let certified =
+            certified.map_err(|error| Unfit::Key(mismatch(&error, certificate, key)))?;
+        Ok(Self { names, validity, key: Arc::new(certified) })
+    }
+
+    /// How well it suits a name in lower case: exactly, or by a wildcard.
+    pub(crate) fn suits(&self, name: &str) -> Option<Suits> {
+        if self.names.iter().any(|own| own == name) {
+            return Some(Suits::Exactly);
+        }
+        let (_, behind) = name.split_once('.')?;
+        let wildcard = |own: &String| own.strip_prefix("*.").is_some_and(|own| own == behind);
+        self.names.iter().any(wildcard).then_some(Suits::ByWildcard)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Suits {
+    Exactly,
+    ByWildcard,
+}
+
+/// The authorities in a file.
+///
+/// # Errors
+/// A sentence.
+pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            format!("{} has a certificate that is no authority's: {error}", path.display())
+        })?;
+    }
+    Ok(roots)
+}
+
+/// At least one.
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let bytes = read(path)?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(format!(
+            "{} has no certificate in it; give a PEM file with -----BEGIN CERTIFICATE-----, the server's own first",
+            path.display()
+        )),
+        Err(_) => Err(format!("{} is damaged PEM; write the whole file anew", path.display())),
+    }
+}
+
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let bytes = read(path)?;
+    // PKCS #8 says so in its label, older forms in a header.
+    if bytes.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
+        return Err(format!(
+            "{} is encrypted, and nobody is there to give the passphrase; write it without one: openssl pkey -in OLD -out NEW",
+            path.display()
+        ));
+    }
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
+        format!(
+            "{} has no private key in it; give a PEM file with -----BEGIN PRIVATE KEY-----",
+            path.display()
+        )
+    })
+}
+
+const ENCRYPTED: &[u8] = b"ENCRYPTED";
+/// More is no certificate.
+const MOST_BYTES: u64 = 1 << 20;
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let right = "give a PEM file that the host's user may read";
+    let unreadable = |why: &dyn std::fmt::Display| {
+        Err(format!("{} cannot be read: {why}; {right}", path.display()))
+    };
+    // Of anything else, such as a pipe, there might be no end.
+    match fs::metadata(path) {
+        Ok(meta) if !meta.is_file() => return unreadable(&"it is no file"),
+        Ok(meta) if meta.len() > MOST_BYTES => return unreadable(&"it is larger than 1 MiB"),
+        Ok(_) => {}
+        Err(error) => return unreadable(&error),
+    }
+    fs::read(path).or_else(|error| unreadable(&error))
+}
+
+fn is_valid(validity: Validity, path: &Path, now: u64) -> Result<(), String> {
+    let path = path.display();
+    if now > validity.until {
+        return Err(format!("{path} expired on {}; renew it", date(validity.until)));
+    }
+    if now < validity.from {
+        let from = date(validity.from);
+        return Err(format!("{path} is not valid before {from}; set the clock, or wait with it"));
+    }
+    Ok(())
+}
+
+fn mismatch(error: &Error, certificate: &Path, key: &Path) -> String {
+    match error {
+        Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => format!(
+            "{} is not the key of {}; give the two that were made together",
+            key.display(),
+            certificate.display()
+        ),
+        _ => format!(
+            "{} is a key of a kind that is not served; give an ECDSA (P-256, P-384), Ed25519 or RSA (2048 bits or more) key",
+            key.display()
+        ),
+    }
+}

@@ -1,0 +1,194 @@
+//! Who is let in, and what a host does that cannot let in more.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use plugsocket_tests::{Address, RawClient, Setup, TestHost, within};
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+/// Nobody here is a backend.
+fn setup() -> Setup {
+    Setup::new(PROGRAM)
+        .library("counter", "counter_v1")
+        .resource("/count", "counter")
+        .server("allowed_ips", r#"["192.0.2.1"]"#)
+}
+
+/// Tries a handshake for which a proxy says where it comes from.
+async fn handshake_from(host: &TestHost, address: &str) -> (RawClient, u16) {
+    let mut client = host.raw().await;
+    let line = format!("\r\nX-Forwarded-For: {address}\r\n\r\n");
+    client.write(RawClient::handshake("/count").replace("\r\n\r\n", &line)).await;
+    let first = client.line().await;
+    let status = first.split(' ').nth(1).unwrap().parse().unwrap();
+    (client, status)
+}
+
+#[tokio::test]
+async fn an_ipv6_network_counts_as_one_address() {
+    let setup = setup().server("max_per_ip", "2").server("trusted_proxies", r#"["127.0.0.1"]"#);
+    let host = setup.start().await;
+    let mut kept = Vec::new();
+    for (address, status) in [
+        ("2001:db8::1", 101),
+        ("2001:db8::2:3:4:5", 101),
+        ("2001:db8::6", 503),
+        ("[2001:db8:0:1::1]:443", 101),
+        ("198.51.100.1", 101),
+        ("::ffff:198.51.100.1", 101),
+        ("198.51.100.1", 503),
+        ("198.51.100.2", 101),
+    ] {
+        let (client, found) = handshake_from(&host, address).await;
+        assert_eq!(found, status, "{address}");
+        kept.push(client);
+    }
+}
+
+#[tokio::test]
+async fn who_comes_too_often_is_told_to_wait_and_may_come_again() {
+    let host = setup().server("max_handshakes_per_ip", "1").start().await;
+    for _ in 0..5 {
+        host.connect("/count").await;
+    }
+    // Slower machines give back a place meanwhile.
+    let mut refused = 0;
+    for _ in 0..10 {
+        let mut client = host.raw().await;
+        client.write(RawClient::handshake("/count")).await;
+        if client.line().await.contains(" 503 ") {
+            let rest = String::from_utf8(client.read_to_end().await).unwrap();
+            assert!(rest.contains("Retry-After: 5\r\n"), "{rest}");
+            assert!(rest.contains("too many new connections from this address"), "{rest}");
+            refused += 1;
+        }
+    }
+    assert!(refused >= 5, "{refused}");
+    within("a place in the next second", async {
+        while host.raw().await.try_handshake("/count").await != 101 {}
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn behind_a_proxy_each_address_has_its_own_rate() {
+    let setup = setup().server("max_handshakes_per_ip", "1");
+    let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
+    for n in 1..40 {
+        let (_, status) = handshake_from(&host, &format!("198.51.100.{n}")).await;
+        assert_eq!(status, 101, "{n}");
+    }
+    let mut refused = 0;
+    for n in 1..20 {
+        // One network.
+        refused += u32::from(handshake_from(&host, &format!("2001:db8::{n}")).await.1 == 503);
+    }
+    assert!(refused >= 5, "{refused}");
+}
+
+#[tokio::test]
+async fn backends_may_come_as_often_as_they_like() {
+    let setup = setup().server("max_handshakes_per_ip", "1").server("max_handshakes", "1");
+    let host = setup.server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
+    let _stalled = (host.raw().await, host.raw().await);
+    for _ in 0..30 {
+        host.connect_backend("/count").await;
+    }
+}
+
+#[tokio::test]
+async fn sockets_without_a_request_are_limited() {
+    let path = std::env::temp_dir().join(format!("plugsocket-door-{}", std::process::id()));
+    let listen = format!(r#"["127.0.0.1:0", "unix:{}"]"#, path.display());
+    let host = setup().server("max_handshakes", "3").server("listen", &listen).start().await;
+    // Those with a request do not count.
+    let _served = [host.connect("/count").await, host.connect("/count").await];
+    let mut stalled = Vec::new();
+    for _ in 0..3 {
+        stalled.push(host.raw().await);
+    }
+    let answer = String::from_utf8(host.raw().await.read_to_end().await).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+    assert!(answer.contains("Retry-After: "), "{answer}");
+    // A Unix socket is for backends.
+    let mut local = RawClient::connect(&host.addresses()[1]).await;
+    assert_eq!(local.try_handshake("/count").await, 101);
+    stalled.clear();
+    within("a place", async {
+        let mut client = host.raw().await;
+        while client.try_write(RawClient::handshake("/count")).await.is_err()
+            || !client.line().await.contains(" 101 ")
+        {
+            client = host.raw().await;
+        }
+    })
+    .await;
+    std::fs::remove_file(path).unwrap();
+}
+
+const ATTEMPT: Duration = Duration::from_millis(100);
+
+/// Ticks of a hundredth of a second that a process has used.
+fn cpu_ticks(host: &TestHost) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", host.pid())).unwrap();
+    let behind_name = stat.rsplit(") ").next().unwrap();
+    behind_name.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}
+
+#[tokio::test]
+async fn a_host_out_of_descriptors_serves_who_is_there_and_recovers() {
+    let launcher = ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"];
+    let host = setup().server("head_timeout", "600").launcher(&launcher).start().await;
+    let mut client = host.connect("/count").await;
+    let position = host.log_position();
+    // Some wait in the system's queue, some for a place in it.
+    let mut crowd = JoinSet::new();
+    for _ in 0..400 {
+        let address = host.address().clone();
+        crowd.spawn(async move {
+            let _socket = RawClient::connect(&address).await;
+            pending::<()>().await;
+        });
+    }
+    let is_short = |line: &plugsocket_tests::Line| line.says("cannot accept");
+    let line = host.wait_for_log_since(position, "a word about it", is_short).await;
+    assert_eq!((line.level(), line.field("limit")), ("WARN", "256".to_owned()));
+
+    // Whoever is connected feels nothing, and the operator can do what he likes.
+    let before = cpu_ticks(&host);
+    let since = Instant::now();
+    client.send("one").await;
+    assert_eq!(client.until_next().await.packets[0]["by"], "v1");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let share = (cpu_ticks(&host) - before) as f64 / since.elapsed().as_secs_f64();
+    assert!(share <= 5.0, "{share} % of a processor");
+    let (code, status) = host.command(&["status", "--json"]).await;
+    assert_eq!(code, 0, "{status}");
+    assert_eq!(serde_json::from_str::<Value>(&status).unwrap()["connections"], 1);
+    host.reload("counter", "counter_v2").await;
+    client.send("two").await;
+    assert_eq!(client.until_next().await.packets[0]["by"], "v2");
+
+    let freed = Instant::now();
+    crowd.shutdown().await;
+    within("to be accepted", async {
+        // While the system's queue is full, it takes a second until a connection is tried again.
+        let Address::Tcp(address) = host.address() else { panic!("no TCP") };
+        while !matches!(timeout(ATTEMPT, TcpStream::connect(address)).await, Ok(Ok(_))) {}
+    })
+    .await;
+    host.connect("/count").await;
+    let waited = freed.elapsed();
+    assert!(waited < Duration::from_secs(3), "{waited:?}");
+    println!("serving again after {waited:?}, {share:.1} % of a processor");
+    let is_over = |line: &plugsocket_tests::Line| line.message() == "accepting again";
+    host.wait_for_log_since(position, "the end of it", is_over).await;
+    let said = host.log().into_iter().filter(is_short).count();
+    assert_eq!(said, 1);
+}

@@ -1,0 +1,125 @@
+//! The PROXY protocol: who is believed, and what becomes of the rest.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use plugsocket_tests::{RawClient, Setup, TestHost};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+/// Behind a proxy on 127.0.0.1; backends come from 198.51.100.7.
+fn setup() -> Setup {
+    Setup::new(PROGRAM)
+        .resource("/web", "feedback")
+        .server("proxy_protocol", "true")
+        .server("trusted_proxies", r#"["127.0.0.1"]"#)
+        .server("allowed_ips", r#"["198.51.100.7"]"#)
+}
+
+fn version_2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(body.len()).unwrap().to_be_bytes();
+    [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &length, body].concat()
+}
+
+/// Connects with this header; the address under which the host knows the connection.
+async fn known_as(host: &TestHost, header: &[u8]) -> String {
+    let mut client = host.raw().await;
+    // In one write: nothing behind the header may be lost.
+    let handshake = RawClient::handshake("/web");
+    client.write([header, handshake.as_bytes()].concat()).await;
+    client.expect_switching().await;
+    assert!(client.expect_text().await.contains("ready"));
+    let (_, said) = host.command(&["connections", "--json"]).await;
+    let connections: Value = serde_json::from_str(&said).unwrap();
+    connections[0]["address"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_proxy_says_for_whom_it_speaks() {
+    let host = setup().start().await;
+    let v4 = [203, 0, 113, 9, 10, 0, 0, 1, 1, 2, 3, 4];
+    let mut v6 = [0; 36];
+    v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
+    for (header, address) in [
+        (b"PROXY TCP4 203.0.113.9 10.0.0.1 4711 443\r\n".to_vec(), "203.0.113.9"),
+        (b"PROXY TCP6 2001:db8::5 ::1 4711 443\r\n".to_vec(), "2001:db8::5"),
+        (b"PROXY TCP6 ::ffff:203.0.113.9 ::1 4711 443\r\n".to_vec(), "203.0.113.9"),
+        (b"PROXY UNKNOWN\r\n".to_vec(), "127.0.0.1"),
+        (version_2(0x21, 0x11, &v4), "203.0.113.9"),
+        (version_2(0x21, 0x11, &[&v4[..], &[1; 3000]].concat()), "203.0.113.9"),
+        (version_2(0x21, 0x21, &v6), "2001:db8::"),
+        (version_2(0x20, 0x00, &[]), "127.0.0.1"),
+    ] {
+        let position = host.log_position();
+        assert_eq!(known_as(&host, &header).await, address, "{}", header.escape_ascii());
+        let is_end = |line: &plugsocket_tests::Line| line.message() == "connection ends";
+        host.wait_for_log_since(position, "its end", is_end).await;
+    }
+}
+
+#[tokio::test]
+async fn the_address_in_the_header_decides_who_is_a_backend() {
+    let host = setup().start().await;
+    let request = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    for (source, status) in [("198.51.100.7", 200), ("198.51.100.8", 403)] {
+        let mut client = host.raw().await;
+        client.write(format!("PROXY TCP4 {source} 10.0.0.1 1 2\r\n{request}")).await;
+        assert_eq!(client.last_response().await.status, status, "{source}");
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_without_a_whole_header_is_not_let_in() {
+    let host = setup().server("head_timeout", "0.2").start().await;
+    for begin in [
+        RawClient::handshake("/web").into_bytes(),
+        b"PROXY TCP4 203.0.113.9\r\n".to_vec(),
+        b"PROXY TCP4 203.0.113.9 10.0.0.1 1 2".to_vec(),
+        b"PROXY ".repeat(30),
+        version_2(0x21, 0x11, &[1; 4]),
+        version_2(0x2f, 0x11, &[1; 12]),
+        b"\r\n\r\n\0\r\nQUIT".to_vec(),
+        Vec::new(),
+    ] {
+        let mut client = host.raw().await;
+        client.write(&begin).await;
+        assert_eq!(client.read_to_end().await, b"", "{}", begin.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn nobody_else_is_believed() {
+    let host = setup().server("trusted_proxies", r#"["192.0.2.1"]"#).start().await;
+    let mut liar = host.raw().await;
+    let handshake = RawClient::handshake("/web");
+    liar.write(format!("PROXY TCP4 198.51.100.7 10.0.0.1 1 2\r\n{handshake}")).await;
+    assert_eq!(liar.last_response().await.status, 400);
+    assert_eq!(host.raw().await.try_handshake("/web").await, 101);
+}
+
+#[tokio::test]
+async fn it_is_switched_on_and_off_while_the_host_runs() {
+    let mut host = setup().server("proxy_protocol", "false").start().await;
+    assert_eq!(host.raw().await.try_handshake("/web").await, 101);
+    let on = host.setup().server("proxy_protocol", "true");
+    host.apply(on).await;
+    let mut client = host.raw().await;
+    client.write(b"PROXY UNKNOWN\r\n").await;
+    assert_eq!(client.try_handshake("/web").await, 101);
+}
+
+#[tokio::test]
+async fn limits_hold_for_whom_the_proxy_speaks_for() {
+    let host = setup().server("max_handshakes_per_ip", "1").start().await;
+    let mut refused = 0;
+    for n in 0..10 {
+        let mut client = host.raw().await;
+        client.write(format!("PROXY TCP6 2001:db8::{n} ::1 1 2\r\n")).await;
+        refused += u32::from(client.try_handshake("/web").await == 503);
+    }
+    assert!(refused >= 3, "{refused}");
+    for n in 0..20 {
+        let mut client = host.raw().await;
+        client.write(format!("PROXY TCP4 203.0.113.{n} 10.0.0.1 1 2\r\n")).await;
+        assert_eq!(client.try_handshake("/web").await, 101, "{n}");
+    }
+}
