@@ -8,7 +8,7 @@ mod table;
 mod traffic;
 
 pub use load::{Load, Talk};
-pub use measure::{Effort, Latencies, Row, Sample, median};
+pub use measure::{Effort, Latencies, Row, Sample};
 pub use process::{allow_files, forget_peak, peak_bytes, pin, resident_bytes};
 pub use server::{
     BARE, BATCHED, CHAT, FAN, HOST, HOST_DIALOG, HOST_WEB, NODE, NODE_RELAY, Program, RAW,

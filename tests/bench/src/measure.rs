@@ -136,9 +136,9 @@ fn quantiles<const N: usize>(mut values: Vec<f32>, shares: [f64; N]) -> [f64; N]
     })
 }
 
-/// The middle one, or the mean of the two in the middle.
-#[must_use]
-pub fn median(mut values: Vec<f64>) -> f64 {
+/// The middle one, or the mean of the two in the middle; rounds that gave nothing (NaN) do not count.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.retain(|value| !value.is_nan());
     values.sort_by(f64::total_cmp);
     match values.len() {
         0 => f64::NAN,
@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn medians_and_quantiles_are_in_the_middle_and_at_the_end() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, f64::NAN, 3.0]), 2.5);
         let hundred = (1..=100).map(|n| n as f32).collect();
         assert_eq!(quantiles(hundred, [0.5, 0.99]), [51.0, 100.0]);
     }

@@ -85,7 +85,7 @@ impl Table {
         let base = base.to_owned();
         self.column(head, move |row, rows| {
             let base = rows.iter().find(|row| row.name == base);
-            base.map_or(String::new(), |base| format!("{:.2}", row.ratio(base, of) * scale))
+            base.map_or(String::new(), |base| ratio(row.ratio(base, of) * scale))
         })
     }
 
@@ -116,6 +116,10 @@ impl Table {
         }
         text
     }
+}
+
+fn ratio(value: f64) -> String {
+    if value.is_nan() { String::new() } else { format!("{value:.2}") }
 }
 
 /// 2.86 M, 165 k, 2,803, 0.35.

@@ -1,7 +1,7 @@
 //! Compares the whole host with other servers on the same machine:
 //!
 //! ```text
-//! cargo build --release --workspace && target/release/bench [--quick | --large] [CASE…]
+//! cargo build --release --workspace && target/release/bench [--quick] [--large] [CASE…]
 //! ```
 //!
 //! Servers run on core 0, the load on core 1; each server in turn, several times. docs/performance.md explains the tables.
@@ -16,9 +16,10 @@ use std::time::Duration;
 use plugsocket_bench::{Effort, allow_files, pin};
 
 const USAGE: &str = "\
-usage: bench [--quick | --large] [CASE…]
+usage: bench [--quick] [--large] [--rounds=N] [--window=MS] [CASE…]
   --quick   a minute for the first four cases; short windows, so a wide spread
   --large   also 50,000 and 100,000 connections; needs as many files (`ulimit -Hn`)
+  --rounds, --window   how often and how long each is measured; after --quick
 cases, all of them if none is named (with --quick: the first four):
   echo broadcast feedback memory opening pings latency lookup scale cores large";
 
@@ -53,7 +54,11 @@ fn effort(options: &[String]) -> Option<Effort> {
                 effort.window = Duration::from_millis(250);
             }
             "--large" => effort.is_large = true,
-            _ => return None,
+            other => match other.split_once('=')? {
+                ("--rounds", number) => effort.rounds = number.parse().ok().filter(|n| *n > 0)?,
+                ("--window", millis) => effort.window = Duration::from_millis(millis.parse().ok()?),
+                _ => return None,
+            },
         }
     }
     effort.files = allow_files(if effort.is_large { 120_000 } else { 20_000 });
