@@ -90,6 +90,8 @@ impl Load {
         let burst: Arc<[u8]> = frame(&vec![b'x'; talk.size]).repeat(talk.in_flight).into();
         let own = [subject.path.to_owned()];
         let paths = if talk.paths.is_empty() { own.as_slice() } else { &talk.paths };
+        // All are open before the first talks: behind thousands that do, each further handshake would wait its turn.
+        let mut silent = Vec::with_capacity(talk.connections);
         for (number, path) in (0..talk.connections).zip(paths.iter().cycle()) {
             let mut link = Link::open(server.address, path, "", number).await?;
             if subject.greets {
@@ -98,6 +100,9 @@ impl Load {
             let answers = talk.in_flight * subject.answers;
             let bursts =
                 Bursts { link, bytes: burst.clone(), messages: talk.in_flight as u64, answers };
+            silent.push(bursts);
+        }
+        for bursts in silent {
             load.tasks.spawn(bursts.exchange(load.progress.clone(), load.latencies.clone()));
         }
         Ok(load)

@@ -1,6 +1,7 @@
 //! What a message costs among more connections that talk, and among more resources.
 
 use std::io;
+use std::time::Duration;
 
 use plugsocket_bench::{BATCHED, Effort, HOST, Setup, Subject, Table, Talk};
 
@@ -22,7 +23,10 @@ async fn connections(effort: &Effort) -> io::Result<()> {
         }
     }
     let measure = async |(subject, count): &(Subject, usize)| {
-        Talk::new(*count, 1).measure(effort, subject, &Setup::default()).await
+        // Ten thousand answers take a part of a second, and a window must see many rounds of them.
+        let window = effort.window.max(Duration::from_micros(200 * *count as u64));
+        let effort = Effort { window, ..*effort };
+        Talk::new(*count, 1).measure(&effort, subject, &Setup::default()).await
     };
     let rows = effort.rounds(&entries, measure).await?;
     let mut table = Table::new("scale: connections that all talk, 64 bytes, 1 in flight each")
