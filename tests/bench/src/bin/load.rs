@@ -1,4 +1,5 @@
-//! Keeps a load on a server for a while: `load ADDRESS PATH IN_FLIGHT SECONDS [ANSWERS]`, for profilers.
+//! Keeps a load on a host for a while, for profilers: `load PATH IN_FLIGHT SECONDS` starts the host beside it, says its
+//! process, and talks on 64 connections.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -8,24 +9,19 @@
 
 use std::time::Duration;
 
-use plugsocket_bench::{Load, Talk};
+use plugsocket_bench::{HOST, HOST_DIALOG, Load, Server, Setup, Talk};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let [address, path, in_flight, seconds, rest @ ..] = args.as_slice() else {
-        panic!("load ADDRESS PATH IN_FLIGHT SECONDS [ANSWERS]");
+    let [path, in_flight, seconds] = args.as_slice() else {
+        panic!("load PATH IN_FLIGHT SECONDS, PATH being /echo or /dialog");
     };
-    let answers = rest.first().map_or(1, |answers| answers.parse().unwrap());
-    let talk = Talk {
-        address: address.clone(),
-        path: path.clone(),
-        size: 64,
-        in_flight: in_flight.parse().unwrap(),
-        answers,
-        greets: answers > 1,
-    };
-    let load = Load::start(&talk, 64).await.unwrap();
+    let subject = if path == "/dialog" { HOST_DIALOG } else { HOST };
+    let server = Server::start(&subject, &Setup::default()).await.unwrap();
+    println!("process {}", server.pid());
+    let talk = Talk::new(64, in_flight.parse().unwrap());
+    let load = Load::start(&server, &subject, &talk).await.unwrap();
     tokio::time::sleep(Duration::from_secs(seconds.parse().unwrap())).await;
     println!("{} messages", load.answered());
     load.stop().await.unwrap();
