@@ -19,6 +19,7 @@ mod line;
 mod raw;
 mod stream;
 
+pub mod corpus;
 pub mod load;
 
 use std::future::Future;
