@@ -20,6 +20,7 @@ mod raw;
 mod stream;
 mod tls;
 
+pub mod corpus;
 pub mod load;
 
 use std::future::Future;

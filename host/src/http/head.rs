@@ -19,6 +19,8 @@ pub enum Method {
     Get,
     /// `POST`: a message from a backend.
     Post,
+    /// `HEAD`: refused like the others, but without a body.
+    Head,
     /// Any other method.
     Other,
 }
@@ -341,6 +343,7 @@ fn request_line(line: &[u8]) -> Result<(Method, usize, Located), Refusal> {
     let method_name = match method {
         b"GET" => Method::Get,
         b"POST" => Method::Post,
+        b"HEAD" => Method::Head,
         _ => Method::Other,
     };
     Ok((method_name, method.len() + 1, located))

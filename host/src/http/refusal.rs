@@ -15,6 +15,7 @@ pub struct Refusal {
     status: u16,
     reason: Cow<'static, str>,
     extra: Extra,
+    is_bodiless: bool,
 }
 
 /// The header field that belongs to a status.
@@ -95,7 +96,13 @@ impl Refusal {
     }
 
     fn new(status: u16, reason: impl Into<Cow<'static, str>>, extra: Extra) -> Self {
-        Self { status, reason: escaped(reason.into()), extra }
+        Self { status, reason: escaped(reason.into()), extra, is_bodiless: false }
+    }
+
+    /// The same as an answer to HEAD (RFC 9110 section 9.3.2: it "MUST NOT send content").
+    #[must_use]
+    pub fn without_body(self) -> Self {
+        Self { is_bodiless: true, ..self }
     }
 
     /// The status code.
@@ -110,7 +117,7 @@ impl Refusal {
 
     /// The whole response, reason and line end as its body.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let body = format!("{}\n", self.reason);
+        let body = if self.is_bodiless { String::new() } else { format!("{}\n", self.reason) };
         let plain = |extra: &[(&str, &str)]| response(self.status, TEXT, body.as_bytes(), extra);
         match self.extra {
             Extra::None => plain(&[]),
@@ -292,6 +299,13 @@ mod tests {
         ] {
             check(&refusal, status_line, contained, body);
         }
+    }
+
+    #[test]
+    fn an_answer_to_head_has_no_body() {
+        let bytes = Refusal::method_not_allowed("GET").without_body().to_bytes();
+        let text = String::from_utf8(bytes).unwrap();
+        assert!(text.contains("\r\nContent-Length: 0\r\n") && text.ends_with("\r\n\r\n"), "{text}");
     }
 
     #[test]

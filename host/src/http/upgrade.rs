@@ -23,8 +23,10 @@ pub struct Upgrade {
 ///
 /// 405 for another method than GET, 426 for another version than 13, 400 for everything else that is missing or malformed.
 pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
-    if head.method() != Method::Get {
-        return Err(Refusal::method_not_allowed("GET"));
+    match head.method() {
+        Method::Get => {}
+        Method::Head => return Err(Refusal::method_not_allowed("GET").without_body()),
+        Method::Post | Method::Other => return Err(Refusal::method_not_allowed("GET")),
     }
     if head.has("transfer-encoding") || head.content_length()?.is_some_and(|length| length > 0) {
         return Err(Refusal::bad_request("a WebSocket handshake has no body"));
@@ -35,6 +37,10 @@ pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
                 "this is a WebSocket server: the {name} header must name {token}"
             )));
         }
+    }
+    // RFC 6454 section 7.3 forbids it; with two, a proxy and this host could each believe another one.
+    if head.values("origin").nth(1).is_some() {
+        return Err(Refusal::bad_request("more than one Origin header"));
     }
     // The version before the key: older drafts had other keys, and 426 is what tells their speakers so.
     match only(head, "sec-websocket-version")? {
@@ -179,6 +185,7 @@ mod tests {
             (&[(version, "13, 8")], Err(426)),
             (&[(version, "13x")], Err(426)),
             (&[(version, "7"), (key, "")], Err(426)),
+            (&[("Origin", "https://a"), ("Origin", "https://a")], Err(400)),
             (&[("Content-Length", "1")], Err(400)),
             (&[("Transfer-Encoding", "chunked")], Err(400)),
             (&[("Transfer-Encoding", "identity")], Err(400)),

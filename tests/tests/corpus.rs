@@ -1,0 +1,206 @@
+//! Every request of `tests/corpus/requests.txt` over every kind of socket: one valid answer or a clean end, in bounded time, and
+//! nothing of what is refused reaches an application.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use plugsocket_tests::corpus::{Expected, Row, one_response, rows};
+use plugsocket_tests::{Address, DEADLINE, Request, Setup, Stream, TestHost};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+/// None of these requests is slow; the longest that the host waits for one is its `close_timeout`.
+const PROMPT: Duration = Duration::from_secs(10);
+
+async fn host() -> TestHost {
+    Setup::new(PROGRAM)
+        .server("listen", r#"["127.0.0.1:0", "unix:host.sock"]"#)
+        .server("unknown_resource", r#""404""#)
+        .server("allowed_origins", r#"["https://good.example"]"#)
+        .resource("/speak", "speaker")
+        .start()
+        .await
+}
+
+/// How a request is cut into writes.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Whole,
+    Bytes,
+    At(usize),
+}
+
+async fn write(stream: &mut Stream, bytes: &[u8], cut: Cut) {
+    let parts: Vec<&[u8]> = match cut {
+        Cut::Whole => vec![bytes],
+        Cut::Bytes => bytes.chunks(1).collect(),
+        Cut::At(at) => vec![&bytes[..at], &bytes[at..]],
+    };
+    for part in parts {
+        // It may have answered and gone before the last byte.
+        if stream.write_all(part).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// What is wrong with the answer to a row.
+async fn fault(address: &Address, row: &Row, cut: Cut) -> Result<(), String> {
+    let begun = Instant::now();
+    let mut stream = address.connect().await;
+    let answer = async {
+        write(&mut stream, &row.bytes, cut).await;
+        let mut bytes = Vec::new();
+        match row.expected {
+            Expected::Switching => {
+                while !bytes.ends_with(b"\r\n\r\n") {
+                    bytes.push(stream.read_u8().await.map_err(|e| format!("{e}: {bytes:?}"))?);
+                }
+                return Ok(bytes);
+            }
+            Expected::Close => stream.shutdown().await.map_err(|e| e.to_string())?,
+            Expected::Status(_) => {}
+        }
+        stream.read_to_end(&mut bytes).await.map_err(|e| format!("{e} behind {bytes:?}"))?;
+        Ok::<_, String>(bytes)
+    };
+    let bytes = timeout(DEADLINE, answer).await.map_err(|_| "no end".to_owned())??;
+    if begun.elapsed() > PROMPT {
+        return Err(format!("it took {:?}", begun.elapsed()));
+    }
+    let text = String::from_utf8_lossy(&bytes);
+    match row.expected {
+        Expected::Close if bytes.is_empty() => Ok(()),
+        Expected::Close => Err(format!("an answer: {text}")),
+        // RFC 6455, section 1.3: the answer to the key that most rows use.
+        Expected::Switching if row.bytes.windows(12).any(|w| w == b"dGhlIHNhbXBs") => {
+            let accept = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
+            let extra = ["\r\nSec-WebSocket-Extensions:", "\r\nSec-WebSocket-Protocol:"];
+            let is_right = text.starts_with("HTTP/1.1 101 ") && text.contains(accept);
+            let is_right = is_right && !extra.iter().any(|name| text.contains(name));
+            if is_right { Ok(()) } else { Err(text.into_owned()) }
+        }
+        Expected::Switching if text.starts_with("HTTP/1.1 101 ") => Ok(()),
+        Expected::Switching => Err(text.into_owned()),
+        // RFC 9110, section 9.3.2: the response to HEAD has no content.
+        Expected::Status(status) if row.bytes.starts_with(b"HEAD ") => {
+            let is_right = text.starts_with(&format!("HTTP/1.1 {status} "));
+            let is_right = is_right && text.ends_with("\r\n\r\n");
+            if is_right { Ok(()) } else { Err(text.into_owned()) }
+        }
+        Expected::Status(status) => match one_response(&bytes)? {
+            response if response.status == status => Ok(()),
+            response => Err(format!("{response:?}")),
+        },
+    }
+}
+
+/// Sends rows over an address, some at a time; those that went wrong.
+async fn faults(address: &Address, trials: Vec<(Row, Cut)>) -> Vec<String> {
+    const AT_ONCE: usize = 16;
+    let mut found = Vec::new();
+    let mut trying = JoinSet::new();
+    for (row, cut) in trials {
+        if trying.len() == AT_ONCE {
+            found.extend(trying.join_next().await.unwrap().unwrap());
+        }
+        let address = address.clone();
+        trying.spawn(async move {
+            let fault = fault(&address, &row, cut).await.err();
+            fault.map(|fault| format!("{} ({cut:?}): not {:?}: {fault}", row.name, row.expected))
+        });
+    }
+    found.extend(trying.join_all().await.into_iter().flatten());
+    found
+}
+
+/// What the application was told is what `asks` was, and no connection more than that.
+async fn reached_nobody(host: &TestHost) {
+    let good = Request::to("/speak").header("Origin", "https://good.example");
+    let mut asks = host.open(good).await.ready().await;
+    let calls = asks.ask(&json!({"do": "log-of-calls"})).await;
+    let uuid = asks.uuid();
+    let only = json!([{"call": "open", "uuid": uuid}, {"call": "message", "uuid": uuid}]);
+    assert_eq!(calls, only);
+}
+
+fn refused() -> impl Iterator<Item = Row> {
+    rows().into_iter().filter(|row| row.expected != Expected::Switching)
+}
+
+#[test]
+fn the_corpus_is_large_and_its_names_are_unique() {
+    let names: HashSet<String> = rows().into_iter().map(|row| row.name).collect();
+    assert_eq!(names.len(), rows().len());
+    assert!(refused().count() >= 200, "{}", refused().count());
+}
+
+#[tokio::test]
+async fn each_hostile_request_has_one_valid_answer_on_every_socket_and_reaches_nobody() {
+    let host = host().await;
+    for address in host.addresses() {
+        let found = faults(address, refused().map(|row| (row, Cut::Whole)).collect()).await;
+        assert!(found.is_empty(), "over {address:?}:\n{}", found.join("\n"));
+    }
+    reached_nobody(&host).await;
+}
+
+#[tokio::test]
+async fn however_a_hostile_request_is_split_the_answer_is_the_same() {
+    const SHORT: usize = 700;
+    let host = host().await;
+    let short = || refused().filter(|row| row.bytes.len() <= SHORT);
+    let mut trials: Vec<(Row, Cut)> = short().map(|row| (row, Cut::Bytes)).collect();
+    // Every tenth at each of its bytes.
+    for row in short().step_by(10) {
+        trials.extend((1..row.bytes.len()).map(|at| (row.clone(), Cut::At(at))));
+    }
+    assert!(trials.len() > 2000, "{}", trials.len());
+    let found = faults(host.address(), trials).await;
+    assert!(found.is_empty(), "{}", found.join("\n"));
+    reached_nobody(&host).await;
+}
+
+#[tokio::test]
+async fn what_looks_odd_and_is_right_is_taken_on_every_socket() {
+    let host = host().await;
+    for address in host.addresses() {
+        let right = rows().into_iter().filter(|row| row.expected == Expected::Switching);
+        let trials = right.flat_map(|row| [(row.clone(), Cut::Whole), (row, Cut::Bytes)]);
+        let found = faults(address, trials.collect()).await;
+        assert!(found.is_empty(), "over {address:?}:\n{}", found.join("\n"));
+    }
+}
+
+/// The table says what shows that each requirement is obeyed: all that it names is there.
+#[test]
+fn each_requirement_of_the_standards_names_rows_and_tests_that_exist() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let names: HashSet<String> = rows().into_iter().map(|row| row.name).collect();
+    let table = std::fs::read_to_string(root.join("../docs/handshake.md")).unwrap();
+    let mut numbers = 0;
+    for line in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #")) {
+        numbers += 1;
+        let [number, _, _, shown] = line.trim_matches('|').split(" | ").collect::<Vec<_>>()[..]
+        else {
+            panic!("not four fields: {line}")
+        };
+        assert_eq!(number.trim(), numbers.to_string(), "{line}");
+        for name in shown.split(';').map(str::trim).filter(|name| !name.starts_with("**")) {
+            let exists = match name.split_once("::") {
+                Some((file, test)) => {
+                    let file = root.join(format!("tests/{file}.rs"));
+                    std::fs::read_to_string(file).unwrap().contains(&format!("fn {test}("))
+                }
+                None => names.contains(name),
+            };
+            assert!(exists, "{number}: {name:?} is neither a row nor a test");
+        }
+    }
+    assert!(numbers >= 100, "{numbers}");
+}
