@@ -4,7 +4,7 @@
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{Address, RawClient, Setup, TestHost, within};
+use plugsocket_tests::{Address, Client, RawClient, Request, Setup, TestHost, within};
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -49,6 +49,21 @@ async fn an_ipv6_network_counts_as_one_address() {
         assert_eq!(found, status, "{address}");
         kept.push(client);
     }
+}
+
+#[tokio::test]
+async fn an_ipv4_address_is_one_on_an_ipv6_socket_too() {
+    let setup = setup().server("listen", r#"["[::]:0"]"#).server("max_per_ip", "1");
+    let host = setup.server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
+    let Address::Tcp(mut address) = host.address().clone() else { panic!("no TCP") };
+    address.set_ip([127, 0, 0, 1].into());
+    let address = Address::Tcp(address);
+    let backend = Request::to("/count").header("Client-Type", "backend");
+    let _backend = Client::open(&address, backend).await.ready().await;
+    let (_, said) = host.command(&["connections", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()[0]["address"], "127.0.0.1");
+    let _client = Client::open(&address, Request::to("/count")).await.ready().await;
+    assert_eq!(RawClient::connect(&address).await.try_handshake("/count").await, 503);
 }
 
 #[tokio::test]

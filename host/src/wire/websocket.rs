@@ -319,7 +319,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         })
         .await?;
         (self.output, self.written) = (Vec::new(), 0);
-        Ok(())
+        // TLS may keep what the socket did not take.
+        self.stream.flush().await
     }
 
     /// The host's last words: the `close` packet if there is one, and the close frame.
