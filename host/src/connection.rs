@@ -19,11 +19,12 @@ use tracing::debug;
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
 use crate::outbox::{CloseReason, Load, Outgoing, Payload, Taken};
+use crate::pace::Pace;
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
-use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire};
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -57,9 +58,10 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     inbox: Inbox,
     joiner: Joiner,
-    /// When a message, or an open chunk buffer, that has begun must be whole.
+    /// When a message, or an open chunk buffer, that has begun must be whole; later by what the host holds its peer back.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
+    pace: Option<Box<Pace>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -67,11 +69,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         wire: Wire<S>,
         entry: Entry,
         inbox: Inbox,
-        limits: &Limits,
-        timeouts: &Timeouts,
+        (limits, timeouts): (&Limits, &Timeouts),
+        pace: Option<Box<Pace>>,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), pace }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -100,13 +102,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             {
                 return end;
             }
-            let overdue = reached(self.whole_by);
-            let may_read = pending.is_none() && peer.outbox.may_read(ONE_READ, peer.bounds);
+            let overdue = reached(self.next_time());
+            let may_read = pending.is_none() && self.may_read();
             let turn = tokio::select! {
                 taken = peer.outbox.take() => Turn::Write(taken),
                 permit = self.inbox.reserve(), if pending.is_some() => match permit {
                     Ok(permit) => {
                         permit.send(pending.take().expect("guarded by the arm"));
+                        peer.hold(self.pace.as_ref().is_some_and(|pace| !pace.may_read()));
                         continue;
                     }
                     Err(_) => Turn::LaneEnded,
@@ -129,7 +132,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 },
                 Turn::Read(progress) => {
                     peer.heard();
-                    let joined = self.hand_on(&mut batch, pending);
+                    let paid = self.count(batch.len()).await;
+                    let joined = paid.and_then(|()| self.hand_on(&mut batch, pending));
                     last = match (joined, progress) {
                         (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
                             Some(End::Closed(reason))
@@ -140,11 +144,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message was not whole in time (message_timeout)";
-                    return End::Closed(CloseReason::host(CloseCode::POLICY, text));
+                    if let Err(reason) = self.wake() {
+                        return End::Closed(reason);
+                    }
                 }
             }
         }
+    }
+
+    fn may_read(&self) -> bool {
+        let peer = &self.entry.peer;
+        self.pace.as_ref().is_none_or(|pace| pace.may_read())
+            && peer.outbox.may_read(ONE_READ, peer.bounds)
+    }
+
+    /// When something is due, if nothing happens before.
+    fn next_time(&self) -> Option<Instant> {
+        match &self.pace {
+            None => self.whole_by,
+            Some(pace) => self.whole_by.into_iter().chain(pace.next()).min(),
+        }
+    }
+
+    /// [`next_time`](Self::next_time) has come.
+    fn wake(&mut self) -> Result<(), CloseReason> {
+        if let Some(pace) = &mut self.pace {
+            pace.wake()?;
+            self.entry.peer.hold(!pace.may_read());
+        }
+        if self.whole_by.is_some_and(|by| Instant::now() >= by) {
+            let text = "a message was not whole in time (message_timeout)";
+            return Err(CloseReason::host(CloseCode::POLICY, text));
+        }
+        Ok(())
+    }
+
+    /// Counts what was read, and so many messages of it.
+    async fn count(&mut self, messages: usize) -> Result<(), CloseReason> {
+        let Traffic { bytes, frames } = self.wire.take_traffic();
+        if let Some(pace) = &mut self.pace {
+            let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
+            let held = pace.read(read, messages)?;
+            if !held.is_zero() {
+                // The host's own doing is not the peer's fault.
+                self.whole_by = self.whole_by.map(|by| by + held);
+                self.entry.peer.hold(true);
+            }
+        }
+        if frames > 1 {
+            // Work that brings nobody anything: those who wait for this thread come first.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Gives what was read to the lane, or keeps it pending if there is no place.
@@ -160,6 +211,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let item = Item::Inputs(self.peer().clone(), inputs);
             if let Err(refused) = self.inbox.try_send(item) {
                 *pending = Some(refused.into_inner());
+                self.peer().hold(true);
             }
         }
         joined
@@ -200,6 +252,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn write(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
         if queue.is_empty() {
             return Ok(());
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.write(queue.iter());
         }
         let written = timeout(self.timeouts.write, self.wire.write(queue, &self.entry.peer)).await;
         judge(written)

@@ -23,7 +23,9 @@ mod connection;
 pub mod dialog;
 pub mod frame;
 pub mod identity;
+mod pace;
 mod post;
+mod throttle;
 pub mod utf8;
 mod wire;
 // How a message finds its receivers.

@@ -6,6 +6,7 @@
 //!
 //! An idle outbox owns no memory but itself. It knows nothing of sockets.
 
+mod overflow;
 mod room;
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
+use self::overflow::Keys;
 pub(crate) use self::room::Bounds;
 use self::room::Room;
 
@@ -127,6 +129,8 @@ struct State {
     with_lane: Load,
     /// Whether the connection does not read because of that.
     is_held: bool,
+    /// While messages with a key wait.
+    keys: Option<Box<Keys>>,
 }
 
 /// `Opening → Open → Closing → Finished`; from `Opening` also straight to the last two.
@@ -158,16 +162,25 @@ impl Outbox {
         Self { state: Mutex::default() }
     }
 
-    /// Appends. A full outbox is a slow peer: it is closed with 1013, and what waited is dropped, as nobody would read it.
+    /// Appends. A full outbox is a slow peer: it is closed with 1013, and what waited is dropped, as nobody would read it; unless the
+    /// bounds have another policy.
     pub(crate) fn push(&self, item: Outgoing, bounds: Bounds) -> Result<(), Gone> {
+        self.push_keyed(item, None, bounds).map(drop)
+    }
+
+    /// The same for a message that may have a key (`"conflate"`). How many others were dropped for it.
+    pub(crate) fn push_keyed(
+        &self,
+        item: Outgoing,
+        key: Option<&Arc<str>>,
+        bounds: Bounds,
+    ) -> Result<u32, Gone> {
         let mut state = self.lock();
         match state.phase {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
-        if state.queue.len() >= bounds.messages
-            || state.room.admit(item.bytes(), bounds.bytes).is_none()
-        {
+        let Ok(dropped) = state.enter(item, key, bounds) else {
             state.drop_queue();
             let reason = CloseReason::host(
                 CloseCode::TRY_AGAIN,
@@ -176,12 +189,11 @@ impl Outbox {
             state.phase = Phase::closing(reason, false);
             state.wake();
             return Err(Gone);
-        }
-        state.queue.push_back(item);
+        };
         if !matches!(state.phase, Phase::Opening) {
             state.wake();
         }
-        Ok(())
+        Ok(dropped)
     }
 
     /// The application has taken the connection: lets through what it sent meanwhile, after `first`.
@@ -189,6 +201,7 @@ impl Outbox {
         let mut state = self.lock();
         if let Some(first) = first {
             state.queue.push_front(first);
+            state.shift_keys();
         }
         if matches!(state.phase, Phase::Opening) {
             state.phase = Phase::Open;
@@ -305,6 +318,7 @@ impl Outbox {
             return Poll::Pending;
         }
         state.room.hand_over();
+        state.keys = None;
         Poll::Ready(Taken { queue: std::mem::take(&mut state.queue), close })
     }
 
@@ -316,6 +330,7 @@ impl Outbox {
                 state.watch(cx);
                 return Poll::Pending;
             }
+            state.keys = None;
             Poll::Ready(std::mem::take(&mut state.queue))
         })
         .await
@@ -331,6 +346,7 @@ impl State {
     fn drop_queue(&mut self) {
         self.queue.clear();
         self.room.clear();
+        self.keys = None;
     }
 
     fn watch(&mut self, cx: &Context<'_>) {
@@ -349,9 +365,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OutboxPolicy;
     use futures_util::FutureExt;
 
-    const BOUNDS: Bounds = Bounds { messages: 3, bytes: 1000, message_bytes: 5000 };
+    const BOUNDS: Bounds =
+        Bounds { messages: 3, bytes: 1000, message_bytes: 5000, policy: OutboxPolicy::Close };
 
     fn text(text: &str) -> Outgoing {
         Outgoing::Message(Payload::text(text))

@@ -1,0 +1,80 @@
+//! The two clocks that a connection may have: one that holds back a peer which sends too fast, one that ends a connection on which nothing
+//! is said. A connection without either owns nothing of this.
+
+use std::time::Duration;
+
+use plugsocket_plugin::CloseCode;
+use tokio::time::Instant;
+
+use crate::config::Rate;
+use crate::outbox::{CloseReason, Load, Outgoing};
+use crate::throttle::Throttle;
+
+#[derive(Debug)]
+pub(crate) struct Pace {
+    throttle: Option<Throttle>,
+    /// The socket is not read until then.
+    held_until: Option<Instant>,
+    idle: Option<Duration>,
+    /// The last message in either direction.
+    heard: Instant,
+}
+
+impl Pace {
+    /// None if there is nothing to watch.
+    pub(crate) fn new(rate: &Rate, idle: Option<Duration>) -> Option<Box<Self>> {
+        let heard = Instant::now();
+        let throttle = Throttle::new(rate, heard);
+        let is_needed = throttle.is_some() || idle.is_some();
+        is_needed.then(|| Box::new(Self { throttle, held_until: None, idle, heard }))
+    }
+
+    /// Whether the socket may be read.
+    pub(crate) fn may_read(&self) -> bool {
+        self.held_until.is_none()
+    }
+
+    /// When to come back, if nothing happens before.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        let idle = self.idle.map(|idle| self.heard + idle);
+        self.held_until.into_iter().chain(idle).min()
+    }
+
+    /// Something was read. For how long the host does not read now.
+    ///
+    /// # Errors
+    /// It is more than is allowed.
+    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<Duration, CloseReason> {
+        let now = Instant::now();
+        if messages > 0 {
+            self.heard = now;
+        }
+        if let Some(throttle) = &mut self.throttle {
+            self.held_until = throttle.spend(read, now)?;
+        }
+        Ok(self.held_until.map_or(Duration::ZERO, |until| until - now))
+    }
+
+    /// This is about to be written.
+    pub(crate) fn write<'q>(&mut self, mut queue: impl Iterator<Item = &'q Outgoing>) {
+        if self.idle.is_some() && queue.any(|item| !matches!(item, Outgoing::Ping)) {
+            self.heard = Instant::now();
+        }
+    }
+
+    /// [`next`](Self::next) has come.
+    ///
+    /// # Errors
+    /// Nothing was said for too long.
+    pub(crate) fn wake(&mut self) -> Result<(), CloseReason> {
+        let now = Instant::now();
+        if self.idle.is_some_and(|idle| now >= self.heard + idle) {
+            let text = "no message for too long (idle_timeout)";
+            return Err(CloseReason::host(CloseCode::AWAY, text));
+        }
+        if self.held_until.is_some_and(|until| now >= until) {
+            self.held_until = None;
+        }
+        Ok(())
+    }
+}
