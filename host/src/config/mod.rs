@@ -169,7 +169,7 @@ pub struct Limits {
     pub max_message: usize,
     /// Chunks of one message. Key `max_chunks`, default 100.
     pub max_chunks: usize,
-    /// WebSocket frames of one message, not counting control frames between them. Key `max_frames`, default 65536.
+    /// WebSocket frames of one message, not counting control frames between them. Key `max_frames`, default 131072.
     pub max_frames: usize,
     /// Rooms that one connection may be in. Key `max_rooms`, default 100.
     pub max_rooms: usize,
@@ -190,7 +190,7 @@ impl Default for Limits {
             max_head: 16 << 10,
             max_message: 16 << 20,
             max_chunks: 100,
-            max_frames: 65_536,
+            max_frames: 131_072,
             max_rooms: 100,
             outbox_messages: 1024,
             outbox_bytes: 1 << 20,
