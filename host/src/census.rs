@@ -10,7 +10,7 @@ use plugsocket_plugin::Kind;
 
 use crate::config::{Config, Limits};
 use crate::handshake::Origin;
-use crate::pace::{Paces, network};
+use crate::turnstile::{Turnstile, network};
 
 /// How many connections there are, in total and from each address, and how many are about to be.
 #[derive(Debug, Default)]
@@ -18,7 +18,7 @@ pub(crate) struct Census {
     counts: Mutex<Counts>,
     /// Sockets whose request is awaited.
     arriving: AtomicUsize,
-    paces: Mutex<Paces>,
+    turnstile: Mutex<Turnstile>,
 }
 
 #[derive(Debug, Default)]
@@ -45,8 +45,8 @@ impl Census {
         if config.server.access.allows_backend(ip) {
             return Ok(());
         }
-        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
-        match paces.admit(ip, rate, Instant::now()) {
+        let mut turnstile = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
+        match turnstile.admit(ip, rate, Instant::now()) {
             true => Ok(()),
             false => Err(Full("too many new connections from this address")),
         }

@@ -21,12 +21,13 @@ use tracing::debug;
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
 use crate::outbox::{CloseReason, First, Load, Look, Outgoing, Taken};
+use crate::pace::Pace;
 use crate::payload::Payload;
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
-use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire};
 
 /// Why the loop ended.
 #[derive(Debug)]
@@ -62,9 +63,10 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     inbox: Inbox,
     joiner: Joiner,
-    /// When a message, or an open chunk buffer, that has begun must be whole.
+    /// When a message, or an open chunk buffer, that has begun must be whole; later by what the host holds its peer back.
     whole_by: Option<Instant>,
     timeouts: Timeouts,
+    pace: Option<Box<Pace>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -72,11 +74,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         wire: Wire<S>,
         entry: Entry,
         inbox: Inbox,
-        limits: &Limits,
-        timeouts: &Timeouts,
+        (limits, timeouts): (&Limits, &Timeouts),
+        pace: Option<Box<Pace>>,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone() }
+        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), pace }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -112,7 +114,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             peer.outbox.attend();
             match turn {
-                Turn::Taken => {}
+                Turn::Taken => peer.hold(self.pace.as_ref().is_some_and(|pace| !pace.may_read())),
                 Turn::Write(Taken { queue, close }) => {
                     first = First::Read;
                     if let Err(end) = self.write(queue).await {
@@ -129,7 +131,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Turn::Read(progress) => {
                     first = First::Write;
                     peer.heard();
-                    let joined = self.hand_on(&mut batch, pending);
+                    let paid = self.count(batch.len()).await;
+                    let joined = paid.and_then(|()| self.hand_on(&mut batch, pending));
                     last = match (joined, progress) {
                         (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
                             Some(End::Closed(reason))
@@ -140,8 +143,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message was not whole in time (message_timeout)";
-                    return End::Closed(CloseReason::host(CloseCode::POLICY, text));
+                    if let Err(reason) = self.wake() {
+                        return End::Closed(reason);
+                    }
                 }
             }
         }
@@ -149,15 +153,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits for something to write or to read, whichever comes `first`.
     async fn turn(&mut self, first: First, batch: &mut Vec<Received>) -> Turn {
+        let next_time = self.next_time();
         let (wire, outbox, bounds) =
             (&mut self.wire, &self.entry.peer.outbox, self.entry.peer.bounds);
-        let mut overdue = pin!(reached(self.whole_by));
+        let is_paced = self.pace.as_ref().is_none_or(|pace| pace.may_read());
+        let mut overdue = pin!(reached(next_time));
         poll_fn(|cx| {
             let (may_read, is_due) = match outbox.look(cx, first, ONE_READ, bounds) {
                 Look::Write(taken) => return Poll::Ready(Turn::Write(taken)),
                 Look::Wait { may_read, is_due } => (may_read, is_due),
             };
-            if may_read && let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
+            if is_paced
+                && may_read
+                && let Poll::Ready(progress) = wire.poll_receive(cx, batch)
+            {
                 return Poll::Ready(Turn::Read(progress));
             }
             if is_due && let Some(taken) = outbox.try_take() {
@@ -170,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits for a place in the lane's inbox, and meanwhile for something to write. What is `pending` must be there.
     async fn wait_for_lane(&mut self, pending: &mut Option<Item>) -> Turn {
-        let overdue = reached(self.whole_by);
+        let overdue = reached(self.next_time());
         tokio::select! {
             taken = self.entry.peer.outbox.take() => Turn::Write(taken),
             permit = self.inbox.reserve() => match permit {
@@ -182,6 +191,46 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             },
             () = overdue => Turn::Overdue,
         }
+    }
+
+    /// When something is due, if nothing happens before.
+    fn next_time(&self) -> Option<Instant> {
+        match &self.pace {
+            None => self.whole_by,
+            Some(pace) => self.whole_by.into_iter().chain(pace.next()).min(),
+        }
+    }
+
+    /// [`next_time`](Self::next_time) has come.
+    fn wake(&mut self) -> Result<(), CloseReason> {
+        if let Some(pace) = &mut self.pace {
+            pace.wake()?;
+            self.entry.peer.hold(!pace.may_read());
+        }
+        if self.whole_by.is_some_and(|by| Instant::now() >= by) {
+            let text = "a message was not whole in time (message_timeout)";
+            return Err(CloseReason::host(CloseCode::POLICY, text));
+        }
+        Ok(())
+    }
+
+    /// Counts what was read, and so many messages of it.
+    async fn count(&mut self, messages: usize) -> Result<(), CloseReason> {
+        let Traffic { bytes, frames } = self.wire.take_traffic();
+        if let Some(pace) = &mut self.pace {
+            let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
+            let held = pace.read(read, messages)?;
+            if !held.is_zero() {
+                // The host's own doing is not the peer's fault.
+                self.whole_by = self.whole_by.map(|by| by + held);
+                self.entry.peer.hold(true);
+            }
+        }
+        if frames > 1 {
+            // Work that brings nobody anything: those who wait for this thread come first.
+            tokio::task::yield_now().await;
+        }
+        Ok(())
     }
 
     /// Gives what was read to the lane, or keeps it pending if there is no place.
@@ -196,6 +245,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             && let Err(refused) = self.inbox.try_inputs(self.peer(), inputs)
         {
             *pending = Some(refused.into_inner());
+            self.peer().hold(true);
         }
         joined
     }
@@ -235,6 +285,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn write(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
         if queue.is_empty() {
             return Ok(());
+        }
+        if let Some(pace) = &mut self.pace {
+            pace.write(queue.iter());
         }
         let mut writing = pin!(self.wire.write(queue, &self.entry.peer));
         // Hardly any write has to wait, and one that need not wait needs no clock.

@@ -19,18 +19,20 @@ mod handshake;
 pub mod http;
 pub mod lines;
 mod listener;
-mod pace;
 mod page;
 mod proxy_protocol;
 mod server;
 mod tls;
+mod turnstile;
 // What it does.
 pub mod chunk;
 mod connection;
 pub mod dialog;
 pub mod frame;
 pub mod identity;
+mod pace;
 mod post;
+mod throttle;
 pub mod utf8;
 mod wire;
 // How a message finds its receivers.

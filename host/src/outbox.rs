@@ -6,6 +6,7 @@
 //!
 //! An idle outbox owns no memory but itself. It knows nothing of sockets.
 
+mod overflow;
 mod room;
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
+use self::overflow::Keys;
 pub(crate) use self::room::Bounds;
 use self::room::Room;
 use crate::payload::Payload;
@@ -137,6 +139,8 @@ struct State {
     with_lane: Load,
     /// Whether the connection does not read because of that.
     is_held: bool,
+    /// While messages with a key wait.
+    keys: Option<Box<Keys>>,
 }
 
 /// `Opening → Open → Closing → Finished`; from `Opening` also straight to the last two.
@@ -163,16 +167,27 @@ impl Phase {
 }
 
 impl Outbox {
-    /// Appends. A full outbox is a slow peer: it is closed with 1013, and what waited is dropped, as nobody would read it.
+    /// Appends. A full outbox is a slow peer: it is closed with 1013, and what waited is dropped, as nobody would read it; unless the
+    /// bounds have another policy.
     pub(crate) fn push(&self, item: Outgoing, bounds: Bounds) -> Result<(), Gone> {
-        self.append(&mut self.lock(), item, bounds)
+        self.push_keyed(item, None, bounds).map(drop)
+    }
+
+    /// The same for a message that may have a key (`"conflate"`). How many others were dropped for it.
+    pub(crate) fn push_keyed(
+        &self,
+        item: Outgoing,
+        key: Option<&Arc<str>>,
+        bounds: Bounds,
+    ) -> Result<u32, Gone> {
+        self.append(&mut self.lock(), item, key, bounds)
     }
 
     /// Appends the dialog's `next`, as [`push`](Self::push) does.
     pub(crate) fn acknowledge(&self, bounds: Bounds) -> Result<(), Gone> {
         let mut state = self.lock();
         let next = Outgoing::Next(state.fyi.clone());
-        self.append(&mut state, next, bounds)
+        self.append(&mut state, next, None, bounds).map(drop)
     }
 
     /// What `next` says from here on.
@@ -180,14 +195,18 @@ impl Outbox {
         self.lock().fyi = fyi;
     }
 
-    fn append(&self, state: &mut State, item: Outgoing, bounds: Bounds) -> Result<(), Gone> {
+    fn append(
+        &self,
+        state: &mut State,
+        item: Outgoing,
+        key: Option<&Arc<str>>,
+        bounds: Bounds,
+    ) -> Result<u32, Gone> {
         match state.phase {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
-        if state.queue.len() >= bounds.messages
-            || state.room.admit(item.bytes(), bounds.bytes).is_none()
-        {
+        let Ok(dropped) = state.enter(item, key, bounds) else {
             state.drop_queue();
             let reason = CloseReason::host(
                 CloseCode::TRY_AGAIN,
@@ -196,12 +215,11 @@ impl Outbox {
             state.phase = Phase::closing(reason, false);
             self.wake(state);
             return Err(Gone);
-        }
-        state.queue.push_back(item);
+        };
         if !matches!(state.phase, Phase::Opening) {
             self.wake(state);
         }
-        Ok(())
+        Ok(dropped)
     }
 
     /// The application has taken the connection: lets through what it sent meanwhile, after `first`.
@@ -209,6 +227,7 @@ impl Outbox {
         let mut state = self.lock();
         if let Some(first) = first {
             state.queue.push_front(first);
+            state.shift_keys();
         }
         if matches!(state.phase, Phase::Opening) {
             state.phase = Phase::Open;
@@ -331,7 +350,10 @@ impl Outbox {
         poll_fn(|cx| {
             let mut state = self.lock();
             match state.phase {
-                Phase::Finished(_) => Poll::Ready(std::mem::take(&mut state.queue)),
+                Phase::Finished(_) => {
+                    state.keys = None;
+                    Poll::Ready(std::mem::take(&mut state.queue))
+                }
                 _ => self.watch(&mut state, cx),
             }
         })
@@ -364,6 +386,7 @@ impl State {
     fn drop_queue(&mut self) {
         self.queue.clear();
         self.room.clear();
+        self.keys = None;
     }
 
     /// Whether there is something to write, or the order to close.
@@ -386,6 +409,7 @@ impl State {
             Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
         };
         self.room.hand_over();
+        self.keys = None;
         Some(Taken { queue: std::mem::take(&mut self.queue), close })
     }
 
@@ -407,9 +431,11 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::OutboxPolicy;
     use futures_util::FutureExt;
 
-    const BOUNDS: Bounds = Bounds { messages: 3, bytes: 1000, message_bytes: 5000 };
+    const BOUNDS: Bounds =
+        Bounds { messages: 3, bytes: 1000, message_bytes: 5000, policy: OutboxPolicy::Close };
 
     fn text(text: &str) -> Outgoing {
         Outgoing::Message(Payload::text(text))

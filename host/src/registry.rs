@@ -6,10 +6,12 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::SystemTime;
 
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
+use tracing::warn;
 
 use crate::http::{self, Head};
 use crate::identity::Identity;
@@ -36,6 +38,11 @@ pub(crate) struct Peer {
     pub(crate) max_rooms: usize,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
+    /// Whether the host itself does not read it for the moment.
+    is_held: AtomicBool,
+    /// Messages to it that were dropped, and the minute in which that was last said.
+    dropped: AtomicU32,
+    dropped_told: AtomicU32,
     /// Its place in the resource's list of members; only `resource.rs` reads and writes it.
     pub(crate) slot: AtomicUsize,
 }
@@ -68,6 +75,9 @@ impl Peer {
             bounds,
             max_rooms,
             alive: AtomicBool::new(true),
+            is_held: AtomicBool::new(false),
+            dropped: AtomicU32::new(0),
+            dropped_told: AtomicU32::new(0),
             slot: AtomicUsize::new(usize::MAX),
         }
     }
@@ -77,11 +87,34 @@ impl Peer {
     }
 
     /// Puts a message into the outbox. One that is larger than the whole outbox may be is the sender's mistake, not a slow peer.
-    pub(crate) fn send(&self, payload: Payload) -> Result<(), HostError> {
+    /// `key`: see [`Outbox::push_keyed`].
+    pub(crate) fn send(&self, payload: Payload, key: Option<&Arc<str>>) -> Result<(), HostError> {
         if !self.bounds.can_hold(&payload) {
             return Err(HostError::TooLarge);
         }
-        self.outbox.push(Outgoing::Message(payload), self.bounds).map_err(|Gone| HostError::Gone)
+        let dropped = self
+            .outbox
+            .push_keyed(Outgoing::Message(payload), key, self.bounds)
+            .map_err(|Gone| HostError::Gone)?;
+        if dropped > 0 {
+            self.tell_dropped(dropped);
+        }
+        Ok(())
+    }
+
+    /// Counts messages that were dropped because it reads slowly, and says so, now and then.
+    #[cold]
+    fn tell_dropped(&self, dropped: u32) {
+        const SECONDS: u64 = 60;
+        self.resource.tally.add_dropped(u64::from(dropped));
+        let count = self.dropped.fetch_add(dropped, Ordering::Relaxed).wrapping_add(dropped);
+        let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        // Enough of the time to tell minutes apart.
+        let now = (since.as_secs() / SECONDS) as u32;
+        if self.dropped_told.swap(now, Ordering::Relaxed) != now {
+            let (id, resource) = (self.id, self.resource.path.as_str());
+            warn!(%id, resource, peer = &*self.address, dropped = count, "slow peer: messages dropped");
+        }
     }
 
     /// Acknowledges one message, where there is a dialog.
@@ -105,10 +138,16 @@ impl Peer {
         self.alive.store(true, Ordering::Relaxed);
     }
 
+    /// The host does not read it for a while, or does again: its silence says nothing then.
+    pub(crate) fn hold(&self, is_held: bool) {
+        self.is_held.store(is_held, Ordering::Relaxed);
+        self.heard();
+    }
+
     /// Pings, or closes a peer that was not heard of since the last ping. Scripts are spared: one that works between two
     /// reports reads nothing meanwhile, and the old PHP client answers an empty ping with a close frame.
     pub(crate) fn ping_or_expire(&self) {
-        if self.kind != Kind::WebSocket {
+        if self.kind != Kind::WebSocket || self.is_held.load(Ordering::Relaxed) {
             return;
         }
         let _gone = if self.alive.swap(false, Ordering::Relaxed) {

@@ -18,8 +18,10 @@ use crate::resource::{Resource, Resources};
 /// What an application wants done.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
+    /// With a key, here and in the other two: in place of the message with the same key that still waits.
     Send {
         to: ConnectionId,
+        key: Option<&'a str>,
         payload: Payload,
     },
     /// To the connection whose message it is handling.
@@ -31,6 +33,7 @@ pub(crate) enum Command<'a> {
         scope: Scope,
         websockets_only: bool,
         except: &'a [u64],
+        key: Option<&'a str>,
         payload: Payload,
     },
     Feedback {
@@ -48,6 +51,7 @@ pub(crate) enum Command<'a> {
     Publish {
         room: &'a str,
         except: &'a [u64],
+        key: Option<&'a str>,
         payload: Payload,
     },
     Close {
@@ -75,19 +79,31 @@ impl Router {
     /// Does what an application on `from` asks for; answers to how many connections it reached.
     pub(crate) fn deliver(&self, from: &Resource, command: Command<'_>) -> Result<u64, HostError> {
         match command {
-            Command::Send { to, payload } => self.member(from, to)?.send(payload).map(|()| 1),
-            Command::Answer { to, payload } if is_on(to, from) => to.send(payload).map(|()| 1),
-            Command::Answer { .. } => Err(HostError::Gone),
-            Command::Broadcast { scope: Scope::Resource, websockets_only, except, payload } => {
-                Ok(spread(from, websockets_only, except, &payload))
+            Command::Send { to, key, payload } => {
+                let key = shared(key)?;
+                self.member(from, to)?.send(payload, key.as_ref()).map(|()| 1)
             }
-            Command::Broadcast { scope: Scope::All, websockets_only, except, payload } => {
+            Command::Answer { to, payload } if is_on(to, from) => {
+                to.send(payload, None).map(|()| 1)
+            }
+            Command::Answer { .. } => Err(HostError::Gone),
+            Command::Broadcast {
+                scope: Scope::Resource,
+                websockets_only,
+                except,
+                key,
+                payload,
+            } => Ok(spread(from, websockets_only, except, &payload, shared(key)?.as_ref())),
+            Command::Broadcast { scope: Scope::All, websockets_only, except, key, payload } => {
                 let resources = self.resources.load();
                 let with_dialog = resources.values().filter(|resource| resource.service().dialog);
-                Ok(with_dialog.map(|r| spread(r, websockets_only, except, &payload)).sum())
+                let key = shared(key)?;
+                let reached =
+                    |r: &Arc<_>| spread(r, websockets_only, except, &payload, key.as_ref());
+                Ok(with_dialog.map(reached).sum())
             }
             Command::Feedback { to, payload } => {
-                self.target(to).ok_or(HostError::Gone)?.send(payload).map(|()| 1)
+                self.target(to).ok_or(HostError::Gone)?.send(payload, None).map(|()| 1)
             }
             Command::Join { id, room } => {
                 check_length(room, Self::MAX_ROOM_NAME)?;
@@ -97,10 +113,13 @@ impl Router {
                 from.leave(&*self.member(from, id)?, room);
                 Ok(1)
             }
-            Command::Publish { room, except, payload } => {
+            Command::Publish { room, except, key, payload } => {
+                let key = shared(key)?;
                 let mut count = 0;
                 from.for_each_in_room(room, |peer| {
-                    if !except.contains(&peer.id().0) && peer.send(payload.clone()).is_ok() {
+                    if !except.contains(&peer.id().0)
+                        && peer.send(payload.clone(), key.as_ref()).is_ok()
+                    {
                         count += 1;
                     }
                 });
@@ -123,6 +142,7 @@ impl Router {
     }
 
     const MAX_ROOM_NAME: usize = 256;
+    const MAX_KEY: usize = 256;
     const MAX_FYI: usize = 4096;
 
     /// An application reaches by id only who is on its own resource.
@@ -147,15 +167,27 @@ fn is_on(peer: &Peer, resource: &Resource) -> bool {
     std::ptr::eq(&raw const *peer.resource, resource)
 }
 
-fn spread(to: &Resource, websockets_only: bool, except: &[u64], payload: &Payload) -> u64 {
+fn spread(
+    to: &Resource,
+    websockets_only: bool,
+    except: &[u64],
+    payload: &Payload,
+    key: Option<&Arc<str>>,
+) -> u64 {
     let mut count = 0;
     to.for_each_member(|peer| {
         let meant = !websockets_only || peer.kind == Kind::WebSocket;
-        if meant && !except.contains(&peer.id().0) && peer.send(payload.clone()).is_ok() {
+        if meant && !except.contains(&peer.id().0) && peer.send(payload.clone(), key).is_ok() {
             count += 1;
         }
     });
     count
+}
+
+/// One copy of a key for all receivers.
+fn shared(key: Option<&str>) -> Result<Option<Arc<str>>, HostError> {
+    let Some(key) = key else { return Ok(None) };
+    check_length(key, Router::MAX_KEY).map(|()| Some(Arc::from(key)))
 }
 
 fn check_length(text: &str, max: usize) -> Result<(), HostError> {

@@ -21,6 +21,7 @@ use crate::handshake::{self, Handshake, NoHandshake, Origin, RETRY_AFTER, Wish};
 use crate::http::{self, Refusal};
 use crate::identity::Mint;
 use crate::outbox::{Bounds, CloseReason};
+use crate::pace::Pace;
 use crate::plugin::inbox::Inbox;
 use crate::post;
 use crate::registry::{Arrival, Peer, Registry};
@@ -207,6 +208,8 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let Handshake { head, origin, read, wish } = handshake;
     let Place { resource, inbox, service } = place;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
+    let settings = config.resources.get(&resource.path);
+    let rate = settings.map_or(&config.server.rate, |settings| &settings.rate);
     let is_post = matches!(wish, Wish::Post { .. });
     let switching = match &wish {
         Wish::WebSocket { upgrade, .. } => {
@@ -222,7 +225,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         address: origin.to_text(),
         head,
         resource,
-        bounds: Bounds::of(limits),
+        bounds: Bounds::new(limits, settings.map(|settings| &settings.outbox)),
         max_rooms: limits.max_rooms,
     };
     let peer = Arc::new(Peer::new(arrival));
@@ -243,7 +246,9 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
             Wire::websocket(stream, read, limits)
         }
     };
-    let connection = Connection::new(wire, hub.registry.enter(peer), inbox, limits, timeouts);
+    let pace = Pace::new(rate, timeouts.idle);
+    let entry = hub.registry.enter(peer);
+    let connection = Connection::new(wire, entry, inbox, (limits, timeouts), pace);
     Some(Admitted { connection, span, _counted: counted })
 }
 

@@ -20,9 +20,11 @@ use abi_stable::sabi_types::VersionStrings;
 use abi_stable::std_types::{ROption, RResult, RSlice, RStr, RString, RVec};
 
 /// Counts what has been appended to the tables below.
-pub const ABI_VERSION: u32 = ABI_FIRST;
+pub const ABI_VERSION: u32 = ABI_LATEST;
 /// 1: everything that 1.0.0 had.
 const ABI_FIRST: u32 = 1;
+/// 2: [`HostTable`]'s `send_latest`, `broadcast_latest` and `publish_latest`; [`status::TOO_MANY`].
+const ABI_LATEST: u32 = ABI_FIRST + 1;
 
 /// What a plugin's library exports.
 #[repr(C)]
@@ -87,6 +89,20 @@ pub struct HostTable {
     pub sessions: extern "C" fn(HostContext, Visitor<'_>) -> u32,
     #[sabi(last_prefix_field)]
     pub log: extern "C" fn(HostContext, level: u32, target: RStr<'_>, text: RStr<'_>),
+    /// Since step 2, with the two below: the message takes the place of one with the same key.
+    #[sabi(missing_field(option))]
+    pub send_latest: extern "C" fn(HostContext, id: u64, key: RStr<'_>, RawMessage<'_>) -> u32,
+    #[sabi(missing_field(option))]
+    pub broadcast_latest:
+        extern "C" fn(HostContext, RawAudience<'_>, key: RStr<'_>, RawMessage<'_>) -> Count,
+    #[sabi(missing_field(option))]
+    pub publish_latest: extern "C" fn(
+        HostContext,
+        room: RStr<'_>,
+        except: RSlice<'_, u64>,
+        key: RStr<'_>,
+        RawMessage<'_>,
+    ) -> Count,
 }
 
 /// Answers of the host's functions.
@@ -95,7 +111,7 @@ pub mod status {
     pub const GONE: u32 = 1;
     pub const RETIRED: u32 = 2;
     pub const TOO_LARGE: u32 = 3;
-    /// Since [`super::ABI_LATEST`]; whoever does not know an answer takes it for "unsupported".
+    /// Since step 2; whoever does not know an answer takes it for "unsupported".
     pub const TOO_MANY: u32 = 4;
 }
 

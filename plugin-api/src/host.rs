@@ -10,7 +10,8 @@ use crate::types::{
 /// has been replaced (every call is then [`HostError::Retired`]).
 ///
 /// Nothing here blocks and nothing waits for a peer: a message goes into the outbox of the peer's
-/// connection. A peer that does not read fills its outbox and is disconnected (1013); the sender need not care.
+/// connection. A peer that does not read fills its outbox and is disconnected (1013), unless the operator says otherwise
+/// (`outbox_policy`); the sender need not care.
 #[derive(Clone)]
 pub struct Host {
     raw: HostRef,
@@ -49,16 +50,53 @@ impl Host {
         to: Audience<'_>,
         message: impl Into<Message<'m>>,
     ) -> Result<usize, HostError> {
-        let except: Vec<u64> = to.except.iter().map(|id| id.0).collect();
-        let audience = RawAudience {
-            scope: match to.scope {
-                Scope::Resource => abi::scope::RESOURCE,
-                Scope::All => abi::scope::ALL,
-            },
-            websockets_only: to.websockets_only,
-            except: except.as_slice().into(),
-        };
+        let except = raw_ids(to.except);
+        let audience = raw_audience(to, &except);
         count(self.raw.table.broadcast()(self.raw.context, audience, raw_message(message.into())))
+    }
+
+    /// Sends a value that grows old: a price, a position, a percentage. On a resource with `outbox_policy = "conflate"` it takes the
+    /// place of the message with the same `key` that still waits for this connection, if there is one; so a peer that reads slowly
+    /// reads fewer values, and always the last one. Elsewhere, and on a host that is older than this function, it is
+    /// [`send`](Self::send).
+    ///
+    /// ```
+    /// # use plugsocket_plugin::{Host, Session, HostError};
+    /// # fn f(host: &Host, session: &Session<'_>) -> Result<(), HostError> {
+    /// host.send_latest(session.id(), "load", r#"{"opcode":"load","percent":73}"#)?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`send`](Self::send); [`HostError::TooLarge`] for a key of over 256 bytes.
+    pub fn send_latest<'m>(
+        &self,
+        to: ConnectionId,
+        key: &str,
+        message: impl Into<Message<'m>>,
+    ) -> Result<(), HostError> {
+        let Some(send_latest) = self.raw.table.send_latest() else {
+            return self.send(to, message);
+        };
+        check(send_latest(self.raw.context, to.0, key.into(), raw_message(message.into())))
+    }
+
+    /// [`broadcast`](Self::broadcast) of a value that grows old, as [`send_latest`](Self::send_latest).
+    ///
+    /// # Errors
+    /// [`HostError::Retired`]; [`HostError::TooLarge`] for a key of over 256 bytes.
+    pub fn broadcast_latest<'m>(
+        &self,
+        to: Audience<'_>,
+        key: &str,
+        message: impl Into<Message<'m>>,
+    ) -> Result<usize, HostError> {
+        let Some(broadcast_latest) = self.raw.table.broadcast_latest() else {
+            return self.broadcast(to, message);
+        };
+        let except = raw_ids(to.except);
+        let audience = raw_audience(to, &except);
+        count(broadcast_latest(self.raw.context, audience, key.into(), raw_message(message.into())))
     }
 
     /// Sends a message to the one peer with this uuid or ident, on whichever resource it is.
@@ -113,11 +151,35 @@ impl Host {
         except: &[ConnectionId],
         message: impl Into<Message<'m>>,
     ) -> Result<usize, HostError> {
-        let except: Vec<u64> = except.iter().map(|id| id.0).collect();
+        let except = raw_ids(except);
         count(self.raw.table.publish()(
             self.raw.context,
             room.into(),
             except.as_slice().into(),
+            raw_message(message.into()),
+        ))
+    }
+
+    /// [`publish`](Self::publish) of a value that grows old, as [`send_latest`](Self::send_latest).
+    ///
+    /// # Errors
+    /// [`HostError::Retired`]; [`HostError::TooLarge`] for a key of over 256 bytes.
+    pub fn publish_latest<'m>(
+        &self,
+        room: &str,
+        except: &[ConnectionId],
+        key: &str,
+        message: impl Into<Message<'m>>,
+    ) -> Result<usize, HostError> {
+        let Some(publish_latest) = self.raw.table.publish_latest() else {
+            return self.publish(room, except, message);
+        };
+        let except = raw_ids(except);
+        count(publish_latest(
+            self.raw.context,
+            room.into(),
+            except.as_slice().into(),
+            key.into(),
             raw_message(message.into()),
         ))
     }
@@ -161,6 +223,18 @@ impl std::fmt::Debug for Host {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Host")
     }
+}
+
+fn raw_ids(ids: &[ConnectionId]) -> Vec<u64> {
+    ids.iter().map(|id| id.0).collect()
+}
+
+fn raw_audience<'a>(to: Audience<'_>, except: &'a [u64]) -> RawAudience<'a> {
+    let scope = match to.scope {
+        Scope::Resource => abi::scope::RESOURCE,
+        Scope::All => abi::scope::ALL,
+    };
+    RawAudience { scope, websockets_only: to.websockets_only, except: except.into() }
 }
 
 fn raw_message(message: Message<'_>) -> RawMessage<'_> {

@@ -1,7 +1,7 @@
 //! Tests of an application without a socket or a host.
 //!
 //! [`Harness`] plays the host: it calls the application in the order that the host guarantees, over the same table of
-//! functions, and keeps what the application sends. Time stands still: ticks come when [`Harness::tick`] is called.
+//! functions, and keeps what the application sends. No peer is slow: of [`Host::send_latest`] and its like each value arrives. Time stands still: ticks come when [`Harness::tick`] is called.
 
 use std::collections::BTreeMap;
 use std::marker::PhantomData;
@@ -284,7 +284,50 @@ fn stage(context: HostContext) -> Arc<Mutex<Stage>> {
 }
 
 fn table() -> HostTable {
-    HostTable { send, broadcast, feedback, join, leave, publish, close, set_fyi, sessions, log }
+    HostTable {
+        send,
+        broadcast,
+        feedback,
+        join,
+        leave,
+        publish,
+        close,
+        set_fyi,
+        sessions,
+        log,
+        send_latest,
+        broadcast_latest,
+        publish_latest,
+    }
+}
+
+/// No peer of a test is slow: each reads all values, as it would on a host.
+extern "C" fn send_latest(
+    context: HostContext,
+    id: u64,
+    _key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> u32 {
+    send(context, id, message)
+}
+
+extern "C" fn broadcast_latest(
+    context: HostContext,
+    to: RawAudience<'_>,
+    _key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    broadcast(context, to, message)
+}
+
+extern "C" fn publish_latest(
+    context: HostContext,
+    room: RStr<'_>,
+    except: RSlice<'_, u64>,
+    _key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    publish(context, room, except, message)
 }
 
 fn raw_session(id: u64, peer: &'static Peer) -> RawSession<'static> {

@@ -1,8 +1,11 @@
 //! What a peer may take of the host: each limit, and what is told to whoever goes past it.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::Setup;
+use std::time::{Duration, Instant};
+
+use plugsocket_tests::{Line, Request, Setup, TestHost, masked, opcode};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -33,5 +36,150 @@ async fn a_connection_is_in_no_more_than_max_rooms() {
         let publish = json!({"do": "publish", "room": room, "message": "{}"});
         let reached: Value = bob.ask(&publish).await;
         assert_eq!(reached, expected, "{room}");
+    }
+}
+
+/// A client that sends so many messages at once gets the echo of each, and how long that took.
+async fn echoes(host: &TestHost, path: &str, count: usize) -> Duration {
+    let mut client = host.raw().await.upgraded(path).await;
+    let since = Instant::now();
+    client.write(masked(opcode::TEXT, b"hello").repeat(count)).await;
+    for _ in 0..count {
+        loop {
+            let frame = client.frame().await.expect("an echo");
+            if frame.first == opcode::TEXT {
+                break;
+            }
+        }
+    }
+    since.elapsed()
+}
+
+#[tokio::test]
+async fn a_peer_that_sends_too_fast_is_read_no_faster_and_is_not_closed_for_it() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").plain("/free", "echo");
+    let setup = setup.plain("/bytes", "echo").server("ping_interval", "0.1");
+    let setup = setup.server("rate", "{ messages_per_second = 100, burst = 0.1 }");
+    let setup = setup.key("/free", "rate", "{ messages_per_second = 0 }");
+    let setup = setup.key("/bytes", "rate", "{ messages_per_second = 0, bytes_per_second = 1000 }");
+    let host = setup.server("message_timeout", "0.5").start().await;
+    // The second read waits until the first 64 messages and what follows are paid for: far longer than two pings, which the host
+    // does not read meanwhile.
+    let (limited, free) = tokio::join!(echoes(&host, "/echo", 200), echoes(&host, "/free", 2000));
+    assert!(limited > Duration::from_millis(1200), "{limited:?}");
+    assert!(free < limited, "{free:?} of {limited:?}");
+    let bytes = echoes(&host, "/bytes", 200).await;
+    assert!(bytes > Duration::from_millis(600), "{bytes:?}");
+    let ended = |line: &Line| line.message() == "connection ends" && line.field("code") != "1006";
+    assert!(!host.log().iter().any(ended));
+}
+
+#[tokio::test]
+async fn or_it_is_closed_with_1008_and_told_the_key() {
+    let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
+    let rate = "{ messages_per_second = 20, burst = 1, policy = \"close\" }";
+    let host = setup.key("/talk", "rate", rate).start().await;
+    let mut client = host.raw().await.upgraded("/talk").await;
+    client.expect_text().await;
+    client.write(masked(opcode::TEXT, b"x").repeat(21)).await;
+    let text = loop {
+        let text = client.expect_text().await;
+        if text.contains(r#""opcode":"close""#) {
+            break text;
+        }
+    };
+    assert!(text.contains("more than 20 messages a second (rate.messages_per_second)"), "{text}");
+    client.expect_close(1008).await;
+    assert!(echoes(&host, "/echo", 500).await < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn what_brings_an_application_nothing_counts_as_messages() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo");
+    let rate = "{ messages_per_second = 100, policy = \"close\" }";
+    let host = setup.server("rate", rate).start().await;
+    for flood in [
+        masked(opcode::PING, b"").repeat(101),
+        masked(opcode::PONG, b"").repeat(101),
+        [masked(0x01, b""), masked(0x00, b"").repeat(100)].concat(),
+        masked(opcode::TEXT, b"").repeat(101),
+        masked(opcode::TEXT, b"bufferON").repeat(101),
+    ] {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        client.write(&flood).await;
+        client.write(masked(opcode::TEXT, b"one more").repeat(64)).await;
+        let code = loop {
+            let frame = client.frame().await.expect("a close frame");
+            if frame.first == opcode::CLOSE {
+                break frame.close_code();
+            }
+        };
+        assert_eq!(code, Some(1008), "{:x?}", &flood[..8]);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_on_which_nothing_is_said_is_closed_and_pings_say_nothing() {
+    let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
+    let setup = setup.server("idle_timeout", "0.6").server("ping_interval", "0.1");
+    let host = setup.start().await;
+    let mut quiet = host.open(Request::to("/echo")).await;
+    let mut lines = host.connect_lines("/talk").await;
+    let since = Instant::now();
+    let reason = quiet.expect_close(1001).await;
+    assert!(reason.contains("idle_timeout"), "{reason}");
+    assert!(since.elapsed() > Duration::from_millis(400));
+    lines.expect_close_packet().await;
+    // As long as something is said it stays.
+    let mut busy = host.open(Request::to("/echo")).await;
+    let since = Instant::now();
+    while since.elapsed() < Duration::from_millis(1500) {
+        busy.send("x").await;
+        assert_eq!(busy.receive_text().await, "x");
+    }
+    busy.expect_close(1001).await;
+}
+
+#[tokio::test]
+async fn floods_that_bring_nothing_neither_hold_memory_nor_starve_others() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").resource("/talk", "echo");
+    let host = setup.start().await;
+    let mut other = host.open(Request::to("/echo")).await;
+    for (what, path, first, flood) in [
+        ("empty pings", "/echo", vec![], masked(opcode::PING, b"")),
+        ("pongs", "/echo", vec![], masked(opcode::PONG, b"x")),
+        ("empty fragments", "/echo", masked(0x01, b""), masked(0x00, b"")),
+        ("empty messages", "/echo", vec![], masked(opcode::TEXT, b"")),
+        ("bufferON", "/talk", vec![], masked(opcode::TEXT, b"bufferON")),
+    ] {
+        let before = host.resident_bytes();
+        let mut client = host.raw().await.upgraded(path).await;
+        if path == "/talk" {
+            assert!(client.expect_text().await.contains("ready"));
+        }
+        let (mut from, mut to) = tokio::io::split(client.into_stream());
+        let mut both = tokio::task::JoinSet::new();
+        let flood = flood.repeat(10_000);
+        both.spawn(async move {
+            // It may be closed for it (max_frames).
+            if to.write_all(&first).await.is_ok() {
+                while to.write_all(&flood).await.is_ok() {}
+            }
+        });
+        both.spawn(async move {
+            let mut buffer = vec![0; 65_536];
+            while matches!(from.read(&mut buffer).await, Ok(1..)) {}
+        });
+        let (mut slowest, mut most) = (Duration::ZERO, 0);
+        for _ in 0..100 {
+            let since = Instant::now();
+            other.send("x").await;
+            assert_eq!(other.receive_text().await, "x");
+            slowest = slowest.max(since.elapsed());
+            most = most.max(host.resident_bytes().saturating_sub(before));
+        }
+        both.shutdown().await;
+        assert!(most < 8 << 20, "{what}: {} kB", most / 1024);
+        assert!(slowest < Duration::from_secs(2), "{what}: {slowest:?}");
     }
 }

@@ -114,3 +114,79 @@ async fn a_peer_that_takes_nothing_within_write_timeout_is_closed() {
     let is_meant = |line: &Line| closes(line, "1013") && line.text().contains("write_timeout");
     host.wait_for_log("the end of the peer that does not read", is_meant).await;
 }
+
+/// Reads what a slow peer was sent in the end: the numbers of all `{"value":n}`.
+async fn values(client: &mut RawClient, last: u64) -> Vec<u64> {
+    let mut found = Vec::new();
+    while found.last() != Some(&last) {
+        let frame = client.frame().await.expect("more values");
+        let packet: serde_json::Value = serde_json::from_slice(&frame.payload).unwrap_or_default();
+        found.extend(packet["value"].as_u64());
+    }
+    found
+}
+
+#[tokio::test]
+async fn where_the_oldest_are_dropped_a_slow_peer_stays_and_reads_the_newest() {
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker").plain("/plain", "speaker");
+    let setup = setup.key("/speak", "outbox_policy", r#""drop_oldest""#);
+    let setup = setup.key("/plain", "outbox_policy", r#""drop_oldest""#);
+    let setup = setup.key("/speak", "outbox_messages", "100").server("write_timeout", "30");
+    let host = setup.key("/plain", "outbox_bytes", "300_000").start().await;
+    for (path, message) in [("/speak", "m".to_owned()), ("/plain", "m".repeat(10_000))] {
+        let mut client = host.raw().await.upgraded(path).await;
+        // All in one callback: nothing can be written meanwhile.
+        let command = json!({"do": "values", "count": 5000, "message": message});
+        client.write(masked(opcode::TEXT, command.to_string().as_bytes())).await;
+        let values = values(&mut client, 5000).await;
+        assert!(values.is_sorted() && values.len() < 5000, "{} of 5000", values.len());
+        let newest = &values[values.len().saturating_sub(20)..];
+        assert!(newest.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{newest:?}");
+        let is_meant = |line: &Line| {
+            line.level() == "WARN" && line.says("slow peer") && line.field("resource") == path
+        };
+        host.wait_for_log("a line about it", is_meant).await;
+        assert_eq!(host.log().into_iter().filter(is_meant).count(), 1, "no more than one a minute");
+    }
+    let (_, status) = host.command(&["status", "--json"]).await;
+    assert!(status.contains(r#""dropped_messages":4"#), "{status}");
+}
+
+#[tokio::test]
+async fn where_values_are_conflated_the_last_of_each_key_always_arrives() {
+    let setup = Setup::new(PROGRAM).plain("/speak", "speaker");
+    let setup = setup.key("/speak", "outbox_policy", r#""conflate""#);
+    let host = setup.key("/speak", "outbox_messages", "20").start().await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    let command = |key: &str| {
+        json!({"do": "values", "count": 5000, "key": key, "message": "m".repeat(1000)}).to_string()
+    };
+    client.write(masked(opcode::TEXT, command("a").as_bytes())).await;
+    // Few of them, and the last.
+    let found = values(&mut client, 5000).await;
+    assert!(found.is_sorted() && found.len() < 100, "{} of 5000", found.len());
+    // Without a key there is nothing to conflate.
+    client.write(masked(opcode::TEXT, command("").as_bytes())).await;
+    loop {
+        let frame = client.frame().await.expect("a close frame");
+        if frame.first == opcode::CLOSE {
+            assert_eq!(frame.close_code(), Some(1013), "{frame:?}");
+            break;
+        }
+    }
+    // To many and into a room it is the same function; elsewhere it is the plain one.
+    let mut reader = host.open(plugsocket_tests::Request::to("/speak")).await;
+    for (ask, expected) in [
+        (json!({"do": "join", "room": "r"}), r#"{"do":"join","result":true}"#),
+        (json!({"do": "publish-latest", "room": "r", "key": "k", "message": "p"}), "p"),
+        (json!({"do": "fyi"}), r#"{"do":"publish-latest","result":1}"#),
+        (
+            json!({"do": "latest", "key": "k".repeat(257), "message": "x"}),
+            r#"{"do":"fyi","result":true}"#,
+        ),
+    ] {
+        reader.send(ask.to_string()).await;
+        assert_eq!(reader.receive_text().await, expected);
+    }
+    assert!(reader.receive_text().await.contains("larger than"));
+}

@@ -14,11 +14,12 @@ use toml::de::{DeTable, DeValue};
 use super::address;
 use super::error::ConfigError;
 use super::raw::{self, Keys, Mistakes, Section, join};
+use super::terms;
 use super::tls;
 use super::value::{self, Count, Seconds, Wrong, wrong_kind};
 use super::{
-    Access, Config, LaneKind, Limits, Listen, Reload, Resource, Server, Timeouts, UnknownResource,
-    Watchdog,
+    Access, Config, LaneKind, Limits, Listen, Outbox, Rate, Reload, Resource, Server, Timeouts,
+    UnknownResource, Watchdog,
 };
 
 /// The path of the host's own page.
@@ -58,9 +59,11 @@ const SERVER: Keys = Keys {
         "write_timeout",
         "close_timeout",
         "ping_interval",
+        "idle_timeout",
         "ready_delay",
         "drain",
         "retry_spread",
+        "rate",
         "reload",
         "watchdog",
     ],
@@ -97,11 +100,22 @@ const WATCHDOG: Keys = Keys {
 
 const RESOURCE: Keys = Keys {
     table: "[resources.\"/path\"]",
-    keys: &["plugin", "dialog", "lane", "subprotocols", "snapshot_every", "config"],
+    keys: &[
+        "plugin",
+        "dialog",
+        "lane",
+        "subprotocols",
+        "snapshot_every",
+        "outbox_messages",
+        "outbox_bytes",
+        "outbox_policy",
+        "rate",
+        "config",
+    ],
 };
 
-pub(super) const ALL: [&Keys; 7] =
-    [&FILE, &SERVER, &TLS, &CERTIFICATE, &RELOAD, &WATCHDOG, &RESOURCE];
+pub(super) const ALL: [&Keys; 8] =
+    [&FILE, &SERVER, &TLS, &CERTIFICATE, &terms::RATE, &RELOAD, &WATCHDOG, &RESOURCE];
 
 /// Every key that a file can have.
 #[cfg(test)]
@@ -120,7 +134,7 @@ pub(super) fn config(text: &str, path: PathBuf) -> Result<Config, ConfigError> {
     let empty = DeTable::new();
     let server = server(server_table.unwrap_or((&empty, 0)), &base, &mut mistakes);
     let resources = match resource_tables {
-        Some((tables, _)) => resources(tables, server.page, &mut mistakes),
+        Some((tables, _)) => resources(tables, &server, &mut mistakes),
         None => BTreeMap::new(),
     };
     mistakes.result().map(|()| Config { path, server, resources })
@@ -146,13 +160,19 @@ fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistak
         access: access(&mut s),
         limits: limits(&mut s),
         timeouts: timeouts(&mut s),
+        rate: Rate::default(),
         reload: Reload::default(),
         watchdog: Watchdog::default(),
     };
     let (reloading, watching) =
         (s.table("reload", RELOAD.table), s.table("watchdog", WATCHDOG.table));
+    let rate = s.table("rate", terms::RATE.table).map(|(table, at)| {
+        let name = "server.rate".to_owned();
+        terms::rate((name, table, at), &ALL, &Rate::default(), mistakes)
+    });
     Server {
         tls: tls_table.and_then(|table| tls::tls(table, base, mistakes)),
+        rate: rate.unwrap_or_default(),
         reload: reloading.map_or_else(Reload::default, |table| reload(table, mistakes)),
         watchdog: watching.map_or_else(Watchdog::default, |table| watchdog(table, mistakes)),
         ..server
@@ -254,11 +274,10 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
     const CHUNKS: Count = Count::new("chunks", 1..=1_000_000, "would refuse every chunk");
     const FRAMES: Count = Count::new("frames", 1..=1 << 30, "would refuse every message");
     const ROOMS: Count = Count::new("rooms", 1..=1_000_000, "would let nobody into a room");
-    const OUTBOX: Count = Count::new("messages", 2..=1_000_000, "could not hold any answer");
-    // Twice what the answers to one read of a socket take (64 KiB), and as much again.
-    const BYTES: Count = Count::new("bytes", 256 << 10..=1 << 34, "could not hold any answer");
     const INBOX: Count = Count::new("messages", 1..=1_000_000, "would let no message in");
     let default = Limits::default();
+    let outbox = (default.outbox_messages, default.outbox_bytes);
+    let (outbox_messages, outbox_bytes) = terms::outbox_bounds(s, outbox);
     Limits {
         max_connections: NonZeroUsize::new(s.count("max_connections", &CONNECTIONS, 0)),
         max_per_ip: NonZeroUsize::new(s.count("max_per_ip", &CONNECTIONS, 0)),
@@ -273,8 +292,8 @@ fn limits(s: &mut Section<'_, '_>) -> Limits {
         max_chunks: s.count("max_chunks", &CHUNKS, default.max_chunks),
         max_frames: s.count("max_frames", &FRAMES, default.max_frames),
         max_rooms: s.count("max_rooms", &ROOMS, default.max_rooms),
-        outbox_messages: s.count("outbox_messages", &OUTBOX, default.outbox_messages),
-        outbox_bytes: s.count("outbox_bytes", &BYTES, default.outbox_bytes),
+        outbox_messages,
+        outbox_bytes,
         inbox_messages: s.count("inbox_messages", &INBOX, default.inbox_messages),
     }
 }
@@ -295,12 +314,18 @@ fn timeouts(s: &mut Section<'_, '_>) -> Timeouts {
         Duration::ZERO => Ok(None),
         _ => value::seconds(value, &PING, ping).map(Some),
     };
+    const IDLE: Duration = Duration::from_secs(600);
+    let idle = |value: &DeValue<'_>| match value::seconds(value, &ANY, IDLE)? {
+        Duration::ZERO => Ok(None),
+        _ => value::seconds(value, &WRITE, IDLE).map(Some),
+    };
     Timeouts {
         head: s.seconds("head_timeout", &HEAD, default.head),
         message: s.seconds("message_timeout", &MESSAGE, default.message),
         write: s.seconds("write_timeout", &WRITE, default.write),
         close: s.seconds("close_timeout", &ANY, default.close),
         ping_interval: s.value("ping_interval", read).unwrap_or(default.ping_interval),
+        idle: s.value("idle_timeout", idle).unwrap_or(default.idle),
         ready_delay: s.seconds("ready_delay", &ANY, default.ready_delay),
         drain: s.seconds("drain", &ANY, default.drain),
         retry_spread: s.seconds("retry_spread", &ANY, default.retry_spread),
@@ -370,7 +395,7 @@ fn watchdog((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Watc
 
 fn resources(
     tables: &DeTable<'_>,
-    page: bool,
+    server: &Server,
     mistakes: &mut Mistakes,
 ) -> BTreeMap<String, Resource> {
     let mut resources = BTreeMap::new();
@@ -378,7 +403,7 @@ fn resources(
     for (key, value) in tables.iter() {
         let (path, at) = (&**key.get_ref(), value.span().start);
         let name = join("resources", path);
-        match free_path(path, page, &seen) {
+        match free_path(path, server.page, &seen) {
             Ok(plain) => {
                 seen.insert(plain, (path, mistakes.line(at)));
             }
@@ -389,7 +414,7 @@ fn resources(
             mistakes.add(at, name, wrong_kind(value.get_ref(), &right));
             continue;
         };
-        if let Some(resource) = resource((name, at), table, mistakes) {
+        if let Some(resource) = resource((name, at), table, server, mistakes) {
             resources.insert(path.to_owned(), resource);
         }
     }
@@ -425,6 +450,7 @@ fn free_path(
 fn resource(
     place: (String, usize),
     table: &DeTable<'_>,
+    server: &Server,
     mistakes: &mut Mistakes,
 ) -> Option<Resource> {
     let (name, _) = place.clone();
@@ -439,13 +465,31 @@ fn resource(
     let lane = s.value("lane", |value| value::choice(value, &lanes));
     let subprotocols = s.texts("subprotocols", "[\"chat.v1\"]", value::token).unwrap_or_default();
     let snapshot_every = snapshot_every(&mut s);
+    let outbox = terms::outbox(&mut s, &Outbox::of(&server.limits));
+    let rate = s.table("rate", &format!("[{name}.rate]"));
     let config = s.table("config", &format!("[{name}.config]"));
+    let rate = match rate {
+        Some((table, at)) => {
+            terms::rate((format!("{name}.rate"), table, at), &ALL, &server.rate, mistakes)
+        }
+        None => server.rate.clone(),
+    };
     let config = match config {
         Some((table, _)) => json_object(table, &format!("{name}.config"), mistakes),
         None => serde_json::Map::new(),
     };
     let config = Json::Object(config).to_string();
-    plugin.map(|plugin| Resource { plugin, dialog, lane, subprotocols, snapshot_every, config })
+    let make = |plugin| Resource {
+        plugin,
+        dialog,
+        lane,
+        subprotocols,
+        snapshot_every,
+        outbox,
+        rate,
+        config,
+    };
+    plugin.map(make)
 }
 
 fn snapshot_every(s: &mut Section<'_, '_>) -> Option<Duration> {

@@ -2,7 +2,7 @@
 //!
 //! Pure; it only compares. Who applies a difference is not known here.
 
-use super::{Access, Config, Limits, Reload, Resource, Server, Timeouts, Tls, Watchdog};
+use super::{Access, Config, Limits, Rate, Reload, Resource, Server, Timeouts, Tls, Watchdog};
 
 /// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
 /// the shipped file. What is in no list is untouched.
@@ -16,7 +16,7 @@ pub struct Diff {
     pub remapped: Vec<String>,
     /// Paths with the same plugin and another config.
     pub reconfigured: Vec<String>,
-    /// Paths whose `dialog`, `lane`, `subprotocols` or `snapshot_every` changed; a path can be here and in one of the two lists before.
+    /// Paths whose `dialog`, `lane`, `subprotocols`, `snapshot_every`, outbox or rate changed, their own or the server's; a path can be here and in one of the two lists before.
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
     pub server: Vec<&'static str>,
@@ -83,7 +83,7 @@ fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
         diff.reconfigured.push(path.to_owned());
     }
     let shape = |r: &Resource| (r.dialog, r.lane, r.subprotocols.clone(), r.snapshot_every);
-    if shape(old) != shape(new) {
+    if shape(old) != shape(new) || (&old.outbox, &old.rate) != (&new.outbox, &new.rate) {
         diff.reshaped.push(path.to_owned());
     }
 }
@@ -103,6 +103,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         access,
         limits,
         timeouts,
+        rate,
         reload,
         watchdog,
     } = old;
@@ -125,6 +126,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         .chain(tls.iter().zip(&new.tls).flat_map(|(old, new)| secured(old, new)))
         .chain(counts(limits, &new.limits))
         .chain(durations(timeouts, &new.timeouts))
+        .chain(rates(rate, &new.rate))
         .chain(reloading(reload, &new.reload))
         .chain(watching(watchdog, &new.watchdog))
         .filter_map(|(key, changed)| changed.then_some(key))
@@ -173,15 +175,35 @@ fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 12] {
     ]
 }
 
-fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 8] {
-    let Timeouts { head, message, write, close, ping_interval, ready_delay, drain, retry_spread } =
-        old;
+fn rates(old: &Rate, new: &Rate) -> [(&'static str, bool); 4] {
+    let Rate { messages, bytes, burst, policy } = old;
+    [
+        ("rate.messages_per_second", *messages != new.messages),
+        ("rate.bytes_per_second", *bytes != new.bytes),
+        ("rate.burst", *burst != new.burst),
+        ("rate.policy", *policy != new.policy),
+    ]
+}
+
+fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 9] {
+    let Timeouts {
+        head,
+        message,
+        write,
+        close,
+        ping_interval,
+        idle,
+        ready_delay,
+        drain,
+        retry_spread,
+    } = old;
     [
         ("head_timeout", *head != new.head),
         ("message_timeout", *message != new.message),
         ("write_timeout", *write != new.write),
         ("close_timeout", *close != new.close),
         ("ping_interval", *ping_interval != new.ping_interval),
+        ("idle_timeout", *idle != new.idle),
         ("ready_delay", *ready_delay != new.ready_delay),
         ("drain", *drain != new.drain),
         ("retry_spread", *retry_spread != new.retry_spread),
@@ -248,9 +270,15 @@ mod tests {
         let reconfigured = Diff { reconfigured: a(), ..Diff::default() };
         check(OLD, &OLD.replace("x = 1", "x = 3"), &reconfigured);
         check(OLD, "[resources.'/a']\nplugin = 'one'", &reconfigured);
-        for shape in
-            ["dialog = false", "snapshot_every = 60", "lane = 'shared'", "subprotocols = ['v1']"]
-        {
+        for shape in [
+            "dialog = false",
+            "snapshot_every = 60",
+            "lane = 'shared'",
+            "subprotocols = ['v1']",
+            "outbox_policy = 'conflate'",
+            "outbox_bytes = 999999",
+            "rate = { burst = 3 }",
+        ] {
             let reshaped = Diff { reshaped: a(), ..Diff::default() };
             check(OLD, &OLD.replace("plugin", &format!("{shape}\nplugin")), &reshaped);
         }
@@ -340,9 +368,14 @@ mod tests {
             "write_timeout = 9",
             "close_timeout = 9",
             "ping_interval = 9",
+            "idle_timeout = 9",
             "ready_delay = 9",
             "drain = 9",
             "retry_spread = 9",
+            "rate.messages_per_second = 9",
+            "rate.bytes_per_second = 9",
+            "rate.burst = 9",
+            "rate.policy = 'close'",
             "reload.quiet = 9",
             "reload.rescan = 9",
             "reload.preflight_timeout = 9",

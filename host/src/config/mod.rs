@@ -12,6 +12,7 @@ mod convert;
 mod diff;
 mod error;
 mod raw;
+mod terms;
 mod tls;
 mod value;
 
@@ -27,6 +28,7 @@ use ipnet::IpNet;
 
 pub use diff::Diff;
 pub use error::{ConfigError, Problem};
+pub use terms::{Outbox, OutboxPolicy, Rate, RatePolicy};
 
 /// A whole `plugins.toml`, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +73,8 @@ pub struct Server {
     pub limits: Limits,
     /// How long things may take.
     pub timeouts: Timeouts,
+    /// The table `[server.rate]`.
+    pub rate: Rate,
     /// The table `[server.reload]`.
     pub reload: Reload,
     /// The table `[server.watchdog]`.
@@ -218,7 +222,7 @@ pub struct Limits {
     pub max_message: usize,
     /// Chunks of one message. Key `max_chunks`, default 100.
     pub max_chunks: usize,
-    /// WebSocket frames of one message, not counting control frames between them. Key `max_frames`, default 65536.
+    /// WebSocket frames of one message, not counting control frames between them. Key `max_frames`, default 131072.
     pub max_frames: usize,
     /// Rooms that one connection may be in. Key `max_rooms`, default 100.
     pub max_rooms: usize,
@@ -241,7 +245,7 @@ impl Default for Limits {
             max_head: 16 << 10,
             max_message: 16 << 20,
             max_chunks: 100,
-            max_frames: 65_536,
+            max_frames: 131_072,
             max_rooms: 100,
             outbox_messages: 1024,
             outbox_bytes: 1 << 20,
@@ -263,6 +267,8 @@ pub struct Timeouts {
     pub close: Duration,
     /// Between two pings; who has not answered by the next is closed. Key `ping_interval`, default 30 s, 0 in the file: none.
     pub ping_interval: Option<Duration>,
+    /// Without a message in either direction, after which a connection is closed. Key `idle_timeout`, default 0 in the file: none.
+    pub idle: Option<Duration>,
     /// Between the 101 answer and `ready` for clients with `Client-Type: php` or `backend`, some of which lose what
     /// arrives together with the 101. Key `ready_delay`, default 10 ms.
     pub ready_delay: Duration,
@@ -281,6 +287,7 @@ impl Default for Timeouts {
             write: Duration::from_secs(10),
             close: Duration::from_secs(3),
             ping_interval: Some(Duration::from_secs(30)),
+            idle: None,
             ready_delay: Duration::from_millis(10),
             drain: Duration::from_secs(10),
             retry_spread: Duration::from_secs(10),
@@ -372,6 +379,10 @@ pub struct Resource {
     /// How often the state is written to disk, to be restored after a crash or restart. Key `snapshot_every`, default 0 in
     /// the file: never.
     pub snapshot_every: Option<Duration>,
+    /// What may wait for its peers.
+    pub outbox: Outbox,
+    /// The table `rate`; what it does not say is as in `[server.rate]`.
+    pub rate: Rate,
     /// The table `config` as the text of a JSON object, keys sorted, dates as text; `{}` where there is none.
     /// The plugin checks it.
     pub config: String,

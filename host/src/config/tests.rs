@@ -41,7 +41,7 @@ const SERVER: &[(&str, &str)] = &[
     ("max_connections = -1", "max_connections: -1 connections cannot be; give a number of connections of at least 0, e.g. 0"),
     ("max_per_ip = true", "max_per_ip: true is a boolean; give a whole number of connections, e.g. 0"),
     ("max_chunks = 0", "max_chunks: 0 chunks would refuse every chunk; give a number of chunks of at least 1, e.g. 100"),
-    ("max_frames = 0", "max_frames: 0 frames would refuse every message; give a number of frames of at least 1, e.g. 65536"),
+    ("max_frames = 0", "max_frames: 0 frames would refuse every message; give a number of frames of at least 1, e.g. 131072"),
     ("max_rooms = 0", "max_rooms: 0 rooms would let nobody into a room; give a number of rooms of at least 1, e.g. 100"),
     ("max_head = 10", "max_head: 10 bytes is too little; give a number of bytes of at least 256, e.g. 16384"),
     ("head_timeout = 0", "head_timeout: 0 seconds would refuse every request; give a number of seconds from 0.001 to 86400, e.g. 10"),
@@ -63,7 +63,7 @@ const SERVER: &[(&str, &str)] = &[
     ("maxMessage = 5", "maxMessage: unknown key; did you mean max_message?"),
     ("MAX_MESSAGE = 5", "MAX_MESSAGE: unknown key; did you mean max_message?"),
     ("tls = true", "tls: true is a boolean; write a table, [server.tls]"),
-    ("zzz = true", "zzz: unknown key; the keys here are listen, tls, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, proxy_protocol, max_connections, max_per_ip, max_handshakes, max_handshakes_per_ip, max_head, max_message, max_chunks, max_frames, max_rooms, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, ready_delay, drain, retry_spread, reload, watchdog"),
+    ("zzz = true", "zzz: unknown key; the keys here are listen, tls, plugin_dir, staging_dir, state_dir, control, page, unknown_resource, allowed_ips, allowed_origins, trusted_proxies, proxy_protocol, max_connections, max_per_ip, max_handshakes, max_handshakes_per_ip, max_head, max_message, max_chunks, max_frames, max_rooms, outbox_messages, outbox_bytes, inbox_messages, head_timeout, message_timeout, write_timeout, close_timeout, ping_interval, idle_timeout, ready_delay, drain, retry_spread, rate, reload, watchdog"),
     (r#"listen = "127.0.0.1:8095""#, r#"listen: "127.0.0.1:8095" is a text; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     ("listen = []", r#"listen: the list is empty, so nobody could connect; give e.g. ["127.0.0.1:8095"]"#),
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
@@ -135,7 +135,7 @@ fn a_mistake_in_the_server_table_is_explained() {
 const RESOURCE: &[(&str, &str)] = &[
     (r#"plugins = "y""#, "plugins: unknown key; did you mean plugin?"),
     ("dialogue = false", "dialogue: unknown key; did you mean dialog?"),
-    (r#"prefix = "y""#, "prefix: unknown key; the keys here are plugin, dialog, lane, subprotocols, snapshot_every, config"),
+    (r#"prefix = "y""#, "prefix: unknown key; the keys here are plugin, dialog, lane, subprotocols, snapshot_every, outbox_messages, outbox_bytes, outbox_policy, rate, config"),
     (r#"dialog = "yes""#, r#"dialog: "yes" is a text; write true or false, without quotes"#),
     ("dialog = 1", "dialog: 1 is a whole number; write true or false, without quotes"),
     (r#"lane = "own""#, r#"lane: "own" is not known; write "thread" or "shared""#),
@@ -143,6 +143,11 @@ const RESOURCE: &[(&str, &str)] = &[
     ("snapshot_every = 0.01", "snapshot_every: 0.01 seconds would do nothing but write, and 0 is never; give a number of seconds from 0.1 to 86400, e.g. 60"),
     (r#"subprotocols = "v1""#, r#"subprotocols: "v1" is a text; give a list of texts, e.g. subprotocols = ["chat.v1"]"#),
     (r#"subprotocols = ["v1", "v 2"]"#, r#"subprotocols: "v 2" cannot be a subprotocol; give letters, digits and !#$%&'*+-.^_`|~ only, e.g. "chat.v1""#),
+    (r#"outbox_policy = "drop""#, r#"outbox_policy: "drop" is not known; write "close" or "drop_oldest" or "conflate""#),
+    ("outbox_bytes = 1", "outbox_bytes: 1 bytes is too little; give a number of bytes of at least 262144, e.g. 1048576"),
+    ("rate = 5", r#"rate: 5 is a whole number; write a table, [resources."/web".rate]"#),
+    ("rate.burst = -1", "rate.burst: -1 seconds cannot be; give a number of seconds from 0 to 86400, e.g. 1"),
+    (r#"rate.policy = "drop""#, r#"rate.policy: "drop" is not known; write "delay" or "close""#),
     (r#"config = "{}""#, r#"config: "{}" is a text; write a table, [resources."/web".config]"#),
 ];
 
@@ -412,6 +417,7 @@ fn an_empty_file_is_legal_and_means_the_defaults() {
         access: Access::default(),
         limits: Limits::default(),
         timeouts: Timeouts::default(),
+        rate: Rate::default(),
         reload: Reload::default(),
         watchdog: Watchdog::default(),
     };
@@ -436,6 +442,25 @@ fn every_kind_of_value_is_taken_as_it_is_meant() {
     assert_eq!(server("unknown_resource = '404'").unknown_resource, UnknownResource::NotFound);
     assert_eq!(server("plugin_dir = '/opt/x'").plugin_dir, Path::new("/opt/x"));
     assert_eq!(server("plugin_dir = '../x'").plugin_dir, Path::new("/etc/plugsocket/../x"));
+}
+
+#[test]
+fn a_resource_says_what_is_else_than_on_the_server() {
+    let text = "[server]\noutbox_messages = 9\nrate = { messages_per_second = 5, burst = 2 }\n\
+                [resources.'/a']\nplugin = 'x'\n[resources.'/b']\nplugin = 'x'\noutbox_policy = 'conflate'\n\
+                outbox_bytes = 300000\nrate = { messages_per_second = 7, policy = 'close' }";
+    let resources = Config::parse(text, FILE).unwrap().resources;
+    let (a, b) = (&resources["/a"], &resources["/b"]);
+    let outbox = |messages, bytes, policy| Outbox { messages, bytes, policy };
+    assert_eq!(a.outbox, outbox(9, 1 << 20, OutboxPolicy::Close));
+    assert_eq!(b.outbox, outbox(9, 300_000, OutboxPolicy::Conflate));
+    let rate = |messages, policy| Rate {
+        messages: NonZeroUsize::new(messages),
+        bytes: None,
+        burst: Duration::from_secs(2),
+        policy,
+    };
+    assert_eq!((&a.rate, &b.rate), (&rate(5, RatePolicy::Delay), &rate(7, RatePolicy::Close)));
 }
 
 #[test]
@@ -536,6 +561,8 @@ fn a_resource_has_defaults_and_takes_all_keys() {
         lane: None,
         subprotocols: vec![],
         snapshot_every: None,
+        outbox: Outbox::of(&Limits::default()),
+        rate: Rate::default(),
         config: "{}".to_owned(),
     };
     assert_eq!(plain, expected);

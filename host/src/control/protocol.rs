@@ -100,6 +100,9 @@ pub(crate) struct Counts {
     pub(crate) refused_messages: u64,
     pub(crate) panics: u64,
     pub(crate) slow_calls: u64,
+    /// To peers that read slowly (`outbox_policy = "drop_oldest"`).
+    #[serde(default)]
+    pub(crate) dropped_messages: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -73,6 +73,7 @@ fn counts(served: &Served) -> Counts {
         refused_messages: figures.refused,
         panics: figures.panics,
         slow_calls: figures.slow_calls,
+        dropped_messages: figures.dropped,
     }
 }
 
@@ -84,6 +85,7 @@ impl std::iter::Sum for Counts {
             refused_messages: sum.refused_messages + next.refused_messages,
             panics: sum.panics + next.panics,
             slow_calls: sum.slow_calls + next.slow_calls,
+            dropped_messages: sum.dropped_messages + next.dropped_messages,
         })
     }
 }

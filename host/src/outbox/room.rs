@@ -4,7 +4,7 @@
 //! that is small enough for thousands of slow peers would be too small for one large message. So a peer that does not read costs at
 //! most `bytes` and one message.
 
-use crate::config::Limits;
+use crate::config::{self, Limits, OutboxPolicy};
 use crate::payload::Payload;
 
 /// How much may wait. The same for all connections of a resource.
@@ -15,14 +15,20 @@ pub(crate) struct Bounds {
     pub(crate) bytes: usize,
     /// Of a single message's payload, counted or not.
     pub(crate) message_bytes: usize,
+    /// What becomes of more.
+    pub(crate) policy: OutboxPolicy,
 }
 
 impl Bounds {
-    /// As configured. A message may be as long as any client's, and 4 MiB more for what an application puts around it.
-    pub(crate) fn of(limits: &Limits) -> Self {
+    /// As configured, of a resource or of the server. A message may be as long as any client's, and 4 MiB more for what an application
+    /// puts around it.
+    pub(crate) fn new(limits: &Limits, own: Option<&config::Outbox>) -> Self {
         const AROUND: usize = 4 << 20;
-        let Limits { outbox_messages: messages, outbox_bytes: bytes, .. } = *limits;
-        Self { messages, bytes, message_bytes: bytes.max(limits.max_message + AROUND) }
+        let Limits { outbox_messages, outbox_bytes, max_message, .. } = *limits;
+        let server = (outbox_messages, outbox_bytes, OutboxPolicy::Close);
+        let (messages, bytes, policy) =
+            own.map_or(server, |own| (own.messages, own.bytes, own.policy));
+        Self { messages, bytes, message_bytes: bytes.max(max_message + AROUND), policy }
     }
 
     /// Whether a message of this size can wait at all.
@@ -102,6 +108,19 @@ impl Room {
         self.counted -= std::mem::take(&mut self.in_writing);
         if self.outsize == Outsize::InWriting {
             self.outsize = Outsize::None;
+        }
+    }
+
+    /// Counts an entry that is in already.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.counted += bytes;
+    }
+
+    /// An entry that waits is taken out by itself.
+    pub(super) fn release(&mut self, bytes: usize, place: Place) {
+        match place {
+            Place::Counted => self.counted -= bytes,
+            Place::Outsize => self.outsize = Outsize::None,
         }
     }
 

@@ -406,8 +406,22 @@ fn voice(context: HostContext) -> &'static Voice {
 fn host_table() -> HostTableRef {
     static TABLE: std::sync::OnceLock<HostTableRef> = std::sync::OnceLock::new();
     *TABLE.get_or_init(|| {
-        HostTable { send, broadcast, feedback, join, leave, publish, close, set_fyi, sessions, log }
-            .leak_into_prefix()
+        let table = HostTable {
+            send,
+            broadcast,
+            feedback,
+            join,
+            leave,
+            publish,
+            close,
+            set_fyi,
+            sessions,
+            log,
+            send_latest,
+            broadcast_latest,
+            publish_latest,
+        };
+        table.leak_into_prefix()
     })
 }
 
@@ -419,7 +433,7 @@ extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u3
     let (voice, payload) = (voice(context), payload(message));
     let sent = with_present(|present| match present.filter(|peer| peer.id().0 == id) {
         Some(to) => voice.deliver(Command::Answer { to, payload }),
-        None => voice.deliver(Command::Send { to: ConnectionId(id), payload }),
+        None => voice.deliver(Command::Send { to: ConnectionId(id), key: None, payload }),
     });
     sent.status
 }
@@ -447,19 +461,45 @@ fn with_present<T>(act: impl FnOnce(Option<&Peer>) -> T) -> T {
     act(unsafe { PRESENT.get().as_ref() })
 }
 
+extern "C" fn send_latest(
+    context: HostContext,
+    id: u64,
+    key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> u32 {
+    let (to, key) = (ConnectionId(id), Some(key.as_str()));
+    voice(context).deliver(Command::Send { to, key, payload: payload(message) }).status
+}
+
 extern "C" fn broadcast(
     context: HostContext,
     to: RawAudience<'_>,
     message: RawMessage<'_>,
 ) -> Count {
-    let scope = if to.scope == abi::scope::ALL { Scope::All } else { Scope::Resource };
-    let (websockets_only, except) = (to.websockets_only, to.except.as_slice());
-    voice(context).deliver(Command::Broadcast {
-        scope,
-        websockets_only,
-        except,
+    voice(context).deliver(broadcasting(&to, None, message))
+}
+
+extern "C" fn broadcast_latest(
+    context: HostContext,
+    to: RawAudience<'_>,
+    key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    voice(context).deliver(broadcasting(&to, Some(key.as_str()), message))
+}
+
+fn broadcasting<'a>(
+    to: &RawAudience<'a>,
+    key: Option<&'a str>,
+    message: RawMessage<'_>,
+) -> Command<'a> {
+    Command::Broadcast {
+        scope: if to.scope == abi::scope::ALL { Scope::All } else { Scope::Resource },
+        websockets_only: to.websockets_only,
+        except: to.except.as_slice(),
+        key,
         payload: payload(message),
-    })
+    }
 }
 
 extern "C" fn feedback(context: HostContext, to: RawTarget<'_>, message: RawMessage<'_>) -> u32 {
@@ -484,8 +524,19 @@ extern "C" fn publish(
     except: RSlice<'_, u64>,
     message: RawMessage<'_>,
 ) -> Count {
-    let (room, except) = (room.as_str(), except.as_slice());
-    voice(context).deliver(Command::Publish { room, except, payload: payload(message) })
+    let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
+    voice(context).deliver(Command::Publish { room, except, key: None, payload })
+}
+
+extern "C" fn publish_latest(
+    context: HostContext,
+    room: RStr<'_>,
+    except: RSlice<'_, u64>,
+    key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
+    voice(context).deliver(Command::Publish { room, except, key: Some(key.as_str()), payload })
 }
 
 extern "C" fn close(context: HostContext, id: u64, code: u16, reason: RStr<'_>) -> u32 {

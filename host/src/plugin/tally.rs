@@ -3,13 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Written by the lane and the watchdog, read by anybody; each figure is exact, the set of them is not one moment's.
+/// Written by the lane, the watchdog and whoever sends, read by anybody; each figure is exact, the set of them is not one moment's.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     messages: AtomicU64,
     refused: AtomicU64,
     panics: AtomicU64,
     slow_calls: AtomicU64,
+    dropped: AtomicU64,
     swaps: AtomicU64,
     last_pause_micros: AtomicU64,
 }
@@ -25,6 +26,8 @@ pub(crate) struct Figures {
     pub(crate) panics: u64,
     /// Callbacks of any kind that ran for longer than `callback_warn`.
     pub(crate) slow_calls: u64,
+    /// Messages to peers that were dropped because they read slowly.
+    pub(crate) dropped: u64,
     /// How often one instance took over from another.
     pub(crate) swaps: u64,
     /// How long messages waited the last time.
@@ -48,6 +51,10 @@ impl Tally {
         self.slow_calls.fetch_add(1, Ordering::Relaxed);
     }
 
+    pub(crate) fn add_dropped(&self, count: u64) {
+        self.dropped.fetch_add(count, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_swap(&self, pause: Duration) {
         let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
         self.last_pause_micros.store(micros, Ordering::Relaxed);
@@ -61,6 +68,7 @@ impl Tally {
             refused: figure(&self.refused),
             panics: figure(&self.panics),
             slow_calls: figure(&self.slow_calls),
+            dropped: figure(&self.dropped),
             swaps: figure(&self.swaps),
             last_pause: Duration::from_micros(figure(&self.last_pause_micros)),
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, left, linger};
+use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, Traffic, left, linger};
 use crate::chunk::Form;
 use crate::dialog;
 use crate::lines::{Lines, Tail};
@@ -22,6 +22,7 @@ pub(crate) struct LineStream<S> {
     lines: Lines,
     /// Whether something was pushed that was not looked at.
     is_fresh: bool,
+    traffic: Traffic,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
@@ -29,7 +30,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
     pub(crate) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
-        Self { stream, lines, is_fresh: !read.is_empty() }
+        let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
+        Self { stream, lines, is_fresh: !read.is_empty(), traffic }
     }
 
     pub(crate) fn poll_receive(
@@ -44,7 +46,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
                 match self.take_lines(batch) {
                     Ok(()) if batch.is_empty() => {
                         self.is_fresh = false;
-                        if self.is_midway() != was_midway {
+                        if self.is_midway() != was_midway || self.traffic.is_much() {
                             return Poll::Ready(Progress::More);
                         }
                     }
@@ -54,7 +56,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
             }
             match ready!(self.poll_read(cx)) {
                 Ok(0) => return Poll::Ready(Progress::Left(left(CloseCode::AWAY, ""))),
-                Ok(_) => self.is_fresh = true,
+                Ok(read) => {
+                    self.is_fresh = true;
+                    self.traffic.bytes = self.traffic.bytes.saturating_add(read as u32);
+                }
                 Err(error) => {
                     return Poll::Ready(Progress::Left(left(
                         CloseCode::ABNORMAL,
@@ -63,6 +68,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
                 }
             }
         }
+    }
+
+    /// What was read since the last call.
+    pub(crate) fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
     }
 
     /// Whether a message has begun whose end has not come.

@@ -42,7 +42,7 @@ pub(crate) struct Received {
 /// What a read ended with.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// There may be messages; read on when they are dealt with.
+    /// There may be messages; read on when they are dealt with, or when others have had their turn.
     More,
     /// A ping or a pong was read. The pong to a ping has to be written before more is read, or a peer that never reads could pile them up.
     Pong,
@@ -50,6 +50,22 @@ pub(crate) enum Progress {
     Left(CloseReason),
     /// The peer broke the protocol; it can still be told so.
     Violated(CloseReason),
+}
+
+/// What was read, beside the messages that it brought.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Traffic {
+    /// As they came from the socket.
+    pub(crate) bytes: u32,
+    /// Control frames and fragments: work for the host that brings an application nothing.
+    pub(crate) frames: u32,
+}
+
+impl Traffic {
+    /// Whether it is time to count it and to let others have their turn.
+    pub(crate) fn is_much(self) -> bool {
+        self.bytes as usize >= 4 * READ_BYTES || self.frames >= 256
+    }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
@@ -73,6 +89,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         match self {
             Self::WebSocket(socket) => socket.poll_receive(cx, batch),
             Self::Lines(lines) => lines.poll_receive(cx, batch),
+        }
+    }
+
+    /// What was read since the last call, for whoever counts it.
+    pub(crate) fn take_traffic(&mut self) -> Traffic {
+        match self {
+            Self::WebSocket(socket) => socket.take_traffic(),
+            Self::Lines(lines) => lines.take_traffic(),
         }
     }
 

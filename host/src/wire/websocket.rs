@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 use tokio_util::io::poll_read_buf;
 
 use super::arriving::{Arriving, Fragments};
-use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, left, linger};
+use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, Traffic, left, linger};
 use crate::chunk::{Form, TooMuch};
 use crate::config::Limits;
 use crate::dialog;
@@ -43,6 +43,8 @@ pub(crate) struct WebSocket<S> {
     input: Vec<u8>,
     /// What of that frame is done already.
     arriving: Arriving,
+    /// What was read and not asked for yet.
+    traffic: Traffic,
     /// Whether `input` may hold whole frames: what came behind the request, or more messages than one read hands on.
     is_fresh: bool,
     /// What could not be written yet, from `written` on.
@@ -89,6 +91,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             max_message: limits.max_message,
             max_frames: limits.max_frames,
             is_fresh: !input.is_empty(),
+            traffic: Traffic { bytes: input.len() as u32, frames: 0 },
             input,
             arriving: Arriving::default(),
             output: Vec::new(),
@@ -119,7 +122,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 Ok((0, _)) => {
                     return Poll::Ready(Progress::Left(left(CloseCode::ABNORMAL, NO_CLOSE_FRAME)));
                 }
-                Ok((_, progress)) => {
+                Ok((read, progress)) => {
+                    self.traffic.bytes = self.traffic.bytes.saturating_add(read as u32);
                     self.is_deaf = matches!(progress, Progress::Left(_) | Progress::Violated(_));
                     progress
                 }
@@ -133,10 +137,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             if !batch.is_empty()
                 || !matches!(progress, Progress::More)
                 || self.is_midway() != was_midway
+                || self.traffic.is_much()
             {
                 return Poll::Ready(progress);
             }
         }
+    }
+
+    /// What was read since the last call.
+    pub(crate) fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
     }
 
     /// Whether a message has begun whose end has not come.
@@ -228,16 +238,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                     return faulty(fault, self.max_message);
                 }
                 look => {
-                    let limits = (self.max_message, self.max_frames);
-                    let unusual =
-                        self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
-                    let used = match unusual.feed(rest, look) {
-                        Ok(used) => used,
-                        Err(reason) => return Progress::Violated(reason),
-                    };
+                    let (used, made) = self.take_unusual(rest, look, batch, cx);
                     rest = &mut rest[used..];
-                    let made = unusual.drain(batch, cx);
-                    self.output.append(&mut unusual.machine.get_mut().output);
                     match made {
                         Progress::More => {}
                         // The pongs to one read are no more than what was read.
@@ -261,6 +263,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             Progress::More => progress,
             ended => ended,
         }
+    }
+
+    /// Lets the state machine have what belongs to the present frame. How many bytes that was, and what it made of them.
+    fn take_unusual(
+        &mut self,
+        bytes: &[u8],
+        look: Look,
+        batch: &mut Vec<Received>,
+        cx: &mut Context<'_>,
+    ) -> (usize, Progress) {
+        let limits = (self.max_message, self.max_frames);
+        let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
+        if !unusual.is_in_frame() {
+            self.traffic.frames = self.traffic.frames.saturating_add(1);
+        }
+        let used = match unusual.feed(bytes, look) {
+            Ok(used) => used,
+            Err(reason) => return (0, Progress::Violated(reason)),
+        };
+        let made = unusual.drain(batch, cx);
+        self.output.append(&mut unusual.machine.get_mut().output);
+        (used, made)
     }
 
     /// Writes all of `queue` at once.

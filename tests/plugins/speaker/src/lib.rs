@@ -10,6 +10,8 @@
 //! | `feedback_uuid`, `feedback_ident` | `target`, `message` | `"delivered"` or `"gone"` |
 //! | `join`, `leave` | `to`, `room` | `true` |
 //! | `publish` | `room`, `message`, `except` | how many |
+//! | `latest`, `broadcast-latest`, `publish-latest` | as `send`, `broadcast`, `publish`, and `key` | as there |
+//! | `values` | `count`, `key`, `message` | `true`; before that `{"value":n,"message":…}`, n from 1, to the sender: by `send_latest` where there is a `key` |
 //! | `close` | `to`, `code` (default 1000), `reason` | `true` |
 //! | `fyi` | `to`, `fyi` | `true` |
 //! | `sessions` | | list of sessions as in `whoami`, by uuid |
@@ -68,6 +70,7 @@ struct Command {
     level: String,
     count: u64,
     every_ms: u64,
+    key: String,
 }
 
 impl Plugin for Speaker {
@@ -141,6 +144,20 @@ impl Speaker {
         let host = &self.host;
         Ok(match command.r#do.as_str() {
             "send" => host.send(self.id(session, command)?, payload(command)).map(done)?,
+            "latest" => {
+                let to = self.id(session, command)?;
+                host.send_latest(to, &command.key, payload(command)).map(done)?
+            }
+            "broadcast-latest" => {
+                let except = self.excepted(command)?;
+                let to = Audience::resource().except(&except);
+                json!(host.broadcast_latest(to, &command.key, payload(command))?)
+            }
+            "publish-latest" => {
+                let (except, key) = (self.excepted(command)?, &command.key);
+                json!(host.publish_latest(room, &except, key, payload(command))?)
+            }
+            "values" => self.values(session.id(), command).map(done)?,
             "broadcast" | "all" => json!(self.broadcast(command)?),
             "feedback_uuid" => json!(host.feedback(Target::Uuid(target), message)?.as_str()),
             "feedback_ident" => json!(host.feedback(Target::Ident(target), message)?.as_str()),
@@ -179,6 +196,17 @@ impl Speaker {
         };
         let audience = if command.websockets { scope.websockets() } else { scope };
         self.host.broadcast(audience.except(&except), payload(command))
+    }
+
+    fn values(&self, to: ConnectionId, command: &Command) -> Result<(), HostError> {
+        for n in 1..=command.count {
+            let text = json!({"value": n, "message": command.message}).to_string();
+            match command.key.as_str() {
+                "" => self.host.send(to, &text)?,
+                key => self.host.send_latest(to, key, &text)?,
+            }
+        }
+        Ok(())
     }
 
     fn sessions(&self, header: &str) -> Result<Value, HostError> {
@@ -307,6 +335,9 @@ mod tests {
             (json!({"do": "feedback_uuid", "target": to}), json!("gone"), 0),
             (json!({"do": "join", "room": "r", "to": to}), json!(true), 0),
             (json!({"do": "publish", "room": "r", "message": "m"}), json!(1), 1),
+            (json!({"do": "latest", "to": to, "key": "k", "message": "m"}), json!(true), 1),
+            (json!({"do": "broadcast-latest", "key": "k", "except": [but]}), json!(1), 1),
+            (json!({"do": "publish-latest", "room": "r", "key": "k"}), json!(1), 1),
             (json!({"do": "leave", "room": "r", "to": to}), json!(true), 0),
             (json!({"do": "publish", "room": "r"}), json!(0), 0),
             (json!({"do": "fyi", "fyi": "f"}), json!(true), 0),
