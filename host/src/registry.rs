@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGua
 
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 
+use crate::auth::Login;
 use crate::http::{self, Head};
 use crate::identity::Identity;
 use crate::outbox::{Bounds, CloseReason, Gone, Outbox, Outgoing, Payload};
@@ -28,6 +29,8 @@ pub(crate) struct Peer {
     pub(crate) address: Box<str>,
     /// The request that opened it: query, headers, ident.
     pub(crate) head: Head,
+    /// Who it is, where the resource asks for that.
+    pub(crate) login: Option<Box<Login>>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
     pub(crate) bounds: Bounds,
@@ -45,12 +48,13 @@ pub(crate) struct Arrival {
     pub(crate) dialog: bool,
     pub(crate) address: Box<str>,
     pub(crate) head: Head,
+    pub(crate) login: Option<Box<Login>>,
     pub(crate) resource: Arc<Resource>,
 }
 
 impl Peer {
     pub(crate) fn new(arrival: Arrival, bounds: Bounds) -> Self {
-        let Arrival { identity, kind, dialog, address, head, resource } = arrival;
+        let Arrival { identity, kind, dialog, address, head, login, resource } = arrival;
         Self {
             id: ConnectionId(identity.key()),
             identity,
@@ -58,6 +62,7 @@ impl Peer {
             dialog,
             address,
             head,
+            login,
             resource,
             outbox: Outbox::new(),
             bounds,

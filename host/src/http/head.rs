@@ -146,6 +146,11 @@ impl Head {
             .map(|(_, value)| value)
     }
 
+    /// The same, but for those that are no UTF-8.
+    pub(crate) fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.values(name).filter_map(|value| str::from_utf8(value).ok())
+    }
+
     /// The members of a list header (RFC 9110 section 5.6.1), over all its lines; empty members are skipped.
     pub(super) fn members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         self.values(name)
