@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::refusal::{Refusal, quoted};
+use super::refusal::{Refusal, before_query, quoted};
 use super::target::{Located, is_authority, locate};
 
 /// How many header lines a head may have; one more is answered with 431.
@@ -322,8 +322,12 @@ impl HeadReader {
 
 /// Splits `method SP target SP version` (RFC 9112 section 3): one space each, nothing else; with the target's offset.
 fn request_line(line: &[u8]) -> Result<(Method, usize, Located), Refusal> {
-    let malformed =
-        || Refusal::bad_request(format!("the request line {} is malformed", quoted(line)));
+    let malformed = || {
+        Refusal::bad_request(format!(
+            "the request line {} is malformed",
+            quoted(before_query(line))
+        ))
+    };
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())

@@ -167,6 +167,11 @@ pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &s
     bytes
 }
 
+/// What of a request line or target may be quoted: a query may hold a token, and reasons end up in logs.
+pub(super) fn before_query(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == b'?').next().unwrap_or_default()
+}
+
 /// The peer's bytes as a short quotation for a reason: escaped, and cut after [`QUOTED_BYTES`].
 pub(super) fn quoted(bytes: &[u8]) -> String {
     match bytes.get(..QUOTED_BYTES) {
