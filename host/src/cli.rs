@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, info, warn};
 
+use crate::auth::{self, GuardError};
 use crate::census::Census;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, AskPlugin, Outcome};
@@ -170,6 +171,8 @@ enum CommandError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(transparent)]
+    Guard(#[from] GuardError),
+    #[error(transparent)]
     Trial(TrialError),
     #[error("cannot listen on {address}")]
     Listen {
@@ -240,6 +243,7 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
+    background.spawn(server::keep_keys(hub.clone()));
     background.spawn(keeper::keep_states(hub.clone()));
     background.spawn(tls::keep(hub.clone()));
     background.spawn(systemd::heartbeat(changes.clone()));
@@ -304,6 +308,7 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
     let hub = Arc::new(Hub {
         config: ArcSwap::from_pointee(config),
         resources,
+        guards: ArcSwap::default(),
         registry,
         mint: Mint::new(),
         census: Arc::new(Census::default()),
@@ -316,6 +321,8 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
 }
 
 async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, CommandError> {
+    let guards = auth::guards(&hub.config.load(), &hub.guards.load())?;
+    hub.guards.store(Arc::new(guards));
     let path = hub.config.load().server.staging_dir.clone();
     supervisor.start().await.map_err(|source| CommandError::Staging { path, source })
 }

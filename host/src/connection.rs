@@ -92,6 +92,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ended { end, pending }
     }
 
+    /// The same, but that the host closes it at this time.
+    pub(crate) async fn work_until(&mut self, until: Instant) -> Ended {
+        let peer = self.peer().clone();
+        let mut work = pin!(self.work());
+        tokio::select! {
+            ended = &mut work => return ended,
+            () = sleep_until(until) => {
+                // One that is going needs no other reason.
+                let _gone = peer.outbox.close(CloseReason::host(CloseCode::POLICY, "token expired"));
+            }
+        }
+        work.await
+    }
+
     fn peer(&self) -> &Arc<Peer> {
         &self.entry.peer
     }

@@ -12,6 +12,7 @@ mod drain;
 mod systemd;
 mod telemetry;
 // How a connection comes in.
+mod auth;
 mod census;
 mod descriptors;
 mod door;

@@ -13,6 +13,7 @@ use std::time::SystemTime;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
+use crate::auth::Login;
 use crate::http::{self, Head};
 use crate::identity::Identity;
 use crate::outbox::{Bounds, CloseReason, Gone, Outbox, Outgoing};
@@ -31,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) address: Box<str>,
     /// The request that opened it: query, headers, ident.
     pub(crate) head: Head,
+    /// Who it is, where the resource asks for that.
+    pub(crate) login: Option<Box<Login>>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
     pub(crate) bounds: Bounds,
@@ -54,6 +57,7 @@ pub(crate) struct Arrival {
     pub(crate) dialog: bool,
     pub(crate) address: Box<str>,
     pub(crate) head: Head,
+    pub(crate) login: Option<Box<Login>>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) bounds: Bounds,
     pub(crate) max_rooms: usize,
@@ -61,7 +65,7 @@ pub(crate) struct Arrival {
 
 impl Peer {
     pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { identity, kind, dialog, address, head, resource, bounds, max_rooms } =
+        let Arrival { identity, kind, dialog, address, head, login, resource, bounds, max_rooms } =
             arrival;
         Self {
             id: ConnectionId(identity.key()),
@@ -70,6 +74,7 @@ impl Peer {
             dialog,
             address,
             head,
+            login,
             resource,
             outbox: Outbox::default(),
             bounds,

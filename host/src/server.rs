@@ -5,7 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, Kind};
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, Span, debug, debug_span};
 
+use crate::auth::{self, Applicant, Denial, Guards, Pass};
 use crate::census::{Arriving, Census, Counted, Full};
 use crate::config::{Config, UnknownResource};
 use crate::connection::Connection;
@@ -36,6 +37,8 @@ pub(crate) struct Hub {
     /// The configuration in force; a connection looks once, when it comes.
     pub(crate) config: ArcSwap<Config>,
     pub(crate) resources: Arc<ArcSwap<Resources>>,
+    /// Who may come to them, where not everybody may.
+    pub(crate) guards: ArcSwap<Guards>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) mint: Mint,
     pub(crate) census: Arc<Census>,
@@ -61,6 +64,20 @@ pub(crate) async fn keep_alive(hub: Arc<Hub>) {
     }
 }
 
+/// Reads the files of keys again when they change.
+pub(crate) async fn keep_keys(hub: Arc<Hub>) {
+    loop {
+        sleep(auth::LOOK_EVERY).await;
+        let guards = hub.guards.load_full();
+        if guards.is_empty() {
+            continue;
+        }
+        if let Err(error) = tokio::task::spawn_blocking(move || auth::refresh(&guards)).await {
+            tracing::error!(%error, "the look at the files of keys failed");
+        }
+    }
+}
+
 /// Serves one socket from its first byte to its last.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
@@ -70,7 +87,11 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) {
     // In a box: what the handshake needs is given back before the connection begins its life.
     let Some(mut admitted) = Box::pin(admit(stream, origin, arriving, hub)).await else { return };
-    let end = admitted.connection.work().instrument(admitted.span.clone()).await;
+    let span = admitted.span.clone();
+    let end = match admitted.until {
+        None => admitted.connection.work().instrument(span).await,
+        Some(until) => Box::pin(admitted.connection.work_until(until).instrument(span)).await,
+    };
     Box::pin(admitted.connection.end(end).instrument(admitted.span)).await;
 }
 
@@ -78,6 +99,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 struct Admitted<S> {
     connection: Connection<S>,
     span: Span,
+    /// When what it showed expires, where that ends it.
+    until: Option<tokio::time::Instant>,
     /// Held for as long as the connection lasts.
     _counted: Counted,
 }
@@ -106,13 +129,17 @@ async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         Wish::Lines { .. } => Kind::Tcp,
         Wish::Post { .. } => Kind::Backend,
     };
-    let resource = hub.resources.load().get(handshake.head.path()).cloned();
-    let place = pace_forwarded(origin, handshake.origin, &hub, &config)
-        .and_then(|()| hub.census.count(handshake.origin, kind, &config))
-        .map_err(Nowhere::from)
-        .and_then(|counted| Ok((counted, find(resource, &handshake, &config)?)));
-    match place {
-        Ok((counted, place)) => {
+    let counted = pace_forwarded(origin, handshake.origin, &hub, &config)
+        .and_then(|()| hub.census.count(handshake.origin, kind, &config));
+    let counted = match counted {
+        Ok(counted) => counted,
+        Err(full) => {
+            turn_away(stream, handshake, full.into(), &config).await;
+            return None;
+        }
+    };
+    match place(&handshake, kind, &hub, &config).await {
+        Ok(place) => {
             drop(arriving);
             welcome(stream, handshake, (kind, place, counted), &hub, &config).await
         }
@@ -155,22 +182,67 @@ struct Place {
     resource: Arc<Resource>,
     inbox: Inbox,
     service: Arc<Service>,
+    pass: Pass,
 }
 
 /// Why a connection belongs nowhere, and how it is told.
 enum Nowhere {
-    /// By an HTTP answer: 404 for 1008, else 503.
-    Http(CloseReason),
-    /// By the dialog, because a browser cannot read an HTTP error.
-    Dialog(CloseReason),
+    /// By an HTTP answer.
+    Http(CloseReason, Refusal),
+    /// By the dialog, because a browser cannot read an HTTP error; with the subprotocol that the handshake needs.
+    Dialog(CloseReason, Option<&'static str>),
 }
 
 impl From<Full> for Nowhere {
     /// It may come back.
     fn from(Full(text): Full) -> Self {
         let reason = CloseReason::host(CloseCode::TRY_AGAIN, text);
-        Self::Http(CloseReason { retry_after: Some(RETRY_AFTER), ..reason })
+        Self::http(CloseReason { retry_after: Some(RETRY_AFTER), ..reason })
     }
+}
+
+impl Nowhere {
+    fn http(reason: CloseReason) -> Self {
+        let refusal = refusal(&reason);
+        Self::Http(reason, refusal)
+    }
+
+    /// Not let in. Only a browser needs the dialog to read why; scripts and tools know what to do with a status.
+    fn denied(denial: Denial, is_browser: bool) -> Self {
+        let Denial { refusal, retry_after, protocol } = denial;
+        let code = match retry_after {
+            None => CloseCode::POLICY,
+            Some(_) => CloseCode::TRY_AGAIN,
+        };
+        let reason = CloseReason { retry_after, ..CloseReason::host(code, refusal.reason()) };
+        if is_browser { Self::Dialog(reason, protocol) } else { Self::Http(reason, refusal) }
+    }
+}
+
+/// Where the connection belongs, if it is let in there. What serves is looked for after what may take time.
+async fn place(
+    handshake: &Handshake,
+    kind: Kind,
+    hub: &Hub,
+    config: &Config,
+) -> Result<Place, Nowhere> {
+    let Handshake { head, origin, .. } = handshake;
+    let guard = hub.guards.load().get(head.path()).cloned();
+    let pass = match guard {
+        None => Pass::default(),
+        Some(guard) => {
+            let address = origin.to_text();
+            let applicant = Applicant { head, kind, address: &address };
+            let judged = Box::pin(guard.judge(&applicant)).await;
+            judged.map_err(|denial| {
+                let resource = hub.resources.load().get(head.path()).cloned();
+                let has_dialog = resource.is_some_and(|resource| resource.service().dialog);
+                Nowhere::denied(denial, has_dialog && head.header("origin").is_some())
+            })?
+        }
+    };
+    let resource = hub.resources.load().get(head.path()).cloned();
+    find(resource, handshake, config).map(|place| Place { pass, ..place })
 }
 
 fn find(
@@ -182,18 +254,19 @@ fn find(
         let text = format!("no application serves {}", handshake.head.path());
         let reason = CloseReason::host(CloseCode::POLICY, text);
         return Err(match config.server.unknown_resource {
-            UnknownResource::Close => Nowhere::Dialog(reason),
-            UnknownResource::NotFound => Nowhere::Http(reason),
+            UnknownResource::Close => Nowhere::Dialog(reason, None),
+            UnknownResource::NotFound => Nowhere::http(reason),
         });
     };
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
-            Ok(Place { inbox: inbox.clone(), resource, service: service.clone() })
+            let (inbox, service) = (inbox.clone(), service.clone());
+            Ok(Place { inbox, resource, service, pass: Pass::default() })
         }
         ServiceState::Unavailable(outage) => {
             let reason = outage.close_reason();
-            Err(if service.dialog { Nowhere::Dialog(reason) } else { Nowhere::Http(reason) })
+            Err(if service.dialog { Nowhere::Dialog(reason, None) } else { Nowhere::http(reason) })
         }
     }
 }
@@ -206,14 +279,16 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     config: &Config,
 ) -> Option<Admitted<S>> {
     let Handshake { head, origin, read, wish } = handshake;
-    let Place { resource, inbox, service } = place;
+    let Place { resource, inbox, service, pass } = place;
+    let Pass { login, until, protocol } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
     let rate = settings.map_or(&config.server.rate, |settings| &settings.rate);
     let is_post = matches!(wish, Wish::Post { .. });
     let switching = match &wish {
         Wish::WebSocket { upgrade, .. } => {
-            http::switching(upgrade, http::choose_protocol(&head, &service.subprotocols))
+            let own = http::choose_protocol(&head, &service.subprotocols);
+            http::switching(upgrade, own.or(protocol))
         }
         _ => Vec::new(),
     };
@@ -224,6 +299,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         dialog: service.dialog || is_post,
         address: origin.to_text(),
         head,
+        login,
         resource,
         bounds: Bounds::new(limits, settings.map(|settings| &settings.outbox)),
         max_rooms: limits.max_rooms,
@@ -249,7 +325,8 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let pace = Pace::new(rate, timeouts.idle);
     let entry = hub.registry.enter(peer);
     let connection = Connection::new(wire, entry, inbox, (limits, timeouts), pace);
-    Some(Admitted { connection, span, _counted: counted })
+    let until = until.and_then(instant);
+    Some(Admitted { connection, span, until, _counted: counted })
 }
 
 /// Tells a peer why there is nothing for it, in the way that it can read.
@@ -259,19 +336,22 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
     nowhere: Nowhere,
     config: &Config,
 ) {
-    let (Nowhere::Http(reason) | Nowhere::Dialog(reason)) = &nowhere;
+    let (Nowhere::Http(reason, _) | Nowhere::Dialog(reason, _)) = &nowhere;
     debug!(path = handshake.head.path(), reason = reason.text, "turned away");
     let packet = close_packet(reason);
     match (handshake.wish, &nowhere) {
         (Wish::Lines { .. }, _) => answer(stream, format!("{packet}\n").as_bytes(), config).await,
-        (Wish::Post { .. }, _) => {
-            let status = if reason.code == CloseCode::POLICY { 404 } else { 503 };
+        (Wish::Post { .. }, nowhere) => {
+            let refusal = match nowhere {
+                Nowhere::Http(_, refusal) => refusal.clone(),
+                Nowhere::Dialog(reason, _) => refusal(reason),
+            };
             let body = format!("{packet}\n");
-            answer(stream, &http::response(status, post::JSON, body.as_bytes(), &[]), config).await;
+            answer(stream, &refusal.with_body(post::JSON, body.as_bytes()), config).await;
         }
-        (Wish::WebSocket { upgrade, .. }, Nowhere::Dialog(reason)) => {
+        (Wish::WebSocket { upgrade, .. }, Nowhere::Dialog(reason, protocol)) => {
             let goodbye = async {
-                stream.write_all(&http::switching(&upgrade, None)).await?;
+                stream.write_all(&http::switching(&upgrade, *protocol)).await?;
                 let mut wire = Wire::websocket(stream, handshake.read, &config.server.limits);
                 wire.say_goodbye(reason, true).await?;
                 wire.linger().await;
@@ -280,15 +360,25 @@ async fn turn_away<S: AsyncRead + AsyncWrite + Unpin>(
             // A peer that does not take it goes without.
             drop(timeout(config.server.timeouts.close, goodbye).await);
         }
-        (Wish::WebSocket { .. } | Wish::Page(_), _) => {
-            let text = reason.text.clone();
-            let refusal = match reason.retry_after {
-                Some(after) => Refusal::unavailable(text, after),
-                None => Refusal::not_found(text),
-            };
+        (Wish::WebSocket { .. }, Nowhere::Http(_, refusal)) => {
             answer(stream, &refusal.to_bytes(), config).await;
         }
+        (Wish::Page(_), _) => answer(stream, &refusal(reason).to_bytes(), config).await,
     }
+}
+
+/// 503 where another try may help, else 404.
+fn refusal(reason: &CloseReason) -> Refusal {
+    match reason.retry_after {
+        Some(after) => Refusal::unavailable(reason.text.clone(), after),
+        None => Refusal::not_found(reason.text.clone()),
+    }
+}
+
+/// The same moment on the clock that timers follow.
+fn instant(time: SystemTime) -> Option<tokio::time::Instant> {
+    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
+    tokio::time::Instant::now().checked_add(left)
 }
 
 /// Writes the one answer of a connection and ends it.

@@ -1,11 +1,20 @@
 //! The log: where it goes, in which form, and how a plugin's lines enter it.
+//!
+//! One event is one line, whatever peers and plugins put into it: what could end a line, move a cursor or turn text around is
+//! written as an escape, here and nowhere else. What is logged at all is up to each place; no library that the host uses
+//! has a voice of its own in it, because some print what they carry: with `RUST_LOG=trace`, tungstenite every payload.
 
-use std::io::IsTerminal;
+use std::fmt::{self, Debug, Write as _};
+use std::io::{self, IsTerminal, Write};
 
 use clap::ValueEnum;
+use tracing::field::Field;
+use tracing::subscriber::set_global_default;
 use tracing::{debug, error, info, trace, warn};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -26,26 +35,124 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
         Ok(directives) if !directives.is_empty() => directives.parse()?,
         _ => EnvFilter::new("info"),
     };
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match format {
-        LogFormat::Text => log.with_target(false).init(),
-        LogFormat::Json => log.json().init(),
-    }
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal());
+    // Not `init`: it would let in what libraries write through the crate `log`. A second start changes nothing.
+    drop(match format {
+        LogFormat::Text => {
+            let fields = debug_fn(write_field).delimited(" ");
+            set_global_default(
+                log.with_writer(io::stderr).with_target(false).fmt_fields(fields).finish(),
+            )
+        }
+        LogFormat::Json => {
+            set_global_default(log.json().with_writer(|| JsonLines(io::stderr())).finish())
+        }
+    });
     Ok(())
+}
+
+/// `message key=value key=value`.
+fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
+    if field.name() != "message" {
+        write!(to, "{}=", field.name())?;
+    }
+    write!(Escaped(to), "{value:?}")
+}
+
+/// Whether a character could make one line look like another: control characters (C0, DEL, C1), line separators, and what
+/// turns the direction of text around.
+fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Writes text with escapes, as in a Rust string.
+struct Escaped<W>(W);
+
+impl<W: fmt::Write> fmt::Write for Escaped<W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut rest = text;
+        while let Some(at) = rest.find(is_hidden) {
+            let (plain, hidden) = rest.split_at(at);
+            self.0.write_str(plain)?;
+            let mut chars = hidden.chars();
+            for c in chars.by_ref().take(1) {
+                write!(self.0, "{}", c.escape_default())?;
+            }
+            rest = chars.as_str();
+        }
+        self.0.write_str(rest)
+    }
+}
+
+/// Writes lines of JSON, in which only the line's end is a control character below 0x80; the others are escaped as JSON has it.
+/// They can only be in strings.
+struct JsonLines<W>(W);
+
+impl<W: Write> Write for JsonLines<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let is_plain = line.iter().all(|byte| (b' '..=b'~').contains(byte) || *byte == b'\n');
+        if is_plain {
+            self.0.write_all(line)?;
+            return Ok(line.len());
+        }
+        let mut escaped = String::with_capacity(line.len() + 16);
+        for c in String::from_utf8_lossy(line).chars() {
+            if c != '\n' && is_hidden(c) {
+                // Writing to a String does not fail; all of them have four digits.
+                let _infallible = write!(escaped, "\\u{:04x}", u32::from(c));
+            } else {
+                escaped.push(c);
+            }
+        }
+        self.0.write_all(escaped.as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 /// Writes a line that a plugin said. `place` is the resource of the instance, or the module that spoke.
 pub(crate) fn plugin_line(level: u32, plugin: &str, generation: u64, place: &str, text: &str) {
-    // Escaped: a line of a plugin may hold what a peer sent.
-    let text = text.escape_debug().to_string().replace("\\\"", "\"").replace("\\'", "'");
     match level {
         1 => error!(target: "plugin", plugin, generation, place, "{text}"),
         2 => warn!(target: "plugin", plugin, generation, place, "{text}"),
         3 => info!(target: "plugin", plugin, generation, place, "{text}"),
         4 => debug!(target: "plugin", plugin, generation, place, "{text}"),
         _ => trace!(target: "plugin", plugin, generation, place, "{text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_forge_a_line_is_escaped_and_nothing_else_is() {
+        for (text, as_text, as_json) in [
+            (
+                "plain ä 字 \u{1f600} \\ \"",
+                "plain ä 字 \u{1f600} \\ \"",
+                "plain ä 字 \u{1f600} \\ \"",
+            ),
+            ("a\r\nb", "a\\r\\nb", "a\\u000d\nb"),
+            (
+                "\u{1b}[31m\t\0\u{7f}",
+                "\\u{1b}[31m\\t\\u{0}\\u{7f}",
+                "\\u001b[31m\\u0009\\u0000\\u007f",
+            ),
+            ("\u{85}\u{9b}2J", "\\u{85}\\u{9b}2J", "\\u0085\\u009b2J"),
+            ("\u{2028}\u{202e}\u{2066}", "\\u{2028}\\u{202e}\\u{2066}", "\\u2028\\u202e\\u2066"),
+        ] {
+            let mut found = String::new();
+            write!(Escaped(&mut found), "{text}").unwrap();
+            assert_eq!(found, as_text);
+            let mut found = Vec::new();
+            JsonLines(&mut found).write_all(text.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(found).unwrap(), as_json);
+        }
     }
 }

@@ -6,6 +6,7 @@
 //!   removed, reordered or retyped. A field added after 1.0 is `#[sabi(missing_field(option))]`.
 //! - Borrowed `RStr`/`RSlice` in, owned values out; each side frees what it allocated.
 //! - Enums cross as numbers, because an exhaustive enum can never grow.
+//! - Numbers, such as those of [`field`], may be added: who does not know one answers nothing.
 //! - The package stays at 1.x.0: abi_stable takes the package's version as part of every type.
 //!   [`ABI_VERSION`] says what has been appended.
 #![expect(unsafe_code, reason = "the one place that states which pointers may cross threads")]
@@ -129,6 +130,9 @@ pub mod field {
     pub const QUERY: u32 = 4;
     /// The one field that takes a name.
     pub const HEADER: u32 = 5;
+    /// Since 1.1, as is the next. A host of 1.0 answers none.
+    pub const USER: u32 = 6;
+    pub const CLAIMS: u32 = 7;
 }
 
 /// Values of [`RawSession::kind`].

@@ -168,6 +168,23 @@ impl<'a> Session<'a> {
         self.field(abi::field::HEADER, name)
     }
 
+    /// Who this is, as the resource's `auth` found out before [`open`](Plugin::open): the claim of a token (`user_claim`,
+    /// by default `sub`), or what an endpoint answered.
+    ///
+    /// None on a resource without `auth`, for a backend that is exempt from it, where an endpoint named nobody, and on a
+    /// host before 1.1. An application that depends on it must say no to None.
+    #[must_use]
+    pub fn user(&self) -> Option<&'a str> {
+        self.field(abi::field::USER, "")
+    }
+
+    /// What else the resource's `auth` knows of it, as JSON text: all claims of a token, an object; or the `claims` of an
+    /// endpoint's answer, any JSON. None as with [`user`](Self::user), and where an endpoint answered none.
+    #[must_use]
+    pub fn claims(&self) -> Option<&'a str> {
+        self.field(abi::field::CLAIMS, "")
+    }
+
     fn field(&self, field: u32, name: &str) -> Option<&'a str> {
         (self.raw.field)(self.raw.context, field, name.into())
             .into_option()

@@ -30,6 +30,8 @@ pub struct Peer {
     resource: String,
     query: String,
     headers: Vec<(String, String)>,
+    user: Option<String>,
+    claims: Option<String>,
 }
 
 impl Peer {
@@ -44,6 +46,8 @@ impl Peer {
             resource: "/test".to_owned(),
             query: String::new(),
             headers: Vec::new(),
+            user: None,
+            claims: None,
         }
     }
 
@@ -69,6 +73,18 @@ impl Peer {
     #[must_use]
     pub fn address(self, address: &str) -> Self {
         Self { address: address.to_owned(), ..self }
+    }
+
+    /// Authenticated as this user.
+    #[must_use]
+    pub fn user(self, user: &str) -> Self {
+        Self { user: Some(user.to_owned()), ..self }
+    }
+
+    /// Authenticated with these claims (JSON).
+    #[must_use]
+    pub fn claims(self, claims: &str) -> Self {
+        Self { claims: Some(claims.to_owned()), ..self }
     }
 
     /// With this header in its request.
@@ -357,6 +373,8 @@ extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROpt
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(name.as_str()))
             .map(|(_, value)| value.as_str()),
+        abi::field::USER => peer.user.as_deref(),
+        abi::field::CLAIMS => peer.claims.as_deref(),
         _ => None,
     }
     .map(RStr::from)

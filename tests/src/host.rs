@@ -30,9 +30,8 @@ impl TestHost {
         let (reader, writer) = std::io::pipe().unwrap();
         let child = setup
             .command()
-            .args(["run", "--log-format", "json", "--config"])
+            .args(["run", "--log-format", &setup.log_format, "--config"])
             .arg(folder.join("plugins.toml"))
-            .env("RUST_LOG", "info,plugsocket=debug")
             .stdin(Stdio::null())
             .stderr(writer)
             .kill_on_drop(true)
@@ -40,9 +39,12 @@ impl TestHost {
             .unwrap();
         let log = Log::read(reader);
         let mut host = Self { setup, folder, child, log, addresses: Vec::new() };
-        host.wait_for_log("the host to be ready", |line| line.message() == "ready").await;
-        let listening = host.log.lines().into_iter().filter(|line| line.message() == "listening");
-        host.addresses = listening.map(|line| Address::parse(&line.field("address"))).collect();
+        host.wait_for_log("the host to be ready", |line| line.message().ends_with("ready")).await;
+        let address = |line: Line| match line.message() {
+            "listening" => Some(Address::parse(&line.field("address"))),
+            text => text.split_once("listening address=").map(|(_, text)| Address::parse(text)),
+        };
+        host.addresses = host.log.lines().into_iter().filter_map(address).collect();
         host
     }
 

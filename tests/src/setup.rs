@@ -16,6 +16,7 @@ pub struct Setup {
     program: PathBuf,
     /// What runs the program, instead of the test itself.
     launcher: Vec<String>,
+    pub(crate) log_format: String,
     environment: BTreeMap<String, String>,
     server: BTreeMap<String, String>,
     tls: BTreeMap<String, String>,
@@ -23,6 +24,9 @@ pub struct Setup {
     /// Other files of the folder, by name.
     files: BTreeMap<String, Vec<u8>>,
     resources: BTreeMap<String, Resource>,
+    plugins: BTreeMap<String, BTreeMap<String, String>>,
+    /// Other files of the host's folder, by name.
+    files: BTreeMap<String, Vec<u8>>,
     /// The library of each plugin, by the name under which it lies in the folder.
     libraries: BTreeMap<String, Library>,
 }
@@ -38,6 +42,7 @@ enum Library {
 struct Resource {
     keys: BTreeMap<String, String>,
     config: BTreeMap<String, String>,
+    auth: BTreeMap<String, String>,
 }
 
 /// How a command of the program ended.
@@ -57,12 +62,18 @@ impl Setup {
         let setup = Self {
             program: program.into(),
             launcher: Vec::new(),
-            environment: BTreeMap::new(),
+            log_format: "json".to_owned(),
+            environment: BTreeMap::from([(
+                "RUST_LOG".to_owned(),
+                "info,plugsocket=debug".to_owned(),
+            )]),
             server: BTreeMap::new(),
             tls: BTreeMap::new(),
             reload: BTreeMap::new(),
             files: BTreeMap::new(),
             resources: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            files: BTreeMap::new(),
             libraries: BTreeMap::new(),
         };
         // No look at the folder comes to the help of a test: what is noticed, an event told.
@@ -77,6 +88,13 @@ impl Setup {
     #[must_use]
     pub fn environment(mut self, key: &str, value: &str) -> Self {
         self.environment.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Lets it log in this format, `json` or `text`.
+    #[must_use]
+    pub fn log_format(mut self, format: &str) -> Self {
+        format.clone_into(&mut self.log_format);
         self
     }
 
@@ -159,6 +177,29 @@ impl Setup {
         self
     }
 
+    /// Sets a key of who is let in to a resource.
+    #[must_use]
+    pub fn auth(mut self, path: &str, key: &str, value: &str) -> Self {
+        let resource = self.resources.entry(path.to_owned()).or_default();
+        resource.auth.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Sets a key of `[plugins.NAME]`.
+    #[must_use]
+    pub fn plugin_key(mut self, plugin: &str, key: &str, value: &str) -> Self {
+        let keys = self.plugins.entry(plugin.to_owned()).or_default();
+        keys.insert(key.to_owned(), value.to_owned());
+        self
+    }
+
+    /// Puts a file beside `plugins.toml`.
+    #[must_use]
+    pub fn beside(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        self.files.insert(name.to_owned(), content.as_ref().to_owned());
+        self
+    }
+
     /// Puts the library `library` into the folder as that of `plugin`.
     #[must_use]
     pub fn library(mut self, plugin: &str, library: &str) -> Self {
@@ -194,10 +235,16 @@ impl Setup {
             table("server.tls", &self.tls);
         }
         table("server.reload", &self.reload);
+        for (name, keys) in &self.plugins {
+            table(&format!("plugins.{name}"), keys);
+        }
         for (path, resource) in &self.resources {
             table(&format!("resources.{path:?}"), &resource.keys);
             if !resource.config.is_empty() {
                 table(&format!("resources.{path:?}.config"), &resource.config);
+            }
+            if !resource.auth.is_empty() {
+                table(&format!("resources.{path:?}.auth"), &resource.auth);
             }
         }
         text

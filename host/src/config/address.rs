@@ -78,7 +78,7 @@ fn bare_v6(text: &str) -> Result<Listen, Wrong> {
 }
 
 /// Whether this can be an address or a name; a scope such as `%eth0` may follow an IPv6 address.
-fn is_host(host: &str, brackets: bool) -> bool {
+pub(super) fn is_host(host: &str, brackets: bool) -> bool {
     if brackets {
         return host.split('%').next().is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
     }

@@ -12,20 +12,22 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::address;
+use super::auth;
 use super::error::ConfigError;
 use super::raw::{self, Keys, Mistakes, Section, join};
 use super::terms;
 use super::tls;
 use super::value::{self, Count, Seconds, Wrong, wrong_kind};
 use super::{
-    Access, Config, LaneKind, Limits, Listen, Outbox, Rate, Reload, Resource, Server, Timeouts,
-    UnknownResource, Watchdog,
+    Access, Config, LaneKind, Limits, Listen, Outbox, Plugin, Rate, Reload, Resource, Server,
+    Timeouts, UnknownResource, Watchdog,
 };
 
 /// The path of the host's own page.
 const PAGE: &str = "/plugsocket";
 
-const FILE: Keys = Keys { table: "the beginning of the file", keys: &["server", "resources"] };
+const FILE: Keys =
+    Keys { table: "the beginning of the file", keys: &["server", "plugins", "resources"] };
 
 const SERVER: Keys = Keys {
     table: "[server]",
@@ -90,6 +92,7 @@ const RELOAD: Keys = Keys {
         "probation_messages",
         "probation_share",
         "keep_generations",
+        "check_owner",
     ],
 };
 
@@ -110,12 +113,25 @@ const RESOURCE: Keys = Keys {
         "outbox_bytes",
         "outbox_policy",
         "rate",
+        "auth",
         "config",
     ],
 };
 
-pub(super) const ALL: [&Keys; 8] =
-    [&FILE, &SERVER, &TLS, &CERTIFICATE, &terms::RATE, &RELOAD, &WATCHDOG, &RESOURCE];
+const PLUGIN: Keys = Keys { table: "[plugins.NAME]", keys: &["sha256"] };
+
+pub(super) const ALL: [&Keys; 10] = [
+    &FILE,
+    &SERVER,
+    &TLS,
+    &CERTIFICATE,
+    &terms::RATE,
+    &RELOAD,
+    &WATCHDOG,
+    &RESOURCE,
+    &PLUGIN,
+    &auth::AUTH,
+];
 
 /// Every key that a file can have.
 #[cfg(test)]
@@ -131,13 +147,16 @@ pub(super) fn config(text: &str, path: PathBuf) -> Result<Config, ConfigError> {
     let mut file = Section::new((String::new(), 0), &table, &FILE, &ALL, &mut mistakes);
     let server_table = file.table("server", "[server]");
     let resource_tables = file.table("resources", RESOURCE.table);
+    let plugin_tables = file.table("plugins", PLUGIN.table);
     let empty = DeTable::new();
     let server = server(server_table.unwrap_or((&empty, 0)), &base, &mut mistakes);
     let resources = match resource_tables {
-        Some((tables, _)) => resources(tables, &server, &mut mistakes),
+        Some((tables, _)) => resources(tables, (&base, &server), &mut mistakes),
         None => BTreeMap::new(),
     };
-    mistakes.result().map(|()| Config { path, server, resources })
+    let plugins = plugin_tables.map(|(tables, _)| plugins(tables, &mut mistakes));
+    let plugins = plugins.unwrap_or_default();
+    mistakes.result().map(|()| Config { path, server, resources, plugins })
 }
 
 fn server((table, at): (&DeTable<'_>, usize), base: &Path, mistakes: &mut Mistakes) -> Server {
@@ -358,6 +377,7 @@ fn reload((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Reload
         probation_messages: s.count("probation_messages", &MESSAGES, default.probation_messages),
         probation_share: s.count("probation_share", &SHARE, default.probation_share),
         keep_generations: s.count("keep_generations", &KEEP, default.keep_generations),
+        check_owner: s.value("check_owner", value::switch).unwrap_or(default.check_owner),
     }
 }
 
@@ -393,9 +413,35 @@ fn watchdog((table, at): (&DeTable<'_>, usize), mistakes: &mut Mistakes) -> Watc
     }
 }
 
+fn plugins(tables: &DeTable<'_>, mistakes: &mut Mistakes) -> BTreeMap<String, Plugin> {
+    let mut plugins = BTreeMap::new();
+    for (key, value) in tables.iter() {
+        let (name, at) = (&**key.get_ref(), value.span().start);
+        let path = join("plugins", name);
+        if let Err(wrong) = value::plugin(name) {
+            mistakes.add(key.span().start, &path, wrong);
+        }
+        let DeValue::Table(table) = value.get_ref() else {
+            let right = format!("write a table, [{path}]");
+            mistakes.add(at, path, wrong_kind(value.get_ref(), &right));
+            continue;
+        };
+        let mut s = Section::new((path, at), table, &PLUGIN, &ALL, mistakes);
+        let is_one = table.get("sha256").is_some_and(|value| value.get_ref().as_str().is_some());
+        let sha256 = if is_one {
+            let one = s.value("sha256", |value| value::digest(value.as_str().unwrap_or_default()));
+            one.into_iter().collect()
+        } else {
+            s.texts("sha256", "[\"5891b5b5…\"]", value::digest).unwrap_or_default()
+        };
+        plugins.insert(name.to_owned(), Plugin { sha256 });
+    }
+    plugins
+}
+
 fn resources(
     tables: &DeTable<'_>,
-    server: &Server,
+    (base, server): (&Path, &Server),
     mistakes: &mut Mistakes,
 ) -> BTreeMap<String, Resource> {
     let mut resources = BTreeMap::new();
@@ -414,7 +460,7 @@ fn resources(
             mistakes.add(at, name, wrong_kind(value.get_ref(), &right));
             continue;
         };
-        if let Some(resource) = resource((name, at), table, server, mistakes) {
+        if let Some(resource) = resource((name, at), table, (base, server), mistakes) {
             resources.insert(path.to_owned(), resource);
         }
     }
@@ -450,7 +496,7 @@ fn free_path(
 fn resource(
     place: (String, usize),
     table: &DeTable<'_>,
-    server: &Server,
+    (base, server): (&Path, &Server),
     mistakes: &mut Mistakes,
 ) -> Option<Resource> {
     let (name, _) = place.clone();
@@ -468,12 +514,15 @@ fn resource(
     let outbox = terms::outbox(&mut s, &Outbox::of(&server.limits));
     let rate = s.table("rate", &format!("[{name}.rate]"));
     let config = s.table("config", &format!("[{name}.config]"));
+    let auth = s.table("auth", &format!("[{name}.auth]"));
     let rate = match rate {
         Some((table, at)) => {
             terms::rate((format!("{name}.rate"), table, at), &ALL, &server.rate, mistakes)
         }
         None => server.rate.clone(),
     };
+    // A wrong one is a mistake that is noted, so nothing is ever served without it.
+    let auth = auth.and_then(|table| auth::auth(table, &name, base, mistakes));
     let config = match config {
         Some((table, _)) => json_object(table, &format!("{name}.config"), mistakes),
         None => serde_json::Map::new(),
@@ -487,6 +536,7 @@ fn resource(
         snapshot_every,
         outbox,
         rate,
+        auth,
         config,
     };
     plugin.map(make)

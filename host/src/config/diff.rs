@@ -2,6 +2,8 @@
 //!
 //! Pure; it only compares. Who applies a difference is not known here.
 
+use std::collections::BTreeSet;
+
 use super::{Access, Config, Limits, Rate, Reload, Resource, Server, Timeouts, Tls, Watchdog};
 
 /// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
@@ -16,6 +18,10 @@ pub struct Diff {
     pub remapped: Vec<String>,
     /// Paths with the same plugin and another config.
     pub reconfigured: Vec<String>,
+    /// Paths whose `auth` changed; a path can be here and in other lists.
+    pub guarded: Vec<String>,
+    /// Plugins whose table `[plugins.NAME]` changed.
+    pub plugins: Vec<String>,
     /// Paths whose `dialog`, `lane`, `subprotocols`, `snapshot_every`, outbox or rate changed, their own or the server's; a path can be here and in one of the two lists before.
     pub reshaped: Vec<String>,
     /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
@@ -71,6 +77,9 @@ pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     }
     diff.removed =
         old.resources.keys().filter(|path| !new.resources.contains_key(*path)).cloned().collect();
+    let names: BTreeSet<_> = old.plugins.keys().chain(new.plugins.keys()).collect();
+    let differs = |name: &&&String| old.plugins.get(**name) != new.plugins.get(**name);
+    diff.plugins = names.iter().filter(differs).map(|name| (*name).clone()).collect();
     let changed = server(&old.server, &new.server);
     (diff.restart, diff.server) = changed.into_iter().partition(|key| RESTART.contains(key));
     diff
@@ -81,6 +90,9 @@ fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
         diff.remapped.push(path.to_owned());
     } else if old.config != new.config {
         diff.reconfigured.push(path.to_owned());
+    }
+    if old.auth != new.auth {
+        diff.guarded.push(path.to_owned());
     }
     let shape = |r: &Resource| (r.dialog, r.lane, r.subprotocols.clone(), r.snapshot_every);
     if shape(old) != shape(new) || (&old.outbox, &old.rate) != (&new.outbox, &new.rate) {
@@ -210,7 +222,7 @@ fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 9] {
     ]
 }
 
-fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 10] {
+fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 11] {
     let Reload {
         quiet,
         rescan,
@@ -222,6 +234,7 @@ fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 10] {
         probation_messages,
         probation_share,
         keep_generations,
+        check_owner,
     } = old;
     [
         ("reload.quiet", *quiet != new.quiet),
@@ -234,6 +247,7 @@ fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 10] {
         ("reload.probation_messages", *probation_messages != new.probation_messages),
         ("reload.probation_share", *probation_share != new.probation_share),
         ("reload.keep_generations", *keep_generations != new.keep_generations),
+        ("reload.check_owner", *check_owner != new.check_owner),
     ]
 }
 
@@ -386,6 +400,7 @@ mod tests {
             "reload.probation_messages = 9",
             "reload.probation_share = 9",
             "reload.keep_generations = 9",
+            "reload.check_owner = false",
             "watchdog.callback_warn = 9",
             "watchdog.callback_limit = 9",
             "watchdog.max_panics = 9",

@@ -8,6 +8,7 @@
 //! directory exists: that is seen by who uses it.
 
 mod address;
+mod auth;
 mod convert;
 mod diff;
 mod error;
@@ -26,6 +27,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use auth::{
+    Algorithm, Auth, Backends, CallMethod, Callback, Endpoint, EndpointPlace, KeyFile, KeyForm,
+    Proof, Source, TokenRules,
+};
 pub use diff::Diff;
 pub use error::{ConfigError, Problem};
 pub use terms::{Outbox, OutboxPolicy, Rate, RatePolicy};
@@ -39,6 +44,16 @@ pub struct Config {
     pub server: Server,
     /// The tables `[resources."/path"]`, by path. The path is spelled as in the file, which is how a browser sends it.
     pub resources: BTreeMap<String, Resource>,
+    /// The tables `[plugins.NAME]`, by name.
+    pub plugins: BTreeMap<String, Plugin>,
+}
+
+/// One table `[plugins.NAME]`: what holds for a library, whichever resources it serves.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plugin {
+    /// The only contents that are loaded, as SHA-256; empty: any. Key `sha256`, a text or a list of texts in hexadecimal.
+    /// A change holds for the next time that a library is read.
+    pub sha256: Vec<[u8; 32]>,
 }
 
 /// The table `[server]`: the same for all resources.
@@ -319,6 +334,8 @@ pub struct Reload {
     /// Earlier generations of each plugin that are kept for a rollback, beside the one that serves.
     /// Key `keep_generations`, default 3, 0: none.
     pub keep_generations: usize,
+    /// Whether a library that others could have written is refused. Key `check_owner`, default true.
+    pub check_owner: bool,
 }
 
 impl Default for Reload {
@@ -334,6 +351,7 @@ impl Default for Reload {
             probation_messages: 1000,
             probation_share: 20,
             keep_generations: 3,
+            check_owner: true,
         }
     }
 }
@@ -383,6 +401,9 @@ pub struct Resource {
     pub outbox: Outbox,
     /// The table `rate`; what it does not say is as in `[server.rate]`.
     pub rate: Rate,
+    /// Who is let in before the application is asked; `None` is everybody. The table `auth`. A change holds for connections
+    /// that come after it.
+    pub auth: Option<Auth>,
     /// The table `config` as the text of a JSON object, keys sorted, dates as text; `{}` where there is none.
     /// The plugin checks it.
     pub config: String,

@@ -250,14 +250,22 @@ impl<'t, 'm> Section<'t, 'm> {
         Some(texts)
     }
 
-    /// A list of tables, each with its offset; `example` is how one is written.
-    pub(super) fn tables(&mut self, key: &str, example: &str) -> Vec<(&'t DeTable<'t>, usize)> {
-        let right = format!("give a list of tables, e.g. {key} = [{example}]");
-        let Some(value) = self.table.get(key) else { return Vec::new() };
+    /// A list of tables, each with its offset; `None` if something else is there, or nothing. `example` is a right line.
+    pub(super) fn tables(
+        &mut self,
+        key: &str,
+        example: &str,
+    ) -> Option<Vec<(&'t DeTable<'t>, usize)>> {
+        let value = self.table.get(key)?;
+        let right = format!("give a list of tables, e.g. {example}");
         let DeValue::Array(list) = value.get_ref() else {
             self.wrong(value.span().start, key, wrong_kind(value.get_ref(), &right));
-            return Vec::new();
+            return None;
         };
+        if list.is_empty() {
+            self.wrong(value.span().start, key, Wrong(format!("the list is empty; {right}")));
+            return None;
+        }
         let mut tables = Vec::with_capacity(list.len());
         for item in list.iter() {
             match item.get_ref() {
@@ -265,7 +273,7 @@ impl<'t, 'm> Section<'t, 'm> {
                 other => self.wrong(item.span().start, key, wrong_kind(other, &right)),
             }
         }
-        tables
+        (tables.len() == list.len()).then_some(tables)
     }
 
     /// The line of a key's value; that of the table where it is absent.
@@ -295,10 +303,14 @@ pub(super) fn join(name: &str, key: &str) -> String {
 }
 
 fn unknown(key: &str, here: &Keys, all: &[&Keys]) -> Wrong {
-    if let Some(place) = all.iter().find(|place| place.keys.contains(&key)) {
+    let near = nearest(key, here.keys);
+    // `plugins` beside `plugin` is a slip, not a table in the wrong place.
+    if near.is_none_or(|near| !key.starts_with(near))
+        && let Some(place) = all.iter().find(|place| place.keys.contains(&key))
+    {
         return Wrong(format!("this key belongs under {}", place.table));
     }
-    let known = match nearest(key, here.keys) {
+    let known = match near {
         Some(near) => format!("did you mean {near}?"),
         None => format!("the keys here are {}", here.keys.join(", ")),
     };

@@ -135,7 +135,7 @@ fn a_mistake_in_the_server_table_is_explained() {
 const RESOURCE: &[(&str, &str)] = &[
     (r#"plugins = "y""#, "plugins: unknown key; did you mean plugin?"),
     ("dialogue = false", "dialogue: unknown key; did you mean dialog?"),
-    (r#"prefix = "y""#, "prefix: unknown key; the keys here are plugin, dialog, lane, subprotocols, snapshot_every, outbox_messages, outbox_bytes, outbox_policy, rate, config"),
+    (r#"prefix = "y""#, "prefix: unknown key; the keys here are plugin, dialog, lane, subprotocols, snapshot_every, outbox_messages, outbox_bytes, outbox_policy, rate, auth, config"),
     (r#"dialog = "yes""#, r#"dialog: "yes" is a text; write true or false, without quotes"#),
     ("dialog = 1", "dialog: 1 is a whole number; write true or false, without quotes"),
     (r#"lane = "own""#, r#"lane: "own" is not known; write "thread" or "shared""#),
@@ -385,7 +385,7 @@ fn tls_names_its_files_and_the_lines_in_which_they_stand() {
 fn mistakes_in_tls_are_told() {
     for (keys, said) in [
         ("", vec![r#"1: server.tls.listen: this key is missing; write e.g. listen = ["0.0.0.0:8443"], or [] where systemd opens the sockets"#, r#"1: server.tls.certificates: this key is missing; write e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
-        ("listen = []\ncertificates = []", vec![r#"3: server.tls.certificates: the list is empty, and TLS needs one; give e.g. [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
+        ("listen = []\ncertificates = []", vec![r#"3: server.tls.certificates: the list is empty; give a list of tables, e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
         ("listen = ['unix:/x']\ncertificates = [{ certificate = 'c', key = 'k' }]", vec!["2: server.tls.listen: a Unix socket never leaves the machine and needs no TLS; move it to listen under [server]"]),
         ("listen = []\ncertificates = 'c'", vec![r#"3: server.tls.certificates: "c" is a text; give a list of tables, e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
         ("listen = []\ncertificates = ['c']", vec![r#"3: server.tls.certificates: "c" is a text; give a list of tables, e.g. certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#]),
@@ -421,7 +421,10 @@ fn an_empty_file_is_legal_and_means_the_defaults() {
         reload: Reload::default(),
         watchdog: Watchdog::default(),
     };
-    assert_eq!(config, Config { path: FILE.into(), server, resources: BTreeMap::new() });
+    assert_eq!(
+        config,
+        Config { path: FILE.into(), server, resources: BTreeMap::new(), plugins: BTreeMap::new() }
+    );
 }
 
 #[test]
@@ -563,6 +566,7 @@ fn a_resource_has_defaults_and_takes_all_keys() {
         snapshot_every: None,
         outbox: Outbox::of(&Limits::default()),
         rate: Rate::default(),
+        auth: None,
         config: "{}".to_owned(),
     };
     assert_eq!(plain, expected);
@@ -681,13 +685,20 @@ fn the_shipped_file_names_every_key_with_its_default() {
         .collect();
     let mut uncommented = Config::parse(&shown.join("\n"), FILE).unwrap();
     let mine = uncommented.resources.remove("/mine").unwrap();
-    let bare = Resource { plugin: "mine".to_owned(), lane: Some(LaneKind::Thread), ..resource("") };
+    let tokens = resource(
+        "auth = { keys = [{ algorithm = 'HS256', file = 'secret.key' }], issuer = 'https://login.example.org' }",
+    );
+    let bare = Resource { plugin: "mine".to_owned(), lane: Some(LaneKind::Thread), ..tokens };
     assert_eq!(mine, bare);
     let tls = uncommented.server.tls.take().unwrap();
     assert_eq!(tls.certificates.len(), 1);
     let example = "[server.tls]\nlisten = ['0.0.0.0:8443']\ncertificates = [{ certificate = 'fullchain.pem', key = 'privkey.pem' }]";
     let expected = Config::parse(example, FILE).unwrap().server.tls;
     assert_eq!(Some(Tls { client_ca: None, ..tls }), expected);
+    let ours = uncommented.resources.remove("/ours").unwrap();
+    let endpoint = resource("auth = { url = 'http://127.0.0.1/auth.php' }");
+    assert_eq!(ours, Resource { plugin: "ours".to_owned(), ..endpoint });
+    assert_eq!(uncommented.plugins.remove("mine").unwrap().sha256.len(), 1);
     assert_eq!(uncommented, shipped);
 
     for key in convert::all_keys() {
@@ -711,4 +722,68 @@ fn no_text_makes_the_reading_panic_or_an_error_of_no_line() {
             assert!(lines.lines().all(|line| line.starts_with(FILE)), "{lines}");
         }
     }
+}
+
+/// What is said of a table `auth` with these keys; empty where it is right.
+fn auth_says(keys: &str) -> String {
+    let text = format!("[resources.'/web']\nplugin = 'x'\n[resources.'/web'.auth]\n{keys}");
+    match Config::parse(&text, FILE) {
+        Ok(_) => String::new(),
+        Err(error) => error.to_string().replace(&format!("{FILE}:4: resources.\"/web\".auth."), ""),
+    }
+}
+
+#[test]
+#[rustfmt::skip] // One mistake, one line.
+fn a_table_of_authentication_is_whole_and_of_one_kind() {
+    let keys = "keys = [{ algorithm = 'HS256', file = 'secret.key' }]";
+    for (text, expected) in [
+        (keys.to_owned(), ""),
+        ("keys = [{ jwks = 'a.json' }, { algorithm = 'EdDSA', file = 'b.pem', kid = 'b' }]".to_owned(), ""),
+        ("url = 'http://localhost'".to_owned(), ""),
+        ("url = 'http://[::1]:8080/a?b'\nbackends = 'required'".to_owned(), ""),
+        ("url = 'http://unix:/run/app.sock:/auth'".to_owned(), ""),
+        ("keys = []".to_owned(), "keys: the list is empty; give a list of tables, e.g. keys = [{ algorithm = \"HS256\", file = \"secret.key\" }]"),
+        ("keys = ['a']".to_owned(), "keys: \"a\" is a text; give a list of tables, e.g. keys = [{ algorithm = \"HS256\", file = \"secret.key\" }]"),
+        ("keys = [{ file = 'a' }]".to_owned(), "keys.algorithm: this key is missing; write { algorithm = \"HS256\", file = \"secret.key\" } or { jwks = \"keys.json\" }"),
+        ("keys = [{ algorithm = 'none', file = 'a' }]".to_owned(), "keys.algorithm: \"none\" is not known; write \"HS256\" or \"RS256\" or \"ES256\" or \"EdDSA\""),
+        ("keys = [{ algorithm = 'EdDSA', file = 'a', encoding = 'raw' }]".to_owned(), "keys.encoding: only a secret (HS256) has an encoding; take it out"),
+        ("keys = [{ jwks = 'a', kid = 'b' }]".to_owned(), "keys.kid: a set of keys says this itself; take it out, or write { algorithm = \"HS256\", file = \"secret.key\" } or { jwks = \"keys.json\" }"),
+        (format!("timeout = 1\n{keys}"), "timeout: this key is for an HTTP endpoint, and this table has keys for tokens; take it out"),
+        ("leeway = 1\nurl = 'http://localhost'".to_owned(), "leeway: this key is for signed tokens, and this table has the url of an endpoint; take it out"),
+        (format!("from = []\n{keys}"), "from: the list is empty, so no token could be found; give e.g. [\"header\"]"),
+        (format!("from = ['query']\n{keys}"), "from: \"query\" is not known; write \"header\", \"query:NAME\", \"cookie:NAME\" or \"subprotocol\""),
+        (format!("from = ['cookie:a b']\n{keys}"), "from: \"cookie:a b\" lacks a name that a peer could send; write \"header\", \"query:NAME\", \"cookie:NAME\" or \"subprotocol\""),
+        (format!("issuer = ''\n{keys}"), "issuer: the text is empty; give e.g. \"https://login.example.org\""),
+        ("url = 'https://localhost'".to_owned(), "url: \"https://localhost\" is not spoken here: the endpoint is one of this machine or its own network; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
+        ("url = 'http://a b'".to_owned(), "url: \"http://a b\" is no address and path as a browser sends them; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
+        ("url = 'http://a:0/'".to_owned(), "url: \"http://a:0/\" has no address that could be connected to; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
+        ("forward_headers = ['Host']\nurl = 'http://a'".to_owned(), "forward_headers: \"Host\" is not forwarded, the host's own request has its own; take it out"),
+        ("max_calls = 0\nurl = 'http://a'".to_owned(), "max_calls: 0 calls would refuse everybody; give a number of calls of at least 1, e.g. 32"),
+    ] {
+        assert_eq!(auth_says(&text), expected, "{text}");
+    }
+    assert!(auth_says("").contains("nobody could be known"));
+    assert!(auth_says(&format!("{keys}\nurl = 'http://a'")).contains("keep one of them"));
+}
+
+#[test]
+fn a_digest_is_the_one_that_sha256sum_prints() {
+    let digest = "E3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let pins = |text: &str| Config::parse(text, FILE).unwrap().plugins.remove("x").unwrap().sha256;
+    assert_eq!(pins(&format!("[plugins.x]\nsha256 = '{digest}'"))[0][..2], [0xe3, 0xb0]);
+    assert_eq!(pins(&format!("[plugins.x]\nsha256 = ['{digest}', '{digest}']")).len(), 2);
+    check(
+        "[plugins.x]\nsha256 = 'abc'",
+        &[
+            "2: plugins.x.sha256: \"abc\" is no SHA-256; give the 64 hexadecimal digits that `sha256sum libNAME.so` prints",
+        ],
+    );
+    check(
+        "[plugins.'a b']\n",
+        &[
+            "1: plugins.\"a b\": \"a b\" is no plugin; give letters, digits, _ and - only: \"NAME\" stands for libNAME.so in plugin_dir",
+        ],
+    );
+    check("[plugins.x]\nsha = 1", &["2: plugins.x.sha: unknown key; the keys here are sha256"]);
 }

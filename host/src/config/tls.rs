@@ -30,15 +30,10 @@ pub(super) fn tls(
     let client_ca = place(&mut s, "client_ca", None, (base, "\"ca.pem\""));
     let timeout = s.seconds("tls_timeout", &HANDSHAKE, DEFAULT_TIMEOUT);
     let proxy_protocol = s.value("proxy_protocol", value::switch).unwrap_or(false);
-    let absent = format!("this key is missing; write e.g. certificates = [{EXAMPLE}]");
-    s.required("certificates", &absent, |value| match value.as_array() {
-        Some(list) if list.is_empty() => {
-            wrong!("the list is empty, and TLS needs one; give e.g. [{EXAMPLE}]")
-        }
-        _ => Ok(()),
-    });
-    let tables = s.tables("certificates", EXAMPLE);
-    let certificates = tables.into_iter().enumerate().map(|(n, (table, at))| {
+    let example = format!("certificates = [{EXAMPLE}]");
+    s.required("certificates", &format!("this key is missing; write e.g. {example}"), |_| Ok(()));
+    let tables = s.tables("certificates", &example);
+    let certificates = tables.into_iter().flatten().enumerate().map(|(n, (table, at))| {
         let place = (format!("server.tls.certificates[{n}]"), at);
         certificate(place, table, base, mistakes)
     });

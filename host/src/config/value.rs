@@ -201,6 +201,22 @@ pub(super) fn plugin(text: &str) -> Result<String, Wrong> {
     )
 }
 
+/// A SHA-256 in hexadecimal, as `sha256sum` prints it.
+pub(super) fn digest(text: &str) -> Result<[u8; 32], Wrong> {
+    let mut digest = [0; 32];
+    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_hex {
+        return wrong!(
+            "{} is no SHA-256; give the 64 hexadecimal digits that `sha256sum libNAME.so` prints",
+            quoted(text)
+        );
+    }
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap_or_default();
+    }
+    Ok(digest)
+}
+
 /// A subprotocol: a token (RFC 6455 section 4.1, RFC 7230 section 3.2.6).
 pub(super) fn token(text: &str) -> Result<String, Wrong> {
     let legal = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);

@@ -283,6 +283,13 @@ fn print_plugins(plugins: &[Plugin]) -> String {
     ];
     let mut text = table(&headings, &rows);
     for plugin in plugins {
+        if !plugin.pinned.is_empty() {
+            text.push_str(&format!(
+                "\n{}: pinned to SHA-256 {}\n",
+                plugin.name,
+                plugin.pinned.join(", ")
+            ));
+        }
         if let Some(reason) = &plugin.refused {
             text.push_str(&format!("\n{}: {reason}\n", plugin.name));
         }
@@ -317,6 +324,8 @@ fn print_difference(difference: &Difference) -> String {
         ("remapped", &difference.remapped),
         ("reconfigured", &difference.reconfigured),
         ("reshaped", &difference.reshaped),
+        ("guarded", &difference.guarded),
+        ("plugins", &difference.plugins),
         ("swapped", &difference.swapped),
         ("server", &difference.server_keys),
         ("needs a restart", &difference.needs_restart),

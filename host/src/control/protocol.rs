@@ -113,6 +113,9 @@ pub(crate) struct Plugin {
     pub(crate) state: String,
     /// Why its newest library was not taken.
     pub(crate) refused: Option<String>,
+    /// The only contents that are loaded (`[plugins.NAME] sha256`), hexadecimal; empty: any.
+    #[serde(default)]
+    pub(crate) pinned: Vec<String>,
     pub(crate) generation: Option<Generation>,
     /// Generations that were replaced, and whose code is still mapped.
     pub(crate) retired: u64,
@@ -163,6 +166,10 @@ pub(crate) struct Difference {
     pub(crate) remapped: Vec<String>,
     pub(crate) reconfigured: Vec<String>,
     pub(crate) reshaped: Vec<String>,
+    #[serde(default)]
+    pub(crate) guarded: Vec<String>,
+    #[serde(default)]
+    pub(crate) plugins: Vec<String>,
     pub(crate) server_keys: Vec<String>,
     pub(crate) needs_restart: Vec<String>,
     /// Plugins whose library is another one than the one that runs.

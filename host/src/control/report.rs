@@ -115,6 +115,11 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -
         name: name.to_owned(),
         state: state.to_owned(),
         refused: standing.and_then(|standing| standing.refused.clone()),
+        pinned: config
+            .plugins
+            .get(name)
+            .map(|plugin| plugin.sha256.iter().map(|hash| stage::hex(hash)).collect())
+            .unwrap_or_default(),
         generation: generation.map(|running| Generation {
             number: running.number,
             hash: running.hash.clone(),
@@ -189,6 +194,8 @@ fn difference_of(old: &Config, new: &Config) -> Difference {
         remapped: diff.remapped,
         reconfigured: diff.reconfigured,
         reshaped: diff.reshaped,
+        guarded: diff.guarded,
+        plugins: diff.plugins,
         server_keys: owned(diff.server),
         needs_restart: owned(diff.restart),
         swapped: Vec::new(),

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::refusal::{Refusal, quoted};
+use super::refusal::{Refusal, before_query, quoted};
 use super::target::{Located, is_authority, locate};
 
 /// How many header lines a head may have; one more is answered with 431.
@@ -146,6 +146,11 @@ impl Head {
         self.headers()
             .filter(move |(found, _)| found.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
+    }
+
+    /// The same, but for those that are no UTF-8.
+    pub(crate) fn texts<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.values(name).filter_map(|value| str::from_utf8(value).ok())
     }
 
     /// The members of a list header (RFC 9110 section 5.6.1), over all its lines; empty members are skipped.
@@ -319,8 +324,12 @@ impl HeadReader {
 
 /// Splits `method SP target SP version` (RFC 9112 section 3): one space each, nothing else; with the target's offset.
 fn request_line(line: &[u8]) -> Result<(Method, usize, Located), Refusal> {
-    let malformed =
-        || Refusal::bad_request(format!("the request line {} is malformed", quoted(line)));
+    let malformed = || {
+        Refusal::bad_request(format!(
+            "the request line {} is malformed",
+            quoted(before_query(line))
+        ))
+    };
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())

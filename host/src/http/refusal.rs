@@ -25,12 +25,21 @@ enum Extra {
     Allow(&'static str),
     WebSocketVersion,
     RetryAfter(Duration),
+    Challenge(Option<&'static str>),
 }
 
 impl Refusal {
     /// 400: the request is malformed, or lacks something.
     pub fn bad_request(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, reason, Extra::None)
+    }
+
+    /// 401: who this is must be shown first; `error` is the code of RFC 6750 section 3.1, none where nothing was shown.
+    pub(crate) fn unauthorized(
+        reason: impl Into<Cow<'static, str>>,
+        error: Option<&'static str>,
+    ) -> Self {
+        Self::new(401, reason, Extra::Challenge(error))
     }
 
     /// 403: this origin or this address may not.
@@ -118,8 +127,18 @@ impl Refusal {
     /// The whole response, reason and line end as its body.
     pub fn to_bytes(&self) -> Vec<u8> {
         let body = if self.is_bodiless { String::new() } else { format!("{}\n", self.reason) };
-        let plain = |extra: &[(&str, &str)]| response(self.status, TEXT, body.as_bytes(), extra);
+        self.with_body(TEXT, body.as_bytes())
+    }
+
+    /// The whole response, with another body in the place of the reason.
+    pub(crate) fn with_body(&self, content_type: &str, body: &[u8]) -> Vec<u8> {
+        let plain = |extra: &[(&str, &str)]| response(self.status, content_type, body, extra);
         match self.extra {
+            // RFC 9110 section 11.6.1: a 401 carries at least one challenge.
+            Extra::Challenge(None) => plain(&[("WWW-Authenticate", "Bearer")]),
+            Extra::Challenge(Some(error)) => {
+                plain(&[("WWW-Authenticate", &format!("Bearer error=\"{error}\""))])
+            }
             Extra::None => plain(&[]),
             Extra::Allow(methods) => plain(&[("Allow", methods)]),
             Extra::RetryAfter(pause) => {
@@ -156,6 +175,11 @@ pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &s
     bytes
 }
 
+/// What of a request line or target may be quoted: a query may hold a token, and reasons end up in logs.
+pub(super) fn before_query(bytes: &[u8]) -> &[u8] {
+    bytes.split(|byte| *byte == b'?').next().unwrap_or_default()
+}
+
 /// The peer's bytes as a short quotation for a reason: escaped, and cut after [`QUOTED_BYTES`].
 pub(super) fn quoted(bytes: &[u8]) -> String {
     match bytes.get(..QUOTED_BYTES) {
@@ -187,6 +211,7 @@ fn phrase(status: u16) -> &'static str {
         202 => "Accepted",
         204 => "No Content",
         400 => "Bad Request",
+        401 => "Unauthorized",
         403 => "Forbidden",
         404 => "Not Found",
         405 => "Method Not Allowed",

@@ -83,6 +83,24 @@ mod tests {
     }
 
     #[test]
+    fn depth_and_numbers_cost_nothing_but_their_bytes() {
+        let deep = 100_000;
+        for (value, whole) in [
+            ("[".repeat(deep), false),
+            ("[".repeat(deep) + &"]".repeat(deep), true),
+            ("{\"a\":".repeat(deep) + "1" + &"}".repeat(deep), true),
+            ("]".repeat(deep), false),
+            (format!("[{}]", "9".repeat(deep)), true),
+            (format!("[1e{}]", "9".repeat(deep)), true),
+            (format!("[-0.{}e-999999]", "0".repeat(deep)), true),
+        ] {
+            let mut shape = Shape::Before;
+            shape.feed(value.as_bytes());
+            assert_eq!(shape.confirm(value.as_bytes()), whole, "{}…", &value[..20]);
+        }
+    }
+
+    #[test]
     fn values_are_whole_once_they_cannot_go_on() {
         for (value, whole) in [
             ("{}", true),

@@ -614,6 +614,8 @@ extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROpt
         abi::field::RESOURCE => Some(peer.resource.path.as_str()),
         abi::field::QUERY => Some(peer.head.query()),
         abi::field::HEADER => peer.head.header(name.as_str()),
+        abi::field::USER => peer.login.as_ref().and_then(|login| login.user.as_deref()),
+        abi::field::CLAIMS => peer.login.as_ref().and_then(|login| login.claims.as_deref()),
         _ => None,
     }
     .map(RStr::from)

@@ -19,6 +19,7 @@ pub(crate) mod stage;
 pub(crate) mod state;
 pub(crate) mod tally;
 pub(crate) mod trial;
+mod trust;
 pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime};

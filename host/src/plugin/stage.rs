@@ -5,13 +5,15 @@
 //! before, in a folder of the host's own, and never opened in place. The copy is checked for completeness, because the linker would run into
 //! the missing part with SIGBUS. No unsafe here, and nothing is loaded.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
+
+use super::trust::{self, Distrust};
 
 /// A library's content.
 pub(crate) type Hash = [u8; 32];
@@ -58,6 +60,22 @@ pub(crate) enum StageError {
     },
     #[error("{0}")]
     Elf(ElfProblem),
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
+    #[error(
+        "its SHA-256 is {}, and [plugins.{plugin}] allows only {}; is it the library that you meant?",
+        hex(found), .pinned.iter().map(|hash| hex(hash)).collect::<Vec<_>>().join(", ")
+    )]
+    OtherContent { plugin: String, found: Hash, pinned: Vec<Hash> },
+}
+
+/// What a library must be, beside a library.
+#[derive(Clone, Debug)]
+pub(crate) struct Demands {
+    /// One that nobody else could have written (`reload.check_owner`).
+    pub(crate) check_owner: bool,
+    /// One of these, unless there are none (`[plugins.NAME]`).
+    pub(crate) sha256: Vec<Hash>,
 }
 
 /// Makes this process's own folder for copies, in `folder`; what hosts left that do not run any more is removed.
@@ -77,25 +95,36 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
         }
     }
     let own = folder.join(std::process::id().to_string());
-    fs::create_dir(&own)?;
+    // What lies in it is opened by its path.
+    DirBuilder::new().mode(0o700).create(&own)?;
     Ok(own)
 }
 
 /// Copies `library` to `folder/name.generation.so` and checks the copy.
 ///
 /// # Errors
-/// The file cannot be read or copied, or is no complete library for this machine. Nothing is left behind then.
+/// The file cannot be read or copied, is no complete library for this machine, or not what is demanded. Nothing is left
+/// behind then.
 pub(crate) fn stage(
     library: &Path,
     folder: &Path,
-    name: &str,
-    generation: u64,
+    (name, generation): (&str, u64),
+    demands: &Demands,
 ) -> Result<Staged, StageError> {
+    // Without waiting for the other end, should it be a pipe.
+    let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(library);
+    let mut file = opened.map_err(StageError::Read)?;
+    if demands.check_owner {
+        trust::check(library, &file, folder)?;
+    }
     let mut bytes = Vec::new();
-    File::open(library)
-        .and_then(|mut file| file.read_to_end(&mut bytes))
-        .map_err(StageError::Read)?;
+    file.read_to_end(&mut bytes).map_err(StageError::Read)?;
     check_elf(&bytes).map_err(StageError::Elf)?;
+    let found = hash(&bytes);
+    if !demands.sha256.is_empty() && !demands.sha256.contains(&found) {
+        let (plugin, pinned) = (name.to_owned(), demands.sha256.clone());
+        return Err(StageError::OtherContent { plugin, found, pinned });
+    }
     let path = folder.join(format!("{name}.{generation}.so"));
     let written = File::create_new(&path).and_then(|mut file| {
         file.write_all(&bytes)?;
@@ -107,8 +136,11 @@ pub(crate) fn stage(
         drop(fs::remove_file(&path));
         return Err(StageError::Copy { path, source });
     }
-    Ok(Staged { path, hash: hash(&bytes) })
+    Ok(Staged { path, hash: found })
 }
+
+/// open(2), the same on all of Linux but for machines that are not supported.
+const O_NONBLOCK: i32 = 0o4000;
 
 /// What tells one content from another.
 pub(crate) fn hash(bytes: &[u8]) -> Hash {

@@ -7,8 +7,10 @@ use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
 use super::deploy::{Candidate, unserved};
+use super::load::blocking;
 use super::order::Outcome;
 use super::{Supervisor, chain};
+use crate::auth::{self, Guards};
 use crate::config::Config;
 use crate::plugin::handover::Succession;
 use crate::resource::{Resources, ServiceState};
@@ -60,8 +62,13 @@ impl Supervisor {
             debug!("configuration unchanged");
             return Ok("configuration unchanged".to_owned());
         }
-        match self.prepare(&old, &new).await {
-            Ok(candidates) => {
+        let prepared = match self.new_guards(&new).await {
+            Ok(guards) => self.prepare(&old, &new).await.map(|candidates| (guards, candidates)),
+            Err(line) => Err(line),
+        };
+        match prepared {
+            Ok((guards, candidates)) => {
+                self.hub.guards.store(Arc::new(guards));
                 self.apply(&old, new, candidates).await;
                 if diff.server.iter().any(|key| key.starts_with("tls.")) {
                     certificates.iter().for_each(Served::tell);
@@ -72,6 +79,9 @@ impl Supervisor {
                 error!(reason = line, "configuration not applied; the running one goes on");
                 return Err(line);
             }
+        }
+        for name in &diff.plugins {
+            self.try_again(name).await;
         }
         Ok(match diff.restart.as_slice() {
             [] => "configuration applied".to_owned(),
@@ -93,6 +103,34 @@ impl Supervisor {
             text.lines().for_each(|line| error!("{line}"));
             error!("configuration not applied; the running one goes on");
         })
+    }
+
+    /// The guards of a new configuration, and the present ones of resources that have one no more: those are open to everybody
+    /// only once the rest is in effect. Reads key files.
+    async fn new_guards(&self, new: &Config) -> Result<Guards, String> {
+        let present = self.hub.guards.load_full();
+        let (new, known) = (new.clone(), present.clone());
+        let guards = blocking(move || auth::guards(&new, &known)).await;
+        let mut guards = guards.map_err(|error| chain(&error))?;
+        for (path, guard) in present.iter() {
+            guards.entry(path.clone()).or_insert_with(|| guard.clone());
+        }
+        Ok(guards)
+    }
+
+    /// Takes away the guards that the configuration in force does not ask for.
+    async fn drop_guards(&self) {
+        let (config, present) = (self.hub.config.load_full(), self.hub.guards.load_full());
+        if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
+            return;
+        }
+        match blocking(move || auth::guards(&config, &present)).await {
+            Ok(guards) => self.hub.guards.store(Arc::new(guards)),
+            // Only where a resource kept its former settings and their files are gone: it keeps the new guard.
+            Err(error) => {
+                error!(reason = chain(&error), "a resource keeps its new keys for authentication");
+            }
+        }
     }
 
     /// Loads and starts all that a configuration needs and that does not run yet.
@@ -175,6 +213,7 @@ impl Supervisor {
         self.hub.resources.store(Arc::new(resources));
         let new = Arc::new(new);
         self.hub.config.store(new.clone());
+        self.drop_guards().await;
         self.keep_disabled(&new).await;
         for path in &diff.removed {
             if let Some(resource) = running.get(path) {
@@ -183,7 +222,7 @@ impl Supervisor {
         }
         info!(
             added = ?diff.added, removed = ?diff.removed, remapped = ?diff.remapped,
-            reconfigured = ?diff.reconfigured, reshaped = ?diff.reshaped, server = ?diff.server,
+            reconfigured = ?diff.reconfigured, guarded = ?diff.guarded, plugins = ?diff.plugins, reshaped = ?diff.reshaped, server = ?diff.server,
             "configuration applied"
         );
     }

@@ -11,7 +11,7 @@ use super::{Supervisor, chain};
 use crate::config::Config;
 use crate::plugin::loader::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
-use crate::plugin::stage::{self, FileStamp, Hash, StageError, Staged};
+use crate::plugin::stage::{self, Demands, FileStamp, Hash, StageError, Staged};
 use crate::plugin::watch;
 
 /// The generation that a plugin runs, and the content that it was made of.
@@ -92,7 +92,9 @@ impl Supervisor {
         let present = plugin.active.as_ref().map(|active| active.hash);
         let number = self.next_number(name);
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
-        let staged = blocking(move || stage::stage(&file, &folder, &plugin, number)).await?;
+        let demands = self.demands(name);
+        let copied = move || stage::stage(&file, &folder, (&plugin, number), &demands);
+        let staged = blocking(copied).await?;
         if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
             if let Some(plugin) = self.plugins.get_mut(name) {
@@ -115,6 +117,16 @@ impl Supervisor {
                 forget(&staged.path);
                 Err(refusal)
             }
+        }
+    }
+
+    /// What plugins.toml wants of a library now.
+    pub(super) fn demands(&self, name: &str) -> Demands {
+        let config = self.hub.config.load();
+        let sha256 = config.plugins.get(name).map(|plugin| plugin.sha256.clone());
+        Demands {
+            check_owner: config.server.reload.check_owner,
+            sha256: sha256.unwrap_or_default(),
         }
     }
 

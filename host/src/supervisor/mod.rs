@@ -28,6 +28,7 @@ use self::load::{Active, Content};
 pub(crate) use self::order::Order;
 use self::order::Outcome;
 use self::probation::Probation;
+use crate::config::Config;
 use crate::plugin::handover::Succession;
 use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
@@ -225,12 +226,24 @@ impl Supervisor {
             self.report_if_available(path, &config);
             return;
         }
-        match self.load(&name, Content::Other).await {
+        self.take(&name, &config).await;
+    }
+
+    /// What `[plugins.NAME]` says has changed, and so may what it says of the library that lies there.
+    async fn try_again(&mut self, name: &str) {
+        let config = self.hub.config.load_full();
+        if config.maps(name) && !self.is_disabled(name) {
+            self.take(name, &config).await;
+        }
+    }
+
+    async fn take(&mut self, name: &str, config: &Config) {
+        match self.load(name, Content::Other).await {
             Ok(Some(loaded)) => {
-                drop(self.replace(&name, loaded, &config, Succession::Heir).await);
+                drop(self.replace(name, loaded, config, Succession::Heir).await);
             }
             Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
-            Err(refusal) => drop(self.report(&name, &refusal)),
+            Err(refusal) => drop(self.report(name, &refusal)),
         }
     }
 }

@@ -79,7 +79,9 @@ impl Supervisor {
         let number = self.next_number(name);
         let limit = self.hub.config.load().server.reload.preflight;
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
-        let staged = blocking(move || stage::stage(&path, &folder, &plugin, number)).await?;
+        let demands = self.demands(name);
+        let copied = move || stage::stage(&path, &folder, (&plugin, number), &demands);
+        let staged = blocking(copied).await?;
         match self.open(name, number, &staged, limit).await {
             Ok(generation) => {
                 let generation = Arc::new(generation);

@@ -15,7 +15,7 @@
 //! | `close` | `to`, `code` (default 1000), `reason` | `true` |
 //! | `fyi` | `to`, `fyi` | `true` |
 //! | `sessions` | | list of sessions as in `whoami`, by uuid |
-//! | `whoami` | `header` | `{"uuid","kind","ident","address","resource","query","header"}` |
+//! | `whoami` | `header` | `{"uuid","kind","ident","address","resource","query","header","user","claims"}` |
 //! | `log` | `level` (`error` … `trace`, default `info`), `message` | `true` |
 //! | `trace` | `message` | `true`: a line through `tracing` |
 //! | `thread` | `count`, `every_ms` (0), `message` | `true`; then a thread sends `{"thread":n,"message":…}`, n from 1 |
@@ -263,6 +263,8 @@ fn describe(session: &Session<'_>, header: &str) -> Value {
         "resource": session.resource(),
         "query": session.query(),
         "header": session.header(header),
+        "user": session.user(),
+        "claims": session.claims(),
     })
 }
 
@@ -324,6 +326,13 @@ mod tests {
         let ann = app.open(Peer::websocket().header("User-Agent", "x").query("greet=1")).unwrap();
         let bob = app.open(Peer::backend().ident("bob")).unwrap();
         assert_eq!(app.received(ann), [json!({"greeting": app.uuid(ann)}).to_string()]);
+        let who = json!({"do": "whoami"});
+        let me = ask(&mut app, ann, &who);
+        assert_eq!((&me["user"], &me["claims"]), (&Value::Null, &Value::Null));
+        let cat = app.open(Peer::websocket().user("cat").claims("{}")).unwrap();
+        let me = ask(&mut app, cat, &who);
+        assert_eq!((&me["user"], &me["claims"]), (&json!("cat"), &json!("{}")));
+        app.close(cat);
         let (to, but) = (app.uuid(bob), app.uuid(ann));
         for (command, expected, reached) in [
             (json!({"do": "send", "to": to, "message": "m"}), json!(true), 1),

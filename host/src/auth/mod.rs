@@ -1,0 +1,197 @@
+//! Who is let in, before the application is asked: the table `auth` of a resource at work.
+//!
+//! Called between the judged request and the application's `open`. Tokens are judged in `token` and `keys`, an endpoint's
+//! answers in `answer`, all of them pure; `keyring` reads files and `callback` speaks HTTP. A failure lets nobody in. Knows
+//! neither connections nor how a refusal is told.
+
+mod answer;
+mod callback;
+mod keyring;
+mod keys;
+mod token;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use plugsocket_plugin::Kind;
+
+use self::callback::Endpoint;
+use self::keyring::{Keyring, KeyringError};
+use self::token::TokenError;
+use crate::config::{Auth, Backends, Config, Proof, Source};
+use crate::http::{Head, Refusal};
+
+/// The guards of all resources that have one, by path. Replaced as a whole.
+pub(crate) type Guards = BTreeMap<String, Arc<Guard>>;
+
+/// A resource's `auth`, ready to judge.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    settings: Auth,
+    means: Means,
+}
+
+#[derive(Debug)]
+enum Means {
+    Keys(Keyring),
+    Endpoint(Endpoint),
+}
+
+/// Who wants in.
+#[derive(Debug)]
+pub(crate) struct Applicant<'a> {
+    pub(crate) head: &'a Head,
+    pub(crate) kind: Kind,
+    /// The IP address in text, or `unix`.
+    pub(crate) address: &'a str,
+}
+
+/// What the application is told of one who was let in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Login {
+    pub(crate) user: Option<Box<str>>,
+    /// JSON.
+    pub(crate) claims: Option<Box<str>>,
+}
+
+/// Leave to come in.
+#[derive(Debug, Default)]
+pub(crate) struct Pass {
+    /// None where nothing was asked for.
+    pub(crate) login: Option<Box<Login>>,
+    /// When the connection is to end.
+    pub(crate) until: Option<SystemTime>,
+    /// The subprotocol to answer with, where the resource's own are not asked for.
+    pub(crate) protocol: Option<&'static str>,
+}
+
+/// No leave to come in.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    pub(crate) refusal: Refusal,
+    /// Whether and when it may be worth another try with the same.
+    pub(crate) retry_after: Option<Duration>,
+    /// As of [`Pass`].
+    pub(crate) protocol: Option<&'static str>,
+}
+
+impl Denial {
+    /// 401; `error` as RFC 6750 section 3.1 has it, None where nothing was shown.
+    fn unauthorized(reason: String, error: Option<&'static str>) -> Self {
+        let refusal = Refusal::unauthorized(reason, error);
+        Self { refusal, retry_after: None, protocol: None }
+    }
+
+    fn forbidden(reason: String) -> Self {
+        Self { refusal: Refusal::forbidden(reason), retry_after: None, protocol: None }
+    }
+
+    fn unavailable() -> Self {
+        let refusal = Refusal::unavailable("nobody can be authenticated now", RETRY_AFTER);
+        Self { refusal, retry_after: Some(RETRY_AFTER), protocol: None }
+    }
+}
+
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+impl From<TokenError> for Denial {
+    fn from(error: TokenError) -> Self {
+        let code = (error != TokenError::Missing).then_some("invalid_token");
+        Self::unauthorized(error.to_string(), code)
+    }
+}
+
+impl Guard {
+    fn new(settings: &Auth) -> Result<Self, KeyringError> {
+        let means = match &settings.proof {
+            Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys)?),
+            Proof::Callback(callback) => Means::Endpoint(Endpoint::new(callback)),
+        };
+        Ok(Self { settings: settings.clone(), means })
+    }
+
+    /// Whether this peer is let in.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(crate) async fn judge(&self, applicant: &Applicant<'_>) -> Result<Pass, Denial> {
+        if applicant.kind.is_backend() && self.settings.backends == Backends::Exempt {
+            return Ok(Pass::default());
+        }
+        match (&self.means, &self.settings.proof) {
+            (Means::Keys(keyring), Proof::Token(rules)) => {
+                let protocol = (rules.from.contains(&Source::Subprotocol)
+                    && token::offers_bearer(applicant.head))
+                .then_some(token::BEARER);
+                let holder = token::find(applicant.head, &rules.from).and_then(|token| {
+                    token::verify(token, &keyring.keys(), rules, SystemTime::now())
+                });
+                match holder {
+                    Ok(holder) => Ok(Pass {
+                        until: holder
+                            .until
+                            .filter(|_| rules.close_on_expiry)
+                            .and_then(|until| until.checked_add(rules.leeway)),
+                        login: Some(Box::new(Login {
+                            user: Some(holder.user.into()),
+                            claims: Some(holder.claims.into()),
+                        })),
+                        protocol,
+                    }),
+                    Err(error) => Err(Denial { protocol, ..error.into() }),
+                }
+            }
+            (Means::Endpoint(endpoint), _) => {
+                let login = endpoint.ask(applicant).await?;
+                Ok(Pass { login: Some(Box::new(login)), ..Pass::default() })
+            }
+            // `new` makes the means from the proof.
+            (Means::Keys(_), Proof::Callback(_)) => Err(Denial::unavailable()),
+        }
+    }
+}
+
+/// The guards that a configuration asks for. Those of `present` whose settings are the same go on, with their keys and
+/// connections. Reads files.
+///
+/// # Errors
+/// What keeps one from judging, with its resource.
+pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, GuardError> {
+    let mut guards = Guards::new();
+    for (path, settings) in &config.resources {
+        let Some(settings) = &settings.auth else { continue };
+        let guard = match present.get(path) {
+            Some(guard) if guard.settings == *settings => guard.clone(),
+            _ => {
+                let failed = |source| GuardError { resource: path.clone(), source };
+                Arc::new(Guard::new(settings).map_err(failed)?)
+            }
+        };
+        guards.insert(path.clone(), guard);
+    }
+    Ok(guards)
+}
+
+/// Why a resource cannot be guarded.
+#[derive(Debug, thiserror::Error)]
+#[error("{resource}: nobody could be authenticated")]
+pub(crate) struct GuardError {
+    resource: String,
+    source: KeyringError,
+}
+
+/// Reads key files that have changed; blocks for as long as the file system does.
+pub(crate) fn refresh(guards: &Guards) {
+    for (path, guard) in guards {
+        if let Means::Keys(keyring) = &guard.means {
+            keyring.refresh(path);
+        }
+    }
+}
+
+/// Between two looks at the key files.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests;

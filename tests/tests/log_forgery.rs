@@ -1,0 +1,182 @@
+//! What peers and plugins say cannot forge a line of the log, and what is secret is in none.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use plugsocket_tests::{RawClient, Request, Setup, TestHost, masked, opcode};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+/// Ends a line, begins another, moves the cursor, in all the ways there are.
+const FORGERY: &str =
+    "\r\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J\u{9b}2K\u{85}\u{7f}\0\u{2028}\u{202e}end";
+
+fn hidden(c: char) -> bool {
+    c.is_control() || "\u{2028}\u{202e}".contains(c)
+}
+
+async fn say_it_everywhere(host: &TestHost) {
+    let mut client = host.connect("/x").await;
+    client.ask(&json!({"do": "log", "level": "warn", "message": FORGERY})).await;
+    client.ask(&json!({"do": "trace", "message": FORGERY})).await;
+    // A reason of the application's, of a peer's close frame, and of a panic's kin: a refused message.
+    let mut other = host.connect("/x").await;
+    other.send(json!({"do": "refuse", "reason": FORGERY}).to_string()).await;
+    other.expect_close_packet(1008).await;
+    let mut raw = host.raw().await.upgraded("/x").await;
+    let reason = [&1000u16.to_be_bytes()[..], FORGERY.as_bytes()].concat();
+    raw.write(masked(opcode::CLOSE, &reason)).await;
+    raw.read_to_end().await;
+    for request in [
+        b"GET /\r\nforged HTTP/1.1\r\n\r\n".to_vec(),
+        b"GET /\x1b[2J HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+        b"GET /%0d%0aforged HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+        b"FORGED\x1b[2J\x85 / HTTP/1.1\r\nHost: h\r\n\r\n".to_vec(),
+        b"GET /x HTTP/1.1\r\nHost: h\x1b[2J\r\n\r\n".to_vec(),
+        format!("GET /x HTTP/1.1\r\nHost: {}\r\n\r\n", "\u{9b}2J\u{85}").into_bytes(),
+        b"backend\nGET /x\x1b[2J HTTP/1.1\n\n".to_vec(),
+    ] {
+        let mut raw = host.raw().await;
+        raw.write(&request).await;
+        raw.finish().await;
+        raw.read_to_end().await;
+    }
+    let mut raw = host.raw().await;
+    raw.write(RawClient::handshake("/x").replace("\r\n\r\n", "\r\nIdent: a\u{85}\u{9b}b\r\n\r\n"))
+        .await;
+    raw.expect_switching().await;
+    // A library that is none, under a name that could be a line.
+    std::fs::write(host.folder().join("plugins/liba\nforged\u{1b}[2J.so"), b"x").unwrap();
+    client.ask(&json!({"do": "log", "level": "warn", "message": "the last word"})).await;
+    host.wait_for_log("the last word", |line| line.text().contains("the last word")).await;
+}
+
+#[tokio::test]
+async fn no_line_of_the_text_log_is_anybodys_but_the_hosts() {
+    let setup = Setup::new(PROGRAM).resource("/x", "speaker").log_format("text");
+    let host = setup.environment("RUST_LOG", "trace").start().await;
+    say_it_everywhere(&host).await;
+    for line in host.log() {
+        let text = line.text();
+        assert!(!text.contains(hidden), "{text:?}");
+        assert!(!text.starts_with("2026-01-01T00:00:00Z"), "{text:?}");
+        let second = text.split_whitespace().nth(1).unwrap_or_default();
+        assert!(["TRACE", "DEBUG", "INFO", "WARN", "ERROR"].contains(&second), "{text:?}");
+    }
+    let said = |line: &plugsocket_tests::Line| {
+        line.text().contains("\\r\\n2026-01-01T00:00:00Z  INFO forged\\u{1b}[2J")
+    };
+    assert!(host.log().iter().filter(|line| said(line)).count() >= 2, "it is there, escaped");
+}
+
+#[tokio::test]
+async fn every_line_of_the_json_log_is_one_object_without_hidden_characters() {
+    let setup = Setup::new(PROGRAM).resource("/x", "speaker");
+    let host = setup.environment("RUST_LOG", "trace").start().await;
+    say_it_everywhere(&host).await;
+    for line in host.log() {
+        let text = line.text();
+        assert!(!text.contains(hidden), "{text:?}");
+        let object: Value = serde_json::from_str(text).unwrap();
+        assert!(object["level"].is_string() && object["timestamp"].is_string(), "{text}");
+    }
+    // Nothing is lost: whoever reads the JSON has what was said.
+    let log = host.log();
+    assert!(log.iter().any(|line| line.message() == FORGERY), "{log:?}");
+}
+
+const SECRETS: [&str; 7] = [
+    "s3cr3t-query",
+    "s3cr3t-header",
+    "s3cr3t-cookie",
+    "s3cr3t-text",
+    "s3cr3t-bytes",
+    "s3cr3t-post",
+    "s3cr3t-line",
+];
+
+#[tokio::test]
+async fn nothing_secret_is_logged_even_where_everything_is() {
+    let setup = Setup::new(PROGRAM).resource("/x", "speaker").plain("/echo", "echo");
+    let setup = setup.resource("/guarded", "speaker").beside("secret.key", "s3cr3t-key-".repeat(4));
+    let setup = setup.auth("/guarded", "keys", r#"[{ algorithm = "HS256", file = "secret.key" }]"#);
+    let setup = setup.auth(
+        "/guarded",
+        "from",
+        r#"["header", "query:token", "cookie:session", "subprotocol"]"#,
+    );
+    let host = setup.environment("RUST_LOG", "trace").start().await;
+    show_in_requests(&host).await;
+    let uuid = show_in_messages(&host).await;
+    host.connect("/x").await.ask(&json!({"do": "log", "message": "the last word"})).await;
+    host.wait_for_log("the last word", |line| line.text().contains("the last word")).await;
+    let signature = uuid.split_once('.').unwrap().1.to_owned();
+    for line in host.log() {
+        let text = line.text();
+        assert!(!text.contains("s3cr3t") && !text.contains(&signature), "{text}");
+    }
+}
+
+async fn show_in_requests(host: &TestHost) {
+    let [query, header, cookie, _, _, post, _] = SECRETS;
+    for path in ["/x", "/guarded", "/nowhere", "/../x"] {
+        for (target, field) in [
+            (format!("{path}?token={query}"), String::new()),
+            (path.to_owned(), format!("Authorization: Bearer {header}")),
+            (path.to_owned(), format!("Cookie: session={cookie}")),
+            (path.to_owned(), format!("Sec-WebSocket-Protocol: bearer, {header}")),
+        ] {
+            let mut raw = host.raw().await;
+            let handshake = RawClient::handshake(&target);
+            let handshake = if field.is_empty() {
+                handshake
+            } else {
+                handshake.replace("\r\n\r\n", &format!("\r\n{field}\r\n\r\n"))
+            };
+            raw.write(handshake).await;
+            raw.finish().await;
+            raw.read_to_end().await;
+        }
+    }
+    // Malformed ones, which are quoted.
+    for request in [
+        format!("GET /x?token={query} HTTP/1.1 x\r\nHost: h\r\n\r\n"),
+        format!("GET x?token={query} HTTP/1.1\r\nHost: h\r\n\r\n"),
+        format!("GET ftp://h/?token={query} HTTP/1.1\r\nHost: h\r\n\r\n"),
+        format!("GET /x HTTP/1.1\r\nHost: h\r\nCookie {cookie}\r\n\r\n"),
+        format!(
+            "POST /x?token={query} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{post}",
+            post.len()
+        ),
+    ] {
+        let mut raw = host.raw().await;
+        raw.write(request).await;
+        raw.read_to_end().await;
+    }
+}
+
+/// The uuid that one of its clients got.
+async fn show_in_messages(host: &TestHost) -> String {
+    let [query, _, _, text, bytes, _, line] = SECRETS;
+    let mut client = host.connect(&format!("/x?{query}")).await;
+    let uuid = client.uuid().to_owned();
+    client.send("bufferON").await;
+    client.send(json!({"do": "fyi", "fyi": text}).to_string()).await;
+    client.send("bufferOFF").await;
+    for _ in 0..3 {
+        client.until_next().await;
+    }
+    let mut echo = host.open(Request::to("/echo")).await;
+    echo.send_binary(bytes.as_bytes()).await;
+    echo.receive().await;
+    // Fragments and control frames are tungstenite's to read.
+    let mut raw = host.raw().await.upgraded("/echo").await;
+    raw.write(masked(0x01, text.as_bytes())).await;
+    raw.write(masked(opcode::PING, bytes.as_bytes())).await;
+    raw.write(masked(opcode::CONTINUATION, text.as_bytes())).await;
+    raw.write(masked(opcode::CLOSE, &1000u16.to_be_bytes())).await;
+    raw.read_to_end().await;
+    let mut lines = host.connect_lines("/x").await;
+    lines.send(&json!({"do": "fyi", "fyi": line}).to_string()).await;
+    lines.until_next().await;
+    uuid
+}

@@ -1,0 +1,179 @@
+//! Which files are loaded as libraries: what others could have written, or is not what was pinned, is not.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::Path;
+
+use plugsocket_tests::{Setup, TestHost, plugin_path};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+
+fn setup() -> Setup {
+    Setup::new(PROGRAM).resource("/count", "counter_v1")
+}
+
+fn mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+}
+
+/// Puts the second library, as `prepare` makes it, and expects a refusal that says so; what ran goes on.
+async fn is_refused(host: &TestHost, prepare: impl Fn(&Path), expected: &str) {
+    let position = host.log_position();
+    let next = host.folder().join("next");
+    fs::copy(plugin_path("counter_v2"), &next).unwrap();
+    prepare(&next);
+    fs::rename(next, host.library("counter_v1")).unwrap();
+    let line = host.wait_for_error(position, "plugin counter_v1 refused").await;
+    assert!(line.message().contains(expected), "{line}");
+    assert!(line.message().contains("generation 1 goes on"), "{line}");
+    host.connect("/count").await;
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// The same content that is newer.
+fn touch(path: &Path) {
+    let content = fs::read(path).unwrap();
+    fs::write(path, content).unwrap();
+}
+
+#[tokio::test]
+async fn a_library_that_everybody_could_write_is_refused_until_that_is_put_right() {
+    let host = setup().start().await;
+    is_refused(
+        &host,
+        |next| mode(next, 0o777),
+        "can be written by everybody, mode 777; `chmod go-w ",
+    )
+    .await;
+    let library = host.library("counter_v1");
+    let position = host.log_position();
+    mode(&library, 0o755);
+    touch(&library);
+    host.wait_for_reload(position).await;
+}
+
+#[tokio::test]
+async fn a_folder_that_everybody_could_write_is_refused_sticky_or_not() {
+    let host = setup().start().await;
+    let folder = host.folder().join("plugins");
+    for bits in [0o777, 0o1777] {
+        mode(&folder, bits);
+        let expected = format!("plugins can be written by everybody, mode {bits:o}; `chmod go-w ");
+        is_refused(&host, |_| {}, &expected).await;
+    }
+    mode(&folder, 0o755);
+    let position = host.log_position();
+    touch(&host.library("counter_v1"));
+    host.wait_for_reload(position).await;
+}
+
+#[tokio::test]
+async fn a_link_is_judged_by_what_it_leads_to() {
+    let host = setup().start().await;
+    let elsewhere = host.folder().join("elsewhere");
+    fs::create_dir(&elsewhere).unwrap();
+    mode(&elsewhere, 0o777);
+    let target = elsewhere.join("lib.so");
+    let link = |next: &Path| {
+        fs::rename(next, &target).unwrap();
+        std::os::unix::fs::symlink(&target, next).unwrap();
+    };
+    is_refused(&host, link, "elsewhere can be written by everybody").await;
+}
+
+#[tokio::test]
+async fn another_owner_and_a_shared_group_are_refused() {
+    if !is_root() {
+        eprintln!("skipped: only root can give files away");
+        return;
+    }
+    let mut host = setup().start().await;
+    let given = |next: &Path| chown(next, Some(12345), None).unwrap();
+    is_refused(
+        &host,
+        given,
+        "belongs to user 12345, who is neither root nor the user that runs the host (0)",
+    )
+    .await;
+    let shared = |next: &Path| {
+        chown(next, Some(0), Some(12345)).unwrap();
+        mode(next, 0o775);
+    };
+    is_refused(
+        &host,
+        shared,
+        "can be written by the group 12345, which is not one of its owner alone",
+    )
+    .await;
+    // Where the operator says so, it is taken all the same.
+    host.apply(host.setup().reload("check_owner", "false")).await;
+    let position = host.log_position();
+    touch(&host.library("counter_v1"));
+    host.wait_for_reload(position).await;
+}
+
+/// As `cargo build` and `cp` leave them where the umask is 002.
+#[tokio::test]
+async fn a_private_group_may_write() {
+    let host = setup().start().await;
+    let position = host.log_position();
+    let next = host.folder().join("next");
+    fs::copy(plugin_path("counter_v2"), &next).unwrap();
+    let meta = fs::metadata(&next).unwrap();
+    if meta.uid() != meta.gid() {
+        eprintln!("skipped: this user's group is not its own");
+        return;
+    }
+    mode(&next, 0o775);
+    mode(&host.folder().join("plugins"), 0o775);
+    fs::rename(next, host.library("counter_v1")).unwrap();
+    host.wait_for_reload(position).await;
+}
+
+fn sha256(library: &str) -> String {
+    let digest =
+        ring::digest::digest(&ring::digest::SHA256, &fs::read(plugin_path(library)).unwrap());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[tokio::test]
+async fn a_pinned_plugin_loads_nothing_else_until_the_pin_says_so() {
+    let (first, second) = (sha256("counter_v1"), sha256("counter_v2"));
+    let setup = setup().plugin_key("counter_v1", "sha256", &format!("{first:?}"));
+    let mut host = setup.start().await;
+    is_refused(
+        &host,
+        |_| {},
+        &format!("its SHA-256 is {second}, and [plugins.counter_v1] allows only {first}"),
+    )
+    .await;
+    let (code, said) = host.command(&["plugin", "list"]).await;
+    assert!(
+        code == 0 && said.contains(&format!("counter_v1: pinned to SHA-256 {first}")),
+        "{said}"
+    );
+    assert!(said.contains(&second), "{said}");
+    // The other pin is all that it takes: the library lies there already.
+    let position = host.log_position();
+    let pins = format!("[{first:?}, {second:?}]");
+    host.apply(host.setup().plugin_key("counter_v1", "sha256", &pins)).await;
+    host.wait_for_reload(position).await;
+    let (_, said) = host.command(&["plugin", "list", "--json"]).await;
+    let list: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let plugin = list.as_array().unwrap().iter().find(|p| p["name"] == "counter_v1").unwrap();
+    assert_eq!(plugin["generation"]["hash"], second, "{said}");
+    assert_eq!(plugin["pinned"], serde_json::json!([first, second]));
+}
+
+#[tokio::test]
+async fn a_pin_that_nothing_matches_keeps_the_resource_closed() {
+    let wrong = "0".repeat(64);
+    let host = setup().plugin_key("counter_v1", "sha256", &format!("{wrong:?}")).start().await;
+    host.wait_for_error(0, &format!("allows only {wrong}")).await;
+    let mut raw = host.raw().await;
+    assert_eq!(raw.try_handshake("/count").await, 101);
+}
