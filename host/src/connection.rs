@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -94,7 +95,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut batch = Vec::new();
         // What ended the reading, while what was read before is still pending.
         let mut last: Option<End> = None;
+        // Large reads since the others of this thread had their turn.
+        let mut large_reads = 0;
         loop {
+            if large_reads >= LARGE_READS {
+                large_reads = 0;
+                tokio::task::yield_now().await;
+            }
             if pending.is_none()
                 && let Some(end) = last.take()
             {
@@ -129,7 +136,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 },
                 Turn::Read(progress) => {
                     peer.heard();
+                    large_reads += match (&progress, batch.len()) {
+                        // A part of a message, fragments or pings: up to ten thousand frames in one read.
+                        (Progress::Pong, _) | (_, 0) => LARGE_READS,
+                        (_, BATCH_MESSAGES..) => 1,
+                        _ => 0,
+                    };
+                    let begun = (batch.len() >= BATCH_MESSAGES).then(Instant::now);
                     let joined = self.hand_on(&mut batch, pending);
+                    // The application may have handled it right here.
+                    if begun.is_some_and(|begun| begun.elapsed() > LONG_TURN) {
+                        large_reads = LARGE_READS;
+                    }
                     last = match (joined, progress) {
                         (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
                             Some(End::Closed(reason))
@@ -254,6 +272,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 }
+
+/// After so many reads of a full batch a connection lets others have their turn. The runtime itself counts reads, 128 of them,
+/// whatever each costs: twenty peers that flood would make everybody else wait for a tenth of a second.
+const LARGE_READS: u32 = 4;
+/// After a read whose messages took so long, too.
+const LONG_TURN: Duration = Duration::from_micros(500);
 
 /// At this time; never for None.
 async fn reached(time: Option<Instant>) {

@@ -100,7 +100,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 return Poll::Ready(progress);
             }
         }
+        // A peer whose reads bring nothing whole (empty fragments) must not keep the thread.
+        let mut rounds = 0;
         loop {
+            rounds += 1;
             let was_midway = self.is_midway();
             let progress = match ready!(self.poll_read(cx, batch)) {
                 Ok((0, _)) => {
@@ -120,6 +123,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             if !batch.is_empty()
                 || !matches!(progress, Progress::More)
                 || self.is_midway() != was_midway
+                || rounds == MAX_ROUNDS
             {
                 return Poll::Ready(progress);
             }
@@ -330,6 +334,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 const LARGE: usize = 16 * 1024;
 /// So many bytes of frames are written together.
 const MAX_FRAMES: usize = 64 * 1024;
+/// So many reads may bring nothing whole before the connection's task hears of it.
+const MAX_ROUNDS: u32 = 4;
 /// The least that is asked of a socket behind the beginning of a frame.
 const MIN_READ: usize = 4 * 1024;
 
