@@ -32,7 +32,7 @@ impl TestHost {
             .command()
             .args(["run", "--log-format", "json", "--config"])
             .arg(folder.join("plugins.toml"))
-            .env("RUST_LOG", "info,plugsocket=debug")
+            .env("RUST_LOG", setup.log_filter())
             .stdin(Stdio::null())
             .stderr(writer)
             .kill_on_drop(true)

@@ -193,6 +193,11 @@ impl Setup {
         }
     }
 
+    /// What its log tells: `RUST_LOG`.
+    pub(crate) fn log_filter(&self) -> &str {
+        self.environment.get("RUST_LOG").map_or("info,plugsocket=debug", String::as_str)
+    }
+
     /// What starts the host, without arguments.
     pub(crate) fn command(&self) -> tokio::process::Command {
         let program = self.program.as_os_str();
@@ -202,8 +207,8 @@ impl Setup {
         command
     }
 
-    /// Makes the folder of the host and returns it.
-    fn lay_out(&self) -> PathBuf {
+    /// Makes the folder of the host and returns it: for a test that starts the program in its own way.
+    pub fn lay_out(&self) -> PathBuf {
         // Not in the build folder: the path of a socket file must be short.
         let folder = std::env::temp_dir().join(unique_name());
         std::fs::create_dir_all(folder.join("plugins")).unwrap();
