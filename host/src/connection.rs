@@ -95,13 +95,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut batch = Vec::new();
         // What ended the reading, while what was read before is still pending.
         let mut last: Option<End> = None;
-        // Large reads since the others of this thread had their turn.
-        let mut large_reads = 0;
+        let mut share = Share::default();
         loop {
-            if large_reads >= LARGE_READS {
-                large_reads = 0;
-                tokio::task::yield_now().await;
-            }
+            share.rest().await;
             if pending.is_none()
                 && let Some(end) = last.take()
             {
@@ -123,6 +119,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             match turn {
                 Turn::Write(Taken { queue, close }) => {
+                    share.wrote(queue.len());
                     if let Err(end) = self.write(queue).await {
                         return end;
                     }
@@ -136,18 +133,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 },
                 Turn::Read(progress) => {
                     peer.heard();
-                    large_reads += match (&progress, batch.len()) {
-                        // A part of a message, fragments or pings: up to ten thousand frames in one read.
-                        (Progress::Pong, _) | (_, 0) => LARGE_READS,
-                        (_, BATCH_MESSAGES..) => 1,
-                        _ => 0,
-                    };
-                    let begun = (batch.len() >= BATCH_MESSAGES).then(Instant::now);
+                    let begun = share.read(&progress, batch.len());
                     let joined = self.hand_on(&mut batch, pending);
-                    // The application may have handled it right here.
-                    if begun.is_some_and(|begun| begun.elapsed() > LONG_TURN) {
-                        large_reads = LARGE_READS;
-                    }
+                    share.handled(begun);
                     last = match (joined, progress) {
                         (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
                             Some(End::Closed(reason))
@@ -158,8 +146,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     };
                 }
                 Turn::Overdue => {
-                    let text = "a message was not whole in time";
-                    return End::Closed(CloseReason::host(CloseCode::POLICY, text));
+                    return End::Closed(CloseReason::host(CloseCode::POLICY, OVERDUE));
                 }
             }
         }
@@ -273,11 +260,48 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// After so many reads of a full batch a connection lets others have their turn. The runtime itself counts reads, 128 of them,
+const OVERDUE: &str = "a message was not whole in time";
+
+/// What a connection had of its thread since the others had their turn. The runtime itself counts reads and writes, up to 128,
 /// whatever each costs: twenty peers that flood would make everybody else wait for a tenth of a second.
-const LARGE_READS: u32 = 4;
-/// After a read whose messages took so long, too.
-const LONG_TURN: Duration = Duration::from_micros(500);
+#[derive(Default)]
+struct Share(u32);
+
+impl Share {
+    /// Reads or writes of a full batch.
+    const MOST: u32 = 4;
+    /// The application may have handled right here what was read.
+    const LONG: Duration = Duration::from_micros(500);
+
+    /// Lets the others have their turn if it was enough.
+    async fn rest(&mut self) {
+        if self.0 >= Self::MOST {
+            self.0 = 0;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn wrote(&mut self, messages: usize) {
+        self.0 += u32::from(messages >= BATCH_MESSAGES);
+    }
+
+    /// When what was read begins to be handled, if it is much.
+    fn read(&mut self, progress: &Progress, messages: usize) -> Option<Instant> {
+        self.0 += match (progress, messages) {
+            // A part of a message, fragments or pings: up to ten thousand frames in one read.
+            (Progress::Pong, _) | (_, 0) => Self::MOST,
+            (_, BATCH_MESSAGES..) => 1,
+            _ => 0,
+        };
+        (messages >= BATCH_MESSAGES).then(Instant::now)
+    }
+
+    fn handled(&mut self, begun: Option<Instant>) {
+        if begun.is_some_and(|begun| begun.elapsed() > Self::LONG) {
+            self.0 = Self::MOST;
+        }
+    }
+}
 
 /// At this time; never for None.
 async fn reached(time: Option<Instant>) {

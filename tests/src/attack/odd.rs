@@ -69,7 +69,7 @@ pub(super) async fn churn(target: &Target) -> Vec<Figure> {
                 }
                 let stream = peer.into_stream();
                 // A port that waits two minutes for late packets is one less for the next.
-                if count % 3 > 0 {
+                if !count.is_multiple_of(3) {
                     drop(stream.set_zero_linger());
                 }
                 drop(stream);
