@@ -427,7 +427,8 @@ async fn folders_pipes_links_and_holes_in_the_place_of_a_library_are_refused() {
     let host = counter().reload("rescan", "0.2").start().await;
     let mut client = host.connect("/count").await;
     let place = host.library("counter");
-    let cases: [(&str, fn(&Path)); 6] = [
+    type Put = fn(&Path);
+    let cases: [(&str, Put); 6] = [
         ("a folder", |place| fs::create_dir(place).unwrap()),
         ("a pipe", |place| {
             assert!(std::process::Command::new("mkfifo").arg(place).status().unwrap().success());
