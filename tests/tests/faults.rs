@@ -462,9 +462,8 @@ fn remove(place: &Path) {
     }
 }
 
-/// A host that is attacked by this is still there.
 #[tokio::test]
-async fn a_library_built_to_abort_on_panic_or_that_lacks_something_is_refused() {
+async fn a_library_that_lacks_something_or_is_no_plugin_is_refused() {
     let host: TestHost = counter().start().await;
     let mut client = host.connect("/count").await;
     for (source, arguments) in [
@@ -477,7 +476,7 @@ async fn a_library_built_to_abort_on_panic_or_that_lacks_something_is_refused() 
         (CLOSING, &[]),
     ] {
         let Some(library) = compiled(host.folder(), source, arguments) else {
-            skip("a_library_built_to_abort_on_panic_or_that_lacks_something_is_refused", "no cc");
+            skip("a_library_that_lacks_something_or_is_no_plugin_is_refused", "no cc");
             return;
         };
         let position = host.log_position();
