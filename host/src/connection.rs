@@ -27,6 +27,7 @@ use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
+use crate::share::Share;
 use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire};
 
 /// Why the loop ended.
@@ -116,7 +117,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut first = First::Write;
         // What ended the reading, while what was read before is still pending.
         let mut last: Option<End> = None;
+        let mut share = Share::default();
         loop {
+            share.rest().await;
             if pending.is_none()
                 && let Some(end) = last.take()
             {
@@ -131,6 +134,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Turn::Taken => peer.hold(self.pace.as_ref().is_some_and(|pace| !pace.may_read())),
                 Turn::Write(Taken { queue, close }) => {
                     first = First::Read;
+                    share.wrote(queue.len());
                     if let Err(end) = self.write(queue).await {
                         return end;
                     }
@@ -145,8 +149,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Turn::Read(progress) => {
                     first = First::Write;
                     peer.heard();
-                    let paid = self.count(batch.len()).await;
-                    let joined = paid.and_then(|()| self.hand_on(&mut batch, pending));
+                    let joined = self.count(batch.len()).and_then(|frames| {
+                        let begun = share.read(frames, batch.len());
+                        let joined = self.hand_on(&mut batch, pending);
+                        share.handled(begun);
+                        joined
+                    });
                     last = match (joined, progress) {
                         (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
                             Some(End::Closed(reason))
@@ -228,8 +236,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Counts what was read, and so many messages of it.
-    async fn count(&mut self, messages: usize) -> Result<(), CloseReason> {
+    /// Counts what was read, and so many messages of it; returns how many frames brought none.
+    fn count(&mut self, messages: usize) -> Result<u32, CloseReason> {
         let Traffic { bytes, frames } = self.wire.take_traffic();
         if let Some(pace) = &mut self.pace {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
@@ -240,11 +248,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 self.entry.peer.hold(true);
             }
         }
-        if frames > 1 {
-            // Work that brings nobody anything: those who wait for this thread come first.
-            tokio::task::yield_now().await;
-        }
-        Ok(())
+        Ok(frames)
     }
 
     /// Gives what was read to the lane, or keeps it pending if there is no place.

@@ -33,6 +33,7 @@ pub mod frame;
 pub mod identity;
 mod pace;
 mod post;
+mod share;
 mod throttle;
 pub mod utf8;
 mod wire;

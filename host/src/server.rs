@@ -159,13 +159,17 @@ fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> R
 }
 
 async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
+    mut stream: S,
     no: NoHandshake,
     origin: Origin,
     config: &Config,
 ) {
     match no {
         NoHandshake::Left => {}
+        // Who has said nothing whole for so long is not waited for again; but what it did send was read, so the answer arrives.
+        NoHandshake::Refused(late) if late.status() == 408 => {
+            drop(timeout(config.server.timeouts.write, tell(&mut stream, &late.to_bytes())).await);
+        }
         NoHandshake::Refused(refusal) => {
             debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "refused");
             answer(stream, &refusal.to_bytes(), config).await;
@@ -379,6 +383,11 @@ fn refusal(reason: &CloseReason) -> Refusal {
 fn instant(time: SystemTime) -> Option<tokio::time::Instant> {
     let left = time.duration_since(SystemTime::now()).unwrap_or_default();
     tokio::time::Instant::now().checked_add(left)
+}
+
+async fn tell<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.shutdown().await
 }
 
 /// Writes the one answer of a connection and ends it.

@@ -35,8 +35,11 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
         Ok(directives) if !directives.is_empty() => directives.parse()?,
         _ => EnvFilter::new("info"),
     };
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(io::stderr().is_terminal());
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        // What cannot be written (a full disk, a pipe that nobody reads) is lost: to say so on the same standard error would panic.
+        .log_internal_errors(false)
+        .with_ansi(io::stderr().is_terminal());
     // Not `init`: it would let in what libraries write through the crate `log`. A second start changes nothing.
     drop(match format {
         LogFormat::Text => {

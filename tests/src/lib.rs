@@ -10,6 +10,7 @@
     reason = "a harness fails loudly"
 )]
 
+mod files;
 mod host;
 mod log;
 mod setup;
@@ -20,12 +21,16 @@ mod raw;
 mod stream;
 mod tls;
 
+pub mod attack;
 pub mod corpus;
 pub mod load;
+pub mod soak;
 
 use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use files::allow_files;
 
 pub use client::{Client, Next, Request};
 pub use host::TestHost;

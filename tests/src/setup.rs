@@ -25,8 +25,6 @@ pub struct Setup {
     files: BTreeMap<String, Vec<u8>>,
     resources: BTreeMap<String, Resource>,
     plugins: BTreeMap<String, BTreeMap<String, String>>,
-    /// Other files of the host's folder, by name.
-    files: BTreeMap<String, Vec<u8>>,
     /// The library of each plugin, by the name under which it lies in the folder.
     libraries: BTreeMap<String, Library>,
 }
@@ -73,7 +71,6 @@ impl Setup {
             files: BTreeMap::new(),
             resources: BTreeMap::new(),
             plugins: BTreeMap::new(),
-            files: BTreeMap::new(),
             libraries: BTreeMap::new(),
         };
         // No look at the folder comes to the help of a test: what is noticed, an event told.
@@ -193,13 +190,6 @@ impl Setup {
         self
     }
 
-    /// Puts a file beside `plugins.toml`.
-    #[must_use]
-    pub fn beside(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
-        self.files.insert(name.to_owned(), content.as_ref().to_owned());
-        self
-    }
-
     /// Puts the library `library` into the folder as that of `plugin`.
     #[must_use]
     pub fn library(mut self, plugin: &str, library: &str) -> Self {
@@ -281,8 +271,8 @@ impl Setup {
         command
     }
 
-    /// Makes the folder of the host and returns it.
-    fn lay_out(&self) -> PathBuf {
+    /// Makes the folder of the host and returns it: for a test that starts the program in its own way.
+    pub fn lay_out(&self) -> PathBuf {
         // Not in the build folder: the path of a socket file must be short.
         let folder = std::env::temp_dir().join(unique_name());
         std::fs::create_dir_all(folder.join("plugins")).unwrap();

@@ -20,7 +20,7 @@ const FROM: &str = r#"["header", "query:token", "cookie:session", "subprotocol"]
 
 /// `/private` with a dialog and `/plain` without one, both behind tokens; `/open` behind nothing.
 fn with_tokens() -> Setup {
-    let setup = Setup::new(PROGRAM).resource("/open", "speaker").beside("secret.key", SECRET);
+    let setup = Setup::new(PROGRAM).resource("/open", "speaker").put("secret.key", SECRET);
     let setup = setup.resource("/private", "speaker").plain("/plain", "speaker");
     let guard = |setup: Setup, path| setup.auth(path, "keys", HS256).auth(path, "from", FROM);
     guard(guard(setup, "/private"), "/plain")
@@ -221,7 +221,7 @@ async fn a_key_that_changes_is_taken_and_one_that_is_broken_is_not() {
 
 #[tokio::test]
 async fn keys_that_cannot_be_used_keep_a_configuration_from_being_applied() {
-    let outcome = with_tokens().beside("secret.key", "short").run(&["check"]).await;
+    let outcome = with_tokens().put("secret.key", "short").run(&["check"]).await;
     assert_eq!(outcome.code, Some(1));
     assert!(
         outcome.complained.contains("secret.key cannot be used: the secret has 5 bytes"),
@@ -255,7 +255,7 @@ async fn a_public_key_is_enough_and_is_no_secret() {
     let body = STANDARD.encode(der.concat());
     let pem = format!("-----BEGIN PUBLIC KEY-----\n{body}\n-----END PUBLIC KEY-----\n");
     let keys = r#"[{ algorithm = "EdDSA", file = "public.pem", kid = "a" }]"#;
-    let setup = Setup::new(PROGRAM).plain("/x", "speaker").beside("public.pem", &pem);
+    let setup = Setup::new(PROGRAM).plain("/x", "speaker").put("public.pem", &pem);
     let setup = setup.auth("/x", "keys", keys).auth("/x", "audience", r#"["chat"]"#);
     let host = setup.auth("/x", "issuer", "\"us\"").start().await;
     let claims = json!({"sub": "ann", "exp": now() + 60, "aud": ["chat"], "iss": "us"});
@@ -499,7 +499,7 @@ async fn the_session_of_a_php_site_decides() {
     }
     let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
     let setup = with_endpoint(&format!("\"http://127.0.0.1:{port}/auth.php\""));
-    let host = setup.beside("login.php", LOGIN).beside("auth.php", LOGIN).start().await;
+    let host = setup.put("login.php", LOGIN).put("auth.php", LOGIN).start().await;
     let folder = host.folder().to_owned();
     let sessions = format!("session.save_path={}", folder.display());
     let _php = tokio::process::Command::new("php")

@@ -97,7 +97,7 @@ const SECRETS: [&str; 7] = [
 #[tokio::test]
 async fn nothing_secret_is_logged_even_where_everything_is() {
     let setup = Setup::new(PROGRAM).resource("/x", "speaker").plain("/echo", "echo");
-    let setup = setup.resource("/guarded", "speaker").beside("secret.key", "s3cr3t-key-".repeat(4));
+    let setup = setup.resource("/guarded", "speaker").put("secret.key", "s3cr3t-key-".repeat(4));
     let setup = setup.auth("/guarded", "keys", r#"[{ algorithm = "HS256", file = "secret.key" }]"#);
     let setup = setup.auth(
         "/guarded",

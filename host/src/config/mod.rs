@@ -272,7 +272,7 @@ impl Default for Limits {
 /// How long things may take; in the file seconds, whole or with a fraction, at most a day.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From accepting to a whole request head. Key `head_timeout`, default 10 s.
+    /// From accepting to a whole request head. Key `head_timeout`, default 5 s.
     pub head: Duration,
     /// From the first byte of a message, or from `bufferON`, to its end. Key `message_timeout`, default 30 s.
     pub message: Duration,
@@ -297,7 +297,7 @@ pub struct Timeouts {
 impl Default for Timeouts {
     fn default() -> Self {
         Self {
-            head: Duration::from_secs(10),
+            head: Duration::from_secs(5),
             message: Duration::from_secs(30),
             write: Duration::from_secs(10),
             close: Duration::from_secs(3),

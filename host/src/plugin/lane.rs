@@ -139,6 +139,8 @@ impl Standstill {
 /// Items taken at once; between two batches other tasks of the runtime get their turn.
 const SHARED_BATCH: usize = 16;
 const THREAD_BATCH: usize = 64;
+/// A batch that took longer makes the next one smaller: an item may be 64 messages, and each of them a broadcast.
+const LONG_BATCH: Duration = Duration::from_millis(1);
 
 /// The consumer of the queue.
 struct Lane {
@@ -177,8 +179,9 @@ enum Ending {
 }
 
 impl Lane {
-    async fn run(mut self, batch_size: usize) {
-        let mut batch = Vec::with_capacity(batch_size);
+    async fn run(mut self, most: usize) {
+        let mut batch = Vec::with_capacity(most);
+        let mut batch_size = most;
         loop {
             let Some(mut clerk) = self.clerk().await else { return };
             clerk.schedule_tick();
@@ -192,11 +195,19 @@ impl Lane {
             };
             tokio::select! {
                 taken = self.items.recv_many(&mut batch, batch_size) => {
+                    let begun = Instant::now();
                     if taken == 0 || !self.work(&mut batch).await {
                         break;
                     }
-                    // On a shared lane: lets the other tasks of this worker have their turn.
-                    tokio::task::consume_budget().await;
+                    // On a shared lane: lets the other tasks of this worker have their turn. The runtime's own budget counts
+                    // batches, whatever each costs.
+                    if begun.elapsed() > LONG_BATCH {
+                        batch_size = (batch_size / 2).max(1);
+                        tokio::task::yield_now().await;
+                    } else {
+                        batch_size = (batch_size + 1).min(most);
+                        tokio::task::consume_budget().await;
+                    }
                 }
                 () = self.desk.place.tick_wanted.notified() => {}
                 () = tick => {

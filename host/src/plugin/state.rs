@@ -50,18 +50,24 @@ impl State {
     /// # Errors
     /// It cannot be written; what was there is still there.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder)?;
         let next = path.with_extension("next");
-        let mut file = File::create(&next)?;
+        self.write_whole(&next).and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
+            // Half a copy would only keep the disk full.
+            drop(fs::remove_file(&next));
+        })?;
+        // The name is as safe as the content.
+        File::open(folder)?.sync_all()
+    }
+
+    fn write_whole(&self, path: &Path) -> io::Result<()> {
+        let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
+        let mut file = File::create(path)?;
         let sum = hex(&hash(bytes));
         write!(file, "{HEAD}\nplugin {plugin}\nversion {version}\nsha256 {sum}\n\n")?;
         file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&next, path)?;
-        // The name is as safe as the content.
-        File::open(folder)?.sync_all()
+        file.sync_all()
     }
 
     /// Reads it back; None if there is no file.

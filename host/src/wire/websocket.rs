@@ -116,6 +116,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 return Poll::Ready(progress);
             }
         }
+        // A peer whose reads bring nothing whole (empty fragments) must not keep the thread.
         loop {
             let was_midway = self.is_midway();
             let progress = match ready!(self.poll_read(cx, batch)) {

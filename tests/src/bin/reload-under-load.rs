@@ -11,10 +11,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
 
 use std::fmt::Write as _;
-use std::os::unix::process::CommandExt as _;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
+use plugsocket_tests::allow_files;
 use plugsocket_tests::load::{Plan, Report, percentile, reload_under_load};
 
 fn main() -> ExitCode {
@@ -74,34 +74,6 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Option<Plan> {
 
 /// What host and load have open besides the connections.
 const OTHER_FILES: usize = 200;
-
-/// Makes sure that this process and what it starts may have that many files open. Where the limit must be raised, a shell does it and
-/// this program begins anew: setting it here would take unsafe code.
-fn allow_files(needed: usize) -> Result<(), String> {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-    let mut limits = line.unwrap_or_default().split_whitespace().map(|limit| match limit {
-        "unlimited" => usize::MAX,
-        number => number.parse().unwrap_or(0),
-    });
-    let (soft, hard) = (limits.next().unwrap_or(0), limits.next().unwrap_or(0));
-    if needed <= soft {
-        return Ok(());
-    }
-    if needed > hard {
-        return Err(format!(
-            "{needed} files must be open at once, and this system allows {hard} (`ulimit -Hn`); raise that as root with \
-             `prlimit --nofile={needed}:{needed} --pid $$`, or say fewer --sockets"
-        ));
-    }
-    let program = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut shell = Command::new("sh");
-    shell.args(["-c", r#"ulimit -Sn "$0" && exec "$@""#]).arg(needed.to_string()).arg(program);
-    Err(format!(
-        "cannot raise the limit of open files: {}",
-        shell.args(std::env::args().skip(1)).exec()
-    ))
-}
 
 fn summary(plan: Plan, report: &Report) -> String {
     let Plan { reloads, sockets, talkers, .. } = plan;

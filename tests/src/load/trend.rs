@@ -11,7 +11,7 @@ pub struct Trend {
 
 impl Trend {
     /// By least squares; none with fewer than three samples.
-    pub(super) fn of(samples: &[u64]) -> Self {
+    pub(crate) fn of(samples: &[u64]) -> Self {
         let count = samples.len() as f64;
         if count < 3.0 {
             return Self::default();

@@ -1,0 +1,63 @@
+//! Millions of messages over connections that come and go, while the application is replaced: says whether every message was
+//! answered once, in order, and counted, and whether anything stayed.
+//!
+//! ```text
+//! cargo run --release -p plugsocket-tests --bin soak
+//! cargo run --release -p plugsocket-tests --bin soak -- --messages 1000000
+//! ```
+//!
+//! Ends with exit code 1 if not. Everything happens on 127.0.0.1.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
+
+use std::process::ExitCode;
+
+use plugsocket_tests::soak::{Plan, soak};
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let messages = match words[..] {
+        // This program is the host as well, the host's preflight child, and the command that asks it.
+        ["run" | "preflight" | "connections", ..] => return plugsocket::main(),
+        [] => Some(10_000_000),
+        ["--messages", number] => number.parse().ok().filter(|number| *number >= 1000),
+        _ => None,
+    };
+    let Some(messages) = messages else {
+        eprintln!("usage: soak [--messages NUMBER]   (10000000; at least 1000)");
+        return ExitCode::from(2);
+    };
+    let plan =
+        Plan { messages, connections: 50, each: 500, reload_every: (messages / 100).max(1000) };
+    let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
+    let program = std::env::current_exe().expect("a program knows its own path");
+    let report = runtime.block_on(soak(program, plan));
+    let (growth, megabytes) =
+        (report.growth(), |bytes: Option<&u64>| bytes.map_or(0.0, |b| *b as f64 / 1e6));
+    println!(
+        "messages     {} sent, {} answered once and in order, {} counted by the application, in {:.1?}\n\
+         connections  {} opened and closed, {} left\n\
+         reloads      {}\n\
+         memory       {:.1} MB before, {:.1} MB after; {:.0} kB ± {:.0} kB for each million messages and its {:.0} reloads\n\
+         open files   {} before, {} after; threads {} before, {} after\n\
+         verdict      {}",
+        report.sent,
+        report.answered,
+        report.counted,
+        report.took,
+        report.sessions,
+        report.left,
+        report.reloads,
+        megabytes(report.resident.first()),
+        megabytes(report.resident.last()),
+        growth.slope / 1e3,
+        growth.error / 1e3,
+        1e6 / plan.reload_every as f64,
+        report.descriptors.0,
+        report.descriptors.1,
+        report.threads.0,
+        report.threads.1,
+        if report.is_clean() { "clean" } else { "NOT CLEAN" },
+    );
+    if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
