@@ -65,6 +65,7 @@ const SERVER: &[(&str, &str)] = &[
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     (r#"listen = ["8095"]"#, r#"listen: "8095" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
     (r#"listen = [":8095"]"#, r#"listen: ":8095" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
+    (r#"listen = [":8\u0011::1]"]"#, r#"listen: ":8\u{11}::1]" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
     (r#"listen = ["*:8095"]"#, r#"listen: "*:8095" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
     (r#"listen = ["127.0.0.1"]"#, r#"listen: "127.0.0.1" lacks the port; write "127.0.0.1:8095""#),
     (r#"listen = ["127.0.0.1:"]"#, r#"listen: "127.0.0.1:" lacks the port; write "127.0.0.1:8095""#),
@@ -650,6 +651,17 @@ fn no_text_makes_the_reading_panic_or_an_error_of_no_line() {
             let error = Config::parse(&text.replace("\n#", "\n"), FILE).err();
             let lines = error.map(|error| error.to_string()).unwrap_or_default();
             assert!(lines.lines().all(|line| line.starts_with(FILE)), "{lines}");
+        }
+    }
+}
+
+#[test]
+fn a_mistake_is_one_line_without_control_characters() {
+    for text in ["[n = 1\r[x\n[n = 1\r[x", "[server]\n[server]\r[x", "[server]\npage = t\u{7}x"] {
+        let error = Config::parse(text, FILE).unwrap_err();
+        let ConfigError::Invalid { problems, .. } = error else { panic!("{error:?}") };
+        for problem in problems {
+            assert!(!problem.to_string().contains(char::is_control), "{problem:?}");
         }
     }
 }
