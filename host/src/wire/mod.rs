@@ -4,6 +4,8 @@
 //! each message costs ten times as much.
 
 mod lines;
+#[cfg(test)]
+mod properties;
 mod websocket;
 
 use std::cell::RefCell;
@@ -77,6 +79,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         match self {
             Self::WebSocket(socket) => socket.is_midway(),
             Self::Lines(lines) => lines.is_midway(),
+        }
+    }
+
+    /// Bytes of memory for what came and is no message yet.
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Self::WebSocket(socket) => socket.kept(),
+            Self::Lines(lines) => lines.kept(),
         }
     }
 
