@@ -60,16 +60,18 @@ pub fn look(bytes: &[u8], max_message: usize) -> Look {
         _ => rest[..extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
     };
     let header = mask_at + 4;
-    let is_sound = second & 0x80 != 0 && length >= minimum && length <= max_message as u64;
+    let is_sized = second & 0x80 != 0 && length <= max_message as u64;
+    let is_shortest = length >= minimum;
     // The bound was just checked, so it fits.
     let length = length as usize;
     match first {
-        0x81 | 0x82 if is_sound => {
+        0x81 | 0x82 if is_sized && is_shortest => {
             Look::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] })
         }
         _ => Look::Other(Other {
-            // Not evaluated for a length that is not: the sum may overflow.
-            size: is_sound.then(|| header + length),
+            // Not evaluated for a length that is not: the sum may overflow. One in a longer form than it needs is taken as it
+            // is by tungstenite, so the frames behind it have to be found.
+            size: is_sized.then(|| header + length),
             leaves_open: (first & 0x08 == 0).then_some(first & 0x80 == 0),
         }),
     }
@@ -145,13 +147,14 @@ mod tests {
     #[test]
     fn what_breaks_the_protocol_is_never_plain() {
         let mask = [1, 2, 3, 4];
-        // Not masked; not the shortest length; a length past 2^63; a length past the limit.
+        // Not masked; a length past 2^63; a length past the limit; not the shortest length.
         check(&frame(0x81, 0x05, b"hello"), DOOMED);
         check(&frame(0x81, 0x01, b"h"), Look::Other(Other { size: None, leaves_open: None }));
-        check(&frame(0x81, 0xfe, &[0, 125, 1, 2, 3, 4]), DOOMED);
-        check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]), DOOMED);
         check(&[&[0x81, 0xff, 0x80, 0, 0, 0, 0, 0, 0, 1], &mask[..]].concat(), DOOMED);
         check(&[&[0x81, 0xff, 0, 0, 0, 0, 0, 0x10, 0, 0], &mask[..]].concat(), DOOMED);
+        let longer = |size| Look::Other(Other { size: Some(size), leaves_open: Some(false) });
+        check(&frame(0x81, 0xfe, &[0, 125, 1, 2, 3, 4]), longer(133));
+        check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 0, 0xff, 0xff, 1, 2, 3, 4]), longer(65_549));
     }
 
     #[test]

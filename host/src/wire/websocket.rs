@@ -664,6 +664,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_length_in_a_longer_form_than_it_needs_changes_nothing_for_what_follows() {
+        let longer = [&[0x81, 0xfe, 0, 2, 0, 0, 0, 0][..], b"hi"].concat();
+        let (near, mut far) = tokio::io::duplex(1 << 20);
+        let mut socket = WebSocket::new(near, Vec::new(), MAX);
+        far.write_all(&[longer, text("x").repeat(1000)].concat()).await.unwrap();
+        let mut batch = Vec::new();
+        let progress = poll_fn(|cx| socket.poll_receive(cx, &mut batch)).await;
+        assert!(matches!(progress, Progress::More));
+        assert_eq!((batch.len(), &batch[0].bytes[..]), (BATCH_MESSAGES, &b"hi"[..]));
+        // Nothing is under way that could take too long.
+        assert!(socket.unusual.is_none() && !socket.is_midway());
+    }
+
+    #[tokio::test]
     async fn a_flood_of_pings_is_answered_by_no_more_than_was_read() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
         let mut socket = WebSocket::new(near, Vec::new(), MAX);
