@@ -32,6 +32,7 @@ mod plugin;
 mod registry;
 mod resource;
 mod router;
+mod sync;
 // Who decides what runs.
 mod supervisor;
 mod watchdog;
@@ -39,5 +40,7 @@ mod watchdog;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod internals;
+#[cfg(test)]
+mod model;
 
 pub use cli::main;

@@ -8,12 +8,14 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
+
+use crate::sync::{Mutex, MutexGuard};
 
 /// A message's payload. Cloning it is counting a reference.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,12 @@
 //! which no part of the host turns on; nothing here is promised to anybody. Modules that are public already (`http`, `lines`,
 //! `chunk`, `dialog`, `frame`, `identity`, `config`) are used as they are.
 
+pub(crate) mod crowd;
 mod script;
 mod wire;
 
-pub use self::wire::{Heard, Manner, Said, close_code, hear, say};
+pub use self::crowd::Crowd;
+pub use self::wire::{Ear, Heard, Manner, Said, close_code, hear, say};
 
 use std::path::{Path, PathBuf};
 

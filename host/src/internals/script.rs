@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// Never waits for anybody: behind its last read comes the end of the stream, and a write that takes nothing asks to be polled again.
 #[derive(Debug)]
 pub(super) struct Script {
-    reads: VecDeque<Vec<u8>>,
+    pub(super) reads: VecDeque<Vec<u8>>,
     pub(super) written: Vec<u8>,
     /// How much the next writes take; 0: not now. Over and over; empty: all.
     allowed: Vec<usize>,

@@ -2,22 +2,18 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use plugsocket_plugin::{CloseCode, Kind};
+use plugsocket_plugin::CloseCode;
 
+use super::crowd;
 use super::script::Script;
 use crate::chunk::Form;
-use crate::config::{LaneKind, Limits};
-use crate::http::Head;
-use crate::identity::Mint;
+use crate::config::Limits;
 use crate::lines::Tail;
-use crate::outbox::{Bounds, CloseReason, Outgoing, Payload};
-use crate::registry::{Arrival, Peer};
-use crate::resource::{Outage, Resource, Service, ServiceState};
-use crate::wire::{Progress, Wire};
+use crate::outbox::{CloseReason, Outgoing, Payload};
+use crate::wire::{Progress, Received, Wire};
 
 /// How messages lie on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +65,32 @@ pub fn hear(manner: Manner, behind: &[u8], reads: &[&[u8]], max_message: usize) 
     Heard { messages, end, answers, most_kept, most_at_once }
 }
 
+/// A WebSocket that is read over and over.
+#[derive(Debug)]
+pub struct Ear {
+    wire: Wire<Script>,
+    batch: Vec<Received>,
+}
+
+impl Ear {
+    /// Of a connection that has been idle so far.
+    pub fn new(max_message: usize) -> Self {
+        let limits = Limits { max_message, ..Limits::default() };
+        Self {
+            wire: Wire::websocket(Script::of_reads(&[]), Vec::new(), &limits),
+            batch: Vec::new(),
+        }
+    }
+
+    /// One read that brings `bytes`; how many messages it was.
+    pub fn read(&mut self, bytes: Vec<u8>) -> usize {
+        let Wire::WebSocket(socket) = &mut self.wire else { return 0 };
+        socket.stream_mut().reads.push_back(bytes);
+        finish(self.wire.receive(&mut self.batch));
+        self.batch.drain(..).count()
+    }
+}
+
 /// One thing that the host says.
 #[derive(Clone, Debug)]
 pub enum Said {
@@ -94,7 +116,7 @@ pub fn say(
     goodbye: (u16, &str),
     allowed: &[usize],
 ) -> (Vec<u8>, String) {
-    let peer = peer(&resource("/web"), "");
+    let peer = crowd::peer(&crowd::resource("/web"), "127.0.0.1", "");
     let script = Script::of_writes(allowed);
     let mut wire = match manner {
         Manner::WebSocket => Wire::websocket(script, Vec::new(), &Limits::default()),
@@ -126,33 +148,6 @@ fn outgoing(thing: &Said) -> Outgoing {
         Said::Next(fyi) => Outgoing::Next((!fyi.is_empty()).then(|| fyi.as_str().into())),
         Said::Ping | Said::Flush => Outgoing::Ping,
     }
-}
-
-/// A resource that nothing serves.
-pub(super) fn resource(path: &str) -> Arc<Resource> {
-    let service = Service {
-        dialog: true,
-        subprotocols: Vec::new(),
-        lane: LaneKind::Shared,
-        state: ServiceState::Unavailable(Outage::of_plugin("none")),
-    };
-    Arc::new(Resource::new(path.to_owned(), service))
-}
-
-/// A peer; `fields` are header lines beside the `Host`.
-pub(super) fn peer(resource: &Arc<Resource>, fields: &str) -> Arc<Peer> {
-    let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n{fields}\r\n", resource.path);
-    let (head, _) =
-        Head::parse(head.as_bytes(), 8192).expect("a head by the rules").expect("a whole head");
-    let arrival = Arrival {
-        identity: Mint::with_secret([7; 32]).mint(),
-        kind: Kind::WebSocket,
-        dialog: true,
-        address: "127.0.0.1".into(),
-        head,
-        resource: resource.clone(),
-    };
-    Arc::new(Peer::new(arrival, Bounds { messages: 1024, bytes: 20 << 20 }))
 }
 
 fn stream(wire: Wire<Script>) -> Script {

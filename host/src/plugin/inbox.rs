@@ -8,13 +8,14 @@
 //! message. The order is the same: what a connection has sent is either done or counted in `queued`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
 use super::lane::{Item, Place};
 use super::pulse::Pulse;
+use crate::sync::AtomicUsize;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {

@@ -140,6 +140,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn into_stream(self) -> S {
         self.stream
     }
