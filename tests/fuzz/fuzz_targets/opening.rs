@@ -77,7 +77,16 @@ fn check_same(bytes: &[u8], whole: &Opened, split: &Opened) {
     let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let behind =
         |opened: &Opened| messages(bytes.get(opened.used..end).unwrap_or_default(), opened.tail);
-    assert_eq!(behind(whole), behind(split));
+    let mut expected = behind(whole);
+    // One behind an empty line is a message where the two came together, and too late where they did not.
+    let is_ident = |line: &Bytes| line.len() >= 6 && line[..6].eq_ignore_ascii_case(b"ident:");
+    if split.tail == Tail::Awaited
+        && whole.tail == Tail::Closed
+        && expected.first().is_some_and(is_ident)
+    {
+        expected.remove(0);
+    }
+    assert_eq!(expected, behind(split));
 }
 
 fn messages(bytes: &[u8], tail: Tail) -> Vec<Bytes> {
