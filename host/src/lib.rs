@@ -2,7 +2,8 @@
 //!
 //! Sockets, handshake, dialog, chunks and routing are the host's; what a message means is decided by applications in
 //! shared libraries, which are replaced while their peers stay connected. ARCHITECTURE.md draws the whole; the modules below are in
-//! reading order. The program is [`main`]; the pure modules are public for fuzzing and benchmarks.
+//! reading order. The program is [`main`]; the pure modules are public for fuzzing and
+//! benchmarks, which reach the others through `internals` (a feature of that name, off).
 
 // What an operator says.
 mod cli;
@@ -44,8 +45,15 @@ mod plugin;
 mod registry;
 mod resource;
 mod router;
+mod sync;
 // Who decides what runs.
 mod supervisor;
 mod watchdog;
+// For tools that need more of the above than the program.
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod internals;
+#[cfg(test)]
+mod model;
 
 pub use cli::main;

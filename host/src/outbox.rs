@@ -11,8 +11,8 @@ mod room;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use self::overflow::Keys;
 pub(crate) use self::room::Bounds;
 use self::room::Room;
 use crate::payload::Payload;
+use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
 /// One thing that the connection's task writes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -95,7 +95,7 @@ async fn state_on_disk_survives_a_restart_and_a_crash_and_a_damaged_file_is_set_
     let mut client = Client::open(host.address(), Request::to("/app")).await.ready().await;
     assert_eq!(count(&mut client).await.1, 3);
     third.kill().await.unwrap();
-    std::fs::write(&file, "plugsocket snapshot 1\n").unwrap();
+    std::fs::write(&file, "plugsocket snapshot 2\n").unwrap();
     let _fourth = again(&host).await;
     let mut client = Client::open(host.address(), Request::to("/app")).await.ready().await;
     assert_eq!(count(&mut client).await.1, 1);

@@ -38,8 +38,7 @@ pub(super) fn listen(text: &str, base: &Path) -> Result<Listen, Wrong> {
         return wrong!("{said} is a URL; write only the address and port, {right}");
     }
     if text.parse::<u16>().is_ok() || text.starts_with([':', '*']) && !text.starts_with("::") {
-        let port = text.trim_start_matches(['*', ':']);
-        let port = if port.is_empty() { "8095" } else { port };
+        let port: u16 = text.trim_start_matches(['*', ':']).parse().unwrap_or(8095);
         return wrong!(
             "{said} lacks the address; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all addresses of the machine"
         );

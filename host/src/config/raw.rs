@@ -25,9 +25,10 @@ impl Mistakes {
         Self { path, line_feeds: line_feeds.collect(), found: Vec::new() }
     }
 
-    /// Notes a mistake; `at` is the offset of what is wrong.
+    /// Notes a mistake; `at` is the offset of what is wrong. Control characters of the file do not come through: one mistake is one line.
     pub(super) fn add(&mut self, at: usize, key: impl Into<String>, Wrong(problem): Wrong) {
         let (path, line) = (self.path.clone(), self.line(at));
+        let problem = problem.replace(char::is_control, " ");
         self.found.push(Problem { path, line, key: key.into(), problem });
     }
 
@@ -103,7 +104,7 @@ fn syntax(error: &toml::de::Error, text: &str, root: &DeTable<'_>) -> (String, W
     } else if message.starts_with("invalid unquoted key") && line.is_header() {
         "a path stands in quotes; write [resources.\"/path\"]".to_owned()
     } else {
-        format!("this is not TOML: {}", message.replace(['\n', '\r'], " "))
+        format!("this is not TOML: {message}")
     };
     (String::new(), Wrong(problem))
 }

@@ -69,6 +69,7 @@ const SERVER: &[(&str, &str)] = &[
     ("listen = [8095]", r#"listen: 8095 is a whole number; give a list of texts, e.g. listen = ["127.0.0.1:8095"]"#),
     (r#"listen = ["8095"]"#, r#"listen: "8095" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
     (r#"listen = [":8095"]"#, r#"listen: ":8095" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
+    (r#"listen = [":8\u0011::1]"]"#, r#"listen: ":8\u{11}::1]" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
     (r#"listen = ["*:8095"]"#, r#"listen: "*:8095" lacks the address; write "127.0.0.1:8095", or "0.0.0.0:8095" for all addresses of the machine"#),
     (r#"listen = ["127.0.0.1"]"#, r#"listen: "127.0.0.1" lacks the port; write "127.0.0.1:8095""#),
     (r#"listen = ["127.0.0.1:"]"#, r#"listen: "127.0.0.1:" lacks the port; write "127.0.0.1:8095""#),
@@ -786,4 +787,15 @@ fn a_digest_is_the_one_that_sha256sum_prints() {
         ],
     );
     check("[plugins.x]\nsha = 1", &["2: plugins.x.sha: unknown key; the keys here are sha256"]);
+}
+
+#[test]
+fn a_mistake_is_one_line_without_control_characters() {
+    for text in ["[n = 1\r[x\n[n = 1\r[x", "[server]\n[server]\r[x", "[server]\npage = t\u{7}x"] {
+        let error = Config::parse(text, FILE).unwrap_err();
+        let ConfigError::Invalid { problems, .. } = error else { panic!("{error:?}") };
+        for problem in problems {
+            assert!(!problem.to_string().contains(char::is_control), "{problem:?}");
+        }
+    }
 }

@@ -120,8 +120,8 @@ impl Ask {
     fn request(self) -> (Request, Form) {
         const TABLE: Form = Form { json: false };
         match self {
-            Self::Status(form) => (Request::Status, form),
-            Self::Plugin(AskPlugin::List(form)) => (Request::Plugins, form),
+            Self::Status(form) => (Request::Status {}, form),
+            Self::Plugin(AskPlugin::List(form)) => (Request::Plugins {}, form),
             Self::Plugin(AskPlugin::Reload { name }) => {
                 (Request::PluginReload { plugin: name }, TABLE)
             }
@@ -135,12 +135,12 @@ impl Ask {
                 (Request::PluginEnable { plugin: name }, TABLE)
             }
             Self::Plugin(AskPlugin::Check(_)) => unreachable!("no question to a host"),
-            Self::Reload => (Request::Reload, TABLE),
+            Self::Reload => (Request::Reload {}, TABLE),
             Self::Connections(AskConnections { action, resource, form }) => match action {
                 Some(AskConnection::Close { uuid }) => (Request::Close { uuid }, TABLE),
                 None => (Request::Connections { resource }, form),
             },
-            Self::Drain => (Request::Drain, TABLE),
+            Self::Drain => (Request::Drain {}, TABLE),
         }
     }
 }
@@ -150,7 +150,7 @@ impl Ask {
 /// # Errors
 /// As [`Ask::run`].
 pub(crate) fn difference(config: &Path, json: bool) -> Result<Outcome, AskError> {
-    let answer = ask(config, &Request::Diff)?;
+    let answer = ask(config, &Request::Diff {})?;
     Ok(print(answer, Form { json }))
 }
 

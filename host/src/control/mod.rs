@@ -5,7 +5,7 @@
 //! something is an order to the supervisor, in the queue with all other changes.
 
 pub(crate) mod client;
-mod protocol;
+pub(crate) mod protocol;
 mod report;
 mod table;
 
@@ -150,14 +150,14 @@ async fn answer_one(stream: UnixStream, desk: Arc<Desk>) {
 impl Desk {
     async fn answer(&self, request: Request) -> Answer {
         match request {
-            Request::Status => Answer::Status(report::status(&self.hub)),
-            Request::Plugins => Answer::Plugins(report::plugins(&self.hub)),
+            Request::Status {} => Answer::Status(report::status(&self.hub)),
+            Request::Plugins {} => Answer::Plugins(report::plugins(&self.hub)),
             Request::Connections { resource } => {
                 Answer::Connections(report::connections(&self.hub, resource.as_deref()))
             }
             Request::Close { uuid } => self.close(&uuid),
-            Request::Diff => report::difference(self.hub.clone()).await,
-            Request::Reload => self.order(Order::Configuration).await,
+            Request::Diff {} => report::difference(self.hub.clone()).await,
+            Request::Reload {} => self.order(Order::Configuration).await,
             Request::PluginReload { plugin } => self.order(Order::Reload(plugin)).await,
             Request::PluginDisable { plugin } => self.order(Order::Disable(plugin)).await,
             Request::PluginEnable { plugin } => self.order(Order::Enable(plugin)).await,
@@ -165,7 +165,7 @@ impl Desk {
                 let succession = if fresh { Succession::Stranger } else { Succession::Heir };
                 self.order(Order::RollBack { plugin, generation, succession }).await
             }
-            Request::Drain => {
+            Request::Drain {} => {
                 info!("asked to drain");
                 // A second one changes nothing.
                 self.drain.try_send(()).ok();

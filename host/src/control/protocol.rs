@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// What is asked: `{"do":"plugin-reload","plugin":"chat"}`.
+/// What is asked: `{"do":"plugin-reload","plugin":"chat"}`. A key too many is refused, for it may be what makes the request
+/// harmless; where there is nothing to say the braces see to that, as serde passes over all keys of a unit variant.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum Request {
-    Status,
-    Plugins,
+    Status {},
+    Plugins {},
     Connections {
         #[serde(default)]
         resource: Option<String>,
@@ -15,8 +16,8 @@ pub(crate) enum Request {
     Close {
         uuid: String,
     },
-    Diff,
-    Reload,
+    Diff {},
+    Reload {},
     PluginReload {
         plugin: String,
     },
@@ -35,7 +36,7 @@ pub(crate) enum Request {
         #[serde(default)]
         fresh: bool,
     },
-    Drain,
+    Drain {},
 }
 
 /// What is answered: `{"answer":"done","data":"…"}`.
@@ -174,4 +175,32 @@ pub(crate) struct Difference {
     pub(crate) needs_restart: Vec<String>,
     /// Plugins whose library is another one than the one that runs.
     pub(crate) swapped: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(line: &str, is_request: bool) {
+        assert_eq!(serde_json::from_str::<Request>(line).is_ok(), is_request, "{line}");
+    }
+
+    #[test]
+    fn a_key_that_is_not_known_is_refused_and_not_passed_over() {
+        for (line, is_request) in [
+            (r#"{"do":"status"}"#, true),
+            (r#"{"do":"drain"}"#, true),
+            (r#"{"do":"plugin-reload","plugin":"chat"}"#, true),
+            (r#"{"do":"drain","when":"idle"}"#, false),
+            (r#"{"do":"reload","plugin":"chat"}"#, false),
+            (r#"{"do":"status","x":1}"#, false),
+            (r#"{"do":"plugins","x":1}"#, false),
+            (r#"{"do":"diff","x":1}"#, false),
+            (r#"{"do":"plugin-reload","plugin":"chat","fresh":true}"#, false),
+            (r#"{"do":"plugin-reload"}"#, false),
+            (r#"{"do":"nothing"}"#, false),
+        ] {
+            check(line, is_request);
+        }
+    }
 }

@@ -195,6 +195,12 @@ impl Lines {
         !self.buffer.is_empty()
     }
 
+    /// Bytes of memory for what came and is no message yet.
+    #[cfg(any(test, feature = "internals"))]
+    pub fn kept(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     fn pending(&self) -> &[u8] {
         &self.buffer[self.at..]
     }

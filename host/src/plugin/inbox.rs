@@ -8,7 +8,7 @@
 //! message. The order is the same: what a connection has sent is either done or counted in `queued`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
@@ -17,6 +17,7 @@ use super::lane::{Clerk, Input, Item, Place};
 use super::pulse::Pulse;
 use crate::outbox::Load;
 use crate::registry::Peer;
+use crate::sync::AtomicUsize;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {

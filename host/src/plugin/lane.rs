@@ -8,8 +8,8 @@
 
 use std::collections::HashSet;
 use std::future::pending;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
@@ -30,6 +30,7 @@ use crate::payload::Payload;
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::sendable;
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, pause};
 
 /// What a lane does, in the order in which it comes.
 pub(crate) enum Item {
@@ -111,6 +112,21 @@ impl Standstill {
     ) -> std::io::Result<()> {
         let path = resource.path.clone();
         let span = info_span!("lane", resource = path, generation = instance.generation());
+        let lane = self.staffed(resource, kind, instance);
+        let runtime = Handle::current();
+        match kind {
+            LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
+            LaneKind::Thread => {
+                std::thread::Builder::new()
+                    .name(format!("lane:{path}"))
+                    .spawn(move || runtime.block_on(lane.run(THREAD_BATCH).instrument(span)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// With a clerk in its place.
+    fn staffed(self, resource: Arc<Resource>, kind: LaneKind, instance: Box<dyn Instance>) -> Lane {
         let Self { items, desk } = self;
         desk.pulse.serves(instance.generation(), instance.voice());
         let clerk = Clerk {
@@ -122,17 +138,18 @@ impl Standstill {
         };
         desk.place.put(Box::new(clerk));
         desk.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
-        let lane = Lane { items, desk };
-        let runtime = Handle::current();
-        match kind {
-            LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
-            LaneKind::Thread => {
-                std::thread::Builder::new()
-                    .name(format!("lane:{path}"))
-                    .spawn(move || runtime.block_on(lane.run(THREAD_BATCH).instrument(span)))?;
-            }
-        }
-        Ok(())
+        Lane { items, desk }
+    }
+
+    /// The lane as a future, for who runs it by himself.
+    #[cfg(test)]
+    pub(crate) fn into_running(
+        self,
+        resource: Arc<Resource>,
+        kind: LaneKind,
+        instance: Box<dyn Instance>,
+    ) -> impl Future<Output = ()> + Send {
+        self.staffed(resource, kind, instance).run(SHARED_BATCH)
     }
 }
 
@@ -256,7 +273,7 @@ impl Lane {
             match attempts {
                 _ if self.desk.pulse.is_given_up() => return None,
                 0..SHORT => tokio::task::yield_now().await,
-                _ => tokio::time::sleep(Duration::from_millis(1)).await,
+                _ => pause(Duration::from_millis(1)).await,
             }
         }
     }

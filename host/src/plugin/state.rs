@@ -3,20 +3,23 @@
 //! A head of a few lines of text, an empty line, and the bytes of the snapshot:
 //!
 //! ```text
-//! plugsocket snapshot 1
+//! plugsocket snapshot 2
 //! plugin chat
 //! version 3
 //! sha256 9f86d081884c7d65…
 //! ```
+//!
+//! The sum is over the lines above it, line feeds included, and the bytes: the state of one application is not taken for that of another.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 
 use super::Snapshot;
-use super::stage::{hash, hex};
+use super::stage::hex;
 
 /// A snapshot and the application that it is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,11 +65,9 @@ impl State {
     }
 
     fn write_whole(&self, path: &Path) -> io::Result<()> {
-        let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
         let mut file = File::create(path)?;
-        let sum = hex(&hash(bytes));
-        write!(file, "{HEAD}\nplugin {plugin}\nversion {version}\nsha256 {sum}\n\n")?;
-        file.write_all(bytes)?;
+        file.write_all(self.head().as_bytes())?;
+        file.write_all(&self.snapshot.bytes)?;
         file.sync_all()
     }
 
@@ -86,21 +87,31 @@ impl State {
     }
 }
 
-const HEAD: &str = "plugsocket snapshot 1";
+impl State {
+    /// All that stands before the bytes of the snapshot, empty line included.
+    pub(crate) fn head(&self) -> String {
+        let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
+        let lines = format!("{HEAD}\nplugin {plugin}\nversion {version}\n");
+        let sum = Sha256::new().chain_update(&lines).chain_update(bytes).finalize();
+        format!("{lines}sha256 {}\n\n", hex(&sum))
+    }
+}
 
-fn parse(file: &[u8]) -> Option<State> {
+const HEAD: &str = "plugsocket snapshot 2";
+
+/// What was written, from all the bytes of a file.
+pub(crate) fn parse(file: &[u8]) -> Option<State> {
     let end = memchr::memmem::find(file, b"\n\n")?;
     let mut lines = std::str::from_utf8(&file[..end]).ok()?.lines();
-    let bytes = &file[end + 2..];
     if lines.next()? != HEAD {
         return None;
     }
     let plugin = lines.next()?.strip_prefix("plugin ")?.to_owned();
     let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
-    let sum = lines.next()?.strip_prefix("sha256 ")?;
-    let is_whole = sum == hex(&hash(bytes));
-    let snapshot = || Snapshot { version, bytes: Bytes::copy_from_slice(bytes) };
-    is_whole.then(|| State { plugin, snapshot: snapshot() })
+    let snapshot = Snapshot { version, bytes: Bytes::copy_from_slice(&file[end + 2..]) };
+    let state = State { plugin, snapshot };
+    // The sum, and that nothing is spelled otherwise than it is written.
+    (state.head().as_bytes() == &file[..end + 2]).then_some(state)
 }
 
 #[cfg(test)]
@@ -122,6 +133,9 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
             assert!(parse(&whole[..length]).is_none(), "{length}");
+            let mut damaged = whole.clone();
+            damaged[length] ^= 1;
+            assert!(parse(&damaged).is_none(), "{length}");
         }
         fs::write(&path, "x").unwrap();
         assert!(matches!(State::read(&path), Err(StateError::Damaged(_))));

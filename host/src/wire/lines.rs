@@ -80,6 +80,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         self.lines.is_midway()
     }
 
+    /// Bytes of memory for what came and is no message yet.
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn kept(&self) -> usize {
+        self.lines.kept()
+    }
+
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn into_stream(self) -> S {
+        self.stream
+    }
+
     pub(crate) async fn write(&mut self, queue: VecDeque<Outgoing>, peer: &Peer) -> io::Result<()> {
         let mut out = Vec::new();
         for item in queue {

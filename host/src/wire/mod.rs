@@ -5,6 +5,8 @@
 
 mod arriving;
 mod lines;
+#[cfg(test)]
+mod properties;
 mod websocket;
 
 use std::cell::RefCell;
@@ -105,6 +107,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         match self {
             Self::WebSocket(socket) => socket.is_midway(),
             Self::Lines(lines) => lines.is_midway(),
+        }
+    }
+
+    /// Bytes of memory for what came and is no message yet.
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn kept(&self) -> usize {
+        match self {
+            Self::WebSocket(socket) => socket.kept(),
+            Self::Lines(lines) => lines.kept(),
         }
     }
 

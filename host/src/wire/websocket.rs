@@ -156,6 +156,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         !self.is_fresh && !self.input.is_empty() || self.unusual.is_some()
     }
 
+    /// Bytes of memory for what came and is no message yet.
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn kept(&self) -> usize {
+        let unusual = self.unusual.as_ref();
+        self.input.capacity() + unusual.map_or(0, |it| it.machine.get_ref().input.capacity())
+    }
+
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn into_stream(self) -> S {
+        self.stream
+    }
+
     fn poll_read(
         &mut self,
         cx: &mut Context<'_>,

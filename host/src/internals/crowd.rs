@@ -1,0 +1,123 @@
+//! Peers and resources without sockets.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use plugsocket_plugin::{Kind, Scope, Target};
+
+use crate::config::{LaneKind, Limits};
+use crate::http::Head;
+use crate::identity::Mint;
+use crate::outbox::Bounds;
+use crate::payload::Payload;
+use crate::registry::{Arrival, Entry, Peer, Registry};
+use crate::resource::{Outage, Resource, Resources, Service, ServiceState};
+use crate::router::{Command, Router};
+
+/// A resource that nothing serves.
+pub(crate) fn resource(path: &str) -> Arc<Resource> {
+    let service = Service {
+        dialog: true,
+        subprotocols: Vec::new(),
+        lane: LaneKind::Shared,
+        state: ServiceState::Unavailable(Outage::of_plugin("none")),
+    };
+    Arc::new(Resource::new(path.to_owned(), service))
+}
+
+/// A peer; `fields` are header lines beside the `Host`.
+pub(crate) fn peer(resource: &Arc<Resource>, address: &str, fields: &str) -> Arc<Peer> {
+    let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n{fields}\r\n", resource.path);
+    let (head, _) =
+        Head::parse(head.as_bytes(), 8192).expect("a head by the rules").expect("a whole head");
+    let arrival = Arrival {
+        identity: Mint::with_secret([7; 32]).mint(),
+        kind: Kind::WebSocket,
+        dialog: true,
+        address: address.into(),
+        head,
+        login: None,
+        resource: resource.clone(),
+        bounds: Bounds::new(&Limits::default(), None),
+        max_rooms: 1,
+    };
+    Arc::new(Peer::new(arrival))
+}
+
+/// Many peers on one resource, whose messages nobody writes to sockets.
+#[derive(Debug)]
+pub struct Crowd {
+    registry: Arc<Registry>,
+    router: Router,
+    resource: Arc<Resource>,
+    entries: Vec<Entry>,
+}
+
+impl Crowd {
+    /// `count` peers that are ready for messages.
+    pub fn new(count: usize) -> Self {
+        let (registry, resource) = (Arc::<Registry>::default(), resource("/web"));
+        let resources = Resources::from([(resource.path.clone(), resource.clone())]);
+        let router = Router::new(registry.clone(), Arc::new(ArcSwap::from_pointee(resources)));
+        let enter = |_| {
+            let peer = peer(&resource, "127.0.0.1", "");
+            resource.admit(peer.clone());
+            peer.outbox.accept(None);
+            registry.enter(peer)
+        };
+        let entries = (0..count).map(enter).collect();
+        Self { registry, router, resource, entries }
+    }
+
+    /// The uuid of a peer; the first has number 0, and it goes on from the beginning behind the last.
+    pub fn uuid(&self, number: usize) -> &str {
+        self.peer(number).identity.as_str()
+    }
+
+    /// Looks a peer up by its id; whether it is there.
+    pub fn find(&self, number: usize) -> bool {
+        self.registry.find(self.peer(number).id()).is_some()
+    }
+
+    /// An application's feedback to a uuid; whether it was delivered.
+    pub fn feedback(&self, uuid: &str, payload: &Bytes) -> bool {
+        self.deliver(Command::Feedback { to: Target::Uuid(uuid), payload: text(payload) }) == 1
+    }
+
+    /// An application's message to one peer; whether it was delivered.
+    pub fn send(&self, number: usize, payload: &Bytes) -> bool {
+        let to = self.peer(number).id();
+        self.deliver(Command::Send { to, key: None, payload: text(payload) }) == 1
+    }
+
+    /// An application's message to all; how many got it.
+    pub fn broadcast(&self, payload: &Bytes) -> u64 {
+        let (scope, payload) = (Scope::Resource, text(payload));
+        self.deliver(Command::Broadcast {
+            scope,
+            websockets_only: false,
+            except: &[],
+            key: None,
+            payload,
+        })
+    }
+
+    /// Takes what waits for a peer, as its task does before it writes; how many messages.
+    pub fn take(&self, number: usize) -> usize {
+        self.peer(number).outbox.take().now_or_never().map_or(0, |taken| taken.queue.len())
+    }
+
+    fn deliver(&self, command: Command<'_>) -> u64 {
+        self.router.deliver(&self.resource, command).unwrap_or(0)
+    }
+
+    fn peer(&self, number: usize) -> &Peer {
+        &self.entries[number % self.entries.len()].peer
+    }
+}
+
+fn text(bytes: &Bytes) -> Payload {
+    Payload::copied(true, bytes)
+}

@@ -1,0 +1,187 @@
+//! What the parts of a message's way cost by themselves: `cargo bench -p plugsocket-bench`, with a word behind `--` only those with that
+//! word in their name. For ratios within one run; another machine, or the same one at work, says other numbers.
+
+use bytes::Bytes;
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use plugsocket::chunk::{Form, Joiner, Step};
+use plugsocket::dialog;
+use plugsocket::frame::{self, Look};
+use plugsocket::internals::{Crowd, Ear};
+
+fn main() {
+    divan::main();
+}
+
+/// A frame as a client sends it.
+fn masked(payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
+    let mut bytes = Vec::new();
+    frame::append_header(&mut bytes, true, payload.len());
+    bytes[1] |= 0x80;
+    bytes.extend_from_slice(&MASK);
+    let at = bytes.len();
+    bytes.extend_from_slice(payload);
+    frame::unmask(&mut bytes[at..], MASK);
+    bytes
+}
+
+mod dialogs {
+    use super::*;
+
+    #[divan::bench]
+    fn next_without_fyi() -> usize {
+        dialog::next(black_box("")).len()
+    }
+
+    #[divan::bench]
+    fn next_with_fyi() -> usize {
+        dialog::next(black_box("delivered")).len()
+    }
+
+    #[divan::bench]
+    fn ready() -> String {
+        dialog::ready(black_box(
+            "00112233-4455-4677-8899-aabbccddeeff.caa4aba3c3cadfcb794ca7f8260a842af745c4ee4993791b6feb1ae8054dca44",
+        ))
+    }
+}
+
+mod chunks {
+    use super::*;
+
+    /// `bufferON`, chunks of 1 KiB, `bufferOFF`.
+    #[divan::bench(args = [1, 10, 100])]
+    fn join(bencher: Bencher<'_, '_>, chunks: usize) {
+        let chunk = Bytes::from(vec![b'x'; 1024]);
+        bencher.counter(BytesCount::new(1024 * chunks)).bench(|| {
+            let mut joiner = Joiner::new(1 << 20, 100);
+            let mut take = |bytes| joiner.take(bytes, Form::Text);
+            take(Bytes::from_static(b"bufferON"));
+            for _ in 0..chunks {
+                take(chunk.clone());
+            }
+            let Step::Deliver(joined) = take(Bytes::from_static(b"bufferOFF")) else { return 0 };
+            joined.len()
+        });
+    }
+
+    /// A message outside of any buffer: what every message pays.
+    #[divan::bench]
+    fn pass(bencher: Bencher<'_, '_>) {
+        let (message, mut joiner) = (Bytes::from(vec![b'x'; 128]), Joiner::new(1 << 20, 100));
+        bencher.bench_local(|| joiner.take(black_box(message.clone()), Form::Text));
+    }
+}
+
+mod routing {
+    use super::*;
+
+    const PEERS: [usize; 3] = [10, 1_000, 100_000];
+
+    /// Must not grow with the number of peers but for what a cache has to fetch: each time another one is looked up.
+    #[divan::bench(args = PEERS)]
+    fn find_in_turn(bencher: Bencher<'_, '_>, peers: usize) {
+        let (crowd, mut number) = (Crowd::new(peers), 0);
+        bencher.bench_local(|| {
+            number += 7919;
+            crowd.find(number)
+        });
+    }
+
+    /// The same without caches missing: what the lookup itself costs.
+    #[divan::bench(args = PEERS)]
+    fn find_the_same(bencher: Bencher<'_, '_>, peers: usize) {
+        let crowd = Crowd::new(peers);
+        bencher.bench_local(|| crowd.find(black_box(5)));
+    }
+
+    #[divan::bench]
+    fn feedback_and_take(bencher: Bencher<'_, '_>) {
+        let (crowd, payload) = (Crowd::new(1_000), Bytes::from(vec![b'x'; 128]));
+        let uuid = crowd.uuid(5).to_owned();
+        bencher.bench_local(|| (crowd.feedback(&uuid, &payload), crowd.take(5)));
+    }
+
+    #[divan::bench]
+    fn send_and_take(bencher: Bencher<'_, '_>) {
+        let (crowd, payload) = (Crowd::new(1_000), Bytes::from(vec![b'x'; 128]));
+        bencher.bench_local(|| (crowd.send(5, &payload), crowd.take(5)));
+    }
+
+    /// To 500 outboxes, each of which is emptied.
+    #[divan::bench]
+    fn broadcast_and_take(bencher: Bencher<'_, '_>) {
+        let (crowd, payload) = (Crowd::new(500), Bytes::from(vec![b'x'; 128]));
+        bencher.counter(ItemsCount::new(500_usize)).bench_local(|| {
+            let reached = crowd.broadcast(&payload);
+            (reached, (0..500).map(|number| crowd.take(number)).sum::<usize>())
+        });
+    }
+}
+
+mod outbox {
+    use super::*;
+
+    /// So many messages, then one take.
+    #[divan::bench(args = [1, 16, 256])]
+    fn push_and_take(bencher: Bencher<'_, '_>, messages: usize) {
+        let (crowd, payload) = (Crowd::new(1), Bytes::from(vec![b'x'; 128]));
+        bencher.counter(ItemsCount::new(messages)).bench_local(|| {
+            for _ in 0..messages {
+                crowd.send(0, &payload);
+            }
+            crowd.take(0)
+        });
+    }
+}
+
+mod frames {
+    use super::*;
+
+    const LENGTHS: [usize; 3] = [16, 128, 16 * 1024];
+
+    #[divan::bench]
+    fn header(bencher: Bencher<'_, '_>) {
+        let bytes = masked(&[b'x'; 128]);
+        bencher.bench(|| match frame::look(black_box(&bytes), 1 << 20) {
+            Look::Plain(plain) => plain.length,
+            _ => 0,
+        });
+    }
+
+    #[divan::bench(args = LENGTHS)]
+    fn unmask(bencher: Bencher<'_, '_>, length: usize) {
+        let mut payload = vec![b'x'; length];
+        bencher
+            .counter(BytesCount::new(length))
+            .bench_local(|| frame::unmask(black_box(&mut payload), [1, 2, 3, 4]));
+    }
+
+    /// One read with so many frames of 128 bytes, to messages.
+    #[divan::bench(args = [1, 16])]
+    fn read(bencher: Bencher<'_, '_>, frames: usize) {
+        let bytes = masked(&[b'x'; 128]).repeat(frames);
+        let mut ear = Ear::new(1 << 20);
+        bencher
+            .counter(ItemsCount::new(frames))
+            .with_inputs(|| bytes.clone())
+            .bench_local_values(|bytes| ear.read(bytes));
+    }
+
+    #[divan::bench(args = LENGTHS)]
+    fn utf8_of_ascii(bencher: Bencher<'_, '_>, length: usize) {
+        let text = vec![b'x'; length];
+        bencher
+            .counter(BytesCount::new(length))
+            .bench(|| std::str::from_utf8(black_box(&text)).is_ok());
+    }
+
+    #[divan::bench(args = LENGTHS)]
+    fn utf8_of_two_bytes_each(bencher: Bencher<'_, '_>, length: usize) {
+        let text = "\u{e4}".repeat(length / 2);
+        bencher
+            .counter(BytesCount::new(length))
+            .bench(|| std::str::from_utf8(black_box(text.as_bytes())).is_ok());
+    }
+}

@@ -1,0 +1,80 @@
+//! `X-Forwarded-For`: only a trusted neighbour is believed, and nothing that stands left of the first stranger counts.
+#![no_main]
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use libfuzzer_sys::fuzz_target;
+use plugsocket::http::{Head, forwarded_for};
+use plugsocket_fuzz::Input;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input(bytes);
+    let peer = match input.below(4) {
+        0 => IpAddr::from(Ipv4Addr::LOCALHOST),
+        1 => Ipv4Addr::new(10, 0, 0, input.byte()).to_ipv6_mapped().into(),
+        2 => IpAddr::from(Ipv6Addr::LOCALHOST),
+        _ => IpAddr::from(Ipv4Addr::from([input.byte(), 1, 1, 1])),
+    };
+    let lie = input.piece();
+    let fields = String::from_utf8_lossy(input.0).into_owned();
+    let Some(honest) = head(&fields) else { return };
+    let found = forwarded_for(&honest, peer, is_trusted);
+    assert_eq!(found, found.to_canonical());
+    let entries: Vec<&[u8]> = honest
+        .headers()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("x-forwarded-for"))
+        .flat_map(|(_, value)| value.split(|byte| *byte == b','))
+        .map(<[u8]>::trim_ascii)
+        .collect();
+    if !is_trusted(peer.to_canonical()) || entries.is_empty() {
+        assert_eq!(found, peer.to_canonical());
+        return;
+    }
+    // An entry or the peer, and only trusted ones between the two.
+    let readable: Vec<IpAddr> = entries.iter().rev().map_while(|entry| address(entry)).collect();
+    let at = readable.iter().position(|address| !is_trusted(*address));
+    let expected = match at {
+        Some(at) => readable[at],
+        None => readable.last().copied().unwrap_or(peer.to_canonical()),
+    };
+    assert_eq!(found, expected, "{fields:?}");
+    // Who is not trusted can only write to the left of its own address.
+    if at.is_some() {
+        let lie = String::from_utf8_lossy(lie).replace(['\r', '\n'], " ");
+        let Some(spoofed) = head(&format!("X-Forwarded-For: {lie}\r\n{fields}")) else { return };
+        assert_eq!(forwarded_for(&spoofed, peer, is_trusted), found, "{lie:?} {fields:?}");
+    }
+});
+
+fn head(fields: &str) -> Option<Head> {
+    let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n");
+    Head::parse(text.as_bytes(), 16 << 10).ok()?.map(|(head, _)| head)
+}
+
+fn is_trusted(address: IpAddr) -> bool {
+    address.is_loopback() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
+}
+
+/// Read in another way than the host does.
+fn address(entry: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(entry).ok()?;
+    let ip = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, port)) => {
+            // A scope is none of HTTP's business: only with a port does the standard library read one.
+            let ok = port.is_empty() || port.strip_prefix(':')?.parse::<u16>().is_ok();
+            let address = if port.is_empty() {
+                ip.parse::<Ipv6Addr>().ok()?
+            } else {
+                *text.parse::<std::net::SocketAddrV6>().ok()?.ip()
+            };
+            return ok.then_some(IpAddr::V6(address).to_canonical());
+        }
+        None if text.matches(':').count() == 1 => {
+            let (ip, port) = text.split_once(':')?;
+            port.parse::<u16>().ok()?;
+            return ip.parse::<Ipv4Addr>().ok().filter(|_| !port.starts_with('+')).map(IpAddr::V4);
+        }
+        None => text,
+    };
+    ip.parse::<IpAddr>().ok().map(|ip| ip.to_canonical())
+}

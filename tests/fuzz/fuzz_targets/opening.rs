@@ -1,0 +1,96 @@
+//! The beginning of plain TCP: however it is split, the same path or the same refusal, and the same messages behind it.
+#![no_main]
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use plugsocket::http::{Refusal, ident};
+use plugsocket::lines::{Lines, Opened, Opening, Tail, Way, way};
+use plugsocket_fuzz::Input;
+
+const MAX_HEAD: usize = 256;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input(bytes);
+    let cuts = input.cuts();
+    let first_line =
+        [&b""[..], b"backend\n", b"php process\r\nGET ", b"backend\nGET /web HTTP/1.1\n"]
+            [input.below(4)];
+    let bytes = &[first_line, input.0].concat()[..];
+    let ends = cuts.ends(bytes);
+    check_way(bytes);
+    // The opening alone, whole and in pieces.
+    let whole = Opening::new(MAX_HEAD).read(bytes);
+    let mut opening = Opening::new(MAX_HEAD);
+    let split = ends.iter().find_map(|end| {
+        let found = opening.read(&bytes[..*end]).transpose()?;
+        Some((*end, found))
+    });
+    match (whole, split) {
+        (Ok(None), None) => assert!(bytes.len() < MAX_HEAD),
+        (Err(whole), Some((_, Err(split)))) => assert_eq!(whole, split),
+        (Ok(Some(whole)), Some((_, Ok(split)))) => check_same(bytes, &whole, &split),
+        // The beginning of an `Ident:` line is awaited before anything is judged.
+        (Ok(None), Some((_, Err(split)))) => {
+            let more = [bytes, b"\n"].concat();
+            assert_eq!(Opening::new(MAX_HEAD).read(&more).err(), Some(split));
+        }
+        // It was over before a late line came that spoils it, or that is not whole.
+        (Err(_) | Ok(None), Some((end, Ok(split)))) => {
+            assert!(end < bytes.len() && split.tail == Tail::Awaited);
+        }
+        (whole, split) => panic!("{whole:?} but in pieces {split:?}"),
+    }
+});
+
+fn check_way(bytes: &[u8]) {
+    // Once known it stays.
+    let mut known = None;
+    for end in 0..=bytes.len().min(20) {
+        let now = way(&bytes[..end]);
+        assert!(known.is_none() || now == known);
+        known = now;
+    }
+    let accepted = Opening::new(MAX_HEAD).read(bytes);
+    if let Ok(Some(_)) = accepted {
+        assert_eq!(known, Some(Way::Plain));
+    }
+    if known == Some(Way::Http) {
+        assert!(!matches!(accepted, Ok(Some(_))), "HTTP that is an opening as well");
+    }
+    if let Err(refusal) = accepted {
+        assert!(is_clean(&refusal));
+    }
+}
+
+fn is_clean(refusal: &Refusal) -> bool {
+    (400..600).contains(&refusal.status()) && !refusal.reason().contains(char::is_control)
+}
+
+fn check_same(bytes: &[u8], whole: &Opened, split: &Opened) {
+    assert_eq!((whole.head.path(), whole.head.query()), (split.head.path(), split.head.query()));
+    assert!(whole.used <= bytes.len() && split.used <= whole.used);
+    assert!(ident(&whole.head).is_none_or(|name| name.len() <= 256));
+    if split.tail == Tail::Closed {
+        assert_eq!(ident(&whole.head), ident(&split.head));
+    }
+    // An Ident that came too late reaches nobody: the messages are the same, as far as line feeds end them.
+    let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+    let behind =
+        |opened: &Opened| messages(bytes.get(opened.used..end).unwrap_or_default(), opened.tail);
+    let mut expected = behind(whole);
+    // One behind an empty line is a message where the two came together, and too late where they did not.
+    let is_ident = |line: &Bytes| line.len() >= 6 && line[..6].eq_ignore_ascii_case(b"ident:");
+    if split.tail == Tail::Awaited
+        && whole.tail == Tail::Closed
+        && expected.first().is_some_and(is_ident)
+    {
+        expected.remove(0);
+    }
+    assert_eq!(expected, behind(split));
+}
+
+fn messages(bytes: &[u8], tail: Tail) -> Vec<Bytes> {
+    let mut lines = Lines::new(usize::MAX, tail);
+    lines.push(bytes);
+    std::iter::from_fn(|| lines.next_message().expect("there is no limit")).collect()
+}

@@ -1,0 +1,112 @@
+//! What the host says, on a socket that takes it in pieces: a client of another make reads the same, in order.
+#![no_main]
+
+use std::io::{self, Read, Write};
+
+use libfuzzer_sys::fuzz_target;
+use plugsocket::dialog;
+use plugsocket::internals::{Manner, Said, close_code, say};
+use plugsocket::lines::Tail;
+use plugsocket_fuzz::Input;
+use tungstenite::protocol::Role;
+use tungstenite::{Message, WebSocket};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input(bytes);
+    let count = input.below(5);
+    let mut allowed: Vec<usize> =
+        input.take(count).iter().map(|byte| usize::from(*byte) * 3).collect();
+    if allowed.iter().all(|count| *count == 0) {
+        allowed.clear();
+    }
+    let (code, reason) = (close_code(input.word()), input.text());
+    let mut things = Vec::new();
+    while !input.is_empty() {
+        let what = input.byte();
+        things.push(match what % 8 {
+            0 => Said::Ready,
+            1 | 2 => Said::Text(input.text()),
+            3 => Said::Binary(input.piece().to_vec()),
+            4 => Said::Next(input.text()),
+            5 => Said::Ping,
+            6 => Said::Flush,
+            // Too long to be copied, and about as long as that.
+            _ => Said::Text("x".repeat(16_000 + 4 * usize::from(what))),
+        });
+    }
+    check_frames(&things, (code, &reason), &allowed);
+    check_lines(&things, (code, &reason), &allowed);
+});
+
+fn check_frames(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
+    let (written, uuid) = say(Manner::WebSocket, things, goodbye, allowed);
+    // Bytes, not what the client makes of them: to this one the registered code 1014 is none.
+    let end = written.len() - reason_length(goodbye.1) - 4;
+    let head = [0x88, 2 + reason_length(goodbye.1) as u8];
+    assert_eq!(
+        written[end..],
+        [&head[..], &goodbye.0.to_be_bytes()[..], goodbye.1[..reason_length(goodbye.1)].as_bytes()]
+            .concat()
+    );
+    let stream = Memory(io::Cursor::new(written));
+    let mut client = WebSocket::from_raw_socket(stream, Role::Client, None);
+    for thing in things {
+        let expected = match thing {
+            Said::Ready => Message::text(dialog::ready(&uuid)),
+            Said::Text(text) => Message::text(text.clone()),
+            Said::Binary(bytes) => Message::binary(bytes.clone()),
+            Said::Next(fyi) => Message::text(dialog::next(fyi).into_owned()),
+            Said::Ping => Message::Ping(Vec::new().into()),
+            Said::Flush => continue,
+        };
+        assert_eq!(read(&mut client), expected);
+    }
+    assert_eq!(read(&mut client), Message::text(dialog::close(goodbye.1)));
+    assert!(matches!(read(&mut client), Message::Close(Some(_))));
+}
+
+/// A control frame holds 125 bytes (RFC 6455, section 5.5), and no half characters.
+fn reason_length(reason: &str) -> usize {
+    (0..=reason.len().min(123)).rfind(|at| reason.is_char_boundary(*at)).unwrap_or_default()
+}
+
+fn read(client: &mut WebSocket<Memory>) -> Message {
+    client.read().expect("the host's frames are right")
+}
+
+/// What the client answers to pings and the close goes nowhere.
+struct Memory(io::Cursor<Vec<u8>>);
+
+impl Read for Memory {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer)
+    }
+}
+
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn check_lines(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
+    let (written, uuid) = say(Manner::Lines(Tail::Closed), things, goodbye, allowed);
+    let written = String::from_utf8(written).expect("lines are text");
+    let mut lines = written.split('\n');
+    for thing in things {
+        let expected = match thing {
+            Said::Ready => dialog::ready(&uuid),
+            Said::Text(text) => text.replace('\n', " "),
+            Said::Binary(bytes) => String::from_utf8_lossy(bytes).replace('\n', " "),
+            Said::Next(fyi) => dialog::next(fyi).into_owned(),
+            Said::Ping | Said::Flush => continue,
+        };
+        assert_eq!(lines.next(), Some(&expected[..]));
+    }
+    assert_eq!(lines.next(), Some(&dialog::close(goodbye.1)[..]));
+    assert_eq!((lines.next(), lines.next()), (Some(""), None));
+}

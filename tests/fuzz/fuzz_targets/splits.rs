@@ -1,0 +1,30 @@
+//! A WebSocket read in pieces: no split changes what is heard, and no more is kept than a message and a read.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use plugsocket::internals::{Manner, hear};
+use plugsocket_fuzz::{Input, frames};
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input(bytes);
+    let max_message = [125, 1000, 20_000][input.below(3)];
+    let (cuts, behind) = (input.cuts(), input.below(128));
+    let bytes = if input.below(4) == 0 { input.0.to_vec() } else { frames(&mut input) };
+    let whole = hear(Manner::WebSocket, &[], &[&bytes], max_message);
+    let (behind, rest) = bytes.split_at(behind.min(bytes.len()));
+    let reads = cuts.of(rest);
+    let split = hear(Manner::WebSocket, behind, &reads, max_message);
+    assert_eq!(whole.messages, split.messages);
+    assert_eq!(whole.end, split.end);
+    assert_eq!(whole.answers, split.answers);
+    let longest_read =
+        reads.iter().map(|read| read.len()).max().unwrap_or_default().max(behind.len());
+    for (heard, read) in [(&whole, bytes.len()), (&split, longest_read)] {
+        // A frame and its header, once here and once in the machine that judges it; room grows to twice what it holds.
+        let most = 4 * (max_message + 14 + read.min(64 * 1024)) + 8 * 1024;
+        assert!(heard.most_kept <= most, "{} of {most}", heard.most_kept);
+        assert!(heard.messages.iter().all(|(_, message)| message.len() <= max_message));
+        // What one look yields, and the end of a fragmented one.
+        assert!(heard.most_at_once <= 65, "{}", heard.most_at_once);
+    }
+});
