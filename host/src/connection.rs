@@ -200,7 +200,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Waits for a place in the lane's inbox, and meanwhile for something to write. What is `pending` must be there.
-    async fn wait_for_lane(&mut self, pending: &mut Option<Item>) -> Turn {
+    async fn wait_for_lane(&self, pending: &mut Option<Item>) -> Turn {
         let overdue = reached(self.next_time());
         tokio::select! {
             taken = self.entry.peer.outbox.take() => Turn::Write(taken),

@@ -114,14 +114,11 @@ impl Router {
                 Ok(1)
             }
             Command::Publish { room, except, key, payload } => {
-                let key = shared(key)?;
-                let mut count = 0;
+                let (key, mut count) = (shared(key)?, 0);
                 from.for_each_in_room(room, |peer| {
-                    if !except.contains(&peer.id().0)
-                        && peer.send(payload.clone(), key.as_ref()).is_ok()
-                    {
-                        count += 1;
-                    }
+                    let is_meant = !except.contains(&peer.id().0);
+                    let sent = is_meant && peer.send(payload.clone(), key.as_ref()).is_ok();
+                    count += u64::from(sent);
                 });
                 Ok(count)
             }

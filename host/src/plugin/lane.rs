@@ -325,7 +325,7 @@ impl std::fmt::Debug for Place {
 }
 
 impl Clerk {
-    fn end(mut self: Box<Self>) {
+    fn end(mut self) {
         let ending = std::mem::replace(&mut self.ending, Ending::None);
         match ending {
             // Nobody takes it only while the host goes down.

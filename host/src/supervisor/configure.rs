@@ -30,25 +30,8 @@ impl Supervisor {
 
     async fn read_configuration(&mut self) -> Outcome {
         let old = self.hub.config.load_full();
-        let mut new = match spawn_blocking({
-            let path = old.path.clone();
-            move || Config::load(path)
-        })
-        .await
-        {
-            Ok(Ok(new)) => new,
-            Ok(Err(error)) => {
-                for line in error.to_string().lines() {
-                    error!("{line}");
-                }
-                error!("configuration not applied; the running one goes on");
-                return Err(error.to_string());
-            }
-            Err(error) => {
-                error!(%error, "configuration not read");
-                return Err(error.to_string());
-            }
-        };
+        let path = old.path.clone();
+        let mut new = read(move || Config::load(path)).await?;
         let diff = old.diff(&new);
         if !diff.restart.is_empty() {
             warn!(
@@ -94,15 +77,7 @@ impl Supervisor {
     /// What TLS listeners are to serve.
     async fn certificates(&self, new: &Config) -> Result<Option<Served>, String> {
         let (config, former) = (new.clone(), self.hub.tls.served());
-        let read = spawn_blocking(move || Served::load(&config, former.as_deref())).await;
-        let read = match read {
-            Ok(read) => read.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        read.inspect_err(|text| {
-            text.lines().for_each(|line| error!("{line}"));
-            error!("configuration not applied; the running one goes on");
-        })
+        read(move || Served::load(&config, former.as_deref())).await
     }
 
     /// The guards of a new configuration, and the present ones of resources that have one no more: those are open to everybody
@@ -240,4 +215,18 @@ impl Supervisor {
             }
         }
     }
+}
+
+/// Reads files elsewhere. What is wrong with them is logged, a line each.
+async fn read<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+    read: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let read = match spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    read.inspect_err(|text| {
+        text.lines().for_each(|line| error!("{line}"));
+        error!("configuration not applied; the running one goes on");
+    })
 }
