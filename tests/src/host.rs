@@ -42,7 +42,10 @@ impl TestHost {
         host.wait_for_log("the host to be ready", |line| line.message().ends_with("ready")).await;
         let address = |line: Line| match line.message() {
             "listening" => Some(Address::parse(&line.field("address"))),
-            text => text.split_once("listening address=").map(|(_, text)| Address::parse(text)),
+            text => {
+                let (_, fields) = text.split_once("listening address=")?;
+                fields.split_whitespace().next().map(Address::parse)
+            }
         };
         host.addresses = host.log.lines().into_iter().filter_map(address).collect();
         host

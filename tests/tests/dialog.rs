@@ -284,7 +284,7 @@ async fn a_session_tells_where_it_comes_from() {
         session,
         json!({
             "uuid": client.uuid(), "kind": "websocket", "ident": "me", "address": "127.0.0.1",
-            "resource": "/speak", "query": "a=1&b=%20", "header": "tester"
+            "resource": "/speak", "query": "a=1&b=%20", "header": "tester", "user": null, "claims": null
         })
     );
     let mut backend = host.connect_backend("/speak").await;
