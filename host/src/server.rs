@@ -165,7 +165,8 @@ async fn refuse<S: AsyncRead + AsyncWrite + Unpin>(
     config: &Config,
 ) {
     match no {
-        NoHandshake::Left => {}
+        // It may only have ended its own side, and TLS has an end of its own to tell (RFC 8446, section 6.1).
+        NoHandshake::Left => drop(timeout(config.server.timeouts.close, stream.shutdown()).await),
         // Who has said nothing whole for so long is not waited for again; but what it did send was read, so the answer arrives.
         NoHandshake::Refused(late) if late.status() == 408 => {
             drop(timeout(config.server.timeouts.write, tell(&mut stream, &late.to_bytes())).await);

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use plugsocket_tests::corpus::{Expected, Row, one_response, rows};
-use plugsocket_tests::{Address, DEADLINE, Request, Setup, Stream, TestHost};
+use plugsocket_tests::{Address, Authority, DEADLINE, Request, Setup, Stream, TestHost};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -16,14 +16,20 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 /// None of these requests is slow; the longest that the host waits for one is its `close_timeout`.
 const PROMPT: Duration = Duration::from_secs(10);
 
-async fn host() -> TestHost {
-    Setup::new(PROGRAM)
+/// A host, and where it can be reached: TCP, a Unix socket, TLS.
+async fn host() -> (TestHost, Vec<Address>) {
+    let authority = Authority::default();
+    let host = Setup::new(PROGRAM)
         .server("listen", r#"["127.0.0.1:0", "unix:host.sock"]"#)
         .server("unknown_resource", r#""404""#)
         .server("allowed_origins", r#"["https://good.example"]"#)
         .resource("/speak", "speaker")
+        .secured(&authority.issue(&["localhost"]))
         .start()
-        .await
+        .await;
+    let [tcp, unix, tls] = host.addresses() else { panic!("{:?}", host.addresses()) };
+    let addresses = vec![tcp.clone(), unix.clone(), authority.reach(tls, "localhost")];
+    (host, addresses)
 }
 
 /// How a request is cut into writes.
@@ -142,8 +148,8 @@ fn the_corpus_is_large_and_its_names_are_unique() {
 
 #[tokio::test]
 async fn each_hostile_request_has_one_valid_answer_on_every_socket_and_reaches_nobody() {
-    let host = host().await;
-    for address in host.addresses() {
+    let (host, addresses) = host().await;
+    for address in &addresses {
         let found = faults(address, refused().map(|row| (row, Cut::Whole)).collect()).await;
         assert!(found.is_empty(), "over {address:?}:\n{}", found.join("\n"));
     }
@@ -153,7 +159,7 @@ async fn each_hostile_request_has_one_valid_answer_on_every_socket_and_reaches_n
 #[tokio::test]
 async fn however_a_hostile_request_is_split_the_answer_is_the_same() {
     const SHORT: usize = 700;
-    let host = host().await;
+    let (host, _) = host().await;
     let short = || refused().filter(|row| row.bytes.len() <= SHORT);
     let mut trials: Vec<(Row, Cut)> = short().map(|row| (row, Cut::Bytes)).collect();
     // Every tenth at each of its bytes.
@@ -168,8 +174,8 @@ async fn however_a_hostile_request_is_split_the_answer_is_the_same() {
 
 #[tokio::test]
 async fn what_looks_odd_and_is_right_is_taken_on_every_socket() {
-    let host = host().await;
-    for address in host.addresses() {
+    let (_host, addresses) = host().await;
+    for address in &addresses {
         let right = rows().into_iter().filter(|row| row.expected == Expected::Switching);
         let trials = right.flat_map(|row| [(row.clone(), Cut::Whole), (row, Cut::Bytes)]);
         let found = faults(address, trials.collect()).await;
