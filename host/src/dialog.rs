@@ -3,7 +3,6 @@
 //! Owns the JSON of the wire; nothing else in the host spells an opcode. Layouts are fixed, byte for byte, because peers
 //! exist that compare strings. Only the texts inside are escaped.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 /// `{"opcode":"ready","uuid":"U"}`: the connection may begin.
@@ -11,12 +10,12 @@ pub fn ready(uuid: &str) -> String {
     format!(r#"{{"opcode":"ready","uuid":{}}}"#, quoted(uuid))
 }
 
-/// `{"opcode":"next","fyi":"…"}`: the last message was taken. Without allocation for the empty `fyi`.
-pub fn next(fyi: &str) -> Cow<'static, str> {
-    if fyi.is_empty() {
-        return Cow::Borrowed(r#"{"opcode":"next","fyi":""}"#);
-    }
-    Cow::Owned(format!(r#"{{"opcode":"next","fyi":{}}}"#, quoted(fyi)))
+/// `{"opcode":"next","fyi":""}`: the last message was taken, and the application says nothing.
+pub const NEXT: &str = r#"{"opcode":"next","fyi":""}"#;
+
+/// `{"opcode":"next","fyi":"…"}`: the last message was taken.
+pub fn next(fyi: &str) -> String {
+    format!(r#"{{"opcode":"next","fyi":{}}}"#, quoted(fyi))
 }
 
 /// `{"opcode":"close","error":"why"}`: the host will close.
@@ -58,12 +57,9 @@ mod tests {
     fn layouts() {
         for (printed, expected) in [
             (ready("U"), r#"{"opcode":"ready","uuid":"U"}"#),
-            (next("").into_owned(), r#"{"opcode":"next","fyi":""}"#),
-            (next("gone").into_owned(), r#"{"opcode":"next","fyi":"gone"}"#),
-            (
-                next("a\"b\\c\n\u{1}/ä").into_owned(),
-                r#"{"opcode":"next","fyi":"a\"b\\c\n\u0001/ä"}"#,
-            ),
+            (next(""), r#"{"opcode":"next","fyi":""}"#),
+            (next("gone"), r#"{"opcode":"next","fyi":"gone"}"#),
+            (next("a\"b\\c\n\u{1}/ä"), r#"{"opcode":"next","fyi":"a\"b\\c\n\u0001/ä"}"#),
             (close("why"), r#"{"opcode":"close","error":"why"}"#),
             (close("\",\"x\":\""), r#"{"opcode":"close","error":"\",\"x\":\""}"#),
             (
@@ -78,7 +74,7 @@ mod tests {
         ] {
             check(&printed, expected);
         }
-        assert!(matches!(next(""), Cow::Borrowed(_)));
+        assert_eq!(next(""), NEXT);
     }
 
     #[test]

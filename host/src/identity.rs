@@ -110,7 +110,10 @@ impl Identity {
 
     /// Whether this is the text of this identity, in constant time.
     pub fn matches(&self, text: &str) -> bool {
-        self.text[..].ct_eq(text.as_bytes()).into()
+        let (mine, theirs) = (self.text.chunks(8), text.as_bytes().chunks(8));
+        let differences = mine.zip(theirs).map(|(mine, theirs)| word(mine) ^ word(theirs));
+        // In words, and looked at once: a look at each byte takes a tenth of a feedback's time.
+        text.len() == Self::LEN && differences.fold(0, |all, one| all | one).ct_eq(&0).into()
     }
 }
 
@@ -120,6 +123,13 @@ impl fmt::Debug for Identity {
         let uuid = str::from_utf8(&self.text[..UUID_LEN]).unwrap_or_default();
         write!(f, "Identity({uuid})")
     }
+}
+
+/// Up to eight bytes, with zeros behind them.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_ne_bytes(word)
 }
 
 /// The first 64 bits of a hyphenated lower-case version-4 uuid; `None` if it is not exactly that.

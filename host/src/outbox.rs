@@ -31,7 +31,7 @@ pub(crate) enum Outgoing {
     Ready,
     /// What an application sends.
     Message(Payload),
-    /// The dialog's `next`, with its `fyi`.
+    /// The dialog's `next`: this packet, or the one with an empty `fyi`.
     Next(Option<Arc<str>>),
     /// A ping frame; nothing on plain TCP.
     Ping,
@@ -41,7 +41,7 @@ impl Outgoing {
     fn bytes(&self) -> usize {
         match self {
             Self::Message(payload) => payload.len() + Self::OVERHEAD,
-            // The `fyi` is one for all, until it is set again.
+            // The packet is one for all, until it is set again.
             Self::Ready | Self::Next(_) | Self::Ping => Self::OVERHEAD,
         }
     }
@@ -134,8 +134,8 @@ struct State {
     room: Room,
     phase: Phase,
     waker: Option<Waker>,
-    /// What `next` says.
-    fyi: Option<Arc<str>>,
+    /// The `next` packet, where its `fyi` is not empty: set once and sent often.
+    next: Option<Arc<str>>,
     /// What was read from this connection, is with the lane, and has not been dealt with.
     with_lane: Load,
     /// Whether the connection does not read because of that.
@@ -187,13 +187,13 @@ impl Outbox {
     /// Appends the dialog's `next`, as [`push`](Self::push) does.
     pub(crate) fn acknowledge(&self, bounds: Bounds) -> Result<(), Gone> {
         let mut state = self.lock();
-        let next = Outgoing::Next(state.fyi.clone());
+        let next = Outgoing::Next(state.next.clone());
         self.append(&mut state, next, None, bounds).map(drop)
     }
 
-    /// What `next` says from here on.
-    pub(crate) fn set_fyi(&self, fyi: Option<Arc<str>>) {
-        self.lock().fyi = fyi;
+    /// The `next` packet from here on; `None` for the one with an empty `fyi`.
+    pub(crate) fn set_next(&self, packet: Option<Arc<str>>) {
+        self.lock().next = packet;
     }
 
     fn append(

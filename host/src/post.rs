@@ -90,7 +90,7 @@ async fn listen(entry: &Entry, said: &mut String) -> Option<CloseReason> {
         for item in queue {
             let (packet, is_last): (Cow<'_, str>, bool) = match &item {
                 Outgoing::Message(payload) => (String::from_utf8_lossy(payload.as_bytes()), false),
-                Outgoing::Next(fyi) => (dialog::next(fyi.as_deref().unwrap_or_default()), true),
+                Outgoing::Next(packet) => (packet.as_deref().unwrap_or(dialog::NEXT).into(), true),
                 Outgoing::Ready | Outgoing::Ping => continue,
             };
             said.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));

@@ -14,6 +14,7 @@ use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
 use crate::auth::Login;
+use crate::dialog;
 use crate::http::{self, Head};
 use crate::identity::Identity;
 use crate::outbox::{Bounds, CloseReason, Gone, Outbox, Outgoing};
@@ -131,7 +132,7 @@ impl Peer {
     }
 
     pub(crate) fn set_fyi(&self, fyi: &str) {
-        self.outbox.set_fyi((!fyi.is_empty()).then(|| Arc::from(fyi)));
+        self.outbox.set_next((!fyi.is_empty()).then(|| dialog::next(fyi).into()));
     }
 
     /// Whether its application has taken it and not been told of its end.

@@ -11,6 +11,7 @@ use super::crowd;
 use super::script::Script;
 use crate::chunk::Form;
 use crate::config::Limits;
+use crate::dialog;
 use crate::lines::Tail;
 use crate::outbox::{CloseReason, Outgoing};
 use crate::payload::Payload;
@@ -142,7 +143,7 @@ fn outgoing(thing: &Said) -> Outgoing {
         Said::Ready => Outgoing::Ready,
         Said::Text(text) => Outgoing::Message(Payload::copied(true, text.as_bytes())),
         Said::Binary(bytes) => Outgoing::Message(Payload::copied(false, bytes)),
-        Said::Next(fyi) => Outgoing::Next((!fyi.is_empty()).then(|| fyi.as_str().into())),
+        Said::Next(fyi) => Outgoing::Next((!fyi.is_empty()).then(|| dialog::next(fyi).into())),
         Said::Ping | Said::Flush => Outgoing::Ping,
     }
 }

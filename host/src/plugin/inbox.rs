@@ -49,7 +49,7 @@ impl Inbox {
 
     /// Has the item done at once if that can be, else puts it into the queue.
     pub(crate) fn try_send(&self, item: Item) -> Result<(), TrySendError<Item>> {
-        if !matches!(item, Item::Open(_) | Item::Inputs { .. } | Item::Close(..)) {
+        if !matches!(item, Item::Open(_) | Item::Close(..)) {
             return self.queue(item);
         }
         let mut item = Some(item);
@@ -58,15 +58,19 @@ impl Inbox {
         item.map_or(Ok(()), |item| self.queue(item))
     }
 
-    /// As [`try_send`](Self::try_send), for what one read of a connection yielded. What is done at once was never lent.
+    /// As [`try_send`](Self::try_send), for what one read of a connection yielded. What is done at once was never lent; what would
+    /// take too long is left to the lane.
     pub(crate) fn try_inputs(
         &self,
         peer: &Arc<Peer>,
-        inputs: Vec<Input>,
+        mut inputs: Vec<Input>,
     ) -> Result<(), TrySendError<Item>> {
-        if self.take_turn(|clerk| clerk.inputs(peer, &inputs)) {
+        let mut handled = 0;
+        self.take_turn(|clerk| handled = clerk.inputs(peer, &inputs));
+        if handled == inputs.len() {
             return Ok(());
         }
+        inputs.drain(..handled);
         self.queue(Item::Inputs { peer: peer.clone(), inputs, lent: Load::default() })
     }
 

@@ -247,6 +247,14 @@ impl Lane {
         for item in batch.drain(..) {
             match item {
                 Item::Swap(swap) => clerk.swap(swap).await,
+                Item::Inputs { peer, inputs, lent } => {
+                    let mut rest = &inputs[clerk.inputs(&peer, &inputs)..];
+                    while !rest.is_empty() {
+                        tokio::task::yield_now().await;
+                        rest = &rest[clerk.inputs(&peer, rest)..];
+                    }
+                    peer.outbox.give_back(lent);
+                }
                 item => clerk.apply(item),
             }
         }
@@ -355,13 +363,9 @@ impl Clerk {
         }
         match item {
             Item::Open(peer) => self.open(&peer),
-            Item::Inputs { peer, inputs, lent } => {
-                self.inputs(&peer, &inputs);
-                peer.outbox.give_back(lent);
-            }
             Item::Close(peer, reason) => self.close(&peer, &reason),
-            // Dealt with by the lane, because it waits.
-            Item::Swap(_) => {}
+            // Dealt with by the lane, because they may wait.
+            Item::Swap(_) | Item::Inputs { .. } => {}
             Item::Snapshot(done) => {
                 let taken = self.snapshot();
                 // Who asked may have gone.
@@ -384,9 +388,23 @@ impl Clerk {
         }
     }
 
-    pub(super) fn inputs(&mut self, peer: &Peer, inputs: &[Input]) {
-        inputs.iter().for_each(|input| self.input(peer, input));
-        self.resource.tally.add_messages(inputs.len() as u64);
+    /// Handles what a peer sent, as much of it as may be handled in one go, and returns how many that were: sixty-four messages that are
+    /// a broadcast each would keep the thread from everybody else for long.
+    pub(super) fn inputs(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
+        const GO: Duration = Duration::from_micros(500);
+        /// Between two looks at the clock.
+        const FEW: usize = 16;
+        let begun = (inputs.len() > FEW).then(Instant::now);
+        let mut handled = 0;
+        for few in inputs.chunks(FEW) {
+            few.iter().for_each(|input| self.input(peer, input));
+            handled += few.len();
+            if begun.is_some_and(|begun| begun.elapsed() > GO) {
+                break;
+            }
+        }
+        self.resource.tally.add_messages(handled as u64);
+        handled
     }
 
     fn input(&mut self, peer: &Peer, input: &Input) {

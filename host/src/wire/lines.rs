@@ -147,8 +147,8 @@ fn append_line(out: &mut Vec<u8>, item: Outgoing, peer: &Peer) {
             out.extend_from_slice(text.as_bytes());
         }
         Outgoing::Ready => out.extend_from_slice(dialog::ready(peer.identity.as_str()).as_bytes()),
-        Outgoing::Next(fyi) => {
-            out.extend_from_slice(dialog::next(fyi.as_deref().unwrap_or_default()).as_bytes());
+        Outgoing::Next(packet) => {
+            out.extend_from_slice(packet.as_deref().unwrap_or(dialog::NEXT).as_bytes());
         }
         Outgoing::Ping => return,
     }

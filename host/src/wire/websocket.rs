@@ -490,7 +490,7 @@ fn append_frames(
                 }
                 frames.extend_from_slice(payload.as_bytes());
             }
-            Outgoing::Next(fyi) => text(frames, &dialog::next(fyi.as_deref().unwrap_or_default())),
+            Outgoing::Next(packet) => text(frames, packet.as_deref().unwrap_or(dialog::NEXT)),
             Outgoing::Ready => text(frames, &dialog::ready(peer.identity.as_str())),
             // RFC 6455, section 5.5.2: final, opcode 9, no payload.
             Outgoing::Ping => frames.extend_from_slice(&[0x89, 0]),

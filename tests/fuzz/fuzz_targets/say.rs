@@ -55,7 +55,7 @@ fn check_frames(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
             Said::Ready => Message::text(dialog::ready(&uuid)),
             Said::Text(text) => Message::text(text.clone()),
             Said::Binary(bytes) => Message::binary(bytes.clone()),
-            Said::Next(fyi) => Message::text(dialog::next(fyi).into_owned()),
+            Said::Next(fyi) => Message::text(dialog::next(fyi)),
             Said::Ping => Message::Ping(Vec::new().into()),
             Said::Flush => continue,
         };
@@ -102,7 +102,7 @@ fn check_lines(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
             Said::Ready => dialog::ready(&uuid),
             Said::Text(text) => text.replace('\n', " "),
             Said::Binary(bytes) => String::from_utf8_lossy(bytes).replace('\n', " "),
-            Said::Next(fyi) => dialog::next(fyi).into_owned(),
+            Said::Next(fyi) => dialog::next(fyi),
             Said::Ping | Said::Flush => continue,
         };
         assert_eq!(lines.next(), Some(&expected[..]));
