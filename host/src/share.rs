@@ -15,7 +15,7 @@ impl Share {
     /// Reads or writes of a full batch.
     const MOST: u32 = 4;
     /// The application may have handled right here what was read.
-    const LONG: Duration = Duration::from_micros(500);
+    const LONG: Duration = Duration::from_micros(200);
 
     /// Lets the others have their turn if it was enough.
     pub(crate) async fn rest(&mut self) {

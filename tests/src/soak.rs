@@ -103,7 +103,7 @@ pub async fn soak(program: impl Into<PathBuf>, plan: Plan) -> Report {
     for library in ["counter_v2", "counter_v1"] {
         host.reload("counter", library).await;
     }
-    settle(&host, 0).await;
+    settle(&host, None).await;
     let before = (process.descriptors(), process.threads());
     let mut report = Report { resident: vec![process.resident()], ..Report::default() };
     let begun = Instant::now();
@@ -116,7 +116,7 @@ pub async fn soak(program: impl Into<PathBuf>, plan: Plan) -> Report {
         worked.expect("a connection that is treated as promised");
     }
     report.took = begun.elapsed();
-    report.left = settle(&host, before.0).await;
+    report.left = settle(&host, Some(before)).await;
     report.descriptors = (before.0, process.descriptors());
     report.threads = (before.1, process.threads());
     report.answered = sums.answered.load(Ordering::Relaxed);
@@ -182,21 +182,25 @@ async fn talk(address: &Address, messages: u64, sums: &Sums) {
     sums.sessions.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Waits until the host knows no connection any more and has no more open files than `descriptors`; how many connections it knows
-/// after some seconds.
-async fn settle(host: &TestHost, descriptors: usize) -> usize {
-    let mut known = usize::MAX;
-    for _ in 0..50 {
+/// Waits until the host knows no connection any more, and has no more open files and threads than `before`; how many connections
+/// it knows after that, or after some seconds.
+async fn settle(host: &TestHost, before: Option<(usize, usize)>) -> usize {
+    // A thread that has had to wait for a file is kept for ten seconds.
+    const PATIENCE: Duration = Duration::from_secs(15);
+    let begun = Instant::now();
+    loop {
         let (code, said) = within("the list", host.command(&["connections", "--json"])).await;
         assert_eq!(code, 0, "{said}");
         let list: Value = serde_json::from_str(&said).unwrap();
         let list = list.as_array().or_else(|| list["connections"].as_array());
-        known = list.map_or(usize::MAX, Vec::len);
-        let has_settled = descriptors == 0 || Process(host.pid()).descriptors() <= descriptors;
-        if known == 0 && has_settled {
-            break;
+        let known = list.map_or(usize::MAX, Vec::len);
+        let process = Process(host.pid());
+        let has_settled = before.is_none_or(|(descriptors, threads)| {
+            process.descriptors() <= descriptors && process.threads() <= threads
+        });
+        if known == 0 && has_settled || begun.elapsed() > PATIENCE {
+            return known;
         }
         sleep(Duration::from_millis(100)).await;
     }
-    known
 }

@@ -391,7 +391,7 @@ impl Clerk {
     /// Handles what a peer sent, as much of it as may be handled in one go, and returns how many that were: sixty-four messages that are
     /// a broadcast each would keep the thread from everybody else for long.
     pub(super) fn inputs(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
-        const GO: Duration = Duration::from_micros(500);
+        const GO: Duration = Duration::from_micros(200);
         /// Between two looks at the clock.
         const FEW: usize = 16;
         let begun = (inputs.len() > FEW).then(Instant::now);
