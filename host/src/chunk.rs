@@ -2,7 +2,7 @@
 //!
 //! Owns the chunks of one connection while its buffer is open, and the two limits on them. Knows no sockets and no dialog: the
 //! caller answers each step with `next` or closes. Costs one pointer while no buffer is open. An open buffer costs what was
-//! received and 32 bytes a chunk, and as much again for the moment in which it is joined.
+//! received, and while it grows at most as much again.
 //!
 //! Binary messages: outside a buffer they pass as they are, whatever they hold. Inside they are chunks like any other (the
 //! sender cut a text where its bytes fell), never `bufferON` or `bufferOFF`, which are text; the joined message is text.
@@ -67,11 +67,12 @@ pub struct Joiner {
     open: Option<Box<Chunks>>,
 }
 
-/// An open buffer. Each chunk is a copy of its own: a slice would keep the read buffer alive that it was cut from.
+/// An open buffer: the message as far as it has come. Copied there, because a slice would keep the read buffer alive that it was
+/// cut from, and joined at once, because many pieces cost as much again when they are.
 #[derive(Debug, Default)]
 struct Chunks {
-    pieces: Vec<Box<[u8]>>,
-    bytes: usize,
+    message: Vec<u8>,
+    count: usize,
 }
 
 impl Joiner {
@@ -90,7 +91,7 @@ impl Joiner {
             if is_buffer_off(&message)
                 && let Some(chunks) = self.open.take()
             {
-                return as_text(chunks.join());
+                return as_text(chunks.message.into());
             }
         }
         match self.open {
@@ -107,27 +108,17 @@ impl Joiner {
 
     fn keep(&mut self, message: &Bytes) -> Step {
         let Some(chunks) = &mut self.open else { return Step::Acknowledge };
-        let too_much = if chunks.pieces.len() >= self.max_chunks {
+        let too_much = if chunks.count >= self.max_chunks {
             TooMuch::Chunks { max: self.max_chunks }
-        } else if message.len() > self.max_message.saturating_sub(chunks.bytes) {
+        } else if message.len() > self.max_message.saturating_sub(chunks.message.len()) {
             TooMuch::Bytes { max_bytes: self.max_message }
         } else {
-            chunks.bytes += message.len();
-            chunks.pieces.push(message.as_ref().into());
+            chunks.count += 1;
+            chunks.message.extend_from_slice(message);
             return Step::Acknowledge;
         };
         self.open = None;
         Step::TooMuch(too_much)
-    }
-}
-
-impl Chunks {
-    fn join(self) -> Bytes {
-        let mut joined = Vec::with_capacity(self.bytes);
-        for piece in self.pieces {
-            joined.extend_from_slice(&piece);
-        }
-        joined.into()
     }
 }
 

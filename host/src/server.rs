@@ -387,7 +387,7 @@ fn instant(time: SystemTime) -> Option<tokio::time::Instant> {
 }
 
 async fn tell<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
-    stream.write_all(bytes).await?;
+    stream.write_all(&http::dated(bytes, SystemTime::now())).await?;
     stream.shutdown().await
 }
 
@@ -397,7 +397,8 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     bytes: &[u8],
     config: &Config,
 ) {
-    let written = timeout(config.server.timeouts.write, stream.write_all(bytes)).await;
+    let bytes = http::dated(bytes, SystemTime::now());
+    let written = timeout(config.server.timeouts.write, stream.write_all(&bytes)).await;
     if matches!(written, Ok(Ok(()))) {
         drop(timeout(config.server.timeouts.close, linger(&mut stream)).await);
     }

@@ -153,6 +153,11 @@ fn check_length(response: &Response) -> Result<(), String> {
     if length.parse() != Ok(response.body.len()) {
         return Err(format!("the body is not as long as it says: {response:?}"));
     }
+    // RFC 9110, section 6.6.1.
+    let is_dated = matches!(values("date")[..], [date] if date.ends_with(" GMT"));
+    if !is_dated {
+        return Err(format!("not one Date: {response:?}"));
+    }
     if !values("connection").contains(&"close") {
         return Err(format!("no Connection: close: {response:?}"));
     }

@@ -274,7 +274,7 @@ impl Default for Limits {
 pub struct Timeouts {
     /// From accepting to a whole request head. Key `head_timeout`, default 5 s.
     pub head: Duration,
-    /// From the first byte of a message, or from `bufferON`, to its end. Key `message_timeout`, default 30 s.
+    /// From the first byte of a message, or from `bufferON`, to its end. Key `message_timeout`, default 25 s.
     pub message: Duration,
     /// For a peer to take what is written to it. Key `write_timeout`, default 10 s.
     pub write: Duration,
@@ -298,7 +298,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             head: Duration::from_secs(5),
-            message: Duration::from_secs(30),
+            message: Duration::from_secs(25),
             write: Duration::from_secs(10),
             close: Duration::from_secs(3),
             ping_interval: Some(Duration::from_secs(30)),

@@ -14,5 +14,5 @@ mod upgrade;
 
 pub use fields::{ClientType, client_type, forwarded_for, ident, post_length, wants_continue};
 pub use head::{Head, HeadReader, MAX_HEADERS, Method};
-pub use refusal::{CONTINUE, Refusal, response};
+pub use refusal::{CONTINUE, Refusal, dated, response};
 pub use upgrade::{Upgrade, choose_protocol, judge_upgrade, switching};

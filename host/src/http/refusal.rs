@@ -4,7 +4,7 @@
 //! never leave this file unescaped. Every answer here ends its connection.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// The interim answer to a request that [`wants_continue`](super::wants_continue), before its body is read.
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
@@ -173,6 +173,19 @@ pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &s
     let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body);
     bytes
+}
+
+/// A response with the `Date` of the moment at which it is sent (RFC 9110, section 6.6.1). What is no response stays as it is.
+pub fn dated(response: &[u8], now: SystemTime) -> Cow<'_, [u8]> {
+    let line_end = response.windows(2).position(|pair| pair == b"\r\n");
+    match line_end {
+        Some(end) if response.starts_with(b"HTTP/1.1 ") => {
+            let (status, rest) = response.split_at(end);
+            let date = format!("\r\nDate: {}", httpdate::fmt_http_date(now));
+            Cow::Owned([status, date.as_bytes(), rest].concat())
+        }
+        _ => Cow::Borrowed(response),
+    }
 }
 
 /// What of a request line or target may be quoted: a query may hold a token, and reasons end up in logs.
