@@ -213,7 +213,11 @@ impl Outbox {
                 CloseCode::TRY_AGAIN,
                 "too slow: more waits than outbox_messages or outbox_bytes allow",
             );
-            state.phase = Phase::closing(reason, false);
+            state.phase = match std::mem::take(&mut state.phase) {
+                // It is being closed already, in an orderly way: the first reason counts.
+                Phase::Closing { reason, .. } => Phase::Closing { reason, accepts: false },
+                _ => Phase::closing(reason, false),
+            };
             self.wake(state);
             return Err(Gone);
         };
@@ -474,6 +478,23 @@ mod tests {
             let results = sizes.map(|n| outbox.push(text(&"x".repeat(n)), BOUNDS).is_ok());
             assert!(results[0] && !results[3], "{results:?}");
             assert_eq!(take(&outbox), Some((vec![], Some(1013))));
+        }
+    }
+
+    #[test]
+    fn an_answer_that_finds_no_place_does_not_change_why_a_connection_ends() {
+        for is_told in [false, true] {
+            let outbox = Outbox::default();
+            outbox.accept(None);
+            outbox.close(CloseReason::host(CloseCode::AWAY, "x")).unwrap();
+            let reasons = |outbox: &Outbox| take(outbox).and_then(|(_, reason)| reason);
+            let first = is_told.then(|| reasons(&outbox)).flatten();
+            let pushed = [1; 4].map(|_| outbox.push(text("answer"), BOUNDS).is_ok());
+            assert_eq!(pushed, [true, true, true, false]);
+            assert_eq!(
+                (first, reasons(&outbox)),
+                if is_told { (Some(1001), None) } else { (None, Some(1001)) }
+            );
         }
     }
 

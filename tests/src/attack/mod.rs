@@ -48,7 +48,7 @@ impl Scale {
     }
 
     fn message_timeout(&self) -> Duration {
-        self.timeouts.map_or(Duration::from_secs(30), |(_, message)| message)
+        self.timeouts.map_or(Duration::from_secs(25), |(_, message)| message)
     }
 }
 
