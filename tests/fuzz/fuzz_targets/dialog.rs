@@ -14,7 +14,7 @@ fuzz_target!(|input: (&str, u64, u32)| {
     for (printed, expected, layout) in [
         (ready(text), json!({ "opcode": "ready", "uuid": text }), r#"{"opcode":"ready","uuid":""#),
         (
-            next(text).into_owned(),
+            next(text),
             json!({ "opcode": "next", "fyi": text }),
             r#"{"opcode":"next","fyi":""#,
         ),
