@@ -13,11 +13,7 @@ fuzz_target!(|input: (&str, u64, u32)| {
     let whole = seconds.saturating_add(u64::from(!nanos.is_multiple_of(1_000_000_000)));
     for (printed, expected, layout) in [
         (ready(text), json!({ "opcode": "ready", "uuid": text }), r#"{"opcode":"ready","uuid":""#),
-        (
-            next(text),
-            json!({ "opcode": "next", "fyi": text }),
-            r#"{"opcode":"next","fyi":""#,
-        ),
+        (next(text), json!({ "opcode": "next", "fyi": text }), r#"{"opcode":"next","fyi":""#),
         (
             close(text),
             json!({ "opcode": "close", "error": text }),
