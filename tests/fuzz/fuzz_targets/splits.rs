@@ -15,7 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
     let reads = cuts.of(rest);
     let split = hear(Manner::WebSocket, behind, &reads, max_message);
     assert_eq!(whole.messages, split.messages);
-    assert_eq!(whole.end, split.end);
+    // Of two faults in one frame, its header's and its text's, the one that is seen first counts.
+    let is_fault = |end| matches!(end, (1002 | 1007, true));
+    let (one, other) = (whole.end, split.end);
+    assert!(one == other || is_fault(one) && is_fault(other), "{one:?} {other:?}");
     assert_eq!(whole.answers, split.answers);
     let longest_read =
         reads.iter().map(|read| read.len()).max().unwrap_or_default().max(behind.len());
