@@ -42,7 +42,8 @@ fn sent() -> impl Strategy<Value = Sent> {
         .prop_map(|((is_text, payload), cuts, controls)| Sent { is_text, payload, cuts, controls })
 }
 
-fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+/// A frame as a client sends it: `first` is its first byte (FIN, reserved bits, opcode).
+pub(super) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
     let mut bytes = Vec::new();
     frame::append_header(&mut bytes, true, payload.len());

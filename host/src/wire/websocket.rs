@@ -694,26 +694,13 @@ impl AsyncWrite for Pipe {
 
 #[cfg(test)]
 mod tests {
+    use super::super::properties::masked;
     use super::*;
 
     const MAX: usize = 100_000;
 
     fn limits() -> Limits {
         Limits { max_message: MAX, max_frames: 5, ..Limits::default() }
-    }
-
-    /// A frame as a client sends it: `first` is its first byte (FIN, reserved bits, opcode).
-    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
-        const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
-        let mut bytes = Vec::new();
-        frame::append_header(&mut bytes, true, payload.len());
-        bytes[0] = first;
-        bytes[1] |= 0x80;
-        bytes.extend_from_slice(&MASK);
-        let at = bytes.len();
-        bytes.extend_from_slice(payload);
-        frame::unmask(&mut bytes[at..], MASK);
-        bytes
     }
 
     fn text(payload: &str) -> Vec<u8> {
