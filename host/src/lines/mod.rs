@@ -8,7 +8,7 @@
 //! `ready`. An `Ident:` line counts if it follows in the same buffer; if only the beginning of one is there, the rest is
 //! awaited (no message of an old peer begins so). The caller may listen for a moment more, for peers that write line by line, and
 //! begin again with all that came. Later it is too late, `ready` is out: [`Lines`] then drops it, and an empty line as well, so
-//! that neither reaches the application.
+//! that neither reaches the application. Behind an empty line the opening is over, and an `Ident:` line is a message like any other.
 //!
 //! **The mode** is decided by the first message and stays. If a line feed ends it (also one that is the very next byte of a
 //! later read, or CRLF), only line feeds end messages for ever, however reads are split. Else the connection is legacy: a
@@ -141,11 +141,9 @@ impl Lines {
             let line = without_line_end(&self.buffer[self.at..end]);
             self.check_length(line.len())?;
             let message = self.is_message(line).then(|| Bytes::copy_from_slice(line));
-            let blank = line.trim_ascii().is_empty();
             self.consume(end);
-            if !blank {
-                self.tail = Tail::Closed;
-            }
+            // Any line ends the opening, an empty one too: an `Ident:` behind it is a message, as it is where both come together.
+            self.tail = Tail::Closed;
             if let Some(message) = message {
                 self.mode = if self.mode == Mode::Legacy { Mode::Legacy } else { Mode::Lines };
                 return Ok(Some(self.passed(message)));
@@ -353,7 +351,9 @@ mod tests {
         for (reads, expected) in [
             (&["Ident: me\n", "{}"][..], &["{}"][..]),
             (&["Id", "ent: me\r\n\r\n", "{}\n"], &["{}"]),
-            (&["\n", "ident:\n{}"], &["{}"]),
+            (&["\n", "ident:\n{}\n"], &["ident:", "{}"]),
+            (&["  \r\n", "Ident: me\n"], &["Ident: me"]),
+            (&["Ident: me\r\n", "\r\n", "Ident: you\n"], &["Ident: you"]),
             (&["\r", "\n", "{}"], &["{}"]),
             (&["Ident: me\nIdent: you\n"], &["Ident: you"]),
             (&["{}", "Ident: me\n"], &["{}", "Ident: me"]),

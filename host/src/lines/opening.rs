@@ -28,7 +28,7 @@ pub fn way(buf: &[u8]) -> Option<Way> {
 pub enum Tail {
     /// It ended with an empty line, an Ident or the first message.
     Closed,
-    /// Nothing followed yet: an `Ident:` line that comes now comes too late and is dropped.
+    /// Nothing followed yet: an `Ident:` line that comes next comes too late and is dropped.
     Awaited,
 }
 
@@ -87,6 +87,8 @@ impl Opening {
                             "the second line is not `GET /resource HTTP/1.1`",
                         ));
                     }
+                    // Judged now: whatever is wrong with what follows, this came first.
+                    Head::of_opening(without_line_end(&buf[at..end]), None)?;
                     self.stage = Stage::Rest { request_at: at, at: end };
                 }
                 Stage::Rest { request_at, at } => return self.finish(buf, request_at, at),
