@@ -13,10 +13,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::time::sleep;
 
 use self::lines::LineStream;
 use self::websocket::WebSocket;
@@ -168,7 +170,29 @@ thread_local! {
 pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     if stream.shutdown().await.is_ok() {
         let mut scrap = [0; 1024];
-        while let Ok(1..) = stream.read(&mut scrap).await {}
+        let mut leisure = Leisure::default();
+        while let Ok(read @ 1..) = stream.read(&mut scrap).await {
+            leisure.after(read).await;
+        }
+    }
+}
+
+/// How fast the host reads what it throws away: 6 MB a second of each peer. One that is only late has soon ended; twenty that
+/// flood behind their own end would otherwise take the threads from everybody else until the time for it is over.
+#[derive(Debug, Default)]
+struct Leisure {
+    read_bytes: usize,
+}
+
+impl Leisure {
+    const PAUSE: Duration = Duration::from_millis(10);
+
+    async fn after(&mut self, read_bytes: usize) {
+        self.read_bytes += read_bytes;
+        if self.read_bytes >= READ_BYTES {
+            self.read_bytes = 0;
+            sleep(Self::PAUSE).await;
+        }
     }
 }
 

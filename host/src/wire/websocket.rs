@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 use tokio_util::io::poll_read_buf;
 
 use super::arriving::{Arriving, Fragments};
-use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, Traffic, left, linger};
+use super::{BATCH_MESSAGES, Leisure, Progress, Received, SCRATCH, Traffic, left, linger};
 use crate::chunk::{Form, TooMuch};
 use crate::config::Limits;
 use crate::dialog;
@@ -396,10 +396,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let is_awaited = self.unusual.as_ref().is_some_and(|unusual| unusual.is_closing);
         if is_awaited && !self.is_deaf {
             let mut scrap = Vec::new();
+            let mut leisure = Leisure::default();
             while let Progress::More | Progress::Pong =
                 poll_fn(|cx| self.poll_receive(cx, &mut scrap)).await
             {
                 scrap.clear();
+                leisure.after(self.take_traffic().bytes as usize).await;
             }
         }
         linger(&mut self.stream).await;
