@@ -1,14 +1,13 @@
 //! The command line, and what each command does from start to end.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::{Args, Parser, Subcommand};
-use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -360,35 +359,26 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {
     let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
     for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
         let failed = |source| CommandError::Listen { address: address.clone(), source };
-        match address {
-            Listen::Tcp { host, port } => {
-                let listener = TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?;
-                let local = listener.local_addr().map_err(failed)?;
-                info!(address = %local, tls = layer == Layer::Tls, "listening");
-                if config.server.page && listeners.is_empty() {
-                    let scheme = if layer == Layer::Tls { "https" } else { "http" };
-                    info!("try it: {scheme}://{local}{}", crate::page::FOLDER);
-                }
-                listeners.push(Listener::Tcp(listener, layer));
-            }
-            Listen::Unix(path) => {
-                remove_stale_socket(path).await;
-                let listener = UnixListener::bind(path).map_err(failed)?;
-                info!(address = %address, "listening");
-                listeners.push(Listener::Unix(listener));
-            }
+        let listener = match address {
+            Listen::Tcp { host, port } => Listener::bind_tcp(host, *port, layer).await,
+            Listen::Unix(path) => Listener::bind_unix(path).await,
+        };
+        let listener = listener.map_err(failed)?;
+        let local = listener.address().map_err(failed)?;
+        match listener {
+            Listener::Tcp(..) => info!(address = local, tls = listener.is_tls(), "listening"),
+            Listener::Unix(_) => info!(address = local, "listening"),
         }
+        if config.server.page
+            && listeners.is_empty()
+            && let Listener::Tcp(_, layer) = listener
+        {
+            let scheme = if layer == Layer::Tls { "https" } else { "http" };
+            info!("try it: {scheme}://{local}{}", crate::page::FOLDER);
+        }
+        listeners.push(listener);
     }
     Ok(listeners)
-}
-
-/// A socket file that nobody answers on is what a host that was killed left.
-async fn remove_stale_socket(path: &Path) {
-    use std::os::unix::fs::FileTypeExt;
-    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && tokio::net::UnixStream::connect(path).await.is_err() {
-        drop(std::fs::remove_file(path));
-    }
 }
 
 fn scope(config: &Config) -> files::Scope {

@@ -1,10 +1,13 @@
 //! A listening socket of either kind, and what comes out of it.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
+use std::path::Path;
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{
+    TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream, lookup_host,
+};
 
 /// What is spoken on a TCP socket first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +25,32 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
+    /// Binds the first address of `host` that can be had.
+    ///
+    /// # Errors
+    /// It has none, or none of them can be had; the last reason.
+    pub(crate) async fn bind_tcp(host: &str, port: u16, layer: Layer) -> io::Result<Self> {
+        let mut reason = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+        for address in lookup_host((host, port)).await? {
+            match bind(address) {
+                Ok(listener) => return Ok(Self::Tcp(listener, layer)),
+                Err(error) => reason = error,
+            }
+        }
+        Err(reason)
+    }
+
+    /// Binds a socket file, in the place of one that a host left which was killed.
+    ///
+    /// # Errors
+    /// Somebody answers there, or the file cannot be made.
+    pub(crate) async fn bind_unix(path: &Path) -> io::Result<Self> {
+        remove_stale_socket(path).await;
+        let socket = UnixSocket::new_stream()?;
+        socket.bind(path)?;
+        socket.listen(BACKLOG).map(Self::Unix)
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tcp(_, Layer::Tls))
     }
@@ -35,6 +64,29 @@ impl Listener {
                 None => "unix:".to_owned(),
             },
         })
+    }
+}
+
+/// Connections that the system completes before they are accepted; it takes `net.core.somaxconn` where that is less. Past it a
+/// peer tries again after a second, then three: too long for ten thousand who come back after a restart.
+const BACKLOG: u32 = 4096;
+
+fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    // Connections of a former host may still be in TIME_WAIT.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+async fn remove_stale_socket(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+    let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket && UnixStream::connect(path).await.is_err() {
+        drop(std::fs::remove_file(path));
     }
 }
 
