@@ -6,6 +6,8 @@
 
 mod answer;
 mod callback;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod internals;
 mod keyring;
 mod keys;
 mod token;

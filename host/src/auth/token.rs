@@ -169,7 +169,9 @@ pub(super) fn verify(
 /// serde_json ends at 128 levels and at numbers that no double holds, with an error.
 fn json<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
-    serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
+    // What is skipped is not looked at, and must be UTF-8 too (RFC 7515 section 5.2, step 3).
+    let text = str::from_utf8(&bytes).map_err(|_| TokenError::Malformed)?;
+    serde_json::from_str(text).map_err(|_| TokenError::Malformed)
 }
 
 fn judge(

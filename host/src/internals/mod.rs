@@ -5,14 +5,17 @@
 //! `chunk`, `dialog`, `frame`, `identity`, `config`) are used as they are.
 
 pub(crate) mod crowd;
+mod proxy;
 mod script;
 mod wire;
 
 pub use self::crowd::Crowd;
+pub use self::proxy::proxy_header;
 pub use self::wire::{Ear, Heard, Manner, Said, close_code, hear, say};
 
 use std::path::{Path, PathBuf};
 
+pub use crate::auth::internals::{Held, find_token, judge_token};
 use crate::control::protocol::Request;
 use crate::plugin::Snapshot;
 use crate::plugin::stage::check_elf;

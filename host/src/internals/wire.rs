@@ -156,7 +156,7 @@ fn stream(wire: Wire<Script>) -> Script {
 }
 
 /// Polls to the end: nothing in memory waits for anything else.
-fn finish<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn finish<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());
     loop {

@@ -1,0 +1,54 @@
+//! Tokens without files and connections, for `crate::internals`.
+
+use std::time::{Duration, SystemTime};
+
+use super::{keys, token};
+use crate::config::{Algorithm, KeyForm, Source, TokenRules};
+use crate::http::Head;
+
+/// What a token that holds says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// Its `sub`.
+    pub user: String,
+    /// JSON.
+    pub claims: String,
+    /// When it expires.
+    pub until: Option<SystemTime>,
+}
+
+/// Judges a token under a secret for HS256 and the rules that hold where nothing is said.
+///
+/// # Errors
+/// It does not hold; why.
+pub fn judge_token(token: &str, secret: &[u8], now: SystemTime) -> Result<Held, String> {
+    let form = KeyForm::Single { algorithm: Algorithm::Hs256, is_base64url: false, kid: None };
+    let keys = keys::read(secret, &form).map_err(|error| error.to_string())?;
+    let rules = TokenRules {
+        keys: Vec::new(),
+        from: Vec::new(),
+        leeway: Duration::from_secs(30),
+        require_exp: true,
+        issuer: None,
+        audience: Vec::new(),
+        user_claim: "sub".to_owned(),
+        close_on_expiry: false,
+    };
+    let held = token::verify(token, &keys, &rules, now).map_err(|error| error.to_string())?;
+    Ok(Held { user: held.user, claims: held.claims, until: held.until })
+}
+
+/// The token of a request for `target` with these header lines, at one place: `header`, `query:NAME`, `cookie:NAME`, or
+/// `subprotocol`. None if it is no request.
+pub fn find_token(target: &str, fields: &str, place: &str) -> Option<Result<String, String>> {
+    let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
+    let (head, _) = Head::parse(head.as_bytes(), 8192).ok()??;
+    let source = match place.split_once(':') {
+        Some(("query", name)) => Source::Query(name.to_owned()),
+        Some((_, name)) => Source::Cookie(name.to_owned()),
+        None if place == "header" => Source::Header,
+        None => Source::Subprotocol,
+    };
+    let found = token::find(&head, &[source]);
+    Some(found.map(str::to_owned).map_err(|error| error.to_string()))
+}

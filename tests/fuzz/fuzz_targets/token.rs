@@ -1,0 +1,120 @@
+//! Signed tokens: what holds was signed with the secret, as another library computes it, and says what its claims say; what was
+//! made by the rules holds; one letter changed, and it does not.
+#![no_main]
+
+use std::time::{Duration, SystemTime};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use hmac::{Hmac, KeyInit, Mac};
+use libfuzzer_sys::fuzz_target;
+use plugsocket::internals::{Held, find_token, judge_token};
+use plugsocket_fuzz::Input;
+use serde_json::{Value, json};
+use sha2::Sha256;
+
+const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+/// Seconds since 1970; the leeway is 30.
+const NOW: u64 = 1_800_000_000;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut input = Input(bytes);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
+    match input.below(4) {
+        // Anything at all.
+        0 => check(&String::from_utf8_lossy(input.0), now),
+        // Anything that is signed.
+        1 => {
+            let header = input.piece();
+            check(&sign(header, input.0), now);
+        }
+        2 => check(&sign(br#"{"alg":"HS256"}"#, input.0), now),
+        _ => check_good(&mut input, now),
+    }
+    let fields = String::from_utf8_lossy(input.0);
+    check_places(&fields);
+});
+
+fn sign(header: &[u8], claims: &[u8]) -> String {
+    let signed = [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature(&signed)))
+}
+
+fn signature(signed: &str) -> Vec<u8> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("any length is a key's");
+    mac.update(signed.as_bytes());
+    mac.finalize().into_bytes().to_vec()
+}
+
+fn check(token: &str, now: SystemTime) {
+    let Ok(held) = judge_token(token, SECRET, now) else { return };
+    let parts: Vec<&str> = token.split('.').collect();
+    let [header, claims, signed] = parts[..] else { panic!("{} parts", parts.len()) };
+    let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).expect("base64url");
+    assert_eq!(decode(signed), signature(&format!("{header}.{claims}")));
+    let header = String::from_utf8(decode(header)).expect("UTF-8");
+    // A value that is skipped may hold half a surrogate pair, of which no text can be made.
+    if let Ok(header) = serde_json::from_str::<Value>(&header) {
+        assert!(header["alg"] == "HS256" && header.get("crit").is_none_or(Value::is_null));
+    }
+    let claims: Value = serde_json::from_slice(&decode(claims)).expect("JSON");
+    assert_eq!(serde_json::from_str::<Value>(&held.claims).expect("JSON"), claims);
+    let user = match &claims["sub"] {
+        Value::String(user) => user.clone(),
+        Value::Number(user) => user.to_string(),
+        other => panic!("a user that is {other}"),
+    };
+    assert!(user == held.user && !user.is_empty());
+    assert!(claims["exp"].as_f64().expect("a number") + 30.0 > NOW as f64);
+    assert!(
+        claims.get("nbf").is_none_or(|from| from.as_f64().expect("a number") - 30.0 <= NOW as f64)
+    );
+    assert!(claims.get("aud").is_none(), "for somebody else");
+}
+
+fn check_good(input: &mut Input<'_>, now: SystemTime) {
+    let (at, letter) = (usize::from(input.word()), input.byte());
+    let user = format!("u{}", input.text());
+    let until = NOW + u64::from(input.word());
+    let claims = json!({ "sub": user, "exp": until, "note": input.text() });
+    let token = sign(br#"{"alg":"HS256","typ":"JWT"}"#, claims.to_string().as_bytes());
+    let held = judge_token(&token, SECRET, now);
+    if token.len() > 8 << 10 {
+        return assert!(held.is_err(), "too long");
+    }
+    let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
+    let held = held.expect("made by the rules");
+    assert_eq!(held, Held { user, claims: held.claims.clone(), until: Some(expected) });
+    check(&token, now);
+    let mut other = token.clone().into_bytes();
+    let at = at % other.len();
+    other[at] = letter & 0x7f;
+    let other = String::from_utf8(other).expect("ASCII");
+    assert_eq!(judge_token(&other, SECRET, now).is_ok(), other == token, "{at}");
+}
+
+/// Header lines of a stranger's. Whatever they are, what is found stands there, and a second one beside it is an error.
+fn check_places(fields: &str) {
+    for place in ["header", "query:t", "cookie:t", "subprotocol"] {
+        let target = if place == "query:t" && !fields.contains([' ', '\r', '\n', '#']) {
+            format!("/x?{fields}")
+        } else {
+            "/x".to_owned()
+        };
+        let Some(found) = find_token(&target, fields, place) else { return };
+        let Ok(token) = found else { continue };
+        assert!(fields.contains(&token));
+        let again = match place {
+            "header" => format!("Authorization: Bearer {token}\r\n"),
+            "query:t" => continue,
+            "cookie:t" => format!("Cookie: t={token}\r\n"),
+            _ => format!("Sec-WebSocket-Protocol: bearer, {token}\r\n"),
+        };
+        // What is a token alone is one too many beside another, where the head goes on.
+        let goes_on = fields.ends_with("\r\n") && !format!("\r\n{fields}").contains("\r\n\r\n");
+        if goes_on && find_token("/x", &again, place) == Some(Ok(token)) {
+            let both = find_token(&target, &format!("{fields}{again}"), place);
+            assert!(both.is_none_or(|both| both.is_err()), "{place}");
+        }
+    }
+}
