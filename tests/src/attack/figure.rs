@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Attack;
+use super::{Attack, Most};
 use crate::load::percentile;
 
 /// One thing that was measured.
@@ -62,10 +62,15 @@ impl Row {
 | attack | server | p50 / p99 before, ms | p50 / p99 during, ms | memory before → peak, MB | honest: lost, cut | measured |
 |---|---|---|---|---|---|---|";
 
-    pub(super) fn judge(&mut self, p99: u64, growth: u64) {
-        let during = percentile(&self.during, 99);
-        if p99 > 0 && (during > Duration::from_millis(p99) || self.during.is_empty()) {
-            let text = format!("p99 over {p99} ms");
+    pub(super) fn judge(&mut self, p99: Most, growth: u64) {
+        let [before, during] = [&self.before, &self.during].map(|times| percentile(times, 99));
+        let most = match p99 {
+            Most::Anything => Duration::MAX,
+            Most::Milliseconds(most) => Duration::from_millis(most),
+            Most::Twice => (2 * before).max(Duration::from_millis(1)),
+        };
+        if during > most || (self.during.is_empty() && most < Duration::MAX) {
+            let text = format!("p99 over {:.1} ms", most.as_secs_f64() * 1e3);
             self.figures.push(Figure { text, is_missed: true });
         }
         let grown = self.resident.1.saturating_sub(self.resident.0);

@@ -21,20 +21,37 @@ struct Drip {
     then: Vec<u8>,
     /// Whether the writing side is ended behind that.
     ends: bool,
+    /// Whether it is for the port where TLS is spoken.
+    is_secure: bool,
 }
 
 /// A request head that is begun and left.
 pub(super) async fn stalled_heads(target: &Target) -> Vec<Figure> {
     let first = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n".to_vec();
     let limit = target.scale.head_timeout() + SECOND;
-    hold(target, target.scale.sockets, Drip { first, ..Drip::default() }, limit).await
+    hold(target, Drip { first, ..Drip::default() }, limit).await
 }
 
 /// A request head of one byte a second.
 pub(super) async fn slow_heads(target: &Target) -> Vec<Figure> {
     let then = RawClient::handshake("/echo").into_bytes();
     let limit = target.scale.head_timeout() + SECOND;
-    hold(target, target.scale.some, Drip { then, ..Drip::default() }, limit).await
+    hold(target, Drip { then, ..Drip::default() }, limit).await
+}
+
+/// A TLS hello that is begun and left.
+pub(super) async fn stalled_hellos(target: &Target) -> Vec<Figure> {
+    // A record of 512 bytes with a ClientHello of 508, up to its version and a part of its random.
+    let first = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03plugsocket".to_vec();
+    let drip = Drip { first, is_secure: true, ..Drip::default() };
+    hold(target, drip, target.scale.tls_timeout() + SECOND).await
+}
+
+/// The lines that open plain TCP, begun and left.
+pub(super) async fn stalled_openings(target: &Target) -> Vec<Figure> {
+    let first = b"backend\nGET /ta".to_vec();
+    let limit = target.scale.head_timeout() + SECOND;
+    hold(target, Drip { first, ..Drip::default() }, limit).await
 }
 
 /// The opening of plain TCP, one byte a second, up to the middle of its first message.
@@ -44,15 +61,15 @@ pub(super) async fn slow_openings(target: &Target) -> Vec<Figure> {
         then: vec![b'"'; 1000],
         ..Drip::default()
     };
-    hold(target, target.scale.some, drip, told(target)).await
+    hold(target, drip, told(target)).await
 }
 
 /// Half a frame, and its payload one byte a second.
 pub(super) async fn half_frames(target: &Target) -> Vec<Figure> {
     let mut frame = masked(opcode::TEXT, &[b'x'; 60_000]);
     let then = frame.split_off(10_000);
-    let drip = Drip { path: Some("/echo"), first: frame, then, ends: false };
-    hold(target, target.scale.some, drip, told(target)).await
+    let drip = Drip { path: Some("/echo"), first: frame, then, ..Drip::default() };
+    hold(target, drip, told(target)).await
 }
 
 /// An open chunk buffer with something in it.
@@ -60,13 +77,19 @@ pub(super) async fn open_buffers(target: &Target) -> Vec<Figure> {
     let chunk = masked(opcode::TEXT, &[b'x'; 1000]);
     let first = [masked(opcode::TEXT, b"bufferON"), chunk].concat();
     let drip = Drip { path: Some("/talk"), first, ..Drip::default() };
-    hold(target, target.scale.some, drip, told(target)).await
+    hold(target, drip, told(target)).await
 }
 
 /// A peer that ends its side and keeps the other one.
 pub(super) async fn half_closes(target: &Target) -> Vec<Figure> {
     let drip = Drip { path: Some("/echo"), ends: true, ..Drip::default() };
-    hold(target, target.scale.some, drip, Duration::from_secs(4)).await
+    hold(target, drip, Duration::from_secs(4)).await
+}
+
+/// A violation, and no answer to the close frame that it brings.
+pub(super) async fn unanswered_closes(target: &Target) -> Vec<Figure> {
+    let drip = Drip { path: Some("/echo"), first: masked(0xf1, b""), ..Drip::default() };
+    hold(target, drip, Duration::from_secs(4)).await
 }
 
 /// Told in a close frame after `message_timeout`; then the answer to that is awaited for `close_timeout`, 3 s.
@@ -78,12 +101,13 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Opens connections that do this until the server ends them, and keeps their sockets; how long that took, and when the server
 /// had let go of their descriptors.
-async fn hold(target: &Target, count: usize, drip: Drip, limit: Duration) -> Vec<Figure> {
+async fn hold(target: &Target, drip: Drip, limit: Duration) -> Vec<Figure> {
     let before = target.process.descriptors();
     let begun = Instant::now();
+    let address = if drip.is_secure { target.secure.expect("a host") } else { target.address };
     let mut opening = JoinSet::new();
-    for _ in 0..count {
-        opening.spawn(begin(target.address, drip.clone()));
+    for _ in 0..target.scale.sockets {
+        opening.spawn(begin(address, drip.clone()));
     }
     let mut holding = JoinSet::new();
     let mut refused = 0;

@@ -58,7 +58,6 @@ const OTHER_FILES: usize = 600;
 
 const FULL: Scale = Scale {
     sockets: 1000,
-    some: 200,
     length: Duration::from_secs(5),
     before: Duration::from_secs(3),
     timeouts: None,
@@ -66,7 +65,6 @@ const FULL: Scale = Scale {
 
 const QUICK: Scale = Scale {
     sockets: 200,
-    some: 20,
     length: Duration::from_secs(1),
     before: Duration::from_secs(1),
     timeouts: Some((Duration::from_secs(1), Duration::from_secs(2))),
