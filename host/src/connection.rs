@@ -14,12 +14,12 @@ use std::task::Poll;
 use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::error::SendError;
-use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
+use crate::deadline::Deadline;
 use crate::outbox::{CloseReason, First, Load, Look, Outgoing, Taken};
 use crate::pace::Pace;
 use crate::payload::Payload;
@@ -28,15 +28,24 @@ use crate::plugin::lane::{Input, Item};
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
 use crate::share::Share;
-use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire};
+use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire, WriteError};
 
 /// Why the loop ended.
 #[derive(Debug)]
 enum End {
     /// The peer has gone; nothing can be written.
     Left(CloseReason),
+    /// The peer is done, and is still told what it is owed.
+    Done(CloseReason),
     /// The host or the application closes; the peer is told.
     Closed(CloseReason),
+}
+
+impl End {
+    fn reason(&self) -> &CloseReason {
+        let (Self::Left(reason) | Self::Done(reason) | Self::Closed(reason)) = self;
+        reason
+    }
 }
 
 /// How [`Connection::work`] ended, and what was not handed on by then.
@@ -52,7 +61,8 @@ enum Turn {
     /// The lane has taken what was pending.
     Taken,
     LaneEnded,
-    Overdue,
+    /// A clock may be over, or goes on.
+    Clock,
 }
 
 /// What one read may bring, beside one message that began before it.
@@ -64,8 +74,8 @@ pub(crate) struct Connection<S> {
     entry: Entry,
     inbox: Inbox,
     joiner: Joiner,
-    /// When a message, or an open chunk buffer, that has begun must be whole; later by what the host holds its peer back.
-    whole_by: Option<Instant>,
+    /// For a message, or an open chunk buffer, that has begun.
+    whole: Deadline,
     timeouts: Timeouts,
     pace: Option<Box<Pace>>,
 }
@@ -79,7 +89,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         pace: Option<Box<Pace>>,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
-        Self { wire, entry, inbox, joiner, whole_by: None, timeouts: timeouts.clone(), pace }
+        let whole = Deadline::None;
+        Self { wire, entry, inbox, joiner, whole, timeouts: timeouts.clone(), pace }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -131,7 +142,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             };
             peer.outbox.attend();
             match turn {
-                Turn::Taken => peer.hold(self.pace.as_ref().is_some_and(|pace| !pace.may_read())),
+                Turn::Taken => {}
                 Turn::Write(Taken { queue, close }) => {
                     first = First::Read;
                     share.wrote(queue.len());
@@ -149,22 +160,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Turn::Read(progress) => {
                     first = First::Write;
                     peer.heard();
-                    let joined = self.count(batch.len()).and_then(|frames| {
-                        let begun = share.read(frames, batch.len());
-                        let joined = self.hand_on(&mut batch, pending);
-                        share.handled(begun);
-                        joined
-                    });
-                    last = match (joined, progress) {
-                        (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => {
-                            Some(End::Closed(reason))
-                        }
-                        (Ok(()), Progress::Left(reason)) => Some(End::Left(reason)),
-                        (Ok(()), Progress::Pong) => self.flush().await.err(),
-                        (Ok(()), Progress::More) => None,
-                    };
+                    last = self.take_in(progress, &mut batch, pending, &mut share).await;
                 }
-                Turn::Overdue => {
+                Turn::Clock => {
                     if let Err(reason) = self.wake() {
                         return End::Closed(reason);
                     }
@@ -173,35 +171,60 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
+    /// Deals with what was read, up to what it ended with.
+    async fn take_in(
+        &mut self,
+        progress: Progress,
+        batch: &mut Vec<Received>,
+        pending: &mut Option<Item>,
+        share: &mut Share,
+    ) -> Option<End> {
+        let joined = self.count(batch.len()).and_then(|frames| {
+            let begun = share.read(frames, batch.len());
+            let joined = self.hand_on(batch, pending);
+            share.handled(begun);
+            joined
+        });
+        match (joined, progress) {
+            (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => Some(End::Closed(reason)),
+            (Ok(()), Progress::Done(reason)) => Some(End::Done(reason)),
+            (Ok(()), Progress::Left(reason)) => Some(End::Left(reason)),
+            (Ok(()), Progress::Pong) => self.flush().await.err(),
+            (Ok(()), Progress::More) => None,
+        }
+    }
+
     /// Waits for something to write or to read, whichever comes `first`.
     async fn turn(&mut self, first: First, batch: &mut Vec<Received>) -> Turn {
         let next_time = self.next_time();
-        let (wire, outbox, bounds) =
-            (&mut self.wire, &self.entry.peer.outbox, self.entry.peer.bounds);
+        let (wire, peer, whole) = (&mut self.wire, &*self.entry.peer, &mut self.whole);
         let is_paced = self.pace.as_ref().is_none_or(|pace| pace.may_read());
-        let mut overdue = pin!(reached(next_time));
+        let mut clock = pin!(reached(next_time));
         poll_fn(|cx| {
-            let (may_read, is_due) = match outbox.look(cx, first, ONE_READ, bounds) {
+            let (may_read, is_due) = match peer.outbox.look(cx, first, ONE_READ, peer.bounds) {
                 Look::Write(taken) => return Poll::Ready(Turn::Write(taken)),
-                Look::Wait { may_read, is_due } => (may_read, is_due),
+                Look::Wait { may_read, is_due } => (is_paced && may_read, is_due),
             };
-            if is_paced
-                && may_read
-                && let Poll::Ready(progress) = wire.poll_receive(cx, batch)
-            {
+            if may_read == peer.is_held() {
+                hold(peer, whole, !may_read);
+                // Other clocks run than those that are waited for here.
+                return Poll::Ready(Turn::Clock);
+            }
+            if may_read && let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
                 return Poll::Ready(Turn::Read(progress));
             }
-            if is_due && let Some(taken) = outbox.try_take() {
+            if is_due && let Some(taken) = peer.outbox.try_take() {
                 return Poll::Ready(Turn::Write(taken));
             }
-            overdue.as_mut().poll(cx).map(|()| Turn::Overdue)
+            clock.as_mut().poll(cx).map(|()| Turn::Clock)
         })
         .await
     }
 
     /// Waits for a place in the lane's inbox, and meanwhile for something to write. What is `pending` must be there.
-    async fn wait_for_lane(&self, pending: &mut Option<Item>) -> Turn {
-        let overdue = reached(self.next_time());
+    async fn wait_for_lane(&mut self, pending: &mut Option<Item>) -> Turn {
+        hold(&self.entry.peer, &mut self.whole, true);
+        let clock = reached(self.next_time());
         tokio::select! {
             taken = self.entry.peer.outbox.take() => Turn::Write(taken),
             permit = self.inbox.reserve() => match permit {
@@ -211,25 +234,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 Err(_) => Turn::LaneEnded,
             },
-            () = overdue => Turn::Overdue,
+            () = clock => Turn::Clock,
         }
     }
 
-    /// When something is due, if nothing happens before.
+    /// When a clock is over, if nothing happens before.
     fn next_time(&self) -> Option<Instant> {
         match &self.pace {
-            None => self.whole_by,
-            Some(pace) => self.whole_by.into_iter().chain(pace.next()).min(),
+            None => self.whole.time(),
+            Some(pace) => self.whole.time().into_iter().chain(pace.next()).min(),
         }
     }
 
-    /// [`next_time`](Self::next_time) has come.
+    /// [`next_time`](Self::next_time) may have come.
     fn wake(&mut self) -> Result<(), CloseReason> {
         if let Some(pace) = &mut self.pace {
-            pace.wake()?;
-            self.entry.peer.hold(!pace.may_read());
+            let peer = &self.entry.peer;
+            pace.wake(peer.is_held() || peer.outbox.is_with_lane())?;
         }
-        if self.whole_by.is_some_and(|by| Instant::now() >= by) {
+        if self.whole.is_over() {
             let text = "a message was not whole in time (message_timeout)";
             return Err(CloseReason::host(CloseCode::POLICY, text));
         }
@@ -241,12 +264,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Traffic { bytes, frames } = self.wire.take_traffic();
         if let Some(pace) = &mut self.pace {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
-            let held = pace.read(read, messages)?;
-            if !held.is_zero() {
-                // The host's own doing is not the peer's fault.
-                self.whole_by = self.whole_by.map(|by| by + held);
-                self.entry.peer.hold(true);
-            }
+            pace.read(read, messages)?;
         }
         Ok(frames)
     }
@@ -263,7 +281,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             && let Err(refused) = self.inbox.try_inputs(self.peer(), inputs)
         {
             *pending = Some(refused.into_inner());
-            self.peer().hold(true);
         }
         joined
     }
@@ -289,14 +306,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             });
         }
         // The time begins anew with the next message; a chunk is only a part of one.
-        if inputs.iter().any(|input| matches!(input, Input::Message(_))) {
-            self.whole_by = None;
+        let is_midway = self.joiner.is_open() || self.wire.is_midway();
+        if !is_midway || inputs.iter().any(|input| matches!(input, Input::Message(_))) {
+            self.whole = Deadline::None;
         }
-        self.whole_by = match (self.joiner.is_open() || self.wire.is_midway(), self.whole_by) {
-            (true, None) => Some(Instant::now() + self.timeouts.message),
-            (true, by) => by,
-            (false, _) => None,
-        };
+        if is_midway {
+            self.whole.begin(self.timeouts.message);
+        }
         Ok(())
     }
 
@@ -307,62 +323,97 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(pace) = &mut self.pace {
             pace.write(queue.iter());
         }
-        let mut writing = pin!(self.wire.write(queue, &self.entry.peer));
-        // Hardly any write has to wait, and one that need not wait needs no clock.
-        let written = match poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-            Poll::Ready(written) => Ok(written),
-            Poll::Pending => timeout(self.timeouts.write, writing).await,
-        };
+        let peer = &self.entry.peer;
+        let mut writing = pin!(self.wire.write(queue, peer, self.timeouts.write));
+        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            return judge(written);
+        }
+        // An answer to a ping is not read meanwhile.
+        let was_held = peer.is_held();
+        hold(peer, &mut self.whole, true);
+        let written = writing.await;
+        hold(peer, &mut self.whole, was_held);
         judge(written)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        judge(timeout(self.timeouts.write, self.wire.flush()).await)
+        let flushed = timeout(self.timeouts.write, self.wire.flush()).await;
+        judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
     }
 
     /// Takes leave of application and peer.
-    pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
-        let patience = self.timeouts.close;
+    pub(crate) async fn end(self, Ended { end, pending }: Ended) {
         let peer = self.peer().clone();
-        if let End::Left(_) = &end {
-            // From here on a feedback is told that nobody is there.
-            peer.outbox.finish();
-        }
-        let (End::Left(reason) | End::Closed(reason)) = &end;
+        let reason = end.reason().clone();
         debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, "connection ends");
-        match end {
-            End::Left(reason) => {
-                let mut wire = self.wire;
-                let linger = async move { drop(timeout(patience, wire.linger()).await) };
-                // The application need not wait for a peer that keeps its socket, nor the socket for a lane that is stuck.
-                tokio::join!(depart(&self.inbox, &peer, pending, reason), linger);
+        let is_owed = match end {
+            End::Left(_) => {
+                // From here on a feedback is told that nobody is there.
+                peer.outbox.finish();
+                false
             }
-            End::Closed(reason) => {
-                // What the application answers to what it was handed before belongs to the peer; but a lane that is stuck
-                // must not keep the socket.
-                let mut departure = pin!(depart(&self.inbox, &peer, pending, reason.clone()));
-                let rest = async {
-                    departure.as_mut().await;
-                    peer.outbox.rest().await
-                };
-                let rest = timeout(patience, rest).await;
-                let goodbye = async {
-                    if let Ok(rest) = rest {
-                        self.wire.write(rest, &peer).await?;
-                    }
-                    self.wire
-                        .say_goodbye(&reason, peer.dialog && reason.code != CloseCode::NORMAL)
-                        .await?;
-                    self.wire.linger().await;
-                    io::Result::Ok(())
-                };
-                drop(timeout(patience, goodbye).await);
-                drop(self.wire);
-                if !peer.outbox.is_finished() {
-                    departure.await;
-                }
-            }
+            End::Done(_) => peer.outbox.settle(),
+            End::Closed(_) => true,
+        };
+        if is_owed {
+            self.settle(end, pending).await;
+            return;
         }
+        let (inbox, patience) = (self.inbox, self.timeouts.close);
+        let mut wire = self.wire;
+        let farewell = async move {
+            if matches!(end, End::Left(_)) || wire.answer_goodbye().await.is_ok() {
+                wire.linger().await;
+            }
+        };
+        // The application need not wait for a peer that keeps its socket, nor the socket for a lane that is stuck.
+        let farewell = async move { drop(timeout(patience, farewell).await) };
+        tokio::join!(depart(&inbox, &peer, pending, reason), farewell);
+    }
+
+    /// Tells the application, writes what the peer is owed, and says goodbye. A lane that is stuck must not keep the socket.
+    async fn settle(mut self, end: End, pending: Option<Item>) {
+        let (peer, patience) = (self.peer().clone(), self.timeouts.close);
+        let mut departure = pin!(depart(&self.inbox, &peer, pending, end.reason().clone()));
+        let mut is_told = false;
+        let rest = async {
+            departure.as_mut().await;
+            is_told = true;
+            peer.outbox.rest().await
+        };
+        let rest = timeout(patience, rest).await.unwrap_or_default();
+        let goodbye = async {
+            // Behind a write that was given up nothing more is taken, or it would be missing in front of it.
+            let _lost = self.wire.write(rest, &peer, patience).await;
+            match &end {
+                End::Closed(reason) => {
+                    let with_packet = peer.dialog && reason.code != CloseCode::NORMAL;
+                    self.wire.say_goodbye(reason, with_packet).await?;
+                }
+                End::Done(_) | End::Left(_) => self.wire.answer_goodbye().await?,
+            }
+            self.wire.linger().await;
+            io::Result::Ok(())
+        };
+        if timeout(patience, goodbye).await.is_err() {
+            self.wire.hang_up().await;
+        }
+        drop(self.wire);
+        if !is_told && !peer.outbox.is_finished() {
+            departure.await;
+        }
+    }
+}
+
+/// Whether the host reads from a peer: while it does not, the clocks for what the peer does stand still.
+fn hold(peer: &Peer, whole: &mut Deadline, is_held: bool) {
+    if is_held == peer.is_held() {
+        return;
+    }
+    peer.hold(is_held);
+    match is_held {
+        true => whole.stop(),
+        false => whole.go_on(),
     }
 }
 
@@ -397,16 +448,13 @@ fn find_lane(peer: &Peer, ended: &Inbox) -> Option<Inbox> {
     }
 }
 
-fn judge(written: Result<io::Result<()>, Elapsed>) -> Result<(), End> {
+fn judge(written: Result<(), WriteError>) -> Result<(), End> {
     match written {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
+        Ok(()) => Ok(()),
+        Err(WriteError::Socket(error)) => {
             Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string())))
         }
-        Err(_) => Err(End::Closed(CloseReason::host(
-            CloseCode::TRY_AGAIN,
-            "too slow: nothing could be written in time (write_timeout)",
-        ))),
+        Err(late) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, late.to_string()))),
     }
 }
 

@@ -29,6 +29,7 @@ mod turnstile;
 // What it does.
 pub mod chunk;
 mod connection;
+mod deadline;
 pub mod dialog;
 pub mod frame;
 pub mod identity;

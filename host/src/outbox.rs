@@ -152,10 +152,12 @@ enum Phase {
     Opening,
     Open,
     /// Ends for this reason once the application's lane is through with the connection.
-    /// `reason` is gone once the connection has taken it.
+    /// `reason` is gone once the connection has taken it, and where it is the peer that is done.
     Closing {
         reason: Option<CloseReason>,
         accepts: bool,
+        /// Whether the application has not decided yet; what it sends is kept back as in `Opening`.
+        is_opening: bool,
     },
     /// Nothing comes any more. The queue may still hold what came before, and the connection may not know the reason yet.
     Finished(Option<CloseReason>),
@@ -163,7 +165,11 @@ enum Phase {
 
 impl Phase {
     fn closing(reason: CloseReason, accepts: bool) -> Self {
-        Self::Closing { reason: Some(reason), accepts }
+        Self::Closing { reason: Some(reason), accepts, is_opening: false }
+    }
+
+    fn is_opening(&self) -> bool {
+        matches!(self, Self::Opening | Self::Closing { is_opening: true, .. })
     }
 }
 
@@ -213,15 +219,15 @@ impl Outbox {
                 CloseCode::TRY_AGAIN,
                 "too slow: more waits than outbox_messages or outbox_bytes allow",
             );
-            state.phase = match std::mem::take(&mut state.phase) {
+            match &mut state.phase {
                 // It is being closed already, in an orderly way: the first reason counts.
-                Phase::Closing { reason, .. } => Phase::Closing { reason, accepts: false },
-                _ => Phase::closing(reason, false),
-            };
+                Phase::Closing { accepts, .. } => *accepts = false,
+                phase => *phase = Phase::closing(reason, false),
+            }
             self.wake(state);
             return Err(Gone);
         };
-        if !matches!(state.phase, Phase::Opening) {
+        if !state.phase.is_opening() {
             self.wake(state);
         }
         Ok(dropped)
@@ -234,8 +240,10 @@ impl Outbox {
             state.queue.push_front(first);
             state.shift_keys();
         }
-        if matches!(state.phase, Phase::Opening) {
-            state.phase = Phase::Open;
+        match &mut state.phase {
+            Phase::Closing { is_opening, .. } => *is_opening = false,
+            Phase::Opening => state.phase = Phase::Open,
+            Phase::Open | Phase::Finished(_) => {}
         }
         self.wake(&state);
     }
@@ -255,17 +263,35 @@ impl Outbox {
     /// way (1001); after that the lane calls [`finish`](Self::finish).
     pub(crate) fn close(&self, reason: CloseReason) -> Result<(), Gone> {
         let mut state = self.lock();
-        match state.phase {
-            Phase::Opening | Phase::Open => {}
+        let is_opening = match state.phase {
+            Phase::Opening => true,
+            Phase::Open => false,
             Phase::Closing { .. } | Phase::Finished(_) => return Err(Gone),
-        }
+        };
         if reason.by == ClosedBy::Plugin {
             self.is_cut_off.store(true, Ordering::Relaxed);
         }
         let accepts = reason.by == ClosedBy::Host && reason.code == CloseCode::AWAY;
-        state.phase = Phase::closing(reason, accepts);
+        state.phase = Phase::Closing { reason: Some(reason), accepts, is_opening };
         self.wake(&state);
         Ok(())
+    }
+
+    /// The peer has said its last, and will read what it is owed for what it said before. False if it is owed nothing, or the connection
+    /// ends for another reason already: then nothing more is taken for it.
+    pub(crate) fn settle(&self) -> bool {
+        let mut state = self.lock();
+        let is_opening = match state.phase {
+            Phase::Opening => true,
+            Phase::Open => false,
+            Phase::Closing { .. } | Phase::Finished(_) => return false,
+        };
+        if !is_opening && state.with_lane == Load::default() && state.queue.is_empty() {
+            state.finish();
+            return false;
+        }
+        state.phase = Phase::Closing { reason: None, accepts: true, is_opening };
+        true
     }
 
     /// The connection's task runs and looks here before it waits again. Only that task says so.
@@ -296,10 +322,7 @@ impl Outbox {
     /// The lane is through with this connection: nothing comes any more.
     pub(crate) fn finish(&self) {
         let mut state = self.lock();
-        state.phase = match std::mem::take(&mut state.phase) {
-            Phase::Closing { reason, .. } | Phase::Finished(reason) => Phase::Finished(reason),
-            Phase::Opening | Phase::Open => Phase::Finished(None),
-        };
+        state.finish();
         self.wake(&state);
     }
 
@@ -312,6 +335,11 @@ impl Outbox {
     /// Whether the connection is on its way out.
     pub(crate) fn is_ending(&self) -> bool {
         matches!(self.lock().phase, Phase::Closing { .. } | Phase::Finished(_))
+    }
+
+    /// Whether something that was read from it is with the lane.
+    pub(crate) fn is_with_lane(&self) -> bool {
+        self.lock().with_lane != Load::default()
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -394,11 +422,23 @@ impl State {
         self.keys = None;
     }
 
+    fn finish(&mut self) {
+        if self.phase.is_opening() {
+            // Nobody decided: there was no `ready`, and so there is nothing that could follow it.
+            self.drop_queue();
+        }
+        self.phase = match std::mem::take(&mut self.phase) {
+            Phase::Closing { reason, .. } | Phase::Finished(reason) => Phase::Finished(reason),
+            Phase::Opening | Phase::Open => Phase::Finished(None),
+        };
+    }
+
     /// Whether there is something to write, or the order to close.
     fn is_due(&self) -> bool {
         match &self.phase {
             Phase::Opening => false,
             Phase::Open => !self.queue.is_empty(),
+            Phase::Closing { reason, is_opening: true, .. } => reason.is_some(),
             Phase::Closing { reason, .. } | Phase::Finished(reason) => {
                 reason.is_some() || !self.queue.is_empty()
             }
@@ -411,6 +451,10 @@ impl State {
         }
         let close = match &mut self.phase {
             Phase::Opening | Phase::Open => None,
+            // `ready` has to come before what waits.
+            Phase::Closing { reason, is_opening: true, .. } => {
+                return Some(Taken { queue: VecDeque::new(), close: reason.take() });
+            }
             Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
         };
         self.room.hand_over();
@@ -459,6 +503,50 @@ mod tests {
         outbox.accept(Some(Outgoing::Ready));
         assert_eq!(take(&outbox), Some((vec![Outgoing::Ready, text("welcome")], None)));
         assert_eq!(take(&outbox), None);
+    }
+
+    #[test]
+    fn ready_comes_first_also_where_the_connection_ends_before_it_was_taken() {
+        let away = CloseReason::host(CloseCode::AWAY, "server shutting down");
+        for is_owed in [false, true] {
+            let outbox = Outbox::default();
+            outbox.push(text("welcome"), BOUNDS).unwrap();
+            let reason = if is_owed { None } else { Some(1001) };
+            match is_owed {
+                true => assert!(outbox.settle()),
+                false => outbox.close(away.clone()).unwrap(),
+            }
+            assert_eq!(take(&outbox), reason.map(|code| (vec![], Some(code))));
+            outbox.accept(Some(Outgoing::Ready));
+            outbox.finish();
+            let rest = outbox.rest().now_or_never().unwrap();
+            assert_eq!(Vec::from(rest), [Outgoing::Ready, text("welcome")]);
+        }
+        let outbox = Outbox::default();
+        outbox.push(text("welcome"), BOUNDS).unwrap();
+        outbox.close(away).unwrap();
+        outbox.finish();
+        assert!(outbox.rest().now_or_never().unwrap().is_empty(), "nobody took it");
+    }
+
+    #[test]
+    fn a_peer_that_is_done_is_owed_what_waits_and_what_is_with_the_lane() {
+        let load = Load { messages: 1, bytes: 0 };
+        for (waits, lent, is_owed) in
+            [(false, false, false), (true, false, true), (false, true, true)]
+        {
+            let outbox = Outbox::default();
+            outbox.accept(None);
+            if waits {
+                outbox.push(text("answer"), BOUNDS).unwrap();
+            }
+            if lent {
+                outbox.lend(load);
+            }
+            assert_eq!(outbox.settle(), is_owed);
+            assert_eq!(outbox.push(text("more"), BOUNDS).is_ok(), is_owed);
+            assert!(!outbox.settle() && outbox.is_ending());
+        }
     }
 
     #[test]

@@ -36,15 +36,14 @@ impl Pace {
 
     /// When to come back, if nothing happens before.
     pub(crate) fn next(&self) -> Option<Instant> {
-        let idle = self.idle.map(|idle| self.heard + idle);
-        self.held_until.into_iter().chain(idle).min()
+        self.held_until.or_else(|| self.idle.map(|idle| self.heard + idle))
     }
 
-    /// Something was read. For how long the host does not read now.
+    /// Something was read. The host may not read on for a while.
     ///
     /// # Errors
     /// It is more than is allowed.
-    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<Duration, CloseReason> {
+    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<(), CloseReason> {
         let now = Instant::now();
         if messages > 0 {
             self.heard = now;
@@ -52,7 +51,7 @@ impl Pace {
         if let Some(throttle) = &mut self.throttle {
             self.held_until = throttle.spend(read, now)?;
         }
-        Ok(self.held_until.map_or(Duration::ZERO, |until| until - now))
+        Ok(())
     }
 
     /// This is about to be written.
@@ -62,18 +61,20 @@ impl Pace {
         }
     }
 
-    /// [`next`](Self::next) has come.
+    /// [`next`](Self::next) has come. `is_busy`: the peer waits for the host, not the host for the peer.
     ///
     /// # Errors
     /// Nothing was said for too long.
-    pub(crate) fn wake(&mut self) -> Result<(), CloseReason> {
+    pub(crate) fn wake(&mut self, is_busy: bool) -> Result<(), CloseReason> {
         let now = Instant::now();
+        let was_held = self.held_until.is_some();
+        self.held_until = self.held_until.filter(|until| now < *until);
+        if was_held || is_busy {
+            self.heard = now;
+        }
         if self.idle.is_some_and(|idle| now >= self.heard + idle) {
             let text = "no message for too long (idle_timeout)";
             return Err(CloseReason::host(CloseCode::AWAY, text));
-        }
-        if self.held_until.is_some_and(|until| now >= until) {
-            self.held_until = None;
         }
         Ok(())
     }

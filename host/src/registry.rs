@@ -42,7 +42,6 @@ pub(crate) struct Peer {
     pub(crate) max_rooms: usize,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
-    /// Whether the host itself does not read it for the moment.
     is_held: AtomicBool,
     /// Messages to it that were dropped, and the minute in which that was last said.
     dropped: AtomicU32,
@@ -144,7 +143,12 @@ impl Peer {
         self.alive.store(true, Ordering::Relaxed);
     }
 
-    /// The host does not read it for a while, or does again: its silence says nothing then.
+    /// Whether the host itself does not read it for the moment.
+    pub(crate) fn is_held(&self) -> bool {
+        self.is_held.load(Ordering::Relaxed)
+    }
+
+    /// The host does not read it for a while, or does again: its silence says nothing then. Only its own task says so.
     pub(crate) fn hold(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
         self.heard();
@@ -153,7 +157,7 @@ impl Peer {
     /// Pings, or closes a peer that was not heard of since the last ping. Scripts are spared: one that works between two
     /// reports reads nothing meanwhile, and the old PHP client answers an empty ping with a close frame.
     pub(crate) fn ping_or_expire(&self) {
-        if self.kind != Kind::WebSocket || self.is_held.load(Ordering::Relaxed) {
+        if self.kind != Kind::WebSocket || self.is_held() {
             return;
         }
         let _gone = if self.alive.swap(false, Ordering::Relaxed) {

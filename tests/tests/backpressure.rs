@@ -136,3 +136,36 @@ async fn a_client_of_a_blocked_resource_is_read_no_faster_than_handled() {
         ended.unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_peer_that_the_host_does_not_read_is_neither_dead_nor_late_nor_idle() {
+    let setup = Setup::new(PROGRAM).resource("/block", "blocker").server("ping_interval", "0.2");
+    let setup = setup.server("message_timeout", "0.4").server("idle_timeout", "0.5");
+    let host = setup.start().await;
+    for size in [1, 20_000] {
+        let mut client = host.connect("/block").await;
+        client.send("block 1500").await;
+        let message = "x".repeat(size);
+        // More than the host takes while the application is busy; a part of one is read, and its end is not.
+        for _ in 0..600 / (1 + size / 2000) {
+            client.send(&message).await;
+        }
+        assert_eq!(client.receive_text().await, "block 1500");
+        client.expect_next().await;
+        for _ in 0..600 / (1 + size / 2000) {
+            assert_eq!(client.receive_text().await, message);
+            client.expect_next().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_waits_for_a_slow_answer_is_not_idle() {
+    let setup = Setup::new(PROGRAM).resource("/block", "blocker");
+    let host = setup.server("idle_timeout", "0.3").start().await;
+    let mut client = host.connect("/block").await;
+    client.send("block 1500").await;
+    assert_eq!(client.receive_text().await, "block 1500");
+    client.expect_next().await;
+    client.expect_close_packet(1001).await;
+}

@@ -290,3 +290,30 @@ async fn a_session_tells_where_it_comes_from() {
     let mut backend = host.connect_backend("/speak").await;
     assert_eq!(backend.ask(&json!({"do": "whoami"})).await["kind"], "backend");
 }
+
+#[tokio::test]
+async fn what_came_before_a_close_frame_is_answered_before_the_close() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").plain("/block", "blocker");
+    let host = setup.resource("/talk", "echo").start().await;
+    for (path, count) in [("/echo", 1), ("/echo", 200), ("/talk", 3), ("/block", 2)] {
+        let mut client = host.raw().await.upgraded(path).await;
+        let messages = masked(opcode::TEXT, b"hello").repeat(count);
+        client.write([messages, closing(1000)].concat()).await;
+        let mut texts = Vec::new();
+        let end = loop {
+            let frame = client.frame().await.expect("a close frame");
+            match frame.first {
+                opcode::TEXT => texts.push(frame.text().to_owned()),
+                _ => break frame,
+            }
+        };
+        assert_eq!(end.close_code(), Some(1000), "{path}");
+        let count_of = |part: &str| texts.iter().filter(|text| text.contains(part)).count();
+        let is_dialog = path == "/talk";
+        assert_eq!(
+            (count_of("hello"), count_of("next")),
+            (count, if is_dialog { count } else { 0 })
+        );
+        assert!(client.frame().await.is_none(), "nothing comes behind it");
+    }
+}

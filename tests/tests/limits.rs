@@ -75,6 +75,40 @@ async fn a_peer_that_sends_too_fast_is_read_no_faster_and_is_not_closed_for_it()
 }
 
 #[tokio::test]
+async fn the_time_for_which_it_is_not_read_counts_for_no_other_limit() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("idle_timeout", "0.5");
+    let setup =
+        setup.key("/echo", "rate", "{ messages_per_second = 30, bytes_per_second = 50_000 }");
+    let host = setup.server("message_timeout", "0.5").start().await;
+    let mut client = host.raw().await.upgraded("/echo").await;
+    // The first read costs more than a second, and the large one behind it begins in that.
+    let large = masked(opcode::BINARY, &[b'x'; 80_000]);
+    client.write([masked(opcode::TEXT, b"hello").repeat(63), large].concat()).await;
+    let mut lengths = Vec::new();
+    while lengths.last() != Some(&80_000) {
+        let frame = client.frame().await.expect("an echo");
+        assert_ne!(frame.first, opcode::CLOSE, "{frame:?}");
+        lengths.push(frame.payload.len());
+    }
+    assert_eq!(lengths.len(), 64);
+    client.expect_close(1001).await;
+}
+
+#[tokio::test]
+async fn a_message_in_pieces_counts_as_its_pieces() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo");
+    let rate = "{ messages_per_second = 3, policy = \"close\" }";
+    let host = setup.key("/echo", "rate", rate).start().await;
+    for (pieces, is_good) in [(3, true), (4, false)] {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        let middle = masked(0x00, b"b").repeat(pieces - 2);
+        client.write([masked(0x01, b"a"), middle, masked(0x80, b"c")].concat()).await;
+        let frame = client.frame().await.expect("an echo or a close");
+        assert_eq!(frame.first == opcode::TEXT, is_good, "{frame:?}");
+    }
+}
+
+#[tokio::test]
 async fn or_it_is_closed_with_1008_and_told_the_key() {
     let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
     let rate = "{ messages_per_second = 20, burst = 1, policy = \"close\" }";

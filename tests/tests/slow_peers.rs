@@ -115,6 +115,110 @@ async fn a_peer_that_takes_nothing_within_write_timeout_is_closed() {
     host.wait_for_log("the end of the peer that does not read", is_meant).await;
 }
 
+/// The numbers in `{"n":…}` of what a peer reads when it begins to read only after the host gave up: each message whole, none missing.
+#[track_caller]
+fn check_numbers(messages: &[&[u8]]) {
+    let number = |message: &&[u8]| {
+        let packet: serde_json::Value = serde_json::from_slice(message).unwrap_or_else(|error| {
+            panic!("{error}: {}", message[..message.len().min(60)].escape_ascii())
+        });
+        packet["n"].as_u64()
+    };
+    let numbers: Vec<u64> = messages.iter().filter_map(number).collect();
+    assert_eq!(numbers, (0..numbers.len() as u64).collect::<Vec<_>>());
+    assert!(numbers.len() > 20, "{} messages", numbers.len());
+}
+
+/// Whole messages at the beginning of what was received; a frame that was begun and not ended must be the last.
+fn whole_frames(mut bytes: &[u8]) -> Vec<&[u8]> {
+    let mut messages = Vec::new();
+    while let [first, length, ..] = bytes {
+        let (header, length) = match length {
+            126 => (4, usize::from(u16::from_be_bytes([bytes[2], bytes[3]]))),
+            127 => (
+                10,
+                usize::try_from(u64::from_be_bytes(*bytes[2..].first_chunk().unwrap())).unwrap(),
+            ),
+            length => (2, usize::from(*length)),
+        };
+        match *first {
+            opcode::TEXT => messages.extend(bytes.get(header..header + length)),
+            opcode::CLOSE => {}
+            other => panic!("a frame that begins with {other:#x}"),
+        }
+        bytes = bytes.get(header + length..).unwrap_or_default();
+    }
+    messages
+}
+
+#[tokio::test]
+async fn a_write_that_is_given_up_is_followed_by_nothing_that_could_be_misread() {
+    let setup = Setup::new(PROGRAM).resource("/speak", "speaker").server("write_timeout", "0.2");
+    let setup = setup.server("outbox_bytes", "64_000_000").server("outbox_messages", "100_000");
+    for sizes in [&[3000, 3000, 3000, 20_000][..], &[200_000, 1000]] {
+        let host = setup.clone().server("close_timeout", "0.2").start().await;
+        let mut frames = host.raw().await.upgraded("/speak").await;
+        let mut lines = host.raw().await;
+        lines.write("backend\nGET /speak HTTP/1.1\n\n").await;
+        let mut sender = host.connect("/speak").await;
+        let me = sender.uuid().to_owned();
+        let (mut n, mut ended) = (0, 0);
+        while ended < 2 {
+            let message = json!({"n": n, "x": "x".repeat(sizes[n % sizes.len()])}).to_string();
+            let broadcast = json!({"do": "broadcast", "message": message, "except": [me]});
+            sender.ask(&broadcast).await;
+            n += 1;
+            ended = host.log().iter().filter(|line| closes(line, "1013")).count();
+        }
+        assert!(
+            host.log()
+                .iter()
+                .filter(|line| closes(line, "1013"))
+                .all(|line| line.text().contains("write_timeout"))
+        );
+        check_numbers(&whole_frames(&frames.read_to_end().await));
+        let bytes = lines.read_to_end().await;
+        let mut found: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
+        // Nothing, or a line that was not ended.
+        found.pop();
+        check_numbers(&found);
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_a_large_message_slowly_is_not_taken_for_dead() {
+    let setup = Setup::new(PROGRAM).resource("/web", "feedback").server("ping_interval", "0.2");
+    let host = setup.server("write_timeout", "30").start().await;
+    let mut slow = host.raw().await.upgraded("/web").await;
+    let mut sender = host.connect("/web").await;
+    let large = json!({"opcode": "broadcast", "message": "x".repeat(14_000_000)});
+    assert_eq!(sender.call(&large).await.packets.len(), 0);
+    // Of a peer that reads, the host would have wanted an answer long since.
+    let mut other = host.raw().await.upgraded("/web").await;
+    let mut pings = 0;
+    while pings < 6 {
+        let frame = other.frame().await.expect("pings");
+        if frame.first == opcode::PING {
+            pings += 1;
+            other.write(masked(opcode::PONG, b"")).await;
+        }
+    }
+    let mut received = 0;
+    while received < 14_000_000 {
+        received = received.max(slow.frame().await.expect("the message").payload.len());
+    }
+    let echo = json!({"opcode": "echo", "message": "still here"}).to_string();
+    slow.write(masked(opcode::TEXT, echo.as_bytes())).await;
+    loop {
+        let frame = slow.frame().await.expect("an echo");
+        match frame.first {
+            opcode::PING => slow.write(masked(opcode::PONG, b"")).await,
+            opcode::TEXT if frame.payload == echo.as_bytes() => break,
+            other => assert_ne!(other, opcode::CLOSE),
+        }
+    }
+}
+
 /// Reads what a slow peer was sent in the end: the numbers of all `{"value":n}`.
 async fn values(client: &mut RawClient, last: u64) -> Vec<u64> {
     let mut found = Vec::new();

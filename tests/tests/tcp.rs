@@ -197,3 +197,30 @@ async fn an_address_that_is_not_allowed_is_told_so() {
     assert!(packet["error"].as_str().unwrap().contains("address"), "{packet}");
     LineClient::open(&host.addresses()[1], opening).await.ready().await;
 }
+
+#[tokio::test]
+async fn a_script_that_ends_its_side_at_once_is_told_everything() {
+    let setup = Setup::new(PROGRAM).resource("/php", "feedback").resource("/block", "blocker");
+    let host = setup.start().await;
+    let mut others = Vec::new();
+    for _ in 0..2 {
+        others.push(host.connect("/block").await);
+    }
+    for (path, message, is_sent_back) in [
+        ("/php", r#"{"opcode":"echo","message":1}"#, true),
+        ("/php", r#"{"opcode":"feedback","uuid":"x"}"#, false),
+        ("/block", "block 200", true),
+    ] {
+        // The lane has something else to do before this one's `open`.
+        others[0].send("block 100").await;
+        others[1].send("x").await;
+        let mut client = host.raw().await;
+        client.write(format!("backend\nGET {path} HTTP/1.1\n\n{message}\n")).await;
+        client.finish().await;
+        let received = String::from_utf8(client.read_to_end().await).unwrap();
+        let lines: Vec<&str> = received.lines().collect();
+        assert!(lines[0].starts_with(r#"{"opcode":"ready""#), "{received}");
+        assert_eq!(lines[1] == message, is_sent_back, "{received}");
+        assert!(lines.last().unwrap().starts_with(r#"{"opcode":"next""#), "{received}");
+    }
+}

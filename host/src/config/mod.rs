@@ -276,7 +276,7 @@ pub struct Timeouts {
     pub head: Duration,
     /// From the first byte of a message, or from `bufferON`, to its end. Key `message_timeout`, default 25 s.
     pub message: Duration,
-    /// For a peer to take what is written to it. Key `write_timeout`, default 10 s.
+    /// For a peer to take 64 KiB of what is written to it, or all of it. Key `write_timeout`, default 10 s.
     pub write: Duration,
     /// For a peer to answer a close frame; zero does not wait. Key `close_timeout`, default 3 s.
     pub close: Duration,

@@ -3,6 +3,7 @@
 use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
@@ -59,6 +60,10 @@ pub fn hear(manner: Manner, behind: &[u8], reads: &[&[u8]], max_message: usize) 
         finish(wire.flush()).expect("a script takes everything");
         match progress {
             Progress::More | Progress::Pong => {}
+            Progress::Done(reason) => {
+                finish(wire.answer_goodbye()).expect("a script takes everything");
+                break (reason.code.0, false);
+            }
             Progress::Left(reason) => break (reason.code.0, false),
             Progress::Violated(reason) => break (reason.code.0, true),
         }
@@ -126,7 +131,7 @@ pub fn say(
     };
     for queue in things.split(|thing| matches!(thing, Said::Flush)) {
         let queue = queue.iter().map(outgoing).collect();
-        finish(wire.write(queue, &peer)).expect("a script takes everything");
+        finish(wire.write(queue, &peer, LIMIT)).expect("a script takes everything");
     }
     let reason = CloseReason::host(CloseCode(goodbye.0), goodbye.1);
     finish(wire.say_goodbye(&reason, true)).expect("a script takes everything");
@@ -137,6 +142,9 @@ pub fn say(
 pub fn close_code(code: u16) -> u16 {
     crate::router::sendable(CloseCode(code)).0
 }
+
+/// Nothing waits: a write that is put off is polled again at once, without a clock.
+const LIMIT: Duration = Duration::MAX;
 
 fn outgoing(thing: &Said) -> Outgoing {
     match thing {

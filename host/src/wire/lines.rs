@@ -4,11 +4,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{BATCH_MESSAGES, Progress, Received, SCRATCH, Traffic, left, linger};
+use super::{
+    BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
+    left, linger,
+};
 use crate::chunk::Form;
 use crate::dialog;
 use crate::lines::{Lines, Tail};
@@ -23,6 +27,7 @@ pub(crate) struct LineStream<S> {
     /// Whether something was pushed that was not looked at.
     is_fresh: bool,
     traffic: Traffic,
+    state: WriteState,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
@@ -31,7 +36,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
         let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
-        Self { stream, lines, is_fresh: !read.is_empty(), traffic }
+        Self { stream, lines, is_fresh: !read.is_empty(), traffic, state: WriteState::Whole }
     }
 
     pub(crate) fn poll_receive(
@@ -55,7 +60,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
                 }
             }
             match ready!(self.poll_read(cx)) {
-                Ok(0) => return Poll::Ready(Progress::Left(left(CloseCode::AWAY, ""))),
+                // It may only have ended its own side, as `nc -N` does: what it asked for is still answered.
+                Ok(0) => return Poll::Ready(Progress::Done(left(CloseCode::AWAY, ""))),
                 Ok(read) => {
                     self.is_fresh = true;
                     self.traffic.bytes = self.traffic.bytes.saturating_add(read as u32);
@@ -86,21 +92,37 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         self.lines.kept()
     }
 
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     #[cfg(any(test, feature = "internals"))]
     pub(crate) fn into_stream(self) -> S {
         self.stream
     }
 
-    pub(crate) async fn write(&mut self, queue: VecDeque<Outgoing>, peer: &Peer) -> io::Result<()> {
+    pub(crate) async fn write(
+        &mut self,
+        queue: VecDeque<Outgoing>,
+        peer: &Peer,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        self.state.check()?;
         let mut out = Vec::new();
         for item in queue {
             append_line(&mut out, item, peer);
         }
-        self.stream.write_all(&out).await?;
-        self.stream.flush().await
+        self.state = WriteState::Torn;
+        for step in out.chunks(STEP) {
+            in_time(limit, self.stream.write_all(step)).await?;
+        }
+        in_time(limit, self.stream.flush()).await?;
+        self.state = WriteState::Whole;
+        Ok(())
     }
 
     pub(crate) async fn say_goodbye(&mut self, packet: Option<String>) -> io::Result<()> {
+        self.state.check()?;
         if let Some(packet) = packet {
             self.stream.write_all(format!("{packet}\n").as_bytes()).await?;
         }

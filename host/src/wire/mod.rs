@@ -11,14 +11,16 @@ mod websocket;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use self::lines::LineStream;
 use self::websocket::WebSocket;
@@ -50,10 +52,20 @@ pub(crate) enum Progress {
     More,
     /// A ping or a pong was read. The pong to a ping has to be written before more is read, or a peer that never reads could pile them up.
     Pong,
-    /// The peer closed, properly or not. Nothing can be sent any more.
+    /// The peer has said all that it wants to say: a close frame, or the end of a stream of lines. It can still be sent what it was
+    /// owed before that.
+    Done(CloseReason),
+    /// The connection broke. Nothing can be sent any more.
     Left(CloseReason),
     /// The peer broke the protocol; it can still be told so.
     Violated(CloseReason),
+}
+
+impl Progress {
+    /// Whether nothing that the peer says counts any more.
+    fn is_end(&self) -> bool {
+        matches!(self, Self::Done(_) | Self::Left(_) | Self::Violated(_))
+    }
 }
 
 /// What was read, beside the messages that it brought.
@@ -61,7 +73,7 @@ pub(crate) enum Progress {
 pub(crate) struct Traffic {
     /// As they came from the socket.
     pub(crate) bytes: u32,
-    /// Control frames and fragments: work for the host that brings an application nothing.
+    /// Control frames, and fragments before the last one: work for the host that brings an application nothing.
     pub(crate) frames: u32,
 }
 
@@ -121,11 +133,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes all of `queue`, at once as far as the socket takes it.
-    pub(crate) async fn write(&mut self, queue: VecDeque<Outgoing>, peer: &Peer) -> io::Result<()> {
+    /// Writes all of `queue`, at once as far as the socket takes it; the peer has `limit` for each [`STEP`] of it.
+    ///
+    /// What it had not written when it failed, or was dropped, is lost; so nothing more can be written, as the peer could not tell
+    /// that something is missing before it.
+    pub(crate) async fn write(
+        &mut self,
+        queue: VecDeque<Outgoing>,
+        peer: &Peer,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
         match self {
-            Self::WebSocket(socket) => socket.write(queue, peer).await,
-            Self::Lines(lines) => lines.write(queue, peer).await,
+            Self::WebSocket(socket) => socket.write(queue, peer, limit).await,
+            Self::Lines(lines) => lines.write(queue, peer, limit).await,
         }
     }
 
@@ -150,12 +170,81 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
+    /// The end of the host's side, where it is the peer that is done.
+    pub(crate) async fn answer_goodbye(&mut self) -> io::Result<()> {
+        match self {
+            Self::WebSocket(socket) => socket.answer_goodbye().await,
+            Self::Lines(lines) => lines.say_goodbye(None).await,
+        }
+    }
+
+    /// Ends the host's side without waiting for anything: TLS has an end of its own to tell (RFC 8446, section 6.1).
+    pub(crate) async fn hang_up(&mut self) {
+        let stream = match self {
+            Self::WebSocket(socket) => socket.stream_mut(),
+            Self::Lines(lines) => lines.stream_mut(),
+        };
+        poll_fn(|cx| {
+            let _ended: Poll<io::Result<()>> = Pin::new(&mut *stream).poll_shutdown(cx);
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// Waits for the peer's own close. Without that, what it sent and nobody read would reset the connection, and it might
     /// not see the last words.
     pub(crate) async fn linger(&mut self) {
         match self {
             Self::WebSocket(socket) => socket.linger().await,
             Self::Lines(lines) => lines.linger().await,
+        }
+    }
+}
+
+/// Why not all was written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WriteError {
+    /// Less than a [`STEP`] was taken in time.
+    #[error("too slow: it takes less than {} KiB in write_timeout", STEP / 1024)]
+    Late,
+    #[error(transparent)]
+    Socket(#[from] io::Error),
+}
+
+/// How much a peer has to take in each `write_timeout`: one that reads slowly but reads is not cut in the middle of a large message.
+pub(crate) const STEP: usize = 64 * 1024;
+
+/// One step of writing. Hardly any has to wait, and one that need not wait needs no clock.
+async fn in_time(
+    limit: Duration,
+    step: impl Future<Output = io::Result<()>>,
+) -> Result<(), WriteError> {
+    let mut step = pin!(step);
+    match poll_fn(|cx| Poll::Ready(step.as_mut().poll(cx))).await {
+        Poll::Ready(written) => Ok(written?),
+        Poll::Pending => match timeout(limit, step).await {
+            Ok(written) => Ok(written?),
+            Err(_) => Err(WriteError::Late),
+        },
+    }
+}
+
+/// How far a socket's writing got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WriteState {
+    /// All that was to be written is, or is kept to be written next.
+    Whole,
+    /// Under way, or given up between two frames or lines: what was to come is lost.
+    Gap,
+    /// Under way, or given up, inside of one: nothing at all can follow.
+    Torn,
+}
+
+impl WriteState {
+    fn check(self) -> io::Result<()> {
+        match self {
+            Self::Whole => Ok(()),
+            Self::Gap | Self::Torn => Err(io::Error::other("an earlier write was given up")),
         }
     }
 }

@@ -11,6 +11,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt, Stream};
@@ -24,7 +25,10 @@ use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 use tokio_util::io::poll_read_buf;
 
 use super::arriving::{Arriving, Fragments};
-use super::{BATCH_MESSAGES, Leisure, Progress, Received, SCRATCH, Traffic, left, linger};
+use super::{
+    BATCH_MESSAGES, Leisure, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState,
+    in_time, left, linger,
+};
 use crate::chunk::{Form, TooMuch};
 use crate::config::Limits;
 use crate::dialog;
@@ -55,13 +59,6 @@ pub(crate) struct WebSocket<S> {
     /// Whether the peer has closed or broken the protocol: what it sends does not count any more.
     is_deaf: bool,
     state: WriteState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WriteState {
-    Whole,
-    /// A frame was begun whose rest is not in `output`: nothing can follow it any more if its writing is given up.
-    InFrame,
 }
 
 /// tungstenite's state machine, at work on the frames that are not plain.
@@ -111,7 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         if std::mem::take(&mut self.is_fresh) {
             let mut input = std::mem::take(&mut self.input);
             let progress = self.take_frames(&mut input, batch, cx);
-            self.is_deaf = matches!(progress, Progress::Left(_) | Progress::Violated(_));
+            self.is_deaf = progress.is_end();
             if !batch.is_empty() || !matches!(progress, Progress::More) {
                 return Poll::Ready(progress);
             }
@@ -125,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 }
                 Ok((read, progress)) => {
                     self.traffic.bytes = self.traffic.bytes.saturating_add(read as u32);
-                    self.is_deaf = matches!(progress, Progress::Left(_) | Progress::Violated(_));
+                    self.is_deaf = progress.is_end();
                     progress
                 }
                 Err(error) => {
@@ -163,7 +160,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         self.input.capacity() + unusual.map_or(0, |it| it.machine.get_ref().input.capacity())
     }
 
-    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn stream_mut(&mut self) -> &mut S {
         &mut self.stream
     }
@@ -300,33 +296,54 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             Ok(used) => used,
             Err(reason) => return (0, Progress::Violated(reason)),
         };
+        let messages = batch.len();
         let made = unusual.drain(batch, cx);
-        self.output.append(&mut unusual.machine.get_mut().output);
+        if batch.len() > messages {
+            // It counts as what it brought.
+            self.traffic.frames = self.traffic.frames.saturating_sub(1);
+        }
+        // The answer to a close frame waits for what comes before it.
+        if !matches!(made, Progress::Done(_)) {
+            self.output.append(&mut unusual.machine.get_mut().output);
+        }
         (used, made)
     }
 
-    /// Writes all of `queue` at once.
-    pub(crate) async fn write(&mut self, queue: VecDeque<Outgoing>, peer: &Peer) -> io::Result<()> {
+    /// Writes all of `queue`, at once as far as the socket takes it.
+    pub(crate) async fn write(
+        &mut self,
+        queue: VecDeque<Outgoing>,
+        peer: &Peer,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        self.state.check()?;
+        self.state = WriteState::Gap;
         let mut queue = queue.into_iter().peekable();
         while queue.peek().is_some() {
             let mut large = None;
-            self.flush().await?;
+            in_time(limit, self.flush()).await?;
             let first_write = poll_fn(|cx| {
                 Poll::Ready(FRAMES.with_borrow_mut(|frames| {
                     frames.clear();
                     large = append_frames(frames, &mut queue, peer);
+                    if large.is_some() {
+                        self.state = WriteState::Torn;
+                    }
                     self.poll_write_some(cx, frames)
                 }))
             });
             first_write.await?;
-            self.flush().await?;
+            in_time(limit, self.flush()).await?;
             if let Some(payload) = large {
-                self.state = WriteState::InFrame;
-                self.stream.write_all(&payload).await?;
-                self.state = WriteState::Whole;
+                for step in payload.chunks(STEP) {
+                    in_time(limit, self.stream.write_all(step)).await?;
+                }
+                self.state = WriteState::Gap;
             }
         }
-        self.stream.flush().await
+        in_time(limit, self.stream.flush()).await?;
+        self.state = WriteState::Whole;
+        Ok(())
     }
 
     /// Writes what the socket takes now and keeps the rest.
@@ -371,8 +388,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         reason: &CloseReason,
         packet: Option<String>,
     ) -> io::Result<()> {
-        if self.state == WriteState::InFrame {
-            return Err(io::Error::other("the last frame was not written to its end"));
+        if self.state == WriteState::Torn {
+            return self.state.check();
         }
         if let Some(packet) = packet {
             frame::append_header(&mut self.output, true, packet.len());
@@ -389,10 +406,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         self.stream.flush().await
     }
 
+    /// The answer to the peer's close frame.
+    pub(crate) async fn answer_goodbye(&mut self) -> io::Result<()> {
+        self.state.check()?;
+        if let Some(unusual) = &mut self.unusual {
+            self.output.append(&mut unusual.machine.get_mut().output);
+        }
+        self.flush().await
+    }
+
     /// Waits for the peer's side of the close handshake where it is the host that closes, and for the end of the stream.
     pub(crate) async fn linger(&mut self) {
-        // Its own close frame may be kept.
-        drop(self.flush().await);
         let is_awaited = self.unusual.as_ref().is_some_and(|unusual| unusual.is_closing);
         if is_awaited && !self.is_deaf {
             let mut scrap = Vec::new();
@@ -410,8 +434,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
 /// A frame larger than this is not copied to be written with others.
 const LARGE: usize = 16 * 1024;
-/// So many bytes of frames are written together.
-const MAX_FRAMES: usize = 64 * 1024;
 /// The least that is asked of a socket behind the beginning of a frame.
 const MIN_READ: usize = 4 * 1024;
 
@@ -483,7 +505,7 @@ fn append_frames(
         frame::append_header(frames, true, text.len());
         frames.extend_from_slice(text.as_bytes());
     };
-    while frames.len() < MAX_FRAMES {
+    while frames.len() < STEP {
         match queue.next()? {
             Outgoing::Message(payload) => {
                 frame::append_header(frames, payload.is_text, payload.len());
@@ -615,7 +637,7 @@ impl Unusual {
                     let (code, text) = frame.map_or((NO_CODE, String::new()), |f| {
                         (CloseCode(f.code.into()), f.reason.to_string())
                     });
-                    return Progress::Left(CloseReason::new(code, ClosedBy::Peer, text));
+                    return Progress::Done(CloseReason::new(code, ClosedBy::Peer, text));
                 }
             }
         }
@@ -730,7 +752,9 @@ mod tests {
                 socket.flush().await.unwrap();
                 match progress {
                     Progress::More | Progress::Pong => {}
-                    Progress::Left(reason) | Progress::Violated(reason) => return reason.code.0,
+                    Progress::Done(reason)
+                    | Progress::Left(reason)
+                    | Progress::Violated(reason) => return reason.code.0,
                 }
             }
         };
