@@ -7,6 +7,7 @@ mod arriving;
 mod lines;
 #[cfg(test)]
 mod properties;
+mod unusual;
 mod websocket;
 
 use std::cell::RefCell;
@@ -24,7 +25,7 @@ use tokio::time::{sleep, timeout};
 
 use self::lines::LineStream;
 use self::websocket::WebSocket;
-use crate::chunk::Form;
+use crate::chunk::{Form, TooMuch};
 use crate::config::Limits;
 use crate::dialog;
 use crate::lines::Tail;
@@ -283,6 +284,16 @@ impl Leisure {
             sleep(Self::PAUSE).await;
         }
     }
+}
+
+const NO_CLOSE_FRAME: &str = "the connection ended without a close frame";
+
+fn not_utf8() -> CloseReason {
+    CloseReason::host(CloseCode::INVALID, "text that is not UTF-8")
+}
+
+fn too_long(max_bytes: usize) -> CloseReason {
+    CloseReason::host(CloseCode::TOO_BIG, TooMuch::Bytes { max_bytes }.to_string())
 }
 
 fn left(code: CloseCode, text: &str) -> CloseReason {

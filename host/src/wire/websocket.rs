@@ -14,25 +14,20 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::{SinkExt, Stream};
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 use tokio_util::io::poll_read_buf;
 
-use super::arriving::{Arriving, Fragments};
+use super::arriving::Arriving;
+use super::unusual::Unusual;
 use super::{
-    BATCH_MESSAGES, Leisure, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState,
-    in_time, left, linger,
+    BATCH_MESSAGES, Leisure, NO_CLOSE_FRAME, Progress, Received, SCRATCH, STEP, Traffic,
+    WriteError, WriteState, in_time, left, linger, not_utf8, too_long,
 };
-use crate::chunk::{Form, TooMuch};
+use crate::chunk::Form;
 use crate::config::Limits;
 use crate::dialog;
-use crate::frame::{self, Fault, Look, Other, Plain};
+use crate::frame::{self, Fault, Look, Plain};
 use crate::outbox::{CloseReason, Outgoing};
 use crate::registry::Peer;
 use crate::utf8::NotUtf8;
@@ -59,25 +54,6 @@ pub(crate) struct WebSocket<S> {
     /// Whether the peer has closed or broken the protocol: what it sends does not count any more.
     is_deaf: bool,
     state: WriteState,
-}
-
-/// tungstenite's state machine, at work on the frames that are not plain.
-#[derive(Debug)]
-struct Unusual {
-    machine: WebSocketStream<Pipe>,
-    /// Bytes of the present frame that it has not been given; `None` for a frame without an end.
-    frame_left: Option<usize>,
-    /// What will be under way behind the present frame.
-    leaves_open: Option<bool>,
-    /// Whether a fragmented message is under way.
-    is_open: bool,
-    fragments: Fragments,
-    /// Of the message under way.
-    frames: usize,
-    max_message: usize,
-    max_frames: usize,
-    /// Whether the host's close frame went through it.
-    is_closing: bool,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
@@ -157,7 +133,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     #[cfg(any(test, feature = "internals"))]
     pub(crate) fn kept(&self) -> usize {
         let unusual = self.unusual.as_ref();
-        self.input.capacity() + unusual.map_or(0, |it| it.machine.get_ref().input.capacity())
+        self.input.capacity() + unusual.map_or(0, |unusual| unusual.kept())
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut S {
@@ -304,7 +280,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
         // The answer to a close frame waits for what comes before it.
         if !matches!(made, Progress::Done(_)) {
-            self.output.append(&mut unusual.machine.get_mut().output);
+            unusual.speak(&mut self.output);
         }
         (used, made)
     }
@@ -397,11 +373,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
         let limits = (self.max_message, self.max_frames);
         let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
-        let frame = CloseFrame { code: reason.code.0.into(), reason: close_text(&reason.text) };
-        // Into the pipe it always goes; one that has closed already says so, which is as good.
-        drop(unusual.machine.send(WsMessage::Close(Some(frame))).await);
-        unusual.is_closing = true;
-        self.output.append(&mut unusual.machine.get_mut().output);
+        unusual.close(reason).await;
+        unusual.speak(&mut self.output);
         self.flush().await?;
         self.stream.flush().await
     }
@@ -410,14 +383,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub(crate) async fn answer_goodbye(&mut self) -> io::Result<()> {
         self.state.check()?;
         if let Some(unusual) = &mut self.unusual {
-            self.output.append(&mut unusual.machine.get_mut().output);
+            unusual.speak(&mut self.output);
         }
         self.flush().await
     }
 
     /// Waits for the peer's side of the close handshake where it is the host that closes, and for the end of the stream.
     pub(crate) async fn linger(&mut self) {
-        let is_awaited = self.unusual.as_ref().is_some_and(|unusual| unusual.is_closing);
+        let is_awaited = self.unusual.as_ref().is_some_and(|unusual| unusual.is_closing());
         if is_awaited && !self.is_deaf {
             let mut scrap = Vec::new();
             let mut leisure = Leisure::default();
@@ -523,18 +496,8 @@ fn append_frames(
     None
 }
 
-const NO_CLOSE_FRAME: &str = "the connection ended without a close frame";
-
 fn invalid_text() -> Progress {
     Progress::Violated(not_utf8())
-}
-
-fn not_utf8() -> CloseReason {
-    CloseReason::host(CloseCode::INVALID, "text that is not UTF-8")
-}
-
-fn too_long(max_bytes: usize) -> CloseReason {
-    CloseReason::host(CloseCode::TOO_BIG, TooMuch::Bytes { max_bytes }.to_string())
 }
 
 fn faulty(fault: Fault, max_bytes: usize) -> Progress {
@@ -542,178 +505,6 @@ fn faulty(fault: Fault, max_bytes: usize) -> Progress {
         Fault::TooLong => too_long(max_bytes),
         _ => CloseReason::host(CloseCode::PROTOCOL, fault.to_string()),
     })
-}
-
-impl Unusual {
-    fn new((max_message, max_frames): (usize, usize)) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(1024)
-            .write_buffer_size(0)
-            .max_write_buffer_size(MAX_PIPE)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
-        let machine = WebSocketStream::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        // It awaits nothing: there is no handshake.
-        let machine = futures_util::FutureExt::now_or_never(machine).expect("ready at once");
-        Self {
-            machine,
-            frame_left: Some(0),
-            leaves_open: None,
-            is_open: false,
-            fragments: Fragments::default(),
-            frames: 0,
-            max_message,
-            max_frames,
-            is_closing: false,
-        }
-    }
-
-    /// Nothing is under way: plain frames may pass by, and it may be put away.
-    fn is_idle(&self) -> bool {
-        !self.is_open && !self.is_closing && !self.is_in_frame()
-    }
-
-    fn is_in_frame(&self) -> bool {
-        self.frame_left != Some(0)
-    }
-
-    /// Gives it what belongs to the present frame, or to the next, at which `look` was taken. Returns how much that was.
-    ///
-    /// # Errors
-    /// It is one frame too many, or the text of a fragment and can never become UTF-8.
-    fn feed(&mut self, bytes: &[u8], look: Look) -> Result<usize, CloseReason> {
-        if !self.is_in_frame() {
-            self.fragments.begin(bytes);
-            (self.frame_left, self.leaves_open) = match look {
-                // Inside a fragmented message even a plain frame is for it to judge.
-                Look::Plain(plain) => (Some(plain.header + plain.length), Some(false)),
-                Look::Other(Other { size, leaves_open }) => (Some(size), leaves_open),
-                Look::Short | Look::Faulty(_) => (None, None),
-            };
-            self.count_frame()?;
-        }
-        let used = self.frame_left.map_or(bytes.len(), |left| left.min(bytes.len()));
-        self.fragments.take(&bytes[..used]).map_err(|NotUtf8| not_utf8())?;
-        self.machine.get_mut().input.extend_from_slice(&bytes[..used]);
-        self.frame_left = self.frame_left.map(|left| left - used);
-        if !self.is_in_frame() {
-            self.is_open = self.leaves_open.unwrap_or(self.is_open);
-        }
-        Ok(used)
-    }
-
-    /// Counts the present frame, unless it is a control frame.
-    fn count_frame(&mut self) -> Result<(), CloseReason> {
-        let Some(leaves_open) = self.leaves_open else { return Ok(()) };
-        let frames = self.frames + 1;
-        self.frames = if leaves_open { frames } else { 0 };
-        if frames <= self.max_frames {
-            return Ok(());
-        }
-        let limit = TooMuch::Frames { max: self.max_frames };
-        Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()))
-    }
-
-    fn drain(&mut self, batch: &mut Vec<Received>, cx: &mut Context<'_>) -> Progress {
-        let mut progress = Progress::More;
-        loop {
-            let received = match Pin::new(&mut self.machine).poll_next(cx) {
-                Poll::Pending => return progress,
-                Poll::Ready(None) => return Progress::Left(left(CloseCode::ABNORMAL, "")),
-                Poll::Ready(Some(Err(error))) => return ended(error, self.max_message),
-                Poll::Ready(Some(Ok(message))) => message,
-            };
-            match received {
-                WsMessage::Text(text) => {
-                    batch.push(Received { bytes: text.into(), form: Form::Text })
-                }
-                WsMessage::Binary(bytes) => batch.push(Received { bytes, form: Form::Binary }),
-                // A pong, too, ends the read: it is all that shows that an idle peer is alive.
-                WsMessage::Ping(_) | WsMessage::Pong(_) => progress = Progress::Pong,
-                WsMessage::Frame(_) => {}
-                WsMessage::Close(frame) => {
-                    // Polled once more, it answers with its own close frame.
-                    drop(Pin::new(&mut self.machine).poll_next(cx));
-                    let (code, text) = frame.map_or((NO_CODE, String::new()), |f| {
-                        (CloseCode(f.code.into()), f.reason.to_string())
-                    });
-                    return Progress::Done(CloseReason::new(code, ClosedBy::Peer, text));
-                }
-            }
-        }
-    }
-}
-
-/// More than a close and the pongs to the pings of one read.
-const MAX_PIPE: usize = 1024 * 1024;
-/// 1005: a close frame without a code (RFC 6455, section 7.4.1). Reported, never sent.
-const NO_CODE: CloseCode = CloseCode(1005);
-
-fn ended(error: WsError, max_bytes: usize) -> Progress {
-    let violated = |code, text: String| Progress::Violated(CloseReason::host(code, text));
-    match error {
-        WsError::ConnectionClosed | WsError::AlreadyClosed | WsError::Io(_) => {
-            Progress::Left(left(CloseCode::ABNORMAL, ""))
-        }
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            Progress::Left(left(CloseCode::ABNORMAL, NO_CLOSE_FRAME))
-        }
-        WsError::Utf8(_) => Progress::Violated(not_utf8()),
-        WsError::Capacity(_) => Progress::Violated(too_long(max_bytes)),
-        error => violated(CloseCode::PROTOCOL, error.to_string()),
-    }
-}
-
-/// RFC 6455, section 5.5: a control frame holds 125 bytes, two of them are the code.
-fn close_text(text: &str) -> Utf8Bytes {
-    let mut end = text.len().min(123);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].into()
-}
-
-/// A socket in memory, between the real one and tungstenite.
-#[derive(Debug, Default)]
-struct Pipe {
-    input: Vec<u8>,
-    output: Vec<u8>,
-}
-
-impl AsyncRead for Pipe {
-    /// Whoever fills it polls again.
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.input.is_empty() {
-            return Poll::Pending;
-        }
-        let count = self.input.len().min(buffer.remaining());
-        buffer.put_slice(&self.input[..count]);
-        self.input.drain(..count);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Pipe {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.output.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
 }
 
 #[cfg(test)]
