@@ -63,6 +63,17 @@ impl Report {
             && self.left == 0
             && self.descriptors.1 <= self.descriptors.0
             && self.threads.1 <= self.threads.0
+            && self.is_flat()
+    }
+
+    /// Whether memory, once warm, stays within a twentieth, and grows by no more than 0.1 MiB with a million messages. What its reloads
+    /// keep mapped is no part of either.
+    pub fn is_flat(&self) -> bool {
+        let millions = self.sent as f64 / 1e6;
+        let growth = self.growth().slope * millions - self.reloads as f64 * RETIRED_BYTES;
+        let warm =
+            self.resident.get(self.resident.len() / 4).map_or(f64::MAX, |bytes| *bytes as f64);
+        growth <= 0.05 * warm && growth <= (0.1 * millions).max(1.0) * 1_048_576.0
     }
 
     /// By how much memory grows with a million messages, in bytes. The first quarter warms up. Each retired generation is in it.
@@ -75,6 +86,8 @@ impl Report {
 
 /// Between two looks at the memory: this share of all messages.
 const STEPS: u64 = 20;
+/// What a retired generation of this library keeps in memory, at most.
+const RETIRED_BYTES: f64 = 60_000.0;
 /// Messages of one connection that are under way at once.
 const IN_FLIGHT: u64 = 32;
 
