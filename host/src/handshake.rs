@@ -35,7 +35,7 @@ impl Origin {
         }
     }
 
-    fn may_be_backend(self, access: &Access) -> bool {
+    pub(crate) fn may_be_backend(self, access: &Access) -> bool {
         match self {
             Self::Ip(ip) => access.allows_backend(ip),
             Self::Certified(_) | Self::Unix => true,

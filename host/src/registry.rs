@@ -40,6 +40,8 @@ pub(crate) struct Peer {
     pub(crate) bounds: Bounds,
     /// In how many rooms it may be.
     pub(crate) max_rooms: usize,
+    /// Whether the ident that it announces counts.
+    may_announce: bool,
     /// Whether anything came from it since the last ping.
     alive: AtomicBool,
     is_held: AtomicBool,
@@ -61,24 +63,25 @@ pub(crate) struct Arrival {
     pub(crate) resource: Arc<Resource>,
     pub(crate) bounds: Bounds,
     pub(crate) max_rooms: usize,
+    /// Whether it may be a backend, wherever it comes from: a stranger's `Ident` would turn a backend's messages to the stranger.
+    pub(crate) may_announce: bool,
 }
 
 impl Peer {
     pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { identity, kind, dialog, address, head, login, resource, bounds, max_rooms } =
-            arrival;
         Self {
-            id: ConnectionId(identity.key()),
-            identity,
-            kind,
-            dialog,
-            address,
-            head,
-            login,
-            resource,
+            id: ConnectionId(arrival.identity.key()),
+            identity: arrival.identity,
+            kind: arrival.kind,
+            dialog: arrival.dialog,
+            address: arrival.address,
+            head: arrival.head,
+            login: arrival.login,
+            resource: arrival.resource,
             outbox: Outbox::default(),
-            bounds,
-            max_rooms,
+            bounds: arrival.bounds,
+            max_rooms: arrival.max_rooms,
+            may_announce: arrival.may_announce,
             alive: AtomicBool::new(true),
             is_held: AtomicBool::new(false),
             dropped: AtomicU32::new(0),
@@ -89,6 +92,11 @@ impl Peer {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.id
+    }
+
+    /// What it announced as its `Ident`, where that counts.
+    pub(crate) fn ident(&self) -> Option<&str> {
+        http::ident(&self.head).filter(|_| self.may_announce)
     }
 
     /// Puts a message into the outbox. One that is larger than the whole outbox may be is the sender's mistake, not a slow peer.
@@ -189,7 +197,7 @@ impl Registry {
     /// Makes a peer findable for as long as the entry lives.
     pub(crate) fn enter(self: &Arc<Self>, peer: Arc<Peer>) -> Entry {
         write(self.shard(peer.id())).insert(peer.id().0, peer.clone());
-        if let Some(ident) = http::ident(&peer.head) {
+        if let Some(ident) = peer.ident() {
             let mut idents = self.idents.lock().unwrap_or_else(PoisonError::into_inner);
             idents.entry(ident.into()).or_default().push(peer.clone());
         }
@@ -244,7 +252,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let id = self.peer.id();
         write(self.registry.shard(id)).remove(&id.0);
-        if let Some(ident) = http::ident(&self.peer.head) {
+        if let Some(ident) = self.peer.ident() {
             let mut idents = self.registry.idents.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(peers) = idents.get_mut(ident) {
                 peers.retain(|peer| peer.id() != id);

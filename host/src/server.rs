@@ -308,6 +308,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         resource,
         bounds: Bounds::new(limits, settings.map(|settings| &settings.outbox)),
         max_rooms: limits.max_rooms,
+        may_announce: origin.may_be_backend(&config.server.access),
     };
     let peer = Arc::new(Peer::new(arrival));
     // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.

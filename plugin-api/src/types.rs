@@ -276,7 +276,8 @@ pub enum Scope {
 pub enum Target<'a> {
     /// The `websocket` peer that was given this uuid in its `ready`.
     Uuid(&'a str),
-    /// The peer of any kind that announced `Ident:` with this text; the newest if there are several.
+    /// The peer of any kind that announced `Ident:` with this text, from an address that may be a backend; the newest if there are
+    /// several.
     Ident(&'a str),
 }
 

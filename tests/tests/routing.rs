@@ -106,6 +106,26 @@ async fn an_ident_reaches_clients_of_any_kind() {
 }
 
 #[tokio::test]
+async fn an_ident_counts_only_of_those_who_may_be_backends() {
+    let setup = Setup::new(PROGRAM).resource("/web", "feedback").resource("/speak", "speaker");
+    let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
+    let backend = Request::to("/web").header("Client-Type", "php").header("Ident", "import");
+    let mut backend = host.open(backend).await.ready().await;
+    let stranger = |path: &str, ident: &str| {
+        Request::to(path).header("Ident", ident).header("X-Forwarded-For", "203.0.113.7")
+    };
+    let _thief = host.open(stranger("/web", "import")).await.ready().await;
+    let mut liar = host.open(stranger("/speak", "root")).await.ready().await;
+    let mut sender = host.connect("/web").await;
+    for (ident, verdict) in [("import", "delivered"), ("root", "gone")] {
+        let feedback = json!({"opcode": "feedback", "ident": ident, "message": 1});
+        assert_eq!(sender.call(&feedback).await.fyi, verdict);
+    }
+    assert_eq!(backend.receive_json().await["ident"], "import");
+    assert_eq!(liar.ask(&json!({"do": "whoami"})).await["ident"], json!(null));
+}
+
+#[tokio::test]
 async fn what_names_nobody_reaches_nobody() {
     let host = host().await;
     let mut sender = host.connect("/web").await;

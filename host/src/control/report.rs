@@ -9,7 +9,6 @@ use super::protocol::{
     Answer, Certificate, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
 };
 use crate::config::{Config, LaneKind};
-use crate::http;
 use crate::plugin::{archive, stage, watch};
 use crate::resource::{Resource as Served, ServiceState};
 use crate::server::Hub;
@@ -159,7 +158,7 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<Connection> 
                 kind: peer.kind.as_str().to_owned(),
                 resource: peer.resource.path.clone(),
                 address: peer.address.to_string(),
-                ident: http::ident(&peer.head).map(ToOwned::to_owned),
+                ident: peer.ident().map(ToOwned::to_owned),
             });
         }
     });

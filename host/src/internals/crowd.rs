@@ -42,6 +42,7 @@ pub(crate) fn peer(resource: &Arc<Resource>, address: &str, fields: &str) -> Arc
         resource: resource.clone(),
         bounds: Bounds::new(&Limits::default(), None),
         max_rooms: 1,
+        may_announce: false,
     };
     Arc::new(Peer::new(arrival))
 }

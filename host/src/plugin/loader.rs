@@ -609,7 +609,7 @@ extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROpt
     // SAFETY: `raw_session` made it from a `&'a Peer`, and its lifetime is that of the reference.
     let peer: &'a Peer = unsafe { &*context.pointer.cast::<Peer>() };
     match field {
-        abi::field::IDENT => crate::http::ident(&peer.head),
+        abi::field::IDENT => peer.ident(),
         abi::field::ADDRESS => Some(&*peer.address),
         abi::field::RESOURCE => Some(peer.resource.path.as_str()),
         abi::field::QUERY => Some(peer.head.query()),
