@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::Kind;
+use serde_json::Number;
 
 use self::callback::Endpoint;
 use self::keyring::{Keyring, KeyringError};
@@ -56,6 +57,19 @@ pub(crate) struct Login {
     /// JSON.
     pub(crate) claims: Option<Box<str>>,
 }
+
+/// Whether an application can be told of such a user: it may log it, and compare it.
+fn is_user(user: &str) -> bool {
+    (1..=MAX_USER).contains(&user.len()) && !user.contains(char::is_control)
+}
+
+/// A number as the name of a user: whole, as it was written. As a double, two users could become one.
+fn number(number: &Number) -> Option<String> {
+    (number.is_i64() || number.is_u64()).then(|| number.to_string())
+}
+
+/// Bytes of a user's name.
+const MAX_USER: usize = 1024;
 
 /// Leave to come in.
 #[derive(Debug, Default)]

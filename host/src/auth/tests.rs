@@ -65,6 +65,14 @@ fn claims_hold_within_their_time_and_only_for_whom_they_are_meant() {
         (r#"{"sub":"ann","exp":1000001}"#, Ok("ann")),
         (r#"{"sub":"ann","exp":1000001.5}"#, Ok("ann")),
         (r#"{"sub":7,"exp":1e9}"#, Ok("7")),
+        (r#"{"sub":-7,"exp":1e9}"#, Ok("-7")),
+        (r#"{"sub":18446744073709551615,"exp":1e9}"#, Ok("18446744073709551615")),
+        (r#"{"sub":18446744073709551616,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":12345678901234567890123,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":7.0,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":1e3,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":"a\nb","exp":1e9}"#, Err(TokenError::UnfitUser)),
+        (r#"{"sub":"\u0000","exp":1e9}"#, Err(TokenError::UnfitUser)),
         (r#"{"sub":"ann","exp":999971}"#, Ok("ann")),
         (r#"{"sub":"ann","exp":999970}"#, Err(TokenError::Expired)),
         (r#"{"sub":"ann","exp":-1}"#, Err(TokenError::Expired)),
@@ -114,6 +122,11 @@ fn bombs_in_claims_are_refused_and_nothing_else() {
         "{".repeat(3000),
     ] {
         check_claims(&bomb, &rules(), Err(TokenError::Malformed));
+    }
+    for (length, expected) in [(1024, Ok(())), (1025, Err(TokenError::UnfitUser))] {
+        let user = "x".repeat(length);
+        let claims = format!(r#"{{"sub":"{user}","exp":1e9}}"#);
+        check_claims(&claims, &rules(), expected.map(|()| &*user));
     }
     let digits = format!(r#"{{"sub":"ann","exp":1e9,"x":{}}}"#, "9".repeat(300));
     check_claims(&digits, &rules(), Ok("ann"));
@@ -329,43 +342,84 @@ fn a_token_is_found_where_the_operator_says_and_only_one() {
     }
 }
 
+#[track_caller]
+fn check_answer(status: u16, (kind, users): (&str, &[&[u8]]), body: &[u8], expected: &str) {
+    let status = StatusCode::from_u16(status).unwrap();
+    let answer = Answer { status, content_type: kind, users, body };
+    let found = match answer::judge(&answer) {
+        Ok(Ok(login)) => format!("{:?} {:?}", login.user, login.claims),
+        Ok(Err(denial)) => format!("{} {}", denial.refusal.status(), denial.refusal.reason()),
+        Err(problem) => problem,
+    };
+    assert!(found.starts_with(expected), "{answer:?}: {found}");
+}
+
+const JSON: (&str, &[&[u8]]) = ("application/json", &[]);
+
 #[test]
 fn an_endpoint_lets_in_by_2xx_and_refuses_by_401_and_403_only() {
-    let check = |status: u16, kind: &str, user: Option<&str>, body: &str, expected: &str| {
-        let status = StatusCode::from_u16(status).unwrap();
-        let answer = Answer { status, content_type: kind, user, body: body.as_bytes() };
-        let found = match answer::judge(&answer) {
-            Ok(Ok(login)) => format!("{:?} {:?}", login.user, login.claims),
-            Ok(Err(denial)) => format!("{} {}", denial.refusal.status(), denial.refusal.reason()),
-            Err(problem) => problem,
-        };
-        assert!(found.starts_with(expected), "{answer:?}: {found}");
-    };
-    let json = "application/json";
-    check(
-        200,
-        json,
-        None,
-        r#"{"user":"ann","claims":{"a":[1]}}"#,
-        r#"Some("ann") Some("{\"a\":[1]}")"#,
-    );
-    check(200, "text/html", None, r#" {"user":7} "#, r#"Some("7") None"#);
-    check(204, "", Some("ann"), "", r#"Some("ann") None"#);
-    check(200, "text/html", Some("ann"), "<html>", r#"Some("ann") None"#);
-    check(200, json, Some("ann"), "{}", r#"Some("ann") None"#);
-    check(200, "", None, "", "None None");
-    check(200, json, None, r#"{"user":""}"#, "None None");
-    check(200, json, None, "{", "the body of its answer is no JSON");
-    check(200, json, None, &"[".repeat(100_000), "the body of its answer is no JSON");
-    check(200, json, None, r#"{"user":{"id":1}}"#, "the user of its answer is neither");
-    check(200, json, None, r#"{"user":"a\nb"}"#, "the user of its answer has");
-    check(401, "", None, "", "401 not signed in");
-    check(403, json, None, r#"{"error":"no\u001b[31m seat"}"#, "403 no[31m seat");
-    check(403, "text/plain; charset=utf-8", None, "banned\nuntil May", "403 banned");
-    check(403, "text/html", None, "<html>no</html>", "403 not allowed");
-    check(302, "", None, "", "it answered 302: a redirection");
-    check(404, "", None, "", "it answered 404");
-    check(500, json, None, r#"{"user":"ann"}"#, "it answered 500");
+    let ann = ("text/html", &[&b"ann"[..]][..]);
+    for (status, head, body, expected) in [
+        (200, JSON, r#"{"user":"ann","claims":{"a":[1]}}"#, r#"Some("ann") Some("{\"a\":[1]}")"#),
+        (200, ("text/html", &[][..]), r#" {"user":7} "#, r#"Some("7") None"#),
+        (204, ann, "", r#"Some("ann") None"#),
+        (200, ann, "<html>", r#"Some("ann") None"#),
+        (200, (JSON.0, ann.1), "{}", r#"Some("ann") None"#),
+        (200, (JSON.0, ann.1), r#"{"user":"bob"}"#, r#"Some("bob") None"#),
+        (200, ("", &[]), "", "None None"),
+        (200, JSON, " \r\n", "None None"),
+        (200, JSON, "{}", "None None"),
+        (200, JSON, r#"{"user":"","error":null}"#, "None None"),
+        (401, ("", &[]), "", "401 not signed in"),
+        (403, JSON, r#"{"error":"no\u001b[31m seat"}"#, "403 no[31m seat"),
+        (403, ("text/plain; charset=utf-8", &[]), "banned\nuntil May", "403 banned"),
+        (403, ("text/html", &[]), "<html>no</html>", "403 not allowed"),
+        (302, ("", &[]), "", "it answered 302: a redirection"),
+        (404, ("", &[]), "", "it answered 404"),
+        (500, JSON, r#"{"user":"ann"}"#, "it answered 500"),
+    ] {
+        check_answer(status, head, body.as_bytes(), expected);
+    }
+}
+
+#[test]
+fn what_an_endpoint_says_with_200_lets_nobody_in_unless_it_is_understood() {
+    const NO_OBJECT: &str = "the body of its answer is no JSON object";
+    let html: (&str, &[&[u8]]) = ("text/html; charset=utf-8", &[]);
+    // What PHP says where its session cannot be started, and its output is not held back.
+    let warning =
+        "<br />\n<b>Warning</b>:  session_start(): Failed<br />\n{\"error\":\"log in first\"}";
+    for (head, body, expected) in [
+        (html, warning, NO_OBJECT),
+        (html, "welcome", NO_OBJECT),
+        (("", &[][..]), "ok", NO_OBJECT),
+        (JSON, "{", NO_OBJECT),
+        (JSON, "[]", NO_OBJECT),
+        (JSON, "null", NO_OBJECT),
+        (JSON, r#""ann""#, NO_OBJECT),
+        (JSON, "\u{feff}{\"user\":\"ann\"}", NO_OBJECT),
+        (("", &[b"ann"]), "\u{feff}{\"user\":\"bob\"}", NO_OBJECT),
+        ((JSON.0, &[b"ann"]), "<html>", NO_OBJECT),
+        (JSON, &"[".repeat(100_000), NO_OBJECT),
+        (("", &[b""]), "<html>", NO_OBJECT),
+        (JSON, r#"{"error":"log in first"}"#, "it answered 2xx, and its body has an error"),
+        (JSON, r#"{"user":"","error":true}"#, "it answered 2xx, and its body has an error"),
+        (JSON, r#"{"user":{"id":1}}"#, "the user of its answer is neither"),
+        (JSON, r#"{"user":12345678901234567890123}"#, "the user of its answer is no whole number"),
+        (JSON, r#"{"user":7.5}"#, "the user of its answer is no whole number"),
+        (JSON, r#"{"user":"a\nb"}"#, "the user of its answer has"),
+        (("", &[b"a\tb"]), "", "the user of its answer has"),
+        (("", &[b"ann", b"bob"]), "", "its answer has 2 headers X-User"),
+        (("", &[b"ann", b"ann"]), "", "its answer has 2 headers X-User"),
+        (("", &[b"\xe4nn"]), "", "the header X-User of its answer is no UTF-8"),
+        (
+            (JSON.0, &[b"\xe4nn"]),
+            r#"{"user":"ann"}"#,
+            "the header X-User of its answer is no UTF-8",
+        ),
+    ] {
+        check_answer(200, head, body.as_bytes(), expected);
+    }
 }
 
 // Made with openssl; their private halves are gone. The tokens expire in 2100.

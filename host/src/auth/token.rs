@@ -11,6 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::keys::Key;
+use super::{is_user, number};
 use crate::config::{Source, TokenRules};
 use crate::http::Head;
 
@@ -41,6 +42,8 @@ pub(super) enum TokenError {
     Audience,
     #[error("the token names no user")]
     NoUser,
+    #[error("the token's user is too long or has control characters")]
+    UnfitUser,
 }
 
 /// What a token that holds says.
@@ -199,10 +202,13 @@ fn judge(
         return Err(TokenError::Audience);
     }
     let user = match claims.get(&rules.user_claim) {
-        Some(Value::String(user)) if !user.is_empty() => user.clone(),
-        Some(Value::Number(user)) => user.to_string(),
-        _ => return Err(TokenError::NoUser),
+        Some(Value::String(user)) if user.is_empty() => None,
+        Some(Value::String(user)) if !is_user(user) => return Err(TokenError::UnfitUser),
+        Some(Value::String(user)) => Some(user.clone()),
+        Some(Value::Number(user)) => number(user),
+        _ => None,
     };
+    let user = user.ok_or(TokenError::NoUser)?;
     let until = expires.and_then(|expires| Duration::try_from_secs_f64(expires).ok());
     let until = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
     Ok(Holder { user, claims: Value::Object(claims).to_string(), until })
