@@ -1,6 +1,8 @@
 //! Who is let in before the application is asked, and what it is told of them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime};
@@ -224,6 +226,57 @@ async fn a_key_that_changes_is_taken_and_one_that_is_broken_is_not() {
     std::fs::write(&path, SECRET).unwrap();
     host.wait_for_log_since(position, "the first key", taken).await;
     host.open(request("/plain", &of(SECRET))).await;
+}
+
+/// A host that may read no more than the mode of a file says, whoever runs it.
+fn held_to_modes(setup: Setup) -> Setup {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let without = "--bounding-set=-dac_override,-dac_read_search";
+    if is_root { setup.launcher(&["setpriv", without]) } else { setup }
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_be_read_is_taken_once_it_may() {
+    let host = held_to_modes(with_tokens()).start().await;
+    let path = host.folder().join("secret.key");
+    let second = "another secret of thirty-two bytes";
+    let position = host.log_position();
+    let next = host.folder().join("next");
+    std::fs::write(&next, second).unwrap();
+    std::fs::set_permissions(&next, Permissions::from_mode(0o000)).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    let is_plain = |line: &Line| line.field("resource") == "/plain";
+    let refused_keys = |line: &Line| line.says("keys for tokens refused") && is_plain(line);
+    let line = host.wait_for_log_since(position, "an error", refused_keys).await;
+    assert!(line.field("reason").contains("Permission denied"), "{line}");
+    // Nothing of the file changes but who may read it.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let taken = |line: &Line| line.says("the keys for tokens were read again") && is_plain(line);
+    host.wait_for_log_since(position, "the new key", taken).await;
+    let signed = signed(&json!({"sub": "ann", "exp": now() + 600}), second);
+    host.open(request("/plain", &signed)).await;
+    let told = host.log().into_iter().filter(refused_keys).count();
+    assert_eq!(told, 1, "told once, however often it was tried");
+}
+
+#[tokio::test]
+async fn a_set_of_keys_may_have_one_that_is_of_no_use_and_shows_none() {
+    let k = URL_SAFE_NO_PAD.encode(SECRET);
+    let set = json!({"keys": [{"kty": "oct", "k": k}, {"kty": "oct", "k": ["s3cr3t"]}]});
+    let setup = Setup::new(PROGRAM).plain("/plain", "speaker").put("keys.json", set.to_string());
+    let host = setup.auth("/plain", "keys", r#"[{ jwks = "keys.json" }]"#).start().await;
+    let skips = |line: &Line| line.says("keys of a set cannot be used and are skipped");
+    let line = host.wait_for_log("what is skipped", skips).await;
+    assert_eq!((line.level(), line.field("skipped")), ("WARN", "1".to_owned()), "{line}");
+    assert!(line.field("first").starts_with("key 2: a member of it is missing"), "{line}");
+    host.open(request("/plain", &token_of("ann"))).await;
+    for broken in [&*format!(r#"{{"keys":"{k}"}}"#), r#"{"keys":[{"kty":"oct","k":s3cr3t}]}"#] {
+        let position = host.log_position();
+        std::fs::write(host.folder().join("keys.json"), broken).unwrap();
+        let line = host.wait_for_error(position, "it is no JSON Web Key Set").await;
+        assert!(!line.text().contains("s3cr3t") && !line.text().contains(&k), "{line}");
+        host.open(request("/plain", &token_of("ann"))).await;
+    }
 }
 
 #[tokio::test]

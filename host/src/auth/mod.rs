@@ -119,9 +119,9 @@ impl From<TokenError> for Denial {
 }
 
 impl Guard {
-    fn new(settings: &Auth) -> Result<Self, KeyringError> {
+    fn new(settings: &Auth, resource: &str) -> Result<Self, KeyringError> {
         let means = match &settings.proof {
-            Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys)?),
+            Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys, resource)?),
             Proof::Callback(callback) => Means::Endpoint(Endpoint::new(callback)),
         };
         Ok(Self { settings: settings.clone(), means })
@@ -181,7 +181,7 @@ pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, GuardE
             Some(guard) if guard.settings == *settings => guard.clone(),
             _ => {
                 let failed = |source| GuardError { resource: path.clone(), source };
-                Arc::new(Guard::new(settings).map_err(failed)?)
+                Arc::new(Guard::new(settings, path).map_err(failed)?)
             }
         };
         guards.insert(path.clone(), guard);

@@ -18,8 +18,12 @@ fn single(algorithm: Algorithm) -> KeyForm {
     KeyForm::Single { algorithm, is_base64url: false, kid: None }
 }
 
+fn read(bytes: &[u8], form: &KeyForm) -> Vec<Key> {
+    keys::read(bytes, form).unwrap().keys
+}
+
 fn key(text: &str, algorithm: Algorithm) -> Vec<Key> {
-    keys::read(text.as_bytes(), &single(algorithm)).unwrap()
+    read(text.as_bytes(), &single(algorithm))
 }
 
 fn rules() -> TokenRules {
@@ -53,7 +57,7 @@ fn verify(token: &str, keys: &[Key], rules: &TokenRules) -> Result<String, Token
 
 #[track_caller]
 fn check_claims(claims: &str, rules: &TokenRules, expected: Result<&str, TokenError>) {
-    let keys = keys::read(SECRET, &single(Algorithm::Hs256)).unwrap();
+    let keys = read(SECRET, &single(Algorithm::Hs256));
     let found = verify(&token(HS, claims, SECRET), &keys, rules);
     assert_eq!(found, expected.map(str::to_owned), "{claims}");
 }
@@ -135,7 +139,7 @@ fn bombs_in_claims_are_refused_and_nothing_else() {
 
 #[test]
 fn each_name_of_a_claim_is_handed_on_once() {
-    let keys = keys::read(SECRET, &single(Algorithm::Hs256)).unwrap();
+    let keys = read(SECRET, &single(Algorithm::Hs256));
     let token = token(HS, r#"{"sub":"ann","exp":1e9,"role":"user","sub":"bob"}"#, SECRET);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
     let holder = token::verify(&token, &keys, &rules(), now).unwrap();
@@ -147,7 +151,7 @@ fn each_name_of_a_claim_is_handed_on_once() {
 
 #[test]
 fn a_key_verifies_only_what_it_is_for() {
-    let set = keys::read(SET.as_bytes(), &KeyForm::Set).unwrap();
+    let set = read(SET.as_bytes(), &KeyForm::Set);
     assert_eq!(set.len(), 3);
     let tokens = [RS256_TOKEN, ES256_TOKEN, EDDSA_TOKEN];
     let singles =
@@ -174,7 +178,7 @@ fn a_key_verifies_only_what_it_is_for() {
 #[test]
 fn no_token_chooses_how_it_is_verified() {
     let claims = r#"{"sub":"ann","exp":1e9}"#;
-    let hs = keys::read(SECRET, &single(Algorithm::Hs256)).unwrap();
+    let hs = read(SECRET, &single(Algorithm::Hs256));
     for alg in ["none", "None", "NONE", "nOnE", "", "HS384", "hs256", "RS256", "EdDSA"] {
         let header = json!({"alg": alg}).to_string();
         assert_eq!(
@@ -201,6 +205,11 @@ fn no_token_chooses_how_it_is_verified() {
         (r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, TokenError::Algorithm),
         (r#"{"alg":"HS256","alg":"HS256"}"#, TokenError::Malformed),
         (r#"{"alg":["HS256"]}"#, TokenError::Malformed),
+        (r#"{"alg":"HS256","crit":null}"#, TokenError::Algorithm),
+        (r#"{"crit":1e999,"alg":"HS256"}"#, TokenError::Algorithm),
+        (r#"["HS256"]"#, TokenError::Malformed),
+        (r#" ["HS256","k1",null]"#, TokenError::Malformed),
+        (r#""HS256""#, TokenError::Malformed),
         (r"{}", TokenError::Malformed),
         ("", TokenError::Malformed),
     ] {
@@ -222,8 +231,8 @@ fn a_named_key_is_the_only_one_tried() {
         is_base64url: false,
         kid: Some(kid.to_owned()),
     };
-    let mut both = keys::read(SECRET, &named("old")).unwrap();
-    both.extend(keys::read(&[b'x'; 32], &named("new")).unwrap());
+    let mut both = read(SECRET, &named("old"));
+    both.extend(read(&[b'x'; 32], &named("new")));
     let claims = r#"{"sub":"ann","exp":1e9}"#;
     let with = |kid: &str| json!({"alg": "HS256", "kid": kid}).to_string();
     for (header, secret, expected) in [
@@ -237,10 +246,57 @@ fn a_named_key_is_the_only_one_tried() {
     }
 }
 
+/// The same with another letter: of a point of P-256, one that is none.
+fn off_curve(text: &str, at: usize) -> String {
+    let mut bytes = text.as_bytes().to_owned();
+    bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
+    String::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn check_set(members: &str, expected: (usize, &[&str])) {
+    let read = keys::read(format!(r#"{{"keys":[{members}]}}"#).as_bytes(), &KeyForm::Set).unwrap();
+    let skipped: Vec<_> = read.skipped.iter().map(ToString::to_string).collect();
+    assert_eq!(read.keys.len(), expected.0, "{members}");
+    assert_eq!(skipped.len(), expected.1.len(), "{skipped:?}");
+    for (skipped, expected) in skipped.iter().zip(expected.1) {
+        assert!(skipped.starts_with(expected), "{skipped}");
+    }
+}
+
+#[test]
+fn one_bad_key_of_a_set_is_skipped_and_those_for_others_are_ignored() {
+    let good = r#"{"kty":"oct","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}"#;
+    let number = |last| URL_SAFE_NO_PAD.encode([&[0xc5; 255][..], &[last]].concat());
+    let rsa = |n, e| format!(r#"{{"kty":"RSA","n":"{}","e":"{e}"}}"#, number(n));
+    check_set(&format!("{good},{}", rsa(1, "AQAB")), (2, &[]));
+    for (member, skipped) in [
+        (&*rsa(2, "AQAB"), &["key 2: one of its keys is damaged: its RSA modulus is even"][..]),
+        (&rsa(1, "AQAA"), &["key 2: one of its keys is damaged: its RSA exponent is no usual"]),
+        (&rsa(1, "AQ"), &["key 2: one of its keys is damaged: its RSA exponent is no usual"]),
+        (r#"{"kty":"oct","k":"c2hvcnQ"}"#, &["key 2: the secret has 5 bytes"]),
+        (r#"{"kty":"oct","k":"no base64url"}"#, &["key 2: it is not base64url"]),
+        (r#"{"kty":"oct","k":["s3cr3t"]}"#, &["key 2: a member of it is missing, or of the wrong"]),
+        (r#"{"k":"s3cr3t"}"#, &["key 2: a member of it is missing, or of the wrong type"]),
+        (r#""s3cr3t""#, &["key 2: a member of it is missing, or of the wrong type"]),
+        (r#"{"kty":"EC","crv":"P-256","x":"AQAB","y":"AQAB"}"#, &["key 2: one of its keys is dam"]),
+        (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, &["key 2: its RSA key has 17 bits"]),
+        (r#"{"kty":"EC","crv":"P-521"}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","use":"enc"}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","alg":"HS512"}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","key_ops":["sign"]}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","key_ops":[]}"#, &[]),
+    ] {
+        check_set(&format!("{good},{member}"), (1, skipped));
+    }
+    let both = good.replace("{", r#"{"key_ops":["sign","verify"],"#);
+    check_set(&format!("{good},{both}"), (2, &[]));
+}
+
 #[track_caller]
 fn check_key(bytes: &[u8], form: &KeyForm, expected: &str) {
     let found = match keys::read(bytes, form) {
-        Ok(keys) => format!("{} keys", keys.len()),
+        Ok(read) => format!("{} keys", read.keys.len()),
         Err(error) => error.to_string(),
     };
     assert!(found.starts_with(expected), "{form:?}: {found}");
@@ -272,13 +328,24 @@ fn key_files_are_what_their_algorithm_needs() {
         ),
         (SET.as_bytes(), &KeyForm::Set, "3 keys"),
         (b"{\"keys\":[]}", &KeyForm::Set, "none of its keys"),
-        (b"{}", &KeyForm::Set, "it is no JSON Web Key Set"),
+        (b"{}", &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
+        (b"[[{}]]", &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
+        (br#"{"keys":{}}"#, &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
+        (br#"{"keys":[1]}"#, &KeyForm::Set, "a member of it is missing"),
+        (br#"{"keys":[{"k":"AQAB"}]}"#, &KeyForm::Set, "a member of it is missing"),
+        (
+            b"{\"keys\":\n[s3cr3t]}",
+            &KeyForm::Set,
+            "it is no JSON Web Key Set: its JSON has an error (Syntax) in line 2, column 2",
+        ),
         (br#"{"keys":[{"kty":"oct","k":"c2hvcnQ"}]}"#, &KeyForm::Set, "the secret has 5 bytes"),
         (
             br#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#,
             &KeyForm::Set,
             "its RSA key has 17 bits",
         ),
+        (off_curve(P256, 80).as_bytes(), &single(Es256), "one of its keys is damaged: it is no"),
+        (off_curve(SET, SET.find("evT-").unwrap()).as_bytes(), &KeyForm::Set, "2 keys"),
     ] {
         check_key(bytes, form, expected);
     }
@@ -296,10 +363,13 @@ fn key_files_are_what_their_algorithm_needs() {
 #[test]
 fn a_line_feed_behind_a_text_is_no_part_of_a_secret_and_one_in_bytes_is() {
     let claims = r#"{"sub":"ann","exp":1e9}"#;
-    let text = keys::read(&[SECRET, b"\r\n"].concat(), &single(Algorithm::Hs256)).unwrap();
+    let umlauts = "ä".repeat(20);
+    let written = read(format!("{umlauts}\n").as_bytes(), &single(Algorithm::Hs256));
+    assert!(verify(&token(HS, claims, umlauts.as_bytes()), &written, &rules()).is_ok());
+    let text = read(&[SECRET, b"\r\n"].concat(), &single(Algorithm::Hs256));
     assert!(verify(&token(HS, claims, SECRET), &text, &rules()).is_ok());
     let bytes = [&[0xff; 31][..], b"\n"].concat();
-    let keys = keys::read(&bytes, &single(Algorithm::Hs256)).unwrap();
+    let keys = read(&bytes, &single(Algorithm::Hs256));
     assert!(verify(&token(HS, claims, &bytes), &keys, &rules()).is_ok());
 }
 

@@ -55,7 +55,7 @@ fn check(token: &str, now: SystemTime) {
     let header = String::from_utf8(decode(header)).expect("UTF-8");
     // A value that is skipped may hold half a surrogate pair, of which no text can be made.
     if let Ok(header) = serde_json::from_str::<Value>(&header) {
-        assert!(header["alg"] == "HS256" && header.get("crit").is_none_or(Value::is_null));
+        assert!(header["alg"] == "HS256" && header.is_object() && header.get("crit").is_none());
     }
     let claims: Value = serde_json::from_slice(&decode(claims)).expect("JSON");
     assert_eq!(serde_json::from_str::<Value>(&held.claims).expect("JSON"), claims);
