@@ -63,11 +63,21 @@ fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Re
     write!(Escaped(to), "{value:?}")
 }
 
-/// Whether a character could make one line look like another: control characters (C0, DEL, C1), line separators, and what
-/// turns the direction of text around.
+/// Whether a character could make one line look like another, or one name like another: control characters (C0, DEL, C1), line
+/// separators, and characters of format (Unicode's category Cf) that turn the direction of text around or are not seen. The
+/// joiners (U+200C, U+200D) are among them: a name that is two names is worse than an emoji in pieces.
 fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+/// Text as it stands in a line of the log: for tables and sentences on a terminal.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    // Writing to a String does not fail.
+    let _infallible = Escaped(&mut escaped).write_str(text);
+    escaped
 }
 
 /// Writes text with escapes, as in a Rust string.
@@ -103,8 +113,10 @@ impl<W: Write> Write for JsonLines<W> {
         let mut escaped = String::with_capacity(line.len() + 16);
         for c in String::from_utf8_lossy(line).chars() {
             if c != '\n' && is_hidden(c) {
-                // Writing to a String does not fail; all of them have four digits.
-                let _infallible = write!(escaped, "\\u{:04x}", u32::from(c));
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    // Writing to a String does not fail.
+                    let _infallible = write!(escaped, "\\u{unit:04x}");
+                }
             } else {
                 escaped.push(c);
             }
@@ -149,6 +161,9 @@ mod tests {
             ),
             ("\u{85}\u{9b}2J", "\\u{85}\\u{9b}2J", "\\u0085\\u009b2J"),
             ("\u{2028}\u{202e}\u{2066}", "\\u{2028}\\u{202e}\\u{2066}", "\\u2028\\u202e\\u2066"),
+            ("\u{61c}\u{200b}\u{feff}", "\\u{61c}\\u{200b}\\u{feff}", "\\u061c\\u200b\\ufeff"),
+            ("\u{ad}\u{2060}\u{200d}", "\\u{ad}\\u{2060}\\u{200d}", "\\u00ad\\u2060\\u200d"),
+            ("\u{e0041}\u{e007f}", "\\u{e0041}\\u{e007f}", "\\udb40\\udc41\\udb40\\udc7f"),
         ] {
             let mut found = String::new();
             write!(Escaped(&mut found), "{text}").unwrap();

@@ -9,8 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
 use crate::within;
 
@@ -72,6 +72,16 @@ impl Address {
         let Self::Tls(address, secure) = self else { panic!("no TLS: {self:?}") };
         let stream = within("TLS", secure.shake_hands(*address)).await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+    }
+
+    /// Whether a new connection goes on with the session of one before it, made by the same address.
+    ///
+    /// # Panics
+    /// When it is not trusted, or there is no TLS.
+    pub async fn resumes(&self) -> bool {
+        let Self::Tls(address, secure) = self else { panic!("no TLS: {self:?}") };
+        let stream = within("TLS", secure.shake_hands(*address)).await.unwrap();
+        stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 }
 

@@ -1,6 +1,10 @@
 //! Who is let in before the application is asked, and what it is told of them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
+use std::fs::Permissions;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
@@ -114,7 +118,12 @@ async fn who_shows_nothing_valid_is_told_why_and_never_reaches_the_application()
     let early = signed(&json!({"sub": "ann", "exp": now() + 600, "nbf": now() + 300}), SECRET);
     let deep = format!("{{\"sub\":\"ann\",\"exp\":9e9,\"x\":{}", "[".repeat(3000));
     let bomb = format!("{}.{}.AAAA", part(&json!({"alg": "HS256"})), URL_SAFE_NO_PAD.encode(deep));
+    let long = signed(&json!({"sub": "x".repeat(2000), "exp": now() + 600}), SECRET);
+    let huge = format!(r#"{{"sub":12345678901234567890123,"exp":{}}}"#, now() + 600);
+    let huge = signed(&serde_json::from_str(&huge).unwrap(), SECRET);
     for (token, reason) in [
+        (long, "the token's user is too long or has control characters"),
+        (huge, "the token names no user"),
         (signed(&good, "another secret of thirty-two bytes"), "the token's signature is not valid"),
         (none, "the token is signed in a way that is not accepted"),
         (expired, "the token has expired"),
@@ -217,6 +226,57 @@ async fn a_key_that_changes_is_taken_and_one_that_is_broken_is_not() {
     std::fs::write(&path, SECRET).unwrap();
     host.wait_for_log_since(position, "the first key", taken).await;
     host.open(request("/plain", &of(SECRET))).await;
+}
+
+/// A host that may read no more than the mode of a file says, whoever runs it.
+fn held_to_modes(setup: Setup) -> Setup {
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    let without = "--bounding-set=-dac_override,-dac_read_search";
+    if is_root { setup.launcher(&["setpriv", without]) } else { setup }
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_be_read_is_taken_once_it_may() {
+    let host = held_to_modes(with_tokens()).start().await;
+    let path = host.folder().join("secret.key");
+    let second = "another secret of thirty-two bytes";
+    let position = host.log_position();
+    let next = host.folder().join("next");
+    std::fs::write(&next, second).unwrap();
+    std::fs::set_permissions(&next, Permissions::from_mode(0o000)).unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    let is_plain = |line: &Line| line.field("resource") == "/plain";
+    let refused_keys = |line: &Line| line.says("keys for tokens refused") && is_plain(line);
+    let line = host.wait_for_log_since(position, "an error", refused_keys).await;
+    assert!(line.field("reason").contains("Permission denied"), "{line}");
+    // Nothing of the file changes but who may read it.
+    std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    let taken = |line: &Line| line.says("the keys for tokens were read again") && is_plain(line);
+    host.wait_for_log_since(position, "the new key", taken).await;
+    let signed = signed(&json!({"sub": "ann", "exp": now() + 600}), second);
+    host.open(request("/plain", &signed)).await;
+    let told = host.log().into_iter().filter(refused_keys).count();
+    assert_eq!(told, 1, "told once, however often it was tried");
+}
+
+#[tokio::test]
+async fn a_set_of_keys_may_have_one_that_is_of_no_use_and_shows_none() {
+    let k = URL_SAFE_NO_PAD.encode(SECRET);
+    let set = json!({"keys": [{"kty": "oct", "k": k}, {"kty": "oct", "k": ["s3cr3t"]}]});
+    let setup = Setup::new(PROGRAM).plain("/plain", "speaker").put("keys.json", set.to_string());
+    let host = setup.auth("/plain", "keys", r#"[{ jwks = "keys.json" }]"#).start().await;
+    let skips = |line: &Line| line.says("keys of a set cannot be used and are skipped");
+    let line = host.wait_for_log("what is skipped", skips).await;
+    assert_eq!((line.level(), line.field("skipped")), ("WARN", "1".to_owned()), "{line}");
+    assert!(line.field("first").starts_with("key 2: a member of it is missing"), "{line}");
+    host.open(request("/plain", &token_of("ann"))).await;
+    for broken in [&*format!(r#"{{"keys":"{k}"}}"#), r#"{"keys":[{"kty":"oct","k":s3cr3t}]}"#] {
+        let position = host.log_position();
+        std::fs::write(host.folder().join("keys.json"), broken).unwrap();
+        let line = host.wait_for_error(position, "it is no JSON Web Key Set").await;
+        assert!(!line.text().contains("s3cr3t") && !line.text().contains(&k), "{line}");
+        host.open(request("/plain", &token_of("ann"))).await;
+    }
 }
 
 #[tokio::test]
@@ -378,6 +438,9 @@ async fn what_an_endpoint_answers_decides() {
             "302" => answer("302 Found", "Location: /login\r\n", ""),
             "500" => answer("500 Oops", "", r#"{"user":"root"}"#),
             "json" => answer("200 OK", "Content-Type: application/json\r\n", "{"),
+            "page" => answer("200 OK", "Content-Type: text/html\r\n", "<b>Warning</b>: no session"),
+            "error" => answer("200 OK", "", r#"{"error":"log in first"}"#),
+            "two" => answer("200 OK", "X-User: ann\r\nX-User: root\r\n", ""),
             "long" => answer("200 OK", "", &"x".repeat(70_000)),
             "junk" => "HTTP/9 what\r\n\r\n".to_owned(),
             "cut" => {
@@ -396,6 +459,9 @@ async fn what_an_endpoint_answers_decides() {
         ("302", 503, "nobody can be authenticated now"),
         ("500", 503, "nobody can be authenticated now"),
         ("json", 503, "nobody can be authenticated now"),
+        ("page", 503, "nobody can be authenticated now"),
+        ("error", 503, "nobody can be authenticated now"),
+        ("two", 503, "nobody can be authenticated now"),
         ("long", 503, "nobody can be authenticated now"),
         ("junk", 503, "nobody can be authenticated now"),
         ("cut", 503, "nobody can be authenticated now"),
@@ -482,13 +548,51 @@ async fn an_endpoint_may_listen_on_a_unix_socket() {
     assert_eq!(who(&mut client).await, "ann");
 }
 
-const LOGIN: &str = r#"<?php
+const LOGIN: &str = "<?php session_start(); $_SESSION['user'] = $_GET['user'];";
+/// Its warnings are sent before its status, as PHP's own defaults have it.
+const CARELESS: &str = r#"<?php
 session_start();
-if ($_SERVER['SCRIPT_NAME'] === '/login.php') { $_SESSION['user'] = $_GET['user']; exit('in'); }
-header('Content-Type: application/json');
 if (!isset($_SESSION['user'])) { http_response_code(401); exit(json_encode(['error' => 'log in first'])); }
-echo json_encode(['user' => $_SESSION['user'], 'claims' => ['uri' => $_SERVER['HTTP_X_ORIGINAL_URI']]]);
+echo json_encode(['user' => $_SESSION['user']]);
 "#;
+
+/// The script that the manual gives.
+fn documented() -> &'static str {
+    let (_, behind) = include_str!("../../docs/operating.md").split_once("```php\n").unwrap();
+    behind.split_once("```").unwrap().0
+}
+
+/// PHP's own server without any `php.ini`, for the files of a folder.
+fn php(port: u16, folder: &Path, sessions: &Path) -> tokio::process::Child {
+    tokio::process::Command::new("php")
+        .args(["-n", "-d", &format!("session.save_path={}", sessions.display())])
+        .args(["-S", &format!("127.0.0.1:{port}"), "-t"])
+        .arg(folder)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+async fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
+}
+
+/// What it answers, once it listens.
+async fn fetch(port: u16, target: &str) -> String {
+    let mut stream = loop {
+        match TcpStream::connect(("127.0.0.1", port)).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+        }
+    };
+    let get = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
+    stream.write_all(get.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).await.unwrap();
+    said
+}
 
 #[tokio::test]
 async fn the_session_of_a_php_site_decides() {
@@ -497,39 +601,42 @@ async fn the_session_of_a_php_site_decides() {
         eprintln!("skipped: no php");
         return;
     }
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let setup = with_endpoint(&format!("\"http://127.0.0.1:{port}/auth.php\""));
-    let host = setup.put("login.php", LOGIN).put("auth.php", LOGIN).start().await;
+    let (well, ill) = (free_port().await, free_port().await);
+    let mut setup = Setup::new(PROGRAM).put("login.php", LOGIN).put("auth.php", documented());
+    setup = setup.put("careless.php", CARELESS);
+    for (path, port, script) in [
+        ("/private", well, "auth"),
+        ("/careless", well, "careless"),
+        ("/ill", ill, "auth"),
+        ("/ill-and-careless", ill, "careless"),
+    ] {
+        let url = format!("\"http://127.0.0.1:{port}/{script}.php\"");
+        setup = setup.resource(path, "speaker").auth(path, "url", &url);
+    }
+    let host = setup.start().await;
     let folder = host.folder().to_owned();
-    let sessions = format!("session.save_path={}", folder.display());
-    let _php = tokio::process::Command::new("php")
-        .args(["-d", &sessions, "-S", &format!("127.0.0.1:{port}"), "-t"])
-        .arg(&folder)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let login = async {
-        let mut stream = loop {
-            match TcpStream::connect(("127.0.0.1", port)).await {
-                Ok(stream) => break stream,
-                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-            }
-        };
-        let get = "GET /login.php?user=ann HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
-        stream.write_all(get.as_bytes()).await.unwrap();
-        let mut said = String::new();
-        stream.read_to_string(&mut said).await.unwrap();
-        said
-    };
-    let said = within("php to answer", login).await;
+    let _well = php(well, &folder, &folder);
+    let _ill = php(ill, &folder, &folder.join("none"));
+    let said = within("php to answer", fetch(well, "/login.php?user=ann")).await;
+    within("the other php to answer", fetch(ill, "/login.php?user=ann")).await;
     let cookie = said.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")).unwrap();
     let cookie = cookie.split(';').next().unwrap();
-    let mut client =
-        host.open(Request::to("/private?a=1").header("Cookie", cookie)).await.ready().await;
-    let me = client.ask(&json!({"do": "whoami"})).await;
-    assert_eq!((&me["user"], &me["claims"]), (&json!("ann"), &json!(r#"{"uri":"/private?a=1"}"#)));
-    let answer = refused(&host, "/private", "Cookie: PHPSESSID=nobody\r\n").await;
-    assert_eq!((answer.status, answer.body.trim_end()), (401, "log in first"));
+    for path in ["/private", "/careless"] {
+        let request = Request::to(path).header("Cookie", cookie);
+        let mut client = host.open(request).await.ready().await;
+        assert_eq!(who(&mut client).await, "ann");
+    }
+    // The second is no name of a session; on the ill one no session can be read.
+    for (path, cookie, status, reason) in [
+        ("/private", "PHPSESSID=nobody", 401, "log in first"),
+        ("/private", "PHPSESSID=.", 401, "log in first"),
+        ("/careless", "PHPSESSID=nobody", 401, "log in first"),
+        ("/careless", "PHPSESSID=.", 503, "nobody can be authenticated now"),
+        ("/ill", cookie, 401, "log in first"),
+        ("/ill-and-careless", cookie, 503, "nobody can be authenticated now"),
+    ] {
+        let answer = refused(&host, path, &format!("Cookie: {cookie}\r\n")).await;
+        let found = (answer.status, answer.body.trim_end());
+        assert_eq!(found, (status, reason), "{path} {cookie}");
+    }
 }

@@ -6,12 +6,11 @@ use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// Ends a line, begins another, moves the cursor, in all the ways there are.
-const FORGERY: &str =
-    "\r\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J\u{9b}2K\u{85}\u{7f}\0\u{2028}\u{202e}end";
+/// Ends a line, begins another, moves the cursor, is not seen, in all the ways there are.
+const FORGERY: &str = "\r\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J\u{9b}2K\u{85}\u{7f}\0\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{e0041}end";
 
 fn hidden(c: char) -> bool {
-    c.is_control() || "\u{2028}\u{202e}".contains(c)
+    c.is_control() || "\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{e0041}".contains(c)
 }
 
 async fn say_it_everywhere(host: &TestHost) {
@@ -82,6 +81,28 @@ async fn every_line_of_the_json_log_is_one_object_without_hidden_characters() {
     // Nothing is lost: whoever reads the JSON has what was said.
     let log = host.log();
     assert!(log.iter().any(|line| line.message() == FORGERY), "{log:?}");
+}
+
+#[tokio::test]
+async fn no_row_of_a_table_is_a_peers_or_a_files() {
+    let host = Setup::new(PROGRAM).resource("/x", "speaker").start().await;
+    // Without control characters: an ident that has such is none.
+    let ident = "a\u{202e}\u{61c}\u{200b}\u{2028}b";
+    let request = Request::to("/x").header("Client-Type", "backend").header("Ident", ident);
+    let _backend = host.open(request).await.ready().await;
+    std::fs::write(host.folder().join("plugins/liba\nforged\u{1b}[2J.so"), b"x").unwrap();
+    for (command, escaped, lines) in [
+        (&["connections"][..], "a\\u{202e}\\u{61c}\\u{200b}\\u{2028}b", 2),
+        (&["plugin", "list"], "a\\nforged\\u{1b}[2J", 3),
+    ] {
+        let (code, said) = host.command(command).await;
+        assert!(code == 0 && said.contains(escaped), "{said:?}");
+        assert!(!said.contains(|c: char| c != '\n' && hidden(c)), "{said:?}");
+        assert_eq!(said.lines().count(), lines, "{said:?}");
+    }
+    // Nothing is lost: whoever reads the JSON has what was said.
+    let (_, said) = host.command(&["connections", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()[0]["ident"], ident);
 }
 
 const SECRETS: [&str; 7] = [

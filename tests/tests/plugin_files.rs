@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::fs::{self, Permissions};
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
@@ -34,12 +35,6 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
-/// The same content that is newer.
-fn touch(path: &Path) {
-    let content = fs::read(path).unwrap();
-    fs::write(path, content).unwrap();
-}
-
 #[tokio::test]
 async fn a_library_that_everybody_could_write_is_refused_until_that_is_put_right() {
     let host = setup().start().await;
@@ -49,10 +44,52 @@ async fn a_library_that_everybody_could_write_is_refused_until_that_is_put_right
         "can be written by everybody, mode 777; `chmod go-w ",
     )
     .await;
-    let library = host.library("counter_v1");
+    // What the refusal says is all that it takes.
     let position = host.log_position();
-    mode(&library, 0o755);
-    touch(&library);
+    mode(&host.library("counter_v1"), 0o755);
+    host.wait_for_reload(position).await;
+}
+
+fn setfacl(arguments: &[&str], path: &Path) -> bool {
+    let run = std::process::Command::new("setfacl").args(arguments).arg(path).status();
+    run.is_ok_and(|status| status.success())
+}
+
+#[tokio::test]
+async fn a_list_of_others_who_may_write_is_refused_until_it_is_taken_away() {
+    const OTHERS: [&str; 2] = ["-m", "u:54321:rwx"];
+    let host = setup().start().await;
+    let folder = host.folder().join("plugins");
+    if !setfacl(&OTHERS, &folder) {
+        eprintln!("skipped: no setfacl, or no lists on this file system");
+        return;
+    }
+    is_refused(&host, |_| {}, "plugins has an access control list, by which more than its").await;
+    assert!(setfacl(&["-b"], &folder));
+    let others = |next: &Path| assert!(setfacl(&OTHERS, next));
+    is_refused(&host, others, "; `setfacl -b ").await;
+    let position = host.log_position();
+    assert!(setfacl(&["-b"], &host.library("counter_v1")));
+    host.wait_for_reload(position).await;
+}
+
+#[tokio::test]
+async fn a_library_of_the_same_size_and_time_is_another_one() {
+    let [first, second] =
+        ["counter_v1", "counter_v2"].map(|name| fs::read(plugin_path(name)).unwrap());
+    let size = first.len().max(second.len());
+    let padded = |mut library: Vec<u8>| {
+        library.resize(size, 0);
+        library
+    };
+    let host = setup().file("counter_v1", &padded(first)).start().await;
+    let position = host.log_position();
+    let library = host.library("counter_v1");
+    let modified = fs::metadata(&library).unwrap().modified().unwrap();
+    let mut file = fs::File::options().write(true).open(library).unwrap();
+    file.write_all(&padded(second)).unwrap();
+    file.set_modified(modified).unwrap();
+    drop(file);
     host.wait_for_reload(position).await;
 }
 
@@ -66,9 +103,8 @@ async fn a_folder_that_everybody_could_write_is_refused_sticky_or_not() {
         is_refused(&host, |_| {}, &expected).await;
     }
     mode(&folder, 0o755);
-    let position = host.log_position();
-    touch(&host.library("counter_v1"));
-    host.wait_for_reload(position).await;
+    let (code, said) = host.command(&["plugin", "reload", "counter_v1"]).await;
+    assert_eq!(code, 0, "{said}");
 }
 
 #[tokio::test]
@@ -83,6 +119,18 @@ async fn a_link_is_judged_by_what_it_leads_to() {
         std::os::unix::fs::symlink(&target, next).unwrap();
     };
     is_refused(&host, link, "elsewhere can be written by everybody").await;
+    // The same behind a link that lies in a folder of everybody's.
+    let (real, mid) = (host.folder().join("real"), host.folder().join("mid"));
+    for folder in [&real, &mid] {
+        fs::create_dir(folder).unwrap();
+    }
+    mode(&mid, 0o1777);
+    let twice = |next: &Path| {
+        fs::rename(next, real.join("lib.so")).unwrap();
+        std::os::unix::fs::symlink("../real/lib.so", mid.join("l")).unwrap();
+        std::os::unix::fs::symlink("../mid/l", next).unwrap();
+    };
+    is_refused(&host, twice, "mid can be written by everybody, mode 1777").await;
 }
 
 #[tokio::test]
@@ -111,9 +159,8 @@ async fn another_owner_and_a_shared_group_are_refused() {
     .await;
     // Where the operator says so, it is taken all the same.
     host.apply(host.setup().reload("check_owner", "false")).await;
-    let position = host.log_position();
-    touch(&host.library("counter_v1"));
-    host.wait_for_reload(position).await;
+    let (code, said) = host.command(&["plugin", "reload", "counter_v1"]).await;
+    assert_eq!(code, 0, "{said}");
 }
 
 /// As `cargo build` and `cp` leave them where the umask is 002.

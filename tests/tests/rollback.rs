@@ -1,9 +1,10 @@
 //! Back to a library that served before: with the state, without it, and across restarts.
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
+use std::path::PathBuf;
 use std::process::Stdio;
 
-use plugsocket_tests::{Client, Setup, TestHost, within};
+use plugsocket_tests::{Client, Setup, TestHost, plugin_path, within};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -103,4 +104,18 @@ async fn only_so_many_generations_are_kept() {
     }
     let folder = host.folder().join(".plugsocket/state/generations/app");
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 2);
+}
+
+#[tokio::test]
+async fn a_kept_library_that_was_changed_is_not_what_served() {
+    let host = counter().start().await;
+    let mut client = host.connect("/app").await;
+    host.reload("app", "counter_v2").await;
+    let folder = host.folder().join(".plugsocket/state/generations/app");
+    let mut kept = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+    let is_first = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("1.");
+    std::fs::copy(plugin_path("speaker"), kept.find(is_first).unwrap()).unwrap();
+    let (code, said) = host.command(&["plugin", "rollback", "app"]).await;
+    assert!(code == 1 && said.contains("it is not what served before: its SHA-256 is"), "{said}");
+    assert_eq!(count(&mut client).await, ("v2".to_owned(), 1));
 }

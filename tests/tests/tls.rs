@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use plugsocket_tests::{
@@ -250,6 +251,73 @@ async fn files_that_are_not_fit_change_nothing_until_they_are() {
 }
 
 #[tokio::test]
+async fn sessions_go_on_until_another_certificate_is_served() {
+    let authority = Authority::default();
+    let own = authority.issue(&["localhost"]);
+    let host = setup().secured(&own).start().await;
+    // Its ticket comes with the handshake.
+    let address = authority.reach_by_1_2(secure(&host), "localhost");
+    assert!(!address.resumes().await && address.resumes().await);
+    let position = host.log_position();
+    host.put("own.key", "");
+    host.wait_for_error(position, "has no private key in it").await;
+    // The file is tried again with every other of these.
+    for _ in 0..20 {
+        assert!(!problem(&host).await.is_null() && address.resumes().await);
+    }
+    host.put("own.key", &own.key);
+    within("all to be well again", async { while !problem(&host).await.is_null() {} }).await;
+    assert!(address.resumes().await);
+    let (position, new) = (host.log_position(), authority.issue(&["localhost"]));
+    host.put("own.pem", &new.certificate);
+    host.put("own.key", &new.key);
+    let in_service = |line: &plugsocket_tests::Line| line.message() == "certificate in service";
+    host.wait_for_log_since(position, "the new one", in_service).await;
+    assert!(!address.resumes().await && address.resumes().await);
+}
+
+#[tokio::test]
+async fn a_certificate_that_expires_in_service_is_told() {
+    let authority = Authority::default();
+    let brief = authority.issue_until(&["localhost"], SystemTime::now() + Duration::from_secs(3));
+    let host = setup().secured(&brief).start().await;
+    assert!(problem(&host).await.is_null());
+    host.wait_for_error(0, "a certificate has expired").await;
+    assert!(problem(&host).await.as_str().unwrap().starts_with("expired on "));
+    let (_, said) = host.command(&["status"]).await;
+    assert!(said.contains("; renew it"), "{said}");
+}
+
+/// The commands that the manual gives for the certificate of a backend.
+fn documented() -> String {
+    let manual = include_str!("../../docs/operating.md");
+    let mut blocks = manual.split("```sh\n").map(|block| block.split("```").next().unwrap());
+    let block = blocks.find(|block| block.contains("openssl req -x509")).unwrap();
+    block.lines().filter(|line| line.starts_with("openssl")).collect::<Vec<_>>().join(" && ")
+}
+
+#[tokio::test]
+async fn a_certificate_made_as_the_manual_says_makes_a_backend() {
+    let folder = std::env::temp_dir().join(format!("plugsocket-openssl-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let made = Command::new("bash").args(["-c", &documented()]).current_dir(&folder).output();
+    if Command::new("openssl").arg("version").output().is_err() {
+        eprintln!("skipped: no openssl");
+        return;
+    }
+    assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");
+    let file = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let client = Issued { certificate: file("reports.pem"), key: file("reports.key") };
+    let authority = Authority::default();
+    let setup = setup().secured(&authority.issue(&["localhost"])).put("ca.pem", file("ca.pem"));
+    let setup = setup.tls("client_ca", r#""ca.pem""#).server("allowed_ips", r#"["192.0.2.1"]"#);
+    let host = setup.start().await;
+    let backend = authority.reach_as(secure(&host), "localhost", &client);
+    assert_eq!(answer(&backend, POST).await.last_response().await.status, 200);
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
 async fn links_may_be_switched_as_certbot_does() {
     let authority = Authority::default();
     let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
@@ -314,6 +382,45 @@ async fn the_list_of_certificates_changes_with_the_configuration_or_not_at_all()
 }
 
 #[tokio::test]
+async fn the_whole_chain_is_looked_at_and_what_a_file_says_beside_it_is_not() {
+    let authority = Authority::default();
+    let own = authority.issue(&["localhost"]);
+    let expired = authority.issue_until(&["x"], SystemTime::now() - DAY).certificate;
+    let old_form = own.key.replace("KEY-----\nM", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nM");
+    let (fine, noted) = ("fine", format!("NOT ENCRYPTED, keep it safe\n{}", own.key));
+    for (behind, key, said) in [
+        (authority.pem(), &noted, fine),
+        (OF_VERSION_1.to_owned(), &own.key, fine),
+        (cut(&authority.pem()), &own.key, "certificate 2 of "),
+        (authority.pem() + &expired, &own.key, "certificate 3 of "),
+        (String::new(), &old_form, "own.key is encrypted"),
+    ] {
+        let setup = setup().secured(&own).put("own.pem", own.certificate.clone() + &behind);
+        let outcome = setup.put("own.key", key).run(&["check"]).await;
+        let is_fine = outcome.code == Some(0);
+        assert!(is_fine == (said == fine), "{outcome:?}");
+        assert!(is_fine || outcome.complained.contains(said), "{outcome:?}");
+    }
+}
+
+/// By `openssl x509 -req` of OpenSSL 3.0 without an extension; until 2126.
+const OF_VERSION_1: &str = "-----BEGIN CERTIFICATE-----
+MIIBHjCBxAIUUirUwSHhhn3ybtdxZ38AN5oj+DwwCgYIKoZIzj0EAwIwDTELMAkG
+A1UEAwwCY2EwIBcNMjYxMTI1MTQxMTU1WhgPMjEyNjExMDExNDExNTVaMBQxEjAQ
+BgNVBAMMCWxvY2FsaG9zdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABF2o9MDl
+M2f2azMqQky/PPaoRcZsK/i2IqHfBHtyETasPgTTbyGM8K+4NnNphoIc6qdSPaVP
+BQSyNEc7BnZy1D8wCgYIKoZIzj0EAwIDSQAwRgIhAIpfshMrKQEbJgqhp8jYreuq
+A0GpBDsyKqpKj1t1tWsFAiEAggxAs+muYLM4027vsQrb7gQ6fofx1Uher9OKHgzz
+bRI=
+-----END CERTIFICATE-----\n";
+
+/// A certificate whose end is missing, in PEM that is whole.
+fn cut(pem: &str) -> String {
+    let der = pem.lines().filter(|line| !line.starts_with('-')).take(2).collect::<String>();
+    format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n")
+}
+
+#[tokio::test]
 async fn what_is_wrong_at_the_start_is_told_by_line() {
     let (authority, now) = (Authority::default(), SystemTime::now());
     let own = authority.issue(&["localhost"]);
@@ -333,6 +440,11 @@ async fn what_is_wrong_at_the_start_is_told_by_line() {
             fine.clone().put("own.pem", authority.issue_until(&["x"], now - DAY).certificate),
             "certificates[0].certificate",
             "expired on",
+        ),
+        (
+            fine.clone().put("own.pem", OF_VERSION_1),
+            "certificates[0].certificate",
+            "own.pem is an X.509 certificate of version 1, and version 3 is needed",
         ),
         (
             fine.clone().tls("certificates", r#"[{ certificate = "own.pem", key = "none" }]"#),
@@ -426,13 +538,13 @@ async fn a_host_may_speak_nothing_but_tls() {
 
 #[tokio::test]
 async fn a_key_that_may_not_be_read_is_tried_again() {
-    if is_root() {
-        // Root may read anything.
-        return;
-    }
     let authority = Authority::default();
     let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
-    let host = setup().secured(&old).start().await;
+    // Root may read anything, unless that is taken from it.
+    let without = "--bounding-set=-dac_override,-dac_read_search";
+    let setup = setup().secured(&old);
+    let setup = if is_root() { setup.launcher(&["setpriv", without]) } else { setup };
+    let host = setup.start().await;
     let address = authority.reach(secure(&host), "localhost");
     let key = host.folder().join("own.key");
     let position = host.log_position();

@@ -1,9 +1,9 @@
 //! What an HTTP endpoint's answer means. Pure.
 
 use hyper::StatusCode;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::{Denial, Login};
+use super::{Denial, Login, MAX_USER, is_user, number};
 
 /// The parts of an answer that count.
 #[derive(Debug)]
@@ -11,8 +11,8 @@ pub(super) struct Answer<'a> {
     pub(super) status: StatusCode,
     /// Of `Content-Type`; empty if there was none.
     pub(super) content_type: &'a str,
-    /// The header `X-User`.
-    pub(super) user: Option<&'a str>,
+    /// The headers `X-User`.
+    pub(super) users: &'a [&'a [u8]],
     pub(super) body: &'a [u8],
 }
 
@@ -35,35 +35,67 @@ pub(super) fn judge(answer: &Answer<'_>) -> Result<Result<Login, Denial>, String
     }
 }
 
+/// A program that fails often says so with 200 and a page of its own, so a body that is not understood lets nobody in.
 fn login(answer: &Answer<'_>) -> Result<Login, String> {
-    let header = answer.user.map(str::to_owned);
-    let is_json =
-        answer.content_type.contains("json") || answer.body.trim_ascii().starts_with(b"{");
-    if !is_json || answer.body.trim_ascii().is_empty() {
-        return checked(Login { user: header.map(Into::into), claims: None });
+    let header = named(answer.users)?;
+    let body = answer.body.trim_ascii();
+    let is_json = answer.content_type.contains("json")
+        || [&b"{"[..], BYTE_ORDER_MARK].iter().any(|begin| body.starts_with(begin));
+    if body.is_empty() || (header.is_some() && !is_json) {
+        return checked(header, None);
     }
-    let mut body: Value = serde_json::from_slice(answer.body)
-        .map_err(|error| format!("the body of its answer is no JSON: {error}"))?;
+    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(no_object)?;
     let user = match body.get("user") {
         None | Some(Value::Null) => header,
         Some(Value::String(user)) => Some(user.clone()),
-        Some(Value::Number(user)) => Some(user.to_string()),
+        Some(Value::Number(user)) => Some(number(user).ok_or_else(|| {
+            "the user of its answer is no whole number of up to 64 bits; give it as a text"
+                .to_owned()
+        })?),
         Some(_) => return Err("the user of its answer is neither a text nor a number".to_owned()),
     };
+    let user = user.filter(|user| !user.is_empty());
+    if user.is_none() && body.get("error").is_some_and(|error| !error.is_null()) {
+        return Err("it answered 2xx, and its body has an error and no user; let it refuse by 401"
+            .to_owned());
+    }
     let claims = match body.get_mut("claims").map(Value::take) {
         None | Some(Value::Null) => None,
         Some(claims) => Some(claims.to_string().into()),
     };
-    checked(Login { user: user.map(Into::into), claims })
+    checked(user, claims)
 }
 
-fn checked(login: Login) -> Result<Login, String> {
-    match login.user.as_deref() {
-        Some("") => Ok(Login { user: None, ..login }),
-        Some(user) if user.len() > MAX_USER || user.contains(char::is_control) => {
+/// The one `X-User`; an empty one is none.
+fn named(users: &[&[u8]]) -> Result<Option<String>, String> {
+    match users {
+        [] => Ok(None),
+        [user] => match str::from_utf8(user) {
+            Ok(user) => Ok(Some(user.to_owned()).filter(|user| !user.is_empty())),
+            Err(_) => Err("the header X-User of its answer is no UTF-8".to_owned()),
+        },
+        several => {
+            Err(format!("its answer has {} headers X-User; one says who it is", several.len()))
+        }
+    }
+}
+
+/// Where it is wrong, and nothing of what it says: it may be anything.
+fn no_object(error: serde_json::Error) -> String {
+    format!(
+        "the body of its answer is no JSON object ({:?} at line {}, column {}); let it be empty, or {{\"user\":\"…\"}}",
+        error.classify(),
+        error.line(),
+        error.column()
+    )
+}
+
+fn checked(user: Option<String>, claims: Option<Box<str>>) -> Result<Login, String> {
+    match user.as_deref().is_none_or(is_user) {
+        true => Ok(Login { user: user.map(Into::into), claims }),
+        false => {
             Err(format!("the user of its answer has over {MAX_USER} bytes or control characters"))
         }
-        _ => Ok(login),
     }
 }
 
@@ -84,7 +116,7 @@ fn reason(answer: &Answer<'_>, otherwise: &str) -> String {
     if said.is_empty() { otherwise.to_owned() } else { said }
 }
 
-/// Bytes of a user's name.
-const MAX_USER: usize = 1024;
+/// Editors put it before a text; JSON has none (RFC 8259 section 8.1).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Characters of a reason; a close frame has room for 123 bytes.
 const MAX_REASON: usize = 120;

@@ -284,11 +284,11 @@ fn understand(parts: &Parts, body: &[u8]) -> Result<Result<Login, Denial>, Strin
     let text =
         |value: &'_ HeaderValue| std::str::from_utf8(value.as_bytes()).ok().map(str::to_owned);
     let content_type = parts.headers.get(CONTENT_TYPE).and_then(text).unwrap_or_default();
-    let user = parts.headers.get("x-user").and_then(text);
+    let users: Vec<_> = parts.headers.get_all("x-user").iter().map(HeaderValue::as_bytes).collect();
     answer::judge(&Answer {
         status: parts.status,
         content_type: &content_type.to_ascii_lowercase(),
-        user: user.as_deref(),
+        users: &users,
         body,
     })
 }

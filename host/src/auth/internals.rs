@@ -34,7 +34,7 @@ pub fn judge_token(token: &str, secret: &[u8], now: SystemTime) -> Result<Held, 
         user_claim: "sub".to_owned(),
         close_on_expiry: false,
     };
-    let held = token::verify(token, &keys, &rules, now).map_err(|error| error.to_string())?;
+    let held = token::verify(token, &keys.keys, &rules, now).map_err(|error| error.to_string())?;
     Ok(Held { user: held.user, claims: held.claims, until: held.until })
 }
 

@@ -1,4 +1,5 @@
-//! Keys for signed tokens: from the bytes of a file to something that checks a signature. Pure.
+//! Keys for signed tokens: from the bytes of a file to something that checks a signature. Pure, but for the chance by which a point is
+//! tried.
 //!
 //! Each key knows its one algorithm; what a token says of itself only chooses among the keys, so a public key can never be
 //! taken for a secret, and `none` is the name of no key. The mathematics are `ring`'s.
@@ -7,14 +8,18 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::hmac;
+use ring::agreement::{ECDH_P256, EphemeralPrivateKey, agree_ephemeral};
+use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
     UnparsedPublicKey,
 };
+use ring::{agreement, hmac};
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
+use serde_json::error::Category;
+use serde_json::{Map, Value};
 
 use crate::config::{Algorithm, KeyForm};
 
@@ -60,32 +65,56 @@ pub(super) enum KeyError {
     OtherKind { wanted: Algorithm, found: &'static str },
     #[error("its RSA key has {0} bits; 2048 to 8192 are safe and supported")]
     RsaSize(usize),
-    #[error("it is no JSON Web Key Set: {0}")]
-    NotSet(String),
+    /// Where, and nothing of what is there: it may be a secret.
+    #[error(
+        "it is no JSON Web Key Set: its JSON has an error ({kind:?}) in line {line}, column {column}"
+    )]
+    NotJson { kind: Category, line: usize, column: usize },
+    #[error("it is no JSON Web Key Set; give an object with a list of objects, {{\"keys\":[…]}}")]
+    NotSet,
+    #[error("a member of it is missing, or of the wrong type (RFC 7517 section 4)")]
+    Member,
     #[error("none of its keys can be used: HS256, RS256, ES256 and EdDSA (Ed25519) are known")]
     EmptySet,
     #[error("one of its keys is damaged: {0}")]
     Damaged(&'static str),
 }
 
+/// What a file holds.
+#[derive(Debug)]
+pub(super) struct Read {
+    /// At least one.
+    pub(super) keys: Vec<Key>,
+    /// Keys of a set that were meant for tokens and cannot be used.
+    pub(super) skipped: Vec<Skipped>,
+}
+
+/// A key of a set that cannot be used: which one it is, from 1, and why.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key {at}: {why}")]
+pub(super) struct Skipped {
+    at: usize,
+    why: KeyError,
+}
+
 /// The keys of a file.
 ///
 /// # Errors
 /// It does not hold what its form says.
-pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<Vec<Key>, KeyError> {
-    match form {
+pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<Read, KeyError> {
+    let (algorithm, kid, material) = match form {
+        KeyForm::Set => return set(bytes),
         KeyForm::Single { algorithm: Algorithm::Hs256, is_base64url, kid } => {
-            let material = secret(written_secret(bytes, *is_base64url)?.as_slice())?;
-            Ok(vec![Key { algorithm: Algorithm::Hs256, kid: kid.clone(), material }])
+            let written = written_secret(bytes, *is_base64url)?;
+            (Algorithm::Hs256, kid, secret(&written)?)
         }
         KeyForm::Single { algorithm, kid, .. } => {
             let spki =
                 SubjectPublicKeyInfoDer::from_pem_slice(bytes).map_err(|_| KeyError::NotPem)?;
-            let material = public(&spki, *algorithm)?;
-            Ok(vec![Key { algorithm: *algorithm, kid: kid.clone(), material }])
+            (*algorithm, kid, public(&spki, *algorithm)?)
         }
-        KeyForm::Set => set(bytes),
-    }
+    };
+    Ok(Read { keys: vec![Key { algorithm, kid: kid.clone(), material }], skipped: Vec::new() })
 }
 
 impl Key {
@@ -113,8 +142,8 @@ fn written_secret(bytes: &[u8], is_base64url: bool) -> Result<Vec<u8>, KeyError>
     }
     // Editors and `openssl rand -hex` end a text with a line feed that the other side's library does not sign with.
     let end = bytes.len() - bytes.iter().rev().take_while(|b| [b'\n', b'\r'].contains(b)).count();
-    let is_text = bytes[..end].iter().all(|byte| (b' '..=b'~').contains(byte));
-    let written = if is_text { &bytes[..end] } else { bytes };
+    let text = str::from_utf8(&bytes[..end]).ok().filter(|text| !text.contains(char::is_control));
+    let written = text.map_or(bytes, str::as_bytes);
     if !is_base64url {
         return Ok(written.to_vec());
     }
@@ -190,7 +219,11 @@ fn rsa(n: &[u8], e: &[u8]) -> Result<Material, KeyError> {
     if !(2048..=8192).contains(&bits) {
         return Err(KeyError::RsaSize(bits));
     }
-    if e.is_empty() || e.len() > 4 {
+    let is_odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
+    if !is_odd(&n) {
+        return Err(KeyError::Damaged("its RSA modulus is even"));
+    }
+    if !is_odd(&e) || e.len() > 4 || e == [1] {
         return Err(KeyError::Damaged("its RSA exponent is no usual one"));
     }
     Ok(Material::Rsa(RsaPublicKeyComponents { n, e }))
@@ -198,9 +231,20 @@ fn rsa(n: &[u8], e: &[u8]) -> Result<Material, KeyError> {
 
 fn p256(point: &[u8]) -> Result<Material, KeyError> {
     match point {
-        [0x04, rest @ ..] if rest.len() == 64 => Ok(Material::P256(point.to_vec())),
+        [0x04, rest @ ..] if rest.len() == 64 && is_on_p256(point) => {
+            Ok(Material::P256(point.to_vec()))
+        }
         _ => Err(KeyError::Damaged("it is no uncompressed point of P-256")),
     }
+}
+
+/// Whether there could be a signature of it. `ring` looks at a point where it is used; agreeing on a secret needs none but it.
+fn is_on_p256(point: &[u8]) -> bool {
+    let Ok(own) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else {
+        // No randomness is no fault of the key.
+        return true;
+    };
+    agree_ephemeral(own, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()
 }
 
 fn ed25519(key: &[u8]) -> Result<Material, KeyError> {
@@ -210,17 +254,13 @@ fn ed25519(key: &[u8]) -> Result<Material, KeyError> {
     }
 }
 
-/// RFC 7517 section 5; keys for other purposes are skipped, as it says.
-#[derive(Deserialize)]
-struct Set {
-    keys: Vec<Member>,
-}
-
 #[derive(Deserialize)]
 struct Member {
     kty: String,
     #[serde(default, rename = "use")]
     purpose: Option<String>,
+    #[serde(default)]
+    key_ops: Option<Vec<String>>,
     #[serde(default)]
     alg: Option<String>,
     #[serde(default)]
@@ -239,26 +279,47 @@ struct Member {
     y: String,
 }
 
-fn set(bytes: &[u8]) -> Result<Vec<Key>, KeyError> {
-    let set: Set =
-        serde_json::from_slice(bytes).map_err(|error| KeyError::NotSet(error.to_string()))?;
-    let mut keys = Vec::new();
-    for member in set.keys {
-        let algorithm = match (member.kty.as_str(), member.crv.as_deref()) {
-            ("oct", None) => Algorithm::Hs256,
-            ("RSA", None) => Algorithm::Rs256,
-            ("EC", Some("P-256")) => Algorithm::Es256,
-            ("OKP", Some("Ed25519")) => Algorithm::EdDsa,
-            _ => continue,
-        };
-        let is_meant = member.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
-            && member.alg.as_deref().is_none_or(|alg| alg == algorithm.as_str());
-        if is_meant {
-            let material = member.material(algorithm)?;
-            keys.push(Key { algorithm, kid: member.kid, material });
+/// RFC 7517 section 5: keys of kinds that are not known, that lack what they need or are out of range are ignored. Those for other
+/// purposes are, too.
+fn set(bytes: &[u8]) -> Result<Read, KeyError> {
+    let set: Value = serde_json::from_slice(bytes).map_err(|error| KeyError::NotJson {
+        kind: error.classify(),
+        line: error.line(),
+        column: error.column(),
+    })?;
+    let members = set.as_object().and_then(|set| set.get("keys")).and_then(Value::as_array);
+    let (mut keys, mut skipped) = (Vec::new(), Vec::new());
+    for (n, member) in members.ok_or(KeyError::NotSet)?.iter().enumerate() {
+        match member.as_object().ok_or(KeyError::Member).and_then(key) {
+            Ok(key) => keys.extend(key),
+            Err(why) => skipped.push(Skipped { at: n + 1, why }),
         }
     }
-    if keys.is_empty() { Err(KeyError::EmptySet) } else { Ok(keys) }
+    match skipped.pop_if(|_| keys.is_empty()) {
+        None if keys.is_empty() => Err(KeyError::EmptySet),
+        None => Ok(Read { keys, skipped }),
+        Some(skipped) => Err(skipped.why),
+    }
+}
+
+/// None if it is not meant for tokens as they are known here.
+fn key(member: &Map<String, Value>) -> Result<Option<Key>, KeyError> {
+    let member = Member::deserialize(member).map_err(|_| KeyError::Member)?;
+    let algorithm = match (member.kty.as_str(), member.crv.as_deref()) {
+        ("oct", None) => Algorithm::Hs256,
+        ("RSA", None) => Algorithm::Rs256,
+        ("EC", Some("P-256")) => Algorithm::Es256,
+        ("OKP", Some("Ed25519")) => Algorithm::EdDsa,
+        _ => return Ok(None),
+    };
+    let is_meant = member.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
+        && member.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"))
+        && member.alg.as_deref().is_none_or(|alg| alg == algorithm.as_str());
+    if !is_meant {
+        return Ok(None);
+    }
+    let material = member.material(algorithm)?;
+    Ok(Some(Key { algorithm, kid: member.kid, material }))
 }
 
 impl Member {

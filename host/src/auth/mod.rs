@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::Kind;
+use serde_json::Number;
 
 use self::callback::Endpoint;
 use self::keyring::{Keyring, KeyringError};
@@ -56,6 +57,19 @@ pub(crate) struct Login {
     /// JSON.
     pub(crate) claims: Option<Box<str>>,
 }
+
+/// Whether an application can be told of such a user: it may log it, and compare it.
+fn is_user(user: &str) -> bool {
+    (1..=MAX_USER).contains(&user.len()) && !user.contains(char::is_control)
+}
+
+/// A number as the name of a user: whole, as it was written. As a double, two users could become one.
+fn number(number: &Number) -> Option<String> {
+    (number.is_i64() || number.is_u64()).then(|| number.to_string())
+}
+
+/// Bytes of a user's name.
+const MAX_USER: usize = 1024;
 
 /// Leave to come in.
 #[derive(Debug, Default)]
@@ -105,9 +119,9 @@ impl From<TokenError> for Denial {
 }
 
 impl Guard {
-    fn new(settings: &Auth) -> Result<Self, KeyringError> {
+    fn new(settings: &Auth, resource: &str) -> Result<Self, KeyringError> {
         let means = match &settings.proof {
-            Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys)?),
+            Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys, resource)?),
             Proof::Callback(callback) => Means::Endpoint(Endpoint::new(callback)),
         };
         Ok(Self { settings: settings.clone(), means })
@@ -167,7 +181,7 @@ pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, GuardE
             Some(guard) if guard.settings == *settings => guard.clone(),
             _ => {
                 let failed = |source| GuardError { resource: path.clone(), source };
-                Arc::new(Guard::new(settings).map_err(failed)?)
+                Arc::new(Guard::new(settings, path).map_err(failed)?)
             }
         };
         guards.insert(path.clone(), guard);

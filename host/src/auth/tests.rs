@@ -18,8 +18,12 @@ fn single(algorithm: Algorithm) -> KeyForm {
     KeyForm::Single { algorithm, is_base64url: false, kid: None }
 }
 
+fn read(bytes: &[u8], form: &KeyForm) -> Vec<Key> {
+    keys::read(bytes, form).unwrap().keys
+}
+
 fn key(text: &str, algorithm: Algorithm) -> Vec<Key> {
-    keys::read(text.as_bytes(), &single(algorithm)).unwrap()
+    read(text.as_bytes(), &single(algorithm))
 }
 
 fn rules() -> TokenRules {
@@ -53,7 +57,7 @@ fn verify(token: &str, keys: &[Key], rules: &TokenRules) -> Result<String, Token
 
 #[track_caller]
 fn check_claims(claims: &str, rules: &TokenRules, expected: Result<&str, TokenError>) {
-    let keys = keys::read(SECRET, &single(Algorithm::Hs256)).unwrap();
+    let keys = read(SECRET, &single(Algorithm::Hs256));
     let found = verify(&token(HS, claims, SECRET), &keys, rules);
     assert_eq!(found, expected.map(str::to_owned), "{claims}");
 }
@@ -65,6 +69,14 @@ fn claims_hold_within_their_time_and_only_for_whom_they_are_meant() {
         (r#"{"sub":"ann","exp":1000001}"#, Ok("ann")),
         (r#"{"sub":"ann","exp":1000001.5}"#, Ok("ann")),
         (r#"{"sub":7,"exp":1e9}"#, Ok("7")),
+        (r#"{"sub":-7,"exp":1e9}"#, Ok("-7")),
+        (r#"{"sub":18446744073709551615,"exp":1e9}"#, Ok("18446744073709551615")),
+        (r#"{"sub":18446744073709551616,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":12345678901234567890123,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":7.0,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":1e3,"exp":1e9}"#, Err(TokenError::NoUser)),
+        (r#"{"sub":"a\nb","exp":1e9}"#, Err(TokenError::UnfitUser)),
+        (r#"{"sub":"\u0000","exp":1e9}"#, Err(TokenError::UnfitUser)),
         (r#"{"sub":"ann","exp":999971}"#, Ok("ann")),
         (r#"{"sub":"ann","exp":999970}"#, Err(TokenError::Expired)),
         (r#"{"sub":"ann","exp":-1}"#, Err(TokenError::Expired)),
@@ -115,6 +127,11 @@ fn bombs_in_claims_are_refused_and_nothing_else() {
     ] {
         check_claims(&bomb, &rules(), Err(TokenError::Malformed));
     }
+    for (length, expected) in [(1024, Ok(())), (1025, Err(TokenError::UnfitUser))] {
+        let user = "x".repeat(length);
+        let claims = format!(r#"{{"sub":"{user}","exp":1e9}}"#);
+        check_claims(&claims, &rules(), expected.map(|()| &*user));
+    }
     let digits = format!(r#"{{"sub":"ann","exp":1e9,"x":{}}}"#, "9".repeat(300));
     check_claims(&digits, &rules(), Ok("ann"));
     check_claims(&"x".repeat(10_000), &rules(), Err(TokenError::TooLong));
@@ -122,7 +139,7 @@ fn bombs_in_claims_are_refused_and_nothing_else() {
 
 #[test]
 fn each_name_of_a_claim_is_handed_on_once() {
-    let keys = keys::read(SECRET, &single(Algorithm::Hs256)).unwrap();
+    let keys = read(SECRET, &single(Algorithm::Hs256));
     let token = token(HS, r#"{"sub":"ann","exp":1e9,"role":"user","sub":"bob"}"#, SECRET);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
     let holder = token::verify(&token, &keys, &rules(), now).unwrap();
@@ -134,7 +151,7 @@ fn each_name_of_a_claim_is_handed_on_once() {
 
 #[test]
 fn a_key_verifies_only_what_it_is_for() {
-    let set = keys::read(SET.as_bytes(), &KeyForm::Set).unwrap();
+    let set = read(SET.as_bytes(), &KeyForm::Set);
     assert_eq!(set.len(), 3);
     let tokens = [RS256_TOKEN, ES256_TOKEN, EDDSA_TOKEN];
     let singles =
@@ -161,7 +178,7 @@ fn a_key_verifies_only_what_it_is_for() {
 #[test]
 fn no_token_chooses_how_it_is_verified() {
     let claims = r#"{"sub":"ann","exp":1e9}"#;
-    let hs = keys::read(SECRET, &single(Algorithm::Hs256)).unwrap();
+    let hs = read(SECRET, &single(Algorithm::Hs256));
     for alg in ["none", "None", "NONE", "nOnE", "", "HS384", "hs256", "RS256", "EdDSA"] {
         let header = json!({"alg": alg}).to_string();
         assert_eq!(
@@ -188,6 +205,11 @@ fn no_token_chooses_how_it_is_verified() {
         (r#"{"alg":"HS256","crit":["b64"],"b64":false}"#, TokenError::Algorithm),
         (r#"{"alg":"HS256","alg":"HS256"}"#, TokenError::Malformed),
         (r#"{"alg":["HS256"]}"#, TokenError::Malformed),
+        (r#"{"alg":"HS256","crit":null}"#, TokenError::Algorithm),
+        (r#"{"crit":1e999,"alg":"HS256"}"#, TokenError::Algorithm),
+        (r#"["HS256"]"#, TokenError::Malformed),
+        (r#" ["HS256","k1",null]"#, TokenError::Malformed),
+        (r#""HS256""#, TokenError::Malformed),
         (r"{}", TokenError::Malformed),
         ("", TokenError::Malformed),
     ] {
@@ -209,8 +231,8 @@ fn a_named_key_is_the_only_one_tried() {
         is_base64url: false,
         kid: Some(kid.to_owned()),
     };
-    let mut both = keys::read(SECRET, &named("old")).unwrap();
-    both.extend(keys::read(&[b'x'; 32], &named("new")).unwrap());
+    let mut both = read(SECRET, &named("old"));
+    both.extend(read(&[b'x'; 32], &named("new")));
     let claims = r#"{"sub":"ann","exp":1e9}"#;
     let with = |kid: &str| json!({"alg": "HS256", "kid": kid}).to_string();
     for (header, secret, expected) in [
@@ -224,10 +246,57 @@ fn a_named_key_is_the_only_one_tried() {
     }
 }
 
+/// The same with another letter: of a point of P-256, one that is none.
+fn off_curve(text: &str, at: usize) -> String {
+    let mut bytes = text.as_bytes().to_owned();
+    bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
+    String::from_utf8(bytes).unwrap()
+}
+
+#[track_caller]
+fn check_set(members: &str, expected: (usize, &[&str])) {
+    let read = keys::read(format!(r#"{{"keys":[{members}]}}"#).as_bytes(), &KeyForm::Set).unwrap();
+    let skipped: Vec<_> = read.skipped.iter().map(ToString::to_string).collect();
+    assert_eq!(read.keys.len(), expected.0, "{members}");
+    assert_eq!(skipped.len(), expected.1.len(), "{skipped:?}");
+    for (skipped, expected) in skipped.iter().zip(expected.1) {
+        assert!(skipped.starts_with(expected), "{skipped}");
+    }
+}
+
+#[test]
+fn one_bad_key_of_a_set_is_skipped_and_those_for_others_are_ignored() {
+    let good = r#"{"kty":"oct","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}"#;
+    let number = |last| URL_SAFE_NO_PAD.encode([&[0xc5; 255][..], &[last]].concat());
+    let rsa = |n, e| format!(r#"{{"kty":"RSA","n":"{}","e":"{e}"}}"#, number(n));
+    check_set(&format!("{good},{}", rsa(1, "AQAB")), (2, &[]));
+    for (member, skipped) in [
+        (&*rsa(2, "AQAB"), &["key 2: one of its keys is damaged: its RSA modulus is even"][..]),
+        (&rsa(1, "AQAA"), &["key 2: one of its keys is damaged: its RSA exponent is no usual"]),
+        (&rsa(1, "AQ"), &["key 2: one of its keys is damaged: its RSA exponent is no usual"]),
+        (r#"{"kty":"oct","k":"c2hvcnQ"}"#, &["key 2: the secret has 5 bytes"]),
+        (r#"{"kty":"oct","k":"no base64url"}"#, &["key 2: it is not base64url"]),
+        (r#"{"kty":"oct","k":["s3cr3t"]}"#, &["key 2: a member of it is missing, or of the wrong"]),
+        (r#"{"k":"s3cr3t"}"#, &["key 2: a member of it is missing, or of the wrong type"]),
+        (r#""s3cr3t""#, &["key 2: a member of it is missing, or of the wrong type"]),
+        (r#"{"kty":"EC","crv":"P-256","x":"AQAB","y":"AQAB"}"#, &["key 2: one of its keys is dam"]),
+        (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, &["key 2: its RSA key has 17 bits"]),
+        (r#"{"kty":"EC","crv":"P-521"}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","use":"enc"}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","alg":"HS512"}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","key_ops":["sign"]}"#, &[]),
+        (r#"{"kty":"oct","k":"c2hvcnQ","key_ops":[]}"#, &[]),
+    ] {
+        check_set(&format!("{good},{member}"), (1, skipped));
+    }
+    let both = good.replace("{", r#"{"key_ops":["sign","verify"],"#);
+    check_set(&format!("{good},{both}"), (2, &[]));
+}
+
 #[track_caller]
 fn check_key(bytes: &[u8], form: &KeyForm, expected: &str) {
     let found = match keys::read(bytes, form) {
-        Ok(keys) => format!("{} keys", keys.len()),
+        Ok(read) => format!("{} keys", read.keys.len()),
         Err(error) => error.to_string(),
     };
     assert!(found.starts_with(expected), "{form:?}: {found}");
@@ -259,13 +328,24 @@ fn key_files_are_what_their_algorithm_needs() {
         ),
         (SET.as_bytes(), &KeyForm::Set, "3 keys"),
         (b"{\"keys\":[]}", &KeyForm::Set, "none of its keys"),
-        (b"{}", &KeyForm::Set, "it is no JSON Web Key Set"),
+        (b"{}", &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
+        (b"[[{}]]", &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
+        (br#"{"keys":{}}"#, &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
+        (br#"{"keys":[1]}"#, &KeyForm::Set, "a member of it is missing"),
+        (br#"{"keys":[{"k":"AQAB"}]}"#, &KeyForm::Set, "a member of it is missing"),
+        (
+            b"{\"keys\":\n[s3cr3t]}",
+            &KeyForm::Set,
+            "it is no JSON Web Key Set: its JSON has an error (Syntax) in line 2, column 2",
+        ),
         (br#"{"keys":[{"kty":"oct","k":"c2hvcnQ"}]}"#, &KeyForm::Set, "the secret has 5 bytes"),
         (
             br#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#,
             &KeyForm::Set,
             "its RSA key has 17 bits",
         ),
+        (off_curve(P256, 80).as_bytes(), &single(Es256), "one of its keys is damaged: it is no"),
+        (off_curve(SET, SET.find("evT-").unwrap()).as_bytes(), &KeyForm::Set, "2 keys"),
     ] {
         check_key(bytes, form, expected);
     }
@@ -283,10 +363,13 @@ fn key_files_are_what_their_algorithm_needs() {
 #[test]
 fn a_line_feed_behind_a_text_is_no_part_of_a_secret_and_one_in_bytes_is() {
     let claims = r#"{"sub":"ann","exp":1e9}"#;
-    let text = keys::read(&[SECRET, b"\r\n"].concat(), &single(Algorithm::Hs256)).unwrap();
+    let umlauts = "ä".repeat(20);
+    let written = read(format!("{umlauts}\n").as_bytes(), &single(Algorithm::Hs256));
+    assert!(verify(&token(HS, claims, umlauts.as_bytes()), &written, &rules()).is_ok());
+    let text = read(&[SECRET, b"\r\n"].concat(), &single(Algorithm::Hs256));
     assert!(verify(&token(HS, claims, SECRET), &text, &rules()).is_ok());
     let bytes = [&[0xff; 31][..], b"\n"].concat();
-    let keys = keys::read(&bytes, &single(Algorithm::Hs256)).unwrap();
+    let keys = read(&bytes, &single(Algorithm::Hs256));
     assert!(verify(&token(HS, claims, &bytes), &keys, &rules()).is_ok());
 }
 
@@ -329,43 +412,84 @@ fn a_token_is_found_where_the_operator_says_and_only_one() {
     }
 }
 
+#[track_caller]
+fn check_answer(status: u16, (kind, users): (&str, &[&[u8]]), body: &[u8], expected: &str) {
+    let status = StatusCode::from_u16(status).unwrap();
+    let answer = Answer { status, content_type: kind, users, body };
+    let found = match answer::judge(&answer) {
+        Ok(Ok(login)) => format!("{:?} {:?}", login.user, login.claims),
+        Ok(Err(denial)) => format!("{} {}", denial.refusal.status(), denial.refusal.reason()),
+        Err(problem) => problem,
+    };
+    assert!(found.starts_with(expected), "{answer:?}: {found}");
+}
+
+const JSON: (&str, &[&[u8]]) = ("application/json", &[]);
+
 #[test]
 fn an_endpoint_lets_in_by_2xx_and_refuses_by_401_and_403_only() {
-    let check = |status: u16, kind: &str, user: Option<&str>, body: &str, expected: &str| {
-        let status = StatusCode::from_u16(status).unwrap();
-        let answer = Answer { status, content_type: kind, user, body: body.as_bytes() };
-        let found = match answer::judge(&answer) {
-            Ok(Ok(login)) => format!("{:?} {:?}", login.user, login.claims),
-            Ok(Err(denial)) => format!("{} {}", denial.refusal.status(), denial.refusal.reason()),
-            Err(problem) => problem,
-        };
-        assert!(found.starts_with(expected), "{answer:?}: {found}");
-    };
-    let json = "application/json";
-    check(
-        200,
-        json,
-        None,
-        r#"{"user":"ann","claims":{"a":[1]}}"#,
-        r#"Some("ann") Some("{\"a\":[1]}")"#,
-    );
-    check(200, "text/html", None, r#" {"user":7} "#, r#"Some("7") None"#);
-    check(204, "", Some("ann"), "", r#"Some("ann") None"#);
-    check(200, "text/html", Some("ann"), "<html>", r#"Some("ann") None"#);
-    check(200, json, Some("ann"), "{}", r#"Some("ann") None"#);
-    check(200, "", None, "", "None None");
-    check(200, json, None, r#"{"user":""}"#, "None None");
-    check(200, json, None, "{", "the body of its answer is no JSON");
-    check(200, json, None, &"[".repeat(100_000), "the body of its answer is no JSON");
-    check(200, json, None, r#"{"user":{"id":1}}"#, "the user of its answer is neither");
-    check(200, json, None, r#"{"user":"a\nb"}"#, "the user of its answer has");
-    check(401, "", None, "", "401 not signed in");
-    check(403, json, None, r#"{"error":"no\u001b[31m seat"}"#, "403 no[31m seat");
-    check(403, "text/plain; charset=utf-8", None, "banned\nuntil May", "403 banned");
-    check(403, "text/html", None, "<html>no</html>", "403 not allowed");
-    check(302, "", None, "", "it answered 302: a redirection");
-    check(404, "", None, "", "it answered 404");
-    check(500, json, None, r#"{"user":"ann"}"#, "it answered 500");
+    let ann = ("text/html", &[&b"ann"[..]][..]);
+    for (status, head, body, expected) in [
+        (200, JSON, r#"{"user":"ann","claims":{"a":[1]}}"#, r#"Some("ann") Some("{\"a\":[1]}")"#),
+        (200, ("text/html", &[][..]), r#" {"user":7} "#, r#"Some("7") None"#),
+        (204, ann, "", r#"Some("ann") None"#),
+        (200, ann, "<html>", r#"Some("ann") None"#),
+        (200, (JSON.0, ann.1), "{}", r#"Some("ann") None"#),
+        (200, (JSON.0, ann.1), r#"{"user":"bob"}"#, r#"Some("bob") None"#),
+        (200, ("", &[]), "", "None None"),
+        (200, JSON, " \r\n", "None None"),
+        (200, JSON, "{}", "None None"),
+        (200, JSON, r#"{"user":"","error":null}"#, "None None"),
+        (401, ("", &[]), "", "401 not signed in"),
+        (403, JSON, r#"{"error":"no\u001b[31m seat"}"#, "403 no[31m seat"),
+        (403, ("text/plain; charset=utf-8", &[]), "banned\nuntil May", "403 banned"),
+        (403, ("text/html", &[]), "<html>no</html>", "403 not allowed"),
+        (302, ("", &[]), "", "it answered 302: a redirection"),
+        (404, ("", &[]), "", "it answered 404"),
+        (500, JSON, r#"{"user":"ann"}"#, "it answered 500"),
+    ] {
+        check_answer(status, head, body.as_bytes(), expected);
+    }
+}
+
+#[test]
+fn what_an_endpoint_says_with_200_lets_nobody_in_unless_it_is_understood() {
+    const NO_OBJECT: &str = "the body of its answer is no JSON object";
+    let html: (&str, &[&[u8]]) = ("text/html; charset=utf-8", &[]);
+    // What PHP says where its session cannot be started, and its output is not held back.
+    let warning =
+        "<br />\n<b>Warning</b>:  session_start(): Failed<br />\n{\"error\":\"log in first\"}";
+    for (head, body, expected) in [
+        (html, warning, NO_OBJECT),
+        (html, "welcome", NO_OBJECT),
+        (("", &[][..]), "ok", NO_OBJECT),
+        (JSON, "{", NO_OBJECT),
+        (JSON, "[]", NO_OBJECT),
+        (JSON, "null", NO_OBJECT),
+        (JSON, r#""ann""#, NO_OBJECT),
+        (JSON, "\u{feff}{\"user\":\"ann\"}", NO_OBJECT),
+        (("", &[b"ann"]), "\u{feff}{\"user\":\"bob\"}", NO_OBJECT),
+        ((JSON.0, &[b"ann"]), "<html>", NO_OBJECT),
+        (JSON, &"[".repeat(100_000), NO_OBJECT),
+        (("", &[b""]), "<html>", NO_OBJECT),
+        (JSON, r#"{"error":"log in first"}"#, "it answered 2xx, and its body has an error"),
+        (JSON, r#"{"user":"","error":true}"#, "it answered 2xx, and its body has an error"),
+        (JSON, r#"{"user":{"id":1}}"#, "the user of its answer is neither"),
+        (JSON, r#"{"user":12345678901234567890123}"#, "the user of its answer is no whole number"),
+        (JSON, r#"{"user":7.5}"#, "the user of its answer is no whole number"),
+        (JSON, r#"{"user":"a\nb"}"#, "the user of its answer has"),
+        (("", &[b"a\tb"]), "", "the user of its answer has"),
+        (("", &[b"ann", b"bob"]), "", "its answer has 2 headers X-User"),
+        (("", &[b"ann", b"ann"]), "", "its answer has 2 headers X-User"),
+        (("", &[b"\xe4nn"]), "", "the header X-User of its answer is no UTF-8"),
+        (
+            (JSON.0, &[b"\xe4nn"]),
+            r#"{"user":"ann"}"#,
+            "the header X-User of its answer is no UTF-8",
+        ),
+    ] {
+        check_answer(200, head, body.as_bytes(), expected);
+    }
 }
 
 // Made with openssl; their private halves are gone. The tokens expire in 2100.

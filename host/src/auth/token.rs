@@ -8,9 +8,11 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::keys::Key;
+use super::{is_user, number};
 use crate::config::{Source, TokenRules};
 use crate::http::Head;
 
@@ -41,6 +43,8 @@ pub(super) enum TokenError {
     Audience,
     #[error("the token names no user")]
     NoUser,
+    #[error("the token's user is too long or has control characters")]
+    UnfitUser,
 }
 
 /// What a token that holds says.
@@ -124,9 +128,14 @@ struct Header {
     alg: String,
     #[serde(default)]
     kid: Option<String>,
-    /// Extensions that must be understood (RFC 7515 section 4.1.11); none is.
-    #[serde(default)]
-    crit: Option<serde::de::IgnoredAny>,
+    /// Whether there are extensions that must be understood (RFC 7515 section 4.1.11); none is.
+    #[serde(default, rename = "crit", deserialize_with = "is_there")]
+    has_crit: bool,
+}
+
+/// Whatever the value is, null too.
+fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 /// Judges a token. The signature comes before all that it says.
@@ -145,7 +154,7 @@ pub(super) fn verify(
     let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
     let header: Header = json(header)?;
-    if header.crit.is_some() {
+    if header.has_crit {
         return Err(TokenError::Algorithm);
     }
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
@@ -166,11 +175,15 @@ pub(super) fn verify(
     judge(json(payload)?, rules, now)
 }
 
-/// serde_json ends at 128 levels and at numbers that no double holds, with an error.
-fn json<T: serde::de::DeserializeOwned>(part: &str) -> Result<T, TokenError> {
+/// An object (RFC 7519 section 7.2). serde_json ends at 128 levels and at numbers that no double holds, with an error.
+fn json<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
     // What is skipped is not looked at, and must be UTF-8 too (RFC 7515 section 5.2, step 3).
     let text = str::from_utf8(&bytes).map_err(|_| TokenError::Malformed)?;
+    // For serde, a list of the values in the order of the fields would do, too.
+    if !text.trim_start().starts_with('{') {
+        return Err(TokenError::Malformed);
+    }
     serde_json::from_str(text).map_err(|_| TokenError::Malformed)
 }
 
@@ -199,10 +212,13 @@ fn judge(
         return Err(TokenError::Audience);
     }
     let user = match claims.get(&rules.user_claim) {
-        Some(Value::String(user)) if !user.is_empty() => user.clone(),
-        Some(Value::Number(user)) => user.to_string(),
-        _ => return Err(TokenError::NoUser),
+        Some(Value::String(user)) if user.is_empty() => None,
+        Some(Value::String(user)) if !is_user(user) => return Err(TokenError::UnfitUser),
+        Some(Value::String(user)) => Some(user.clone()),
+        Some(Value::Number(user)) => number(user),
+        _ => None,
     };
+    let user = user.ok_or(TokenError::NoUser)?;
     let until = expires.and_then(|expires| Duration::try_from_secs_f64(expires).ok());
     let until = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
     Ok(Holder { user, claims: Value::Object(claims).to_string(), until })

@@ -340,11 +340,23 @@ fn callback(s: &mut Section<'_, '_>, url: Endpoint) -> Callback {
     const RESPONSE: Count = Count::new("bytes", 256..=16 << 20, "would refuse everybody");
     const CALLS: Count = Count::new("calls", 1..=10_000, "would refuse everybody");
     let methods = [("GET", CallMethod::Get), ("POST", CallMethod::Post)];
+    let mut seen: Vec<String> = Vec::new();
+    let once = |text: &str| {
+        let name = header(text)?;
+        if seen.iter().any(|seen| seen.eq_ignore_ascii_case(&name)) {
+            return wrong!(
+                "{} is there already, in whatever case; take one of them out",
+                quoted(text)
+            );
+        }
+        seen.push(name.clone());
+        Ok(name)
+    };
     Callback {
         url,
         method: s.value("method", |v| value::choice(v, &methods)).unwrap_or(CallMethod::Get),
         forward_headers: s
-            .texts("forward_headers", "[\"Cookie\"]", header)
+            .texts("forward_headers", "[\"Cookie\"]", once)
             .unwrap_or_else(|| FORWARDED.map(str::to_owned).to_vec()),
         timeout: s.seconds("timeout", &TIMEOUT, Duration::from_secs(3)),
         max_response: s.count("max_response", &RESPONSE, 64 << 10),

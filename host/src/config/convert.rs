@@ -17,7 +17,7 @@ use super::error::ConfigError;
 use super::raw::{self, Keys, Mistakes, Section, join};
 use super::terms;
 use super::tls;
-use super::value::{self, Count, Seconds, Wrong, wrong_kind};
+use super::value::{self, Count, Seconds, Wrong, wrong, wrong_kind};
 use super::{
     Access, Config, LaneKind, Limits, Listen, Outbox, Plugin, Rate, Reload, Resource, Server,
     Timeouts, UnknownResource, Watchdog,
@@ -432,6 +432,12 @@ fn plugins(tables: &DeTable<'_>, mistakes: &mut Mistakes) -> BTreeMap<String, Pl
             let one = s.value("sha256", |value| value::digest(value.as_str().unwrap_or_default()));
             one.into_iter().collect()
         } else {
+            s.value("sha256", |value| match value.as_array() {
+                Some(list) if list.is_empty() => wrong!(
+                    "the list is empty, which would pin nothing; give a digest, or take the key out"
+                ),
+                _ => Ok(()),
+            });
             s.texts("sha256", "[\"5891b5b5…\"]", value::digest).unwrap_or_default()
         };
         plugins.insert(name.to_owned(), Plugin { sha256 });

@@ -760,6 +760,7 @@ fn a_table_of_authentication_is_whole_and_of_one_kind() {
         ("url = 'http://a b'".to_owned(), "url: \"http://a b\" is no address and path as a browser sends them; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
         ("url = 'http://a:0/'".to_owned(), "url: \"http://a:0/\" has no address that could be connected to; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
         ("forward_headers = ['Host']\nurl = 'http://a'".to_owned(), "forward_headers: \"Host\" is not forwarded, the host's own request has its own; take it out"),
+        ("forward_headers = ['Cookie', 'X-A', 'cookie']\nurl = 'http://a'".to_owned(), "forward_headers: \"cookie\" is there already, in whatever case; take one of them out"),
         ("max_calls = 0\nurl = 'http://a'".to_owned(), "max_calls: 0 calls would refuse everybody; give a number of calls of at least 1, e.g. 32"),
     ] {
         assert_eq!(auth_says(&text), expected, "{text}");
@@ -778,6 +779,12 @@ fn a_digest_is_the_one_that_sha256sum_prints() {
         "[plugins.x]\nsha256 = 'abc'",
         &[
             "2: plugins.x.sha256: \"abc\" is no SHA-256; give the 64 hexadecimal digits that `sha256sum libNAME.so` prints",
+        ],
+    );
+    check(
+        "[plugins.x]\nsha256 = []",
+        &[
+            "2: plugins.x.sha256: the list is empty, which would pin nothing; give a digest, or take the key out",
         ],
     );
     check(

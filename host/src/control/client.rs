@@ -11,6 +11,7 @@ use super::protocol::{Answer, Certificate, Connection, Difference, Plugin, Reque
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::plugin::trial::Trial;
+use crate::telemetry::escaped;
 
 /// Commands that a running host answers.
 #[derive(Clone, Debug, Subcommand)]
@@ -169,7 +170,7 @@ fn ask(config: &Path, request: &Request) -> Result<Answer, AskError> {
 fn print(answer: Answer, form: Form) -> Outcome {
     let is_done = !matches!(answer, Answer::Refused(_));
     let text = match answer {
-        Answer::Done(text) | Answer::Refused(text) => text,
+        Answer::Done(text) | Answer::Refused(text) => escaped(&text),
         answer if form.json => {
             let value = serde_json::to_value(answer).unwrap_or_default();
             value["data"].to_string()
@@ -283,15 +284,12 @@ fn print_plugins(plugins: &[Plugin]) -> String {
     ];
     let mut text = table(&headings, &rows);
     for plugin in plugins {
+        let name = escaped(&plugin.name);
         if !plugin.pinned.is_empty() {
-            text.push_str(&format!(
-                "\n{}: pinned to SHA-256 {}\n",
-                plugin.name,
-                plugin.pinned.join(", ")
-            ));
+            text.push_str(&format!("\n{name}: pinned to SHA-256 {}\n", plugin.pinned.join(", ")));
         }
         if let Some(reason) = &plugin.refused {
-            text.push_str(&format!("\n{}: {reason}\n", plugin.name));
+            text.push_str(&format!("\n{name}: {}\n", escaped(reason)));
         }
     }
     text
@@ -331,5 +329,5 @@ fn print_difference(difference: &Difference) -> String {
         ("needs a restart", &difference.needs_restart),
     ];
     let told = lines.into_iter().filter(|(_, names)| !names.is_empty());
-    told.map(|(what, names)| format!("{what}: {}\n", names.join(", "))).collect()
+    told.map(|(what, names)| format!("{what}: {}\n", escaped(&names.join(", ")))).collect()
 }

@@ -37,7 +37,7 @@ fn certificate(standing: &tls::Standing<'_>) -> Certificate {
         names: standing.names.to_vec(),
         expires: tls::date(standing.expires),
         days_left: standing.expires.saturating_sub(tls::now()) / 86_400,
-        problem: standing.problem.map(ToOwned::to_owned),
+        problem: standing.problem.as_deref().map(ToOwned::to_owned),
     }
 }
 

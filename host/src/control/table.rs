@@ -1,7 +1,12 @@
-//! Tables for people: columns as wide as they must be, two spaces between them. Pure.
+//! Tables for people: columns as wide as they must be, two spaces between them. What peers and files are called is written as in
+//! the log: it could be a line of its own, or move a cursor. Pure.
+
+use crate::telemetry::escaped;
 
 /// Rows under headings; a row may be shorter than the heading.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let rows: Vec<Vec<String>> =
+        rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
     let widths: Vec<usize> = headings
         .iter()
         .enumerate()
@@ -16,7 +21,7 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
         format!("{}\n", padded.join("  ").trim_end())
     };
     let mut text = line(headings.to_vec());
-    for row in rows {
+    for row in &rows {
         text.push_str(&line(row.iter().map(String::as_str).collect()));
     }
     text
@@ -40,6 +45,8 @@ mod tests {
     fn columns_are_as_wide_as_their_widest_cell() {
         let rows = [vec!["ä".to_owned(), "long cell".to_owned()], vec!["bc".to_owned()]];
         assert_eq!(table(&["A", "B"], &rows), "A   B\nä   long cell\nbc\n");
+        let rows = [vec!["\u{1b}\n".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&["A", "B"], &rows), "A         B\n\\u{1b}\\n  x\n");
         assert_eq!([59, 60, 7200, 86_400 * 3].map(age), ["59 s", "1 min", "2 h", "3 d"]);
     }
 }

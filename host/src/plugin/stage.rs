@@ -18,13 +18,15 @@ use super::trust::{self, Distrust};
 /// A library's content.
 pub(crate) type Hash = [u8; 32];
 
-/// What tells one file from another without reading it.
+/// What tells one file from another without reading it, and a file whose owner or mode was put right from what it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileStamp {
     device: u64,
     inode: u64,
     size: u64,
     modified: Option<SystemTime>,
+    /// Seconds and nanoseconds; nobody can set it, unlike the time of modification.
+    changed: (i64, i64),
 }
 
 impl FileStamp {
@@ -36,6 +38,7 @@ impl FileStamp {
             inode: meta.ino(),
             size: meta.len(),
             modified: meta.modified().ok(),
+            changed: (meta.ctime(), meta.ctime_nsec()),
         })
     }
 }
@@ -67,6 +70,11 @@ pub(crate) enum StageError {
         hex(found), .pinned.iter().map(|hash| hex(hash)).collect::<Vec<_>>().join(", ")
     )]
     OtherContent { plugin: String, found: Hash, pinned: Vec<Hash> },
+    #[error(
+        "it is not what served before: its SHA-256 is {}, and {} was kept; its file was changed since, remove it",
+        hex(found), .kept
+    )]
+    OtherThanKept { found: Hash, kept: String },
 }
 
 /// What a library must be, beside a library.

@@ -3,11 +3,16 @@
 //! Judges what is open, not what a path names: the copy is made from the same descriptor, so nothing can be exchanged in
 //! between. A library is code in the host's process; whoever can write it is the host.
 
-use std::fs::{self, File, Metadata};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::getxattr_query;
+use rustix::io::Errno;
 
 /// Why a library is not trusted: what is wrong, and what puts it right.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,11 @@ pub(crate) enum Distrust {
         path = path.display()
     )]
     Writable { path: PathBuf, who: String, mode: u32, right: &'static str },
+    #[error(
+        "{path} has an access control list, by which more than its owner can write it, mode {mode:o}; `setfacl -b {path}`, \
+         or check_owner = false under [server.reload]", path = path.display()
+    )]
+    Listed { path: PathBuf, mode: u32 },
     #[error("cannot find out who could have written {}", path.display())]
     Unknown {
         path: PathBuf,
@@ -32,7 +42,7 @@ pub(crate) enum Distrust {
     },
 }
 
-/// Checks an open library, the folder that it lies in, and the one in which a symbolic link to it was found; also `staging`,
+/// Checks an open library, the folder that it lies in, and those in which the symbolic links to it lie; also `staging`,
 /// where its copy will be opened by path, and what that lies in.
 ///
 /// # Errors
@@ -43,22 +53,67 @@ pub(crate) fn check(path: &Path, file: &File, staging: &Path) -> Result<(), Dist
         move |source| Distrust::Unknown { path, source }
     };
     let accounts = Accounts::read().map_err(unknown(Path::new("/proc/self/status")))?;
-    let meta = file.metadata().map_err(unknown(path))?;
-    if !meta.is_file() {
+    if !file.metadata().map_err(unknown(path))?.is_file() {
         return Err(Distrust::NoFile(path.to_owned()));
     }
-    accounts.judge(path, &meta)?;
-    let real =
-        fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).map_err(unknown(path))?;
-    let mut folders: Vec<&Path> =
-        [path, &real, staging].into_iter().filter_map(Path::parent).collect();
-    folders.dedup();
-    folders.push(staging);
-    for folder in folders {
-        let meta = fs::metadata(folder).map_err(unknown(folder))?;
-        accounts.judge(folder, &meta)?;
+    let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+    accounts.judge(path, &open)?;
+    let real = fs::read_link(&open).map_err(unknown(path))?;
+    let linked = folders_of_links(path).map_err(unknown(path))?;
+    let named = [path, &real, staging].into_iter().filter_map(Path::parent);
+    let folders: BTreeSet<&Path> =
+        named.chain([staging]).chain(linked.iter().map(PathBuf::as_path)).collect();
+    folders.into_iter().try_for_each(|folder| accounts.judge(folder, folder))
+}
+
+/// The folders of all links that lead from a library's path to its file, and of what they lead to: who can write one of
+/// them chooses the file.
+fn folders_of_links(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut folders = BTreeSet::new();
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(folders) };
+    let (mut at, mut links) = (fs::canonicalize(folder)?, 0);
+    // The next name is the last.
+    let mut names: Vec<OsString> = vec![name.to_owned()];
+    while let Some(name) = names.pop() {
+        if name == ".." {
+            at.pop();
+            continue;
+        }
+        let next = at.join(&name);
+        match fs::read_link(&next) {
+            Ok(_) if links == MAX_LINKS => return Err(io::Error::from(Errno::LOOP)),
+            Ok(target) => {
+                links += 1;
+                folders.insert(at.clone());
+                if target.is_absolute() {
+                    at = PathBuf::from("/");
+                }
+                names.extend(target.components().rev().filter_map(|part| match part {
+                    Component::Normal(_) | Component::ParentDir => {
+                        Some(part.as_os_str().to_owned())
+                    }
+                    _ => None,
+                }));
+            }
+            // No link.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
+            Err(error) => return Err(error),
+        }
     }
-    Ok(())
+    folders.extend(at.parent().map(Path::to_owned));
+    Ok(folders)
+}
+
+/// As many as the system follows (path_resolution(7)).
+const MAX_LINKS: u32 = 40;
+
+/// Whether there is an access control list (acl(5)): the mode's bits of the group are then the most that anybody in it may have.
+fn has_list(at: &Path) -> io::Result<bool> {
+    match getxattr_query(at, "system.posix_acl_access") {
+        Ok(_) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Who the host is, and what the machine knows of users and groups.
@@ -77,15 +132,25 @@ impl Accounts {
         Ok(Self { host, passwd: read("/etc/passwd"), group: read("/etc/group") })
     }
 
-    fn judge(&self, path: &Path, meta: &Metadata) -> Result<(), Distrust> {
-        let (owner, group, mode) = (meta.uid(), meta.gid(), meta.mode() & 0o7777);
+    /// What is called `path`, and reached by `at`.
+    fn judge(&self, path: &Path, at: &Path) -> Result<(), Distrust> {
         let path = path.to_owned();
+        let judged =
+            fs::metadata(at).and_then(|meta| Ok((meta.mode() & 0o020 != 0 && has_list(at)?, meta)));
+        let (is_listed, meta) = match judged {
+            Ok(found) => found,
+            Err(source) => return Err(Distrust::Unknown { path, source }),
+        };
+        let (owner, group, mode) = (meta.uid(), meta.gid(), meta.mode() & 0o7777);
         if owner != 0 && owner != self.host {
             return Err(Distrust::Owner { path, owner, host: self.host });
         }
         if mode & 0o002 != 0 {
             let who = "everybody".to_owned();
             return Err(Distrust::Writable { path, who, mode, right: "go-w" });
+        }
+        if is_listed {
+            return Err(Distrust::Listed { path, mode });
         }
         // A umask of 002, as many systems have it, belongs to groups of one user each.
         if mode & 0o020 != 0 && !is_private(group, owner, &self.passwd, &self.group) {
@@ -144,6 +209,33 @@ mod tests {
         }
         assert!(!is_private(1000, 1000, "", ""));
         assert!(!is_private(1000, 1000, PASSWD, ""));
+    }
+
+    #[test]
+    fn every_folder_with_a_link_in_it_is_found_and_a_circle_ends() {
+        let folder = std::env::temp_dir().join(format!("plugsocket-links-{}", std::process::id()));
+        for part in ["plug", "mid/deep", "releases/42"] {
+            fs::create_dir_all(folder.join(part)).unwrap();
+        }
+        fs::write(folder.join("releases/42/lib.so"), "").unwrap();
+        let folder = fs::canonicalize(folder).unwrap();
+        let absolute = folder.join("mid/l");
+        let link = |target: &Path, at: &str| {
+            std::os::unix::fs::symlink(target, folder.join(at)).unwrap();
+        };
+        link(&absolute, "plug/lib.so");
+        link(Path::new("./deep/../deep/l"), "mid/l");
+        link(Path::new("../../releases/current/lib.so"), "mid/deep/l");
+        link(Path::new("42"), "releases/current");
+        link(Path::new("round.so"), "plug/round.so");
+        let found = folders_of_links(&folder.join("plug/lib.so")).unwrap();
+        let expected = ["plug", "mid", "mid/deep", "releases", "releases/42"];
+        assert_eq!(found, expected.map(|part| folder.join(part)).into());
+        let plain = folders_of_links(&folder.join("releases/42/lib.so")).unwrap();
+        assert_eq!(plain, [folder.join("releases/42")].into());
+        assert!(folders_of_links(&folder.join("plug/round.so")).is_err());
+        assert!(folders_of_links(&folder.join("plug/none.so")).is_err());
+        fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

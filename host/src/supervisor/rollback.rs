@@ -11,7 +11,7 @@ use super::order::Outcome;
 use crate::plugin::archive::{Archive, Kept};
 use crate::plugin::handover::Succession;
 use crate::plugin::loader::Generation;
-use crate::plugin::stage::{self, FileStamp, Hash};
+use crate::plugin::stage::{self, FileStamp, Hash, StageError};
 use crate::plugin::watch;
 
 impl Supervisor {
@@ -82,6 +82,11 @@ impl Supervisor {
         let demands = self.demands(name);
         let copied = move || stage::stage(&path, &folder, (&plugin, number), &demands);
         let staged = blocking(copied).await?;
+        if stage::hex(&staged.hash) != kept.hash {
+            forget(&staged.path);
+            let (found, kept) = (staged.hash, kept.hash.clone());
+            return Err(StageError::OtherThanKept { found, kept }.into());
+        }
         match self.open(name, number, &staged, limit).await {
             Ok(generation) => {
                 let generation = Arc::new(generation);

@@ -6,6 +6,7 @@
 mod pair;
 mod validity;
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -72,8 +73,8 @@ pub(crate) struct Standing<'a> {
     pub(crate) names: &'a [String],
     /// Seconds since 1970.
     pub(crate) expires: u64,
-    /// Why what lies there now is not in service.
-    pub(crate) problem: Option<&'a str>,
+    /// Why what lies there now is not in service, or what is in service is of no use.
+    pub(crate) problem: Option<Cow<'a, str>>,
 }
 
 impl Served {
@@ -114,8 +115,13 @@ impl Served {
         }
         let made = server_config(&pairs, authorities.clone(), provider);
         let config = made.map_err(|error| invalid(vec![problem_of(config, &error)]))?;
-        let settings = settings.clone();
-        Ok(Some(Self { settings, pairs, authorities, problems, stamps, config: Arc::new(config) }))
+        let (settings, config) = (settings.clone(), Arc::new(config));
+        let next = Self { settings, pairs, authorities, problems, stamps, config };
+        Ok(Some(match former {
+            // Sessions go on where nothing has changed for them.
+            Some(former) if !next.differs(former) => Self { config: former.config.clone(), ..next },
+            _ => next,
+        }))
     }
 
     fn pair(&self, entry: &config::Certificate) -> Option<&Pair> {
@@ -131,11 +137,16 @@ impl Served {
         self.settings.certificates.iter().zip(&self.pairs).enumerate().map(|(n, (entry, pair))| {
             let key = format!("server.tls.certificates[{n}].");
             let problem = self.problems.iter().find(|problem| problem.key.starts_with(&key));
+            let until = pair.validity.until;
+            let has_ended =
+                (now() > until).then(|| format!("expired on {}; renew it", date(until)));
             Standing {
                 file: &entry.certificate.path,
                 names: &pair.names,
-                expires: pair.validity.until,
-                problem: problem.map(|problem| &*problem.problem),
+                expires: until,
+                problem: problem
+                    .map(|problem| Cow::Borrowed(&*problem.problem))
+                    .or(has_ended.map(Cow::Owned)),
             }
         })
     }
@@ -186,8 +197,8 @@ fn server_config(
     };
     let mut config = builder.with_cert_resolver(Arc::new(Chooser { pairs: pairs.to_vec() }));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // A client keeps its session itself: the host remembers nothing of those who have gone. New keys with each reading of the
-    // files, so that a session does not outlive the authority that let it in.
+    // A client keeps its session itself: the host remembers nothing of those who have gone. New keys with each change of what is
+    // served, so that a session does not outlive the authority that let it in.
     config.ticketer = ring::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
@@ -218,12 +229,15 @@ impl ResolvesServerCert for Chooser {
 
 /// Looks after the files for as long as the host runs: reads them again when they change, warns of certificates that end soon.
 pub(crate) async fn keep(hub: Arc<Hub>) {
-    let mut warned: Option<Instant> = None;
+    // When that was, and how many had ended by then.
+    let mut warned: Option<(Instant, usize)> = None;
     loop {
         let config = hub.config.load_full();
         if let Some(served) = hub.tls.served() {
-            if warned.is_none_or(|warned| warned.elapsed() >= DAY) && warn_of_end(&served) {
-                warned = Some(Instant::now());
+            let ended = served.standings().filter(|standing| now() > standing.expires).count();
+            let is_news = |(at, before): (Instant, usize)| at.elapsed() >= DAY || before != ended;
+            if warned.is_none_or(is_news) && warn_of_end(&served) {
+                warned = Some((Instant::now(), ended));
             }
             let is_due = served.settings != settings_of(&config, &served)
                 || !served.problems.is_empty()
@@ -313,9 +327,12 @@ fn warn_of_end(served: &Served) -> bool {
     let mut is_near = false;
     for Standing { file, expires, .. } in served.standings() {
         let left = Duration::from_secs(expires.saturating_sub(now()));
-        if left < END_IS_NEAR {
-            is_near = true;
-            let (days_left, expires) = (left.as_secs() / DAY.as_secs(), date(expires));
+        is_near |= left < END_IS_NEAR;
+        let (has_ended, days_left) = (now() > expires, left.as_secs() / DAY.as_secs());
+        let expires = date(expires);
+        if has_ended {
+            error!(file = %file.display(), expires, "a certificate has expired, clients refuse it; renew it");
+        } else if left < END_IS_NEAR {
             warn!(file = %file.display(), expires, days_left, "a certificate ends soon; renew it");
         }
     }

@@ -41,15 +41,8 @@ impl Pair {
         provider: &CryptoProvider,
     ) -> Result<Self, Unfit> {
         let chain = certificates(certificate).map_err(Unfit::Certificate)?;
-        let own = &chain[0];
-        let unsound = || {
-            let right = "give the certificate that the authority issued, in PEM";
-            Unfit::Certificate(format!("{} cannot be understood; {right}", certificate.display()))
-        };
-        let parsed = EndEntityCert::try_from(own).map_err(|_| unsound())?;
-        let names = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
-        let validity = Validity::of(own).ok_or_else(unsound)?;
-        is_valid(validity, certificate, now).map_err(Unfit::Certificate)?;
+        let judged = judge(&chain, certificate, now).map_err(Unfit::Certificate)?;
+        let (names, validity) = judged;
         let secret = read_key(key).map_err(Unfit::Key)?;
         let certified = CertifiedKey::from_der(chain, secret, provider);
         let certified =
@@ -66,6 +59,43 @@ impl Pair {
         let wildcard = |own: &String| own.strip_prefix("*.").is_some_and(|own| own == behind);
         self.names.iter().any(wildcard).then_some(Suits::ByWildcard)
     }
+}
+
+/// The names and the validity of the first; the others must be whole and valid, too: clients need them.
+fn judge(
+    chain: &[CertificateDer<'_>],
+    path: &Path,
+    now: u64,
+) -> Result<(Vec<String>, Validity), String> {
+    let mut own = None;
+    for (n, link) in chain.iter().enumerate() {
+        let what = match n {
+            0 => path.display().to_string(),
+            _ => format!("certificate {} of {}", n + 1, path.display()),
+        };
+        let names = match EndEntityCert::try_from(link) {
+            Ok(parsed) => parsed.valid_dns_names().map(str::to_ascii_lowercase).collect(),
+            // Old authorities sign with such a certificate of their own; clients do not look at that.
+            Err(webpki::Error::UnsupportedCertVersion) if n > 0 => Vec::new(),
+            Err(webpki::Error::UnsupportedCertVersion) => return Err(old(&what)),
+            Err(_) => return Err(unsound(&what)),
+        };
+        let validity = Validity::of(link).ok_or_else(|| unsound(&what))?;
+        is_valid(validity, &what, now)?;
+        own.get_or_insert((names, validity));
+    }
+    own.ok_or_else(|| unsound(&path.display().to_string()))
+}
+
+fn unsound(what: &str) -> String {
+    format!("{what} cannot be understood; give what the authority issued, whole and in PEM")
+}
+
+fn old(what: &str) -> String {
+    format!(
+        "{what} is an X.509 certificate of version 1, and version 3 is needed; with `openssl x509 -req`, add \
+         -extfile <(printf 'basicConstraints=CA:FALSE\\n')"
+    )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -104,22 +134,19 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let bytes = read(path)?;
-    // PKCS #8 says so in its label, older forms in a header.
-    if bytes.windows(ENCRYPTED.len()).any(|window| window == ENCRYPTED) {
-        return Err(format!(
-            "{} is encrypted, and nobody is there to give the passphrase; write it without one: openssl pkey -in OLD -out NEW",
-            path.display()
-        ));
-    }
+    let path = path.display();
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
-        format!(
-            "{} has no private key in it; give a PEM file with -----BEGIN PRIVATE KEY-----",
-            path.display()
-        )
+        // PKCS #8 says so in its label, older forms in a header (RFC 1421 section 4.6.1.1).
+        let marks = [&b"-----BEGIN ENCRYPTED "[..], b"Proc-Type: 4,ENCRYPTED"];
+        if bytes.split(|byte| *byte == b'\n').any(|line| marks.iter().any(|mark| line.starts_with(mark))) {
+            return format!(
+                "{path} is encrypted, and nobody is there to give the passphrase; write it without one: openssl pkey -in OLD -out NEW"
+            );
+        }
+        format!("{path} has no private key in it; give a PEM file with -----BEGIN PRIVATE KEY-----")
     })
 }
 
-const ENCRYPTED: &[u8] = b"ENCRYPTED";
 /// More is no certificate.
 const MOST_BYTES: u64 = 1 << 20;
 
@@ -138,14 +165,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     fs::read(path).or_else(|error| unreadable(&error))
 }
 
-fn is_valid(validity: Validity, path: &Path, now: u64) -> Result<(), String> {
-    let path = path.display();
+fn is_valid(validity: Validity, what: &str, now: u64) -> Result<(), String> {
     if now > validity.until {
-        return Err(format!("{path} expired on {}; renew it", date(validity.until)));
+        return Err(format!("{what} expired on {}; renew it", date(validity.until)));
     }
     if now < validity.from {
         let from = date(validity.from);
-        return Err(format!("{path} is not valid before {from}; set the clock, or wait with it"));
+        return Err(format!("{what} is not valid before {from}; set the clock, or wait with it"));
     }
     Ok(())
 }
@@ -158,7 +184,7 @@ fn mismatch(error: &Error, certificate: &Path, key: &Path) -> String {
             certificate.display()
         ),
         _ => format!(
-            "{} is a key of a kind that is not served; give an ECDSA (P-256, P-384), Ed25519 or RSA (2048 bits or more) key",
+            "{} is a key of a kind that is not served; give an ECDSA (P-256, P-384), Ed25519 or RSA (2048 to 4096 bits) key",
             key.display()
         ),
     }

@@ -100,7 +100,7 @@ impl Plugin for Chat {
             self.enter(session)?;
         }
         let wish = message.to_text().ok_or_else(|| "a packet is JSON in UTF-8".to_owned());
-        let wish = wish.and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string()));
+        let wish = wish.and_then(read);
         if let Err(why) = wish.and_then(|wish| self.grant(session.id(), wish)) {
             let shown: String = why.chars().take(MAX_ERROR).collect();
             self.send(session.id(), &Packet::Error { message: &escape(&shown) });
@@ -251,6 +251,14 @@ impl Chat {
     fn send(&self, id: ConnectionId, packet: &Packet<'_>) {
         let _ = self.host.send(id, &json(packet));
     }
+}
+
+/// What a packet says. For serde, a list of the values in the order of the fields would be one, too.
+fn read(text: &str) -> Result<Wish, String> {
+    if !text.trim_start().starts_with('{') {
+        return Err("a packet is one JSON object".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn json(packet: &impl Serialize) -> String {
@@ -439,6 +447,8 @@ mod tests {
                 "`room` has a control character in it; letters are better",
             ),
             (r#"{"opcode":"shout"}"#, "unknown opcode; there are join, name and message"),
+            (r#"["join","den","Bob",null,null]"#, "a packet is one JSON object"),
+            (r#" "join""#, "a packet is one JSON object"),
         ] {
             assert_eq!(error(&mut app, ann, packet), expected, "{packet}");
         }

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
 
 /// The three keys that decide where a packet goes. Empty texts and values that are no texts are absent: nobody is called
 /// `true` or `0`. Of a key that stands there twice the last counts, as in JavaScript and PHP.
@@ -30,16 +31,6 @@ impl<'de> Deserialize<'de> for Envelope<'de> {
 
 struct EnvelopeVisitor;
 
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum Key {
-    Opcode,
-    Uuid,
-    Ident,
-    #[serde(other)]
-    Another,
-}
-
 impl<'de> Visitor<'de> for EnvelopeVisitor {
     type Value = Envelope<'de>;
 
@@ -50,72 +41,64 @@ impl<'de> Visitor<'de> for EnvelopeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut envelope = Envelope::default();
         while let Some(key) = map.next_key()? {
-            match key {
-                Key::Opcode => envelope.opcode = map.next_value::<Text<'_>>()?.0,
-                Key::Uuid => envelope.uuid = map.next_value::<Text<'_>>()?.0,
-                Key::Ident => envelope.ident = map.next_value::<Text<'_>>()?.0,
+            let place = match key {
+                Key::Opcode => &mut envelope.opcode,
+                Key::Uuid => &mut envelope.uuid,
+                Key::Ident => &mut envelope.ident,
                 // Skipped without recursion: no depth of nesting costs more than its length.
-                Key::Another => drop(map.next_value::<IgnoredAny>()?),
-            }
+                Key::Another => {
+                    map.next_value::<IgnoredAny>()?;
+                    continue;
+                }
+            };
+            // As it is written: what is no text may be a number that no double holds, or half a surrogate pair.
+            *place = text(map.next_value()?);
         }
         Ok(envelope)
     }
 }
 
-/// A text that is not empty, or any other JSON value as None.
-struct Text<'a>(Option<Cow<'a, str>>);
-
-impl<'de> Deserialize<'de> for Text<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TextVisitor)
+/// A text that is not empty; None for any other value, and where no text can be made of it.
+fn text(value: &RawValue) -> Option<Cow<'_, str>> {
+    let written = value.get();
+    let inside = written.strip_prefix('"')?.strip_suffix('"')?;
+    match inside {
+        "" => None,
+        _ if inside.contains('\\') => serde_json::from_str(written).ok().map(Cow::Owned),
+        _ => Some(Cow::Borrowed(inside)),
     }
 }
 
-struct TextVisitor;
+enum Key {
+    Opcode,
+    Uuid,
+    Ident,
+    Another,
+}
 
-impl<'de> Visitor<'de> for TextVisitor {
-    type Value = Text<'de>;
+impl<'de> Deserialize<'de> for Key {
+    /// From bytes, as half a surrogate pair is no text.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(KeyVisitor)
+    }
+}
+
+struct KeyVisitor;
+
+impl Visitor<'_> for KeyVisitor {
+    type Value = Key;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("any JSON value")
+        f.write_str("a key")
     }
 
-    fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
-        Ok(Text((!text.is_empty()).then_some(Cow::Borrowed(text))))
-    }
-
-    fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
-        Ok(Text((!text.is_empty()).then(|| Cow::Owned(text.to_owned()))))
-    }
-
-    fn visit_bool<E: Error>(self, _: bool) -> Result<Text<'de>, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_i64<E: Error>(self, _: i64) -> Result<Text<'de>, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_u64<E: Error>(self, _: u64) -> Result<Text<'de>, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_f64<E: Error>(self, _: f64) -> Result<Text<'de>, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_unit<E: Error>(self) -> Result<Text<'de>, E> {
-        Ok(Text(None))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Text<'de>, A::Error> {
-        while seq.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Text<'de>, A::Error> {
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(Text(None))
+    fn visit_bytes<E: Error>(self, key: &[u8]) -> Result<Key, E> {
+        Ok(match key {
+            b"opcode" => Key::Opcode,
+            b"uuid" => Key::Uuid,
+            b"ident" => Key::Ident,
+            _ => Key::Another,
+        })
     }
 }
 
@@ -128,6 +111,29 @@ mod tests {
     fn the_last_of_two_equal_keys_counts() {
         let envelope = Envelope::read(r#"{"opcode":"echo","opcode":"quit"}"#).unwrap();
         assert_eq!(envelope.opcode.as_deref(), Some("quit"));
+    }
+
+    #[test]
+    fn what_is_no_text_is_absent_and_harms_nothing() {
+        let long = format!(r#"{{"uuid":{},"opcode":"echo"}}"#, "9".repeat(400));
+        for packet in [
+            r#"{"opcode":"echo","uuid":1e999}"#,
+            r#"{"opcode":"echo","ident":-1e400}"#,
+            &long,
+            r#"{"opcode":"echo","ident":"\ud800"}"#,
+            r#"{"\ud800":1,"opcode":"echo"}"#,
+            r#"{"op\u0063ode":"ech\u006f","ident":"a","ident":[{}]}"#,
+            r#" { "opcode" : "echo" , "uuid" : "" } "#,
+        ] {
+            let envelope = Envelope::read(packet).unwrap();
+            assert_eq!(envelope.opcode.as_deref(), Some("echo"), "{packet}");
+            assert_eq!((envelope.uuid, envelope.ident), (None, None), "{packet}");
+        }
+        for opcode in [r#""\ud800""#, "1e999", "null", r#""""#] {
+            let packet = format!(r#"{{"opcode":{opcode}}}"#);
+            let envelope = Envelope::read(&packet).unwrap();
+            assert_eq!(envelope.opcode, None, "{opcode}");
+        }
     }
 
     #[test]

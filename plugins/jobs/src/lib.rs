@@ -107,7 +107,7 @@ impl Plugin for Jobs {
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
         let wish = message.to_text().ok_or_else(|| "a packet is JSON in UTF-8".to_owned());
-        let wish = wish.and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string()));
+        let wish = wish.and_then(read);
         let fyi = wish.and_then(|wish| self.grant(session, wish)).unwrap_or_else(|why| {
             let shown: String = why.chars().take(MAX_ERROR).collect();
             self.send(session.id(), &json(&Packet::Error { error: &shown }));
@@ -409,6 +409,14 @@ fn tenths(value: f64) -> Number {
         false => Number::from_f64(rounded),
     }
     .unwrap_or_else(|| Number::from(0))
+}
+
+/// What a packet says. For serde, a list of the values in the order of the fields would be one, too.
+fn read(text: &str) -> Result<Wish, String> {
+    if !text.trim_start().starts_with('{') {
+        return Err("a packet is one JSON object".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn json(packet: &Packet<'_>) -> String {

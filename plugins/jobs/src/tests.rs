@@ -216,6 +216,7 @@ fn what_cannot_be_used_is_explained_to_the_sender_and_refused() {
     let opcode = "`opcode` must be start, watch, abort, demo, progress, done, failed or aborted";
     for (packet, expected) in [
         ("{}", opcode),
+        (r#"["progress","J","text",1,null,null]"#, "a packet is one JSON object"),
         (r#"{"opcode":"run"}"#, opcode),
         (r#"{"opcode":"progress"}"#, job),
         (r#"{"opcode":"progress","job":""}"#, job),

@@ -105,7 +105,7 @@ impl Plugin for Locks {
             self.desk.connect(key.clone(), name, session.id());
         }
         let wish = message.to_text().ok_or_else(|| "a packet is JSON in UTF-8".to_owned());
-        let wish = wish.and_then(|text| serde_json::from_str(text).map_err(|e| e.to_string()));
+        let wish = wish.and_then(read);
         if let Err(why) = wish.and_then(|wish| self.grant(&key, session.id(), wish)) {
             let shown: String = why.chars().take(MAX_ERROR).collect();
             self.send(&[session.id()], &Packet::Error { error: &shown });
@@ -271,6 +271,14 @@ fn seconds(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<Duration
     Ok(Duration::from_secs_f64(value))
 }
 
+/// What a packet says. For serde, a list of the values in the order of the fields would be one, too.
+fn read(text: &str) -> Result<Wish, String> {
+    if !text.trim_start().starts_with('{') {
+        return Err("a packet is one JSON object".to_owned());
+    }
+    serde_json::from_str(text).map_err(|error| error.to_string())
+}
+
 fn json(packet: &Packet<'_>) -> String {
     serde_json::to_string(packet).expect("texts always have a JSON form")
 }
@@ -433,6 +441,7 @@ mod tests {
         let id = "each of `ids` must be a text of 1 to 200 characters or a number";
         for (packet, expected) in [
             ("{}", opcode),
+            (r#"["lock",["1"]]"#, "a packet is one JSON object"),
             (r#"{"opcode":"steal"}"#, opcode),
             (r#"{"opcode":"lock"}"#, "`ids` is missing: a list of what to lock"),
             (r#"{"opcode":"lock","ids":[""]}"#, id),
