@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Access, Config};
 use crate::http::{
@@ -28,10 +28,18 @@ pub(crate) enum Origin {
 }
 
 impl Origin {
-    pub(crate) fn to_text(self) -> Box<str> {
+    /// None for a Unix socket.
+    pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
-            Self::Ip(ip) | Self::Certified(ip) => ip.to_canonical().to_string().into(),
-            Self::Unix => "unix".into(),
+            Self::Ip(ip) | Self::Certified(ip) => Some(ip),
+            Self::Unix => None,
+        }
+    }
+
+    pub(crate) fn to_text(self) -> Box<str> {
+        match self.ip() {
+            Some(ip) => ip.to_canonical().to_string().into(),
+            None => "unix".into(),
         }
     }
 
@@ -96,19 +104,19 @@ impl From<Refusal> for NoHandshake {
     }
 }
 
-/// Reads and judges what a connection begins with.
+/// Reads and judges what a connection begins with; it must be whole by then.
 ///
 /// # Errors
 /// It is refused, or has gone.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     origin: Origin,
+    by: Instant,
     config: &Config,
 ) -> Result<Handshake, NoHandshake> {
-    let limit = config.server.timeouts.head;
     let pause = config.server.timeouts.ready_delay;
     let first = read_first(stream, config.server.limits.max_head, pause);
-    match timeout(limit, first).await {
+    match timeout_at(by, first).await {
         Ok(Ok(First::Request(head, read))) => judge(head, read, origin, config).map_err(Into::into),
         Ok(Ok(First::Opening(head, tail, read))) => {
             if !origin.may_be_backend(&config.server.access) {

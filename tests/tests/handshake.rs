@@ -87,6 +87,15 @@ async fn a_head_that_is_not_whole_in_time_is_answered_408() {
         client.write(beginning).await;
         assert_eq!(client.last_response().await.status, 408);
     }
+    let mut client = host.raw().await;
+    client.write("GET /web HT").await;
+    client.finish().await;
+    for message in ["refused", "left before its request was whole"] {
+        let is_meant = |line: &plugsocket_tests::Line| {
+            line.message() == message && line.field("address") == "127.0.0.1"
+        };
+        host.wait_for_log(message, is_meant).await;
+    }
 }
 
 #[tokio::test]
@@ -168,6 +177,25 @@ async fn the_first_subprotocol_that_the_resource_speaks_is_echoed() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_dialog_has_the_subprotocol_that_a_browser_waits_for() {
+    let endpoint = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("\"http://{}/\"", endpoint.local_addr().unwrap());
+    drop(endpoint);
+    let own = |setup: Setup, path| setup.key(path, "subprotocols", r#"["v1.x"]"#);
+    let setup = own(own(setup().resource("/gone", "absent"), "/gone"), "/web");
+    let host = setup.without("absent").auth("/web", "url", &url).start().await;
+    for (path, offer, code) in [("/gone", "v0.x, v1.x", 1013), ("/web", "v1.x", 1013)] {
+        let request = Request::to(path).header("Sec-WebSocket-Protocol", offer);
+        let mut client = host.open(request.header("Origin", "http://x")).await;
+        assert_eq!(client.protocol(), Some("v1.x"), "{path}");
+        assert!(client.expect_close_packet(code).await["retry_after"].is_u64(), "{path}");
+    }
+    // Where there is no resource, nobody can choose one.
+    let request = with("Sec-WebSocket-Protocol: v1.x").replace("/web", "/nowhere");
+    assert_eq!(refused(&host, &request).await.status, 404);
 }
 
 #[tokio::test]

@@ -162,7 +162,7 @@ impl Head {
     }
 
     /// Whether any line of this header is there.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
