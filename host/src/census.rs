@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use plugsocket_plugin::Kind;
 
@@ -18,7 +18,11 @@ pub(crate) struct Census {
     counts: Mutex<Counts>,
     /// Sockets whose request is awaited.
     arriving: AtomicUsize,
+    /// Sockets that are told why they are not served.
+    leaving: AtomicUsize,
     turnstile: Mutex<Turnstile>,
+    /// When it was last said aloud that a proxy is not served.
+    said_of_proxies: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +32,9 @@ struct Counts {
     per_ip: HashMap<IpAddr, usize>,
 }
 
+/// How long what goes on is not said again.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
 /// Which limit leaves no room.
 #[derive(Debug)]
 pub(crate) struct Full(pub(crate) &'static str);
@@ -36,7 +43,7 @@ impl Census {
     /// Counts a socket among those whose request is awaited, even if there are too many: see [`Arriving::check`].
     pub(crate) fn arrive(self: &Arc<Self>) -> Arriving {
         self.arriving.fetch_add(1, Ordering::Relaxed);
-        Arriving { census: self.clone() }
+        Arriving { census: self.clone(), since: Instant::now() }
     }
 
     /// Whether this address may come in now (`max_handshakes_per_ip`). Backends may always.
@@ -52,30 +59,35 @@ impl Census {
         }
     }
 
-    /// Counts a connection whose request has come.
+    /// Whether it is to be said aloud that a proxy is not served: when that begins, and once a minute while it goes on.
+    pub(crate) fn is_news_of_proxies(&self) -> bool {
+        let mut said = self.said_of_proxies.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_news = said.is_none_or(|said| now - said >= SAY_AGAIN);
+        if is_news {
+            *said = Some(now);
+        }
+        is_news
+    }
+
+    /// Whether there is room for one more now. Where that is asked before somebody is known, [`count`](Self::count) decides
+    /// afterwards.
+    pub(crate) fn look(&self, origin: Origin, kind: Kind, config: &Config) -> Result<(), Full> {
+        self.lock().room(origin, kind, &config.server.limits).map(drop)
+    }
+
+    /// Counts a connection that is let in.
     pub(crate) fn count(
         self: &Arc<Self>,
         origin: Origin,
         kind: Kind,
         config: &Config,
     ) -> Result<Counted, Full> {
-        let limits = &config.server.limits;
         let mut counts = self.lock();
-        if limits.max_connections.is_some_and(|max| counts.total >= max.get()) {
-            return Err(Full("too many connections"));
+        let ip = counts.room(origin, kind, &config.server.limits)?;
+        if let Some(ip) = ip {
+            *counts.per_ip.entry(ip).or_default() += 1;
         }
-        let ip = match (origin, kind, limits.max_per_ip) {
-            (Origin::Ip(ip) | Origin::Certified(ip), Kind::WebSocket, Some(max)) => {
-                let ip = network(ip);
-                let count = counts.per_ip.entry(ip).or_default();
-                if *count >= max.get() {
-                    return Err(Full("too many connections from this address"));
-                }
-                *count += 1;
-                Some(ip)
-            }
-            _ => None,
-        };
         counts.total += 1;
         Ok(Counted { census: self.clone(), ip })
     }
@@ -85,10 +97,30 @@ impl Census {
     }
 }
 
+impl Counts {
+    /// Whether there is room for one more, and the network for which it is to be counted, where that is limited.
+    fn room(&self, origin: Origin, kind: Kind, limits: &Limits) -> Result<Option<IpAddr>, Full> {
+        if limits.max_connections.is_some_and(|max| self.total >= max.get()) {
+            return Err(Full("too many connections"));
+        }
+        match (origin.ip(), kind, limits.max_per_ip) {
+            (Some(ip), Kind::WebSocket, Some(max)) => {
+                let ip = network(ip);
+                if self.per_ip.get(&ip).is_some_and(|count| *count >= max.get()) {
+                    return Err(Full("too many connections from this address"));
+                }
+                Ok(Some(ip))
+            }
+            _ => Ok(None),
+        }
+    }
+}
+
 /// Counts one socket whose request is awaited until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Arriving {
     census: Arc<Census>,
+    since: Instant,
 }
 
 impl Arriving {
@@ -100,11 +132,42 @@ impl Arriving {
             _ => Ok(()),
         }
     }
+
+    /// When it will have had so much time from its first moment on.
+    pub(crate) fn by(&self, limit: Duration) -> tokio::time::Instant {
+        tokio::time::Instant::from_std(self.since + limit)
+    }
+
+    /// It is not awaited any more, and will not be served.
+    pub(crate) fn leave(self) -> Leaving {
+        self.census.leaving.fetch_add(1, Ordering::Relaxed);
+        Leaving { census: self.census.clone() }
+    }
 }
 
 impl Drop for Arriving {
     fn drop(&mut self) {
         self.census.arriving.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Counts one socket that is told why it is not served, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Leaving {
+    census: Arc<Census>,
+}
+
+impl Leaving {
+    /// Whether it is waited for. As many are as may arrive at a time: to be refused must be no way to keep more sockets than that.
+    pub(crate) fn may_take_time(&self, limits: &Limits) -> bool {
+        let leaving = self.census.leaving.load(Ordering::Relaxed);
+        limits.max_handshakes.is_none_or(|max| leaving <= max.get())
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.census.leaving.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,25 +2,27 @@
 //!
 //! Owns the accept loops. What a connection says is for `server` to hear.
 
-use std::net::IpAddr;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, info, warn};
 
 use crate::census::{Arriving, Full};
 use crate::config::Config;
 use crate::descriptors::Descriptors;
+use crate::farewell::Farewell;
 use crate::handshake::{Origin, RETRY_AFTER};
-use crate::http::Refusal;
+use crate::http::{Refusal, dated};
 use crate::listener::{Accepted, Layer, Listener, accept_one};
-use crate::proxy_protocol;
-use crate::server::{Hub, answer, serve};
+use crate::proxy_protocol::{self, ProxyError};
+use crate::server::{self, Admitted, Hub, serve};
 
 /// Accepts until told to stop; then returns the connections that are still there.
 pub(crate) async fn accept(
@@ -110,43 +112,36 @@ impl Shortage {
 }
 
 /// Errors of a connection that ended before it was taken, which `accept(2)` passes on.
-fn is_of_one_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind;
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind;
     matches!(
         error.kind(),
         ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
     )
 }
 
-/// Gives a socket to its task, if the limits at the door allow it.
+/// Gives a socket to its task, if there is room at the door.
 fn admit(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
+    let arriving = hub.census.arrive();
     match accepted {
         Accepted::Unix(stream) => {
-            let arriving = hub.census.arrive();
-            connections.spawn(serve(stream, Origin::Unix, arriving, hub.clone()));
+            let admission = server::admit(stream, Origin::Unix, arriving, hub.clone());
+            connections.spawn(serve(Box::pin(admission)));
         }
         Accepted::Tcp(stream, ip, layer) => {
             let config = hub.config.load();
-            let arriving = hub.census.arrive();
             if !config.server.access.allows_backend(ip)
                 && let Err(full) = arriving.check(&config.server.limits)
             {
-                turn_away_at_once(&stream, (ip, layer), full);
+                turn_away_at_once(stream, (ip, layer), full);
                 return;
             }
             let guest = Guest { ip, layer, arriving, hub: hub.clone() };
-            // Whom a proxy speaks for is not known yet.
-            if config.server.access.is_trusted_proxy(ip) {
-                match is_introduced(layer, &config) {
-                    true => drop(connections.spawn(guest.introduced(stream))),
-                    false => guest.begin(stream, connections),
-                }
-                return;
-            }
-            match hub.census.pace(ip, &config) {
-                Ok(()) => guest.begin(stream, connections),
-                Err(full) => drop(connections.spawn(guest.turn_away(stream, full))),
-            }
+            // Two kinds of tasks: one without TLS is none the larger for it.
+            match layer {
+                Layer::Plain => connections.spawn(serve(Box::pin(guest.plain(stream)))),
+                Layer::Tls => connections.spawn(serve(Box::pin(guest.secured(stream)))),
+            };
         }
     }
 }
@@ -160,6 +155,8 @@ fn is_introduced(layer: Layer, config: &Config) -> bool {
     }
 }
 
+type Secured = Box<TlsStream<TcpStream>>;
+
 /// A connection that has been let in, before it has said anything.
 struct Guest {
     ip: IpAddr,
@@ -169,46 +166,90 @@ struct Guest {
 }
 
 impl Guest {
-    /// Two kinds of tasks: one without TLS is none the larger for it.
-    fn begin(self, stream: TcpStream, connections: &mut JoinSet<()>) {
-        match self.layer {
-            Layer::Plain => connections.spawn(self.serve(stream)),
-            Layer::Tls => connections.spawn(self.secured(stream)),
+    async fn plain(self, stream: TcpStream) -> Option<Admitted<TcpStream>> {
+        let (stream, guest) = self.enter(stream).await?;
+        server::admit(stream, Origin::Ip(guest.ip), guest.arriving, guest.hub).await
+    }
+
+    async fn secured(self, stream: TcpStream) -> Option<Admitted<Secured>> {
+        let (stream, guest) = self.enter(stream).await?;
+        let (stream, origin, guest) = Box::pin(guest.shake_hands(stream)).await?;
+        Box::pin(server::admit(stream, origin, guest.arriving, guest.hub)).await
+    }
+
+    /// Hears from a proxy for whom it speaks, and whether that one may come in now. None if not.
+    async fn enter(self, mut stream: TcpStream) -> Option<(TcpStream, Self)> {
+        let config = self.hub.config.load_full();
+        let is_trusted = |guest: &Self| config.server.access.is_trusted_proxy(guest.ip);
+        let guest = match is_trusted(&self) && is_introduced(self.layer, &config) {
+            true => self.introduced(&mut stream, &config).await?,
+            false => self,
         };
+        // For whom one speaks that is a proxy itself is not known before its request.
+        if is_trusted(&guest) {
+            return Some((stream, guest));
+        }
+        match guest.hub.census.pace(guest.ip, &config) {
+            Ok(()) => Some((stream, guest)),
+            Err(full) => {
+                guest.turn_away(stream, full).await;
+                None
+            }
+        }
     }
 
-    fn serve(self, stream: TcpStream) -> impl Future<Output = ()> + Send {
-        serve(stream, Origin::Ip(self.ip), self.arriving, self.hub)
-    }
-
-    async fn secured(self, stream: TcpStream) {
-        if let Some((stream, origin)) = Box::pin(self.shake_hands(stream)).await {
-            serve(stream, origin, self.arriving, self.hub).await;
+    /// Who it is after a proxy has said so. None if it has not.
+    async fn introduced(self, stream: &mut TcpStream, config: &Config) -> Option<Self> {
+        let by = self.arriving.by(config.server.timeouts.head);
+        let address = self.ip;
+        match timeout_at(by, proxy_protocol::read(stream)).await {
+            Ok(Ok(said)) => Some(Self { ip: said.unwrap_or(self.ip), ..self }),
+            // Who ended it may only have looked whether somebody is there, as balancers do.
+            Ok(Err(error @ ProxyError::Socket(_))) => {
+                debug!(%error, %address, "a proxy is not served");
+                None
+            }
+            Ok(Err(error)) if self.hub.census.is_news_of_proxies() => {
+                warn!(%error, %address, "a proxy is not served; let it send PROXY headers, or take it out of trusted_proxies");
+                None
+            }
+            Ok(Err(error)) => {
+                debug!(%error, %address, "a proxy is not served");
+                None
+            }
+            Err(_) => {
+                debug!(error = "its PROXY header was not whole in time", %address, "a proxy is not served");
+                None
+            }
         }
     }
 
     /// The TLS handshake. None if there is nobody to serve.
-    async fn shake_hands(&self, stream: TcpStream) -> Option<(Box<TlsStream<TcpStream>>, Origin)> {
+    async fn shake_hands(self, stream: TcpStream) -> Option<(Secured, Origin, Self)> {
         let config = self.hub.config.load_full();
         let (served, settings) = (self.hub.tls.served()?, config.server.tls.as_ref()?);
-        let by = Instant::now() + settings.timeout;
+        let by = self.arriving.by(settings.timeout);
         let mut first = [0];
         // Looked at and left there: who says nothing costs no buffer.
-        if !matches!(timeout_at(by, stream.peek(&mut first)).await, Ok(Ok(1))) {
+        let is_there = matches!(timeout_at(by, stream.peek(&mut first)).await, Ok(Ok(1)));
+        if is_there && first[0] != TLS_HANDSHAKE {
+            debug!(address = %self.ip, "no TLS on a TLS port");
+            // Text, or the empty line that may come before a request.
+            if first[0].is_ascii_graphic() || matches!(first[0], b'\r' | b'\n') {
+                let answer = Refusal::bad_request(NO_TLS).to_bytes();
+                Farewell::new(self.arriving, &config).answer(stream, &answer).await;
+            }
             return None;
         }
-        if first[0] != TLS_HANDSHAKE {
-            debug!(address = %self.ip, "no TLS on a TLS port");
-            if first[0].is_ascii_graphic() {
-                answer(stream, &Refusal::bad_request(NO_TLS).to_bytes(), &config).await;
-            }
+        if !is_there {
+            debug!(address = %self.ip, "left, or silent, before the TLS handshake");
             return None;
         }
         match timeout_at(by, served.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => {
                 let is_certified = stream.get_ref().1.peer_certificates().is_some();
                 let origin = if is_certified { Origin::Certified } else { Origin::Ip };
-                Some((Box::new(stream), origin(self.ip)))
+                Some((Box::new(stream), origin(self.ip), self))
             }
             Ok(Err(error)) => {
                 debug!(address = %self.ip, %error, "no TLS handshake");
@@ -222,50 +263,43 @@ impl Guest {
     }
 
     async fn turn_away(self, stream: TcpStream, full: Full) {
+        debug!(reason = full.0, address = %self.ip, "turned away");
         if self.layer == Layer::Tls {
             // To be told in TLS would cost what the limit saves.
             return;
         }
         let config = self.hub.config.load_full();
-        answer(stream, &refusal(&full), &config).await;
-    }
-
-    /// Hears from a proxy for whom it speaks, and serves that one.
-    async fn introduced(self, mut stream: TcpStream) {
-        match Box::pin(self.listen_to_proxy(&mut stream)).await {
-            Ok((guest, Ok(()))) if guest.layer == Layer::Tls => guest.secured(stream).await,
-            Ok((guest, Ok(()))) => guest.serve(stream).await,
-            Ok((guest, Err(full))) => Box::pin(guest.turn_away(stream, full)).await,
-            Err(reason) => debug!(reason, "a proxy is not served"),
-        }
-    }
-
-    /// Who it is, and whether that one may come in now.
-    async fn listen_to_proxy(
-        self,
-        stream: &mut TcpStream,
-    ) -> Result<(Self, Result<(), Full>), String> {
-        let config = self.hub.config.load_full();
-        let header = timeout(config.server.timeouts.head, proxy_protocol::read(stream)).await;
-        let said = header.map_err(|_| "the PROXY header was not whole in time".to_owned())?;
-        match said.map_err(|error| error.to_string())? {
-            Some(ip) => {
-                let paced = self.hub.census.pace(ip, &config);
-                Ok((Self { ip, ..self }, paced))
-            }
-            None => Ok((self, Ok(()))),
-        }
+        Farewell::new(self.arriving, &config).answer(stream, &refusal(&full)).await;
     }
 }
 
 /// Without a place to wait in for the peer to take it.
-fn turn_away_at_once(stream: &TcpStream, (ip, layer): (IpAddr, Layer), full: Full) {
+fn turn_away_at_once(stream: TcpStream, (ip, layer): (IpAddr, Layer), full: Full) {
     debug!(reason = full.0, address = %ip, "turned away");
     if layer == Layer::Plain {
         // Who does not get it sees the end.
-        drop(stream.try_write(&refusal(&full)));
+        drop(say_at_once(stream, &dated(&refusal(&full), SystemTime::now())));
     }
 }
+
+/// What the system takes without waiting is said, and what it has of a request is read: unread, it would reset the connection, and
+/// the answer be lost.
+fn say_at_once(stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
+    // A socket of the runtime's is not tried before the runtime has heard of it. This one does not block either.
+    let mut stream = stream.into_std()?;
+    stream.write_all(bytes)?;
+    stream.shutdown(Shutdown::Write)?;
+    let mut scrap = [0; 4096];
+    for _ in 0..MOST_READS {
+        if stream.read(&mut scrap)? == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Of 4 KiB: as much as the longest head that is usual.
+const MOST_READS: usize = 8;
 
 fn refusal(Full(reason): &Full) -> Vec<u8> {
     Refusal::unavailable(*reason, RETRY_AFTER).to_bytes()

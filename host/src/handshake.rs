@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::config::{Access, Config};
 use crate::http::{
-    self, ClientType, Head, HeadReader, Method, Refusal, Upgrade, client_type, forwarded_for,
+    self, ClientType, Forwarded, Head, HeadReader, Method, Refusal, Upgrade, client_type,
+    forwarded_for,
 };
 use crate::lines::{Opening, Tail, Way, way};
 use crate::page;
@@ -23,15 +24,26 @@ pub(crate) enum Origin {
     Ip(IpAddr),
     /// Somebody with a certificate of `client_ca`: an allowed backend, wherever it is.
     Certified(IpAddr),
+    /// Somebody for whom the proxy at this address speaks, and of whom it says nothing that can be read: counted as the proxy, but
+    /// what that may is not for everybody behind it.
+    Hidden(IpAddr),
     /// A Unix socket: who may open it is a matter of the file's permissions, so its peers are allowed backends.
     Unix,
 }
 
 impl Origin {
-    pub(crate) fn to_text(self) -> Box<str> {
+    /// None for a Unix socket.
+    pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
-            Self::Ip(ip) | Self::Certified(ip) => ip.to_canonical().to_string().into(),
-            Self::Unix => "unix".into(),
+            Self::Ip(ip) | Self::Certified(ip) | Self::Hidden(ip) => Some(ip),
+            Self::Unix => None,
+        }
+    }
+
+    pub(crate) fn to_text(self) -> Box<str> {
+        match self.ip() {
+            Some(ip) => ip.to_canonical().to_string().into(),
+            None => "unix".into(),
         }
     }
 
@@ -39,6 +51,7 @@ impl Origin {
         match self {
             Self::Ip(ip) => access.allows_backend(ip),
             Self::Certified(_) | Self::Unix => true,
+            Self::Hidden(_) => false,
         }
     }
 
@@ -46,8 +59,9 @@ impl Origin {
     fn behind(self, head: &Head, access: &Access) -> Self {
         let (Self::Ip(peer) | Self::Certified(peer)) = self else { return self };
         match forwarded_for(head, peer, |ip| access.is_trusted_proxy(ip)) {
-            ip if ip == peer => self,
-            ip => Self::Ip(ip),
+            Forwarded::Nobody => self,
+            Forwarded::For(ip) => Self::Ip(ip),
+            Forwarded::Unreadable(ip) => Self::Hidden(ip),
         }
     }
 }
@@ -96,29 +110,39 @@ impl From<Refusal> for NoHandshake {
     }
 }
 
-/// Reads and judges what a connection begins with.
+/// Reads and judges what a connection begins with; it must be whole by then.
 ///
 /// # Errors
 /// It is refused, or has gone.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     origin: Origin,
+    by: Instant,
     config: &Config,
 ) -> Result<Handshake, NoHandshake> {
-    let limit = config.server.timeouts.head;
-    let pause = config.server.timeouts.ready_delay;
-    let first = read_first(stream, config.server.limits.max_head, pause);
-    match timeout(limit, first).await {
-        Ok(Ok(First::Request(head, read))) => judge(head, read, origin, config).map_err(Into::into),
-        Ok(Ok(First::Opening(head, tail, read))) => {
-            if !origin.may_be_backend(&config.server.access) {
-                return Err(NoHandshake::RefusedLines("this address may not be a backend"));
-            }
+    let mut buffer = Vec::with_capacity(1024);
+    let read = timeout_at(by, read_first(stream, &mut buffer, config)).await;
+    let judged = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
+        Ok(First::Request(head, read)) => judge(head, read, origin, config).map_err(Into::into),
+        Ok(First::Opening(..)) if !origin.may_be_backend(&config.server.access) => {
+            Err(NoHandshake::RefusedLines("this address may not be a backend"))
+        }
+        Ok(First::Opening(head, tail, read)) => {
             Ok(Handshake { head, origin, read, wish: Wish::Lines { tail } })
         }
-        Ok(Err(no)) => Err(no),
-        Err(_) => Err(Refusal::timed_out().into()),
-    }
+        Err(no) => Err(no),
+    };
+    judged.map_err(|no| match no {
+        NoHandshake::Refused(refusal) if asks_for_the_head(&buffer) => {
+            refusal.without_body().into()
+        }
+        no => no,
+    })
+}
+
+/// Whether this is a HEAD request, however malformed the rest of it is.
+fn asks_for_the_head(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
 }
 
 enum First {
@@ -126,31 +150,32 @@ enum First {
     Opening(Head, Tail, Vec<u8>),
 }
 
-/// `pause` is for how long an opening that may be over is listened to: some scripts write line by line.
+/// An opening that may be over is listened to for `ready_delay`: some scripts write line by line. What is left in `buffer` is what was
+/// judged.
 async fn read_first<S: AsyncRead + Unpin>(
     stream: &mut S,
-    max_head: usize,
-    pause: Duration,
+    buffer: &mut Vec<u8>,
+    config: &Config,
 ) -> Result<First, NoHandshake> {
-    let mut buffer = Vec::with_capacity(1024);
+    let (max_head, pause) = (config.server.limits.max_head, config.server.timeouts.ready_delay);
     let mut request = HeadReader::new(max_head);
     let mut opening = Opening::new(max_head);
     let mut decided = None;
     loop {
-        if matches!(stream.read_buf(&mut buffer).await, Ok(0) | Err(_)) {
+        if matches!(stream.read_buf(buffer).await, Ok(0) | Err(_)) {
             return Err(NoHandshake::Left);
         }
         if decided.is_none() {
-            decided = way(&buffer);
+            decided = way(buffer);
         }
         match decided {
             Some(Way::Plain) => {
-                let Some(mut opened) = opening.read(&buffer)? else { continue };
+                let Some(mut opened) = opening.read(buffer)? else { continue };
                 while opened.tail == Tail::Awaited
-                    && let Ok(Ok(1..)) = timeout(pause, stream.read_buf(&mut buffer)).await
+                    && let Ok(Ok(1..)) = timeout(pause, stream.read_buf(buffer)).await
                 {
                     // The whole of it again: an `Ident:` may have followed, or the beginning of one.
-                    match Opening::new(max_head).read(&buffer)? {
+                    match Opening::new(max_head).read(buffer)? {
                         Some(longer) => opened = longer,
                         None => break,
                     }
@@ -159,7 +184,7 @@ async fn read_first<S: AsyncRead + Unpin>(
                 return Ok(First::Opening(opened.head, opened.tail, read));
             }
             Some(Way::Http) => {
-                if let Some((head, used)) = request.read(&buffer)? {
+                if let Some((head, used)) = request.read(buffer)? {
                     return Ok(First::Request(head, buffer.split_off(used)));
                 }
             }
@@ -173,7 +198,7 @@ fn judge(head: Head, read: Vec<u8>, peer: Origin, config: &Config) -> Result<Han
     let origin = peer.behind(&head, access);
     let wish = match head.method() {
         Method::Post => judge_post(&head, origin, config)?,
-        Method::Get if config.server.page && head.header("upgrade").is_none() => {
+        Method::Get if config.server.page && !http::wants_websocket(&head) => {
             match page::answer(head.path()) {
                 Some(answer) => Wish::Page(answer),
                 None => judge_upgrade(&head, origin, access)?,
@@ -186,7 +211,7 @@ fn judge(head: Head, read: Vec<u8>, peer: Origin, config: &Config) -> Result<Han
 
 fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Wish, Refusal> {
     let upgrade = http::judge_upgrade(head)?;
-    let kind = match client_type(head) {
+    let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
         ClientType::Backend => {
             return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
@@ -205,7 +230,7 @@ fn judge_post(head: &Head, origin: Origin, config: &Config) -> Result<Wish, Refu
         return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
     }
     // A page in a browser on this machine can post here without asking; browsers always say where a POST comes from.
-    if head.header("origin").is_some() {
+    if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
     let length = http::post_length(head, config.server.limits.max_message)?;

@@ -17,6 +17,7 @@ mod auth;
 mod census;
 mod descriptors;
 mod door;
+mod farewell;
 mod handshake;
 pub mod http;
 pub mod lines;

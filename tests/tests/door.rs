@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use plugsocket_tests::{Address, Client, RawClient, Request, Setup, TestHost, within};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -85,6 +85,15 @@ async fn who_comes_too_often_is_told_to_wait_and_may_come_again() {
         }
     }
     assert!(refused >= 5, "{refused}");
+    let told = |line: &plugsocket_tests::Line| {
+        line.message() == "turned away" && line.field("address") == "127.0.0.1"
+    };
+    within("a line for each", async {
+        while host.log().into_iter().filter(told).count() != refused {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     within("a place in the next second", async {
         while host.raw().await.try_handshake("/count").await != 101 {}
     })
@@ -130,7 +139,8 @@ async fn sockets_without_a_request_are_limited() {
     }
     let answer = String::from_utf8(host.raw().await.read_to_end().await).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
-    assert!(answer.contains("Retry-After: "), "{answer}");
+    assert!(answer.contains("Retry-After: ") && answer.contains("Date: "), "{answer}");
+    assert!(answer.ends_with("too many handshakes at a time\n"), "{answer}");
     // A Unix socket is for backends.
     let mut local = RawClient::connect(&host.addresses()[1]).await;
     assert_eq!(local.try_handshake("/count").await, 101);
@@ -145,6 +155,75 @@ async fn sockets_without_a_request_are_limited() {
     })
     .await;
     std::fs::remove_file(path).unwrap();
+}
+
+/// A refused client that does not end its side: whether the host still waits for it to do so.
+async fn is_waited_for(client: &mut RawClient) -> bool {
+    client.read_to_end().await;
+    // What comes for a socket that is gone is answered by a reset, and then writing fails.
+    let gone = async { while client.try_write(b"x").await.is_ok() {} };
+    timeout(ATTEMPT, gone).await.is_err()
+}
+
+#[tokio::test]
+async fn who_is_refused_takes_no_place_at_the_door() {
+    let setup = setup().server("max_handshakes", "1").server("close_timeout", "600");
+    let host = setup.server("head_timeout", "600").start().await;
+    let nonsense = "GET /count HTTP/1.1\r\n\r\n";
+    let mut waited_for = host.raw().await;
+    waited_for.write(nonsense).await;
+    assert!(waited_for.line().await.contains(" 400 "));
+    assert_eq!(host.raw().await.try_handshake("/count").await, 101);
+    // As many are waited for as may arrive; the others are told and gone.
+    for request in [nonsense, "GET /plugsocket/nothing HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut client = host.raw().await;
+        client.write(request).await;
+        assert!(client.line().await.contains(" 40"));
+        assert!(!is_waited_for(&mut client).await, "{request}");
+    }
+    assert!(is_waited_for(&mut waited_for).await);
+}
+
+#[tokio::test]
+async fn who_is_not_let_in_takes_no_place_of_those_who_are() {
+    let setup = setup().server("max_connections", "1").server("close_timeout", "600");
+    let host = setup
+        .server("max_per_ip", "1")
+        .put("secret.key", "0123456789abcdef0123456789abcdef")
+        .resource("/guarded", "counter")
+        .auth("/guarded", "keys", r#"[{ algorithm = "HS256", file = "secret.key" }]"#)
+        .start()
+        .await;
+    let handshake = RawClient::handshake("/guarded");
+    let mut refused = Vec::new();
+    for request in [handshake.replace("Host", "Origin: http://x\r\nHost"), handshake] {
+        let mut client = host.raw().await;
+        client.write(request).await;
+        // They leave it open.
+        let status = client.line().await;
+        assert!(status.contains(" 101 ") || status.contains(" 401 "), "{status}");
+        refused.push(client);
+    }
+    let _served = host.connect("/count").await;
+    assert_eq!(host.raw().await.try_handshake("/count").await, 503);
+    assert_eq!(host.raw().await.try_handshake("/guarded").await, 503);
+}
+
+#[tokio::test]
+async fn for_whom_an_endpoint_is_asked_takes_a_place_at_the_door_only() {
+    let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("\"http://{}/\"", endpoint.local_addr().unwrap());
+    let setup = setup().server("max_connections", "1").server("max_handshakes", "2");
+    let setup = setup.resource("/guarded", "counter").auth("/guarded", "url", &url);
+    let host = setup.auth("/guarded", "timeout", "60").start().await;
+    let mut applicant = host.raw().await;
+    applicant.write(RawClient::handshake("/guarded")).await;
+    // It is asked, and does not answer.
+    let _asked = within("the question", endpoint.accept()).await.unwrap();
+    let _served = host.connect("/count").await;
+    let _silent = host.raw().await;
+    let answer = String::from_utf8(host.raw().await.read_to_end().await).unwrap();
+    assert!(answer.ends_with("too many handshakes at a time\n"), "{answer}");
 }
 
 const ATTEMPT: Duration = Duration::from_millis(100);

@@ -87,6 +87,15 @@ async fn a_head_that_is_not_whole_in_time_is_answered_408() {
         client.write(beginning).await;
         assert_eq!(client.last_response().await.status, 408);
     }
+    let mut client = host.raw().await;
+    client.write("GET /web HT").await;
+    client.finish().await;
+    for message in ["refused", "left before its request was whole"] {
+        let is_meant = |line: &plugsocket_tests::Line| {
+            line.message() == message && line.field("address") == "127.0.0.1"
+        };
+        host.wait_for_log(message, is_meant).await;
+    }
 }
 
 #[tokio::test]
@@ -151,6 +160,56 @@ async fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
 }
 
 #[tokio::test]
+async fn whom_a_proxy_does_not_name_readably_has_none_of_the_proxys_rights() {
+    let setup = Setup::new(PROGRAM).resource("/who", "speaker");
+    let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
+    let handshake = RawClient::handshake("/who");
+    let backend = handshake.replace("Host", "Client-Type: php\r\nHost");
+    let post = "POST /who HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}".to_owned();
+    for value in ["", "unknown", "unix:", "1.1.1.1, unknown", "1.1.1.1:99999", "1.1.1.1,,127.0.0.1"]
+    {
+        for request in [&backend, &post] {
+            let request = request.replace("Host", &format!("X-Forwarded-For: {value}\r\nHost"));
+            assert_eq!(refused(&host, &request).await.status, 403, "{request}");
+        }
+        let request = Request::to("/who").header("X-Forwarded-For", value);
+        let mut client = host.open(request).await.ready().await;
+        let me = client.ask(&json!({"do": "whoami"})).await;
+        assert_eq!((&me["kind"], &me["address"]), (&json!("websocket"), &json!("127.0.0.1")));
+    }
+    let request = Request::to("/who").header("X-Forwarded-For", "1.1.1.1, fe80::1%eth0");
+    let mut client = host.open(request).await.ready().await;
+    assert_eq!(client.ask(&json!({"do": "whoami"})).await["address"], "fe80::1");
+    // It speaks for itself where it names nobody.
+    host.connect_backend("/who").await;
+    assert_eq!(refused(&host, &post).await.status, 200);
+}
+
+#[tokio::test]
+async fn user_information_is_in_no_answer_and_in_no_line_of_the_log() {
+    let host = setup().start().await;
+    let good = RawClient::handshake("/web");
+    for (request, reason) in [
+        (good.replace("/web", "http://u:SECRET@h/web"), "the request target has user information"),
+        (good.replace("localhost", "u:SECRET@h"), "the Host has user information"),
+        (good.replace("/web", "http://u:a/SECRET@h"), "no path"),
+        (good.replace("/web", "http://u:a SECRET@h"), "malformed"),
+        (
+            "backend\nGET http://u:SECRET@h/web HTTP/1.1\n\n".to_owned(),
+            "the request target has user information",
+        ),
+    ] {
+        let position = host.log_position();
+        let response = refused(&host, &request).await;
+        assert_eq!(response.status, 400, "{request}");
+        assert!(response.body.contains(reason), "{response:?}");
+        let is_meant = |line: &plugsocket_tests::Line| line.message() == "refused";
+        let line = host.wait_for_log_since(position, "its line", is_meant).await;
+        assert!(!format!("{response:?}{line}").contains("SECRET"), "{response:?} {line}");
+    }
+}
+
+#[tokio::test]
 async fn the_first_subprotocol_that_the_resource_speaks_is_echoed() {
     let host = setup().key("/web", "subprotocols", r#"["v1.chat", "v2.chat"]"#).start().await;
     for (wanted, chosen) in
@@ -168,6 +227,25 @@ async fn the_first_subprotocol_that_the_resource_speaks_is_echoed() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_refusal_in_the_dialog_has_the_subprotocol_that_a_browser_waits_for() {
+    let endpoint = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("\"http://{}/\"", endpoint.local_addr().unwrap());
+    drop(endpoint);
+    let own = |setup: Setup, path| setup.key(path, "subprotocols", r#"["v1.x"]"#);
+    let setup = own(own(setup().resource("/gone", "absent"), "/gone"), "/web");
+    let host = setup.without("absent").auth("/web", "url", &url).start().await;
+    for (path, offer, code) in [("/gone", "v0.x, v1.x", 1013), ("/web", "v1.x", 1013)] {
+        let request = Request::to(path).header("Sec-WebSocket-Protocol", offer);
+        let mut client = host.open(request.header("Origin", "http://x")).await;
+        assert_eq!(client.protocol(), Some("v1.x"), "{path}");
+        assert!(client.expect_close_packet(code).await["retry_after"].is_u64(), "{path}");
+    }
+    // Where there is no resource, nobody can choose one.
+    let request = with("Sec-WebSocket-Protocol: v1.x").replace("/web", "/nowhere");
+    assert_eq!(refused(&host, &request).await.status, 404);
 }
 
 #[tokio::test]

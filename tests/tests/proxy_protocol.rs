@@ -1,6 +1,8 @@
 //! The PROXY protocol: who is believed, and what becomes of the rest.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
+use std::time::{Duration, Instant};
+
 use plugsocket_tests::{RawClient, Setup, TestHost};
 use serde_json::Value;
 
@@ -87,6 +89,42 @@ async fn a_proxy_without_a_whole_header_is_not_let_in() {
 }
 
 #[tokio::test]
+async fn proxies_that_send_no_header_are_told_of_aloud_once_a_minute() {
+    let host = setup().start().await;
+    let missing = "the connection begins with no PROXY header";
+    let words = "malformed PROXY header: not two addresses and two ports";
+    for (begin, level, error) in [
+        // A balancer looks whether the host is there.
+        ("", "DEBUG", "unexpected end of file"),
+        ("GET / HTTP/1.1\r\n", "WARN", missing),
+        ("PROXY TCP4 203.0.113.9\r\n", "DEBUG", words),
+        ("\x16\x03\x01 and so on", "DEBUG", missing),
+    ] {
+        let position = host.log_position();
+        let mut client = host.raw().await;
+        client.write(begin).await;
+        client.finish().await;
+        assert_eq!(client.read_to_end().await, b"");
+        let told = |line: &plugsocket_tests::Line| line.says("a proxy is not served");
+        let line = host.wait_for_log_since(position, begin, told).await;
+        assert_eq!((line.level(), line.field("error")), (level, error.to_owned()));
+        assert_eq!(line.field("address"), "127.0.0.1");
+    }
+}
+
+#[tokio::test]
+async fn the_time_for_a_request_runs_from_the_first_moment() {
+    let host = setup().server("head_timeout", "2").start().await;
+    let begun = Instant::now();
+    let mut client = host.raw().await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    client.write(b"PROXY UNKNOWN\r\n").await;
+    assert_eq!(client.last_response().await.status, 408);
+    let took = begun.elapsed();
+    assert!(took < Duration::from_millis(3200), "{took:?}");
+}
+
+#[tokio::test]
 async fn nobody_else_is_believed() {
     let host = setup().server("trusted_proxies", r#"["192.0.2.1"]"#).start().await;
     let mut liar = host.raw().await;
@@ -122,4 +160,26 @@ async fn limits_hold_for_whom_the_proxy_speaks_for() {
         client.write(format!("PROXY TCP4 203.0.113.{n} 10.0.0.1 1 2\r\n")).await;
         assert_eq!(client.try_handshake("/web").await, 101, "{n}");
     }
+}
+
+#[tokio::test]
+async fn a_proxy_behind_the_balancer_is_no_address_that_comes_too_often() {
+    let setup = setup().server("max_handshakes_per_ip", "1");
+    let setup = setup.server("trusted_proxies", r#"["127.0.0.1", "10.0.0.0/8"]"#);
+    let host = setup.start().await;
+    let through = async |address: String| {
+        let forwarded = format!("\r\nX-Forwarded-For: {address}\r\n\r\n");
+        let request = RawClient::handshake("/web").replace("\r\n\r\n", &forwarded);
+        let mut client = host.raw().await;
+        client.write(format!("PROXY TCP4 10.0.0.8 10.0.0.1 1 2\r\n{request}")).await;
+        client.line().await
+    };
+    for n in 0..20 {
+        assert!(through(format!("203.0.113.{n}")).await.contains(" 101 "), "{n}");
+    }
+    let mut refused = 0;
+    for _ in 0..20 {
+        refused += u32::from(through("203.0.113.99".to_owned()).await.contains(" 503 "));
+    }
+    assert!(refused >= 5, "{refused}");
 }

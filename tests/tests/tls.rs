@@ -9,6 +9,7 @@ use plugsocket_tests::{
     Address, Authority, Client, Issued, LineClient, RawClient, Request, Setup, TestHost, within,
 };
 use serde_json::Value;
+use tokio::io::AsyncReadExt;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -81,7 +82,9 @@ async fn large_messages_pass_in_both_directions() {
 async fn http_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
     let authority = Authority::default();
     let host = setup().secured(&authority.issue(&["localhost"])).start().await;
-    for request in [RawClient::handshake("/web"), "backend\nGET /web HTTP/1.1\n\n".to_owned()] {
+    let handshake = RawClient::handshake("/web");
+    let late = format!("\r\n{handshake}");
+    for request in [handshake, late, "backend\nGET /web HTTP/1.1\n\n".to_owned()] {
         let response = answer(secure(&host), &request).await.last_response().await;
         assert_eq!(response.status, 400);
         assert!(response.body.contains("this port speaks TLS"), "{response:?}");
@@ -97,6 +100,23 @@ async fn http_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
     assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400"), "{}", said.escape_ascii());
     // The host is well.
     host.connect("/web").await;
+}
+
+#[tokio::test]
+async fn the_end_of_tls_is_told_also_to_a_refused_peer_that_does_not_answer() {
+    let authority = Authority::default();
+    let setup = setup().secured(&authority.issue(&["localhost"]));
+    let host = setup.server("close_timeout", "0.2").server("head_timeout", "0.2").start().await;
+    let address = authority.reach(secure(&host), "localhost");
+    let unknown = RawClient::handshake("/nowhere");
+    let beginning = "GET /web HTTP/1.1\r\n";
+    for request in [unknown.as_str(), beginning, "GET /web HTTP/1.1\r\n\r\n"] {
+        let mut stream = answer(&address, request).await.into_stream();
+        let mut said = Vec::new();
+        // Without it, this is an error.
+        within("the end", stream.read_to_end(&mut said)).await.unwrap();
+        assert!(said.starts_with(b"HTTP/1.1 "), "{}", said.escape_ascii());
+    }
 }
 
 #[tokio::test]

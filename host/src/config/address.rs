@@ -178,10 +178,16 @@ fn without_port(authority: &str) -> Option<&str> {
 
 /// An origin without `:80` after `http` and without `:443` after `https`.
 pub(super) fn without_default_port(origin: &str) -> &str {
-    let port = match origin.split_once("://") {
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => ":80",
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => ":443",
+    let (port, authority) = match origin.split_once("://") {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (":80", rest),
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (":443", rest),
         _ => return origin,
     };
-    origin.strip_suffix(port).unwrap_or(origin)
+    match authority.strip_suffix(port) {
+        // Behind another port it is none, and this no origin.
+        Some(host) if host.ends_with(']') || !host.contains(':') => {
+            &origin[..origin.len() - port.len()]
+        }
+        _ => origin,
+    }
 }

@@ -548,6 +548,9 @@ fn origins_are_compared_as_browsers_mean_them() {
         "https://example.org.evil.example",
         "https://www.example.org",
         "http://a.example",
+        "http://a.example:8080:80",
+        "http://[::1]:80:80",
+        "https://example.org:443:443",
         "https://example.org/",
         "",
     ] {

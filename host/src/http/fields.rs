@@ -2,10 +2,11 @@
 //!
 //! Owns the reading of these fields, not the decisions that follow: trusted addresses come in as a predicate.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddrV4};
 
 use super::head::Head;
 use super::refusal::Refusal;
+use super::target::is_port;
 
 /// How a peer that speaks HTTP announced itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,12 +18,36 @@ pub enum ClientType {
 }
 
 /// What the header `Client-Type` says, in any letter case.
-pub fn client_type(head: &Head) -> ClientType {
-    match head.header("client-type") {
-        Some(name) if ["php", "backend"].iter().any(|known| name.eq_ignore_ascii_case(known)) => {
-            ClientType::Backend
-        }
-        _ => ClientType::WebSocket,
+///
+/// # Errors
+///
+/// 400 where it is there more than once: a proxy and this host could each believe another one.
+pub fn client_type(head: &Head) -> Result<ClientType, Refusal> {
+    let name = at_most_one(head, "client-type", "more than one Client-Type header")?;
+    let is_backend = ["php", "backend"]
+        .iter()
+        .any(|known| name.is_some_and(|name| name.eq_ignore_ascii_case(known.as_bytes())));
+    Ok(if is_backend { ClientType::Backend } else { ClientType::WebSocket })
+}
+
+/// The page that a browser says it comes from, as it came. Only browsers say so.
+///
+/// # Errors
+///
+/// 400 where there is more than one. RFC 6454 section 7.3 forbids it; with two, a proxy and this host could each believe another one.
+pub fn origin(head: &Head) -> Result<Option<&[u8]>, Refusal> {
+    at_most_one(head, "origin", "more than one Origin header")
+}
+
+fn at_most_one<'a>(
+    head: &'a Head,
+    name: &'a str,
+    reason: &'static str,
+) -> Result<Option<&'a [u8]>, Refusal> {
+    let mut values = head.values(name);
+    match (values.next(), values.next()) {
+        (_, Some(_)) => Err(Refusal::bad_request(reason)),
+        (value, None) => Ok(value),
     }
 }
 
@@ -57,38 +82,58 @@ pub fn wants_continue(head: &Head) -> bool {
     head.members("expect").any(|member| member.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// The address that the request comes from: the peer's, unless the peer is trusted to say whom it speaks for.
+/// For whom a request is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Forwarded {
+    /// For its peer: it is not trusted to speak for others, or names nobody.
+    Nobody,
+    /// For this address.
+    For(IpAddr),
+    /// For somebody whom this address, the peer's or that of another trusted one, names in a way that cannot be read.
+    Unreadable(IpAddr),
+}
+
+/// For whom a peer speaks, if it is trusted to say so.
 ///
 /// `X-Forwarded-For` is read from the right, over all its lines: each proxy appends the address it saw, so an entry is worth
 /// as much as the one to its right. Trusted addresses are skipped, the first other one counts; where an entry cannot be read
-/// (`unknown`, a name, nothing), the address to its right counts. Where all are trusted, the leftmost counts.
-/// Entries may carry a port; IPv4 mapped into IPv6 is IPv4, also for `is_trusted`.
-pub fn forwarded_for(head: &Head, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
+/// (`unknown`, a name, nothing), nobody knows who it is. Where all are trusted, the leftmost counts.
+/// Entries may carry a port, and IPv6 ones a zone; IPv4 mapped into IPv6 is IPv4, also for `is_trusted`.
+pub fn forwarded_for(head: &Head, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> Forwarded {
     let mut nearest = peer.to_canonical();
-    if !is_trusted(nearest) {
-        return nearest;
+    if !is_trusted(nearest) || !head.has("x-forwarded-for") {
+        return Forwarded::Nobody;
     }
     let lines: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     for entry in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
-        let Some(address) = address(entry.trim_ascii()) else { break };
+        let Some(address) = address(entry.trim_ascii()) else {
+            return Forwarded::Unreadable(nearest);
+        };
         nearest = address.to_canonical();
         if !is_trusted(nearest) {
             break;
         }
     }
-    nearest
+    Forwarded::For(nearest)
 }
 
-/// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`.
+/// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`, the last three also as `fe80::1%eth0`.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(entry).ok()?;
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return Some(address);
+    let (text, port) = match text.strip_prefix('[') {
+        Some(rest) => rest.split_once(']')?,
+        None => match text.parse::<SocketAddrV4>() {
+            Ok(address) => return Some(IpAddr::V4(*address.ip())),
+            Err(_) if text.contains(':') => (text, ""),
+            Err(_) => return text.parse().ok().map(IpAddr::V4),
+        },
+    };
+    if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
+        return None;
     }
-    if let Ok(address) = text.parse::<SocketAddr>() {
-        return Some(address.ip());
-    }
-    text.strip_prefix('[')?.strip_suffix(']')?.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
+    // The zone is a name of the proxy's own for one of its interfaces.
+    let address = text.split('%').next().unwrap_or_default();
+    address.parse().ok().map(IpAddr::V6)
 }
 
 const MAX_IDENT_BYTES: usize = 256;
@@ -102,48 +147,75 @@ mod tests {
         Head::parse(text.as_bytes(), 8192).unwrap().unwrap().0
     }
 
-    fn check_forwarded(fields: &str, peer: &str, expected: &str) {
+    fn check_forwarded(fields: &str, peer: &str, expected: Forwarded) {
         let trusted = |address: IpAddr| {
             address.is_loopback() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
         };
         let found = forwarded_for(&head(fields), peer.parse().unwrap(), trusted);
-        assert_eq!(found.to_string(), expected, "{fields:?} from {peer}");
+        assert_eq!(found, expected, "{fields:?} from {peer}");
     }
 
     #[test]
     fn the_first_untrusted_address_from_the_right_counts() {
+        let (one, v6) = (Some("1.1.1.1"), Some("2001:db8::1"));
         for (fields, peer, expected) in [
-            ("", "127.0.0.1", "127.0.0.1"),
-            ("", "9.9.9.9", "9.9.9.9"),
-            ("X-Forwarded-For: 1.1.1.1\r\n", "9.9.9.9", "9.9.9.9"),
-            ("X-Forwarded-For: 1.1.1.1\r\n", "127.0.0.1", "1.1.1.1"),
-            ("x-forwarded-for: 1.1.1.1\r\n", "::1", "1.1.1.1"),
-            ("X-Forwarded-For: 1.1.1.1\r\n", "::ffff:127.0.0.1", "1.1.1.1"),
-            ("X-Forwarded-For: 1.1.1.1\r\n", "::ffff:9.9.9.9", "9.9.9.9"),
-            ("X-Forwarded-For: 6.6.6.6, 1.1.1.1\r\n", "127.0.0.1", "1.1.1.1"),
-            ("X-Forwarded-For: 6.6.6.6, 1.1.1.1, 10.0.0.2 ,10.0.0.1\r\n", "127.0.0.1", "1.1.1.1"),
-            (
-                "X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1, 10.0.0.1\r\n",
-                "127.0.0.1",
-                "1.1.1.1",
-            ),
-            ("X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 10.0.0.1\r\n", "127.0.0.1", "1.1.1.1"),
-            ("X-Forwarded-For: 10.0.0.2, 10.0.0.1\r\n", "127.0.0.1", "10.0.0.2"),
-            ("X-Forwarded-For: 1.1.1.1, unknown\r\n", "127.0.0.1", "127.0.0.1"),
-            ("X-Forwarded-For: 1.1.1.1, unknown, 10.0.0.1\r\n", "127.0.0.1", "10.0.0.1"),
-            ("X-Forwarded-For: 1.1.1.1,,10.0.0.1\r\n", "127.0.0.1", "10.0.0.1"),
-            ("X-Forwarded-For:\r\n", "127.0.0.1", "127.0.0.1"),
-            ("X-Forwarded-For: 1.1.1.1:80\r\n", "127.0.0.1", "1.1.1.1"),
-            ("X-Forwarded-For: 2001:db8::1\r\n", "127.0.0.1", "2001:db8::1"),
-            ("X-Forwarded-For: [2001:db8::1]\r\n", "127.0.0.1", "2001:db8::1"),
-            ("X-Forwarded-For: [2001:db8::1]:443\r\n", "127.0.0.1", "2001:db8::1"),
-            ("X-Forwarded-For: [::ffff:1.1.1.1]:443\r\n", "127.0.0.1", "1.1.1.1"),
-            ("X-Forwarded-For: 1.1.1.1, ::ffff:10.0.0.1\r\n", "127.0.0.1", "1.1.1.1"),
-            ("X-Forwarded-For: 1.1.1.256\r\n", "127.0.0.1", "127.0.0.1"),
-            ("X-Forwarded-For: \"1.1.1.1\"\r\n", "127.0.0.1", "127.0.0.1"),
-            ("X-Forwarded-For: 01.1.1.1\r\n", "127.0.0.1", "127.0.0.1"),
+            ("", "127.0.0.1", None),
+            ("", "9.9.9.9", None),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "9.9.9.9", None),
+            ("X-Forwarded-For: unknown\r\n", "9.9.9.9", None),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "127.0.0.1", one),
+            ("x-forwarded-for: 1.1.1.1\r\n", "::1", one),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "::ffff:127.0.0.1", one),
+            ("X-Forwarded-For: 1.1.1.1\r\n", "::ffff:9.9.9.9", None),
+            ("X-Forwarded-For: 6.6.6.6, 1.1.1.1\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: 6.6.6.6, 1.1.1.1, 10.0.0.2 ,10.0.0.1\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: 1.1.1.1, 10.0.0.1\r\n", "::1", one),
+            ("X-Forwarded-For: 1.1.1.1\r\nX-Forwarded-For: 10.0.0.1\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: 10.0.0.2, 10.0.0.1\r\n", "127.0.0.1", Some("10.0.0.2")),
+            ("X-Forwarded-For: 127.0.0.1\r\n", "127.0.0.1", Some("127.0.0.1")),
+            ("X-Forwarded-For: unknown, 1.1.1.1\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: 1.1.1.1:80\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: 2001:db8::1\r\n", "127.0.0.1", v6),
+            ("X-Forwarded-For: [2001:db8::1]\r\n", "127.0.0.1", v6),
+            ("X-Forwarded-For: [2001:db8::1]:443\r\n", "127.0.0.1", v6),
+            ("X-Forwarded-For: [::ffff:1.1.1.1]:443\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: 1.1.1.1, ::ffff:10.0.0.1\r\n", "127.0.0.1", one),
+            ("X-Forwarded-For: fe80::1%eth0\r\n", "127.0.0.1", Some("fe80::1")),
+            ("X-Forwarded-For: [fe80::1%eth0]\r\n", "127.0.0.1", Some("fe80::1")),
+            ("X-Forwarded-For: [fe80::1%25en1]:80\r\n", "127.0.0.1", Some("fe80::1")),
         ] {
-            check_forwarded(fields, peer, expected);
+            let address = expected.map(|address| address.parse().unwrap());
+            check_forwarded(fields, peer, address.map_or(Forwarded::Nobody, Forwarded::For));
+        }
+    }
+
+    #[test]
+    fn who_is_not_named_readably_is_nobody_that_is_known() {
+        let (proxy, next) = ("127.0.0.1", "10.0.0.1");
+        for (value, nearest) in [
+            ("", proxy),
+            (",", proxy),
+            ("1.1.1.1,", proxy),
+            ("1.1.1.1, unknown", proxy),
+            ("unix:", proxy),
+            ("1.1.1.1, unknown, 10.0.0.1", next),
+            ("1.1.1.1,,10.0.0.1", next),
+            ("1.1.1.256", proxy),
+            ("\"1.1.1.1\"", proxy),
+            ("01.1.1.1", proxy),
+            ("1.1.1.1:99999", proxy),
+            ("1.1.1.1:", proxy),
+            ("1.1.1.1%eth0", proxy),
+            ("[1.1.1.1]", proxy),
+            ("[::1", proxy),
+            ("[::1]:", proxy),
+            ("[::1]:+1", proxy),
+            ("[::1]:99999", proxy),
+            ("[::1]x", proxy),
+            ("%eth0", proxy),
+        ] {
+            let fields = format!("X-Forwarded-For: {value}\r\n");
+            check_forwarded(&fields, proxy, Forwarded::Unreadable(nearest.parse().unwrap()));
         }
     }
 
@@ -197,7 +269,24 @@ mod tests {
             (&format!("Ident: {longest}x\r\n"), ClientType::WebSocket, None),
         ] {
             let head = head(fields);
-            assert_eq!((client_type(&head), ident(&head)), (kind, name), "{fields:?}");
+            assert_eq!((client_type(&head), ident(&head)), (Ok(kind), name), "{fields:?}");
+        }
+        let twice = head("Client-Type: php\r\nClient-Type: php\r\n");
+        assert_eq!(client_type(&twice).map_err(|refusal| refusal.status()), Err(400));
+    }
+
+    #[test]
+    fn origins() {
+        for (fields, expected) in [
+            ("", Ok(None)),
+            ("Origin:\r\n", Ok(Some(&b""[..]))),
+            ("Origin: null\r\n", Ok(Some(b"null"))),
+            ("Origin: \u{e4}\r\n", Ok(Some("\u{e4}".as_bytes()))),
+            ("Origin: a\r\nOrigin: a\r\n", Err(400)),
+            ("Origin: \u{e4}\r\nX: y\r\norigin: a\r\n", Err(400)),
+        ] {
+            let head = head(fields);
+            assert_eq!(origin(&head).map_err(|refusal| refusal.status()), expected, "{fields:?}");
         }
     }
 }

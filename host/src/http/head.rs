@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::refusal::{Refusal, before_query, quoted};
+use super::refusal::{Refusal, quotable, quoted};
 use super::target::{Located, is_authority, locate};
 
 /// How many header lines a head may have; one more is answered with 431.
@@ -19,8 +19,6 @@ pub enum Method {
     Get,
     /// `POST`: a message from a backend.
     Post,
-    /// `HEAD`: refused like the others, but without a body.
-    Head,
     /// Any other method.
     Other,
 }
@@ -162,7 +160,7 @@ impl Head {
     }
 
     /// Whether any line of this header is there.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.values(name).next().is_some()
     }
 
@@ -208,6 +206,9 @@ impl Head {
         match (hosts.next(), hosts.next()) {
             (None, _) => Err(Refusal::bad_request("the Host header is missing")),
             (Some(_), Some(_)) => Err(Refusal::bad_request("more than one Host header")),
+            (Some(host), None) if host.contains(&b'@') => {
+                Err(Refusal::bad_request("the Host has user information"))
+            }
             (Some(host), None) if !is_authority(host) => {
                 Err(Refusal::bad_request(format!("the Host {} is malformed", quoted(host))))
             }
@@ -325,10 +326,7 @@ impl HeadReader {
 /// Splits `method SP target SP version` (RFC 9112 section 3): one space each, nothing else; with the target's offset.
 fn request_line(line: &[u8]) -> Result<(Method, usize, Located), Refusal> {
     let malformed = || {
-        Refusal::bad_request(format!(
-            "the request line {} is malformed",
-            quoted(before_query(line))
-        ))
+        Refusal::bad_request(format!("the request line {} is malformed", quoted(quotable(line))))
     };
     let mut parts = line.split(|byte| *byte == b' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -352,7 +350,6 @@ fn request_line(line: &[u8]) -> Result<(Method, usize, Located), Refusal> {
     let method_name = match method {
         b"GET" => Method::Get,
         b"POST" => Method::Post,
-        b"HEAD" => Method::Head,
         _ => Method::Other,
     };
     Ok((method_name, method.len() + 1, located))
@@ -632,6 +629,34 @@ mod tests {
         let head =
             Head::parse(b"GET ws://h?q HTTP/1.1\r\nHost: h\r\n\r\n", MAX_HEAD).unwrap().unwrap().0;
         assert_eq!((head.path(), head.query()), ("/", "q"));
+    }
+
+    #[test]
+    fn refusals_quote_no_secret() {
+        for (line, host, reason) in [
+            ("GET http://u:SECRET@h/x HTTP/1.1", "h", "the request target has user information"),
+            ("GET http://u:SE@CRET@h/x HTTP/1.1", "h", "the request target has user information"),
+            ("GET http://u:a/SECRET@h HTTP/1.1", "h", r#"the request target "http://" is no path"#),
+            ("GET http://u:a?SECRET@h HTTP/1.1", "h", r#"the request target "http://" is no path"#),
+            ("GET u:SECRET@h:443 HTTP/1.1", "h", r#"the request target "" is no path"#),
+            ("GET ftp://h:1/x?a@SECRET HTTP/1.1", "h", r#"the request target "ftp://" is no path"#),
+            ("GET ftp://h/x?SECRET HTTP/1.1", "h", r#"the request target "ftp://h/x" is no path"#),
+            ("GET http://u:SECRET@h", "h", r#"the request line "GET http://" is malformed"#),
+            (
+                "GET http://u:a SECRET@h/ HTTP/1.1",
+                "h",
+                r#"the request line "GET http://" is malformed"#,
+            ),
+            ("GET u:SECRET@h", "h", r#"the request line "GET " is malformed"#),
+            ("u:SECRET@h", "h", r#"the request line "" is malformed"#),
+            ("GET /x?SECRET", "h", r#"the request line "GET /x" is malformed"#),
+            ("GET /x HTTP/1.1", "u:SECRET@h", "the Host has user information"),
+            ("GET /x HTTP/1.1", "h:x", r#"the Host "h:x" is malformed"#),
+        ] {
+            let text = format!("{line}\r\nHost: {host}\r\n\r\n");
+            let refusal = Head::parse(text.as_bytes(), MAX_HEAD).unwrap_err();
+            assert_eq!((refusal.status(), refusal.reason()), (400, reason), "{line}");
+        }
     }
 
     #[test]

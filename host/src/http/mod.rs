@@ -12,7 +12,9 @@ mod refusal;
 mod target;
 mod upgrade;
 
-pub use fields::{ClientType, client_type, forwarded_for, ident, post_length, wants_continue};
+pub use fields::{
+    ClientType, Forwarded, client_type, forwarded_for, ident, origin, post_length, wants_continue,
+};
 pub use head::{Head, HeadReader, MAX_HEADERS, Method};
 pub use refusal::{CONTINUE, Refusal, dated, response};
-pub use upgrade::{Upgrade, choose_protocol, judge_upgrade, switching};
+pub use upgrade::{Upgrade, choose_protocol, judge_upgrade, switching, wants_websocket};

@@ -108,7 +108,8 @@ impl Refusal {
         Self { status, reason: escaped(reason.into()), extra, is_bodiless: false }
     }
 
-    /// The same as an answer to HEAD (RFC 9110 section 9.3.2: it "MUST NOT send content").
+    /// The same as an answer to HEAD (RFC 9110 section 9.3.2: it "MUST NOT send content"). It says no length either: that would be the
+    /// length of what a GET had been answered with (section 8.6), and that might have been no refusal.
     #[must_use]
     pub fn without_body(self) -> Self {
         Self { is_bodiless: true, ..self }
@@ -126,13 +127,15 @@ impl Refusal {
 
     /// The whole response, reason and line end as its body.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let body = if self.is_bodiless { String::new() } else { format!("{}\n", self.reason) };
-        self.with_body(TEXT, body.as_bytes())
+        self.with_body(TEXT, format!("{}\n", self.reason).as_bytes())
     }
 
     /// The whole response, with another body in the place of the reason.
     pub(crate) fn with_body(&self, content_type: &str, body: &[u8]) -> Vec<u8> {
-        let plain = |extra: &[(&str, &str)]| response(self.status, content_type, body, extra);
+        let plain = |extra: &[(&str, &str)]| match self.is_bodiless {
+            true => response_head(self.status, content_type, None, extra).into_bytes(),
+            false => response(self.status, content_type, body, extra),
+        };
         match self.extra {
             // RFC 9110 section 11.6.1: a 401 carries at least one challenge.
             Extra::Challenge(None) => plain(&[("WWW-Authenticate", "Bearer")]),
@@ -158,11 +161,23 @@ impl Refusal {
 ///
 /// `extra` holds further header fields; control characters in their values are dropped, so that no value can become a line.
 pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &str)]) -> Vec<u8> {
-    let mut head = format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\nContent-Length: {}\r\nConnection: close\r\n",
-        phrase(status),
-        body.len()
-    );
+    let mut bytes = response_head(status, content_type, Some(body.len()), extra).into_bytes();
+    bytes.extend_from_slice(body);
+    bytes
+}
+
+fn response_head(
+    status: u16,
+    content_type: &str,
+    length: Option<usize>,
+    extra: &[(&str, &str)],
+) -> String {
+    let mut head =
+        format!("HTTP/1.1 {status} {}\r\nContent-Type: {content_type}\r\n", phrase(status));
+    if let Some(length) = length {
+        head.push_str(&format!("Content-Length: {length}\r\n"));
+    }
+    head.push_str("Connection: close\r\n");
     for (name, value) in extra {
         head.push_str(name);
         head.push_str(": ");
@@ -170,9 +185,7 @@ pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &s
         head.push_str("\r\n");
     }
     head.push_str("\r\n");
-    let mut bytes = head.into_bytes();
-    bytes.extend_from_slice(body);
-    bytes
+    head
 }
 
 /// A response with the `Date` of the moment at which it is sent (RFC 9110, section 6.6.1). What is no response stays as it is.
@@ -188,9 +201,17 @@ pub fn dated(response: &[u8], now: SystemTime) -> Cow<'_, [u8]> {
     }
 }
 
-/// What of a request line or target may be quoted: a query may hold a token, and reasons end up in logs.
-pub(super) fn before_query(bytes: &[u8]) -> &[u8] {
-    bytes.split(|byte| *byte == b'?').next().unwrap_or_default()
+/// What of a request line or target may be quoted: a query may hold a token, user information a password, and reasons end up in
+/// logs. Where an `@` is, all is left out that could belong to it; a malformed target does not say where a password ends.
+pub(super) fn quotable(bytes: &[u8]) -> &[u8] {
+    let query_at = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
+    let Some(at) = memchr::memchr(b'@', bytes) else { return &bytes[..query_at] };
+    let before = &bytes[..at];
+    let user_at = match memchr::memmem::find(before, b"//") {
+        Some(slashes) => slashes + 2,
+        None => memchr::memchr(b' ', before).map_or(0, |blank| blank + 1),
+    };
+    &bytes[..query_at.min(user_at)]
 }
 
 /// The peer's bytes as a short quotation for a reason: escaped, and cut after [`QUOTED_BYTES`].
@@ -342,8 +363,9 @@ mod tests {
     #[test]
     fn an_answer_to_head_has_no_body() {
         let bytes = Refusal::method_not_allowed("GET").without_body().to_bytes();
-        let text = String::from_utf8(bytes).unwrap();
-        assert!(text.contains("\r\nContent-Length: 0\r\n") && text.ends_with("\r\n\r\n"), "{text}");
+        let expected = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                        Connection: close\r\nAllow: GET\r\n\r\n";
+        assert_eq!(String::from_utf8(bytes).unwrap(), expected);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::refusal::{Refusal, before_query, quoted};
+use super::refusal::{Refusal, quotable, quoted};
 
 /// Where path and query lie in a request target; an empty path means `/`.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,10 +38,7 @@ pub(super) fn locate(target: &[u8]) -> Result<Located, Refusal> {
 /// Where scheme and authority of an absolute-form end.
 fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
     let refused = || {
-        Refusal::bad_request(format!(
-            "the request target {} is no path",
-            quoted(before_query(target))
-        ))
+        Refusal::bad_request(format!("the request target {} is no path", quoted(quotable(target))))
     };
     let scheme_end = memchr::memmem::find(target, b"://").ok_or_else(refused)?;
     let scheme = &target[..scheme_end];
@@ -54,6 +51,10 @@ fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
     let authority_at = scheme_end + 3;
     let rest = &target[authority_at..];
     let authority = &rest[..memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len())];
+    // RFC 9110 section 4.2.4: it "SHOULD" be treated "as an error".
+    if authority.contains(&b'@') {
+        return Err(Refusal::bad_request("the request target has user information"));
+    }
     if is_authority(authority) { Ok(authority_at + authority.len()) } else { Err(refused()) }
 }
 
@@ -120,10 +121,12 @@ pub(super) fn is_authority(authority: &[u8]) -> bool {
         (is_reg_name(host.as_bytes()), port)
     };
     // RFC 3986 section 3.2.3: the port may be empty behind its colon.
-    let port_is_good = port.is_none_or(|port| {
-        port.is_empty() || port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok()
-    });
-    host_is_good && port_is_good
+    host_is_good && port.is_none_or(|port| port.is_empty() || is_port(port))
+}
+
+/// Digits that are the number of a port.
+pub(super) fn is_port(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
 /// `reg-name` of RFC 3986 section 3.2.2, not empty (RFC 9110 section 4.2.1).

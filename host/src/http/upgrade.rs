@@ -7,6 +7,7 @@ use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use sha1::{Digest as _, Sha1};
 
+use super::fields::origin;
 use super::head::{Head, Method};
 use super::refusal::Refusal;
 
@@ -23,25 +24,20 @@ pub struct Upgrade {
 ///
 /// 405 for another method than GET, 426 for another version than 13, 400 for everything else that is missing or malformed.
 pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
-    match head.method() {
-        Method::Get => {}
-        Method::Head => return Err(Refusal::method_not_allowed("GET").without_body()),
-        Method::Post | Method::Other => return Err(Refusal::method_not_allowed("GET")),
+    if head.method() != Method::Get {
+        return Err(Refusal::method_not_allowed("GET"));
     }
     if head.has("transfer-encoding") || head.content_length()?.is_some_and(|length| length > 0) {
         return Err(Refusal::bad_request("a WebSocket handshake has no body"));
     }
     for (name, token) in [("upgrade", "websocket"), ("connection", "upgrade")] {
-        if !head.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes())) {
+        if !names(head, name, token) {
             return Err(Refusal::bad_request(format!(
                 "this is a WebSocket server: the {name} header must name {token}"
             )));
         }
     }
-    // RFC 6454 section 7.3 forbids it; with two, a proxy and this host could each believe another one.
-    if head.values("origin").nth(1).is_some() {
-        return Err(Refusal::bad_request("more than one Origin header"));
-    }
+    origin(head)?;
     // The version before the key: older drafts had other keys, and 426 is what tells their speakers so.
     match only(head, "sec-websocket-version")? {
         b"13" => {}
@@ -53,6 +49,16 @@ pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
         Ok(nonce) if nonce.len() == 16 => Ok(Upgrade { accept: accept(key) }),
         _ => Err(Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
+}
+
+/// Whether this is to become a WebSocket, by whatever rules. An upgrade to anything else is ignored (RFC 9110 section 7.8: "A server
+/// MAY ignore a received Upgrade header field if it wishes to continue using the current protocol").
+pub fn wants_websocket(head: &Head) -> bool {
+    names(head, "upgrade", "websocket")
+}
+
+fn names(head: &Head, name: &str, token: &str) -> bool {
+    head.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The first subprotocol in the peer's order that is among those `offered`; `None` where none is.
