@@ -366,8 +366,8 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {
         let listener = listener.map_err(failed)?;
         let local = listener.address().map_err(failed)?;
         match listener {
-            Listener::Tcp(..) => info!(address = local, tls = listener.is_tls(), "listening"),
-            Listener::Unix(_) => info!(address = local, "listening"),
+            Listener::Tcp(..) => info!(address = %local, tls = listener.is_tls(), "listening"),
+            Listener::Unix(_) => info!(address = %local, "listening"),
         }
         if config.server.page
             && listeners.is_empty()
