@@ -23,6 +23,7 @@ use super::handover::{
 };
 use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
+use super::state::State;
 use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
 use crate::outbox::{CloseReason, Load, Outgoing};
@@ -43,8 +44,9 @@ pub(crate) enum Item {
     },
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
-    /// Hands the state to somebody who keeps it; the instance goes on.
-    Snapshot(oneshot::Sender<Result<Option<Snapshot>, Failure>>),
+    /// Hands the state to somebody who keeps it, with the name of the application that gave it: only the lane knows which one serves
+    /// at that moment. The instance goes on.
+    Snapshot(oneshot::Sender<Result<Option<State>, Failure>>),
     /// Ends the lane after what is already in its inbox; the instance goes on in another one.
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered when the instance is gone.
@@ -367,7 +369,9 @@ impl Clerk {
             // Dealt with by the lane, because they may wait.
             Item::Swap(_) | Item::Inputs { .. } => {}
             Item::Snapshot(done) => {
-                let taken = self.snapshot();
+                let plugin = self.instance.plugin().to_owned();
+                let of = |snapshot| State { plugin, snapshot };
+                let taken = self.snapshot().map(|taken| taken.map(of));
                 // Who asked may have gone.
                 drop(done.send(taken));
             }

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
 use super::{Supervisor, chain};
+use crate::aside::aside;
 use crate::config::Config;
 use crate::plugin::loader::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
@@ -94,7 +94,7 @@ impl Supervisor {
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let demands = self.demands(name);
         let copied = move || stage::stage(&file, &folder, (&plugin, number), &demands);
-        let staged = blocking(copied).await?;
+        let staged = aside(copied).await.map_err(Refusal::Host)??;
         if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
             if let Some(plugin) = self.plugins.get_mut(name) {
@@ -139,7 +139,8 @@ impl Supervisor {
     ) -> Result<Generation, Refusal> {
         preflight::check(&staged.path, limit).await?;
         let (name, path) = (name.to_owned(), staged.path.clone());
-        Ok(blocking(move || Generation::open(&name, number, &path)).await?)
+        let opened = aside(move || Generation::open(&name, number, &path)).await;
+        Ok(opened.map_err(Refusal::Host)??)
     }
 
     /// A generation serves from here on; returns the one before.
@@ -190,13 +191,6 @@ impl Supervisor {
                 "available; to serve it, add two lines to plugins.toml: [resources.\"/{name}\"] and plugin = \"{name}\""
             );
         }
-    }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -111,17 +111,18 @@ impl Supervisor {
                 failures.push(self.report(name, &refusal));
             }
         }
-        let mut resources = Resources::new();
+        let resources: Resources =
+            config.resources.iter().map(|(path, s)| (path.clone(), unserved(path, s))).collect();
+        // Before the first of them is served, so that those are known that must end if this is not waited for.
+        self.hub.resources.store(Arc::new(resources.clone()));
         for (path, settings) in &config.resources {
-            let resource = unserved(path, settings);
-            resources.insert(path.clone(), resource.clone());
+            let resource = resources[path].clone();
             let Some(generation) = self.active(&settings.plugin) else { continue };
             match self.start_with_state(&generation, &resource, settings).await {
                 Ok(candidate) => self.serve_first(&resource, settings, candidate),
                 Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
             }
         }
-        self.hub.resources.store(Arc::new(resources));
         for path in watch::libraries(&config.server.plugin_dir) {
             self.report_if_available(&path, &config);
         }
@@ -135,27 +136,30 @@ impl Supervisor {
         mut self,
         mut changes: mpsc::Receiver<Change>,
         mut stop: watch_channel::Receiver<()>,
-    ) -> Self {
+    ) {
         tokio::select! {
             () = self.deal(&mut changes) => {}
             _ = stop.changed() => {}
         }
-        self
     }
 
     async fn deal(&mut self, changes: &mut mpsc::Receiver<Change>) {
+        // Stays while changes come: however many they are, what is due is looked at between two of them.
+        let mut look = Instant::now() + probation::LOOK;
         loop {
-            let look = (!self.probations.is_empty()).then(|| Instant::now() + probation::LOOK);
-            let restart = [self.next_restart(), look].into_iter().flatten().min();
+            let look_due = (!self.probations.is_empty()).then_some(look);
+            let due = [self.next_restart(), look_due].into_iter().flatten().min();
             tokio::select! {
+                biased;
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.restart_due().await;
+                    self.judge().await;
+                    look = Instant::now() + probation::LOOK;
+                }
                 change = changes.recv() => match change {
                     Some(change) => self.deal_with(change).await,
                     None => return,
                 },
-                () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
-                    self.restart_due().await;
-                    self.judge().await;
-                }
             }
         }
     }
@@ -179,25 +183,6 @@ impl Supervisor {
             }
         }
         self.publish();
-    }
-
-    /// Ends all lanes, each after what is in its inbox.
-    pub(crate) async fn stop(self) {
-        let resources = self.hub.resources.load_full();
-        let mut ended = Vec::new();
-        for resource in resources.values() {
-            if let ServiceState::Serving(inbox) = &resource.service().state {
-                let (done, end) = oneshot::channel();
-                if inbox.send(Item::Stop(done)).await.is_ok() {
-                    ended.push(end);
-                }
-            }
-        }
-        for end in ended {
-            // A lane that is gone already has ended.
-            drop(end.await);
-        }
-        drop(std::fs::remove_dir_all(self.staging));
     }
 
     async fn library_changed(&mut self, path: &Path) {
@@ -245,6 +230,24 @@ impl Supervisor {
             Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
             Err(refusal) => drop(self.report(name, &refusal)),
         }
+    }
+}
+
+/// Ends all lanes, each after what is in its inbox. Not the supervisor's: they end also where that has gone.
+pub(crate) async fn stop_lanes(hub: &Hub) {
+    let resources = hub.resources.load_full();
+    let mut ended = Vec::new();
+    for resource in resources.values() {
+        if let ServiceState::Serving(inbox) = &resource.service().state {
+            let (done, end) = oneshot::channel();
+            if inbox.send(Item::Stop(done)).await.is_ok() {
+                ended.push(end);
+            }
+        }
+    }
+    for end in ended {
+        // A lane that is gone already has ended.
+        drop(end.await);
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::load::{Active, Refusal, blocking, forget};
+use super::load::{Active, Refusal, forget};
 use super::order::Outcome;
+use crate::aside::aside;
 use crate::plugin::archive::{Archive, Kept};
 use crate::plugin::handover::Succession;
 use crate::plugin::loader::Generation;
@@ -36,12 +37,12 @@ impl Supervisor {
         // It was good before.
         self.probations.remove(name);
         let file = watch::library(&config.server.plugin_dir, name);
-        let content = blocking({
+        let content = aside({
             let file = file.clone();
-            move || std::fs::read(file)
+            move || stage::hash_of(&file)
         });
         // Where there is no file, there is nothing that could come back.
-        let content = content.await.ok().map(|bytes| stage::hex(&stage::hash(&bytes)));
+        let content = content.await.flatten().ok().map(|hash| stage::hex(&hash));
         self.plugins.entry(name.to_owned()).or_default().seen = FileStamp::of(&file);
         self.note_rolled_back(name, content.as_deref().filter(|hash| *hash != kept.hash));
         info!(plugin = name, kept = kept.number, "rolled back");
@@ -81,7 +82,7 @@ impl Supervisor {
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
         let demands = self.demands(name);
         let copied = move || stage::stage(&path, &folder, (&plugin, number), &demands);
-        let staged = blocking(copied).await?;
+        let staged = aside(copied).await.map_err(Refusal::Host)??;
         match self.open(name, number, &staged, limit).await {
             Ok(generation) => {
                 let generation = Arc::new(generation);
@@ -102,7 +103,7 @@ impl Supervisor {
         }
         let archive = self.archive(name);
         let keep = move || archive.keep(&generation.path, generation.number, &hash, earlier);
-        if let Err(error) = blocking(keep).await {
+        if let Err(error) = aside(keep).await.flatten() {
             warn!(plugin = name, %error, "this generation cannot be kept for a rollback");
         }
     }
