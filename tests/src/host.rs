@@ -44,7 +44,7 @@ impl TestHost {
             "listening" => Some(Address::parse(&line.field("address"))),
             text => {
                 let (_, fields) = text.split_once("listening address=")?;
-                fields.split_whitespace().next().map(Address::parse)
+                fields.split_whitespace().next().map(|text| Address::parse(text.trim_matches('"')))
             }
         };
         host.addresses = host.log.lines().into_iter().filter_map(address).collect();

@@ -192,6 +192,45 @@ async fn without_a_thread_an_order_fails_and_the_next_one_is_done() {
 }
 
 #[tokio::test]
+async fn a_lane_for_which_there_is_no_thread_stays_where_it_is() {
+    let test = "a_lane_for_which_there_is_no_thread_stays_where_it_is";
+    let setup = counter().resource("/more", "counter");
+    let Some(mut host) = short_of_threads(test, 64_412, setup).await else { return };
+    let mut clients = [host.connect("/count").await, host.connect("/more").await];
+    for client in &mut clients {
+        assert_eq!(count(client).await, 1);
+    }
+    // One for reading the file, which is free again when one of the two lanes takes it.
+    allow_threads(&host, Process(host.pid()).threads() + 1);
+    let position = host.log_position();
+    let thread = r#""thread""#;
+    host.offer(host.setup().key("/count", "lane", thread).key("/more", "lane", thread));
+    let is_judged = |line: &plugsocket_tests::Line| {
+        line.says("configuration not applied") || line.says("configuration applied")
+    };
+    let mut judged = position;
+    // A thread that has just ended may still count.
+    while host.wait_for_log_since(judged, "the file", is_judged).await.says("configuration not") {
+        judged = host.log_position();
+        host.signal("HUP");
+    }
+    host.wait_for_error(position, "resource keeps its lane").await;
+    for client in &mut clients {
+        assert_eq!(count(client).await, 2);
+    }
+    allow_threads(&host, 10_000);
+    let (code, said) = host.command(&["reload"]).await;
+    assert_eq!(code, 0, "{said}");
+    let (_, said) = host.command(&["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&said).unwrap();
+    let lanes = status["resources"].as_array().unwrap().iter().map(|r| r["lane"].clone());
+    assert_eq!(lanes.collect::<Vec<_>>(), ["thread", "thread"]);
+    for client in &mut clients {
+        assert_eq!(count(client).await, 3);
+    }
+}
+
+#[tokio::test]
 async fn pipes_and_endless_files_in_the_place_of_a_file_are_refused_at_once() {
     let host = counter().start().await;
     let mut client = host.connect("/count").await;

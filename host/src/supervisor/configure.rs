@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
+use super::care::Memory;
 use super::deploy::{Candidate, unserved};
 use super::order::Outcome;
 use super::{Supervisor, chain};
@@ -153,7 +154,11 @@ impl Supervisor {
             let candidate = candidates.remove(path);
             let resource = match (running.get(path), candidate) {
                 (Some(resource), None) => {
-                    self.reshape(resource, settings);
+                    if let Err(error) = self.reshape(resource, settings) {
+                        error!(resource = path, %error, "resource keeps its lane");
+                        // So that it is tried again with the next reading.
+                        settings.lane = old.resources[path].lane;
+                    }
                     resource.clone()
                 }
                 (Some(resource), Some(candidate)) => {
@@ -175,13 +180,11 @@ impl Supervisor {
                     }
                     resource.clone()
                 }
-                (None, candidate) => {
-                    let resource = candidate.as_ref().map_or_else(
-                        || unserved(path, settings),
-                        |candidate| candidate.resource.clone(),
-                    );
-                    if let Some(candidate) = candidate {
-                        self.serve_first(&resource, settings, candidate);
+                (None, None) => unserved(path, settings),
+                (None, Some(candidate)) => {
+                    let resource = candidate.resource.clone();
+                    if let Err(error) = self.serve_first(&resource, settings, candidate) {
+                        self.not_served(path, &error, Memory::Written);
                     }
                     resource
                 }

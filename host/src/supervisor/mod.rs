@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use self::care::Trouble;
+use self::care::{Memory, Trouble};
 use self::deploy::unserved;
 use self::load::{Active, Content};
 pub(crate) use self::order::Order;
@@ -119,7 +119,12 @@ impl Supervisor {
             let resource = resources[path].clone();
             let Some(generation) = self.active(&settings.plugin) else { continue };
             match self.start_with_state(&generation, &resource, settings).await {
-                Ok(candidate) => self.serve_first(&resource, settings, candidate),
+                Ok(candidate) => {
+                    if let Err(error) = self.serve_first(&resource, settings, candidate) {
+                        self.not_served(path, &error, Memory::Written);
+                        failures.push(chain(&error));
+                    }
+                }
                 Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
             }
         }
@@ -247,7 +252,9 @@ pub(crate) async fn stop_lanes(hub: &Hub) {
     }
     for end in ended {
         // A lane that is gone already has ended.
-        drop(end.await);
+        if let Ok(gone) = end.await {
+            drop(gone.await);
+        }
     }
 }
 
