@@ -20,7 +20,7 @@ use crate::auth::{self, GuardError};
 use crate::census::Census;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, AskPlugin, Outcome};
-use crate::control::{Control, ControlError, Desk};
+use crate::control::{self, Control, ControlError, Desk};
 use crate::door;
 use crate::drain;
 use crate::identity::Mint;
@@ -94,9 +94,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(Command::Run) {
-        Command::Preflight { library, settings: None, .. } => be_child(loader::try_open(&library)),
+        Command::Preflight { library, settings: None, .. } => {
+            be_child(|| loader::try_open(&library))
+        }
         Command::Preflight { library, settings: Some(settings), with_state } => {
-            be_child(Trial { library, with_state, settings, timeout: 0 }.rehearse())
+            be_child(|| Trial { library, with_state, settings, timeout: 0 }.rehearse())
         }
         command @ Command::Ask(Ask::Plugin(AskPlugin::Check(_))) => with_runtime(command, options),
         Command::Ask(ask) => tell(ask.run(&options.config)),
@@ -124,7 +126,9 @@ fn tell(asked: Result<Outcome, AskError>) -> ExitCode {
 }
 
 /// The preflight child: no runtime, no log, one line.
-fn be_child<E: std::error::Error>(found: Result<(), E>) -> ExitCode {
+fn be_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    preflight::end_with_parent();
+    let found = work();
     let (said, code) = match found {
         Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
         Err(error) => (chain(&error), ExitCode::FAILURE),
@@ -226,6 +230,7 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
     // First: a second host by mistake ends here, before it touches anything.
     let control = open_control(&config)?;
+    let _alone = control::claim_state(&config.server.state_dir)?;
     let listeners = open_listeners(&config, inherited).await?;
     certificates.iter().for_each(Served::tell);
     let before = watch::survey(&scope(&config));

@@ -260,6 +260,65 @@ async fn pipes_and_endless_files_in_the_place_of_a_file_are_refused_at_once() {
 }
 
 #[tokio::test]
+async fn a_folder_of_copies_that_was_tidied_away_is_made_anew() {
+    let host = counter().start().await;
+    let mut client = host.connect("/count").await;
+    assert_eq!(count(&mut client).await, 1);
+    for gone in [format!(".plugsocket/staged/{}", host.pid()), ".plugsocket/staged".to_owned()] {
+        fs::remove_dir_all(host.folder().join(gone)).unwrap();
+        let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_eq!(count(&mut client).await, 2);
+    let own = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
+    assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_killed_host_leaves_no_process_that_tries_a_library() {
+    let mut host = counter().reload("preflight_timeout", "600").start().await;
+    let pid = host.pid();
+    host.replace_library("counter", "ctor_hang");
+    let children = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+        lists
+            .flat_map(|list| {
+                list.unwrap_or_default()
+                    .split_whitespace()
+                    .map(ToOwned::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let is_preflight = |child: &String| {
+        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        let maps = fs::read_to_string(format!("/proc/{child}/maps")).unwrap_or_default();
+        // The library is open, so its constructor hangs.
+        line.windows(9).any(|word| word == b"preflight") && maps.contains("counter.2.so")
+    };
+    let mut child = None;
+    within("the child", async {
+        while child.is_none() {
+            child = children().into_iter().find(is_preflight);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    host.signal("KILL");
+    host.ended().await;
+    within("the child to end", async {
+        // What nobody has waited for yet has no command line any more.
+        while fs::read(format!("/proc/{}/cmdline", child.as_ref().unwrap()))
+            .is_ok_and(|line| !line.is_empty())
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn lengths_that_are_only_claimed_take_no_memory() {
     // 300 times 16 MiB would be 4.8 GB.
     let setup = on_unix(Setup::new(PROGRAM).resource("/talk", "echo"));

@@ -9,6 +9,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
@@ -96,13 +97,36 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
         }
     }
     let own = folder.join(std::process::id().to_string());
-    // What lies in it is opened by its path.
-    DirBuilder::new().mode(0o700).create(&own)?;
+    make(&own)?;
     Ok(own)
 }
 
+/// What lies in it is opened by its path: nobody else may write there.
+fn make(own: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(own)
+}
+
+/// Makes the folder of the copies anew, should somebody have tidied it away.
+fn restore(own: &Path) -> io::Result<()> {
+    if own.is_dir() {
+        return Ok(());
+    }
+    own.parent().map_or(Ok(()), fs::create_dir_all)?;
+    make(own)?;
+    if IS_CLEARED.load(Ordering::SeqCst) {
+        // It was this process itself, while it ends; nobody waits for the copy any more.
+        drop(fs::remove_dir_all(own));
+        return Err(io::Error::other("the host ends"));
+    }
+    Ok(())
+}
+
+/// This process needs its folder no more.
+static IS_CLEARED: AtomicBool = AtomicBool::new(false);
+
 /// Takes this process's own folder away.
 pub(crate) fn clear(folder: &Path) {
+    IS_CLEARED.store(true, Ordering::SeqCst);
     // The next host does it as well.
     drop(fs::remove_dir_all(folder.join(std::process::id().to_string())));
 }
@@ -118,6 +142,7 @@ pub(crate) fn stage(
     (name, generation): (&str, u64),
     demands: &Demands,
 ) -> Result<Staged, StageError> {
+    restore(folder).map_err(|source| StageError::Copy { path: folder.to_owned(), source })?;
     // Without waiting for the other end, should it be a pipe.
     let opened = OpenOptions::new().read(true).custom_flags(files::O_NONBLOCK).open(library);
     let mut file = opened.map_err(StageError::Read)?;

@@ -84,13 +84,14 @@ impl Supervisor {
     ) -> Result<Option<Active>, Refusal> {
         let config = self.hub.config.load_full();
         let file = watch::library(&config.server.plugin_dir, name);
+        self.know_archive(name).await;
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.seen = FileStamp::of(&file);
         if plugin.seen.is_none() {
             return Err(Refusal::Missing(file));
         }
         let present = plugin.active.as_ref().map(|active| active.hash);
-        let number = self.next_number(name);
+        let number = self.next_number(name).await;
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let demands = self.demands(name);
         let copied = move || stage::stage(&file, &folder, (&plugin, number), &demands);

@@ -29,6 +29,7 @@ pub(crate) use self::order::Order;
 use self::order::Outcome;
 use self::probation::Probation;
 use crate::config::Config;
+use crate::plugin::archive::Kept;
 use crate::plugin::handover::Succession;
 use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
@@ -65,6 +66,8 @@ pub(crate) struct Supervisor {
     troubles: BTreeMap<String, Trouble>,
     /// Plugins whose generation has just begun to serve.
     probations: BTreeMap<String, Probation>,
+    /// Libraries that lie in the folder and serve nothing, as they were when that was said.
+    available: BTreeMap<PathBuf, FileStamp>,
 }
 
 /// A plugin by name.
@@ -82,6 +85,8 @@ struct Plugin {
     /// The operator has switched it off.
     is_disabled: bool,
     failed_probations: u64,
+    /// What is in its archive, the newest first; None before anybody looked.
+    kept: Option<Vec<Kept>>,
 }
 
 impl Supervisor {
@@ -93,6 +98,7 @@ impl Supervisor {
             plugins: BTreeMap::new(),
             troubles: BTreeMap::new(),
             probations: BTreeMap::new(),
+            available: BTreeMap::new(),
         }
     }
 
@@ -129,7 +135,9 @@ impl Supervisor {
             }
         }
         for path in watch::libraries(&config.server.plugin_dir) {
-            self.report_if_available(&path, &config);
+            if !self.concerns(&path) {
+                self.note_available(path);
+            }
         }
         self.publish();
         Ok(failures)
@@ -175,6 +183,10 @@ impl Supervisor {
             Change::File(path) if path == self.hub.config.load().path => {
                 drop(self.configuration_changed().await);
             }
+            Change::File(path) if !self.concerns(&path) => {
+                // Of these there may be thousands at once, and nobody is told anything new.
+                return self.note_available(path);
+            }
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call).await,
             Change::Panicking(path) => self.panicking(&path).await,
@@ -190,10 +202,26 @@ impl Supervisor {
         self.publish();
     }
 
+    /// Whether this is the library of a plugin that is mapped, or that runs.
+    fn concerns(&self, path: &Path) -> bool {
+        watch::plugin_name(path)
+            .is_some_and(|name| self.active(name).is_some() || self.hub.config.load().maps(name))
+    }
+
+    fn note_available(&mut self, path: PathBuf) {
+        let Some(stamp) = FileStamp::of(&path) else {
+            self.available.remove(&path);
+            return;
+        };
+        if self.available.get(&path) != Some(&stamp) {
+            self.report_if_available(&path, &self.hub.config.load());
+            self.available.insert(path, stamp);
+        }
+    }
+
     async fn library_changed(&mut self, path: &Path) {
         let config = self.hub.config.load_full();
         let Some(name) = watch::plugin_name(path).map(ToOwned::to_owned) else { return };
-        let is_mapped = config.maps(&name);
         let stamp = FileStamp::of(path);
         let plugin = self.plugins.entry(name.clone()).or_default();
         // One that is disabled is looked at when it is enabled.
@@ -211,12 +239,12 @@ impl Supervisor {
             }
             return;
         }
-        if !is_mapped {
+        if config.maps(&name) {
+            self.take(&name, &config).await;
+        } else {
             plugin.seen = stamp;
             self.report_if_available(path, &config);
-            return;
         }
-        self.take(&name, &config).await;
     }
 
     /// What `[plugins.NAME]` says has changed, and so may what it says of the library that lies there.
