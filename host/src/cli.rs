@@ -1,5 +1,6 @@
 //! The command line, and what each command does from start to end.
 
+use std::future::pending;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -8,27 +9,29 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use clap::{Args, Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{mpsc, watch};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::sync::watch::channel;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tracing::{debug, info, warn};
+use tokio::time::{sleep, timeout};
+use tracing::{debug, error, info, warn};
 
 use crate::auth::{self, GuardError};
 use crate::census::Census;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::client::{self, Ask, AskError, AskPlugin, Outcome};
-use crate::control::{Control, ControlError, Desk};
+use crate::control::{self, Control, ControlError, Desk};
 use crate::door;
 use crate::drain;
 use crate::identity::Mint;
 use crate::listener::{Layer, Listener};
 use crate::plugin::trial::{Trial, TrialError};
-use crate::plugin::{loader, preflight, watch as files};
+use crate::plugin::{loader, preflight, stage, state, watch};
 use crate::registry::Registry;
 use crate::router::Router;
 use crate::server::{self, Hub};
-use crate::supervisor::{Change, Supervisor, chain, keeper};
+use crate::supervisor::keeper::{self, Keeper};
+use crate::supervisor::{self, Change, Supervisor, chain};
 use crate::systemd::{self, Inherited};
 use crate::telemetry::{self, LogFormat};
 use crate::tls::{self, Served, Tls};
@@ -91,9 +94,11 @@ enum Command {
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(Command::Run) {
-        Command::Preflight { library, settings: None, .. } => be_child(loader::try_open(&library)),
+        Command::Preflight { library, settings: None, .. } => {
+            be_child(|| loader::try_open(&library))
+        }
         Command::Preflight { library, settings: Some(settings), with_state } => {
-            be_child(Trial { library, with_state, settings, timeout: 0 }.rehearse())
+            be_child(|| Trial { library, with_state, settings, timeout: 0 }.rehearse())
         }
         command @ Command::Ask(Ask::Plugin(AskPlugin::Check(_))) => with_runtime(command, options),
         Command::Ask(ask) => tell(ask.run(&options.config)),
@@ -121,7 +126,9 @@ fn tell(asked: Result<Outcome, AskError>) -> ExitCode {
 }
 
 /// The preflight child: no runtime, no log, one line.
-fn be_child<E: std::error::Error>(found: Result<(), E>) -> ExitCode {
+fn be_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
+    preflight::end_with_parent();
+    let found = work();
     let (said, code) = match found {
         Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
         Err(error) => (chain(&error), ExitCode::FAILURE),
@@ -193,6 +200,8 @@ enum CommandError {
     Watchdog(#[source] io::Error),
     #[error("cannot wait for signals")]
     Signals(#[source] io::Error),
+    #[error("the {0} has ended, without which the host cannot go on; the lines before say why")]
+    Lost(&'static str),
     #[error("{0} of the plugins or resources cannot be served")]
     Unserved(usize),
 }
@@ -206,7 +215,7 @@ async fn check(options: &Options) -> Result<(), CommandError> {
     config.resources.values_mut().for_each(|resource| resource.snapshot_every = None);
     let (hub, mut supervisor) = assemble(config, certificates);
     let failures = start(&hub, &mut supervisor).await?;
-    supervisor.stop().await;
+    stop_lanes(&hub).await;
     if !failures.is_empty() {
         return Err(CommandError::Unserved(failures.len()));
     }
@@ -217,38 +226,58 @@ async fn check(options: &Options) -> Result<(), CommandError> {
 async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError> {
     let config = Config::load(&options.config)?;
     let certificates = Served::load(&config, None)?;
-    let (mut terminate, mut interrupt, mut hangup) = (
-        wait_for(SignalKind::terminate())?,
-        wait_for(SignalKind::interrupt())?,
-        wait_for(SignalKind::hangup())?,
-    );
-    // Nobody waits for it: that it is heard makes it an error of the write instead of the end of the host.
-    drop(wait_for(FILE_TOO_LARGE)?);
+    let mut signals = Signals::heard()?;
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
     // First: a second host by mistake ends here, before it touches anything.
     let control = open_control(&config)?;
+    let _alone = control::claim_state(&config.server.state_dir)?;
     let listeners = open_listeners(&config, inherited).await?;
     certificates.iter().for_each(Served::tell);
-    let before = files::survey(&scope(&config));
+    let before = watch::survey(&scope(&config));
+    state::sweep(&config.server.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
-    start(&hub, &mut supervisor).await?;
+    let keeper = Arc::new(Keeper::default());
+    // Applications may take their time to start, one after the other; the end need not wait for them.
+    let is_started = tokio::select! {
+        started = start(&hub, &mut supervisor) => started.map(|_| true)?,
+        () = signals.end.come() => false,
+    };
+    let served = if is_started {
+        let doors = Doors { listeners, control, before };
+        serve(&hub, (supervisor, &keeper), doors, signals).await
+    } else {
+        Ok(())
+    };
+    drop(timeout(LAST_SNAPSHOTS, keeper::write_last(&hub, &keeper)).await);
+    stop_lanes(&hub).await;
+    info!("plugsocket ends");
+    served
+}
 
-    let (stop, stopped) = watch::channel(());
+/// Through what a host is reached, and how its files were before they were read.
+struct Doors {
+    listeners: Vec<Listener>,
+    control: Option<Control>,
+    before: watch::Survey,
+}
+
+/// Serves until it is asked to end, or until a part of it has ended without which it would only seem to serve.
+async fn serve(
+    hub: &Arc<Hub>,
+    (supervisor, keeper): (Supervisor, &Arc<Keeper>),
+    doors: Doors,
+    mut signals: Signals,
+) -> Result<(), CommandError> {
+    let (stop, stopped) = channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
-    for listener in listeners {
+    for listener in doors.listeners {
         accepting.spawn(door::accept(listener, hub.clone(), stopped.clone()));
     }
-    let mut background = JoinSet::new();
-    background.spawn(watch_files(hub.clone(), before, changes.clone()));
-    background.spawn(server::keep_alive(hub.clone()));
-    background.spawn(server::keep_keys(hub.clone()));
-    background.spawn(keeper::keep_states(hub.clone()));
-    background.spawn(tls::keep(hub.clone()));
-    background.spawn(systemd::heartbeat(changes.clone()));
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
     let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
-    if let Some(control) = control {
+    let mut background = background(hub, keeper, (doors.before, changes.clone()));
+    if let Some(control) = doors.control {
         background.spawn(control.serve(desk));
     }
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(CommandError::Watchdog)?;
@@ -256,14 +285,19 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     supervising.spawn(supervisor.run(queue, stopped));
     info!("ready");
     systemd::ready("serving");
-    loop {
+    let served = loop {
         tokio::select! {
-            _ = terminate.recv() => break,
-            _ = interrupt.recv() => break,
-            Some(()) = asked_to_drain.recv() => break,
+            () = signals.end.come() => break Ok(()),
+            Some(()) = asked_to_drain.recv() => break Ok(()),
             // A full queue is read to its end, and the file with it.
-            _ = hangup.recv() => drop(changes.try_send(Change::Configuration)),
+            _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
+            _ = supervising.join_next() => break Err(CommandError::Lost("supervisor")),
+            Some(_) = background.join_next() => break Err(CommandError::Lost("background task")),
+            Some(_) = accepting.join_next() => break Err(CommandError::Lost("accept loop")),
         }
+    };
+    if let Err(error) = &served {
+        error!("{error}");
     }
     systemd::stopping(hub.registry.len());
     drop(watching);
@@ -271,13 +305,91 @@ async fn run(options: &Options, inherited: Inherited) -> Result<(), CommandError
     background.shutdown().await;
     // An accept loop that has ended needs no word.
     stop.send(()).ok();
-    drain::drain(&hub, accepting).await;
-    if let Some(Ok(supervisor)) = supervising.join_next().await {
-        drop(timeout(LAST_SNAPSHOTS, supervisor.write_states()).await);
-        drop(timeout(STOP_LANES, supervisor.stop()).await);
+    drain::drain(hub, accepting).await;
+    while supervising.join_next().await.is_some() {}
+    served
+}
+
+/// What goes on beside the connections for as long as the host serves.
+fn background(
+    hub: &Arc<Hub>,
+    keeper: &Arc<Keeper>,
+    (before, changes): (watch::Survey, mpsc::Sender<Change>),
+) -> JoinSet<()> {
+    let mut background = JoinSet::new();
+    background.spawn(watch_files(hub.clone(), before, changes.clone()));
+    background.spawn(server::keep_alive(hub.clone()));
+    background.spawn(keeper::keep_states(hub.clone(), keeper.clone()));
+    let keys = hub.clone();
+    background.spawn(again_and_again("the look at keys", move || server::keep_keys(keys.clone())));
+    let certificates = hub.clone();
+    let keep = move || tls::keep(certificates.clone());
+    background.spawn(again_and_again("the look at certificates", keep));
+    background.spawn(async move {
+        systemd::heartbeat(changes).await;
+        // Nobody wants to hear it.
+        pending().await
+    });
+    background
+}
+
+/// For what remembers nothing that others depend on: begun anew should it panic, as where the system has no thread for it.
+async fn again_and_again<F>(what: &'static str, begin: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    const PAUSE: Duration = Duration::from_secs(5);
+    let mut running = JoinSet::new();
+    loop {
+        running.spawn(begin());
+        match running.join_next().await {
+            Some(Err(error)) if error.is_panic() => {
+                error!(pause = ?PAUSE, "{what} failed and is begun anew");
+                sleep(PAUSE).await;
+            }
+            _ => return,
+        }
     }
-    info!("plugsocket ends");
-    Ok(())
+}
+
+/// What the system tells the host.
+struct Signals {
+    end: End,
+    hangup: Signal,
+}
+
+/// SIGTERM and SIGINT.
+struct End {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on none of them ends the process by itself.
+    fn heard() -> Result<Self, CommandError> {
+        // Nobody waits for it: that it is heard makes it an error of the write instead of the end of the host.
+        drop(wait_for(FILE_TOO_LARGE)?);
+        let (terminate, interrupt) =
+            (wait_for(SignalKind::terminate())?, wait_for(SignalKind::interrupt())?);
+        let hangup = wait_for(SignalKind::hangup())?;
+        Ok(Self { end: End { terminate, interrupt }, hangup })
+    }
+}
+
+impl End {
+    /// One of the two has come.
+    async fn come(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Ends all instances, and takes away what only this process needed.
+async fn stop_lanes(hub: &Arc<Hub>) {
+    drop(timeout(STOP_LANES, supervisor::stop_lanes(hub)).await);
+    stage::clear(&hub.config.load().server.staging_dir);
 }
 
 /// None where the default path is too long: the folder of plugins.toml may lie as deep as it likes.
@@ -326,7 +438,7 @@ async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, Co
     supervisor.start().await.map_err(|source| CommandError::Staging { path, source })
 }
 
-fn wait_for(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CommandError> {
+fn wait_for(kind: SignalKind) -> Result<Signal, CommandError> {
     signal(kind).map_err(CommandError::Signals)
 }
 
@@ -381,13 +493,13 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, CommandError> {
     Ok(listeners)
 }
 
-fn scope(config: &Config) -> files::Scope {
+fn scope(config: &Config) -> watch::Scope {
     let Reload { quiet, rescan, .. } = config.server.reload;
     let (plugin_dir, file) = (config.server.plugin_dir.clone(), config.path.clone());
-    files::Scope { plugin_dir, file, quiet, rescan }
+    watch::Scope { plugin_dir, file, quiet, rescan }
 }
 
-async fn watch_files(hub: Arc<Hub>, before: files::Survey, changes: mpsc::Sender<Change>) {
+async fn watch_files(hub: Arc<Hub>, before: watch::Survey, changes: mpsc::Sender<Change>) {
     let scope = move || scope(&hub.config.load());
     let (changed, mut paths) = mpsc::channel(CHANGES);
     let forward = async {
@@ -397,7 +509,7 @@ async fn watch_files(hub: Arc<Hub>, before: files::Survey, changes: mpsc::Sender
             }
         }
     };
-    tokio::join!(files::watch(scope, before, changed), forward);
+    tokio::join!(watch::watch(scope, before, changed), forward);
 }
 
 fn say(line: &str) {

@@ -6,10 +6,12 @@
 //! benchmarks, which reach the others through `internals` (a feature of that name, off).
 
 // What an operator says.
+mod aside;
 mod cli;
 pub mod config;
 mod control;
 mod drain;
+mod files;
 mod systemd;
 mod telemetry;
 // How a connection comes in.

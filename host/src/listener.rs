@@ -85,7 +85,9 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 async fn remove_stale_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    if is_socket && UnixStream::connect(path).await.is_err() {
+    // Only that says that nobody listens: a host that is busy has no place in its queue for one more.
+    let is_stale = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    if is_socket && UnixStream::connect(path).await.is_err_and(is_stale) {
         drop(std::fs::remove_file(path));
     }
 }
@@ -114,5 +116,31 @@ pub(crate) async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
             Ok(Accepted::Tcp(stream, address.ip().to_canonical(), *layer))
         }
         Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+        let path = std::env::temp_dir().join(format!("plugsocket-listen-{}", std::process::id()));
+        drop(Listener::bind_unix(&path).await.unwrap());
+        assert!(path.exists(), "as a host leaves it that was killed");
+        // One that has no place in its queue: a host that is stopped, or busy.
+        remove_stale_socket(&path).await;
+        let socket = UnixSocket::new_stream().unwrap();
+        socket.bind(&path).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            waiting.push(stream);
+        }
+        let refused = Listener::bind_unix(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        drop(listener);
+        Listener::bind_unix(&path).await.unwrap();
+        std::fs::remove_file(&path).unwrap();
     }
 }

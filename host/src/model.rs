@@ -291,6 +291,10 @@ impl Instance for Scribe {
         None
     }
 
+    fn plugin(&self) -> &str {
+        "scribe"
+    }
+
     fn generation(&self) -> u64 {
         self.generation
     }

@@ -58,6 +58,12 @@ impl Outage {
         Self { text, retry_after: Self::RETRY_AFTER }
     }
 
+    /// The application hangs, and another instance of it follows.
+    pub(crate) fn of_stuck(retry_after: Duration) -> Self {
+        let text = "the application does not answer; it is being started again".to_owned();
+        Self { text, retry_after }
+    }
+
     pub(crate) fn close_reason(&self) -> CloseReason {
         let reason = CloseReason::host(CloseCode::TRY_AGAIN, self.text.clone());
         CloseReason { retry_after: Some(self.retry_after), ..reason }

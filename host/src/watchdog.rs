@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 use crate::config::{Config, Watchdog as Limits};
-use crate::plugin::pulse::{Finding, Pulse, Watch};
+use crate::plugin::pulse::{Finding, Pulse, Watch, overslept};
 use crate::resource::{Resource, ServiceState};
 use crate::server::Hub;
 use crate::supervisor::Change;
@@ -33,12 +33,16 @@ pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchd
     let (stop, stopped) = mpsc::channel();
     std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
         let mut lanes = BTreeMap::new();
+        let mut looked = Instant::now();
         loop {
             let config = hub.config.load_full();
             let pause = interval(&config.server.watchdog);
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
+            let late = overslept(looked.elapsed(), pause);
+            looked = Instant::now();
+            lanes.values_mut().for_each(|lane: &mut Lane| lane.watch.excuse(late));
             look(&hub, &config, &mut lanes, &changes);
         }
     })?;

@@ -151,6 +151,17 @@ async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
 }
 
 #[tokio::test]
+async fn a_file_that_maps_nothing_any_more_closes_nothing() {
+    let host = setup().start().await;
+    let mut client = host.connect("/count").await;
+    for text in ["", "[server]\nplugin_dir = \"plugins\"\n"] {
+        is_refused(&host, text, "it maps no resource any more").await;
+        assert!(host.log().iter().any(|line| line.text().contains("plugsocket drain")));
+    }
+    counts(&mut client, "v1", 1).await;
+}
+
+#[tokio::test]
 async fn a_plugin_that_does_not_come_up_makes_the_whole_file_wait() {
     let host = setup().resource("/panic", "panicker").start().await;
     let mut client = host.connect("/count").await;

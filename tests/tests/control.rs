@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use plugsocket_tests::{Line, Request, Setup, TestHost, within};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -152,6 +153,78 @@ async fn one_connection_is_closed_and_the_host_is_drained_on_request() {
     assert!(host.ended().await.success());
     let (code, said) = host.command(&["status"]).await;
     assert!(code == 3 && said.contains("no host answers"), "{said}");
+}
+
+#[tokio::test]
+async fn a_socket_that_was_removed_is_made_anew_and_another_hosts_is_left_alone() {
+    let mut host = counter().start().await;
+    let folder = host.folder().join(".plugsocket");
+    for gone in [&["control"][..], &["control", "control.lock"]] {
+        let position = host.log_position();
+        gone.iter().for_each(|name| std::fs::remove_file(folder.join(name)).unwrap());
+        let is_back = |line: &Line| line.says("the control socket had been removed");
+        host.wait_for_log_since(position, "the socket to come back", is_back).await;
+        done(&host, &["status"]).await;
+    }
+    let (code, said) = host.command(&["run"]).await;
+    assert!(code == 1 && said.contains("another host uses"), "{said}");
+    // Somebody else's by now.
+    let next = folder.join("next");
+    let _other = std::os::unix::net::UnixListener::bind(&next).unwrap();
+    std::fs::rename(next, folder.join("control")).unwrap();
+    host.signal("TERM");
+    assert!(host.ended().await.success());
+    assert!(folder.join("control").exists());
+}
+
+#[tokio::test]
+async fn a_request_that_is_no_text_is_refused_as_any_other() {
+    let host = counter().start().await;
+    let control = host.folder().join(".plugsocket/control");
+    for request in [&b"{\"do\":\"status\xff\"}\n"[..], b"\xff\xfe\n", b"nonsense\n"] {
+        let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
+        stream.write_all(request).await.unwrap();
+        let mut answer = Vec::new();
+        within("the answer", stream.read_to_end(&mut answer)).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert_eq!(answer["answer"], "refused", "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn two_hosts_keep_their_states_apart() {
+    let host = counter().start().await;
+    let state = format!("{:?}", host.folder().join(".plugsocket/state"));
+    let outcome = counter().server("state_dir", &state).run(&["run"]).await;
+    assert_eq!(outcome.code, Some(1));
+    assert!(outcome.complained.contains("another host keeps its state in"), "{outcome:?}");
+    // To look at it needs no state.
+    assert_eq!(host.command(&["check"]).await.0, 0);
+}
+
+#[tokio::test]
+async fn libraries_that_are_gone_are_not_listed() {
+    let host = counter().start().await;
+    let names: Vec<String> = (0..50).map(|number| format!("spare{number}")).collect();
+    let position = host.log_position();
+    for name in &names {
+        std::fs::write(host.library(name), "no library").unwrap();
+    }
+    for name in &names {
+        let is_it = |line: &Line| line.says("available") && line.field("plugin") == *name;
+        host.wait_for_log_since(position, name, is_it).await;
+    }
+    assert_eq!(json_of(&host, &["plugin", "list"]).await.as_array().unwrap().len(), 51);
+    for name in &names {
+        std::fs::remove_file(host.library(name)).unwrap();
+    }
+    let listed =
+        async { while json_of(&host, &["plugin", "list"]).await.as_array().unwrap().len() > 1 {} };
+    within("the list to be short", listed).await;
+    // What is known of one that comes back is known anew.
+    let position = host.log_position();
+    std::fs::write(host.library("spare0"), "no library").unwrap();
+    host.wait_for_log_since(position, "the offer", |line| line.says("available")).await;
 }
 
 #[tokio::test]

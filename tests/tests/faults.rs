@@ -9,7 +9,7 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -131,6 +131,193 @@ async fn a_full_disk_costs_the_snapshot_and_not_the_application() {
     .await;
 }
 
+/// A host of a user of its own, who may have so few threads that no new one can be had; None where that cannot be.
+async fn short_of_threads(test: &str, user: u32, setup: Setup) -> Option<TestHost> {
+    let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
+    let tools = ["setpriv", "prlimit"].map(|tool| {
+        std::process::Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success())
+    });
+    if !is_root || tools != [true; 2] {
+        skip(test, "it needs root, setpriv and prlimit");
+        return None;
+    }
+    let script = format!(
+        r#"for last; do :; done; chown -R {user}:{user} "${{last%/*}}" && exec setpriv --reuid={user} --regid={user} --clear-groups "$@""#
+    );
+    Some(setup.launcher(&["sh", "-c", &script, "sh"]).start().await)
+}
+
+/// Lets the user of a host have so many threads; said by that user, as root may not have the right in a container.
+fn allow_threads(host: &TestHost, count: usize) {
+    let user = fs::metadata(format!("/proc/{}", host.pid())).unwrap().uid();
+    let mut command = std::process::Command::new("setpriv");
+    command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
+    command.args(["prlimit", &format!("--nproc={count}:"), "--pid", &host.pid().to_string()]);
+    assert!(command.status().unwrap().success());
+}
+
+#[tokio::test]
+async fn without_a_thread_an_order_fails_and_the_next_one_is_done() {
+    let test = "without_a_thread_an_order_fails_and_the_next_one_is_done";
+    let setup = counter().key("/count", "snapshot_every", "0.1");
+    let Some(mut host) = short_of_threads(test, 64_411, setup).await else { return };
+    let mut client = host.connect("/count").await;
+    let file = host.folder().join(".plugsocket/state/snapshots/%2Fcount.snapshot");
+    assert_eq!(count(&mut client).await, 1);
+    allow_threads(&host, 1);
+    let position = host.log_position();
+    host.signal("HUP");
+    host.wait_for_error(position, "the system gives no thread").await;
+    let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
+    assert!(code == 1 && said.contains("the system gives no thread"), "{said}");
+    let unwritten = |line: &plugsocket_tests::Line| line.says("the state cannot be written");
+    host.wait_for_log_since(position, "the snapshot that is not written", unwritten).await;
+    assert_eq!(count(&mut client).await, 2);
+    allow_threads(&host, 10_000);
+    let modified = || fs::metadata(&file).and_then(|meta| meta.modified()).ok();
+    let before = modified();
+    within("the next snapshot", async {
+        while modified() == before {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(count(&mut client).await, 3);
+    host.signal("TERM");
+    client.expect_close_packet(1001).await;
+    client.close().await;
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_lane_for_which_there_is_no_thread_stays_where_it_is() {
+    let test = "a_lane_for_which_there_is_no_thread_stays_where_it_is";
+    let setup = counter().resource("/more", "counter");
+    let Some(mut host) = short_of_threads(test, 64_412, setup).await else { return };
+    let mut clients = [host.connect("/count").await, host.connect("/more").await];
+    for client in &mut clients {
+        assert_eq!(count(client).await, 1);
+    }
+    // One for reading the file, which is free again when one of the two lanes takes it.
+    allow_threads(&host, Process(host.pid()).threads() + 1);
+    let position = host.log_position();
+    let thread = r#""thread""#;
+    host.offer(host.setup().key("/count", "lane", thread).key("/more", "lane", thread));
+    let is_judged = |line: &plugsocket_tests::Line| {
+        line.says("configuration not applied") || line.says("configuration applied")
+    };
+    let mut judged = position;
+    // A thread that has just ended may still count.
+    while host.wait_for_log_since(judged, "the file", is_judged).await.says("configuration not") {
+        judged = host.log_position();
+        host.signal("HUP");
+    }
+    host.wait_for_error(position, "resource keeps its lane").await;
+    for client in &mut clients {
+        assert_eq!(count(client).await, 2);
+    }
+    allow_threads(&host, 10_000);
+    let (code, said) = host.command(&["reload"]).await;
+    assert_eq!(code, 0, "{said}");
+    let (_, said) = host.command(&["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&said).unwrap();
+    let lanes = status["resources"].as_array().unwrap().iter().map(|r| r["lane"].clone());
+    assert_eq!(lanes.collect::<Vec<_>>(), ["thread", "thread"]);
+    for client in &mut clients {
+        assert_eq!(count(client).await, 3);
+    }
+}
+
+#[tokio::test]
+async fn pipes_and_endless_files_in_the_place_of_a_file_are_refused_at_once() {
+    let host = counter().start().await;
+    let mut client = host.connect("/count").await;
+    let place = host.folder().join("plugins.toml");
+    let good = fs::read(&place).unwrap();
+    for what in ["a pipe", "a device"] {
+        let position = host.log_position();
+        fs::remove_file(&place).unwrap();
+        if what == "a pipe" {
+            assert!(std::process::Command::new("mkfifo").arg(&place).status().unwrap().success());
+        } else {
+            std::os::unix::fs::symlink("/dev/zero", &place).unwrap();
+        }
+        host.signal("HUP");
+        host.wait_for_error(position, "it is no file but a folder, a pipe or a device").await;
+    }
+    host.put("plugins.toml", good);
+    host.reload("counter", "counter_v2").await;
+    let library = host.library("counter");
+    fs::remove_file(&library).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&library).status().unwrap().success());
+    let (code, said) = host.command(&["check", "--diff"]).await;
+    assert_eq!((code, said.trim()), (0, "nothing would change"));
+    let (code, said) = host.command(&["plugin", "rollback", "counter"]).await;
+    assert_eq!(code, 0, "{said}");
+    assert_eq!(count(&mut client).await, 1);
+}
+
+#[tokio::test]
+async fn a_folder_of_copies_that_was_tidied_away_is_made_anew() {
+    let host = counter().start().await;
+    let mut client = host.connect("/count").await;
+    assert_eq!(count(&mut client).await, 1);
+    for gone in [format!(".plugsocket/staged/{}", host.pid()), ".plugsocket/staged".to_owned()] {
+        fs::remove_dir_all(host.folder().join(gone)).unwrap();
+        let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
+        assert_eq!(code, 0, "{said}");
+    }
+    assert_eq!(count(&mut client).await, 2);
+    let own = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
+    assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn a_killed_host_leaves_no_process_that_tries_a_library() {
+    let mut host = counter().reload("preflight_timeout", "600").start().await;
+    let pid = host.pid();
+    host.replace_library("counter", "ctor_hang");
+    let children = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+        lists
+            .flat_map(|list| {
+                list.unwrap_or_default()
+                    .split_whitespace()
+                    .map(ToOwned::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let is_preflight = |child: &String| {
+        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        let maps = fs::read_to_string(format!("/proc/{child}/maps")).unwrap_or_default();
+        // The library is open, so its constructor hangs.
+        line.windows(9).any(|word| word == b"preflight") && maps.contains("counter.2.so")
+    };
+    let mut child = None;
+    within("the child", async {
+        while child.is_none() {
+            child = children().into_iter().find(is_preflight);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    host.signal("KILL");
+    host.ended().await;
+    within("the child to end", async {
+        // What nobody has waited for yet has no command line any more.
+        while fs::read(format!("/proc/{}/cmdline", child.as_ref().unwrap()))
+            .is_ok_and(|line| !line.is_empty())
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn lengths_that_are_only_claimed_take_no_memory() {
     // 300 times 16 MiB would be 4.8 GB.
@@ -219,8 +406,12 @@ fn skip(test: &str, why: &str) {
 
 #[tokio::test]
 async fn sigterm_before_it_is_ready_ends_it_in_order() {
-    let setup = on_unix(Setup::new(PROGRAM).library("counter", "counter_v2"));
-    let setup = setup.resource("/count", "counter").config("/count", "start_delay_ms", "3000");
+    // Three that take longer than anybody would wait, one after the other.
+    let mut setup = on_unix(Setup::new(PROGRAM).library("counter", "counter_v2"));
+    for path in ["/a", "/b", "/c"] {
+        setup = setup.resource(path, "counter").config(path, "start_delay_ms", "60000");
+    }
+    let setup = setup.reload("start_timeout", "100");
     let folder = setup.lay_out();
     let mut host = ByShell::start(folder.clone(), r#"exec "$@""#);
     within("the library to be staged", async {
@@ -233,8 +424,9 @@ async fn sigterm_before_it_is_ready_ends_it_in_order() {
     let begun = Instant::now();
     host.signal("TERM");
     let ended = host.ended().await;
-    assert!(ended.code() == Some(0) || ended.signal() == Some(15), "{ended:?}");
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(fs::read_dir(folder.join(".plugsocket/staged")).unwrap().count(), 0);
 }
 
 #[tokio::test]

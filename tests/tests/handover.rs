@@ -62,6 +62,66 @@ async fn again(host: &TestHost) -> tokio::process::Child {
     child
 }
 
+#[tokio::test]
+async fn the_last_state_is_written_after_the_one_that_is_being_written() {
+    let setup = counter().key("/app", "snapshot_every", "0.1").server("drain", "2");
+    let setup = setup.reload("snapshot_limit", "100000000").config("/app", "ballast", "60000000");
+    let mut host = setup.start().await;
+    let mut client = host.connect("/app").await;
+    let under_way = || {
+        let files = std::fs::read_dir(snapshots(&host)).into_iter().flatten().flatten();
+        files.into_iter().any(|file| file.path().extension().is_some_and(|end| end == "next"))
+    };
+    let mut total = 0;
+    for _ in 0..3 {
+        within("a state to be written", async {
+            while !under_way() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        total = count(&mut client).await.1;
+    }
+    host.signal("TERM");
+    client.expect_close_packet(1001).await;
+    client.close().await;
+    assert!(host.ended().await.success());
+    let left: Vec<_> = std::fs::read_dir(snapshots(&host)).unwrap().flatten().collect();
+    assert_eq!(left.len(), 1, "{left:?}");
+    let _second = again(&host).await;
+    let mut client = Client::open(host.address(), Request::to("/app")).await.ready().await;
+    assert_eq!(count(&mut client).await.1, total + 1);
+}
+
+#[tokio::test]
+async fn a_state_is_written_under_the_name_of_the_application_that_gave_it() {
+    let setup = counter().key("/app", "snapshot_every", "0.1").reload("restore_timeout", "15");
+    // The later of two resources takes its time, so that the configuration is not in force while the first has a new application.
+    let setup = setup.resource("/slow", "app");
+    let mut host = setup.start().await;
+    let mut client = host.connect("/app").await;
+    count(&mut client).await;
+    let setup = host.setup().resource("/app", "other").library("other", "counter_v2");
+    let position = host.log_position();
+    host.offer(setup.config("/slow", "restore_delay_ms", "10000"));
+    let served = |line: &plugsocket_tests::Line| line.says("resource is served by a new instance");
+    host.wait_for_log_since(position, "the new application", served).await;
+    assert_eq!(count(&mut client).await, ("v2".to_owned(), 1));
+    let file = snapshots(&host).join("%2Fapp.snapshot");
+    within("the state of the new one", async {
+        // Nothing else is ever under that name.
+        while !std::fs::read(&file).is_ok_and(|state| {
+            let text = String::from_utf8_lossy(&state).into_owned();
+            text.contains("plugin other\n")
+        }) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let applied = |line: &plugsocket_tests::Line| line.says("configuration applied");
+    assert!(!host.log().iter().any(applied), "it was to be early");
+}
+
 fn snapshots(host: &TestHost) -> std::path::PathBuf {
     host.folder().join(".plugsocket/state/snapshots")
 }

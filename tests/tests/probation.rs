@@ -3,6 +3,7 @@
 
 use plugsocket_tests::{Client, Line, Request, Setup, TestHost};
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -70,6 +71,32 @@ async fn refused_messages_over_the_share_bring_the_library_before_back_and_the_s
     assert_eq!(line.field("state"), "carried back");
     assert_eq!(count(&mut client).await, v1(22, 22));
 }
+
+#[tokio::test]
+async fn a_library_is_judged_however_many_orders_come_meanwhile() {
+    let host = setup("counter_v1").start().await;
+    host.reload("app", "panicker").await;
+    let control = host.folder().join(".plugsocket/control");
+    let mut asking = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let control = control.clone();
+        asking.spawn(async move {
+            loop {
+                let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
+                stream.write_all(ORDER).await.unwrap();
+                stream.read_to_end(&mut Vec::new()).await.unwrap();
+            }
+        });
+    }
+    let mut guilty = host.connect("/app").await;
+    guilty.send("panic").await;
+    guilty.expect_close_packet(1011).await;
+    failed(&host).await;
+    assert!(asking.try_join_next().is_none(), "they ask on");
+}
+
+/// One that changes nothing.
+const ORDER: &[u8] = b"{\"do\":\"plugin-disable\",\"plugin\":\"nobody\"}\n";
 
 #[tokio::test]
 async fn a_library_that_did_well_stays_whatever_it_does_later() {

@@ -47,6 +47,87 @@ async fn a_slow_callback_is_reported_while_it_runs_and_again_when_it_ends() {
 }
 
 #[tokio::test]
+async fn a_stuck_application_that_is_switched_off_keeps_nobody_waiting() {
+    let watchdog = "{ callback_warn = 0.1, callback_limit = 0.6, restart_pause = 600 }";
+    let host = setup(watchdog).resource("/stuck", "blocker").server("close_timeout", "1");
+    let host = host.start().await;
+    let mut guilty = host.connect("/stuck").await;
+    guilty.send("block forever").await;
+    wait_for(&host, 0, "a callback takes long").await;
+    // Behind the callback: not taken by the application yet.
+    let waiting = host.open(plugsocket_tests::Request::to("/stuck")).await;
+    let (code, said) = host.command(&["plugin", "disable", "blocker"]).await;
+    assert_eq!(code, 0, "{said}");
+    for mut client in [guilty, waiting] {
+        let packet = client.expect_close_packet(1013).await;
+        assert_eq!(packet["error"], "the application blocker is switched off");
+        client.close().await;
+    }
+    let connected =
+        async { while host.command(&["connections", "--json"]).await.1.trim() != "[]" {} };
+    plugsocket_tests::within("all connections to be gone", connected).await;
+    let packet = turned_away(&host, "/stuck").await;
+    assert_eq!(packet["error"], "the application blocker is switched off");
+    assert_eq!(host.command(&["plugin", "enable", "blocker"]).await.0, 0);
+    let mut client = host.connect("/stuck").await;
+    client.send("quick").await;
+    assert_eq!(client.receive_text().await, "quick");
+}
+
+#[tokio::test]
+async fn a_library_that_takes_over_from_a_stuck_one_and_fails_leaves_it_to_the_one_before() {
+    let watchdog = "{ callback_warn = 0.1, callback_limit = 0.5, restart_pause = 0.1 }";
+    let host = setup(watchdog).resource("/stuck", "app").library("app", "blocker");
+    let host = host.config("/stuck", "starts", "1").start().await;
+    let mut guilty = host.connect("/stuck").await;
+    guilty.send("block forever").await;
+    wait_for(&host, 0, "a callback takes long").await;
+    let position = host.log_position();
+    // It starts once, to take over, and not again when the lane has been given up.
+    host.replace_library("app", "counter_v2");
+    host.wait_for_error(position, "no other one could start").await;
+    guilty.expect_close_packet(1013).await;
+    wait_for(&host, position, "resource is served").await;
+    let mut client = host.connect("/stuck").await;
+    client.send("quick").await;
+    assert_eq!(client.receive_text().await, "quick");
+}
+
+#[tokio::test]
+async fn an_instance_that_takes_long_to_drop_holds_up_nobody() {
+    // One thread for everybody, so that nobody could step in.
+    let host = Setup::new(PROGRAM).environment("TOKIO_WORKER_THREADS", "1");
+    let host = host
+        .resource("/web", "feedback")
+        .resource("/slow", "counter")
+        .library("counter", "counter_v1");
+    let host = host.config("/slow", "drop_delay_ms", "15000").start().await;
+    let mut bystander = host.connect("/web").await;
+    let (code, said) = host.command(&["plugin", "disable", "counter"]).await;
+    assert_eq!(code, 0, "{said}");
+    echoes(&mut bystander).await;
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", host.pid())).unwrap().flatten();
+    let mut names = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+    assert!(names.any(|name| name.starts_with("drop:")), "it is still being dropped");
+}
+
+#[tokio::test]
+async fn a_line_of_a_lane_names_the_generation_that_serves_and_none_before() {
+    let host = Setup::new(PROGRAM).log_format("text").resource("/panic", "panicker");
+    let host = host.key("/panic", "lane", r#""thread""#).start().await;
+    for _ in 0..3 {
+        assert_eq!(host.command(&["plugin", "reload", "panicker"]).await.0, 0);
+    }
+    let mut guilty = host.connect("/panic").await;
+    guilty.send("panic").await;
+    guilty.expect_close_packet(1011).await;
+    let is_meant = |line: &Line| line.text().contains("told to panic");
+    let line = host.wait_for_log("the panic", is_meant).await;
+    assert!(line.text().contains("lane{") && line.text().contains("generation=4"), "{line}");
+    assert!((1..4).all(|number| !line.text().contains(&format!("generation={number}"))), "{line}");
+}
+
+#[tokio::test]
 async fn a_stuck_application_is_given_up_and_started_again_and_others_feel_nothing() {
     let watchdog = "{ callback_warn = 0.1, callback_limit = 0.5, restart_pause = 1.5 }";
     let mut host = setup(watchdog).resource("/stuck", "blocker").start().await;

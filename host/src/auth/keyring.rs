@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::keys::{self, Key, KeyError, Skipped};
 use crate::config::KeyFile;
+use crate::files;
 use crate::plugin::stage::FileStamp;
 use crate::supervisor::chain;
 
@@ -126,7 +127,7 @@ fn read(files: &[KeyFile]) -> Result<Found<'_>, KeyringError> {
             let reason = format!("it has {size} bytes, a key file has at most {MAX_FILE}");
             return Err(KeyringError::Unusable { path: path.clone(), reason });
         }
-        let bytes = fs::read(path).map_err(failed)?;
+        let bytes = files::read(path, MAX_FILE).map_err(failed)?;
         let unusable = |error: KeyError| KeyringError::Unusable {
             path: path.clone(),
             reason: error.to_string(),

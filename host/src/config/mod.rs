@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::files;
+
 pub use auth::{
     Algorithm, Auth, Backends, CallMethod, Callback, Endpoint, EndpointPlace, KeyFile, KeyForm,
     Proof, Source, TokenRules,
@@ -425,7 +427,7 @@ impl Config {
     /// [`ConfigError::Missing`], [`ConfigError::Unreadable`], or [`ConfigError::Invalid`] with every mistake found.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = absolute(path.as_ref())?;
-        match std::fs::read(&path) {
+        match files::read(&path, MOST_BYTES) {
             Ok(bytes) => convert::config(&raw::utf8(bytes, &path)?, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(ConfigError::Missing { path })
@@ -453,11 +455,30 @@ impl Config {
         self.mapped_to(plugin).next().is_some()
     }
 
+    /// Whether a running host may take `new` in the place of `self`. One that maps no resource at all while there are some would close
+    /// every connection; it is rather what a full disk leaves of a file.
+    ///
+    /// # Errors
+    /// It may not; one sentence.
+    pub fn must_not_end(&self, new: &Self) -> Result<(), String> {
+        if new.resources.is_empty() && !self.resources.is_empty() {
+            return Err(format!(
+                "{}: it maps no resource any more, which would close all {} that are served; if that is meant, stop the host: plugsocket drain",
+                new.path.display(),
+                self.resources.len()
+            ));
+        }
+        Ok(())
+    }
+
     /// What changes for a running host if `new` takes the place of `self`.
     pub fn diff(&self, new: &Self) -> Diff {
         diff::diff(self, new)
     }
 }
+
+/// A file with ten thousand resources has two million.
+const MOST_BYTES: u64 = 16 << 20;
 
 fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
     std::path::absolute(path)

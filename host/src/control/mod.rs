@@ -21,7 +21,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{interval, timeout};
 use tracing::{info, warn};
 
 use self::protocol::{Answer, Request};
@@ -29,7 +29,7 @@ use crate::identity::Identity;
 use crate::outbox::CloseReason;
 use crate::plugin::handover::Succession;
 use crate::server::Hub;
-use crate::supervisor::{Change, Order};
+use crate::supervisor::{Change, Order, chain};
 
 /// The control socket, and the lock that keeps other hosts away from it. The lock ends with the process, however it ends.
 #[derive(Debug)]
@@ -38,14 +38,21 @@ pub(crate) struct Control {
     path: PathBuf,
     /// Who may ask, besides root.
     owner: u32,
-    _lock: File,
+    /// What lies at `path`, as long as nobody has removed it.
+    socket: Mark,
+    lock: File,
 }
+
+/// Device and inode of a file.
+type Mark = (u64, u64);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
     #[error("another host uses {} (server.control); two hosts need two", .0.display())]
     Taken(PathBuf),
+    #[error("another host keeps its state in {} (server.state_dir); two hosts need two", .0.display())]
+    StateTaken(PathBuf),
     #[error("{} (server.control) is no socket; remove it or name another path", .0.display())]
     NoSocket(PathBuf),
     #[error("cannot make the socket {} (server.control)", path.display())]
@@ -66,12 +73,10 @@ impl Control {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        let lock = File::create(path.with_extension("lock")).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(ControlError::Taken(path.to_owned())),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+        let lock = lock(&lock_file(path)).map_err(|error| match error {
+            TryLockError::WouldBlock => ControlError::Taken(path.to_owned()),
+            TryLockError::Error(error) => failed(error),
+        })?;
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path).map_err(failed)?,
             Ok(_) => return Err(ControlError::NoSocket(path.to_owned())),
@@ -79,29 +84,67 @@ impl Control {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
-        let owner = fs::metadata(path).map_err(failed)?.uid();
-        Ok(Self { listener, path: path.to_owned(), owner, _lock: lock })
+        let meta = fs::metadata(path).map_err(failed)?;
+        let (owner, socket) = (meta.uid(), mark(&meta));
+        Ok(Self { listener, path: path.to_owned(), owner, socket, lock })
     }
 
     /// Answers until it is aborted.
-    pub(crate) async fn serve(self, desk: Desk) {
+    pub(crate) async fn serve(mut self, desk: Desk) {
         let desk = Arc::new(desk);
         let mut asking = JoinSet::new();
+        let mut look = interval(LOOK);
+        let (mut was_refused, mut was_gone) = (false, false);
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) if self.admits(&stream) => {
+                        was_refused = false;
                         asking.spawn(answer_one(stream, desk.clone()));
                     }
                     Ok(_) => warn!("somebody else asked on the control socket and was not answered"),
                     Err(error) => {
-                        warn!(%error, "cannot accept on the control socket");
+                        if !std::mem::replace(&mut was_refused, true) {
+                            warn!(%error, "cannot accept on the control socket; tried again and again");
+                        }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
+                _ = look.tick() => was_gone = self.come_back(was_gone),
                 Some(_) = asking.join_next() => {}
             }
         }
+    }
+
+    /// Makes the socket anew if somebody has removed it; true if it is gone and cannot be made, which is said once.
+    fn come_back(&mut self, was_gone: bool) -> bool {
+        if marked(&self.path).is_some() {
+            // Ours, or another host's by now: then somebody has removed the lock as well, and has said what he wants.
+            return false;
+        }
+        match self.reopen() {
+            Ok(()) => {
+                warn!(path = %self.path.display(), "the control socket had been removed; it is there again");
+                false
+            }
+            Err(error) => {
+                if !was_gone {
+                    warn!(error = chain(&error), "the control socket has been removed");
+                }
+                true
+            }
+        }
+    }
+
+    fn reopen(&mut self) -> Result<(), ControlError> {
+        let own = self.lock.metadata().ok().map(|meta| mark(&meta));
+        if own == marked(&lock_file(&self.path)) {
+            // Let go for a moment, so that there is one way only to open it. Nothing else can be open that would notice.
+            self.lock.unlock().ok();
+        }
+        let path = self.path.clone();
+        *self = Self::open(&path)?;
+        Ok(())
     }
 
     fn admits(&self, stream: &UnixStream) -> bool {
@@ -111,10 +154,50 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // Gone already is as good.
-        drop(fs::remove_file(&self.path));
+        // Another host's by now is not this one's to remove.
+        if marked(&self.path) == Some(self.socket) {
+            drop(fs::remove_file(&self.path));
+        }
     }
 }
+
+/// Keeps other hosts away from `state_dir` for as long as this process holds it: two would write over each other's states, and have
+/// different things under the same number. None where there can be no such folder; whoever wants to write there says so.
+///
+/// # Errors
+/// Another host has it.
+pub(crate) fn claim_state(state_dir: &Path) -> Result<Option<File>, ControlError> {
+    drop(fs::create_dir_all(state_dir));
+    match lock(&state_dir.join("lock")) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(TryLockError::WouldBlock) => Err(ControlError::StateTaken(state_dir.to_owned())),
+        Err(TryLockError::Error(error)) => {
+            warn!(%error, path = %state_dir.display(), "server.state_dir cannot be written: nothing outlives this host");
+            Ok(None)
+        }
+    }
+}
+
+fn lock_file(socket: &Path) -> PathBuf {
+    socket.with_extension("lock")
+}
+
+fn lock(path: &Path) -> Result<File, TryLockError> {
+    let file = File::create(path).map_err(TryLockError::Error)?;
+    file.try_lock()?;
+    Ok(file)
+}
+
+fn mark(meta: &fs::Metadata) -> Mark {
+    (meta.dev(), meta.ino())
+}
+
+fn marked(path: &Path) -> Option<Mark> {
+    fs::symlink_metadata(path).ok().map(|meta| mark(&meta))
+}
+
+/// How soon it is noticed that the socket has gone.
+const LOOK: Duration = Duration::from_secs(1);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// From connecting to a whole request.
@@ -132,12 +215,12 @@ pub(crate) struct Desk {
 
 async fn answer_one(stream: UnixStream, desk: Arc<Desk>) {
     let mut stream = BufReader::new(stream);
-    let mut line = String::new();
-    let read = async { (&mut stream).take(MAX_REQUEST).read_line(&mut line).await };
+    let mut line = Vec::new();
+    let read = async { (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line).await };
     if !matches!(timeout(PATIENCE, read).await, Ok(Ok(1..))) {
         return;
     }
-    let answer = match serde_json::from_str(&line) {
+    let answer = match serde_json::from_slice(&line) {
         Ok(request) => desk.answer(request).await,
         Err(error) => Answer::Refused(format!("the request cannot be read: {error}")),
     };

@@ -8,10 +8,12 @@ use std::time::{Duration, SystemTime};
 use super::protocol::{
     Answer, Certificate, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
 };
+use crate::aside::aside;
 use crate::config::{Config, LaneKind};
 use crate::plugin::{archive, stage, watch};
 use crate::resource::{Resource as Served, ServiceState};
 use crate::server::Hub;
+use crate::supervisor::chain;
 use crate::supervisor::roster::Standing;
 use crate::tls;
 
@@ -170,9 +172,10 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<Connection> 
 
 /// Reads the file and hashes the libraries, off the runtime.
 pub(super) async fn difference(hub: Arc<Hub>) -> Answer {
-    let compared = tokio::task::spawn_blocking(move || {
+    let compared = aside(move || {
         let old = hub.config.load_full();
-        let new = Config::load(&old.path).map_err(|error| error.to_string())?;
+        let new = Config::load(&old.path).map_err(|error| chain(&error))?;
+        old.must_not_end(&new)?;
         let mut difference = difference_of(&old, &new);
         difference.swapped = swapped(&new, &hub.roster.load());
         Ok::<_, String>(difference)
@@ -212,5 +215,5 @@ fn swapped(config: &Config, roster: &BTreeMap<String, Standing>) -> Vec<String> 
 }
 
 fn hash_of(file: &Path) -> Option<String> {
-    std::fs::read(file).ok().map(|bytes| stage::hex(&stage::hash(&bytes)))
+    stage::hash_of(file).ok().map(|hash| stage::hex(&hash))
 }

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::stage::{Hash, hex};
+use crate::files;
 
 /// Where the generations of one plugin are kept.
 #[derive(Debug)]
@@ -68,15 +69,24 @@ impl Archive {
 
     /// Whole or not at all.
     fn add(&self, copy: &Path, path: &Path) -> io::Result<()> {
+        self.put(path, |next| fs::copy(copy, next).map(drop))
+    }
+
+    /// Has something written beside its place first. A failure leaves nothing behind: half a copy would only keep the disk full.
+    fn put(&self, path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
         let next = self.folder.join("next");
-        fs::copy(copy, &next)?;
-        File::open(&next)?.sync_all()?;
-        fs::rename(&next, path)
+        let written = write(&next).and_then(|()| File::open(&next)?.sync_all());
+        written.and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
+            // The write's error is the one to tell.
+            drop(fs::remove_file(&next));
+        })
     }
 
     /// The content that was rolled back from.
     pub(crate) fn rolled_back(&self) -> Option<String> {
-        fs::read_to_string(self.folder.join(ROLLED_BACK)).ok()
+        // A hash.
+        let bytes = files::read(&self.folder.join(ROLLED_BACK), 1024).ok()?;
+        String::from_utf8(bytes).ok()
     }
 
     /// Notes what was rolled back from; None: nothing any more.
@@ -86,7 +96,10 @@ impl Archive {
     pub(crate) fn set_rolled_back(&self, hash: Option<&str>) -> io::Result<()> {
         let file = self.folder.join(ROLLED_BACK);
         match hash {
-            Some(hash) => fs::create_dir_all(&self.folder).and_then(|()| fs::write(file, hash)),
+            Some(hash) => {
+                fs::create_dir_all(&self.folder)?;
+                self.put(&file, |next| fs::write(next, hash))
+            }
             None => match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -135,6 +148,13 @@ mod tests {
         archive.set_rolled_back(None).unwrap();
         archive.set_rolled_back(None).unwrap();
         assert_eq!(archive.rolled_back(), None);
+        // What fails changes nothing and leaves nothing.
+        fs::create_dir(archive.folder.join("12.aa.so")).unwrap();
+        let (before, to) = (archive.list(), archive.folder.join("12.aa.so"));
+        let full = |next: &Path| fs::write(next, "half").and(Err(io::Error::other("disk full")));
+        assert_eq!(archive.put(&to, full).unwrap_err().to_string(), "disk full");
+        assert!(archive.add(&copy, &to).is_err());
+        assert!(archive.list() == before && !archive.folder.join("next").exists());
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -66,7 +66,7 @@ pub(crate) enum SwapError {
     TooLarge { bytes: usize, limit: usize },
     #[error("the new instance did not take over the state within {0:?}")]
     RestoreHung(Duration),
-    #[error("the system gives no thread for the handover")]
+    #[error("the system gives no thread for it")]
     Thread(#[source] std::io::Error),
     #[error("the resource has no lane any more")]
     NoLane,
@@ -93,7 +93,7 @@ pub(super) fn take_up(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>, 
     match next.restore(None) {
         Ok(()) => Ok(next),
         Err(failure) => {
-            discard(next);
+            drop(discard(next));
             Err(SwapError::restore(failure))
         }
     }
@@ -129,10 +129,20 @@ pub(crate) async fn restore(
     }
 }
 
+/// Ends when an instance is gone.
+pub(crate) type Gone = oneshot::Receiver<()>;
+
 /// Drops an instance where it holds nobody up: its `Drop` may join threads.
-pub(super) fn discard(instance: Box<dyn Instance>) {
+pub(crate) fn discard(instance: Box<dyn Instance>) -> Gone {
+    let (done, gone) = oneshot::channel();
     let name = format!("drop:{}", instance.generation());
-    if let Err(error) = std::thread::Builder::new().name(name).spawn(move || drop(instance)) {
+    let work = move || {
+        drop(instance);
+        // Who asked may have gone.
+        done.send(()).ok();
+    };
+    if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
         warn!(%error, "no thread to drop an instance on");
     }
+    gone
 }

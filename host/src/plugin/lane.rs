@@ -19,10 +19,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
 use super::handover::{
-    Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
+    Gone, Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
 };
 use super::inbox::{Desk, Inbox};
 use super::pulse::{Callback, Pulse};
+use super::state::State;
 use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
 use crate::outbox::{CloseReason, Load, Outgoing};
@@ -43,12 +44,14 @@ pub(crate) enum Item {
     },
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
-    /// Hands the state to somebody who keeps it; the instance goes on.
-    Snapshot(oneshot::Sender<Result<Option<Snapshot>, Failure>>),
+    /// Hands the state to somebody who keeps it, with the name of the application that gave it: only the lane knows which one serves
+    /// at that moment. The instance goes on.
+    Snapshot(oneshot::Sender<Result<Option<State>, Failure>>),
     /// Ends the lane after what is already in its inbox; the instance goes on in another one.
     Yield(oneshot::Sender<Box<dyn Instance>>),
-    /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered when the instance is gone.
-    Stop(oneshot::Sender<()>),
+    /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered then, with what tells when the
+    /// instance is gone: its `Drop` may take its time.
+    Stop(oneshot::Sender<Gone>),
 }
 
 impl Item {
@@ -99,30 +102,53 @@ pub(crate) fn follow(capacity: usize, pulse: Arc<Pulse>) -> (Inbox, Standstill) 
     (Inbox::new(inbox, desk.clone()), Standstill { items, desk })
 }
 
-impl Standstill {
-    /// Starts the lane of `resource`. It ends with [`Item::Stop`] or [`Item::Yield`].
+/// Where a lane is going to run. Had before anything depends on it, because the system may have no thread left; one that is not used
+/// ends by itself.
+pub(crate) enum Berth {
+    Task,
+    /// A thread that waits for its lane.
+    Thread(std::sync::mpsc::Sender<Lane>),
+}
+
+impl Berth {
+    /// For the lane of the resource with this path.
     ///
     /// # Errors
-    /// When the system gives no more threads.
-    pub(crate) fn start(
-        self,
-        resource: Arc<Resource>,
-        kind: LaneKind,
-        instance: Box<dyn Instance>,
-    ) -> std::io::Result<()> {
-        let path = resource.path.clone();
-        let span = info_span!("lane", resource = path, generation = instance.generation());
-        let lane = self.staffed(resource, kind, instance);
+    /// The system gives no more threads.
+    pub(crate) fn find(path: &str, kind: LaneKind) -> std::io::Result<Self> {
+        if kind == LaneKind::Shared {
+            return Ok(Self::Task);
+        }
+        let (berth, given) = std::sync::mpsc::channel::<Lane>();
         let runtime = Handle::current();
-        match kind {
-            LaneKind::Shared => drop(runtime.spawn(lane.run(SHARED_BATCH).instrument(span))),
-            LaneKind::Thread => {
-                std::thread::Builder::new()
-                    .name(format!("lane:{path}"))
-                    .spawn(move || runtime.block_on(lane.run(THREAD_BATCH).instrument(span)))?;
+        let work = move || {
+            if let Ok(lane) = given.recv() {
+                runtime.block_on(lane.run(THREAD_BATCH));
+            }
+        };
+        drop(std::thread::Builder::new().name(format!("lane:{path}")).spawn(work)?);
+        Ok(Self::Thread(berth))
+    }
+
+    pub(crate) fn kind(&self) -> LaneKind {
+        match self {
+            Self::Task => LaneKind::Shared,
+            Self::Thread(_) => LaneKind::Thread,
+        }
+    }
+}
+
+impl Standstill {
+    /// Starts the lane of `resource`. It ends with [`Item::Stop`] or [`Item::Yield`].
+    pub(crate) fn start(self, resource: Arc<Resource>, berth: Berth, instance: Box<dyn Instance>) {
+        let lane = self.staffed(resource, berth.kind(), instance);
+        match berth {
+            Berth::Task => drop(Handle::current().spawn(lane.run(SHARED_BATCH))),
+            Berth::Thread(thread) => {
+                // It waits for that and for nothing else.
+                drop(thread.send(lane));
             }
         }
-        Ok(())
     }
 
     /// With a clerk in its place.
@@ -160,9 +186,19 @@ const THREAD_BATCH: usize = 64;
 const LONG_BATCH: Duration = Duration::from_millis(1);
 
 /// The consumer of the queue.
-struct Lane {
+pub(crate) struct Lane {
     items: mpsc::Receiver<Item>,
     desk: Arc<Desk>,
+}
+
+/// What comes of a lane's work.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Work {
+    GoesOn,
+    /// Another generation serves.
+    Swapped,
+    /// The lane was given up, or has ended.
+    Over,
 }
 
 /// Where the clerk sits while it has nothing to do: whoever has taken it from here is the lane. On a thread of its own that is only
@@ -190,17 +226,39 @@ enum Ending {
     /// Nobody asked: every way into the lane was dropped.
     None,
     Yield(oneshot::Sender<Box<dyn Instance>>),
-    Stop(oneshot::Sender<()>),
+    Stop(oneshot::Sender<Gone>),
     /// It was stuck; the resource has another lane by now. What is in the inbox is nobody's.
     GivenUp,
 }
 
 impl Lane {
+    /// Each generation has a span of its own: what is once recorded in one stays in its lines.
     async fn run(mut self, most: usize) {
         let mut batch = Vec::with_capacity(most);
-        let mut batch_size = most;
         loop {
-            let Some(mut clerk) = self.clerk().await else { return };
+            let Some(clerk) = self.clerk().await else { return };
+            let (path, generation) = (clerk.resource.path.clone(), clerk.instance.generation());
+            self.desk.place.put(clerk);
+            let span = info_span!("lane", resource = path, generation);
+            if self.run_generation(&mut batch, most).instrument(span).await == Work::Over {
+                return;
+            }
+        }
+    }
+
+    /// `batch` is what was taken from the queue and is not done.
+    async fn run_generation(&mut self, batch: &mut Vec<Item>, most: usize) -> Work {
+        let mut batch_size = most;
+        if !batch.is_empty() {
+            // What came behind the swap.
+            match self.work(batch).await {
+                Work::GoesOn => {}
+                Work::Swapped => return Work::Swapped,
+                Work::Over => return self.end().await,
+            }
+        }
+        loop {
+            let Some(mut clerk) = self.clerk().await else { return Work::Over };
             clerk.schedule_tick();
             let next_tick = clerk.next_tick;
             self.desk.place.put(clerk);
@@ -211,10 +269,12 @@ impl Lane {
                 }
             };
             tokio::select! {
-                taken = self.items.recv_many(&mut batch, batch_size) => {
+                taken = self.items.recv_many(batch, batch_size) => {
                     let begun = Instant::now();
-                    if taken == 0 || !self.work(&mut batch).await {
-                        break;
+                    match self.work(batch).await {
+                        Work::GoesOn if taken > 0 => {}
+                        Work::Swapped => return Work::Swapped,
+                        Work::GoesOn | Work::Over => break,
                     }
                     // On a shared lane: lets the other tasks of this worker have their turn. The runtime's own budget counts
                     // batches, whatever each costs.
@@ -228,25 +288,39 @@ impl Lane {
                 }
                 () = self.desk.place.tick_wanted.notified() => {}
                 () = tick => {
-                    let Some(mut clerk) = self.clerk().await else { return };
+                    let Some(mut clerk) = self.clerk().await else { return Work::Over };
                     clerk.next_tick = None;
                     clerk.tell(Event::Tick(SystemTime::now()));
                     self.desk.place.put(clerk);
                 }
             }
         }
+        self.end().await
+    }
+
+    async fn end(&self) -> Work {
         if let Some(clerk) = self.clerk().await {
             clerk.end();
         }
+        Work::Over
     }
 
-    /// Does what was taken from the inbox; false if the lane was given up.
-    async fn work(&mut self, batch: &mut Vec<Item>) -> bool {
-        let count = batch.len();
-        let Some(mut clerk) = self.clerk().await else { return false };
-        for item in batch.drain(..) {
+    /// Does what was taken from the inbox, up to a swap.
+    async fn work(&mut self, batch: &mut Vec<Item>) -> Work {
+        let Some(mut clerk) = self.clerk().await else { return Work::Over };
+        let (mut work, mut count, mut rest) = (Work::GoesOn, 0, Vec::new());
+        let mut items = batch.drain(..);
+        while let Some(item) = items.next() {
+            count += 1;
             match item {
-                Item::Swap(swap) => clerk.swap(swap).await,
+                Item::Swap(swap) => {
+                    let before = clerk.instance.generation();
+                    clerk.swap(swap).await;
+                    if clerk.instance.generation() != before {
+                        work = Work::Swapped;
+                        rest.extend(items.by_ref());
+                    }
+                }
                 Item::Inputs { peer, inputs, lent } => {
                     let mut rest = &inputs[clerk.inputs(&peer, &inputs)..];
                     while !rest.is_empty() {
@@ -258,14 +332,18 @@ impl Lane {
                 item => clerk.apply(item),
             }
         }
+        drop(items);
         self.desk.queued.fetch_sub(count, Ordering::AcqRel);
         if !matches!(clerk.ending, Ending::None) {
             // Takes nothing new; what is already in the inbox is still done.
             self.items.close();
         }
-        let goes_on = !clerk.is_given_up();
+        if clerk.is_given_up() {
+            work = Work::Over;
+        }
         self.desk.place.put(clerk);
-        goes_on
+        batch.append(&mut rest);
+        work
     }
 
     /// Takes the clerk from its place; None if a sender got stuck with it, and the lane was given up for that.
@@ -340,7 +418,8 @@ impl Clerk {
             Ending::Yield(heir) => return drop(heir.send(self.instance)),
             Ending::GivenUp => {
                 warn!("a lane that was given up has come back and ends");
-                return discard(self.instance);
+                drop(discard(self.instance));
+                return;
             }
             Ending::None | Ending::Stop(_) => {}
         }
@@ -351,9 +430,11 @@ impl Clerk {
             self.close(&peer, &removed);
         }
         self.instance.retire();
-        drop(self.instance);
+        // Not here: on a shared lane others wait for this thread.
+        let gone = discard(self.instance);
         if let Ending::Stop(done) = ending {
-            done.send(()).ok();
+            // Who asked may have gone.
+            drop(done.send(gone));
         }
     }
 
@@ -367,7 +448,9 @@ impl Clerk {
             // Dealt with by the lane, because they may wait.
             Item::Swap(_) | Item::Inputs { .. } => {}
             Item::Snapshot(done) => {
-                let taken = self.snapshot();
+                let plugin = self.instance.plugin().to_owned();
+                let of = |snapshot| State { plugin, snapshot };
+                let taken = self.snapshot().map(|taken| taken.map(of));
                 // Who asked may have gone.
                 drop(done.send(taken));
             }
@@ -481,7 +564,8 @@ impl Clerk {
         let begun = Instant::now();
         let Swap { next, succession, known, limits, done } = swap;
         if self.is_given_up() || done.is_closed() {
-            return discard(next);
+            drop(discard(next));
+            return;
         }
         let taken_over = match succession {
             Succession::Heir => self.hand_over(next, limits).await,
@@ -520,13 +604,12 @@ impl Clerk {
             members.iter().for_each(|peer| self.tell(Event::Close(peer, &replaced)));
         }
         if self.is_given_up() {
-            discard(next);
+            drop(discard(next));
             return false;
         }
         std::mem::swap(&mut self.instance, &mut next);
         next.retire();
         self.pulse.serves(self.instance.generation(), self.instance.voice());
-        tracing::Span::current().record("generation", self.instance.generation());
         let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
         for peer in known.iter().filter(|peer| !peer.is_member()) {
             self.tell(Event::Close(peer, &left));
@@ -536,7 +619,7 @@ impl Clerk {
             self.open_again(peer);
         }
         self.next_tick = None;
-        discard(next);
+        drop(discard(next));
         true
     }
 

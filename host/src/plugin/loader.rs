@@ -313,6 +313,10 @@ impl Instance for DylibInstance {
         }
     }
 
+    fn plugin(&self) -> &str {
+        &self.voice.generation.plugin
+    }
+
     fn generation(&self) -> u64 {
         self.voice.generation.number
     }

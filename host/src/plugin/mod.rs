@@ -90,5 +90,7 @@ pub(crate) trait Instance: Send {
     /// What silences it from outside its lane: the state of its voice, and the value to put there.
     fn voice(&self) -> Option<(pulse::Voice, u8)>;
     fn tick_every(&mut self) -> Option<Duration>;
+    /// The name of its library.
+    fn plugin(&self) -> &str;
     fn generation(&self) -> u64;
 }

@@ -78,6 +78,13 @@ pub(crate) async fn run(
     }
 }
 
+/// For the child: a constructor that hangs must not outlive a host that was killed, and nobody else would end it.
+pub(crate) fn end_with_parent() {
+    let signal = Some(rustix::process::Signal::KILL);
+    // Without it the host's own limit still holds.
+    rustix::process::set_parent_process_death_signal(signal).ok();
+}
+
 const MAX_ANSWER: u64 = 64 * 1024;
 
 fn judge(said: &str, status: ExitStatus) -> Result<(), PreflightError> {

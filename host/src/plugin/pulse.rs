@@ -127,22 +127,36 @@ impl Pulse {
 
     /// Ends when the lane has been in one and the same callback for `limit`; names the call.
     pub(crate) async fn stuck_for(&self, limit: Duration) -> u64 {
+        let pause = limit / 8;
         let mut watch: Option<(u64, Instant)> = None;
+        let mut looked = Instant::now();
         loop {
             let now = Instant::now();
+            let late = overslept(now - looked, pause);
+            looked = now;
             watch = match (self.call(), watch) {
                 (Some((call, _)), Some((same, since))) if call == same => {
-                    if now - since >= limit {
+                    if now - (since + late) >= limit {
                         return call;
                     }
-                    watch
+                    Some((call, since + late))
                 }
                 (call, _) => call.map(|(call, _)| (call, now)),
             };
-            tokio::time::sleep(limit / 8).await;
+            tokio::time::sleep(pause).await;
         }
     }
 }
+
+/// How much later than after its `pause` somebody looks who was to look after it. Where that is long, the whole process stood still (it
+/// was stopped, or its machine was), and no callback is to blame for that time.
+pub(crate) fn overslept(elapsed: Duration, pause: Duration) -> Duration {
+    let late = elapsed.saturating_sub(pause);
+    if late > pause.max(SHORT) { late } else { Duration::ZERO }
+}
+
+/// So late is anybody on a busy machine.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// What is to be said of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +189,11 @@ impl Watch {
         self.is_known_stuck = true;
     }
 
+    /// The process stood still for so long.
+    pub(crate) fn excuse(&mut self, time: Duration) {
+        self.since += time;
+    }
+
     /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until it is known.
     pub(crate) fn look(
         &mut self,
@@ -183,7 +202,7 @@ impl Watch {
         limits: &Watchdog,
     ) -> Option<Finding> {
         let (call, callback) = pulse.call().unzip();
-        let lasted = now - self.since;
+        let lasted = now.saturating_duration_since(self.since);
         if callback.is_some() && call == Some(self.call) {
             let callback = callback?;
             if lasted >= limits.callback_limit && !self.is_known_stuck {
@@ -240,6 +259,25 @@ mod tests {
             assert_eq!(watch.look(&pulse, at(second), &LIMITS), None);
             assert!(pulse.end());
         }
+    }
+
+    #[test]
+    fn a_process_that_stood_still_blames_no_callback_for_it() {
+        let millis = Duration::from_millis;
+        for (elapsed, pause, expected) in
+            [(125, 125, 0), (600, 125, 0), (700, 125, 575), (6000, 125, 5875), (3000, 2000, 0)]
+        {
+            assert_eq!(overslept(millis(elapsed), millis(pause)), millis(expected), "{elapsed}");
+        }
+        let (pulse, start) = (Pulse::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut watch = Watch::new(start);
+        pulse.begin(Callback::Message);
+        assert_eq!(watch.look(&pulse, at(1), &LIMITS), None);
+        watch.excuse(Duration::from_secs(60));
+        assert_eq!(watch.look(&pulse, at(61), &LIMITS), None);
+        let stuck = watch.look(&pulse, at(67), &LIMITS);
+        assert!(matches!(stuck, Some(Finding::Stuck(_, _, lasted)) if lasted.as_secs() == 6));
     }
 
     #[test]

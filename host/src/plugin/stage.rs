@@ -6,14 +6,16 @@
 //! the missing part with SIGBUS. No unsafe here, and nothing is loaded.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
 use super::trust::{self, Distrust};
+use crate::files;
 
 /// A library's content.
 pub(crate) type Hash = [u8; 32];
@@ -103,9 +105,38 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
         }
     }
     let own = folder.join(std::process::id().to_string());
-    // What lies in it is opened by its path.
-    DirBuilder::new().mode(0o700).create(&own)?;
+    make(&own)?;
     Ok(own)
+}
+
+/// What lies in it is opened by its path: nobody else may write there.
+fn make(own: &Path) -> io::Result<()> {
+    DirBuilder::new().mode(0o700).create(own)
+}
+
+/// Makes the folder of the copies anew, should somebody have tidied it away.
+fn restore(own: &Path) -> io::Result<()> {
+    if own.is_dir() {
+        return Ok(());
+    }
+    own.parent().map_or(Ok(()), fs::create_dir_all)?;
+    make(own)?;
+    if IS_CLEARED.load(Ordering::SeqCst) {
+        // It was this process itself, while it ends; nobody waits for the copy any more.
+        drop(fs::remove_dir_all(own));
+        return Err(io::Error::other("the host ends"));
+    }
+    Ok(())
+}
+
+/// This process needs its folder no more.
+static IS_CLEARED: AtomicBool = AtomicBool::new(false);
+
+/// Takes this process's own folder away.
+pub(crate) fn clear(folder: &Path) {
+    IS_CLEARED.store(true, Ordering::SeqCst);
+    // The next host does it as well.
+    drop(fs::remove_dir_all(folder.join(std::process::id().to_string())));
 }
 
 /// Copies `library` to `folder/name.generation.so` and checks the copy.
@@ -119,8 +150,9 @@ pub(crate) fn stage(
     (name, generation): (&str, u64),
     demands: &Demands,
 ) -> Result<Staged, StageError> {
+    restore(folder).map_err(|source| StageError::Copy { path: folder.to_owned(), source })?;
     // Without waiting for the other end, should it be a pipe.
-    let opened = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(library);
+    let opened = OpenOptions::new().read(true).custom_flags(files::O_NONBLOCK).open(library);
     let mut file = opened.map_err(StageError::Read)?;
     if demands.check_owner {
         trust::check(library, &file, folder)?;
@@ -147,8 +179,26 @@ pub(crate) fn stage(
     Ok(Staged { path, hash: found })
 }
 
-/// open(2), the same on all of Linux but for machines that are not supported.
-const O_NONBLOCK: i32 = 0o4000;
+/// The hash of a library, which need not be in memory for that.
+///
+/// # Errors
+/// It cannot be read, or is no file.
+pub(crate) fn hash_of(library: &Path) -> io::Result<Hash> {
+    let file = files::open(library)?.take(MOST_BYTES);
+    let (mut file, mut sum) = (BufReader::with_capacity(1 << 16, file), Sha256::new());
+    loop {
+        let bytes = file.fill_buf()?;
+        if bytes.is_empty() {
+            return Ok(sum.finalize().into());
+        }
+        sum.update(bytes);
+        let count = bytes.len();
+        file.consume(count);
+    }
+}
+
+/// Far more than a library has.
+const MOST_BYTES: u64 = 4 << 30;
 
 /// What tells one content from another.
 pub(crate) fn hash(bytes: &[u8]) -> Hash {

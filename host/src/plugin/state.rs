@@ -14,12 +14,14 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Snapshot;
 use super::stage::hex;
+use crate::files;
 
 /// A snapshot and the application that it is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +57,7 @@ impl State {
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("/"));
         fs::create_dir_all(folder)?;
-        let next = path.with_extension("next");
+        let next = next(path);
         self.write_whole(&next).and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
             // Half a copy would only keep the disk full.
             drop(fs::remove_file(&next));
@@ -65,7 +67,7 @@ impl State {
     }
 
     fn write_whole(&self, path: &Path) -> io::Result<()> {
-        let mut file = File::create(path)?;
+        let mut file = File::create_new(path)?;
         file.write_all(self.head().as_bytes())?;
         file.write_all(&self.snapshot.bytes)?;
         file.sync_all()
@@ -76,7 +78,7 @@ impl State {
     /// # Errors
     /// It cannot be read, or is not what was written.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, StateError> {
-        match fs::read(path) {
+        match files::read(path, u64::MAX) {
             Ok(bytes) => match parse(&bytes) {
                 Some(state) => Ok(Some(state)),
                 None => Err(StateError::Damaged(path.to_owned())),
@@ -84,6 +86,22 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(StateError::Read { path: path.to_owned(), source }),
         }
+    }
+}
+
+/// A name beside `path` that no other writing has, or ever had in this process: two that wrote one file would make a third state of
+/// theirs.
+fn next(path: &Path) -> PathBuf {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    path.with_extension(format!("{}.next", LAST.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Removes what a host that was killed while it wrote has left. Nobody else may be writing there.
+pub(crate) fn sweep(state_dir: &Path) {
+    let entries = fs::read_dir(state_dir.join("snapshots")).into_iter().flatten().flatten();
+    for entry in entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "next")) {
+        // It costs its place on the disk and no more.
+        drop(fs::remove_file(entry.path()));
     }
 }
 
@@ -137,6 +155,11 @@ mod tests {
             damaged[length] ^= 1;
             assert!(parse(&damaged).is_none(), "{length}");
         }
+        let left = next(&path);
+        assert_ne!(left, next(&path));
+        fs::write(&left, "half").unwrap();
+        sweep(&folder);
+        assert!(!left.exists() && path.exists());
         fs::write(&path, "x").unwrap();
         assert!(matches!(State::read(&path), Err(StateError::Damaged(_))));
         fs::remove_dir_all(&folder).unwrap();

@@ -15,6 +15,7 @@ use super::stage::{self, ElfProblem};
 use super::state::{State, StateError};
 use super::{Failure, Instance};
 use crate::config::LaneKind;
+use crate::files;
 use crate::resource::{Outage, Resource, Service, ServiceState};
 use crate::router::Router;
 
@@ -70,8 +71,8 @@ impl Trial {
         self.library = path
             .canonicalize()
             .map_err(|source| TrialError::Read { path: path.clone(), source })?;
-        let bytes =
-            std::fs::read(&self.library).map_err(|source| TrialError::Read { path, source })?;
+        let bytes = files::read(&self.library, u64::MAX)
+            .map_err(|source| TrialError::Read { path, source })?;
         stage::check_elf(&bytes)?;
         let mut arguments = vec!["--settings".into(), self.settings.clone().into()];
         if let Some(state) = &self.with_state {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
 use super::stage::FileStamp;
+use crate::aside::aside;
 
 /// What is watched.
 #[derive(Clone, Debug)]
@@ -60,7 +61,9 @@ pub(crate) async fn watch(
             () = sleep_until(next_look) => {
                 next_look = Instant::now() + scope.rescan;
                 scope.watch_folders(watcher.as_mut());
-                let found = survey(&scope);
+                let looked = scope.clone();
+                // Without a thread for it the next look finds what this one would have.
+                let Ok(found) = aside(move || survey(&looked)).await else { continue };
                 let paths = seen.keys().chain(found.keys());
                 for path in paths.filter(|path| seen.get(*path) != found.get(*path)) {
                     restless.entry(path.clone()).or_insert_with(|| Instant::now() + scope.quiet);

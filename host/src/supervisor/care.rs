@@ -11,9 +11,9 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
-use super::Supervisor;
+use super::{Supervisor, chain};
 use crate::outbox::CloseReason;
-use crate::plugin::handover::Succession;
+use crate::plugin::handover::{Succession, SwapError};
 use crate::plugin::inbox::Inbox;
 use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
@@ -68,7 +68,7 @@ impl Supervisor {
             return;
         }
         let pause = self.next_pause(path);
-        if self.give_up(&resource, inbox, call, pause) {
+        if self.give_up(&resource, inbox, call, &Outage::of_stuck(pause)) {
             self.restart_after(path, pause, Memory::Written);
             error!(resource = path, ?pause, "lane given up; a fresh instance follows");
             self.fail_if_on_probation(path).await;
@@ -132,11 +132,9 @@ impl Supervisor {
         resource: &Arc<Resource>,
         inbox: &Inbox,
         call: u64,
-        pause: Duration,
+        outage: &Outage,
     ) -> bool {
         let now = resource.service();
-        let text = "the application does not answer; it is being started again".to_owned();
-        let outage = Outage { text, retry_after: pause };
         let state = ServiceState::Unavailable(outage.clone());
         // First, so that a connection whose event is refused finds the reason.
         resource.set_service(Service { state, ..(*now).clone() });
@@ -144,20 +142,24 @@ impl Supervisor {
             resource.set_service((*now).clone());
             return false;
         }
-        // By the registry: some are in the inbox and no members yet.
-        self.hub.registry.for_each(|peer| {
-            if Arc::ptr_eq(&peer.resource, resource) {
-                // One that is closing already is as good.
-                peer.outbox.close(outage.close_reason()).ok();
-            }
-        });
+        self.close_connections(resource, &outage.close_reason());
         for peer in resource.members() {
             resource.dismiss(&peer);
         }
         true
     }
 
-    /// Closes a resource whose lane works, with all its connections. The application sees them close, and ends.
+    /// By the registry: some are in the inbox and no members yet.
+    fn close_connections(&self, resource: &Arc<Resource>, reason: &CloseReason) {
+        self.hub.registry.for_each(|peer| {
+            if Arc::ptr_eq(&peer.resource, resource) {
+                // One that is closing already is as good.
+                peer.outbox.close(reason.clone()).ok();
+            }
+        });
+    }
+
+    /// Closes a resource with all its connections. The application sees them close, and ends; where it is stuck, its lane is given up.
     pub(super) async fn close(
         &self,
         resource: &Arc<Resource>,
@@ -165,17 +167,36 @@ impl Supervisor {
         reason: CloseReason,
     ) {
         let now = resource.service();
-        resource
-            .set_service(Service { state: ServiceState::Unavailable(outage), ..(*now).clone() });
-        for peer in resource.members() {
-            // One that is closing already is as good.
-            peer.outbox.close(reason.clone()).ok();
+        let state = ServiceState::Unavailable(outage.clone());
+        resource.set_service(Service { state, ..(*now).clone() });
+        self.close_connections(resource, &reason);
+        let ServiceState::Serving(inbox) = &now.state else { return };
+        // To the end of the lane: what waits behind a callback that never returns would wait for ever.
+        let end = async {
+            let (done, ended) = oneshot::channel();
+            if inbox.send(Item::Stop(done)).await.is_ok() {
+                // One that is gone already has ended. When the instance is gone is nobody's concern.
+                drop(ended.await);
+            }
+        };
+        if self.until_stuck(resource, inbox, &outage, end).await.is_none() {
+            error!(resource = resource.path, "it was stuck while it was closed");
         }
-        if let ServiceState::Serving(inbox) = &now.state {
-            let (done, _) = oneshot::channel();
-            // Its end need not be awaited, only that it is told.
-            drop(self.until_stuck(resource, inbox, inbox.send(Item::Stop(done))).await);
+    }
+
+    /// A resource that nothing serves, or that has the wrong instance, has to wait for its next start, if none is due already.
+    pub(super) fn try_again_later(&mut self, path: &str, memory: Memory) {
+        if self.troubles.get(path).is_some_and(|trouble| trouble.restart_at.is_some()) {
+            return;
         }
+        let pause = self.next_pause(path);
+        self.restart_after(path, pause, memory);
+    }
+
+    /// The same, with a line in the log.
+    pub(super) fn not_served(&mut self, path: &str, error: &SwapError, memory: Memory) {
+        error!(resource = path, error = chain(error), "not served; it is tried again");
+        self.try_again_later(path, memory);
     }
 
     /// The pause that a strike costs from which only a fresh lane helps.
@@ -204,13 +225,15 @@ impl Supervisor {
                 let taken =
                     self.take_over(resource, settings, candidate, Succession::Stranger).await;
                 if let Err(error) = taken {
-                    error!(resource = resource.path, %error, "not restarted");
+                    error!(resource = resource.path, error = chain(&error), "not restarted");
+                    if matches!(resource.service().state, ServiceState::Unavailable(_)) {
+                        self.try_again_later(&resource.path, memory);
+                    }
                 }
             }
             Err(refusal) => {
                 drop(self.report(&settings.plugin, &refusal));
-                let pause = self.next_pause(&resource.path);
-                self.restart_after(&resource.path, pause, memory);
+                self.try_again_later(&resource.path, memory);
             }
         }
     }

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
+use super::care::Memory;
 use super::deploy::{Candidate, unserved};
-use super::load::blocking;
 use super::order::Outcome;
 use super::{Supervisor, chain};
+use crate::aside::aside;
 use crate::auth::{self, Guards};
 use crate::config::Config;
 use crate::plugin::handover::Succession;
@@ -32,6 +32,7 @@ impl Supervisor {
         let old = self.hub.config.load_full();
         let path = old.path.clone();
         let mut new = read(move || Config::load(path)).await?;
+        old.must_not_end(&new).inspect_err(|text| not_applied(text))?;
         let diff = old.diff(&new);
         if !diff.restart.is_empty() {
             warn!(
@@ -85,8 +86,8 @@ impl Supervisor {
     async fn new_guards(&self, new: &Config) -> Result<Guards, String> {
         let present = self.hub.guards.load_full();
         let (new, known) = (new.clone(), present.clone());
-        let guards = blocking(move || auth::guards(&new, &known)).await;
-        let mut guards = guards.map_err(|error| chain(&error))?;
+        let guards = aside(move || auth::guards(&new, &known)).await;
+        let mut guards = guards.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
         for (path, guard) in present.iter() {
             guards.entry(path.clone()).or_insert_with(|| guard.clone());
         }
@@ -99,12 +100,15 @@ impl Supervisor {
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
-        match blocking(move || auth::guards(&config, &present)).await {
-            Ok(guards) => self.hub.guards.store(Arc::new(guards)),
-            // Only where a resource kept its former settings and their files are gone: it keeps the new guard.
-            Err(error) => {
-                error!(reason = chain(&error), "a resource keeps its new keys for authentication");
-            }
+        let guards = aside(move || auth::guards(&config, &present)).await;
+        // Only where a resource kept its former settings and their files are gone: it keeps the new guard.
+        let keeps = |error: &dyn std::error::Error| {
+            error!(reason = chain(error), "a resource keeps its new keys for authentication");
+        };
+        match guards {
+            Ok(Ok(guards)) => self.hub.guards.store(Arc::new(guards)),
+            Ok(Err(error)) => keeps(&error),
+            Err(error) => keeps(&error),
         }
     }
 
@@ -150,7 +154,11 @@ impl Supervisor {
             let candidate = candidates.remove(path);
             let resource = match (running.get(path), candidate) {
                 (Some(resource), None) => {
-                    self.reshape(resource, settings);
+                    if let Err(error) = self.reshape(resource, settings) {
+                        error!(resource = path, %error, "resource keeps its lane");
+                        // So that it is tried again with the next reading.
+                        settings.lane = old.resources[path].lane;
+                    }
                     resource.clone()
                 }
                 (Some(resource), Some(candidate)) => {
@@ -172,13 +180,11 @@ impl Supervisor {
                     }
                     resource.clone()
                 }
-                (None, candidate) => {
-                    let resource = candidate.as_ref().map_or_else(
-                        || unserved(path, settings),
-                        |candidate| candidate.resource.clone(),
-                    );
-                    if let Some(candidate) = candidate {
-                        self.serve_first(&resource, settings, candidate);
+                (None, None) => unserved(path, settings),
+                (None, Some(candidate)) => {
+                    let resource = candidate.resource.clone();
+                    if let Err(error) = self.serve_first(&resource, settings, candidate) {
+                        self.not_served(path, &error, Memory::Written);
                     }
                     resource
                 }
@@ -218,15 +224,17 @@ impl Supervisor {
 }
 
 /// Reads files elsewhere. What is wrong with them is logged, a line each.
-async fn read<T: Send + 'static, E: std::fmt::Display + Send + 'static>(
+async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
-    let read = match spawn_blocking(read).await {
-        Ok(read) => read.map_err(|error| error.to_string()),
-        Err(error) => Err(error.to_string()),
+    let read = match aside(read).await {
+        Ok(read) => read.map_err(|error| chain(&error)),
+        Err(error) => Err(chain(&error)),
     };
-    read.inspect_err(|text| {
-        text.lines().for_each(|line| error!("{line}"));
-        error!("configuration not applied; the running one goes on");
-    })
+    read.inspect_err(|text| not_applied(text))
+}
+
+fn not_applied(text: &str) {
+    text.lines().for_each(|line| error!("{line}"));
+    error!("configuration not applied; the running one goes on");
 }

@@ -7,15 +7,16 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info};
 
+use super::care::Memory;
 use super::load::{Active, Refusal};
 use super::order::Outcome;
 use super::{Supervisor, chain};
 use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::outbox::CloseReason;
 use crate::plugin::Instance;
-use crate::plugin::handover::{Handover, HandoverLimits, Succession, Swap, SwapError};
+use crate::plugin::handover::{Handover, HandoverLimits, Succession, Swap, SwapError, discard};
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{self, Item};
+use crate::plugin::lane::{self, Berth, Item};
 use crate::plugin::loader::Generation;
 use crate::registry::Peer;
 use crate::resource::{Outage, Resource, Service, ServiceState};
@@ -85,26 +86,41 @@ impl Supervisor {
     }
 
     /// For a resource whose application stays: dialog, subprotocols, lane.
-    pub(super) fn reshape(&self, resource: &Arc<Resource>, settings: &ResourceConfig) {
+    ///
+    /// # Errors
+    /// There is no thread for the lane; all the rest is done.
+    pub(super) fn reshape(
+        &self,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+    ) -> std::io::Result<()> {
         let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
-        self.settle(resource, settings, lane_kind(settings, never_blocks));
+        self.settle(resource, settings, lane_kind(settings, never_blocks))
     }
 
     /// Brings a resource whose instance stays from here on into the form that its settings ask for.
-    fn settle(&self, resource: &Arc<Resource>, settings: &ResourceConfig, lane: LaneKind) {
-        self.move_lane(resource, lane);
+    fn settle(
+        &self,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+        lane: LaneKind,
+    ) -> std::io::Result<()> {
+        let moved = self.move_lane(resource, lane);
         let now = resource.service();
         let state = now.state.clone();
         resource.set_service(Service { lane: now.lane, ..service(settings, state) });
+        moved
     }
 
     /// Lets the running instance go on in a lane of this kind.
-    fn move_lane(&self, resource: &Arc<Resource>, kind: LaneKind) {
+    fn move_lane(&self, resource: &Arc<Resource>, kind: LaneKind) -> std::io::Result<()> {
         let now = resource.service();
-        let ServiceState::Serving(inbox) = &now.state else { return };
+        let ServiceState::Serving(inbox) = &now.state else { return Ok(()) };
         if kind == now.lane {
-            return;
+            return Ok(());
         }
+        // First: an instance that has left its lane must have where to go.
+        let berth = Berth::find(&resource.path, kind)?;
         // What is in the old inbox is done first; what comes waits in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
         let (next, standstill) = lane::follow(capacity, inbox.pulse().clone());
@@ -119,35 +135,41 @@ impl Supervisor {
                 instance = instance => instance.ok(),
                 () = inbox.pulse().given_up() => None,
             };
-            if let Some(instance) = instance
-                && let Err(error) = standstill.start(resource, kind, instance)
-            {
-                error!(%error, "no thread for a lane");
+            if let Some(instance) = instance {
+                standstill.start(resource, berth, instance);
             }
         });
+        Ok(())
     }
 
     /// The first instance of a resource.
+    ///
+    /// # Errors
+    /// There is no thread for it; the resource stays closed.
     pub(super) fn serve_first(
         &mut self,
         resource: &Arc<Resource>,
         settings: &ResourceConfig,
         candidate: Candidate,
-    ) {
+    ) -> Result<(), SwapError> {
         let Candidate { mut instance, lane: kind, .. } = candidate;
+        let berth = match Berth::find(&resource.path, kind) {
+            Ok(berth) => berth,
+            Err(error) => {
+                drop(discard(instance));
+                return Err(SwapError::Thread(error));
+            }
+        };
         let (inbox, standstill) = lane::open(self.hub.config.load().server.limits.inbox_messages);
         // There is nothing to restore: this only lets it speak.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
-        match standstill.start(resource.clone(), kind, instance) {
-            Ok(()) => {
-                let state = ServiceState::Serving(inbox);
-                resource.set_service(Service { lane: kind, ..service(settings, state) });
-                info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
-                self.settled(&resource.path);
-            }
-            Err(error) => error!(resource = resource.path, %error, "no thread for a lane"),
-        }
+        standstill.start(resource.clone(), berth, instance);
+        let state = ServiceState::Serving(inbox);
+        resource.set_service(Service { lane: kind, ..service(settings, state) });
+        info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
+        self.settled(&resource.path);
+        Ok(())
     }
 
     /// Puts a candidate in the place of the running instance, between two events.
@@ -161,12 +183,14 @@ impl Supervisor {
         let lane = candidate.lane;
         if lane == LaneKind::Thread {
             // Before it is there: an application that may block must not meet a lane that others depend on.
-            self.move_lane(resource, lane);
+            self.move_lane(resource, lane).map_err(SwapError::Thread)?;
         }
         let now = resource.service();
         let ServiceState::Serving(inbox) = &now.state else {
-            self.serve_first(resource, settings, candidate);
-            return Ok(None);
+            let served = self.serve_first(resource, settings, candidate);
+            return served
+                .map(|()| None)
+                .inspect_err(|_| self.try_again_later(&resource.path, Memory::Written));
         };
         let generation = candidate.instance.generation();
         let Candidate { instance: next, generation: origin, known, .. } = candidate;
@@ -175,10 +199,16 @@ impl Supervisor {
         let limits =
             HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
         let swap = Swap { next, succession, known, limits, done };
-        let swapped = self.until_stuck(resource, inbox, swap_in(inbox, swap, outcome)).await;
+        let outage = Outage::of_stuck(self.hub.config.load().server.watchdog.restart_pause);
+        let swap = swap_in(inbox, swap, outcome);
+        let swapped = self.until_stuck(resource, inbox, &outage, swap).await;
         let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
             Err(SwapError::Stuck) => {
-                self.on_fresh_lane(&origin, resource, settings).await?;
+                if let Err(error) = self.on_fresh_lane(&origin, resource, settings).await {
+                    // Nothing serves now; what is active did, until it got stuck.
+                    self.try_again_later(&resource.path, Memory::Written);
+                    return Err(error);
+                }
                 return Ok(None);
             }
             handed => handed?,
@@ -187,7 +217,9 @@ impl Supervisor {
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
             snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
-        self.settle(resource, settings, lane);
+        if let Err(error) = self.settle(resource, settings, lane) {
+            error!(resource = resource.path, %error, "the lane stays as it is");
+        }
         Ok(Some(handed))
     }
 
@@ -200,21 +232,23 @@ impl Supervisor {
         self.forgive(&resource.path);
     }
 
-    /// Waits for something that a lane does, but not for a lane that is stuck: that one is given up, and the answer is None.
+    /// Waits for something that a lane does, but not for a lane that is stuck: that one is given up, closed with this outage, and the
+    /// answer is None.
     pub(super) async fn until_stuck<T>(
         &self,
         resource: &Arc<Resource>,
         inbox: &Inbox,
+        outage: &Outage,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
-            let watchdog = self.hub.config.load().server.watchdog.clone();
+            let limit = self.hub.config.load().server.watchdog.callback_limit;
             let call = tokio::select! {
                 done = &mut work => return Some(done),
-                call = inbox.pulse().stuck_for(watchdog.callback_limit) => call,
+                call = inbox.pulse().stuck_for(limit) => call,
             };
-            if self.give_up(resource, inbox, call, watchdog.restart_pause) {
+            if self.give_up(resource, inbox, call, outage) {
                 error!(resource = resource.path, "the lane is stuck and was given up");
                 return None;
             }
@@ -232,8 +266,7 @@ impl Supervisor {
             .start_with_state(generation, resource, settings)
             .await
             .map_err(|refusal| SwapError::Restart(chain(&refusal)))?;
-        self.serve_first(resource, settings, candidate);
-        Ok(())
+        self.serve_first(resource, settings, candidate)
     }
 
     pub(super) async fn start_instance(

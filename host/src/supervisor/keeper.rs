@@ -1,50 +1,53 @@
 //! State on disk, for resources with `snapshot_every`: written now and then and at the end, read back when an instance
 //! starts that has no predecessor to take it from.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, error, info, warn};
 
 use super::deploy::Candidate;
-use super::load::{Refusal, blocking};
+use super::load::Refusal;
 use super::{Supervisor, chain};
+use crate::aside::aside;
 use crate::config::{Config, Resource as ResourceConfig};
-use crate::plugin::handover;
+use crate::plugin::handover::{self, SwapError};
 use crate::plugin::lane::Item;
 use crate::plugin::loader::Generation;
 use crate::plugin::state::{self, State};
 use crate::resource::{Resource, ServiceState};
 use crate::server::Hub;
 
-/// Takes a snapshot of each resource when it is due; never two of one resource at once.
-pub(crate) async fn keep_states(hub: Arc<Hub>) {
+/// Writes states, never two of one resource at once: the second would be of the same file, and perhaps the older one.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    /// By resource. Held by the thread that writes, so that no one who stops waiting for it lets another one begin.
+    writing: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
+}
+
+/// Takes a snapshot of each resource when it is due.
+pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<Keeper>) {
     /// How soon a changed interval is noticed.
     const LOOK: Duration = Duration::from_millis(100);
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
-    let mut at_work = BTreeSet::new();
     let mut writing = JoinSet::new();
     loop {
         tokio::select! {
-            Some(written) = writing.join_next() => {
-                if let Ok(path) = written {
-                    at_work.remove(&path);
-                }
-            }
+            Some(_) = writing.join_next() => {}
             () = sleep(LOOK) => {
                 let config = hub.config.load_full();
                 for (path, settings) in &config.resources {
                     let Some(every) = settings.snapshot_every else { continue };
                     let now = Instant::now();
                     let due = *last.entry(path.clone()).or_insert(now) + every <= now;
-                    if due && at_work.insert(path.clone()) {
+                    if due && let Ok(turn) = keeper.turn(path).try_lock_owned() {
                         last.insert(path.clone(), now);
-                        writing.spawn(write_one(hub.clone(), config.clone(), path.clone()));
+                        writing.spawn(write_one(hub.clone(), config.clone(), path.clone(), turn));
                     }
                 }
             }
@@ -52,16 +55,36 @@ pub(crate) async fn keep_states(hub: Arc<Hub>) {
     }
 }
 
-async fn write_one(hub: Arc<Hub>, config: Arc<Config>, path: String) -> String {
-    let resource = hub.resources.load().get(&path).cloned();
-    if let (Some(resource), Some(settings)) = (resource, config.resources.get(&path)) {
-        write(&resource, settings, &config).await;
+/// The last snapshots, before the lanes end, each after one that is being written. A lane that is stuck keeps only its own from being
+/// written.
+pub(crate) async fn write_last(hub: &Arc<Hub>, keeper: &Keeper) {
+    let config = hub.config.load_full();
+    let mut writing = JoinSet::new();
+    for (path, settings) in &config.resources {
+        if settings.snapshot_every.is_some() {
+            let (turn, hub) = (keeper.turn(path).lock_owned(), hub.clone());
+            let (config, path) = (config.clone(), path.clone());
+            writing.spawn(async move { write_one(hub, config, path, turn.await).await });
+        }
     }
-    path
+    while writing.join_next().await.is_some() {}
+}
+
+impl Keeper {
+    fn turn(&self, path: &str) -> Arc<AsyncMutex<()>> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.entry(path.to_owned()).or_default().clone()
+    }
+}
+
+async fn write_one(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMutexGuard<()>) {
+    if let Some(resource) = hub.resources.load().get(&path).cloned() {
+        write(&resource, &config, turn).await;
+    }
 }
 
 /// Asks the lane for a snapshot and writes it.
-async fn write(resource: &Arc<Resource>, settings: &ResourceConfig, config: &Config) {
+async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<()>) {
     let service = resource.service();
     let ServiceState::Serving(inbox) = &service.state else { return };
     let (done, taken) = oneshot::channel();
@@ -73,8 +96,8 @@ async fn write(resource: &Arc<Resource>, settings: &ResourceConfig, config: &Con
         () = inbox.pulse().given_up() => return,
     };
     let (resource, limit) = (resource.path.as_str(), config.server.reload.snapshot_limit);
-    let snapshot = match taken {
-        Ok(Ok(Some(snapshot))) => snapshot,
+    let state = match taken {
+        Ok(Ok(Some(state))) => state,
         Ok(Ok(None)) => return debug!(resource, "no state to write"),
         Ok(Err(failure)) => {
             return warn!(resource, reason = failure.into_text(), "no snapshot could be taken");
@@ -82,34 +105,26 @@ async fn write(resource: &Arc<Resource>, settings: &ResourceConfig, config: &Con
         // The lane has ended.
         Err(_) => return,
     };
-    let bytes = snapshot.bytes.len();
+    let bytes = state.snapshot.bytes.len();
     if bytes > limit {
         return warn!(
             resource,
             bytes, limit, "the state is not written: it is over reload.snapshot_limit"
         );
     }
-    let state = State { plugin: settings.plugin.clone(), snapshot };
     let file = state::file(&config.server.state_dir, resource);
-    match blocking(move || state.write(&file)).await {
+    let work = move || {
+        let written = state.write(&file);
+        drop(turn);
+        written
+    };
+    match aside(work).await.flatten() {
         Ok(()) => debug!(resource, bytes, "state written"),
         Err(error) => error!(resource, %error, "the state cannot be written; the last one stays"),
     }
 }
 
 impl Supervisor {
-    /// The last snapshots, before the lanes end. A lane that is stuck keeps only its own from being written.
-    pub(crate) async fn write_states(&self) {
-        let config = self.hub.config.load_full();
-        let mut writing = JoinSet::new();
-        for (path, settings) in &config.resources {
-            if settings.snapshot_every.is_some() {
-                writing.spawn(write_one(self.hub.clone(), config.clone(), path.clone()));
-            }
-        }
-        while writing.join_next().await.is_some() {}
-    }
-
     /// An instance with the state that was written last, if there is one that it takes; else a fresh one.
     pub(super) async fn start_with_state(
         &self,
@@ -123,11 +138,11 @@ impl Supervisor {
             return Ok(candidate);
         }
         let (file, path) = (state::file(&config.server.state_dir, &resource.path), &resource.path);
-        let read = blocking({
+        let read = aside({
             let file = file.clone();
             move || State::read(&file)
         });
-        let state = match read.await {
+        let state = match read.await.map_err(Refusal::Host)? {
             Ok(Some(state)) if state.plugin == settings.plugin => state,
             Ok(Some(state)) => {
                 info!(
@@ -150,6 +165,8 @@ impl Supervisor {
                 info!(resource = path, bytes, "state restored from disk");
                 Ok(Candidate { instance, ..candidate })
             }
+            // No fault of the state's.
+            Err(SwapError::Thread(error)) => Err(Refusal::Host(error)),
             Err(error) => {
                 set_aside(&file, path, &chain(&error));
                 self.start_instance(generation, resource, settings).await

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::task::spawn_blocking;
 use tracing::{debug, error, info, warn};
 
 use super::{Supervisor, chain};
+use crate::aside::aside;
 use crate::config::Config;
 use crate::plugin::loader::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
@@ -84,17 +84,18 @@ impl Supervisor {
     ) -> Result<Option<Active>, Refusal> {
         let config = self.hub.config.load_full();
         let file = watch::library(&config.server.plugin_dir, name);
+        self.know_archive(name).await;
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.seen = FileStamp::of(&file);
         if plugin.seen.is_none() {
             return Err(Refusal::Missing(file));
         }
         let present = plugin.active.as_ref().map(|active| active.hash);
-        let number = self.next_number(name);
+        let number = self.next_number(name).await;
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let demands = self.demands(name);
         let copied = move || stage::stage(&file, &folder, (&plugin, number), &demands);
-        let staged = blocking(copied).await?;
+        let staged = aside(copied).await.map_err(Refusal::Host)??;
         if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
             if let Some(plugin) = self.plugins.get_mut(name) {
@@ -139,7 +140,8 @@ impl Supervisor {
     ) -> Result<Generation, Refusal> {
         preflight::check(&staged.path, limit).await?;
         let (name, path) = (name.to_owned(), staged.path.clone());
-        Ok(blocking(move || Generation::open(&name, number, &path)).await?)
+        let opened = aside(move || Generation::open(&name, number, &path)).await;
+        Ok(opened.map_err(Refusal::Host)??)
     }
 
     /// A generation serves from here on; returns the one before.
@@ -190,13 +192,6 @@ impl Supervisor {
                 "available; to serve it, add two lines to plugins.toml: [resources.\"/{name}\"] and plugin = \"{name}\""
             );
         }
-    }
-}
-
-pub(super) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match spawn_blocking(work).await {
-        Ok(value) => value,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
     }
 }
 

@@ -22,13 +22,14 @@ use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use self::care::Trouble;
+use self::care::{Memory, Trouble};
 use self::deploy::unserved;
 use self::load::{Active, Content};
 pub(crate) use self::order::Order;
 use self::order::Outcome;
 use self::probation::Probation;
 use crate::config::Config;
+use crate::plugin::archive::Kept;
 use crate::plugin::handover::Succession;
 use crate::plugin::lane::Item;
 use crate::plugin::pulse::Pulse;
@@ -65,6 +66,8 @@ pub(crate) struct Supervisor {
     troubles: BTreeMap<String, Trouble>,
     /// Plugins whose generation has just begun to serve.
     probations: BTreeMap<String, Probation>,
+    /// Libraries that lie in the folder and serve nothing, as they were when that was said.
+    available: BTreeMap<PathBuf, FileStamp>,
 }
 
 /// A plugin by name.
@@ -82,6 +85,8 @@ struct Plugin {
     /// The operator has switched it off.
     is_disabled: bool,
     failed_probations: u64,
+    /// What is in its archive, the newest first; None before anybody looked.
+    kept: Option<Vec<Kept>>,
 }
 
 impl Supervisor {
@@ -93,6 +98,7 @@ impl Supervisor {
             plugins: BTreeMap::new(),
             troubles: BTreeMap::new(),
             probations: BTreeMap::new(),
+            available: BTreeMap::new(),
         }
     }
 
@@ -111,19 +117,27 @@ impl Supervisor {
                 failures.push(self.report(name, &refusal));
             }
         }
-        let mut resources = Resources::new();
+        let resources: Resources =
+            config.resources.iter().map(|(path, s)| (path.clone(), unserved(path, s))).collect();
+        // Before the first of them is served, so that those are known that must end if this is not waited for.
+        self.hub.resources.store(Arc::new(resources.clone()));
         for (path, settings) in &config.resources {
-            let resource = unserved(path, settings);
-            resources.insert(path.clone(), resource.clone());
+            let resource = resources[path].clone();
             let Some(generation) = self.active(&settings.plugin) else { continue };
             match self.start_with_state(&generation, &resource, settings).await {
-                Ok(candidate) => self.serve_first(&resource, settings, candidate),
+                Ok(candidate) => {
+                    if let Err(error) = self.serve_first(&resource, settings, candidate) {
+                        self.not_served(path, &error, Memory::Written);
+                        failures.push(chain(&error));
+                    }
+                }
                 Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
             }
         }
-        self.hub.resources.store(Arc::new(resources));
         for path in watch::libraries(&config.server.plugin_dir) {
-            self.report_if_available(&path, &config);
+            if !self.concerns(&path) {
+                self.note_available(path);
+            }
         }
         self.publish();
         Ok(failures)
@@ -135,27 +149,30 @@ impl Supervisor {
         mut self,
         mut changes: mpsc::Receiver<Change>,
         mut stop: watch_channel::Receiver<()>,
-    ) -> Self {
+    ) {
         tokio::select! {
             () = self.deal(&mut changes) => {}
             _ = stop.changed() => {}
         }
-        self
     }
 
     async fn deal(&mut self, changes: &mut mpsc::Receiver<Change>) {
+        // Stays while changes come: however many they are, what is due is looked at between two of them.
+        let mut look = Instant::now() + probation::LOOK;
         loop {
-            let look = (!self.probations.is_empty()).then(|| Instant::now() + probation::LOOK);
-            let restart = [self.next_restart(), look].into_iter().flatten().min();
+            let look_due = (!self.probations.is_empty()).then_some(look);
+            let due = [self.next_restart(), look_due].into_iter().flatten().min();
             tokio::select! {
+                biased;
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    self.restart_due().await;
+                    self.judge().await;
+                    look = Instant::now() + probation::LOOK;
+                }
                 change = changes.recv() => match change {
                     Some(change) => self.deal_with(change).await,
                     None => return,
                 },
-                () = sleep_until(restart.unwrap_or_else(Instant::now)), if restart.is_some() => {
-                    self.restart_due().await;
-                    self.judge().await;
-                }
             }
         }
     }
@@ -165,6 +182,10 @@ impl Supervisor {
             Change::Configuration => drop(self.configuration_changed().await),
             Change::File(path) if path == self.hub.config.load().path => {
                 drop(self.configuration_changed().await);
+            }
+            Change::File(path) if !self.concerns(&path) => {
+                // Of these there may be thousands at once, and nobody is told anything new.
+                return self.note_available(path);
             }
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call).await,
@@ -181,29 +202,26 @@ impl Supervisor {
         self.publish();
     }
 
-    /// Ends all lanes, each after what is in its inbox.
-    pub(crate) async fn stop(self) {
-        let resources = self.hub.resources.load_full();
-        let mut ended = Vec::new();
-        for resource in resources.values() {
-            if let ServiceState::Serving(inbox) = &resource.service().state {
-                let (done, end) = oneshot::channel();
-                if inbox.send(Item::Stop(done)).await.is_ok() {
-                    ended.push(end);
-                }
-            }
+    /// Whether this is the library of a plugin that is mapped, or that runs.
+    fn concerns(&self, path: &Path) -> bool {
+        watch::plugin_name(path)
+            .is_some_and(|name| self.active(name).is_some() || self.hub.config.load().maps(name))
+    }
+
+    fn note_available(&mut self, path: PathBuf) {
+        let Some(stamp) = FileStamp::of(&path) else {
+            self.available.remove(&path);
+            return;
+        };
+        if self.available.get(&path) != Some(&stamp) {
+            self.report_if_available(&path, &self.hub.config.load());
+            self.available.insert(path, stamp);
         }
-        for end in ended {
-            // A lane that is gone already has ended.
-            drop(end.await);
-        }
-        drop(std::fs::remove_dir_all(self.staging));
     }
 
     async fn library_changed(&mut self, path: &Path) {
         let config = self.hub.config.load_full();
         let Some(name) = watch::plugin_name(path).map(ToOwned::to_owned) else { return };
-        let is_mapped = config.maps(&name);
         let stamp = FileStamp::of(path);
         let plugin = self.plugins.entry(name.clone()).or_default();
         // One that is disabled is looked at when it is enabled.
@@ -221,12 +239,12 @@ impl Supervisor {
             }
             return;
         }
-        if !is_mapped {
+        if config.maps(&name) {
+            self.take(&name, &config).await;
+        } else {
             plugin.seen = stamp;
             self.report_if_available(path, &config);
-            return;
         }
-        self.take(&name, &config).await;
     }
 
     /// What `[plugins.NAME]` says has changed, and so may what it says of the library that lies there.
@@ -244,6 +262,26 @@ impl Supervisor {
             }
             Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
             Err(refusal) => drop(self.report(name, &refusal)),
+        }
+    }
+}
+
+/// Ends all lanes, each after what is in its inbox. Not the supervisor's: they end also where that has gone.
+pub(crate) async fn stop_lanes(hub: &Hub) {
+    let resources = hub.resources.load_full();
+    let mut ended = Vec::new();
+    for resource in resources.values() {
+        if let ServiceState::Serving(inbox) = &resource.service().state {
+            let (done, end) = oneshot::channel();
+            if inbox.send(Item::Stop(done)).await.is_ok() {
+                ended.push(end);
+            }
+        }
+    }
+    for end in ended {
+        // A lane that is gone already has ended.
+        if let Ok(gone) = end.await {
+            drop(gone.await);
         }
     }
 }

@@ -106,6 +106,7 @@ impl Supervisor {
         for name in passed {
             self.probations.remove(&name);
             info!(plugin = name, "probation passed");
+            self.publish();
         }
         for (name, reason) in failed {
             self.fail(&name, &reason).await;

@@ -6,8 +6,9 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::load::{Active, Refusal, blocking, forget};
+use super::load::{Active, Refusal, forget};
 use super::order::Outcome;
+use crate::aside::aside;
 use crate::plugin::archive::{Archive, Kept};
 use crate::plugin::handover::Succession;
 use crate::plugin::loader::Generation;
@@ -27,6 +28,7 @@ impl Supervisor {
         if self.is_disabled(name) {
             return Err(format!("{name} is disabled; enable it"));
         }
+        self.look_into_archive(name).await;
         let kept = self.choose(name, wanted)?;
         let loaded = match self.load_kept(name, &kept).await {
             Ok(loaded) => loaded,
@@ -36,12 +38,12 @@ impl Supervisor {
         // It was good before.
         self.probations.remove(name);
         let file = watch::library(&config.server.plugin_dir, name);
-        let content = blocking({
+        let content = aside({
             let file = file.clone();
-            move || std::fs::read(file)
+            move || stage::hash_of(&file)
         });
         // Where there is no file, there is nothing that could come back.
-        let content = content.await.ok().map(|bytes| stage::hex(&stage::hash(&bytes)));
+        let content = content.await.flatten().ok().map(|hash| stage::hex(&hash));
         self.plugins.entry(name.to_owned()).or_default().seen = FileStamp::of(&file);
         self.note_rolled_back(name, content.as_deref().filter(|hash| *hash != kept.hash));
         info!(plugin = name, kept = kept.number, "rolled back");
@@ -49,8 +51,7 @@ impl Supervisor {
     }
 
     fn choose(&self, name: &str, wanted: Option<u64>) -> Result<Kept, String> {
-        let archive = self.archive(name);
-        let (list, rolled_back) = (archive.list(), archive.rolled_back());
+        let (list, rolled_back) = (self.kept(name), self.archive(name).rolled_back());
         let active = self.plugins.get(name).and_then(|plugin| plugin.active.as_ref());
         let active = active.map(|active| stage::hex(&active.hash));
         let numbers: Vec<String> = list.iter().map(|kept| kept.number.to_string()).collect();
@@ -69,19 +70,18 @@ impl Supervisor {
 
     /// The newest that was not rolled back from.
     pub(super) fn newest_good(&self, name: &str) -> Option<Kept> {
-        let archive = self.archive(name);
-        let rolled_back = archive.rolled_back();
-        archive.list().into_iter().find(|kept| Some(&kept.hash) != rolled_back.as_ref())
+        let rolled_back = self.archive(name).rolled_back();
+        self.kept(name).into_iter().find(|kept| Some(&kept.hash) != rolled_back.as_ref())
     }
 
     /// A kept library as a new generation.
     pub(super) async fn load_kept(&mut self, name: &str, kept: &Kept) -> Result<Active, Refusal> {
-        let number = self.next_number(name);
+        let number = self.next_number(name).await;
         let limit = self.hub.config.load().server.reload.preflight;
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
         let demands = self.demands(name);
         let copied = move || stage::stage(&path, &folder, (&plugin, number), &demands);
-        let staged = blocking(copied).await?;
+        let staged = aside(copied).await.map_err(Refusal::Host)??;
         if stage::hex(&staged.hash) != kept.hash {
             forget(&staged.path);
             let (found, kept) = (staged.hash, kept.hash.clone());
@@ -100,16 +100,37 @@ impl Supervisor {
     }
 
     /// Keeps a generation that serves. A failure costs only the way back.
-    pub(super) async fn keep(&self, name: &str, generation: Arc<Generation>, hash: Hash) {
+    pub(super) async fn keep(&mut self, name: &str, generation: Arc<Generation>, hash: Hash) {
         let earlier = self.hub.config.load().server.reload.keep_generations;
         if earlier == 0 {
             return;
         }
         let archive = self.archive(name);
         let keep = move || archive.keep(&generation.path, generation.number, &hash, earlier);
-        if let Err(error) = blocking(keep).await {
+        if let Err(error) = aside(keep).await.flatten() {
             warn!(plugin = name, %error, "this generation cannot be kept for a rollback");
         }
+        self.look_into_archive(name).await;
+    }
+
+    /// Looks into the archive if nobody has yet.
+    pub(super) async fn know_archive(&mut self, name: &str) {
+        if self.plugins.get(name).is_none_or(|plugin| plugin.kept.is_none()) {
+            self.look_into_archive(name).await;
+        }
+    }
+
+    /// What can be rolled back to is read here, and shown from memory.
+    pub(super) async fn look_into_archive(&mut self, name: &str) {
+        let archive = self.archive(name);
+        match aside(move || archive.list()).await {
+            Ok(list) => self.plugins.entry(name.to_owned()).or_default().kept = Some(list),
+            Err(error) => warn!(plugin = name, %error, "what is kept of it cannot be read"),
+        }
+    }
+
+    fn kept(&self, name: &str) -> Vec<Kept> {
+        self.plugins.get(name).and_then(|plugin| plugin.kept.clone()).unwrap_or_default()
     }
 
     pub(super) fn note_rolled_back(&self, name: &str, hash: Option<&str>) {
@@ -123,8 +144,9 @@ impl Supervisor {
     }
 
     /// The number of a new generation; they go on over restarts, so that a number means one thing.
-    pub(super) fn next_number(&mut self, name: &str) -> u64 {
-        let newest = self.archive(name).list().first().map_or(0, |kept| kept.number);
+    pub(super) async fn next_number(&mut self, name: &str) -> u64 {
+        self.know_archive(name).await;
+        let newest = self.kept(name).first().map_or(0, |kept| kept.number);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.last_number = plugin.last_number.max(newest) + 1;
         plugin.last_number

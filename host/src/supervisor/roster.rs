@@ -39,7 +39,12 @@ pub(crate) struct Running {
 
 impl Supervisor {
     pub(super) fn publish(&self) {
-        let standings = self.plugins.iter().map(|(name, plugin)| {
+        let config = self.hub.config.load();
+        // One that runs nothing and is to run nothing is nobody's concern.
+        let known = self.plugins.iter();
+        let known =
+            known.filter(|(name, plugin)| plugin.active.is_some() || config.maps(name.as_str()));
+        let standings = known.map(|(name, plugin)| {
             let generation = plugin.active.as_ref().map(|active| Running {
                 number: active.generation.number,
                 hash: stage::hex(&active.hash),
@@ -55,7 +60,7 @@ impl Supervisor {
                 is_disabled: plugin.is_disabled,
                 is_on_probation: self.probations.contains_key(name),
                 failed_probations: plugin.failed_probations,
-                kept: self.archive(name).list(),
+                kept: plugin.kept.clone().unwrap_or_default(),
             };
             (name.clone(), standing)
         });

@@ -297,7 +297,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let mut queue = queue.into_iter().peekable();
         while queue.peek().is_some() {
             let mut large = None;
-            in_time(limit, self.flush()).await?;
+            if !self.output.is_empty() {
+                in_time(limit, self.flush()).await?;
+            }
             let first_write = poll_fn(|cx| {
                 Poll::Ready(FRAMES.with_borrow_mut(|frames| {
                     frames.clear();
@@ -309,7 +311,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 }))
             });
             first_write.await?;
-            in_time(limit, self.flush()).await?;
+            if !self.output.is_empty() {
+                in_time(limit, self.flush()).await?;
+            }
             if let Some(payload) = large {
                 for step in payload.chunks(STEP) {
                     in_time(limit, self.stream.write_all(step)).await?;

@@ -20,11 +20,14 @@ struct Blocker {
 #[serde(deny_unknown_fields, default)]
 struct Config {
     release: Option<PathBuf>,
+    /// For a library that takes the place of this one; passed over here.
+    #[serde(rename = "starts")]
+    _starts: Option<u64>,
 }
 
 impl Plugin for Blocker {
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
-        let Config { release } = read_config(config)?;
+        let Config { release, .. } = read_config(config)?;
         Ok(Self { host, release })
     }
 

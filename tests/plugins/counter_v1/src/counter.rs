@@ -3,6 +3,7 @@
 //! Any text is answered by `{"opcode":"counted","by":NAME,"total":N,"seq":M,"message":TEXT}`, so a test sees which
 //! version handled which message, and that none was lost, doubled or handled out of order.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use plugsocket_plugin::{
@@ -30,6 +31,9 @@ struct Config {
     restore_delay_ms: u64,
     /// Bytes added to the snapshot.
     ballast: usize,
+    /// How many instances one copy of the library starts; it refuses more.
+    starts: Option<u64>,
+    drop_delay_ms: u64,
 }
 
 #[derive(Default)]
@@ -87,6 +91,10 @@ impl Plugin for Counter {
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
         let config: Config = read_config(config)?;
         pause(config.start_delay_ms);
+        let before = STARTS.fetch_add(1, Ordering::Relaxed);
+        if config.starts.is_some_and(|starts| before >= starts) {
+            return Err(StartError::new("told to refuse by `starts`"));
+        }
         if config.refuse_start {
             return Err(StartError::new("told to refuse by `refuse_start`"));
         }
@@ -129,6 +137,14 @@ impl Plugin for Counter {
         Ok(())
     }
 }
+
+impl Drop for Counter {
+    fn drop(&mut self) {
+        pause(self.config.drop_delay_ms);
+    }
+}
+
+static STARTS: AtomicU64 = AtomicU64::new(0);
 
 #[expect(clippy::disallowed_methods, reason = "a callback that takes long is what is tested")]
 fn pause(millis: u64) {
