@@ -12,6 +12,7 @@ pub mod config;
 mod control;
 mod drain;
 mod files;
+mod life;
 mod systemd;
 mod telemetry;
 // How a connection comes in.
