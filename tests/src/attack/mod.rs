@@ -112,11 +112,12 @@ pub const ATTACKS: [Attack; 22] = [
     ),
     attack("half-frames", "half a frame, then one byte a second", Most::Twice, 64, true),
     attack("open-buffers", "an open chunk buffer, then nothing", Most::Twice, 16, false),
-    attack("half-closes", "writing side ended, reading side kept", Most::Twice, 16, true),
+    attack("half-closes", "writing side ended, reading side kept", Most::Milliseconds(5), 16, true),
     attack(
         "unanswered-closes",
         "no answer to the close frame for a violation",
-        Most::Twice,
+        // As for the one before: all of it is the handshakes of a thousand, at once.
+        Most::Milliseconds(5),
         16,
         true,
     ),
