@@ -77,9 +77,14 @@ impl Unusual {
     /// Gives it what belongs to the present frame, or to the next, at which `look` was taken. Returns how much that was.
     ///
     /// # Errors
-    /// It is one frame too many, or the text of a fragment and can never become UTF-8.
+    /// It continues no message, is one frame too many, or the text of a fragment and can never become UTF-8.
     pub(super) fn feed(&mut self, bytes: &[u8], look: Look) -> Result<usize, CloseReason> {
         if !self.is_in_frame() {
+            // RFC 6455, section 5.4. The state machine would say so too, but only when the frame has come to its end.
+            if bytes.first().is_some_and(|first| first & 0x0f == 0) && !self.is_open {
+                let text = "a continuation of no message";
+                return Err(CloseReason::host(CloseCode::PROTOCOL, text));
+            }
             self.fragments.begin(bytes);
             (self.frame_left, self.leaves_open) = match look {
                 // Inside a fragmented message even a plain frame is for it to judge.
@@ -99,7 +104,6 @@ impl Unusual {
         Ok(used)
     }
 
-    /// Counts the present frame, unless it is a control frame.
     /// Whether the host has said goodbye, and the peer's answer is awaited.
     pub(super) fn is_closing(&self) -> bool {
         self.is_closing
@@ -124,6 +128,7 @@ impl Unusual {
         self.machine.get_ref().input.capacity()
     }
 
+    /// Counts the present frame, unless it is a control frame.
     fn count_frame(&mut self) -> Result<(), CloseReason> {
         let Some(leaves_open) = self.leaves_open else { return Ok(()) };
         let frames = self.frames + 1;

@@ -614,6 +614,8 @@ mod tests {
             (masked(0xf1, b"x"), 1002),
             (masked(0x83, b"x"), 1002),
             (masked(0x80, b"x"), 1002),
+            // Its end does not come, and what there is of it is no UTF-8.
+            (vec![0x00, 0xc5, 0, 0, 0, 0, 0xe8, 0x29], 1002),
             (masked(0x09, b"x"), 1002),
             (masked(0x89, &[b'x'; 126]), 1002),
             (masked(0x88, b"x"), 1002),

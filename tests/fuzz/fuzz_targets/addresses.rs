@@ -51,9 +51,11 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(access.allows_origin(Some(&value.to_ascii_uppercase())));
             assert!(!access.allows_origin(None) && !access.allows_origin(Some("")));
             assert!(!access.allows_origin(Some(&format!("{origin}.evil.example"))));
-            assert!(["80", "443"].iter().all(|port| {
-                !access.allows_origin(Some(&format!("{origin}:{port}:{port}")))
-            }));
+            assert!(
+                ["80", "443"].iter().all(|port| {
+                    !access.allows_origin(Some(&format!("{origin}:{port}:{port}")))
+                })
+            );
             let again = parse(key, origin).expect("what is printed is right");
             assert_eq!(again.server.access, *access);
         }

@@ -33,11 +33,22 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(heard.answers, expected.answers);
 });
 
-/// The frames before the first one whose header is faulty by itself, and the close code for that one: tungstenite is more lenient.
+/// The frames before the first one whose header is faulty by itself or continues no message, and the close code for that one:
+/// tungstenite is more lenient, or waits for its end.
 fn before_fault(bytes: &[u8], max_message: usize) -> (&[u8], Option<u16>) {
-    let mut at = 0;
+    let (mut at, mut is_open) = (0, false);
     loop {
-        at += match look(&bytes[at..], max_message) {
+        let found = look(&bytes[at..], max_message);
+        if matches!(found, Look::Plain(_) | Look::Other(_)) {
+            let (opcode, is_final) = (bytes[at] & 0x0f, bytes[at] & 0x80 != 0);
+            if opcode == 0 && !is_open {
+                return (&bytes[..at], Some(1002));
+            }
+            if opcode < 3 {
+                is_open = !is_final;
+            }
+        }
+        at += match found {
             Look::Faulty(Fault::TooLong) => return (&bytes[..at], Some(1009)),
             Look::Faulty(_) => return (&bytes[..at], Some(1002)),
             Look::Plain(plain) => plain.header + plain.length,
