@@ -13,7 +13,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::sync::watch::channel;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
 use crate::auth::{self, GuardError};
@@ -188,36 +188,14 @@ fn background(
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(server::keep_alive(hub.clone()));
     background.spawn(keeper::keep_states(hub.clone(), keeper.clone()));
-    let keys = hub.clone();
-    background.spawn(again_and_again("the look at keys", move || server::keep_keys(keys.clone())));
-    let certificates = hub.clone();
-    let keep = move || tls::keep(certificates.clone());
-    background.spawn(again_and_again("the look at certificates", keep));
+    background.spawn(server::keep_keys(hub.clone()));
+    background.spawn(tls::keep(hub.clone()));
     background.spawn(async move {
         systemd::heartbeat(changes).await;
         // Nobody wants to hear it.
         pending().await
     });
     background
-}
-
-/// For what remembers nothing that others depend on: begun anew should it panic, as where the system has no thread for it.
-async fn again_and_again<F>(what: &'static str, begin: impl Fn() -> F)
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    const PAUSE: Duration = Duration::from_secs(5);
-    let mut running = JoinSet::new();
-    loop {
-        running.spawn(begin());
-        match running.join_next().await {
-            Some(Err(error)) if error.is_panic() => {
-                error!(pause = ?PAUSE, "{what} failed and is begun anew");
-                sleep(PAUSE).await;
-            }
-            _ => return,
-        }
-    }
 }
 
 /// What the system tells the host.

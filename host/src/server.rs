@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use tracing::{Instrument, Span, debug_span};
 
+use crate::aside::aside;
 use crate::auth::{self, Applicant, Guards, Pass};
 use crate::census::{Arriving, Census, Counted, Full};
 use crate::config::{Config, UnknownResource};
@@ -72,7 +73,7 @@ pub(crate) async fn keep_keys(hub: Arc<Hub>) {
         if guards.is_empty() {
             continue;
         }
-        if let Err(error) = tokio::task::spawn_blocking(move || auth::refresh(&guards)).await {
+        if let Err(error) = aside(move || auth::refresh(&guards)).await {
             tracing::error!(%error, "the look at the files of keys failed");
         }
     }

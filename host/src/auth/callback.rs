@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 
 use super::answer::{self, Answer};
 use super::{Applicant, Denial, Login};
+use crate::aside::aside;
 use crate::config::{CallMethod, Callback, EndpointPlace};
 use crate::supervisor::chain;
 
@@ -234,8 +235,7 @@ async fn look_up(
     place: OwnedSemaphorePermit,
     lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<(Vec<SocketAddr>, OwnedSemaphorePermit), CallError> {
-    let looked_up = tokio::task::spawn_blocking(move || (lookup(), place)).await;
-    let (found, place) = looked_up.map_err(|error| CallError::Lookup(io::Error::other(error)))?;
+    let (found, place) = aside(move || (lookup(), place)).await.map_err(CallError::Lookup)?;
     Ok((found.map_err(CallError::Lookup)?, place))
 }
 

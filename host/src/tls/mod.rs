@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -26,6 +25,7 @@ use tracing::{error, info, warn};
 
 use self::pair::{Pair, Unfit};
 pub(crate) use self::validity::date;
+use crate::aside::aside;
 use crate::config::{self, Config, ConfigError, Place, Problem};
 use crate::plugin::stage::FileStamp;
 use crate::server::Hub;
@@ -260,8 +260,8 @@ fn settings_of(config: &Config, served: &Served) -> config::Tls {
 
 async fn look(served: &Arc<Served>) -> Stamps {
     let served = served.clone();
-    // A lost task is as a look that found nothing.
-    spawn_blocking(move || survey(&served.settings)).await.unwrap_or_default()
+    // One that was not done is as one that found nothing.
+    aside(move || survey(&served.settings)).await.unwrap_or_default()
 }
 
 /// Once the files are quiet: a certificate and its key are rarely replaced in the same moment.
@@ -276,7 +276,7 @@ async fn read_again(hub: &Hub, config: &Arc<Config>, served: &Arc<Served>) {
         found = again;
     }
     let (settings, former) = (config.clone(), served.clone());
-    let read = spawn_blocking(move || Served::load(&settings, Some(&former))).await;
+    let read = aside(move || Served::load(&settings, Some(&former))).await;
     let problems = match read {
         Ok(Ok(Some(next))) => {
             let problems = next.problems.clone();
@@ -287,7 +287,8 @@ async fn read_again(hub: &Hub, config: &Arc<Config>, served: &Arc<Served>) {
             problems
         }
         Ok(Err(ConfigError::Invalid { problems, .. })) => problems,
-        _ => return,
+        Err(error) => return error!(%error, "the look at the certificates failed"),
+        Ok(_) => return,
     };
     tell_of(problems.iter().filter(|problem| !served.problems.contains(problem)));
 }
