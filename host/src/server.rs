@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, Kind};
@@ -289,12 +289,5 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let pace = Pace::new(rate, timeouts.idle);
     let entry = hub.registry.enter(peer);
     let connection = Connection::new(wire, entry, inbox, (limits, timeouts), pace);
-    let until = until.and_then(instant);
     Some(Admitted { connection, span, until, _counted: counted })
-}
-
-/// The same moment on the clock that timers follow.
-fn instant(time: SystemTime) -> Option<tokio::time::Instant> {
-    let left = time.duration_since(SystemTime::now()).unwrap_or_default();
-    tokio::time::Instant::now().checked_add(left)
 }

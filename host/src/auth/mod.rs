@@ -18,6 +18,7 @@ use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::Kind;
 use serde_json::Number;
+use tokio::time::Instant;
 
 use self::callback::Endpoint;
 use self::keyring::{Keyring, KeyringError};
@@ -76,8 +77,8 @@ const MAX_USER: usize = 1024;
 pub(crate) struct Pass {
     /// None where nothing was asked for.
     pub(crate) login: Option<Box<Login>>,
-    /// When the connection is to end.
-    pub(crate) until: Option<SystemTime>,
+    /// When the connection is to end: so long after it was judged, wherever the time of day is set meanwhile.
+    pub(crate) until: Option<Instant>,
     /// The subprotocol to answer with, where the resource's own are not asked for.
     pub(crate) protocol: Option<&'static str>,
 }
@@ -140,15 +141,15 @@ impl Guard {
                 let protocol = (rules.from.contains(&Source::Subprotocol)
                     && token::offers_bearer(applicant.head))
                 .then_some(token::BEARER);
-                let holder = token::find(applicant.head, &rules.from).and_then(|token| {
-                    token::verify(token, &keyring.keys(), rules, SystemTime::now())
-                });
+                let now = SystemTime::now();
+                let holder = token::find(applicant.head, &rules.from)
+                    .and_then(|token| token::verify(token, &keyring.keys(), rules, now));
                 match holder {
                     Ok(holder) => Ok(Pass {
                         until: holder
                             .until
                             .filter(|_| rules.close_on_expiry)
-                            .and_then(|until| until.checked_add(rules.leeway)),
+                            .and_then(|until| instant(until.checked_add(rules.leeway)?, now)),
                         login: Some(Box::new(Login {
                             user: Some(holder.user.into()),
                             claims: Some(holder.claims.into()),
@@ -166,6 +167,11 @@ impl Guard {
             (Means::Keys(_), Proof::Callback(_)) => Err(Denial::unavailable()),
         }
     }
+}
+
+/// A time of day on the clock that timers follow.
+fn instant(time: SystemTime, now: SystemTime) -> Option<Instant> {
+    Instant::now().checked_add(time.duration_since(now).unwrap_or_default())
 }
 
 /// The guards that a configuration asks for. Those of `present` whose settings are the same go on, with their keys and
