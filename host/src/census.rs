@@ -28,7 +28,7 @@ pub(crate) struct Census {
 #[derive(Debug, Default)]
 struct Counts {
     total: usize,
-    /// By network. Only filled while `max_per_ip` is set.
+    /// Web clients, by network; also while there is no limit, which may be set at any time.
     per_ip: HashMap<IpAddr, usize>,
 }
 
@@ -98,21 +98,18 @@ impl Census {
 }
 
 impl Counts {
-    /// Whether there is room for one more, and the network for which it is to be counted, where that is limited.
+    /// Whether there is room for one more, and the network for which it is to be counted.
     fn room(&self, origin: Origin, kind: Kind, limits: &Limits) -> Result<Option<IpAddr>, Full> {
         if limits.max_connections.is_some_and(|max| self.total >= max.get()) {
             return Err(Full("too many connections"));
         }
-        match (origin.ip(), kind, limits.max_per_ip) {
-            (Some(ip), Kind::WebSocket, Some(max)) => {
-                let ip = network(ip);
-                if self.per_ip.get(&ip).is_some_and(|count| *count >= max.get()) {
-                    return Err(Full("too many connections from this address"));
-                }
-                Ok(Some(ip))
-            }
-            _ => Ok(None),
+        let ip = origin.ip().filter(|_| kind == Kind::WebSocket).map(network);
+        if let (Some(ip), Some(max)) = (ip, limits.max_per_ip)
+            && self.per_ip.get(&ip).is_some_and(|count| *count >= max.get())
+        {
+            return Err(Full("too many connections from this address"));
         }
+        Ok(ip)
     }
 }
 

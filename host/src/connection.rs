@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
+use std::mem::take;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
@@ -20,14 +21,16 @@ use tracing::debug;
 use crate::chunk::{Form, Joiner, Step};
 use crate::config::{Limits, Timeouts};
 use crate::deadline::Deadline;
-use crate::outbox::{CloseReason, First, Load, Look, Outgoing, Taken};
+use crate::input::{Input, Load};
+use crate::outbox::{CloseReason, First, Look, Outgoing, Taken};
 use crate::pace::Pace;
 use crate::payload::Payload;
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{Input, Item};
+use crate::plugin::lane::Item;
 use crate::registry::{Entry, Peer};
 use crate::resource::ServiceState;
 use crate::share::Share;
+use crate::throttle::Excess;
 use crate::wire::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire, WriteError};
 
 /// Why the loop ended.
@@ -76,6 +79,8 @@ pub(crate) struct Connection<S> {
     joiner: Joiner,
     /// For a message, or an open chunk buffer, that has begun.
     whole: Deadline,
+    /// When it is no longer waited for the answers to a peer that is done.
+    leaves_at: Option<Instant>,
     timeouts: Timeouts,
     pace: Option<Box<Pace>>,
 }
@@ -90,7 +95,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
         let whole = Deadline::None;
-        Self { wire, entry, inbox, joiner, whole, timeouts: timeouts.clone(), pace }
+        let timeouts = timeouts.clone();
+        Self { wire, entry, inbox, joiner, whole, leaves_at: None, timeouts, pace }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -128,30 +134,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut first = First::Write;
         // What ended the reading, while what was read before is still pending.
         let mut last: Option<End> = None;
+        // The lane deferred something and is to go on with it.
+        let mut resumes = false;
         let mut share = Share::default();
         loop {
             share.rest().await;
-            if pending.is_none()
-                && let Some(end) = last.take()
-            {
-                return end;
+            if pending.is_none() {
+                if take(&mut resumes) {
+                    *pending = Some(Item::Resume(peer.clone()));
+                } else if self.may_end(last.as_ref())
+                    && let Some(end) = last.take()
+                {
+                    return end;
+                }
             }
             let turn = match pending {
                 Some(_) => self.wait_for_lane(pending).await,
-                None => self.turn(first, &mut batch).await,
+                None => self.turn((last.is_none(), first), &mut batch).await,
             };
             peer.outbox.attend();
             match turn {
                 Turn::Taken => {}
-                Turn::Write(Taken { queue, close }) => {
+                Turn::Write(taken) => {
                     first = First::Read;
-                    share.wrote(queue.len());
-                    if let Err(end) = self.write(queue).await {
+                    share.wrote(taken.queue.len());
+                    resumes |= taken.resumes;
+                    if let Err(end) = self.write(taken.queue).await {
                         return end;
                     }
-                    if let Some(reason) = close {
+                    if let Some(reason) = taken.close {
                         return End::Closed(reason);
                     }
+                    self.leave(last.as_ref());
                 }
                 Turn::LaneEnded => match find_lane(&peer, &self.inbox) {
                     Some(inbox) => self.inbox = inbox,
@@ -161,6 +175,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     first = First::Write;
                     peer.heard();
                     last = self.take_in(progress, &mut batch, pending, &mut share).await;
+                    self.leave(last.as_ref());
                 }
                 Turn::Clock => {
                     if let Err(reason) = self.wake() {
@@ -168,6 +183,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     }
                 }
             }
+        }
+    }
+
+    /// Gives the lane time to answer a peer that is done.
+    fn leave(&mut self, end: Option<&End>) {
+        if let Some(End::Done(_)) = end {
+            self.leaves_at = Some(Instant::now() + self.timeouts.close);
+        }
+    }
+
+    /// Whether the reading's `end` is the connection's. A peer that is done is first told all that it asked for, in goes that its outbox
+    /// can hold; but not for longer than `close_timeout` in which the lane answers nothing.
+    fn may_end(&self, end: Option<&End>) -> bool {
+        match end {
+            Some(End::Done(_)) => {
+                !self.peer().outbox.is_with_lane()
+                    || self.leaves_at.is_some_and(|at| at <= Instant::now())
+            }
+            _ => true,
         }
     }
 
@@ -179,12 +213,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         pending: &mut Option<Item>,
         share: &mut Share,
     ) -> Option<End> {
-        let joined = self.count(batch.len()).and_then(|frames| {
-            let begun = share.read(frames, batch.len());
-            let joined = self.hand_on(batch, pending);
-            share.handled(begun);
-            joined
-        });
+        let joined = match self.count(batch.len()) {
+            Ok(frames) => {
+                let begun = share.read(frames, batch.len());
+                let joined = self.hand_on(batch, pending);
+                share.handled(begun);
+                joined
+            }
+            Err(Excess { reason, allowed }) => {
+                cut(batch, allowed);
+                self.hand_on(batch, pending).and(Err(reason))
+            }
+        };
         match (joined, progress) {
             (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => Some(End::Closed(reason)),
             (Ok(()), Progress::Done(reason)) => Some(End::Done(reason)),
@@ -194,24 +234,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Waits for something to write or to read, whichever comes `first`.
-    async fn turn(&mut self, first: First, batch: &mut Vec<Received>) -> Turn {
-        let next_time = self.next_time();
-        let (wire, peer, whole) = (&mut self.wire, &*self.entry.peer, &mut self.whole);
-        let is_paced = self.pace.as_ref().is_none_or(|pace| pace.may_read());
+    /// Waits for something to write or to read, if it reads, whichever comes `first`.
+    async fn turn(&mut self, (reads, first): (bool, First), batch: &mut Vec<Received>) -> Turn {
+        let next_time = self.next_time().into_iter().chain(self.leaves_at).min();
+        let Self { wire, entry, whole, pace, .. } = self;
+        let peer = &*entry.peer;
+        let is_paced = pace.as_ref().is_none_or(|pace| pace.may_read());
+        let more = reads.then_some(ONE_READ);
         let mut clock = pin!(reached(next_time));
         poll_fn(|cx| {
-            let (may_read, is_due) = match peer.outbox.look(cx, first, ONE_READ, peer.bounds) {
+            let (may_read, is_due) = match peer.outbox.look(cx, first, more, peer.bounds) {
                 Look::Write(taken) => return Poll::Ready(Turn::Write(taken)),
                 Look::Wait { may_read, is_due } => (is_paced && may_read, is_due),
             };
             if may_read == peer.is_held() {
-                hold(peer, whole, !may_read);
+                hold(peer, whole, pace, !may_read);
                 // Other clocks run than those that are waited for here.
                 return Poll::Ready(Turn::Clock);
             }
-            if may_read && let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
-                return Poll::Ready(Turn::Read(progress));
+            if may_read {
+                if let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
+                    return Poll::Ready(Turn::Read(progress));
+                }
+                if wire.is_heard() {
+                    // In the middle of a message a peer cannot answer a ping.
+                    peer.heard();
+                }
             }
             if is_due && let Some(taken) = peer.outbox.try_take() {
                 return Poll::Ready(Turn::Write(taken));
@@ -223,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits for a place in the lane's inbox, and meanwhile for something to write. What is `pending` must be there.
     async fn wait_for_lane(&mut self, pending: &mut Option<Item>) -> Turn {
-        hold(&self.entry.peer, &mut self.whole, true);
+        hold(&self.entry.peer, &mut self.whole, &mut self.pace, true);
         let clock = reached(self.next_time());
         tokio::select! {
             taken = self.entry.peer.outbox.take() => Turn::Write(taken),
@@ -250,7 +298,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn wake(&mut self) -> Result<(), CloseReason> {
         if let Some(pace) = &mut self.pace {
             let peer = &self.entry.peer;
-            pace.wake(peer.is_held() || peer.outbox.is_with_lane())?;
+            // What is under way has a time of its own.
+            let is_busy = peer.is_held() || peer.outbox.is_with_lane();
+            pace.wake(is_busy || self.whole.time().is_some())?;
         }
         if self.whole.is_over() {
             let text = "a message was not whole in time (message_timeout)";
@@ -260,11 +310,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Counts what was read, and so many messages of it; returns how many frames brought none.
-    fn count(&mut self, messages: usize) -> Result<u32, CloseReason> {
+    fn count(&mut self, messages: usize) -> Result<u32, Excess> {
         let Traffic { bytes, frames } = self.wire.take_traffic();
         if let Some(pace) = &mut self.pace {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
-            pace.read(read, messages)?;
+            pace.read(read, messages).map_err(|excess| excess.behind(frames as usize))?;
         }
         Ok(frames)
     }
@@ -323,22 +373,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Some(pace) = &mut self.pace {
             pace.write(queue.iter());
         }
-        let peer = &self.entry.peer;
-        let mut writing = pin!(self.wire.write(queue, peer, self.timeouts.write));
-        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-            return judge(written);
-        }
-        // An answer to a ping is not read meanwhile.
-        let was_held = peer.is_held();
-        hold(peer, &mut self.whole, true);
-        let written = writing.await;
-        hold(peer, &mut self.whole, was_held);
-        judge(written)
+        let Self { wire, entry, whole, pace, timeouts, .. } = self;
+        let writing = wire.write(queue, &entry.peer, timeouts.write);
+        judge(unread(&entry.peer, whole, pace, writing).await)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        let flushed = timeout(self.timeouts.write, self.wire.flush()).await;
-        judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
+        let Self { wire, entry, whole, pace, timeouts, .. } = self;
+        let flushing = async {
+            let flushed = timeout(timeouts.write, wire.flush()).await;
+            flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into))
+        };
+        judge(unread(&entry.peer, whole, pace, flushing).await)
     }
 
     /// Takes leave of application and peer.
@@ -405,12 +451,44 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
+/// Writes. If that cannot be done at once, nothing is read meanwhile, nor an answer to a ping.
+async fn unread<T>(
+    peer: &Peer,
+    whole: &mut Deadline,
+    pace: &mut Option<Box<Pace>>,
+    writing: impl Future<Output = T>,
+) -> T {
+    let mut writing = pin!(writing);
+    if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+        return written;
+    }
+    let was_held = peer.is_held();
+    hold(peer, whole, pace, true);
+    let written = writing.await;
+    hold(peer, whole, pace, was_held);
+    written
+}
+
+/// Leaves the first messages, as many as are allowed.
+fn cut(batch: &mut Vec<Received>, mut allowed: Load) {
+    let is_allowed = |received: &&Received| {
+        let left = allowed.bytes.checked_sub(received.bytes.len());
+        allowed.bytes = left.unwrap_or_default();
+        left.is_some()
+    };
+    let count = batch.iter().take(allowed.messages).take_while(is_allowed).count();
+    batch.truncate(count);
+}
+
 /// Whether the host reads from a peer: while it does not, the clocks for what the peer does stand still.
-fn hold(peer: &Peer, whole: &mut Deadline, is_held: bool) {
+fn hold(peer: &Peer, whole: &mut Deadline, pace: &mut Option<Box<Pace>>, is_held: bool) {
     if is_held == peer.is_held() {
         return;
     }
     peer.hold(is_held);
+    if let Some(pace) = pace {
+        pace.hold(is_held);
+    }
     match is_held {
         true => whole.stop(),
         false => whole.go_on(),

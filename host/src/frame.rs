@@ -1,8 +1,9 @@
 //! The frames that nearly all traffic consists of, told apart, unmasked and made without a state machine.
 //!
 //! A *plain* frame is a whole message in one frame: final, text or binary, masked as a client must, no reserved bit, its length in
-//! the shortest form (RFC 6455, section 5.2). Everything else (fragments, control frames, violations) is only measured here, and
-//! tungstenite's to judge, but for lengths: it takes those that are not in the shortest form. Pure: bytes in, values out; constant work for each byte.
+//! the shortest form (RFC 6455, section 5.2). Fragments and control frames are only measured here. What a header proves to be a violation
+//! is told by its first byte that does, and not when the rest of the frame has come. Pure: bytes in, values out; constant work for each
+//! byte.
 
 use thiserror::Error;
 
@@ -34,7 +35,13 @@ pub enum Fault {
     /// RFC 6455, section 5.5.
     #[error("a control frame of more than 125 bytes")]
     LongControl,
-    /// RFC 6455, section 5.2; only told of a length that cannot be, else it is tungstenite's to tell.
+    /// RFC 6455, section 5.5.
+    #[error("a control frame in fragments")]
+    FragmentedControl,
+    /// RFC 6455, section 5.5.1: a code is two bytes.
+    #[error("a close frame of one byte")]
+    ShortClose,
+    /// RFC 6455, section 5.2.
     #[error("a frame with a reserved bit or of a reserved kind")]
     Reserved,
     /// Past `max_message`: close with 1009, and for any other with 1002.
@@ -58,8 +65,10 @@ pub struct Plain {
 /// A frame that needs a state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Other {
-    /// Header and payload in bytes.
-    pub size: usize,
+    /// Bytes before the payload.
+    pub header: usize,
+    /// Bytes of the payload.
+    pub length: usize,
     /// Whether a fragmented message is under way behind this frame; `None`: as it was before (a control frame).
     pub leaves_open: Option<bool>,
 }
@@ -67,50 +76,63 @@ pub struct Other {
 /// Looks at the frame that begins here. A payload of more than `max_message` bytes is not plain.
 #[must_use]
 pub fn look(bytes: &[u8], max_message: usize) -> Look {
-    let &[first, second, ref rest @ ..] = bytes else { return Look::Short };
+    let &[first, ref rest @ ..] = bytes else { return Look::Short };
+    let is_plain = matches!(first, 0x81 | 0x82);
+    if !is_plain && let Some(fault) = fault_of(first, rest.first().copied()) {
+        return Look::Faulty(fault);
+    }
+    let &[second, ref rest @ ..] = rest else { return Look::Short };
+    if second & 0x80 == 0 {
+        return Look::Faulty(Fault::Unmasked);
+    }
     let (extended, minimum) = match second & 0x7f {
         126 => (2, 126),
         127 => (8, 0x1_0000),
         _ => (0, 0),
     };
-    let mask_at = 2 + extended;
-    if second & 0x80 == 0 {
-        return Look::Faulty(Fault::Unmasked);
-    }
-    let Some(&[a, b, c, d]) = bytes.get(mask_at..mask_at + 4) else { return Look::Short };
+    let Some((length, rest)) = rest.split_at_checked(extended) else {
+        return if extended == 8 && rest.first().is_some_and(|byte| byte & 0x80 != 0) {
+            Look::Faulty(Fault::SignedLength)
+        } else {
+            Look::Short
+        };
+    };
     let length = match extended {
         0 => u64::from(second & 0x7f),
-        _ => rest[..extended].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+        _ => length.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
     };
-    let header = mask_at + 4;
     if length < minimum || length > max_message as u64 {
-        return fault(first, length, minimum);
+        return Look::Faulty(match length {
+            _ if length >> 63 != 0 => Fault::SignedLength,
+            _ if length < minimum => Fault::LongLength,
+            _ => Fault::TooLong,
+        });
     }
+    let Some(&[a, b, c, d]) = rest.get(..4) else { return Look::Short };
     // The bound was just checked, so it fits.
-    let length = length as usize;
+    let (header, length) = (6 + extended, length as usize);
+    if is_plain {
+        return Look::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] });
+    }
+    let leaves_open = (first & 0x08 == 0).then_some(first & 0x80 == 0);
+    Look::Other(Other { header, length, leaves_open })
+}
+
+/// What is wrong with the first two bytes of a frame, as far as they are there, beside the mask.
+fn fault_of(first: u8, second: Option<u8>) -> Option<Fault> {
+    let length = second.map(|second| second & 0x7f);
     match first {
-        0x81 | 0x82 => {
-            Look::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] })
-        }
-        _ if first & 0x08 != 0 && length > 125 => Look::Faulty(Fault::LongControl),
-        _ => Look::Other(Other {
-            size: header + length,
-            leaves_open: (first & 0x08 == 0).then_some(first & 0x80 == 0),
-        }),
+        0x00..=0x02 | 0x80..=0x82 => None,
+        0x88..=0x8a if length.is_some_and(|length| length > 125) => Some(Fault::LongControl),
+        CLOSE if length == Some(1) => Some(Fault::ShortClose),
+        0x88..=0x8a => None,
+        0x08..=0x0a => Some(Fault::FragmentedControl),
+        _ => Some(Fault::Reserved),
     }
 }
 
-/// A length that cannot be.
-#[cold]
-fn fault(first: u8, length: u64, minimum: u64) -> Look {
-    Look::Faulty(match first {
-        _ if length >> 63 != 0 => Fault::SignedLength,
-        _ if length < minimum => Fault::LongLength,
-        0x00..=0x02 | 0x80..=0x82 => Fault::TooLong,
-        _ if first & 0x08 != 0 => Fault::LongControl,
-        _ => Fault::Reserved,
-    })
-}
+/// The first byte of a close frame (RFC 6455, section 5.5.1).
+pub const CLOSE: u8 = 0x88;
 
 /// The length of the header that begins here and its mask, if it is whole and has one.
 #[must_use]
@@ -182,12 +204,11 @@ mod tests {
         check(&frame(0x82, 0x85, &mask), plain(false, 6, 5));
         check(&frame(0x81, 0xfe, &[0, 126, 1, 2, 3, 4]), plain(true, 8, 126));
         check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]), plain(true, 14, 0x1_0000));
-        let other = |size, leaves_open| Look::Other(Other { size, leaves_open });
-        check(&frame(0x01, 0x85, &mask), other(11, Some(true)));
-        check(&frame(0x00, 0x85, &mask), other(11, Some(true)));
-        check(&frame(0x80, 0x85, &mask), other(11, Some(false)));
-        check(&frame(0x89, 0x85, &mask), other(11, None));
-        check(&frame(0xc1, 0x85, &mask), other(11, Some(false)));
+        let other = |leaves_open| Look::Other(Other { header: 6, length: 5, leaves_open });
+        check(&frame(0x01, 0x85, &mask), other(Some(true)));
+        check(&frame(0x00, 0x85, &mask), other(Some(true)));
+        check(&frame(0x80, 0x85, &mask), other(Some(false)));
+        check(&frame(0x89, 0x85, &mask), other(None));
     }
 
     #[test]
@@ -197,16 +218,40 @@ mod tests {
         check(&frame(0x81, 0x05, b"hello"), faulty(Fault::Unmasked));
         check(&frame(0x89, 0x00, b""), faulty(Fault::Unmasked));
         check(&frame(0x81, 0xfe, &[0, 125, 1, 2, 3, 4]), faulty(Fault::LongLength));
-        check(&frame(0x8a, 0xfe, &[0, 1, 1, 2, 3, 4]), faulty(Fault::LongLength));
+        check(&frame(0x8a, 0xfe, &[0, 1, 1, 2, 3, 4]), faulty(Fault::LongControl));
         let long = |length: u64| [&length.to_be_bytes()[..], &mask].concat();
         check(&frame(0x01, 0xff, &long(0xffff)), faulty(Fault::LongLength));
         check(&frame(0x81, 0xff, &long(1 << 63 | 1)), faulty(Fault::SignedLength));
-        check(&frame(0x89, 0xff, &long(u64::MAX)), faulty(Fault::SignedLength));
+        check(&frame(0x02, 0xff, &long(u64::MAX)), faulty(Fault::SignedLength));
         check(&frame(0x00, 0xff, &long(MAX as u64 + 1)), faulty(Fault::TooLong));
         check(&frame(0x82, 0xff, &long(u64::MAX >> 1)), faulty(Fault::TooLong));
         check(&frame(0x89, 0xff, &long(MAX as u64 + 1)), faulty(Fault::LongControl));
         check(&frame(0x88, 0xfe, &[0, 126, 1, 2, 3, 4]), faulty(Fault::LongControl));
         check(&frame(0xc1, 0xff, &long(MAX as u64 + 1)), faulty(Fault::Reserved));
+        check(&frame(0x09, 0x80, &mask), faulty(Fault::FragmentedControl));
+        check(&frame(0x88, 0x81, &mask), faulty(Fault::ShortClose));
+        check(&frame(0x83, 0x80, &mask), faulty(Fault::Reserved));
+    }
+
+    #[test]
+    fn a_violation_is_told_by_the_first_byte_that_proves_it() {
+        for (bytes, fault) in [
+            (&[0x91][..], Fault::Reserved),
+            (&[0x0b], Fault::Reserved),
+            (&[0x08], Fault::FragmentedControl),
+            (&[0x81, 0x05], Fault::Unmasked),
+            (&[0x89, 0xfe], Fault::LongControl),
+            (&[0x88, 0x81], Fault::ShortClose),
+            (&[0x81, 0xfe, 0, 5], Fault::LongLength),
+            (&[0x81, 0xff, 0x80], Fault::SignedLength),
+            (&[0x02, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], Fault::LongLength),
+            (&[0x80, 0xff, 0, 0, 0, 1, 0, 0, 0, 0], Fault::TooLong),
+        ] {
+            check(bytes, Look::Faulty(fault));
+            for end in 0..bytes.len() {
+                check(&bytes[..end], Look::Short);
+            }
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod deadline;
 pub mod dialog;
 pub mod frame;
 pub mod identity;
+mod input;
 mod pace;
 mod post;
 mod share;

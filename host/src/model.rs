@@ -11,13 +11,14 @@ use std::task::{Context, Poll};
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::sync::oneshot;
 
-use crate::config::{LaneKind, OutboxPolicy};
+use crate::config::{LaneKind, Limits, OutboxPolicy};
+use crate::input::{Input, Load};
 use crate::internals::crowd;
-use crate::outbox::{Bounds, CloseReason, First, Gone, Load, Look, Outbox, Outgoing};
+use crate::outbox::{Bounds, CloseReason, First, Gone, Look, Outbox, Outgoing, Taken};
 use crate::payload::Payload;
 use crate::plugin::handover::{HandoverLimits, Succession, Swap};
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{self, Input, Item};
+use crate::plugin::lane::{self, Item};
 use crate::plugin::{Event, Failure, Instance, Snapshot, pulse};
 use crate::registry::Peer;
 
@@ -228,11 +229,12 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
         let mut taken = Vec::new();
         block_on(async {
             for n in 0..5 {
-                let look = |cx: &mut Context<'_>| match outbox.look(cx, First::Write, ONE, TIGHT) {
-                    Look::Write(taken) => Poll::Ready(Some(taken)),
-                    Look::Wait { may_read: true, .. } => Poll::Ready(None),
-                    Look::Wait { .. } => Poll::Pending,
-                };
+                let look =
+                    |cx: &mut Context<'_>| match outbox.look(cx, First::Write, Some(ONE), TIGHT) {
+                        Look::Write(taken) => Poll::Ready(Some(taken)),
+                        Look::Wait { may_read: true, .. } => Poll::Ready(None),
+                        Look::Wait { .. } => Poll::Pending,
+                    };
                 while let Some(next) = poll_fn(look).await {
                     outbox.attend();
                     taken.extend(next.queue);
@@ -249,6 +251,125 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
         lane.join().unwrap();
         assert_eq!(numbers(&taken, 0), [0, 2, 4]);
     });
+}
+
+/// What a connection's task does with a lane that answers at length: hands on five messages, reads its outbox, sees to what was
+/// deferred, and goes once all is answered. Returns what it took.
+fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
+    let mut taken = Vec::new();
+    let is_next = |item: &&Outgoing| matches!(item, Outgoing::Next(_));
+    block_on(async {
+        assert!(inbox.send(Item::Open(peer.clone())).await.is_ok());
+        let input = |n: i32| Input::Message(Payload::text(n.to_string()));
+        for numbers in [0..4, 4..5] {
+            let inputs = numbers.map(input).collect();
+            if let Err(refused) = inbox.try_inputs(peer, inputs) {
+                assert!(inbox.send(refused.into_inner()).await.is_ok());
+            }
+        }
+        while taken.iter().filter(is_next).count() < 5 {
+            let next = outbox_turn(&peer.outbox, peer.bounds).await;
+            assert_eq!(next.close, None);
+            taken.extend(next.queue);
+            if next.resumes {
+                assert!(inbox.send(Item::Resume(peer.clone())).await.is_ok());
+            }
+        }
+        let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
+        assert!(inbox.send(Item::Close(peer.clone(), left)).await.is_ok());
+    });
+    taken
+}
+
+/// One look of a connection's task that has read its last.
+async fn outbox_turn(outbox: &Outbox, bounds: Bounds) -> Taken {
+    let look = |cx: &mut Context<'_>| match outbox.look(cx, First::Write, None, bounds) {
+        Look::Write(taken) => Poll::Ready(taken),
+        Look::Wait { .. } => Poll::Pending,
+    };
+    let taken = poll_fn(look).await;
+    outbox.attend();
+    taken
+}
+
+/// Answers each message with three.
+struct Talker;
+
+impl Instance for Talker {
+    fn handle(&mut self, event: Event<'_>) -> Result<(), Failure> {
+        if let Event::Message(peer, payload) = event {
+            for _ in 0..3 {
+                // One that has gone needs none.
+                let _gone = peer.send(payload.clone(), None);
+                yield_now();
+            }
+        }
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+        Ok(None)
+    }
+
+    fn restore(&mut self, _: Option<&Snapshot>) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn retire(&mut self) {}
+
+    fn voice(&self) -> Option<(pulse::Voice, u8)> {
+        None
+    }
+
+    fn tick_every(&mut self) -> Option<std::time::Duration> {
+        None
+    }
+
+    fn plugin(&self) -> &str {
+        "talker"
+    }
+
+    fn generation(&self) -> u64 {
+        1
+    }
+}
+
+fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
+    check(move || {
+        let resource = crowd::resource("/x");
+        // An answer and its `next` find a place as long as three quarters are not taken; all answers do not.
+        let limits = Limits { outbox_messages: 16, ..Limits::default() };
+        let (inbox, standstill) = lane::open(1);
+        let running = standstill.into_running(resource.clone(), kind, Box::new(Talker));
+        let lane = spawn(move || block_on(running));
+        let peers: Vec<_> = ["a", "b"]
+            .map(|name| crowd::peer_within(&limits, &resource, name, ""))
+            .map(|peer| {
+                let inbox = inbox.clone();
+                spawn(move || converse(&inbox, &peer))
+            })
+            .into();
+        drop(inbox);
+        for peer in peers {
+            let taken = peer.join().unwrap();
+            let texts = taken.iter().filter_map(|item| match item {
+                Outgoing::Message(payload) => Some(payload.as_bytes()[0] - b'0'),
+                _ => None,
+            });
+            assert_eq!(texts.collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
+        }
+        lane.join().unwrap();
+    });
+}
+
+#[test]
+fn from_a_shared_lane_a_peer_that_does_not_wait_gets_more_than_its_outbox_holds() {
+    a_peer_that_does_not_wait_is_answered_in_full(LaneKind::Shared);
+}
+
+#[test]
+fn from_a_lane_of_its_own_too() {
+    a_peer_that_does_not_wait_is_answered_in_full(LaneKind::Thread);
 }
 
 /// Writes down what it is called for; between the call and the note somebody else may run.

@@ -4,6 +4,10 @@
 //! everything there is at once, so that a burst costs one wake-up and one write. Bounded in messages and in bytes
 //! (`room`): a peer that does not read is disconnected (1013), it never slows down a sender.
 //!
+//! A peer that does read, but sends without waiting for large answers, must not be taken for that one. So the lane handles nothing
+//! more for a peer whose outbox is *crowded*: it leaves the rest here, [deferred](Outbox::defer), until the connection has written what
+//! waits.
+//!
 //! An idle outbox owns no memory but itself. It knows nothing of sockets.
 
 mod overflow;
@@ -11,6 +15,7 @@ mod room;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::mem::{replace, take};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -21,6 +26,7 @@ use plugsocket_plugin::{CloseCode, ClosedBy};
 use self::overflow::Keys;
 pub(crate) use self::room::Bounds;
 use self::room::Room;
+use crate::input::{Input, Load};
 use crate::payload::Payload;
 use crate::sync::{AtomicBool, Mutex, MutexGuard};
 
@@ -80,13 +86,6 @@ impl CloseReason {
     }
 }
 
-/// Messages, and the bytes in them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Load {
-    pub(crate) messages: usize,
-    pub(crate) bytes: usize,
-}
-
 /// The connection has ended, or is ending and takes nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Gone;
@@ -98,6 +97,8 @@ pub(crate) struct Taken {
     pub(crate) queue: VecDeque<Outgoing>,
     /// The connection is to be closed after that.
     pub(crate) close: Option<CloseReason>,
+    /// The lane is to go on with what it deferred, after that.
+    pub(crate) resumes: bool,
 }
 
 /// What a connection's task does first if there is both; in turn, so that neither keeps it from the other.
@@ -126,6 +127,8 @@ pub(crate) struct Outbox {
     is_attended: AtomicBool,
     /// Whether the application has refused this connection or ended it.
     is_cut_off: AtomicBool,
+    /// Whether the lane leaves it alone: so much waits, or is deferred. Written under the lock.
+    is_crowded: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -142,6 +145,16 @@ struct State {
     is_held: bool,
     /// While messages with a key wait.
     keys: Option<Box<Keys>>,
+    /// While there is something.
+    deferred: Option<Box<Deferred>>,
+}
+
+/// What was read from the connection and is for the lane to handle later.
+#[derive(Debug, Default)]
+struct Deferred {
+    inputs: Vec<Input>,
+    /// Whether the connection knows, and sees to it that the lane goes on.
+    is_told: bool,
 }
 
 /// `Opening → Open → Closing → Finished`; from `Opening` also straight to the last two.
@@ -227,6 +240,7 @@ impl Outbox {
             self.wake(state);
             return Err(Gone);
         };
+        self.is_crowded.store(state.is_crowded(bounds), Ordering::Relaxed);
         if !state.phase.is_opening() {
             self.wake(state);
         }
@@ -319,6 +333,27 @@ impl Outbox {
         }
     }
 
+    /// Whether the lane is to leave what came from this connection for later: it would fill the outbox with the answers.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded.load(Ordering::Relaxed)
+    }
+
+    /// Keeps what the lane leaves for later, behind what is here. It still counts as being with the lane. Only the lane does so, and does
+    /// it with all that comes, until it has taken this back.
+    pub(crate) fn defer(&self, inputs: Vec<Input>) {
+        let mut state = self.lock();
+        self.is_crowded.store(true, Ordering::Relaxed);
+        state.deferred.get_or_insert_default().inputs.extend(inputs);
+        self.wake(&state);
+    }
+
+    /// What the lane left for later: it handles at least the first of it now.
+    pub(crate) fn take_deferred(&self) -> Vec<Input> {
+        let mut state = self.lock();
+        self.is_crowded.store(false, Ordering::Relaxed);
+        state.deferred.take().map_or_else(Vec::new, |deferred| deferred.inputs)
+    }
+
     /// The lane is through with this connection: nothing comes any more.
     pub(crate) fn finish(&self) {
         let mut state = self.lock();
@@ -357,11 +392,18 @@ impl Outbox {
         .await
     }
 
-    /// What there is to do for a connection that could also read `more`. Unless something is taken, the task is woken by
-    /// whatever comes, and by the lane if it may not read.
-    pub(crate) fn look(&self, cx: &Context<'_>, first: First, more: Load, bounds: Bounds) -> Look {
+    /// What there is to do for a connection that could also read `more`; None if it has read its last. Unless something is taken, the
+    /// task is woken by whatever comes, and by the lane if it may not read.
+    pub(crate) fn look(
+        &self,
+        cx: &Context<'_>,
+        first: First,
+        more: Option<Load>,
+        bounds: Bounds,
+    ) -> Look {
         let mut state = self.lock();
         state.room.written();
+        self.is_crowded.store(state.is_crowded(bounds), Ordering::Relaxed);
         if first == First::Write
             && let Some(taken) = state.take()
         {
@@ -385,7 +427,7 @@ impl Outbox {
             match state.phase {
                 Phase::Finished(_) => {
                     state.keys = None;
-                    Poll::Ready(std::mem::take(&mut state.queue))
+                    Poll::Ready(take(&mut state.queue))
                 }
                 _ => self.watch(&mut state, cx),
             }
@@ -427,7 +469,7 @@ impl State {
             // Nobody decided: there was no `ready`, and so there is nothing that could follow it.
             self.drop_queue();
         }
-        self.phase = match std::mem::take(&mut self.phase) {
+        self.phase = match take(&mut self.phase) {
             Phase::Closing { reason, .. } | Phase::Finished(reason) => Phase::Finished(reason),
             Phase::Opening | Phase::Open => Phase::Finished(None),
         };
@@ -437,7 +479,10 @@ impl State {
     fn is_due(&self) -> bool {
         match &self.phase {
             Phase::Opening => false,
-            Phase::Open => !self.queue.is_empty(),
+            Phase::Open => {
+                !self.queue.is_empty()
+                    || self.deferred.as_ref().is_some_and(|deferred| !deferred.is_told)
+            }
             Phase::Closing { reason, is_opening: true, .. } => reason.is_some(),
             Phase::Closing { reason, .. } | Phase::Finished(reason) => {
                 reason.is_some() || !self.queue.is_empty()
@@ -449,23 +494,39 @@ impl State {
         if !self.is_due() {
             return None;
         }
-        let close = match &mut self.phase {
-            Phase::Opening | Phase::Open => None,
+        let (mut close, mut resumes) = (None, false);
+        match &mut self.phase {
+            Phase::Opening => {}
+            Phase::Open => {
+                let deferred = self.deferred.as_mut();
+                resumes = deferred.is_some_and(|deferred| !replace(&mut deferred.is_told, true));
+            }
             // `ready` has to come before what waits.
             Phase::Closing { reason, is_opening: true, .. } => {
-                return Some(Taken { queue: VecDeque::new(), close: reason.take() });
+                return Some(Taken { queue: VecDeque::new(), close: reason.take(), resumes });
             }
-            Phase::Closing { reason, .. } | Phase::Finished(reason) => reason.take(),
-        };
+            Phase::Closing { reason, .. } | Phase::Finished(reason) => close = reason.take(),
+        }
         self.room.hand_over();
         self.keys = None;
-        Some(Taken { queue: std::mem::take(&mut self.queue), close })
+        Some(Taken { queue: take(&mut self.queue), close, resumes })
+    }
+
+    /// Whether another answer, which may be large, could find no place.
+    fn is_crowded(&self, bounds: Bounds) -> bool {
+        self.deferred.is_some()
+            || self.queue.len() > bounds.messages / 4 * 3
+            || !self.room.has_place(0, bounds.bytes)
     }
 
     /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
     /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
     /// because of the answers to what it sent itself. Beside `more` there may be one message of any size.
-    fn may_read(&mut self, more: Load, bounds: Bounds) -> bool {
+    fn may_read(&mut self, more: Option<Load>, bounds: Bounds) -> bool {
+        let Some(more) = more.filter(|_| self.deferred.is_none()) else {
+            self.is_held = true;
+            return false;
+        };
         let Load { messages, bytes } = self.with_lane;
         let is_idle = messages == 0 && self.queue.is_empty();
         let answers = 2 * (messages + more.messages);
@@ -567,6 +628,22 @@ mod tests {
             assert!(results[0] && !results[3], "{results:?}");
             assert_eq!(take(&outbox), Some((vec![], Some(1013))));
         }
+    }
+
+    #[test]
+    fn what_the_lane_defers_is_told_once_and_comes_back_in_order() {
+        let outbox = Outbox::default();
+        outbox.accept(None);
+        assert!(outbox.push(text("a"), BOUNDS).is_ok() && outbox.is_crowded(), "of three messages");
+        outbox.defer(vec![Input::Chunk]);
+        outbox.defer(vec![Input::Message(Payload::text("b"))]);
+        let resumes = || outbox.try_take().map(|taken| (taken.queue.len(), taken.resumes));
+        assert_eq!([resumes(), resumes()], [Some((1, true)), None]);
+        assert!(outbox.is_crowded(), "until the lane has taken it back");
+        assert_eq!(outbox.take_deferred(), [Input::Chunk, Input::Message(Payload::text("b"))]);
+        assert!(!outbox.is_crowded() && outbox.take_deferred().is_empty());
+        outbox.defer(vec![Input::Chunk]);
+        assert_eq!([resumes(), resumes()], [Some((0, true)), None]);
     }
 
     #[test]

@@ -7,8 +7,9 @@ use plugsocket_plugin::CloseCode;
 use tokio::time::Instant;
 
 use crate::config::Rate;
-use crate::outbox::{CloseReason, Load, Outgoing};
-use crate::throttle::Throttle;
+use crate::input::Load;
+use crate::outbox::{CloseReason, Outgoing};
+use crate::throttle::{Excess, Throttle};
 
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -16,8 +17,10 @@ pub(crate) struct Pace {
     /// The socket is not read until then.
     held_until: Option<Instant>,
     idle: Option<Duration>,
-    /// The last message in either direction.
+    /// The last message in either direction, or the last time that it was the peer who waited for the host.
     heard: Instant,
+    /// Since when the host does not read.
+    held_since: Option<Instant>,
 }
 
 impl Pace {
@@ -26,7 +29,8 @@ impl Pace {
         let heard = Instant::now();
         let throttle = Throttle::new(rate, heard);
         let is_needed = throttle.is_some() || idle.is_some();
-        is_needed.then(|| Box::new(Self { throttle, held_until: None, idle, heard }))
+        is_needed
+            .then(|| Box::new(Self { throttle, held_until: None, idle, heard, held_since: None }))
     }
 
     /// Whether the socket may be read.
@@ -39,11 +43,24 @@ impl Pace {
         self.held_until.or_else(|| self.idle.map(|idle| self.heard + idle))
     }
 
+    /// Whether the host reads is another thing from here on.
+    pub(crate) fn hold(&mut self, is_held: bool) {
+        let now = Instant::now();
+        if is_held {
+            self.held_since = Some(now);
+        } else if let Some(since) = self.held_since.take() {
+            self.heard = now;
+            if let Some(throttle) = &mut self.throttle {
+                throttle.save(now - since, now);
+            }
+        }
+    }
+
     /// Something was read. The host may not read on for a while.
     ///
     /// # Errors
     /// It is more than is allowed.
-    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<(), CloseReason> {
+    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<(), Excess> {
         let now = Instant::now();
         if messages > 0 {
             self.heard = now;

@@ -14,10 +14,11 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::dialog;
 use crate::http::{self, Refusal, response};
-use crate::outbox::{CloseReason, Load, Outgoing, Taken};
+use crate::input::{Input, Load};
+use crate::outbox::{CloseReason, Outgoing, Taken};
 use crate::payload::Payload;
 use crate::plugin::inbox::Inbox;
-use crate::plugin::lane::{Input, Item};
+use crate::plugin::lane::Item;
 use crate::registry::Entry;
 use crate::wire::close_packet;
 
@@ -58,7 +59,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             .send(Item::Inputs { peer: peer.clone(), inputs: vec![message], lent: Load::default() })
             .await
             .ok()?;
-        Some(listen(&entry, &mut said).await)
+        listen(&entry, &inbox, &mut said).await
     };
     let (status, reason) = match timeout(limit, exchange).await {
         Ok(Some(None)) => (200, CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "")),
@@ -82,11 +83,12 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     response(status, JSON, said.as_bytes(), &[])
 }
 
-/// Collects what the application sends, until it acknowledges the message (None) or ends the connection.
-async fn listen(entry: &Entry, said: &mut String) -> Option<CloseReason> {
+/// Collects what the application sends, until it acknowledges the message (`Some(None)`) or ends the connection. None if the lane has
+/// ended.
+async fn listen(entry: &Entry, inbox: &Inbox, said: &mut String) -> Option<Option<CloseReason>> {
     let peer = &entry.peer;
     loop {
-        let Taken { queue, close } = peer.outbox.take().await;
+        let Taken { queue, close, resumes } = peer.outbox.take().await;
         for item in queue {
             let (packet, is_last): (Cow<'_, str>, bool) = match &item {
                 Outgoing::Message(payload) => (String::from_utf8_lossy(payload.as_bytes()), false),
@@ -96,11 +98,14 @@ async fn listen(entry: &Entry, said: &mut String) -> Option<CloseReason> {
             said.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));
             said.push('\n');
             if is_last {
-                return None;
+                return Some(None);
             }
         }
         if close.is_some() {
-            return close;
+            return Some(close);
+        }
+        if resumes {
+            inbox.send(Item::Resume(peer.clone())).await.ok()?;
         }
     }
 }

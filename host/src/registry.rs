@@ -165,10 +165,11 @@ impl Peer {
     /// Pings, or closes a peer that was not heard of since the last ping. Scripts are spared: one that works between two
     /// reports reads nothing meanwhile, and the old PHP client answers an empty ping with a close frame.
     pub(crate) fn ping_or_expire(&self) {
-        if self.kind != Kind::WebSocket || self.is_held() {
+        if self.kind != Kind::WebSocket {
             return;
         }
-        let _gone = if self.alive.swap(false, Ordering::Relaxed) {
+        // Of one that the host does not read no answer is awaited; but the system says at the next write if it has gone.
+        let _gone = if self.alive.swap(false, Ordering::Relaxed) || self.is_held() {
             self.outbox.push(Outgoing::Ping, self.bounds)
         } else {
             self.outbox.close(CloseReason::new(

@@ -51,16 +51,26 @@ pub(crate) struct Hub {
 
 /// Pings every peer each `ping_interval`, a part of them at a time, and closes those that did not answer the last one.
 pub(crate) async fn keep_alive(hub: Arc<Hub>) {
-    /// How soon a changed interval is noticed while pings are off.
-    const OFF: Duration = Duration::from_secs(1);
-    let parts = u32::try_from(Registry::slices()).unwrap_or(1);
+    let mut last = tokio::time::Instant::now();
     loop {
         for part in 0..Registry::slices() {
-            let interval = hub.config.load().server.timeouts.ping_interval;
-            sleep(interval.map_or(OFF, |interval| interval / parts)).await;
-            if interval.is_some() {
-                hub.registry.for_each_in(part, |peer| peer.ping_or_expire());
-            }
+            last = ping_time(&hub, last).await;
+            hub.registry.for_each_in(part, |peer| peer.ping_or_expire());
+        }
+    }
+}
+
+/// Waits for the time of the next part of the pings, whose interval may change meanwhile.
+async fn ping_time(hub: &Hub, last: tokio::time::Instant) -> tokio::time::Instant {
+    /// How soon that is noticed.
+    const SOON: Duration = Duration::from_secs(1);
+    let parts = u32::try_from(Registry::slices()).unwrap_or(1);
+    loop {
+        let interval = hub.config.load().server.timeouts.ping_interval;
+        let left = interval.map(|interval| (interval / parts).saturating_sub(last.elapsed()));
+        match left {
+            Some(Duration::ZERO) => return tokio::time::Instant::now(),
+            left => sleep(left.map_or(SOON, |left| left.min(SOON))).await,
         }
     }
 }
@@ -130,6 +140,8 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     match find_place(origin, &handshake, kind, &hub, &config).await {
         Ok(place) => {
             drop(arriving);
+            // The present one: its place is among the present resources.
+            let config = hub.config.load_full();
             welcome(stream, handshake, (kind, place), &hub, &config).await
         }
         Err(nowhere) => {
@@ -276,6 +288,8 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
             let request = post::Request { length, read, inbox };
             let entry = hub.registry.enter(peer);
             let bytes = post::serve(&mut stream, request, entry, config).instrument(span).await;
+            // From here on it takes nobody's place.
+            drop(counted);
             answer(stream, &bytes, Patience::full(timeouts)).await;
             return None;
         }

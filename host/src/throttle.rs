@@ -9,7 +9,8 @@ use plugsocket_plugin::CloseCode;
 use tokio::time::Instant;
 
 use crate::config::{Rate, RatePolicy};
-use crate::outbox::{CloseReason, Load};
+use crate::input::Load;
+use crate::outbox::CloseReason;
 
 /// The buckets of one connection.
 #[derive(Debug)]
@@ -17,6 +18,22 @@ pub(crate) struct Throttle {
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
     policy: RatePolicy,
+}
+
+/// More than is allowed, and the connection is to be closed for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Excess {
+    pub(crate) reason: CloseReason,
+    /// How much of what was read was still allowed.
+    pub(crate) allowed: Load,
+}
+
+impl Excess {
+    /// So many of the messages brought nothing, and may have come before the others.
+    pub(crate) fn behind(mut self, frames: usize) -> Self {
+        self.allowed.messages = self.allowed.messages.saturating_sub(frames);
+        self
+    }
 }
 
 /// Fills evenly, up to what may come at once.
@@ -27,6 +44,9 @@ struct Bucket {
     /// Below zero: debt.
     tokens: f64,
     filled: Instant,
+    /// Beside `tokens`, until then: what would have come while the host did not read.
+    saved: f64,
+    saved_until: Instant,
 }
 
 impl Throttle {
@@ -44,13 +64,13 @@ impl Throttle {
     ///
     /// # Errors
     /// It is more than is allowed, and the connection is to be closed for it.
-    pub(crate) fn spend(
-        &mut self,
-        read: Load,
-        now: Instant,
-    ) -> Result<Option<Instant>, CloseReason> {
-        let messages = self.messages.as_mut().and_then(|bucket| bucket.spend(read.messages, now));
-        let bytes = self.bytes.as_mut().and_then(|bucket| bucket.spend(read.bytes, now));
+    pub(crate) fn spend(&mut self, read: Load, now: Instant) -> Result<Option<Instant>, Excess> {
+        let left = |bucket: &mut Option<Bucket>| {
+            bucket.as_mut().map_or(usize::MAX, |bucket| bucket.fill(now))
+        };
+        let allowed = Load { messages: left(&mut self.messages), bytes: left(&mut self.bytes) };
+        let messages = self.messages.as_mut().and_then(|bucket| bucket.spend(read.messages));
+        let bytes = self.bytes.as_mut().and_then(|bucket| bucket.spend(read.bytes));
         if self.policy == RatePolicy::Close {
             let past = [(&self.messages, messages, "messages"), (&self.bytes, bytes, "bytes")];
             for (bucket, debt, what) in past {
@@ -59,11 +79,21 @@ impl Throttle {
                         "more than {} {what} a second (rate.{what}_per_second)",
                         bucket.per_second
                     );
-                    return Err(CloseReason::host(CloseCode::POLICY, text));
+                    let reason = CloseReason::host(CloseCode::POLICY, text);
+                    return Err(Excess { reason, allowed });
                 }
             }
         }
         Ok(messages.max(bytes).map(|debt| now + debt))
+    }
+
+    /// The host has not read for so long, for reasons of its own. What a peer sent meanwhile at its rate comes at once now, and is no
+    /// reason to close it; one that is only delayed loses nothing.
+    pub(crate) fn save(&mut self, unread: Duration, now: Instant) {
+        if self.policy == RatePolicy::Close {
+            let buckets = self.messages.iter_mut().chain(&mut self.bytes);
+            buckets.for_each(|bucket| bucket.save(unread, now));
+        }
     }
 }
 
@@ -71,14 +101,33 @@ impl Bucket {
     fn new(per_second: f64, burst: Duration, now: Instant) -> Self {
         // Less than one could never be spent.
         let burst = (per_second * burst.as_secs_f64()).max(1.0);
-        Self { per_second, burst, tokens: burst, filled: now }
+        Self { per_second, burst, tokens: burst, filled: now, saved: 0.0, saved_until: now }
+    }
+
+    /// Adds what has come since the last time. How much may be spent.
+    fn fill(&mut self, now: Instant) -> usize {
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        self.tokens = (self.tokens + since * self.per_second).min(self.burst);
+        if now >= self.saved_until {
+            self.saved = 0.0;
+        }
+        (self.tokens + self.saved) as usize
+    }
+
+    /// For as long as it took, the peer may catch up.
+    fn save(&mut self, unread: Duration, now: Instant) {
+        self.fill(now);
+        self.saved += unread.as_secs_f64() * self.per_second;
+        self.saved_until = self.saved_until.max(now + unread);
     }
 
     /// How long until the debt is paid, if there is one.
-    fn spend(&mut self, count: usize, now: Instant) -> Option<Duration> {
-        let since = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.filled = now;
-        self.tokens = (self.tokens + since * self.per_second).min(self.burst) - count as f64;
+    fn spend(&mut self, count: usize) -> Option<Duration> {
+        let count = count as f64;
+        let of_saved = self.saved.min(count);
+        self.saved -= of_saved;
+        self.tokens -= count - of_saved;
         // A day at most: the debt of one read is small, but a rate may be one byte a second.
         (self.tokens < 0.0)
             .then(|| Duration::from_secs_f64((-self.tokens / self.per_second).min(DAY)))
@@ -163,9 +212,29 @@ mod tests {
         assert_eq!(spend(10, 10), Ok(None));
         advance(Duration::from_secs(1)).await;
         assert_eq!(spend(5, 10), Ok(None));
-        let reason = spend(1, 1).unwrap_err();
+        let Excess { reason, allowed } = spend(1, 1).unwrap_err();
         assert_eq!(reason.code, CloseCode::POLICY);
         assert_eq!(reason.text, "more than 5 messages a second (rate.messages_per_second)");
+        assert_eq!(allowed, Load { messages: 0, bytes: 1990 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_host_left_unread_may_be_caught_up_with() {
+        let mut throttle = throttle(5, 0, 1.0, RatePolicy::Close).unwrap();
+        let allowed = |result: Result<_, Excess>| result.map_err(|excess| excess.allowed.messages);
+        advance(Duration::from_secs(4)).await;
+        throttle.save(Duration::from_secs(4), Instant::now());
+        for (after, messages, expected) in
+            [(0, 12, Ok(None)), (3, 13, Ok(None)), (0, 1, Err(0)), (9, 6, Err(5))]
+        {
+            advance(Duration::from_secs(after)).await;
+            let load = Load { messages, bytes: 0 };
+            assert_eq!(
+                allowed(throttle.spend(load, Instant::now())),
+                expected,
+                "{after} {messages}"
+            );
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,7 +1,7 @@
 //! Slow peers, slow applications, and those who must not notice them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Line, Request, Setup, masked, opcode, within};
+use plugsocket_tests::{Line, Request, Setup, closing, masked, opcode, within};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -168,4 +168,123 @@ async fn one_that_waits_for_a_slow_answer_is_not_idle() {
     assert_eq!(client.receive_text().await, "block 1500");
     client.expect_next().await;
     client.expect_close_packet(1001).await;
+}
+
+/// Answers of three times the outbox to each read, asked for at once.
+#[tokio::test]
+async fn who_reads_may_ask_without_waiting_for_more_than_the_outbox_holds() {
+    const ASKED: usize = 60;
+    const VALUES: usize = 30;
+    let request = json!({"do": "values", "count": VALUES, "message": "x".repeat(3000)}).to_string();
+    for lane in ["\"shared\"", "\"thread\""] {
+        let setup = Setup::new(PROGRAM).resource("/speak", "speaker").key("/speak", "lane", lane);
+        let host = setup.server("outbox_bytes", "262_144").start().await;
+        for is_last in [false, true] {
+            let mut client = host.raw().await.upgraded("/speak").await;
+            client.expect_text().await;
+            let mut all = masked(opcode::TEXT, request.as_bytes()).repeat(ASKED);
+            if is_last {
+                all.extend(closing(1000));
+            }
+            client.write(all).await;
+            for _ in 0..ASKED {
+                for n in 1..=VALUES {
+                    assert!(client.expect_text().await.contains(&format!("\"value\":{n}")), "{n}");
+                }
+                assert!(client.expect_text().await.contains("\"do\":\"values\""));
+                assert!(client.expect_text().await.contains("next"));
+            }
+            if is_last {
+                client.expect_close(1000).await;
+            } else {
+                client.write(masked(opcode::TEXT, br#"{"do":"fyi"}"#)).await;
+                assert!(client.expect_text().await.contains("\"do\":\"fyi\""));
+            }
+        }
+        let mut lines = host.raw().await;
+        let all = format!("{request}\n").repeat(ASKED);
+        lines.write(format!("php process\nGET /speak HTTP/1.1\n\n{all}")).await;
+        lines.finish().await;
+        let answered = String::from_utf8(lines.read_to_end().await).unwrap();
+        assert_eq!(answered.matches("\"opcode\":\"next\"").count(), ASKED);
+        assert_eq!(answered.matches("\"value\":").count(), ASKED * VALUES);
+        assert!(!host.log().iter().any(is_too_slow));
+    }
+}
+
+#[tokio::test]
+async fn a_small_outbox_makes_nobody_slow_who_sends_without_waiting() {
+    for (messages, policy) in [("2", "close"), ("16", "close"), ("16", "drop_oldest")] {
+        let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
+        let setup = setup.key("/talk", "outbox_policy", &format!("{policy:?}"));
+        let host = setup.server("outbox_messages", messages).start().await;
+        for path in ["/talk", "/echo"] {
+            let mut client = host.raw().await.upgraded(path).await;
+            if path == "/talk" {
+                client.expect_text().await;
+            }
+            client.write(masked(opcode::TEXT, b"hi").repeat(200)).await;
+            for _ in 0..200 {
+                assert_eq!(client.expect_text().await, "hi");
+                if path == "/talk" {
+                    assert!(client.expect_text().await.contains("next"));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_took_a_long_answer_may_still_say_something() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("idle_timeout", "0.5");
+    let host = setup.start().await;
+    let mut client = host.raw().await.upgraded("/echo").await;
+    client.write(masked(opcode::BINARY, &vec![0; 16_000_000])).await;
+    let (mut from, mut to) = tokio::io::split(client.into_stream());
+    // Slowly, for longer than it might be silent.
+    let mut left = 10 + 16_000_000;
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(10));
+    let mut buffer = vec![0; 200_000];
+    while left > 0 {
+        pace.tick().await;
+        let most = left.min(buffer.len());
+        left -= within("the echo", from.read(&mut buffer[..most])).await.unwrap();
+    }
+    to.write_all(&masked(opcode::TEXT, b"x")).await.unwrap();
+    within("the next echo", from.read_exact(&mut buffer[..3])).await.unwrap();
+    assert_eq!(buffer[..3], [opcode::TEXT, 1, b'x']);
+}
+
+#[tokio::test]
+async fn one_whose_pongs_wait_is_not_dead() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("ping_interval", "0.2");
+    let host = setup.start().await;
+    let client = host.raw().await.upgraded("/echo").await;
+    let (mut from, mut to) = tokio::io::split(client.into_stream());
+    let pings = masked(opcode::PING, &[b'x'; 125]).repeat(1000);
+    let second = std::time::Duration::from_secs(1);
+    // Until the host cannot write and does not read any more; and then for as long as five pings take.
+    let mut sent = 0;
+    let rest = loop {
+        let mut part = std::io::Cursor::new(&pings);
+        if tokio::time::timeout(second, to.write_all_buf(&mut part)).await.is_err() {
+            break pings[usize::try_from(part.position()).unwrap()..].to_vec();
+        }
+        sent += 1000;
+    };
+    let mut tasks = tokio::task::JoinSet::<()>::new();
+    tasks.spawn(async move {
+        to.write_all(&rest).await.unwrap();
+        to.write_all(&masked(opcode::TEXT, b"still here")).await.unwrap();
+        // What it was pinged meanwhile is not answered; this will do.
+        std::future::pending().await
+    });
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 65_536];
+    while !bytes.ends_with(b"still here") {
+        let read = within("the pongs", from.read(&mut buffer)).await.unwrap();
+        assert_ne!(read, 0, "closed after {sent} pings");
+        bytes.drain(..bytes.len().saturating_sub(64));
+        bytes.extend_from_slice(&buffer[..read]);
+    }
 }

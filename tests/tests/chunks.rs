@@ -1,7 +1,7 @@
 //! Long messages in chunks: each sentence of the protocol about them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost, masked, opcode};
+use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost, closing, masked, opcode};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -207,4 +207,27 @@ async fn the_limits_hold_on_plain_tcp_as_well() {
         client.expect_end().await;
     }
     assert_eq!(total(&host).await, 1);
+}
+
+/// Whether it is told must not depend on how the bytes are cut.
+#[tokio::test]
+async fn what_is_wrong_with_a_message_is_told_though_the_peer_closes_right_behind_it() {
+    let host = setup().server("max_chunks", "3").plain("/echo", "echo").start().await;
+    let text = |text: &str| masked(opcode::TEXT, text.as_bytes());
+    let half = [text("bufferON"), masked(opcode::BINARY, b"\xc3"), text("bufferOFF")].concat();
+    let many = [text("bufferON"), text("x").repeat(4)].concat();
+    for path in ["/talk", "/echo"] {
+        for (bytes, code) in [(&half, 1007), (&many, 1009)] {
+            let mut client = host.raw().await.upgraded(path).await;
+            client.write([&bytes[..], &closing(1000)].concat()).await;
+            let end = loop {
+                let frame = client.frame().await.expect("a close frame");
+                if frame.first == opcode::CLOSE {
+                    break frame;
+                }
+            };
+            assert_eq!(end.close_code(), Some(code), "{path}");
+            assert_eq!(client.frame().await, None);
+        }
+    }
 }

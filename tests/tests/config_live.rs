@@ -249,10 +249,14 @@ async fn limits_and_lists_change_for_new_connections() {
     // The one that was there before may still send what it might.
     client.send("x".repeat(1001)).await;
     assert_eq!(client.until_next().await.packets.len(), 1);
-    host.apply(host.setup().server("allowed_origins", "[]").server("max_connections", "1")).await;
-    let mut refused = host.raw().await;
-    refused.write(RawClient::handshake("/count")).await;
-    assert_eq!(refused.last_response().await.status, 503);
+    // Who is there counts, whenever the limit comes.
+    for limit in ["max_connections", "max_per_ip"] {
+        host.apply(host.setup().server("allowed_origins", "[]").server(limit, "1")).await;
+        let mut refused = host.raw().await;
+        refused.write(RawClient::handshake("/count")).await;
+        assert_eq!(refused.last_response().await.status, 503);
+        host.apply(host.setup().server(limit, "0")).await;
+    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{Line, Request, Setup, TestHost, masked, opcode};
+use plugsocket_tests::{Line, Request, Setup, TestHost, closing, masked, opcode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -125,6 +125,67 @@ async fn or_it_is_closed_with_1008_and_told_the_key() {
     assert!(text.contains("more than 20 messages a second (rate.messages_per_second)"), "{text}");
     client.expect_close(1008).await;
     assert!(echoes(&host, "/echo", 500).await < Duration::from_secs(10));
+}
+
+#[tokio::test]
+async fn what_is_within_the_rate_is_handled_however_it_comes_and_leaving_is_free() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").plain("/bytes", "echo");
+    let setup =
+        setup.key("/echo", "rate", "{ messages_per_second = 10, burst = 1, policy = \"close\" }");
+    let rate = "{ bytes_per_second = 120, burst = 1, policy = \"close\" }";
+    let host = setup.key("/bytes", "rate", rate).start().await;
+    let message = masked(opcode::TEXT, &[b'x'; 14]);
+    for (path, allowed) in [("/echo", 10), ("/bytes", 5)] {
+        for (count, code) in [(allowed, 1000), (60, 1008)] {
+            let mut client = host.raw().await.upgraded(path).await;
+            client.write([message.repeat(count), closing(1000)].concat()).await;
+            let mut echoes = 0;
+            let end = loop {
+                match client.frame().await.expect("a close frame") {
+                    frame if frame.first == opcode::TEXT => echoes += 1,
+                    frame => break frame.close_code(),
+                }
+            };
+            // Of the bytes, those of the frames count as well; what is told to be allowed counts payloads.
+            assert!(echoes >= allowed.min(count) && echoes <= 2 * allowed, "{path} {echoes}");
+            assert_eq!(end, Some(code), "{path} {count}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_waited_for_the_host_is_no_reason_to_close_its_sender() {
+    let setup = Setup::new(PROGRAM).resource("/block", "blocker").server("outbox_messages", "64");
+    let rate = "{ messages_per_second = 10, policy = \"close\" }";
+    let host = setup.key("/block", "rate", rate).start().await;
+    let mut client = host.connect("/block").await;
+    client.send("block 4000").await;
+    // Half as fast as it may, but more than may come at once, and than is read while the application is busy.
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
+    for n in 0..19 {
+        pace.tick().await;
+        client.send(n.to_string()).await;
+    }
+    assert_eq!(client.receive_text().await, "block 4000");
+    client.expect_next().await;
+    for n in 0..19 {
+        assert_eq!(client.receive_text().await, n.to_string());
+        client.expect_next().await;
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_held_back_and_has_gone_takes_nobodys_place() {
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("ping_interval", "0.2");
+    let setup = setup.server("rate", "{ messages_per_second = 10 }");
+    let host = setup.server("max_connections", "1").start().await;
+    let mut client = host.raw().await.upgraded("/echo").await;
+    // A quarter of an hour's worth, in one write.
+    client.write(masked(opcode::PING, b"").repeat(10_000)).await;
+    client.frame().await.expect("a pong or a ping");
+    drop(client);
+    host.wait_for_log("its end", |line| line.message() == "connection ends").await;
+    while host.raw().await.try_handshake("/echo").await != 101 {}
 }
 
 #[tokio::test]

@@ -60,6 +60,28 @@ async fn a_client_that_does_not_answer_is_closed_and_its_application_told() {
 }
 
 #[tokio::test]
+async fn a_client_in_the_middle_of_a_long_message_is_alive() {
+    let host = setup().server("ping_interval", "0.1").start().await;
+    let mut client = host.raw().await.upgraded("/speak").await;
+    ready(&mut client).await;
+    let command = json!({"do": "fyi", "message": "x".repeat(50_000)}).to_string();
+    // No answer to a ping can come before the end of the frame.
+    let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
+    for part in masked(opcode::TEXT, command.as_bytes()).chunks(1000) {
+        pace.tick().await;
+        client.write(part).await;
+    }
+    loop {
+        let frame = client.frame().await.expect("an answer");
+        match frame.first {
+            opcode::PING => {}
+            opcode::TEXT => break,
+            other => panic!("{other:#x}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_ping_is_answered_with_its_own_payload() {
     let host = setup().start().await;
     let mut client = host.raw().await.upgraded("/echo").await;

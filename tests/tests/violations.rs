@@ -172,6 +172,55 @@ async fn each_violation_is_answered_with_its_code() {
 }
 
 #[tokio::test]
+async fn what_a_header_proves_is_answered_though_the_frame_does_not_come() {
+    let (host, mut bystander) = host().await;
+    let inside = |second: &[u8]| [&masked(BEGIN, b"x"), second].concat();
+    for (what, bytes, code) in [
+        ("a reserved bit", vec![TEXT | 0x40], 1002),
+        ("a reserved kind", vec![0x8b], 1002),
+        ("a fragmented ping", vec![0x09], 1002),
+        ("a long ping", vec![opcode::PING, 0xfe], 1002),
+        ("a close of one byte", vec![opcode::CLOSE, 0x81], 1002),
+        ("no mask", vec![TEXT, 5], 1002),
+        ("a long form", vec![TEXT, 0xfe, 0, 5], 1002),
+        ("a first bit", vec![BINARY, 0xff, 0x80], 1002),
+        ("too long", vec![BINARY, 0xff, 0, 0, 0, 0, 0, 1, 0, 0], 1009),
+        ("a continuation of nothing", vec![MORE, 0x85, 1, 2, 3, 4], 1002),
+        ("a text inside a text", inside(&[TEXT, 0x85, 1, 2, 3, 4]), 1002),
+        ("a fragment inside a text", inside(&[0x02, 0x85, 1, 2, 3, 4]), 1002),
+        ("too long together", inside(&[MORE, 0xfe, 3, 232, 1, 2, 3, 4]), 1009),
+    ] {
+        for ends in [false, true] {
+            let mut client = host.raw().await.upgraded("/echo").await;
+            client.write(&bytes).await;
+            if ends {
+                client.finish().await;
+            }
+            let frame = client.frame().await;
+            let found = frame.as_ref().and_then(|frame| frame.close_code());
+            assert_eq!(found, Some(code), "{what} {ends}: {frame:?}");
+        }
+    }
+    is_unharmed(&mut bystander).await;
+}
+
+#[tokio::test]
+async fn every_code_that_may_be_sent_is_answered_with_itself() {
+    let (host, _) = host().await;
+    for code in [1000, 1001, 1003, 1007, 1011, 1012, 1013, 1014, 3000, 4999] {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        client.write(close(code, b"why")).await;
+        let frame = client.frame().await.expect("an answer");
+        assert_eq!((frame.first, frame.close_code()), (opcode::CLOSE, Some(code)));
+        assert_eq!(client.frame().await, None);
+    }
+    let mut client = host.raw().await.upgraded("/echo").await;
+    client.write(masked(opcode::CLOSE, b"")).await;
+    let frame = client.frame().await.expect("an answer");
+    assert_eq!((frame.first, &frame.payload[..]), (opcode::CLOSE, &b""[..]));
+}
+
+#[tokio::test]
 async fn data_after_a_close_frame_is_not_handled() {
     let (host, mut bystander) = host().await;
     let mut client = host.raw().await.upgraded("/echo").await;

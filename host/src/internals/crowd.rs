@@ -29,6 +29,15 @@ pub(crate) fn resource(path: &str) -> Arc<Resource> {
 
 /// A peer; `fields` are header lines beside the `Host`.
 pub(crate) fn peer(resource: &Arc<Resource>, address: &str, fields: &str) -> Arc<Peer> {
+    peer_within(&Limits::default(), resource, address, fields)
+}
+
+pub(crate) fn peer_within(
+    limits: &Limits,
+    resource: &Arc<Resource>,
+    address: &str,
+    fields: &str,
+) -> Arc<Peer> {
     let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n{fields}\r\n", resource.path);
     let (head, _) =
         Head::parse(head.as_bytes(), 8192).expect("a head by the rules").expect("a whole head");
@@ -40,7 +49,7 @@ pub(crate) fn peer(resource: &Arc<Resource>, address: &str, fields: &str) -> Arc
         head,
         login: None,
         resource: resource.clone(),
-        bounds: Bounds::new(&Limits::default(), None),
+        bounds: Bounds::new(limits, None),
         max_rooms: 1,
         may_announce: false,
     };

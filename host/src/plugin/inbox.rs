@@ -13,9 +13,9 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
-use super::lane::{Clerk, Input, Item, Place};
+use super::lane::{Clerk, Item, Place};
 use super::pulse::Pulse;
-use crate::outbox::Load;
+use crate::input::{Input, Load};
 use crate::registry::Peer;
 use crate::sync::AtomicUsize;
 
@@ -49,8 +49,11 @@ impl Inbox {
 
     /// Has the item done at once if that can be, else puts it into the queue.
     pub(crate) fn try_send(&self, item: Item) -> Result<(), TrySendError<Item>> {
-        if !matches!(item, Item::Open(_) | Item::Close(..)) {
-            return self.queue(item);
+        match &item {
+            Item::Open(_) => {}
+            // What was deferred comes before.
+            Item::Close(peer, _) if !peer.outbox.is_crowded() => {}
+            _ => return self.queue(item),
         }
         let mut item = Some(item);
         let work = |clerk: &mut Clerk| item.take().into_iter().for_each(|item| clerk.apply(item));
@@ -59,18 +62,24 @@ impl Inbox {
     }
 
     /// As [`try_send`](Self::try_send), for what one read of a connection yielded. What is done at once was never lent; what would
-    /// take too long is left to the lane.
+    /// take too long is left to the lane, and what would overfill the outbox is deferred.
     pub(crate) fn try_inputs(
         &self,
         peer: &Arc<Peer>,
         mut inputs: Vec<Input>,
     ) -> Result<(), TrySendError<Item>> {
-        let mut handled = 0;
-        self.take_turn(|clerk| handled = clerk.inputs(peer, &inputs));
-        if handled == inputs.len() {
+        self.take_turn(|clerk| {
+            let handled = clerk.inputs(peer, &inputs);
+            inputs.drain(..handled);
+            if !inputs.is_empty() && peer.outbox.is_crowded() {
+                let rest = std::mem::take(&mut inputs);
+                peer.outbox.lend(Load::of(&rest));
+                peer.outbox.defer(rest);
+            }
+        });
+        if inputs.is_empty() {
             return Ok(());
         }
-        inputs.drain(..handled);
         self.queue(Item::Inputs { peer: peer.clone(), inputs, lent: Load::default() })
     }
 

@@ -26,8 +26,8 @@ use super::pulse::{Callback, Pulse};
 use super::state::State;
 use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
-use crate::outbox::{CloseReason, Load, Outgoing};
-use crate::payload::Payload;
+use crate::input::{Input, Load};
+use crate::outbox::{CloseReason, Outgoing};
 use crate::registry::Peer;
 use crate::resource::Resource;
 use crate::router::sendable;
@@ -42,6 +42,8 @@ pub(crate) enum Item {
         inputs: Vec<Input>,
         lent: Load,
     },
+    /// Goes on with what was deferred of a connection.
+    Resume(Arc<Peer>),
     Close(Arc<Peer>, CloseReason),
     Swap(Swap),
     /// Hands the state to somebody who keeps it, with the name of the application that gave it: only the lane knows which one serves
@@ -60,27 +62,9 @@ impl Item {
         if let Self::Inputs { peer, inputs, lent } = self
             && *lent == Load::default()
         {
-            *lent = Input::load(inputs);
+            *lent = Load::of(inputs);
             peer.outbox.lend(*lent);
         }
-    }
-}
-
-/// One thing that a peer sent.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Input {
-    Message(Payload),
-    /// A chunk, or the beginning of a buffer: the host takes it, the application does not see it.
-    Chunk,
-}
-
-impl Input {
-    pub(crate) fn load(inputs: &[Self]) -> Load {
-        let bytes = inputs.iter().map(|input| match input {
-            Self::Message(payload) => payload.len(),
-            Self::Chunk => 0,
-        });
-        Load { messages: inputs.len(), bytes: bytes.sum() }
     }
 }
 
@@ -321,13 +305,11 @@ impl Lane {
                         rest.extend(items.by_ref());
                     }
                 }
-                Item::Inputs { peer, inputs, lent } => {
-                    let mut rest = &inputs[clerk.inputs(&peer, &inputs)..];
-                    while !rest.is_empty() {
-                        tokio::task::yield_now().await;
-                        rest = &rest[clerk.inputs(&peer, rest)..];
-                    }
-                    peer.outbox.give_back(lent);
+                Item::Inputs { peer, inputs, lent } => clerk.handle(&peer, inputs, lent).await,
+                Item::Resume(peer) => clerk.resume(&peer).await,
+                Item::Close(peer, reason) => {
+                    clerk.resume(&peer).await;
+                    clerk.apply(Item::Close(peer, reason));
                 }
                 item => clerk.apply(item),
             }
@@ -446,7 +428,7 @@ impl Clerk {
             Item::Open(peer) => self.open(&peer),
             Item::Close(peer, reason) => self.close(&peer, &reason),
             // Dealt with by the lane, because they may wait.
-            Item::Swap(_) | Item::Inputs { .. } => {}
+            Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
             Item::Snapshot(done) => {
                 let plugin = self.instance.plugin().to_owned();
                 let of = |snapshot| State { plugin, snapshot };
@@ -471,20 +453,47 @@ impl Clerk {
         }
     }
 
+    /// Handles what a peer sent, with breaks for others; what would overfill its outbox is deferred. `lent` is what was lent of it.
+    async fn handle(&mut self, peer: &Peer, mut inputs: Vec<Input>, lent: Load) {
+        let mut handled = self.inputs(peer, &inputs);
+        while handled < inputs.len() && !peer.outbox.is_crowded() {
+            tokio::task::yield_now().await;
+            handled += self.inputs(peer, &inputs[handled..]);
+        }
+        let rest = inputs.split_off(handled);
+        peer.outbox.give_back(lent.without(Load::of(&rest)));
+        if !rest.is_empty() {
+            peer.outbox.defer(rest);
+        }
+    }
+
+    async fn resume(&mut self, peer: &Peer) {
+        if peer.outbox.is_crowded() {
+            let inputs = peer.outbox.take_deferred();
+            let lent = Load::of(&inputs);
+            self.handle(peer, inputs, lent).await;
+        }
+    }
+
     /// Handles what a peer sent, as much of it as may be handled in one go, and returns how many that were: sixty-four messages that are
-    /// a broadcast each would keep the thread from everybody else for long.
+    /// a broadcast each would keep the thread from everybody else for long, and as many large answers find no place.
     pub(super) fn inputs(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
         const GO: Duration = Duration::from_micros(200);
         /// Between two looks at the clock.
         const FEW: usize = 16;
         let begun = (inputs.len() > FEW).then(Instant::now);
+        let is_over = |handled: usize| {
+            handled > 0
+                && handled.is_multiple_of(FEW)
+                && begun.is_some_and(|begun| begun.elapsed() > GO)
+        };
         let mut handled = 0;
-        for few in inputs.chunks(FEW) {
-            few.iter().for_each(|input| self.input(peer, input));
-            handled += few.len();
-            if begun.is_some_and(|begun| begun.elapsed() > GO) {
+        for input in inputs {
+            if peer.outbox.is_crowded() || is_over(handled) {
                 break;
             }
+            self.input(peer, input);
+            handled += 1;
         }
         self.resource.tally.add_messages(handled as u64);
         handled
@@ -511,6 +520,8 @@ impl Clerk {
     }
 
     fn close(&mut self, peer: &Arc<Peer>, reason: &CloseReason) {
+        // Nobody would see the answers.
+        drop(peer.outbox.take_deferred());
         // One that was refused is no member, and the application does not know it.
         if self.resource.dismiss(peer) {
             if reason.is_fault() {

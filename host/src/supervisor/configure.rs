@@ -191,9 +191,10 @@ impl Supervisor {
             };
             resources.insert(path.clone(), resource);
         }
-        self.hub.resources.store(Arc::new(resources));
+        // In this order: who finds a resource finds its settings, too.
         let new = Arc::new(new);
         self.hub.config.store(new.clone());
+        self.hub.resources.store(Arc::new(resources));
         self.drop_guards().await;
         self.keep_disabled(&new).await;
         for path in &diff.removed {

@@ -81,6 +81,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         std::mem::take(&mut self.traffic)
     }
 
+    /// Whether anything was read since then.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.traffic.bytes > 0
+    }
+
     /// Whether a message has begun whose end has not come.
     pub(crate) fn is_midway(&self) -> bool {
         self.lines.is_midway()

@@ -4,6 +4,7 @@
 //! each message costs ten times as much.
 
 mod arriving;
+mod closing;
 mod lines;
 #[cfg(test)]
 mod properties;
@@ -114,6 +115,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         match self {
             Self::WebSocket(socket) => socket.take_traffic(),
             Self::Lines(lines) => lines.take_traffic(),
+        }
+    }
+
+    /// Whether anything was read since then.
+    pub(crate) fn is_heard(&self) -> bool {
+        match self {
+            Self::WebSocket(socket) => socket.is_heard(),
+            Self::Lines(lines) => lines.is_heard(),
         }
     }
 

@@ -1,24 +1,24 @@
-//! tungstenite's state machine, for the frames that are not plain: fragments, control frames, violations, the close handshake.
+//! tungstenite's state machine, for the frames that are neither plain nor the end: fragments, pings and pongs.
 //!
-//! It is fed through a pipe in memory, and what it says is taken from there; it never touches the socket.
+//! It is fed through a pipe in memory, and what it says is taken from there; it never touches the socket. It judges a frame once that is
+//! whole; what its header or the beginning of a text proves is judged here before, so that nobody has to send the rest first.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use futures_util::{SinkExt, Stream};
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use futures_util::Stream;
+use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
-use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::Message as WsMessage;
+use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::{Message as WsMessage, Utf8Bytes};
 
 use super::arriving::Fragments;
-use super::{NO_CLOSE_FRAME, Progress, Received, left, not_utf8, too_long};
+use super::{Progress, Received, left, not_utf8, too_long};
 use crate::chunk::{Form, TooMuch};
-use crate::frame::{Look, Other};
+use crate::frame::Other;
 use crate::outbox::CloseReason;
 use crate::utf8::NotUtf8;
 
@@ -26,8 +26,8 @@ use crate::utf8::NotUtf8;
 #[derive(Debug)]
 pub(super) struct Unusual {
     machine: WebSocketStream<Pipe>,
-    /// Bytes of the present frame that it has not been given; `None` for a frame without an end.
-    frame_left: Option<usize>,
+    /// Bytes of the present frame that it has not been given.
+    frame_left: usize,
     /// What will be under way behind the present frame.
     leaves_open: Option<bool>,
     /// Whether a fragmented message is under way.
@@ -35,10 +35,10 @@ pub(super) struct Unusual {
     fragments: Fragments,
     /// Of the message under way.
     frames: usize,
+    /// Of its payload, with the present frame.
+    bytes: usize,
     max_message: usize,
     max_frames: usize,
-    /// Whether the host's close frame went through it.
-    is_closing: bool,
 }
 
 impl Unusual {
@@ -54,67 +54,71 @@ impl Unusual {
         let machine = futures_util::FutureExt::now_or_never(machine).expect("ready at once");
         Self {
             machine,
-            frame_left: Some(0),
+            frame_left: 0,
             leaves_open: None,
             is_open: false,
             fragments: Fragments::default(),
             frames: 0,
+            bytes: 0,
             max_message,
             max_frames,
-            is_closing: false,
         }
     }
 
     /// Nothing is under way: plain frames may pass by, and it may be put away.
     pub(super) fn is_idle(&self) -> bool {
-        !self.is_open && !self.is_closing && !self.is_in_frame()
+        !self.is_open && !self.is_in_frame()
     }
 
     pub(super) fn is_in_frame(&self) -> bool {
-        self.frame_left != Some(0)
+        self.frame_left > 0
     }
 
-    /// Gives it what belongs to the present frame, or to the next, at which `look` was taken. Returns how much that was.
+    /// Begins with the frame whose header these bytes are the beginning of.
     ///
     /// # Errors
-    /// It continues no message, is one frame too many, or the text of a fragment and can never become UTF-8.
-    pub(super) fn feed(&mut self, bytes: &[u8], look: Look) -> Result<usize, CloseReason> {
-        if !self.is_in_frame() {
-            // RFC 6455, section 5.4. The state machine would say so too, but only when the frame has come to its end.
-            if bytes.first().is_some_and(|first| first & 0x0f == 0) && !self.is_open {
-                let text = "a continuation of no message";
-                return Err(CloseReason::host(CloseCode::PROTOCOL, text));
-            }
-            self.fragments.begin(bytes);
-            (self.frame_left, self.leaves_open) = match look {
-                // Inside a fragmented message even a plain frame is for it to judge.
-                Look::Plain(plain) => (Some(plain.header + plain.length), Some(false)),
-                Look::Other(Other { size, leaves_open }) => (Some(size), leaves_open),
-                Look::Short | Look::Faulty(_) => (None, None),
+    /// It has no place behind what came before (RFC 6455, section 5.4), or is one frame or byte too many.
+    pub(super) fn begin(&mut self, bytes: &[u8], frame: Other) -> Result<(), CloseReason> {
+        self.frame_left = frame.header + frame.length;
+        self.leaves_open = frame.leaves_open;
+        self.fragments.begin(bytes);
+        let Some(leaves_open) = frame.leaves_open else { return Ok(()) };
+        let continues = bytes.first().is_some_and(|first| first & 0x0f == 0);
+        if continues != self.is_open {
+            let text = match continues {
+                true => "a continuation of no message",
+                false => "a message before the end of another one",
             };
-            self.count_frame()?;
+            return Err(CloseReason::host(CloseCode::PROTOCOL, text));
         }
-        let used = self.frame_left.map_or(bytes.len(), |left| left.min(bytes.len()));
+        self.frames += 1;
+        self.bytes += frame.length;
+        if self.bytes > self.max_message {
+            return Err(too_long(self.max_message));
+        }
+        if self.frames > self.max_frames {
+            let limit = TooMuch::Frames { max: self.max_frames };
+            return Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()));
+        }
+        if !leaves_open {
+            (self.frames, self.bytes) = (0, 0);
+        }
+        Ok(())
+    }
+
+    /// Gives it what belongs to the present frame, and returns how much that was.
+    ///
+    /// # Errors
+    /// It is the text of a fragment and can never become UTF-8.
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
+        let used = self.frame_left.min(bytes.len());
         self.fragments.take(&bytes[..used]).map_err(|NotUtf8| not_utf8())?;
         self.machine.get_mut().input.extend_from_slice(&bytes[..used]);
-        self.frame_left = self.frame_left.map(|left| left - used);
+        self.frame_left -= used;
         if !self.is_in_frame() {
             self.is_open = self.leaves_open.unwrap_or(self.is_open);
         }
         Ok(used)
-    }
-
-    /// Whether the host has said goodbye, and the peer's answer is awaited.
-    pub(super) fn is_closing(&self) -> bool {
-        self.is_closing
-    }
-
-    /// Makes the host's close frame; one that has answered the peer's says so already, which is as good.
-    pub(super) async fn close(&mut self, reason: &CloseReason) {
-        let frame = CloseFrame { code: reason.code.0.into(), reason: close_text(&reason.text) };
-        // Into the pipe it always goes.
-        drop(self.machine.send(WsMessage::Close(Some(frame))).await);
-        self.is_closing = true;
     }
 
     /// Moves what it says behind `output`.
@@ -126,18 +130,6 @@ impl Unusual {
     #[cfg(any(test, feature = "internals"))]
     pub(super) fn kept(&self) -> usize {
         self.machine.get_ref().input.capacity()
-    }
-
-    /// Counts the present frame, unless it is a control frame.
-    fn count_frame(&mut self) -> Result<(), CloseReason> {
-        let Some(leaves_open) = self.leaves_open else { return Ok(()) };
-        let frames = self.frames + 1;
-        self.frames = if leaves_open { frames } else { 0 };
-        if frames <= self.max_frames {
-            return Ok(());
-        }
-        let limit = TooMuch::Frames { max: self.max_frames };
-        Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()))
     }
 
     pub(super) fn drain(&mut self, batch: &mut Vec<Received>, cx: &mut Context<'_>) -> Progress {
@@ -156,47 +148,22 @@ impl Unusual {
                 WsMessage::Binary(bytes) => batch.push(Received { bytes, form: Form::Binary }),
                 // A pong, too, ends the read: it is all that shows that an idle peer is alive.
                 WsMessage::Ping(_) | WsMessage::Pong(_) => progress = Progress::Pong,
-                WsMessage::Frame(_) => {}
-                WsMessage::Close(frame) => {
-                    // Polled once more, it answers with its own close frame.
-                    drop(Pin::new(&mut self.machine).poll_next(cx));
-                    let (code, text) = frame.map_or((NO_CODE, String::new()), |f| {
-                        (CloseCode(f.code.into()), f.reason.to_string())
-                    });
-                    return Progress::Done(CloseReason::new(code, ClosedBy::Peer, text));
-                }
+                // It is given no close frames.
+                WsMessage::Frame(_) | WsMessage::Close(_) => {}
             }
         }
     }
 }
 
-/// More than a close and the pongs to the pings of one read.
+/// More than the pongs to the pings of one read.
 const MAX_PIPE: usize = 1024 * 1024;
-/// 1005: a close frame without a code (RFC 6455, section 7.4.1). Reported, never sent.
-const NO_CODE: CloseCode = CloseCode(1005);
 
 fn ended(error: WsError, max_bytes: usize) -> Progress {
-    let violated = |code, text: String| Progress::Violated(CloseReason::host(code, text));
-    match error {
-        WsError::ConnectionClosed | WsError::AlreadyClosed | WsError::Io(_) => {
-            Progress::Left(left(CloseCode::ABNORMAL, ""))
-        }
-        WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake) => {
-            Progress::Left(left(CloseCode::ABNORMAL, NO_CLOSE_FRAME))
-        }
-        WsError::Utf8(_) => Progress::Violated(not_utf8()),
-        WsError::Capacity(_) => Progress::Violated(too_long(max_bytes)),
-        error => violated(CloseCode::PROTOCOL, error.to_string()),
-    }
-}
-
-/// RFC 6455, section 5.5: a control frame holds 125 bytes, two of them are the code.
-fn close_text(text: &str) -> Utf8Bytes {
-    let mut end = text.len().min(123);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text[..end].into()
+    Progress::Violated(match error {
+        WsError::Utf8(_) => not_utf8(),
+        WsError::Capacity(_) => too_long(max_bytes),
+        error => CloseReason::host(CloseCode::PROTOCOL, error.to_string()),
+    })
 }
 
 /// A socket in memory, between the real one and tungstenite.

@@ -2,8 +2,8 @@
 //!
 //! Nearly all traffic is whole messages in one frame. They are read into a buffer of the thread's, unmasked and checked right there; so an
 //! idle connection owns no buffer. The first frame of another kind wakes tungstenite's state machine ([`Unusual`]), which is fed
-//! through a pipe in memory, frame by frame, and put away again when no fragment is under way. It alone judges
-//! fragments, control frames, violations and the close handshake; what it says is written in order with the rest.
+//! through a pipe in memory, frame by frame, and put away again when no fragment is under way. It puts fragments together and
+//! answers pings; what it says is written in order with the rest. The close handshake is the host's own (`closing`).
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,11 +14,12 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use plugsocket_plugin::CloseCode;
+use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use super::arriving::Arriving;
+use super::closing;
 use super::unusual::Unusual;
 use super::{
     BATCH_MESSAGES, Leisure, NO_CLOSE_FRAME, Progress, Received, SCRATCH, STEP, Traffic,
@@ -27,7 +28,7 @@ use super::{
 use crate::chunk::Form;
 use crate::config::Limits;
 use crate::dialog;
-use crate::frame::{self, Fault, Look, Plain};
+use crate::frame::{self, Fault, Look, Other, Plain};
 use crate::outbox::{CloseReason, Outgoing};
 use crate::registry::Peer;
 use crate::utf8::NotUtf8;
@@ -53,6 +54,10 @@ pub(crate) struct WebSocket<S> {
     unusual: Option<Box<Unusual>>,
     /// Whether the peer has closed or broken the protocol: what it sends does not count any more.
     is_deaf: bool,
+    /// Whether the host's close frame is on its way: nothing may be said behind it.
+    is_closing: bool,
+    /// The payload of the peer's close frame, to be answered with the same.
+    goodbye: Option<Box<[u8]>>,
     state: WriteState,
 }
 
@@ -71,6 +76,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             written: 0,
             unusual: None,
             is_deaf: false,
+            is_closing: false,
+            goodbye: None,
             state: WriteState::Whole,
         }
     }
@@ -121,6 +128,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// What was read since the last call.
     pub(crate) fn take_traffic(&mut self) -> Traffic {
         std::mem::take(&mut self.traffic)
+    }
+
+    /// Whether anything was read since then.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.traffic.bytes > 0
     }
 
     /// Whether a message has begun whose end has not come.
@@ -210,33 +222,38 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 self.is_fresh = true;
                 break;
             }
-            let is_busy = self.unusual.as_ref().is_some_and(|unusual| !unusual.is_idle());
-            match frame::look(rest, self.max_message) {
-                Look::Plain(_) if !is_busy => match take_plain(rest, self.max_message, batch) {
-                    Ok(0) => break,
-                    Ok(used) => rest = &mut rest[used..],
-                    Err(invalid) => return invalid,
-                },
-                Look::Short
-                    if !self.unusual.as_ref().is_some_and(|unusual| unusual.is_in_frame()) =>
-                {
-                    break;
-                }
-                Look::Faulty(fault)
-                    if !self.unusual.as_ref().is_some_and(|unusual| unusual.is_in_frame()) =>
-                {
-                    return faulty(fault, self.max_message);
-                }
-                look => {
-                    let (used, made) = self.take_unusual(rest, look, batch, cx);
-                    rest = &mut rest[used..];
-                    match made {
-                        Progress::More => {}
-                        // The pongs to one read are no more than what was read.
-                        Progress::Pong => progress = Progress::Pong,
-                        ended => return ended,
+            let begins = match &self.unusual {
+                Some(unusual) if unusual.is_in_frame() => None,
+                unusual => match frame::look(rest, self.max_message) {
+                    Look::Plain(_) if unusual.as_ref().is_none_or(|unusual| unusual.is_idle()) => {
+                        match take_plain(rest, self.max_message, batch) {
+                            Ok(0) => break,
+                            Ok(used) => rest = &mut rest[used..],
+                            Err(invalid) => return invalid,
+                        }
+                        continue;
                     }
-                }
+                    Look::Plain(Plain { header, length, .. }) => {
+                        Some(Other { header, length, leaves_open: Some(false) })
+                    }
+                    Look::Other(Other { header, length, .. }) if rest[0] == frame::CLOSE => {
+                        match rest.get_mut(..header + length) {
+                            Some(frame) => return self.take_close(frame),
+                            None => break,
+                        }
+                    }
+                    Look::Other(other) => Some(other),
+                    Look::Short => break,
+                    Look::Faulty(fault) => return faulty(fault, self.max_message),
+                },
+            };
+            let (used, made) = self.take_unusual(rest, begins, batch, cx);
+            rest = &mut rest[used..];
+            match made {
+                Progress::More => {}
+                // The pongs to one read are no more than what was read.
+                Progress::Pong => progress = Progress::Pong,
+                ended => return ended,
             }
         }
         if self.unusual.as_ref().is_some_and(|unusual| unusual.is_idle()) {
@@ -255,20 +272,36 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         }
     }
 
-    /// Lets the state machine have what belongs to the present frame. How many bytes that was, and what it made of them.
+    /// Takes the peer's close frame, with its header.
+    fn take_close(&mut self, frame: &mut [u8]) -> Progress {
+        let Some((header, mask)) = frame::header(frame) else { return Progress::More };
+        let payload = &mut frame[header..];
+        frame::unmask(payload, mask);
+        match closing::parse(payload) {
+            Ok((code, text)) => {
+                self.goodbye = Some((&*payload).into());
+                Progress::Done(CloseReason::new(code, ClosedBy::Peer, text))
+            }
+            Err(reason) => Progress::Violated(reason),
+        }
+    }
+
+    /// Lets the state machine have what belongs to the present frame, or to the one that `begins`. How many bytes that was, and what it made
+    /// of them.
     fn take_unusual(
         &mut self,
         bytes: &[u8],
-        look: Look,
+        begins: Option<Other>,
         batch: &mut Vec<Received>,
         cx: &mut Context<'_>,
     ) -> (usize, Progress) {
         let limits = (self.max_message, self.max_frames);
         let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
-        if !unusual.is_in_frame() {
+        let begun = begins.map_or(Ok(()), |frame| {
             self.traffic.frames = self.traffic.frames.saturating_add(1);
-        }
-        let used = match unusual.feed(bytes, look) {
+            unusual.begin(bytes, frame)
+        });
+        let used = match begun.and_then(|()| unusual.feed(bytes)) {
             Ok(used) => used,
             Err(reason) => return (0, Progress::Violated(reason)),
         };
@@ -278,8 +311,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             // It counts as what it brought.
             self.traffic.frames = self.traffic.frames.saturating_sub(1);
         }
-        // The answer to a close frame waits for what comes before it.
-        if !matches!(made, Progress::Done(_)) {
+        if self.is_closing {
+            unusual.speak(&mut Vec::new());
+        } else {
             unusual.speak(&mut self.output);
         }
         (used, made)
@@ -375,10 +409,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             frame::append_header(&mut self.output, true, packet.len());
             self.output.extend_from_slice(packet.as_bytes());
         }
-        let limits = (self.max_message, self.max_frames);
-        let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
-        unusual.close(reason).await;
-        unusual.speak(&mut self.output);
+        closing::append(&mut self.output, reason.code, &reason.text);
+        self.is_closing = true;
         self.flush().await?;
         self.stream.flush().await
     }
@@ -386,16 +418,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// The answer to the peer's close frame.
     pub(crate) async fn answer_goodbye(&mut self) -> io::Result<()> {
         self.state.check()?;
-        if let Some(unusual) = &mut self.unusual {
-            unusual.speak(&mut self.output);
+        if let Some(payload) = self.goodbye.take() {
+            closing::append_answer(&mut self.output, &payload);
         }
         self.flush().await
     }
 
     /// Waits for the peer's side of the close handshake where it is the host that closes, and for the end of the stream.
     pub(crate) async fn linger(&mut self) {
-        let is_awaited = self.unusual.as_ref().is_some_and(|unusual| unusual.is_closing());
-        if is_awaited && !self.is_deaf {
+        if self.is_closing && !self.is_deaf {
             let mut scrap = Vec::new();
             let mut leisure = Leisure::default();
             while let Progress::More | Progress::Pong =
@@ -619,15 +650,25 @@ mod tests {
             (masked(0x09, b"x"), 1002),
             (masked(0x89, &[b'x'; 126]), 1002),
             (masked(0x88, b"x"), 1002),
+            (masked(0x88, b"\x03\xed"), 1002),
+            (masked(0x88, b"\x03\xe8\xff"), 1007),
             (huge, 1002),
             ([masked(0x01, b""), masked(0x00, b"").repeat(5)].concat(), 1009),
             (masked(0x81, &vec![b'x'; MAX + 1]), 1009),
             (masked(0x81, &[0xff]), 1007),
             ([masked(0x01, b"a"), text("b")].concat(), 1002),
+            // Headers whose frames do not come.
+            (vec![0x91, 0x85], 1002),
+            (vec![0x09, 0x85], 1002),
+            ([masked(0x01, b"a"), vec![0x82, 0x85, 0, 0, 0, 0]].concat(), 1002),
+            (
+                [masked(0x01, &[b'x'; 60_000]), vec![0x80, 0xfe, 0xff, 0xff, 0, 0, 0, 0]].concat(),
+                1009,
+            ),
         ] {
             let stream = [text("before"), bytes.clone()].concat();
             let expected = (vec!["Text:before".to_owned()], code);
-            assert_eq!(received(&[&stream]).await, expected, "{:02x?}", &bytes[..4]);
+            assert_eq!(received(&[&stream]).await, expected, "{:02x?}", &bytes[..2]);
         }
     }
 

@@ -19,13 +19,16 @@ fuzz_target!(|bytes: &[u8]| {
     let cuts = input.cuts();
     let bytes = if input.below(4) == 0 { input.0.to_vec() } else { frames(&mut input) };
     let heard = hear(Manner::WebSocket, &[], &cuts.of(&bytes), max_message);
-    let (sound, code) = before_fault(&bytes, max_message);
+    let (sound, end) = before_end(&bytes, max_message);
     let mut expected = alone(sound, max_message);
-    match (expected.code, code) {
+    match (expected.code, end) {
         // Text that cannot become UTF-8 any more is told before its frame or message has come, and so before what follows.
-        (1006 | 1002 | 1009, _) if heard.end.0 == 1007 => expected.code = 1007,
-        // All was well up to a header that the host itself finds fault with.
-        (1006, Some(code)) => expected.code = code,
+        (1006, _) if heard.end == (1007, true) => expected.code = 1007,
+        // All was well up to a frame that the host itself judges.
+        (1006, Some((code, answer))) => {
+            expected.code = code;
+            expected.answers.extend(answer);
+        }
         _ => {}
     }
     assert_eq!(heard.messages, expected.messages);
@@ -33,32 +36,59 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(heard.answers, expected.answers);
 });
 
-/// The frames before the first one whose header is faulty by itself or continues no message, and the close code for that one:
-/// tungstenite is more lenient, or waits for its end.
-fn before_fault(bytes: &[u8], max_message: usize) -> (&[u8], Option<u16>) {
-    let (mut at, mut is_open) = (0, false);
+/// The frames before the first one that the host judges without tungstenite, and what comes of that one: the code, and the answer to a
+/// good close frame. That is one whose header is faulty, by itself or behind what came before, or a close frame.
+fn before_end(bytes: &[u8], max_message: usize) -> (&[u8], Option<(u16, Vec<u8>)>) {
+    let (mut at, mut open) = (0, None);
     loop {
-        let found = look(&bytes[at..], max_message);
-        if matches!(found, Look::Plain(_) | Look::Other(_)) {
-            let (opcode, is_final) = (bytes[at] & 0x0f, bytes[at] & 0x80 != 0);
-            if opcode == 0 && !is_open {
-                return (&bytes[..at], Some(1002));
+        let (header, length) = match look(&bytes[at..], max_message) {
+            Look::Faulty(Fault::TooLong) => return (&bytes[..at], Some((1009, Vec::new()))),
+            Look::Faulty(_) => return (&bytes[..at], Some((1002, Vec::new()))),
+            Look::Plain(plain) => (plain.header, plain.length),
+            Look::Other(other) => (other.header, other.length),
+            Look::Short => return (&bytes[..at], None),
+        };
+        let (opcode, is_final) = (bytes[at] & 0x0f, bytes[at] & 0x80 != 0);
+        let frame = bytes.get(at..at + header + length);
+        match opcode {
+            8 => return (&bytes[..at], frame.map(|frame| goodbye(frame, header))),
+            9.. => {}
+            _ if (opcode == 0) != open.is_some() => {
+                return (&bytes[..at], Some((1002, Vec::new())));
             }
-            if opcode < 3 {
-                is_open = !is_final;
+            _ => {
+                let sum = open.unwrap_or(0) + length;
+                if sum > max_message {
+                    return (&bytes[..at], Some((1009, Vec::new())));
+                }
+                open = (!is_final).then_some(sum);
             }
         }
-        at += match found {
-            Look::Faulty(Fault::TooLong) => return (&bytes[..at], Some(1009)),
-            Look::Faulty(_) => return (&bytes[..at], Some(1002)),
-            Look::Plain(plain) => plain.header + plain.length,
-            Look::Other(other) => other.size,
-            Look::Short => return (bytes, None),
-        };
-        if at >= bytes.len() {
+        if frame.is_none() {
             return (bytes, None);
         }
+        at += header + length;
     }
+}
+
+/// The code with which a close frame ends, and its answer if it is a good one.
+fn goodbye(frame: &[u8], header: usize) -> (u16, Vec<u8>) {
+    let (mask, payload) = frame[header - 4..].split_at(4);
+    let payload: Vec<u8> =
+        payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
+    let code = match payload[..] {
+        [high, low, ..] => u16::from_be_bytes([high, low]),
+        _ => 1005,
+    };
+    match code {
+        0..=999 | 1004 | 1006 | 1015..=2999 | 5000.. => return (1002, Vec::new()),
+        1005 if !payload.is_empty() => return (1002, Vec::new()),
+        _ => {}
+    }
+    if payload.get(2..).is_some_and(|text| std::str::from_utf8(text).is_err()) {
+        return (1007, Vec::new());
+    }
+    (code, [&[0x88, payload.len() as u8], &payload[..]].concat())
 }
 
 struct Expected {
