@@ -113,18 +113,23 @@ impl From<Refusal> for NoHandshake {
 /// Reads and judges what a connection begins with; it must be whole by then.
 ///
 /// # Errors
-/// It is refused, or has gone.
+/// It is refused, or has gone; and who that is, as far as it is known.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
-    origin: Origin,
+    peer: Origin,
     by: Instant,
     config: &Config,
-) -> Result<Handshake, NoHandshake> {
+) -> Result<Handshake, (Origin, NoHandshake)> {
+    let access = &config.server.access;
     let mut buffer = Vec::with_capacity(1024);
+    let mut origin = peer;
     let read = timeout_at(by, read_first(stream, &mut buffer, config)).await;
     let judged = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
-        Ok(First::Request(head, read)) => judge(head, read, origin, config).map_err(Into::into),
-        Ok(First::Opening(..)) if !origin.may_be_backend(&config.server.access) => {
+        Ok(First::Request(head, read)) => {
+            origin = peer.behind(&head, access);
+            judge(head, read, origin, config).map_err(Into::into)
+        }
+        Ok(First::Opening(..)) if !peer.may_be_backend(access) => {
             Err(NoHandshake::RefusedLines("this address may not be a backend"))
         }
         Ok(First::Opening(head, tail, read)) => {
@@ -134,9 +139,9 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     };
     judged.map_err(|no| match no {
         NoHandshake::Refused(refusal) if asks_for_the_head(&buffer) => {
-            refusal.without_body().into()
+            (origin, refusal.without_body().into())
         }
-        no => no,
+        no => (origin, no),
     })
 }
 
@@ -193,9 +198,8 @@ async fn read_first<S: AsyncRead + Unpin>(
     }
 }
 
-fn judge(head: Head, read: Vec<u8>, peer: Origin, config: &Config) -> Result<Handshake, Refusal> {
+fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<Handshake, Refusal> {
     let access = &config.server.access;
-    let origin = peer.behind(&head, access);
     let wish = match head.method() {
         Method::Post => judge_post(&head, origin, config)?,
         Method::Get if config.server.page && !http::wants_websocket(&head) => {

@@ -123,7 +123,7 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     let by = arriving.by(config.server.timeouts.head);
     let handshake = match handshake::read(&mut stream, origin, by, &config).await {
         Ok(handshake) => handshake,
-        Err(no) => {
+        Err((origin, no)) => {
             Farewell::new(arriving, &config).refuse(stream, no, origin).await;
             return None;
         }

@@ -155,8 +155,9 @@ async fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
     }
     // Whom the proxy speaks for is no local script.
     let mut client = RawClient::connect(v6).await;
-    client.write(with("Client-Type: php\r\nX-Forwarded-For: 203.0.113.9")).await;
+    client.write(with("Client-Type: php\r\nX-Forwarded-For: 203.0.113.7")).await;
     assert_eq!(client.last_response().await.status, 403);
+    host.wait_for_log("who was refused", |line| line.field("address") == "203.0.113.7").await;
 }
 
 #[tokio::test]

@@ -519,3 +519,16 @@ const RS256_TOKEN: &str = "eyJhbGciOiAiUlMyNTYiLCAia2lkIjogImsxIn0.eyJzdWIiOiAiY
 const ES256_TOKEN: &str = "eyJhbGciOiAiRVMyNTYiLCAia2lkIjogImsxIn0.eyJzdWIiOiAiYW5uIiwgImV4cCI6IDQxMDI0NDQ4MDB9.3DZnmZ3T7xDc2wS5aWE94MR90acudBOetU29_P0K55GFBEAG4cTnTlpZH2xWKNVKzp7RxvXtCDoEokhsp7Bk3A";
 const EDDSA_TOKEN: &str = "eyJhbGciOiAiRWREU0EiLCAia2lkIjogImsxIn0.eyJzdWIiOiAiYW5uIiwgImV4cCI6IDQxMDI0NDQ4MDB9.wp5If6PdJB3lSSDhtm65ZMH4mPl7R6ReuRMMQAi5GR9wST0aRVY8Z2k5xn9Sd51OlIu9hvMMdY51Xs9Ki4PuCw";
 const SET: &str = r#"{"keys":[{"kty":"RSA","kid":"k1","use":"sig","n":"kInpnfNq8fg3T70Nf0Hl9DchL-QBA514vhHMuFYRYO9-z91cZ7RY5vsrIxNG2v5nlHX2UE6yWhQz-cttubWsxoqEUKnTnQO-uTNYhPg6nUEq3h0e2R35bRK8ZNGmd-zs2JlyngoVJ_N7IE5ew9fnqDVBTMDKsQD8kBJpvTDGyEok3wWLYgF-I8_JTEIrRuOxJVkuO4k5FD_wJtOsrjLByHm4SALIPhGpxrtID0oB5clRrYcUlICbpYzzw23EPXImwp6ehqsi2ZrfNwpQzHrr4OcRt4QcnBRf3UdDFzC8CM3HwtayL4O98wepKrAvD682wAyMIfxrf4Lsjd1_KYRBGQ","e":"AQAB"},{"kty":"EC","crv":"P-256","kid":"k1","x":"pSYkMbZm9rJPMJX3xLUiB45XFTfzQpPOAl6PblsQD7Y","y":"evT-0Sdfp2gemQc0kaa2qBqrOcRrSCcsqmAJ2dCyfRk"},{"kty":"OKP","crv":"Ed25519","kid":"k1","alg":"EdDSA","x":"hmMFK9DFkCkxMKFRzASUvQMgKCEfH6E75nyNW3fTLWE"},{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"},{"kty":"EC","crv":"P-521"}]}"#;
+
+/// Some features of serde_json give keys that anybody can send a meaning of their own, in every crate that is built together with one that
+/// asks for them.
+#[test]
+fn what_peers_say_means_what_it_says() {
+    for text in [
+        r#"{"$serde_json::private::RawValue":"\"admin\""}"#,
+        r#"{"$serde_json::private::Number":"1"}"#,
+    ] {
+        let value: Value = serde_json::from_str(text).unwrap();
+        assert!(value.is_object(), "{text} is {value}");
+    }
+}

@@ -8,6 +8,7 @@
 
 mod fields;
 mod head;
+mod offers;
 mod refusal;
 mod target;
 mod upgrade;

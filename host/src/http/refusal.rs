@@ -201,29 +201,6 @@ pub fn dated(response: &[u8], now: SystemTime) -> Cow<'_, [u8]> {
     }
 }
 
-/// What of a request line or target may be quoted: a query may hold a token, user information a password, and reasons end up in
-/// logs. Where an `@` is, all is left out that could belong to it; a malformed target does not say where a password ends.
-pub(super) fn quotable(bytes: &[u8]) -> &[u8] {
-    let query_at = memchr::memchr(b'?', bytes).unwrap_or(bytes.len());
-    let Some(at) = memchr::memchr(b'@', bytes) else { return &bytes[..query_at] };
-    let before = &bytes[..at];
-    let user_at = match memchr::memmem::find(before, b"//") {
-        Some(slashes) => slashes + 2,
-        None => memchr::memchr(b' ', before).map_or(0, |blank| blank + 1),
-    };
-    &bytes[..query_at.min(user_at)]
-}
-
-/// The peer's bytes as a short quotation for a reason: escaped, and cut after [`QUOTED_BYTES`].
-pub(super) fn quoted(bytes: &[u8]) -> String {
-    match bytes.get(..QUOTED_BYTES) {
-        Some(beginning) if bytes.len() > QUOTED_BYTES => {
-            format!("\"{}…\"", beginning.escape_ascii())
-        }
-        _ => format!("\"{}\"", bytes.escape_ascii()),
-    }
-}
-
 fn escaped(reason: Cow<'static, str>) -> Cow<'static, str> {
     if !reason.contains(char::is_control) {
         return reason;
@@ -264,7 +241,6 @@ fn phrase(status: u16) -> &'static str {
 }
 
 const TEXT: &str = "text/plain; charset=utf-8";
-const QUOTED_BYTES: usize = 60;
 
 #[cfg(test)]
 mod tests {
@@ -366,13 +342,6 @@ mod tests {
         let expected = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n\
                         Connection: close\r\nAllow: GET\r\n\r\n";
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
-    }
-
-    #[test]
-    fn quotations_are_short_and_escaped() {
-        assert_eq!(quoted(b"a\"\n\xff"), r#""a\"\n\xff""#);
-        assert_eq!(quoted(&[b'a'; 60]), format!("\"{}\"", "a".repeat(60)));
-        assert_eq!(quoted(&[b'a'; 61]), format!("\"{}…\"", "a".repeat(60)));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ops::Range;
 
-use super::refusal::{Refusal, quotable, quoted};
+use super::refusal::Refusal;
 
 /// Where path and query lie in a request target; an empty path means `/`.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,9 +37,8 @@ pub(super) fn locate(target: &[u8]) -> Result<Located, Refusal> {
 
 /// Where scheme and authority of an absolute-form end.
 fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
-    let refused = || {
-        Refusal::bad_request(format!("the request target {} is no path", quoted(quotable(target))))
-    };
+    let refused =
+        || Refusal::bad_request("the request target is no path, which begins with a slash");
     let scheme_end = memchr::memmem::find(target, b"://").ok_or_else(refused)?;
     let scheme = &target[..scheme_end];
     if ![&b"http"[..], b"https", b"ws", b"wss"]

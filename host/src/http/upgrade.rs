@@ -9,6 +9,7 @@ use sha1::{Digest as _, Sha1};
 
 use super::fields::origin;
 use super::head::{Head, Method};
+use super::offers;
 use super::refusal::Refusal;
 
 /// A request for a WebSocket that satisfies RFC 6455 section 4.2.1.
@@ -37,6 +38,7 @@ pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
             )));
         }
     }
+    offers::judge(head)?;
     origin(head)?;
     // The version before the key: older drafts had other keys, and 426 is what tells their speakers so.
     match only(head, "sec-websocket-version")? {

@@ -1,11 +1,11 @@
 //! What is read of a packet: as little as its way requires. It borrows from the text wherever a value has no escapes.
+//!
+//! `serde_json` says whether the text is JSON, without making anything of it: a number may be one that no double holds, a text half a
+//! surrogate pair, and no depth of nesting costs more than its length. Then the top level is cut into keys and values as they are written.
 
 use std::borrow::Cow;
-use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{Deserializer, Error, IgnoredAny, MapAccess, Visitor};
-use serde_json::value::RawValue;
+use serde::de::IgnoredAny;
 
 /// The three keys that decide where a packet goes. Empty texts and values that are no texts are absent: nobody is called
 /// `true` or `0`. Of a key that stands there twice the last counts, as in JavaScript and PHP.
@@ -19,48 +19,24 @@ pub(crate) struct Envelope<'a> {
 impl<'a> Envelope<'a> {
     /// None if the text is no JSON object.
     pub(crate) fn read(text: &'a str) -> Option<Self> {
-        serde_json::from_str(text).ok()
-    }
-}
-
-impl<'de> Deserialize<'de> for Envelope<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(EnvelopeVisitor)
-    }
-}
-
-struct EnvelopeVisitor;
-
-impl<'de> Visitor<'de> for EnvelopeVisitor {
-    type Value = Envelope<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut envelope = Envelope::default();
-        while let Some(key) = map.next_key()? {
-            let place = match key {
-                Key::Opcode => &mut envelope.opcode,
-                Key::Uuid => &mut envelope.uuid,
-                Key::Ident => &mut envelope.ident,
-                // Skipped without recursion: no depth of nesting costs more than its length.
-                Key::Another => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
+        serde_json::from_str::<IgnoredAny>(text).ok()?;
+        let members = Members { rest: text.trim_start_matches(BLANKS).strip_prefix('{')? };
+        let mut envelope = Self::default();
+        for (key, value) in members {
+            let place = match text_of(key).as_deref() {
+                Some("opcode") => &mut envelope.opcode,
+                Some("uuid") => &mut envelope.uuid,
+                Some("ident") => &mut envelope.ident,
+                _ => continue,
             };
-            // As it is written: what is no text may be a number that no double holds, or half a surrogate pair.
-            *place = text(map.next_value()?);
+            *place = text_of(value);
         }
-        Ok(envelope)
+        Some(envelope)
     }
 }
 
 /// A text that is not empty; None for any other value, and where no text can be made of it.
-fn text(value: &RawValue) -> Option<Cow<'_, str>> {
-    let written = value.get();
+fn text_of(written: &str) -> Option<Cow<'_, str>> {
     let inside = written.strip_prefix('"')?.strip_suffix('"')?;
     match inside {
         "" => None,
@@ -69,38 +45,68 @@ fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     }
 }
 
-enum Key {
-    Opcode,
-    Uuid,
-    Ident,
-    Another,
+/// The keys and values of an object, as they are written, behind its opening brace. That it is JSON is known.
+struct Members<'a> {
+    rest: &'a str,
 }
 
-impl<'de> Deserialize<'de> for Key {
-    /// From bytes, as half a surrogate pair is no text.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_bytes(KeyVisitor)
+impl<'a> Iterator for Members<'a> {
+    type Item = (&'a str, &'a str);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let key = self.take()?;
+        let value = self.take()?;
+        Some((key, value))
     }
 }
 
-struct KeyVisitor;
-
-impl Visitor<'_> for KeyVisitor {
-    type Value = Key;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
-    }
-
-    fn visit_bytes<E: Error>(self, key: &[u8]) -> Result<Key, E> {
-        Ok(match key {
-            b"opcode" => Key::Opcode,
-            b"uuid" => Key::Uuid,
-            b"ident" => Key::Ident,
-            _ => Key::Another,
-        })
+impl<'a> Members<'a> {
+    /// The next key or value; None at the end of the object.
+    fn take(&mut self) -> Option<&'a str> {
+        let rest = self.rest.trim_start_matches(|c| BLANKS.contains(&c) || c == ':' || c == ',');
+        let (written, behind) = rest.split_at_checked(length(rest.as_bytes()))?;
+        self.rest = behind;
+        (!written.is_empty()).then_some(written)
     }
 }
+
+/// Of the value that these bytes begin with; 0 where they begin with the end of an object.
+fn length(bytes: &[u8]) -> usize {
+    let ends = |byte: &u8| matches!(byte, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+    let mut depth = 0_usize;
+    let mut at = 0;
+    loop {
+        match bytes.get(at) {
+            Some(b'"') => at += text_length(&bytes[at..]),
+            Some(b'{' | b'[') => (depth, at) = (depth + 1, at + 1),
+            Some(b'}' | b']') if depth > 0 => (depth, at) = (depth - 1, at + 1),
+            Some(_) if depth > 0 => {
+                at += 1;
+                continue;
+            }
+            _ => return bytes.iter().position(ends).unwrap_or(bytes.len()),
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+}
+
+/// Of the text in quotes that these bytes begin with.
+fn text_length(bytes: &[u8]) -> usize {
+    let mut at = 1;
+    loop {
+        match bytes.get(at) {
+            Some(b'"') => return at + 1,
+            Some(b'\\') => at += 2,
+            Some(_) => at += 1,
+            None => return bytes.len(),
+        }
+    }
+}
+
+/// RFC 8259, section 2.
+const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
 
 #[cfg(test)]
 mod tests {
@@ -124,6 +130,9 @@ mod tests {
             r#"{"\ud800":1,"opcode":"echo"}"#,
             r#"{"op\u0063ode":"ech\u006f","ident":"a","ident":[{}]}"#,
             r#" { "opcode" : "echo" , "uuid" : "" } "#,
+            r#"{"a":{"uuid":"x","]":"}\""},"b":[["\"",{"ident":"y"}]],"opcode":"echo"}"#,
+            r#"{"uuid":{"$serde_json::private::RawValue":"\"x\""},"opcode":"echo","c":-1.5e3 }"#,
+            "{\"\":0,\"opcode\"\r\n:\t\"echo\",\"d\":true}",
         ] {
             let envelope = Envelope::read(packet).unwrap();
             assert_eq!(envelope.opcode.as_deref(), Some("echo"), "{packet}");
