@@ -7,6 +7,7 @@ use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -246,7 +247,13 @@ impl Guest {
             return None;
         }
         match timeout_at(by, served.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
+                if let Err(error) = served.judge_again(stream.get_ref().1) {
+                    debug!(address = %self.ip, %error, "a TLS session does not go on");
+                    // Who does not get it sees the end.
+                    drop(timeout_at(by, stream.shutdown()).await);
+                    return None;
+                }
                 let is_certified = stream.get_ref().1.peer_certificates().is_some();
                 let origin = if is_certified { Origin::Certified } else { Origin::Ip };
                 Some((Box::new(stream), origin(self.ip), self))
