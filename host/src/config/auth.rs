@@ -9,8 +9,8 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{Keys, Mistakes, Section};
-use super::value::{self, Count, Seconds, Wrong, quoted, wrong, wrong_kind};
-use super::{address, convert};
+use super::value::{self, Count, Seconds, Wrong, quoted, quoted_url, wrong, wrong_kind};
+use super::{Place, address, convert};
 
 /// How a resource knows its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -400,7 +400,7 @@ fn header(text: &str) -> Result<String, Wrong> {
 }
 
 fn endpoint(text: &str, base: &Path) -> Result<Endpoint, Wrong> {
-    let said = quoted(text);
+    let said = quoted_url(text);
     let right =
         "write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\"";
     let Some(rest) = text.strip_prefix("http://") else {
