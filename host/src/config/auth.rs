@@ -63,8 +63,8 @@ pub struct TokenRules {
 /// A file with one key, or with a set of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyFile {
-    /// Absolute. Key `file` or `jwks`.
-    pub path: PathBuf,
+    /// Key `file` or `jwks`.
+    pub place: Place,
     /// How it is read.
     pub form: KeyForm,
 }
@@ -96,6 +96,16 @@ pub enum Algorithm {
     Es256,
     /// Ed25519.
     EdDsa,
+}
+
+impl KeyForm {
+    /// The key of `plugins.toml` that names the file.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Single { .. } => "file",
+            Self::Set => "jwks",
+        }
+    }
 }
 
 impl Algorithm {
@@ -316,13 +326,15 @@ fn key_file(
                 wrong!("a set of keys says this itself; take it out, or write {example}")
             });
         }
-        return s.value("jwks", path).map(|path| KeyFile { path, form: KeyForm::Set });
+        let (path, line) = (s.value("jwks", path)?, s.line("jwks"));
+        return Some(KeyFile { place: Place { path, line }, form: KeyForm::Set });
     }
     let algorithm =
         s.required("algorithm", &format!("this key is missing; write {example}"), |v| {
             value::choice(v, &Algorithm::ALL)
         });
     let path = s.required("file", &format!("this key is missing; write {example}"), path);
+    let line = s.line("file");
     let encodings = [("raw", false), ("base64url", true)];
     let encoding = s.value("encoding", |value| match algorithm {
         Some(Algorithm::Hs256) | None => value::choice(value, &encodings),
@@ -331,7 +343,7 @@ fn key_file(
     let kid = s.value("kid", |value| text(value, "\"2026-01\""));
     let form =
         KeyForm::Single { algorithm: algorithm?, is_base64url: encoding.unwrap_or(false), kid };
-    Some(KeyFile { path: path?, form })
+    Some(KeyFile { place: Place { path: path?, line }, form })
 }
 
 fn callback(s: &mut Section<'_, '_>, url: Endpoint) -> Callback {
