@@ -104,6 +104,7 @@ const SERVER: &[(&str, &str)] = &[
     (r#"allowed_ips = ["10.0.0"]"#, r#"allowed_ips: "10.0.0" is no address; give an address such as "192.0.2.7" or a network such as "192.0.2.0/24" or "2001:db8::/32""#),
     (r#"allowed_ips = ["fe80::g"]"#, r#"allowed_ips: "fe80::g" is no address; give an address such as "192.0.2.7" or a network such as "192.0.2.0/24" or "2001:db8::/32""#),
     (r#"allowed_ips = [""]"#, r#"allowed_ips: "" is no address; give an address such as "192.0.2.7" or a network such as "192.0.2.0/24" or "2001:db8::/32""#),
+    (r#"trusted_proxies = ["unix:/run/x"]"#, r#"trusted_proxies: "unix:/run/x" names a socket, and all sockets of listen are meant; write "unix""#),
     ("trusted_proxies = [127]", r#"trusted_proxies: 127 is a whole number; give a list of texts, e.g. trusted_proxies = ["127.0.0.1"]"#),
     (r#"allowed_origins = ["*"]"#, r#"allowed_origins: "*" is no origin; to let in every origin leave the list empty"#),
     (r#"allowed_origins = ["example.org"]"#, r#"allowed_origins: "example.org" lacks its scheme; write "https://example.org""#),
@@ -497,6 +498,7 @@ fn listen_prints_the_form_of_the_file() {
 fn addresses_are_matched_by_network_and_mapped_ones_count_as_ipv4() {
     let nets = "['10.0.0.0/8', '192.0.2.7', '2001:db8::/32', '::ffff:198.51.100.0/120']";
     let access = server(&format!("allowed_ips = {nets}\ntrusted_proxies = ['0.0.0.0/0']")).access;
+    assert!(!access.trusts_unix && server("trusted_proxies = ['unix']").access.trusts_unix);
     let allowed = |ip: &str| access.allows_backend(ip.parse().unwrap());
     for ip in [
         "10.1.2.3",
