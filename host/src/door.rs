@@ -7,6 +7,7 @@ use std::net::{IpAddr, Shutdown};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -21,7 +22,7 @@ use crate::farewell::Farewell;
 use crate::handshake::{Origin, RETRY_AFTER};
 use crate::http::{Refusal, dated};
 use crate::listener::{Accepted, Layer, Listener, accept_one};
-use crate::proxy_protocol::{self, ProxyError};
+use crate::proxy_protocol::{self, ProxyError, Said};
 use crate::server::{self, Admitted, Hub, serve};
 
 /// Accepts until told to stop; then returns the connections that are still there.
@@ -136,7 +137,7 @@ fn admit(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
                 turn_away_at_once(stream, (ip, layer), full);
                 return;
             }
-            let guest = Guest { ip, layer, arriving, hub: hub.clone() };
+            let guest = Guest { ip, origin: Origin::Ip(ip), layer, arriving, hub: hub.clone() };
             // Two kinds of tasks: one without TLS is none the larger for it.
             match layer {
                 Layer::Plain => connections.spawn(serve(Box::pin(guest.plain(stream)))),
@@ -159,7 +160,9 @@ type Secured = Box<TlsStream<TcpStream>>;
 
 /// A connection that has been let in, before it has said anything.
 struct Guest {
+    /// The socket's, or what a proxy says of it.
     ip: IpAddr,
+    origin: Origin,
     layer: Layer,
     arriving: Arriving,
     hub: Arc<Hub>,
@@ -168,7 +171,7 @@ struct Guest {
 impl Guest {
     async fn plain(self, stream: TcpStream) -> Option<Admitted<TcpStream>> {
         let (stream, guest) = self.enter(stream).await?;
-        server::admit(stream, Origin::Ip(guest.ip), guest.arriving, guest.hub).await
+        server::admit(stream, guest.origin, guest.arriving, guest.hub).await
     }
 
     async fn secured(self, stream: TcpStream) -> Option<Admitted<Secured>> {
@@ -186,7 +189,7 @@ impl Guest {
             false => self,
         };
         // For whom one speaks that is a proxy itself is not known before its request.
-        if is_trusted(&guest) {
+        if guest.origin == Origin::Ip(guest.ip) && is_trusted(&guest) {
             return Some((stream, guest));
         }
         match guest.hub.census.pace(guest.ip, &config) {
@@ -203,7 +206,9 @@ impl Guest {
         let by = self.arriving.by(config.server.timeouts.head);
         let address = self.ip;
         match timeout_at(by, proxy_protocol::read(stream)).await {
-            Ok(Ok(said)) => Some(Self { ip: said.unwrap_or(self.ip), ..self }),
+            Ok(Ok(Said::Itself)) => Some(self),
+            Ok(Ok(Said::For(ip))) => Some(Self { ip, origin: Origin::Ip(ip), ..self }),
+            Ok(Ok(Said::Somebody)) => Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self }),
             // Who ended it may only have looked whether somebody is there, as balancers do.
             Ok(Err(error @ ProxyError::Socket(_))) => {
                 debug!(%error, %address, "a proxy is not served");
@@ -246,10 +251,16 @@ impl Guest {
             return None;
         }
         match timeout_at(by, served.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
+                if let Err(error) = served.judge_again(stream.get_ref().1) {
+                    debug!(address = %self.ip, %error, "a TLS session does not go on");
+                    // Who does not get it sees the end.
+                    drop(timeout_at(by, stream.shutdown()).await);
+                    return None;
+                }
                 let is_certified = stream.get_ref().1.peer_certificates().is_some();
-                let origin = if is_certified { Origin::Certified } else { Origin::Ip };
-                Some((Box::new(stream), origin(self.ip), self))
+                let origin = if is_certified { Origin::Certified(self.ip) } else { self.origin };
+                Some((Box::new(stream), origin, self))
             }
             Ok(Err(error)) => {
                 debug!(address = %self.ip, %error, "no TLS handshake");

@@ -24,18 +24,20 @@ pub(crate) enum Origin {
     Ip(IpAddr),
     /// Somebody with a certificate of `client_ca`: an allowed backend, wherever it is.
     Certified(IpAddr),
-    /// Somebody for whom the proxy at this address speaks, and of whom it says nothing that can be read: counted as the proxy, but
-    /// what that may is not for everybody behind it.
-    Hidden(IpAddr),
+    /// Somebody for whom the proxy at this address (none: on a Unix socket) speaks, and of whom it says nothing that can be read:
+    /// counted as the proxy, but what that may is not for everybody behind it.
+    Hidden(Option<IpAddr>),
     /// A Unix socket: who may open it is a matter of the file's permissions, so its peers are allowed backends.
+    /// One that speaks for others, as a proxy may, is not for them what it is itself.
     Unix,
 }
 
 impl Origin {
-    /// None for a Unix socket.
+    /// None on a Unix socket.
     pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
-            Self::Ip(ip) | Self::Certified(ip) | Self::Hidden(ip) => Some(ip),
+            Self::Ip(ip) | Self::Certified(ip) => Some(ip),
+            Self::Hidden(ip) => ip,
             Self::Unix => None,
         }
     }
@@ -57,8 +59,12 @@ impl Origin {
 
     /// Of whom a proxy speaks for, where it is one. A certificate is the proxy's, not theirs.
     fn behind(self, head: &Head, access: &Access) -> Self {
-        let (Self::Ip(peer) | Self::Certified(peer)) = self else { return self };
-        match forwarded_for(head, peer, |ip| access.is_trusted_proxy(ip)) {
+        match self {
+            Self::Ip(_) | Self::Certified(_) => {}
+            Self::Unix if access.trusts_unix => {}
+            Self::Unix | Self::Hidden(_) => return self,
+        }
+        match forwarded_for(head, self.ip(), |ip| access.is_trusted_proxy(ip)) {
             Forwarded::Nobody => self,
             Forwarded::For(ip) => Self::Ip(ip),
             Forwarded::Unreadable(ip) => Self::Hidden(ip),

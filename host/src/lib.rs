@@ -13,6 +13,7 @@ mod control;
 mod drain;
 mod files;
 mod life;
+mod private;
 mod systemd;
 mod telemetry;
 // How a connection comes in.

@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{debug, error, info, warn};
 
-use crate::auth::{self, GuardError};
+use crate::auth;
 use crate::census::Census;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::control::{self, Control, ControlError, Desk};
@@ -39,8 +39,6 @@ use crate::watchdog;
 pub(crate) enum LifeError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error(transparent)]
-    Guard(#[from] GuardError),
     #[error("cannot listen on {address}")]
     Listen {
         address: Listen,

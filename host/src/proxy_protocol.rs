@@ -20,13 +20,21 @@ pub(crate) enum ProxyError {
     Socket(#[from] io::Error),
 }
 
-/// Reads a header to its end. None where the peer speaks for itself (`LOCAL`) or says no address (`UNKNOWN`).
+/// For whom a connection was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// For the peer itself: `LOCAL`, and `UNKNOWN` of version 1, by which section 2.1 wants the socket's address to count.
+    Itself,
+    For(IpAddr),
+    /// For somebody whose address is not said, or none of IP: a datagram's sender, a Unix socket. Not for the peer.
+    Somebody,
+}
+
+/// Reads a header to its end.
 ///
 /// # Errors
 /// It is malformed, or the connection ended. What was read of it is lost.
-pub(crate) async fn read<S: AsyncRead + Unpin>(
-    stream: &mut S,
-) -> Result<Option<IpAddr>, ProxyError> {
+pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Said, ProxyError> {
     let mut start = [0; START];
     let mut filled = 0;
     while filled < START {
@@ -46,7 +54,7 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
 async fn read_line<S: AsyncRead + Unpin>(
     stream: &mut S,
     start: &[u8; START],
-) -> Result<Option<IpAddr>, ProxyError> {
+) -> Result<Said, ProxyError> {
     let mut line = [0; MAX_LINE];
     line[..START].copy_from_slice(start);
     // One by one: what is behind the line belongs to another.
@@ -59,7 +67,7 @@ async fn read_line<S: AsyncRead + Unpin>(
     Err(ProxyError::Malformed("the line is longer than 107 bytes"))
 }
 
-async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, ProxyError> {
+async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Said, ProxyError> {
     let mut kind = [0; 4];
     stream.read_exact(&mut kind).await?;
     let [command, family, length @ ..] = kind;
@@ -103,14 +111,14 @@ fn version(start: &[u8]) -> Result<Version, ProxyError> {
 }
 
 /// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`, with its line end (section 2.1).
-fn from_line(line: &[u8]) -> Result<Option<IpAddr>, ProxyError> {
+fn from_line(line: &[u8]) -> Result<Said, ProxyError> {
     let malformed = ProxyError::Malformed;
     let line = line.strip_suffix(b"\r\n").ok_or(malformed("the line does not end in CR LF"))?;
     let line = str::from_utf8(line).map_err(|_| malformed("the line is not ASCII"))?;
     let mut words = line.split(' ').skip(1);
     let family = words.next().unwrap_or_default();
     if family == "UNKNOWN" {
-        return Ok(None);
+        return Ok(Said::Itself);
     }
     let words: Vec<&str> = words.collect();
     let &[source, destination, source_port, destination_port] = &*words else {
@@ -125,7 +133,7 @@ fn from_line(line: &[u8]) -> Result<Option<IpAddr>, ProxyError> {
         _ => None,
     });
     match addresses {
-        [Some(source), Some(_)] => Ok(Some(source.to_canonical())),
+        [Some(source), Some(_)] => Ok(Said::For(source.to_canonical())),
         _ => Err(malformed("the addresses are none of TCP4 or TCP6")),
     }
 }
@@ -136,21 +144,21 @@ fn is_port(text: &str) -> bool {
 }
 
 /// `addresses` are the first bytes behind the fixed header, at most 36 (section 2.2).
-fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<Option<IpAddr>, ProxyError> {
+fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<Said, ProxyError> {
     let short = ProxyError::Malformed("the addresses are cut off");
     match (command, family) {
         // A health check of the balancer's own: whatever else it says is skipped.
-        (0x20, _) => Ok(None),
+        (0x20, _) => Ok(Said::Itself),
         (0x21, 0x11) => match addresses.first_chunk::<12>() {
-            Some([a, b, c, d, ..]) => Ok(Some(Ipv4Addr::new(*a, *b, *c, *d).into())),
+            Some([a, b, c, d, ..]) => Ok(Said::For(Ipv4Addr::new(*a, *b, *c, *d).into())),
             None => Err(short),
         },
         (0x21, 0x21) => match (addresses.len(), addresses.first_chunk::<16>()) {
-            (36.., Some(source)) => Ok(Some(IpAddr::from(*source).to_canonical())),
+            (36.., Some(source)) => Ok(Said::For(IpAddr::from(*source).to_canonical())),
             _ => Err(short),
         },
-        // Unspecified, datagrams, Unix sockets: nothing that could be told from an address.
-        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(None),
+        // Unspecified, datagrams, Unix sockets.
+        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(Said::Somebody),
         (0x21, _) => Err(ProxyError::Malformed("the address family is unknown")),
         _ => Err(ProxyError::Malformed("neither PROXY nor LOCAL of version 2")),
     }
@@ -167,7 +175,12 @@ mod tests {
         for piece in [bytes.len().max(1), 1] {
             let mut script = tokio_script(bytes, piece);
             let found = runtime.block_on(read(&mut script));
-            let found = found.map(|ip| ip.map(|ip| ip.to_string())).map_err(|e| e.to_string());
+            let text = |said| match said {
+                Said::Itself => None,
+                Said::For(ip) => Some(ip.to_string()),
+                Said::Somebody => Some("somebody".to_owned()),
+            };
+            let found = found.map(text).map_err(|e| e.to_string());
             let expected = expected.map(|ip| ip.map(str::to_owned)).map_err(str::to_owned);
             assert_eq!(found, expected, "{}", bytes.escape_ascii());
             if found.is_ok() {
@@ -258,8 +271,11 @@ mod tests {
             (two(0x20, 0x00, &[]), Ok(None)),
             (two(0x20, 0x11, &v4), Ok(None)),
             (two(0x20, 0xff, &[1; 300]), Ok(None)),
-            (two(0x21, 0x00, &[1; 9]), Ok(None)),
-            (two(0x21, 0x31, &[1; 216]), Ok(None)),
+            (two(0x21, 0x00, &[1; 9]), Ok(Some("somebody"))),
+            (two(0x21, 0x12, &v4), Ok(Some("somebody"))),
+            (two(0x21, 0x22, &v6), Ok(Some("somebody"))),
+            (two(0x21, 0x31, &[1; 216]), Ok(Some("somebody"))),
+            (two(0x21, 0x32, &[1; 216]), Ok(Some("somebody"))),
             (two(0x21, 0x11, &v4[..11]), cut),
             (two(0x21, 0x21, &v6[..35]), cut),
             (two(0x21, 0x41, &v4), Err("malformed PROXY header: the address family is unknown")),

@@ -154,7 +154,7 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
 /// Whether somebody for whom a proxy speaks may come in now: at the door only the proxy was seen.
 fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> Result<(), Full> {
     match origin {
-        Origin::Ip(ip) | Origin::Hidden(ip) if origin != peer => hub.census.pace(ip, config),
+        Origin::Ip(ip) | Origin::Hidden(Some(ip)) if origin != peer => hub.census.pace(ip, config),
         _ => Ok(()),
     }
 }

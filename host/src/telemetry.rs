@@ -64,12 +64,19 @@ fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Re
 }
 
 /// Whether a character could make one line look like another, or one name like another: control characters (C0, DEL, C1), line
-/// separators, and characters of format (Unicode's category Cf) that turn the direction of text around or are not seen. The
-/// joiners (U+200C, U+200D) are among them: a name that is two names is worse than an emoji in pieces.
+/// separators, marks that turn the direction of text around, and what is not seen: Unicode's Default_Ignorable_Code_Point, the
+/// annotations and the empty Braille pattern. Joiners and variation selectors are among them: a name that is two names is worse than
+/// an emoji in pieces.
 fn is_hidden(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+        || matches!(
+            c,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+        )
+        || matches!(c, '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}')
+        || matches!(c, '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}')
+        || matches!(c, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// Text as it stands in a line of the log: for tables and sentences on a terminal.
@@ -146,6 +153,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn nothing_that_is_not_seen_is_left_as_it_is() {
+        // Default_Ignorable_Code_Point of Unicode 16, as ranges.
+        for range in [
+            0xad..=0xad,
+            0x34f..=0x34f,
+            0x61c..=0x61c,
+            0x115f..=0x1160,
+            0x17b4..=0x17b5,
+            0x180b..=0x180f,
+            0x200b..=0x200f,
+            0x202a..=0x202e,
+            0x2060..=0x206f,
+            0x3164..=0x3164,
+            0xfe00..=0xfe0f,
+            0xfeff..=0xfeff,
+            0xffa0..=0xffa0,
+            0xfff0..=0xfff8,
+            0x1bca0..=0x1bca3,
+            0x1d173..=0x1d17a,
+            0xe0000..=0xe0fff,
+        ] {
+            for code in range {
+                assert!(is_hidden(char::from_u32(code).unwrap()), "{code:x}");
+            }
+        }
+        assert!(!"ä字\u{1f600}\u{300}\u{ac00}\u{1100}\u{2801}\u{fe10}".chars().any(is_hidden));
+    }
+
+    #[test]
     fn what_could_forge_a_line_is_escaped_and_nothing_else_is() {
         for (text, as_text, as_json) in [
             (
@@ -163,6 +199,11 @@ mod tests {
             ("\u{2028}\u{202e}\u{2066}", "\\u{2028}\\u{202e}\\u{2066}", "\\u2028\\u202e\\u2066"),
             ("\u{61c}\u{200b}\u{feff}", "\\u{61c}\\u{200b}\\u{feff}", "\\u061c\\u200b\\ufeff"),
             ("\u{ad}\u{2060}\u{200d}", "\\u{ad}\\u{2060}\\u{200d}", "\\u00ad\\u2060\\u200d"),
+            (
+                "a\u{34f}\u{3164}\u{fe0f}\u{2800}",
+                "a\\u{34f}\\u{3164}\\u{fe0f}\\u{2800}",
+                "a\\u034f\\u3164\\ufe0f\\u2800",
+            ),
             ("\u{e0041}\u{e007f}", "\\u{e0041}\\u{e007f}", "\\udb40\\udc41\\udb40\\udc7f"),
         ] {
             let mut found = String::new();

@@ -107,7 +107,12 @@ pub struct RawClient {
 impl RawClient {
     /// Connects and writes nothing.
     pub async fn connect(address: &Address) -> Self {
-        Self { stream: BufReader::new(address.connect().await) }
+        Self::over(address.connect().await)
+    }
+
+    /// Takes a socket that is connected.
+    pub fn over(stream: Stream) -> Self {
+        Self { stream: BufReader::new(stream) }
     }
 
     /// The socket, to read and write at once.

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
 use crate::stream::{Address, Secure};
 
@@ -37,14 +37,20 @@ impl Issued {
 
 impl Default for Authority {
     fn default() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        Self { issuer }
+        Self::until(SystemTime::now() + 3650 * DAY)
     }
 }
 
 impl Authority {
+    /// One whose own certificate ends then.
+    pub fn until(until: SystemTime) -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.not_after = until.into();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        Self { issuer }
+    }
+
     /// Its own certificate, PEM.
     pub fn pem(&self) -> String {
         self.issuer.pem()
@@ -66,8 +72,14 @@ impl Authority {
 
     /// A certificate for a client.
     pub fn issue_client(&self) -> Issued {
+        self.issue_client_until(SystemTime::now() + 365 * DAY)
+    }
+
+    /// A certificate for a client that ends then.
+    pub fn issue_client_until(&self, until: SystemTime) -> Issued {
         let mut params = CertificateParams::new(vec!["backend".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.not_after = until.into();
         self.sign(params)
     }
 
@@ -79,43 +91,48 @@ impl Authority {
 
     /// The same address, reached by TLS: by a client that trusts this authority and asks for `name`.
     pub fn reach(&self, address: &Address, name: &str) -> Address {
-        self.secure(address, name, Peer::Anybody)
+        self.secure(address, name, Peer { certificate: None, versions: &[&TLS12, &TLS13] })
     }
 
     /// By a client with a certificate of its own.
     pub fn reach_as(&self, address: &Address, name: &str, client: &Issued) -> Address {
-        self.secure(address, name, Peer::Certified(client))
+        let certificate = Some(client);
+        self.secure(address, name, Peer { certificate, versions: &[&TLS12, &TLS13] })
     }
 
     /// By a client that speaks nothing newer than TLS 1.2.
     pub fn reach_by_1_2(&self, address: &Address, name: &str) -> Address {
-        self.secure(address, name, Peer::Old)
+        self.secure(address, name, Peer { certificate: None, versions: &[&TLS12] })
+    }
+
+    /// By a client with a certificate of its own that speaks nothing newer than TLS 1.2.
+    pub fn reach_as_by_1_2(&self, address: &Address, name: &str, client: &Issued) -> Address {
+        self.secure(address, name, Peer { certificate: Some(client), versions: &[&TLS12] })
     }
 
     fn secure(&self, address: &Address, name: &str, peer: Peer<'_>) -> Address {
         let Address::Tcp(address) = address else { panic!("TLS is for TCP: {address:?}") };
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
-        let versions: &[_] = if matches!(peer, Peer::Old) { &[&TLS12] } else { &[&TLS12, &TLS13] };
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder =
-            builder.with_protocol_versions(versions).unwrap().with_root_certificates(roots);
-        let config = match peer {
-            Peer::Certified(issued) => {
+            builder.with_protocol_versions(peer.versions).unwrap().with_root_certificates(roots);
+        let config = match peer.certificate {
+            Some(issued) => {
                 let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
                 builder.with_client_auth_cert(vec![issued.der().into()], key).unwrap()
             }
-            Peer::Anybody | Peer::Old => builder.with_no_client_auth(),
+            None => builder.with_no_client_auth(),
         };
         let name = name.to_owned().try_into().unwrap();
         Address::Tls(*address, Secure { config: Arc::new(config), name })
     }
 }
 
-enum Peer<'a> {
-    Anybody,
-    Old,
-    Certified(&'a Issued),
+/// How a client speaks TLS.
+struct Peer<'a> {
+    certificate: Option<&'a Issued>,
+    versions: &'a [&'static SupportedProtocolVersion],
 }
 
 impl std::fmt::Debug for Authority {

@@ -308,6 +308,53 @@ async fn keys_that_cannot_be_used_keep_a_configuration_from_being_applied() {
 }
 
 #[tokio::test]
+async fn every_key_file_that_is_of_no_use_is_told_with_its_line() {
+    let keys = r#"[{ algorithm = "HS256", file = "none.key" }, { algorithm = "HS256", file = "public.pem" },
+  { algorithm = "RS256", file = "secret.key" },
+  { algorithm = "HS256", file = "plugins" }, { jwks = "secret.key" }]"#;
+    let setup = Setup::new(PROGRAM).resource("/open", "speaker").put("secret.key", SECRET);
+    let setup = setup.put("public.pem", "-----BEGIN PUBLIC KEY-----\n");
+    let bad = setup.clone().auth("/open", "keys", keys).resource("/also", "speaker");
+    let bad = bad.auth("/also", "keys", r#"[{ jwks = "none.json" }]"#);
+    let toml = bad.toml();
+    let line_of = |part: &str| toml.lines().position(|line| line.contains(part)).unwrap() + 1;
+    let told = |text: &str| {
+        for (part, key, said) in [
+            ("none.json", r#""/also".auth.keys[0].jwks"#, "none.json cannot be read: No such file"),
+            ("none.key", r#""/open".auth.keys[0].file"#, "none.key cannot be read: No such file"),
+            ("public.pem", r#""/open".auth.keys[1].file"#, "public.pem cannot be used: a PEM"),
+            ("RS256", r#""/open".auth.keys[2].file"#, "secret.key cannot be used: it holds no"),
+            ("jwks = \"secret", r#""/open".auth.keys[3].file"#, "plugins cannot be read: it is no"),
+            (
+                "jwks = \"secret",
+                r#""/open".auth.keys[4].jwks"#,
+                "secret.key cannot be used: it is no",
+            ),
+        ] {
+            let place = format!("plugins.toml:{}: resources.{key}: the key file ", line_of(part));
+            let line = text.lines().find(|line| line.contains(&place));
+            assert!(line.is_some_and(|line| line.contains(said)), "{place}…{said} in {text}");
+        }
+    };
+    for command in ["check", "run"] {
+        let outcome = bad.run(&[command]).await;
+        assert_eq!(outcome.code, Some(1));
+        told(&outcome.complained);
+    }
+    let host = setup.start().await;
+    host.write_config(&toml);
+    let (code, said) = host.command(&["reload"]).await;
+    assert_eq!(code, 1);
+    told(&said);
+    let position = host.log_position();
+    host.write_config(&toml);
+    host.wait_for_error(position, "configuration not applied").await;
+    let errors = host.log().into_iter().skip(position).filter(|line| line.level() == "ERROR");
+    told(&errors.map(|line| line.message().to_owned() + "\n").collect::<String>());
+    host.connect("/open").await;
+}
+
+#[tokio::test]
 async fn a_public_key_is_enough_and_is_no_secret() {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
     let der =

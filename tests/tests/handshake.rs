@@ -187,6 +187,48 @@ async fn whom_a_proxy_does_not_name_readably_has_none_of_the_proxys_rights() {
 }
 
 #[tokio::test]
+async fn whom_a_proxy_on_a_unix_socket_names_has_none_of_its_rights() {
+    let setup = Setup::new(PROGRAM).resource("/who", "speaker");
+    let setup = setup.server("listen", r#"["127.0.0.1:0", "unix:host.sock"]"#);
+    let setup = setup.server("allowed_ips", r#"["198.51.100.7"]"#);
+    let mut host = setup.server("trusted_proxies", r#"["10.0.0.0/8", "unix"]"#).start().await;
+    let unix = host.addresses()[1].clone();
+    let named = |value: &str| format!("X-Forwarded-For: {value}\r\n");
+    let who = async |fields: &str| {
+        let mut request = Request::to("/who");
+        if let Some(value) = fields.trim().strip_prefix("X-Forwarded-For: ") {
+            request = request.header("X-Forwarded-For", value);
+        }
+        let mut client = Client::open(&unix, request).await.ready().await;
+        client.ask(&json!({"do": "whoami"})).await["address"].clone()
+    };
+    let posted = async |fields: &str| {
+        let mut client = RawClient::connect(&unix).await;
+        let request =
+            format!("POST /who HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: 2\r\n\r\n{{}}");
+        client.write(request).await;
+        client.last_response().await.status
+    };
+    for (value, seen, status) in [
+        ("203.0.113.9", "203.0.113.9", 403),
+        ("198.51.100.7, 203.0.113.9, 10.0.0.1", "203.0.113.9", 403),
+        ("203.0.113.9, 198.51.100.7", "198.51.100.7", 200),
+        ("unknown", "unix", 403),
+        ("unix:", "unix", 403),
+        ("unknown, 10.0.0.1", "10.0.0.1", 403),
+    ] {
+        assert_eq!(who(&named(value)).await, seen, "{value}");
+        assert_eq!(posted(&named(value)).await, status, "{value}");
+    }
+    // It speaks for itself where it names nobody, and so does everybody where it is no proxy.
+    assert_eq!((who("").await, posted("").await), (json!("unix"), 200));
+    let without = host.setup().server("trusted_proxies", r#"["10.0.0.0/8"]"#);
+    let line = host.apply(without).await;
+    assert!(line.field("server").contains("trusted_proxies"), "{line}");
+    assert_eq!(posted(&named("203.0.113.9")).await, 200);
+}
+
+#[tokio::test]
 async fn user_information_is_in_no_answer_and_in_no_line_of_the_log() {
     let host = setup().start().await;
     let good = RawClient::handshake("/web");

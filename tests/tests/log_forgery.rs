@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
 /// Ends a line, begins another, moves the cursor, is not seen, in all the ways there are.
-const FORGERY: &str = "\r\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J\u{9b}2K\u{85}\u{7f}\0\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{e0041}end";
+const FORGERY: &str = "\r\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J\u{9b}2K\u{85}\u{7f}\0\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{fe0f}\u{3164}\u{e0041}end";
 
 fn hidden(c: char) -> bool {
-    c.is_control() || "\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{e0041}".contains(c)
+    c.is_control() || "\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{fe0f}\u{3164}\u{e0041}".contains(c)
 }
 
 async fn say_it_everywhere(host: &TestHost) {

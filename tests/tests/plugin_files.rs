@@ -6,7 +6,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use plugsocket_tests::{Setup, TestHost, plugin_path};
+use plugsocket_tests::{Setup, TestHost, plugin_path, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -223,4 +223,65 @@ async fn a_pin_that_nothing_matches_keeps_the_resource_closed() {
     host.wait_for_error(0, &format!("allows only {wrong}")).await;
     let mut raw = host.raw().await;
     assert_eq!(raw.try_handshake("/count").await, 101);
+}
+
+/// Everything below a folder that others may read or write.
+fn open_to_others(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let meta = entry.path().symlink_metadata().unwrap();
+        if meta.mode() & 0o077 != 0 {
+            found.push(format!("{:o} {}", meta.mode(), entry.path().display()));
+        }
+        if meta.is_dir() {
+            found.extend(open_to_others(&entry.path()));
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn what_the_host_keeps_is_its_own_whatever_the_umask() {
+    let setup = setup().key("/count", "snapshot_every", "600");
+    let mut host = setup.launcher(&["sh", "-c", r#"umask 0; exec "$0" "$@""#]).start().await;
+    host.reload("counter_v1", "counter_v2").await;
+    // The snapshot at the end; the staged copies go with it, and are looked at before.
+    let own = host.folder().join(".plugsocket");
+    assert_eq!(open_to_others(&own.join("staged")), Vec::<String>::new());
+    host.signal("TERM");
+    assert!(host.ended().await.success());
+    assert_eq!(fs::read_dir(own.join("state/snapshots")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(own.join("state/generations/counter_v1")).unwrap().count(), 2);
+    assert_eq!(open_to_others(&own.join("state")), Vec::<String>::new());
+    assert_eq!(fs::metadata(&own).unwrap().mode() & 0o777, 0o755);
+    for folder in ["state", "staged"] {
+        assert_eq!(fs::metadata(own.join(folder)).unwrap().mode() & 0o777, 0o700, "{folder}");
+    }
+    assert_eq!(fs::metadata(own.join("control.lock")).unwrap().mode() & 0o777, 0o600);
+}
+
+#[tokio::test]
+async fn a_lock_that_others_could_hold_is_closed_to_them() {
+    let folder = setup().lay_out();
+    let own = folder.join(".plugsocket");
+    fs::create_dir_all(own.join("state")).unwrap();
+    let locks = [own.join("control.lock"), own.join("state/lock")];
+    for lock in &locks {
+        fs::write(lock, "").unwrap();
+        mode(lock, 0o666);
+    }
+    let mut command = tokio::process::Command::new(PROGRAM);
+    command.arg("--config").arg(folder.join("plugins.toml")).kill_on_drop(true);
+    let host = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let are_closed = |locks: &[std::path::PathBuf]| {
+        locks.iter().all(|lock| fs::metadata(lock).unwrap().mode() & 0o777 == 0o600)
+    };
+    let closed = async {
+        while !are_closed(&locks) {
+            tokio::task::yield_now().await
+        }
+    };
+    within("the locks to be closed", closed).await;
+    drop(host);
+    fs::remove_dir_all(folder).unwrap();
 }

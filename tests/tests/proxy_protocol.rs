@@ -50,6 +50,7 @@ async fn a_proxy_says_for_whom_it_speaks() {
         (version_2(0x21, 0x11, &[&v4[..], &[1; 3000]].concat()), "203.0.113.9"),
         (version_2(0x21, 0x21, &v6), "2001:db8::"),
         (version_2(0x20, 0x00, &[]), "127.0.0.1"),
+        (version_2(0x21, 0x31, &[0; 216]), "127.0.0.1"),
     ] {
         let position = host.log_position();
         assert_eq!(known_as(&host, &header).await, address, "{}", header.escape_ascii());
@@ -67,6 +68,37 @@ async fn the_address_in_the_header_decides_who_is_a_backend() {
         client.write(format!("PROXY TCP4 {source} 10.0.0.1 1 2\r\n{request}")).await;
         assert_eq!(client.last_response().await.status, status, "{source}");
     }
+}
+
+#[tokio::test]
+async fn one_of_unknown_address_has_none_of_the_rights_of_the_proxy() {
+    let host = setup().server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
+    let request = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    // It may not say who it is either: it is no proxy.
+    let forwarded = request.replace("Host: x", "Host: x\r\nX-Forwarded-For: 127.0.0.1");
+    let body = [127; 216];
+    for (header, status) in [
+        (version_2(0x21, 0x00, &[]), 403),
+        (version_2(0x21, 0x12, &body[..12]), 403),
+        (version_2(0x21, 0x22, &body[..36]), 403),
+        (version_2(0x21, 0x31, &body), 403),
+        (version_2(0x21, 0x32, &body), 403),
+        // The proxy itself.
+        (version_2(0x20, 0x00, &[]), 200),
+        (version_2(0x20, 0x31, &body), 200),
+        (b"PROXY UNKNOWN\r\n".to_vec(), 200),
+    ] {
+        for request in [request, &forwarded] {
+            let mut client = host.raw().await;
+            client.write([&header, request.as_bytes()].concat()).await;
+            let found = client.last_response().await.status;
+            assert_eq!(found, status, "{}", header.escape_ascii());
+        }
+    }
+    let mut lines = host.raw().await;
+    let opening = b"backend\nGET /web HTTP/1.1\n\n";
+    lines.write([&version_2(0x21, 0x31, &body)[..], opening].concat()).await;
+    assert!(lines.read_to_end().await.windows(18).any(|part| part == b"may not be a backe"));
 }
 
 #[tokio::test]

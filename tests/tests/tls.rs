@@ -26,10 +26,15 @@ fn secure(host: &TestHost) -> &Address {
     &host.addresses()[1]
 }
 
+/// What the host says of a certificate, by its place in the list.
+async fn certificate(host: &TestHost, at: usize) -> Value {
+    let (_, status) = host.command(&["status", "--json"]).await;
+    serde_json::from_str::<Value>(&status).unwrap()["certificates"][at].take()
+}
+
 /// What the host says is wrong with its first certificate.
 async fn problem(host: &TestHost) -> Value {
-    let (_, status) = host.command(&["status", "--json"]).await;
-    serde_json::from_str::<Value>(&status).unwrap()["certificates"][0]["problem"].take()
+    certificate(host, 0).await["problem"].take()
 }
 
 /// An answer to these bytes.
@@ -196,6 +201,76 @@ async fn a_certificate_of_the_client_makes_a_backend() {
         drop(client.try_write(POST).await);
         assert_eq!(client.read_to_end().await, b"");
     }
+}
+
+/// An answer to a POST; what it is if the connection ends instead.
+async fn said(address: &Address) -> Vec<u8> {
+    let Ok(stream) = address.try_connect().await else { return Vec::new() };
+    let mut client = RawClient::over(stream);
+    drop(client.try_write(POST).await);
+    client.read_to_end().await
+}
+
+#[tokio::test]
+async fn a_session_goes_on_no_longer_than_the_certificate_of_the_client() {
+    let (authority, backends) = (Authority::default(), Authority::default());
+    let setup = setup().secured(&authority.issue(&["localhost"])).put("ca.pem", backends.pem());
+    let setup = setup.tls("client_ca", r#""ca.pem""#).server("allowed_ips", r#"["192.0.2.1"]"#);
+    let host = setup.start().await;
+    for reach in [Authority::reach_as, Authority::reach_as_by_1_2] {
+        let position = host.log_position();
+        let brief = backends.issue_client_until(SystemTime::now() + Duration::from_secs(4));
+        let address = reach(&authority, secure(&host), "localhost", &brief);
+        // Its ticket comes with the answer.
+        assert!(said(&address).await.starts_with(b"HTTP/1.1 200"));
+        assert!(address.resumes().await && said(&address).await.starts_with(b"HTTP/1.1 200"));
+        let expired = async { while !said(&address).await.is_empty() {} };
+        within("the certificate to expire", expired).await;
+        let is_meant = |line: &plugsocket_tests::Line| line.says("a TLS session does not go on");
+        let line = host.wait_for_log_since(position, "why", is_meant).await;
+        assert!(line.field("error").contains("expired"), "{line}");
+    }
+    // Others are as they were.
+    let address = authority.reach_as(secure(&host), "localhost", &backends.issue_client());
+    assert!(said(&address).await.starts_with(b"HTTP/1.1 200"));
+    assert!(address.resumes().await && said(&address).await.starts_with(b"HTTP/1.1 200"));
+}
+
+#[tokio::test]
+async fn an_authority_of_clients_that_ends_or_is_damaged_is_told() {
+    let now = SystemTime::now();
+    let (authority, fresh) = (Authority::default(), Authority::default());
+    let setup = setup().secured(&authority.issue(&["localhost"]));
+    let setup = setup.tls("client_ca", r#""ca.pem""#);
+    let both = Authority::until(now - DAY).pem() + &fresh.pem();
+    let host = setup.put("ca.pem", both).start().await;
+    let ended = |line: &plugsocket_tests::Line| {
+        line.level() == "WARN" && line.says("an authority of clients has expired")
+    };
+    let line = host.wait_for_log("a warning", ended).await;
+    assert!(line.field("file").ends_with("/ca.pem"), "{line}");
+    let found = certificate(&host, 1).await;
+    assert_eq!(found["key"], "server.tls.client_ca");
+    assert!(found["problem"].as_str().unwrap().starts_with("expired on "), "{found}");
+    assert!(problem(&host).await.is_null());
+
+    host.put("ca.pem", fresh.pem());
+    let is_well = async { while !certificate(&host, 1).await["problem"].is_null() {} };
+    within("all to be well", is_well).await;
+    let position = host.log_position();
+    host.put("ca.pem", "-----BEGIN CERTIFICATE-----\n!\n");
+    host.wait_for_error(position, "is damaged PEM").await;
+    let found = certificate(&host, 1).await;
+    assert!(found["problem"].as_str().unwrap().contains("is damaged PEM"), "{found}");
+    let (_, table) = host.command(&["status"]).await;
+    let row = table.lines().find(|line| line.starts_with("server.tls.client_ca ")).unwrap();
+    assert!(row.contains("is damaged PEM"), "{row}");
+
+    let position = host.log_position();
+    host.put("ca.pem", Authority::until(now + 10 * DAY + DAY / 2).pem());
+    let soon = |line: &plugsocket_tests::Line| line.says("a certificate ends soon");
+    let line = host.wait_for_log_since(position, "a warning", soon).await;
+    assert_eq!(line.field("days_left"), "10");
 }
 
 #[tokio::test]
@@ -482,6 +557,7 @@ async fn what_is_wrong_at_the_start_is_told_by_line() {
     }
     let authorities = fine.tls("client_ca", r#""own.key""#).run(&["check"]).await;
     assert!(authorities.complained.contains("server.tls.client_ca: "), "{authorities:?}");
+    assert!(authorities.complained.contains("one of each authority"), "{authorities:?}");
 }
 
 #[tokio::test]

@@ -1,17 +1,17 @@
 //! The keys of one resource, read from their files, and read again when these change.
 
-use std::path::{Path, PathBuf};
+use std::fmt::Display;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
-use super::keys::{self, Key, KeyError, Skipped};
-use crate::config::KeyFile;
+use super::keys::{self, Key, Skipped};
+use crate::config::{KeyFile, Place};
 use crate::files;
 use crate::plugin::stage::FileStamp;
-use crate::supervisor::chain;
 
 /// The keys in force and the files that they come from.
 #[derive(Debug)]
@@ -33,23 +33,17 @@ struct Looks {
     told: Option<String>,
 }
 
-/// Why there are no keys.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum KeyringError {
-    #[error("the key file {} cannot be read", path.display())]
-    Read {
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-    #[error("the key file {} cannot be used: {reason}", path.display())]
-    Unusable { path: PathBuf, reason: String },
+/// A file without keys, by its place in the list, and why, in one line.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Unfit {
+    pub(super) at: usize,
+    pub(super) problem: String,
 }
 
 impl Keyring {
     /// # Errors
-    /// One of the files cannot be used.
-    pub(super) fn open(files: &[KeyFile], resource: &str) -> Result<Self, KeyringError> {
+    /// All files that cannot be used.
+    pub(super) fn open(files: &[KeyFile], resource: &str) -> Result<Self, Vec<Unfit>> {
         let stamps = stamps(files);
         let keys = ArcSwap::from_pointee(read(files)?.tell(resource));
         let looks = Mutex::new(Looks { read: stamps.clone(), last: stamps, told: None });
@@ -80,7 +74,10 @@ impl Keyring {
                     self.keys.store(Arc::new(keys));
                     info!(resource, keys = count, "the keys for tokens were read again");
                 }
-                Err(reason) => looks.tell(resource, chain(&reason)),
+                Err(unfit) => {
+                    let reasons: Vec<String> = unfit.into_iter().map(|file| file.problem).collect();
+                    looks.tell(resource, reasons.join("; "));
+                }
             }
         }
     }
@@ -96,7 +93,7 @@ impl Looks {
 }
 
 fn stamps(files: &[KeyFile]) -> Stamps {
-    files.iter().map(|file| FileStamp::of(&file.path)).collect()
+    files.iter().map(|file| FileStamp::of(&file.place.path)).collect()
 }
 
 /// What all files hold.
@@ -118,27 +115,38 @@ impl Found<'_> {
     }
 }
 
-fn read(files: &[KeyFile]) -> Result<Found<'_>, KeyringError> {
-    let mut found = Found::default();
-    for KeyFile { path, form } in files {
-        let failed = |source| KeyringError::Read { path: path.clone(), source };
-        let size = fs::metadata(path).map_err(failed)?.len();
-        if size > MAX_FILE {
-            let reason = format!("it has {size} bytes, a key file has at most {MAX_FILE}");
-            return Err(KeyringError::Unusable { path: path.clone(), reason });
-        }
-        let bytes = files::read(path, MAX_FILE).map_err(failed)?;
-        let unusable = |error: KeyError| KeyringError::Unusable {
-            path: path.clone(),
-            reason: error.to_string(),
-        };
-        let read = keys::read(&bytes, form).map_err(unusable)?;
-        found.keys.extend(read.keys);
-        if !read.skipped.is_empty() {
-            found.skipped.push((path, read.skipped));
+fn read(files: &[KeyFile]) -> Result<Found<'_>, Vec<Unfit>> {
+    let (mut found, mut unfit) = (Found::default(), Vec::new());
+    for (at, file) in files.iter().enumerate() {
+        match read_one(file) {
+            Ok(read) => {
+                found.keys.extend(read.keys);
+                if !read.skipped.is_empty() {
+                    found.skipped.push((&file.place.path, read.skipped));
+                }
+            }
+            Err(problem) => unfit.push(Unfit { at, problem }),
         }
     }
-    Ok(found)
+    if unfit.is_empty() { Ok(found) } else { Err(unfit) }
+}
+
+fn read_one(KeyFile { place: Place { path, .. }, form }: &KeyFile) -> Result<keys::Read, String> {
+    let path_text = path.display();
+    let unreadable = |error: io::Error| {
+        format!(
+            "the key file {path_text} cannot be read: {error}; give a file that the host's user may read"
+        )
+    };
+    let unusable =
+        |reason: &dyn Display| format!("the key file {path_text} cannot be used: {reason}");
+    let size = fs::metadata(path).map_err(unreadable)?.len();
+    if size > MAX_FILE {
+        let reason = format!("it has {size} bytes, a key file has at most {MAX_FILE}");
+        return Err(unusable(&reason));
+    }
+    let bytes = files::read(path, MAX_FILE).map_err(unreadable)?;
+    keys::read(&bytes, form).map_err(|error| unusable(&error))
 }
 
 const MAX_FILE: u64 = 1 << 20;

@@ -21,9 +21,11 @@ use serde_json::Number;
 use tokio::time::Instant;
 
 use self::callback::Endpoint;
-use self::keyring::{Keyring, KeyringError};
+use self::keyring::{Keyring, Unfit};
 use self::token::TokenError;
-use crate::config::{Auth, Backends, Config, Proof, Source};
+use crate::config::{
+    Auth, Backends, Config, ConfigError, KeyFile, Problem, Proof, Source, TokenRules,
+};
 use crate::http::{Head, Refusal};
 
 /// The guards of all resources that have one, by path. Replaced as a whole.
@@ -120,7 +122,7 @@ impl From<TokenError> for Denial {
 }
 
 impl Guard {
-    fn new(settings: &Auth, resource: &str) -> Result<Self, KeyringError> {
+    fn new(settings: &Auth, resource: &str) -> Result<Self, Vec<Unfit>> {
         let means = match &settings.proof {
             Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys, resource)?),
             Proof::Callback(callback) => Means::Endpoint(Endpoint::new(callback)),
@@ -178,29 +180,40 @@ fn instant(time: SystemTime, now: SystemTime) -> Option<Instant> {
 /// connections. Reads files.
 ///
 /// # Errors
-/// What keeps one from judging, with its resource.
-pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, GuardError> {
-    let mut guards = Guards::new();
+/// [`ConfigError::Invalid`] with every key file that cannot be used.
+pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, ConfigError> {
+    let (mut guards, mut problems) = (Guards::new(), Vec::new());
     for (path, settings) in &config.resources {
         let Some(settings) = &settings.auth else { continue };
         let guard = match present.get(path) {
-            Some(guard) if guard.settings == *settings => guard.clone(),
-            _ => {
-                let failed = |source| GuardError { resource: path.clone(), source };
-                Arc::new(Guard::new(settings, path).map_err(failed)?)
-            }
+            Some(guard) if guard.settings == *settings => Ok(guard.clone()),
+            _ => Guard::new(settings, path).map(Arc::new),
         };
-        guards.insert(path.clone(), guard);
+        match guard {
+            Ok(guard) => drop(guards.insert(path.clone(), guard)),
+            Err(unfit) => {
+                let problem = |unfit| problem(config, (path, settings), unfit);
+                problems.extend(unfit.into_iter().filter_map(problem));
+            }
+        }
     }
-    Ok(guards)
+    if problems.is_empty() {
+        return Ok(guards);
+    }
+    problems.sort_by_key(|problem| problem.line);
+    Err(ConfigError::Invalid { path: config.path.clone(), problems })
 }
 
-/// Why a resource cannot be guarded.
-#[derive(Debug, thiserror::Error)]
-#[error("{resource}: nobody could be authenticated")]
-pub(crate) struct GuardError {
-    resource: String,
-    source: KeyringError,
+/// A mistake as those that the file itself has.
+fn problem(
+    config: &Config,
+    (resource, settings): (&str, &Auth),
+    Unfit { at, problem }: Unfit,
+) -> Option<Problem> {
+    let Proof::Token(TokenRules { keys, .. }) = &settings.proof else { return None };
+    let KeyFile { place, form } = keys.get(at)?;
+    let key = format!("resources.{resource:?}.auth.keys[{at}].{}", form.key());
+    Some(Problem { path: config.path.clone(), line: place.line, key, problem })
 }
 
 /// Reads key files that have changed; blocks for as long as the file system does.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use ipnet::{IpNet, Ipv4Net};
 
 use super::Listen;
-use super::value::{Wrong, file, quoted, wrong};
+use super::value::{self, Wrong, file, quoted, wrong};
 
 /// The path of a socket.
 pub(super) fn socket(path: PathBuf) -> Result<PathBuf, Wrong> {
@@ -34,8 +34,13 @@ pub(super) fn listen(text: &str, base: &Path) -> Result<Listen, Wrong> {
         return wrong!("the text is empty; {right}");
     }
     if let Some((_, rest)) = text.split_once("://") {
-        let right = quoted(rest.trim_end_matches('/'));
-        return wrong!("{said} is a URL; write only the address and port, {right}");
+        let address = value::shown(rest).and_then(|rest| rest.split('/').next());
+        return match address {
+            Some(address) => {
+                wrong!("{said} is a URL; write only the address and port, {}", quoted(address))
+            }
+            None => wrong!("{said} is a URL; {right}"),
+        };
     }
     if text.parse::<u16>().is_ok() || text.starts_with([':', '*']) && !text.starts_with("::") {
         let port: u16 = text.trim_start_matches(['*', ':']).parse().unwrap_or(8095);
@@ -136,11 +141,20 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     if text.contains('*') {
         return wrong!("{said} has a wildcard; name each origin, e.g. \"https://www.example.org\"");
     }
-    if let Some(end) = rest.find(['/', '?', '#']) {
+    if text.contains([',', ' ']) {
         return wrong!(
-            "{said} has more than an origin; write {}",
-            quoted(&format!("{scheme}://{}", &rest[..end]))
+            "{said} is no origin; put quotes around each, [\"https://www.example.org\", \"https://example.org\"]"
         );
+    }
+    if rest.contains(['/', '?', '#', '@']) {
+        let host = value::shown(rest).and_then(|rest| rest.split('/').next());
+        let right = host.map(|host| format!("{scheme}://{host}"));
+        return match right.filter(|right| origin(right).is_ok()) {
+            Some(right) => wrong!("{said} has more than an origin; write {}", quoted(&right)),
+            None => wrong!(
+                "{said} has more than an origin; write scheme://host, e.g. \"https://www.example.org\""
+            ),
+        };
     }
     if let Some(web) = ["ws", "wss"].iter().position(|ws| scheme.eq_ignore_ascii_case(ws)) {
         let right = format!("{}://{rest}", ["http", "https"][web]);

@@ -9,8 +9,8 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::raw::{Keys, Mistakes, Section};
-use super::value::{self, Count, Seconds, Wrong, quoted, wrong, wrong_kind};
-use super::{address, convert};
+use super::value::{self, Count, Seconds, Wrong, quoted, quoted_url, wrong, wrong_kind};
+use super::{Place, address, convert};
 
 /// How a resource knows its peers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,8 +63,8 @@ pub struct TokenRules {
 /// A file with one key, or with a set of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyFile {
-    /// Absolute. Key `file` or `jwks`.
-    pub path: PathBuf,
+    /// Key `file` or `jwks`.
+    pub place: Place,
     /// How it is read.
     pub form: KeyForm,
 }
@@ -96,6 +96,16 @@ pub enum Algorithm {
     Es256,
     /// Ed25519.
     EdDsa,
+}
+
+impl KeyForm {
+    /// The key of `plugins.toml` that names the file.
+    pub(crate) fn key(&self) -> &'static str {
+        match self {
+            Self::Single { .. } => "file",
+            Self::Set => "jwks",
+        }
+    }
 }
 
 impl Algorithm {
@@ -316,13 +326,15 @@ fn key_file(
                 wrong!("a set of keys says this itself; take it out, or write {example}")
             });
         }
-        return s.value("jwks", path).map(|path| KeyFile { path, form: KeyForm::Set });
+        let (path, line) = (s.value("jwks", path)?, s.line("jwks"));
+        return Some(KeyFile { place: Place { path, line }, form: KeyForm::Set });
     }
     let algorithm =
         s.required("algorithm", &format!("this key is missing; write {example}"), |v| {
             value::choice(v, &Algorithm::ALL)
         });
     let path = s.required("file", &format!("this key is missing; write {example}"), path);
+    let line = s.line("file");
     let encodings = [("raw", false), ("base64url", true)];
     let encoding = s.value("encoding", |value| match algorithm {
         Some(Algorithm::Hs256) | None => value::choice(value, &encodings),
@@ -331,7 +343,7 @@ fn key_file(
     let kid = s.value("kid", |value| text(value, "\"2026-01\""));
     let form =
         KeyForm::Single { algorithm: algorithm?, is_base64url: encoding.unwrap_or(false), kid };
-    Some(KeyFile { path: path?, form })
+    Some(KeyFile { place: Place { path: path?, line }, form })
 }
 
 fn callback(s: &mut Section<'_, '_>, url: Endpoint) -> Callback {
@@ -400,7 +412,7 @@ fn header(text: &str) -> Result<String, Wrong> {
 }
 
 fn endpoint(text: &str, base: &Path) -> Result<Endpoint, Wrong> {
-    let said = quoted(text);
+    let said = quoted_url(text);
     let right =
         "write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\"";
     let Some(rest) = text.strip_prefix("http://") else {

@@ -271,6 +271,19 @@ fn control(s: &mut Section<'_, '_>, base: &Path) -> PathBuf {
 
 fn access(s: &mut Section<'_, '_>) -> Access {
     let default = Access::default();
+    let mut trusts_unix = false;
+    let proxy = |text: &str| match text {
+        "unix" => {
+            trusts_unix = true;
+            Ok(None)
+        }
+        text if text.starts_with("unix:") => Err(Wrong(format!(
+            "{} names a socket, and all sockets of listen are meant; write \"unix\"",
+            value::quoted(text)
+        ))),
+        text => address::net(text).map(Some),
+    };
+    let trusted = s.texts("trusted_proxies", "[\"127.0.0.1\"]", proxy).unwrap_or_default();
     Access {
         allowed_ips: s
             .texts("allowed_ips", "[\"127.0.0.1\", \"::1\"]", address::net)
@@ -278,9 +291,8 @@ fn access(s: &mut Section<'_, '_>) -> Access {
         allowed_origins: s
             .texts("allowed_origins", "[\"https://www.example.org\"]", address::origin)
             .unwrap_or_default(),
-        trusted_proxies: s
-            .texts("trusted_proxies", "[\"127.0.0.1\"]", address::net)
-            .unwrap_or_default(),
+        trusted_proxies: trusted.into_iter().flatten().collect(),
+        trusts_unix,
     }
 }
 

@@ -119,7 +119,7 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         reload,
         watchdog,
     } = old;
-    let Access { allowed_ips, allowed_origins, trusted_proxies } = access;
+    let Access { allowed_ips, allowed_origins, trusted_proxies, trusts_unix } = access;
     let own = [
         ("listen", *listen != new.listen),
         ("tls", tls.is_some() != new.tls.is_some()),
@@ -131,7 +131,11 @@ fn server(old: &Server, new: &Server) -> Vec<&'static str> {
         ("unknown_resource", *unknown_resource != new.unknown_resource),
         ("allowed_ips", *allowed_ips != new.access.allowed_ips),
         ("allowed_origins", *allowed_origins != new.access.allowed_origins),
-        ("trusted_proxies", *trusted_proxies != new.access.trusted_proxies),
+        (
+            "trusted_proxies",
+            (trusted_proxies, trusts_unix)
+                != (&new.access.trusted_proxies, &new.access.trusts_unix),
+        ),
         ("proxy_protocol", *proxy_protocol != new.proxy_protocol),
     ];
     own.into_iter()

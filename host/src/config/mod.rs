@@ -180,6 +180,8 @@ pub struct Access {
     pub allowed_origins: Vec<String>,
     /// The only ones whose `X-Forwarded-For` and PROXY header are believed. Key `trusted_proxies`, default empty: nobody.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether that of a peer on a Unix socket is, too. The entry `"unix"` of the same key, default false.
+    pub trusts_unix: bool,
 }
 
 impl Access {
@@ -210,6 +212,7 @@ impl Default for Access {
             allowed_ips: loopback.map(IpNet::from).to_vec(),
             allowed_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            trusts_unix: false,
         }
     }
 }

@@ -98,6 +98,7 @@ fn syntax(error: &toml::de::Error, text: &str, root: &DeTable<'_>) -> (String, W
         "the value is missing after the equals sign".to_owned()
     } else if ["string values", "invalid boolean"].iter().any(|what| message.starts_with(what)) {
         let text = quoted(found);
+        let found = text.trim_matches('"');
         format!(
             "{found} is no value; write a text in quotes, {text}, or a boolean as true or false"
         )

@@ -84,6 +84,9 @@ const SERVER: &[(&str, &str)] = &[
     (r#"listen = [""]"#, r#"listen: the text is empty; write an address or a name and a port, e.g. "127.0.0.1:8095", "[::1]:8095", or "unix:/path""#),
     (r#"listen = ["localhost:70000"]"#, r#"listen: "70000" is no port; give a number from 1 to 65535, or 0 for any free port"#),
     (r#"listen = ["localhost:http"]"#, r#"listen: "http" is no port; give a number from 1 to 65535, or 0 for any free port"#),
+    (r#"listen = ["ws://me:secret@localhost:8095/a?token=secret"]"#, r#"listen: "ws://…@localhost:8095/a?…" is a URL; write only the address and port, "localhost:8095""#),
+    (r#"listen = ["ws://me:sec?ret@localhost:8095"]"#, r#"listen: "ws://…" is a URL; write an address or a name and a port, e.g. "127.0.0.1:8095", "[::1]:8095", or "unix:/path""#),
+    (r#"max_head = "http://me:secret@localhost""#, r#"max_head: "http://…@localhost" is a text; give a whole number of bytes, e.g. 16384"#),
     (r#"listen = ["ws://localhost:8095/"]"#, r#"listen: "ws://localhost:8095/" is a URL; write only the address and port, "localhost:8095""#),
     (r#"listen = ["unix:"]"#, r#"listen: the path is empty; give a path, e.g. "unix:/run/plugsocket.sock""#),
     (r#"listen = ["unix:/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"]"#, r#"listen: "/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa…" is 123 bytes long; the path of a socket may have 107"#),
@@ -101,16 +104,19 @@ const SERVER: &[(&str, &str)] = &[
     (r#"allowed_ips = ["10.0.0"]"#, r#"allowed_ips: "10.0.0" is no address; give an address such as "192.0.2.7" or a network such as "192.0.2.0/24" or "2001:db8::/32""#),
     (r#"allowed_ips = ["fe80::g"]"#, r#"allowed_ips: "fe80::g" is no address; give an address such as "192.0.2.7" or a network such as "192.0.2.0/24" or "2001:db8::/32""#),
     (r#"allowed_ips = [""]"#, r#"allowed_ips: "" is no address; give an address such as "192.0.2.7" or a network such as "192.0.2.0/24" or "2001:db8::/32""#),
+    (r#"trusted_proxies = ["unix:/run/x"]"#, r#"trusted_proxies: "unix:/run/x" names a socket, and all sockets of listen are meant; write "unix""#),
     ("trusted_proxies = [127]", r#"trusted_proxies: 127 is a whole number; give a list of texts, e.g. trusted_proxies = ["127.0.0.1"]"#),
     (r#"allowed_origins = ["*"]"#, r#"allowed_origins: "*" is no origin; to let in every origin leave the list empty"#),
     (r#"allowed_origins = ["example.org"]"#, r#"allowed_origins: "example.org" lacks its scheme; write "https://example.org""#),
+    (r#"allowed_origins = ["https://a,https://b"]"#, r#"allowed_origins: "https://a,https://b" is no origin; put quotes around each, ["https://www.example.org", "https://example.org"]"#),
+    (r#"allowed_origins = ["https://:/x"]"#, r#"allowed_origins: "https://:/x" has more than an origin; write scheme://host, e.g. "https://www.example.org""#),
     (r#"allowed_origins = ["https://example.org/"]"#, r#"allowed_origins: "https://example.org/" has more than an origin; write "https://example.org""#),
     (r#"allowed_origins = ["https://*.example.org"]"#, r#"allowed_origins: "https://*.example.org" has a wildcard; name each origin, e.g. "https://www.example.org""#),
     (r#"allowed_origins = ["wss://example.org"]"#, r#"allowed_origins: "wss://example.org" is where a socket goes; the origin is the page's, write "https://example.org""#),
     (r#"allowed_origins = ["https://exämple.org"]"#, r#"allowed_origins: "https://exämple.org" must be written as a browser sends it, with the host in its ASCII form (xn--…)"#),
     (r#"allowed_origins = ["https://example.org:99999"]"#, r#"allowed_origins: "https://example.org:99999" is no origin; write scheme://host or scheme://host:port, e.g. "https://www.example.org""#),
     (r#"allowed_origins = ["https://"]"#, r#"allowed_origins: "https://" is no origin; write scheme://host or scheme://host:port, e.g. "https://www.example.org""#),
-    (r#"allowed_origins = ["https://user@example.org"]"#, r#"allowed_origins: "https://user@example.org" is no origin; write scheme://host or scheme://host:port, e.g. "https://www.example.org""#),
+    (r#"allowed_origins = ["https://user@example.org"]"#, r#"allowed_origins: "https://…@example.org" has more than an origin; write "https://example.org""#),
     (r#"allowed_origins = [""]"#, r#"allowed_origins: the text is empty; write e.g. "https://www.example.org""#),
     (r#"allowed_origins = ["1x://a"]"#, r#"allowed_origins: "1x://a" is no origin; write scheme://host or scheme://host:port, e.g. "https://www.example.org""#),
     ("ping_interval = 86401", "ping_interval: 86401 seconds is more than a day; give a number of seconds from 0 to 86400, e.g. 30"),
@@ -118,7 +124,7 @@ const SERVER: &[(&str, &str)] = &[
     ("max_head = 0xFFFFFFFF", "max_head: 0xFFFFFFFF bytes is too much; give a number of bytes of at most 1048576, e.g. 16384"),
     (r#"page = "true""#, r#"page: "true" is a text; write true or false, without quotes"#),
     (r#"allowed_ips = ["2001:db8::1/32"]"#, r#"allowed_ips: "2001:db8::1/32" is one address with the mask of a network; write "2001:db8::/32" or "2001:db8::1""#),
-    (r#"allowed_origins = ["http://example.org?x"]"#, r#"allowed_origins: "http://example.org?x" has more than an origin; write "http://example.org""#),
+    (r#"allowed_origins = ["http://example.org?x"]"#, r#"allowed_origins: "http://example.org?…" has more than an origin; write "http://example.org""#),
     ("ready_delay = []", "ready_delay: this is a list; give a number of seconds, e.g. 0.01"),
     ("close_timeout = false", "close_timeout: false is a boolean; give a number of seconds, e.g. 3"),
     (r#"listen = ["[::1]:x"]"#, r#"listen: "x" is no port; give a number from 1 to 65535, or 0 for any free port"#),
@@ -289,6 +295,8 @@ page = true
 plugin = "x"
 [server]
 drain = 1"#, &["5: the table [server] is there twice; join the two"]),
+    (r#"[server]
+page = http://me:secret@host/?secret"#, &[r#"2: http://…@host/?… is no value; write a text in quotes, "http://…@host/?…", or a boolean as true or false"#]),
     (r#"[server]
 page = yes"#, &[r#"2: yes is no value; write a text in quotes, "yes", or a boolean as true or false"#]),
     (r#"[server]
@@ -490,6 +498,7 @@ fn listen_prints_the_form_of_the_file() {
 fn addresses_are_matched_by_network_and_mapped_ones_count_as_ipv4() {
     let nets = "['10.0.0.0/8', '192.0.2.7', '2001:db8::/32', '::ffff:198.51.100.0/120']";
     let access = server(&format!("allowed_ips = {nets}\ntrusted_proxies = ['0.0.0.0/0']")).access;
+    assert!(!access.trusts_unix && server("trusted_proxies = ['unix']").access.trusts_unix);
     let allowed = |ip: &str| access.allows_backend(ip.parse().unwrap());
     for ip in [
         "10.1.2.3",
@@ -760,6 +769,9 @@ fn a_table_of_authentication_is_whole_and_of_one_kind() {
         (format!("from = ['cookie:a b']\n{keys}"), "from: \"cookie:a b\" lacks a name that a peer could send; write \"header\", \"query:NAME\", \"cookie:NAME\" or \"subprotocol\""),
         (format!("issuer = ''\n{keys}"), "issuer: the text is empty; give e.g. \"https://login.example.org\""),
         ("url = 'https://localhost'".to_owned(), "url: \"https://localhost\" is not spoken here: the endpoint is one of this machine or its own network; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
+        ("url = 'https://me:secret@host/a?token=secret'".to_owned(), "url: \"https://…@host/a?…\" is not spoken here: the endpoint is one of this machine or its own network; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
+        ("url = 'me:secret@host'".to_owned(), "url: \"…@host\" is no URL of HTTP; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
+        ("url = 'http://me:s/e?c#ret@host/'".to_owned(), "url: \"http://…\" is no address and path as a browser sends them; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
         ("url = 'http://a b'".to_owned(), "url: \"http://a b\" is no address and path as a browser sends them; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
         ("url = 'http://a:0/'".to_owned(), "url: \"http://a:0/\" has no address that could be connected to; write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\""),
         ("forward_headers = ['Host']\nurl = 'http://a'".to_owned(), "forward_headers: \"Host\" is not forwarded, the host's own request has its own; take it out"),

@@ -31,8 +31,47 @@ pub(super) fn wrong_kind(value: &DeValue<'_>, right: &str) -> Wrong {
     Wrong(format!("{what}; {right}"))
 }
 
-/// The text in quotes, on one line, and not longer than a line should be.
+/// The text in quotes, on one line, and not longer than a line should be. What may be secret in a URL is left out.
 pub(super) fn quoted(text: &str) -> String {
+    let text = if text.contains("://") { without_secrets(text) } else { Cow::Borrowed(text) };
+    in_quotes(&text)
+}
+
+/// The same for what was meant to be a URL, whether or not it looks like one.
+pub(super) fn quoted_url(text: &str) -> String {
+    in_quotes(&without_secrets(text))
+}
+
+/// `http://…@host/path?…`: user information and query hold passwords and tokens, and what is quoted here goes to the log.
+fn without_secrets(text: &str) -> Cow<'_, str> {
+    let is_scheme =
+        |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
+    let begin = text.find("://").filter(|end| is_scheme(&text[..*end])).map_or(0, |end| end + 3);
+    let (scheme, rest) = text.split_at(begin);
+    let Some(shown) = shown(rest) else { return format!("{scheme}…").into() };
+    if shown == rest {
+        return text.into();
+    }
+    let user = if rest.contains('@') { "…@" } else { "" };
+    let query = rest.find(QUERY).map_or_else(String::new, |at| format!("{}…", &rest[at..=at]));
+    format!("{scheme}{user}{shown}{query}").into()
+}
+
+/// What is no secret of a URL behind its scheme: host and path. None where they cannot be told from the rest.
+pub(super) fn shown(rest: &str) -> Option<&str> {
+    let end = rest.find(QUERY).unwrap_or(rest.len());
+    match rest.rfind('@') {
+        // A password with such a character in it, or a query with an address: one could be taken for the other.
+        Some(at) if at > end => None,
+        Some(at) => Some(&rest[at + 1..end]),
+        None => Some(&rest[..end]),
+    }
+}
+
+/// What begins with one of them ends the path.
+const QUERY: [char; 2] = ['?', '#'];
+
+fn in_quotes(text: &str) -> String {
     match text.char_indices().nth(80) {
         Some((end, _)) => format!("{:?}", format!("{}…", &text[..end])),
         None => format!("{text:?}"),

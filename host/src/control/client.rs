@@ -235,9 +235,10 @@ fn print_certificates(certificates: &[Certificate]) -> String {
         return String::new();
     }
     let row = |certificate: &Certificate| {
-        let Certificate { file, names, expires, days_left, problem } = certificate;
+        let Certificate { key, file, names, expires, days_left, problem } = certificate;
         let problem = problem.clone().unwrap_or_default();
-        vec![names.join(" "), expires.clone(), days_left.to_string(), file.clone(), problem]
+        let names = if names.is_empty() { key.clone() } else { names.join(" ") };
+        vec![names, expires.clone(), days_left.to_string(), file.clone(), problem]
     };
     let rows: Vec<Vec<String>> = certificates.iter().map(row).collect();
     format!("\n{}", table(&["CERTIFICATE", "EXPIRES", "DAYS", "FILE", "PROBLEM"], &rows))

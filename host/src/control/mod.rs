@@ -9,9 +9,9 @@ pub(crate) mod protocol;
 mod report;
 mod table;
 
-use std::fs::{self, File, Permissions, TryLockError};
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,7 @@ use self::protocol::{Answer, Request};
 use crate::identity::Identity;
 use crate::outbox::CloseReason;
 use crate::plugin::handover::Succession;
+use crate::private;
 use crate::server::Hub;
 use crate::supervisor::{Change, Order, chain};
 
@@ -71,7 +72,8 @@ impl Control {
     pub(crate) fn open(path: &Path) -> Result<Self, ControlError> {
         let failed = |source| ControlError::Socket { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
+            // A socket of `listen` may lie there as well, so others may look in.
+            DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
         }
         let lock = lock(&lock_file(path)).map_err(|error| match error {
             TryLockError::WouldBlock => ControlError::Taken(path.to_owned()),
@@ -167,7 +169,7 @@ impl Drop for Control {
 /// # Errors
 /// Another host has it.
 pub(crate) fn claim_state(state_dir: &Path) -> Result<Option<File>, ControlError> {
-    drop(fs::create_dir_all(state_dir));
+    drop(private::folder(state_dir));
     match lock(&state_dir.join("lock")) {
         Ok(lock) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(ControlError::StateTaken(state_dir.to_owned())),
@@ -182,8 +184,9 @@ fn lock_file(socket: &Path) -> PathBuf {
     socket.with_extension("lock")
 }
 
+/// Others who could open the file could hold the lock, and keep every host from starting.
 fn lock(path: &Path) -> Result<File, TryLockError> {
-    let file = File::create(path).map_err(TryLockError::Error)?;
+    let file = private::file(path).map_err(TryLockError::Error)?;
     file.try_lock()?;
     Ok(file)
 }

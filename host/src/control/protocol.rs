@@ -68,12 +68,15 @@ pub(crate) struct Status {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Certificate {
+    /// `server.tls.certificates[0]`, or `server.tls.client_ca`: the authorities of clients, which have no names.
+    #[serde(default)]
+    pub(crate) key: String,
     pub(crate) file: String,
     pub(crate) names: Vec<String>,
-    /// The last day, `2027-01-31`.
+    /// The last day, `2027-01-31`; of several authorities that of the first to end.
     pub(crate) expires: String,
     pub(crate) days_left: u64,
-    /// Why what lies there now is not in service.
+    /// Why what lies there now is not in service, or what is in service is of no use.
     pub(crate) problem: Option<String>,
 }
 

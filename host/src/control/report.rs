@@ -35,6 +35,7 @@ pub(super) fn status(hub: &Hub) -> Status {
 
 fn certificate(standing: &tls::Standing<'_>) -> Certificate {
     Certificate {
+        key: standing.key(),
         file: standing.file.display().to_string(),
         names: standing.names.to_vec(),
         expires: tls::date(standing.expires),

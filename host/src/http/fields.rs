@@ -89,8 +89,9 @@ pub enum Forwarded {
     Nobody,
     /// For this address.
     For(IpAddr),
-    /// For somebody whom this address, the peer's or that of another trusted one, names in a way that cannot be read.
-    Unreadable(IpAddr),
+    /// For somebody whom this address, the peer's or that of another trusted one, names in a way that cannot be read. None where the
+    /// peer has none.
+    Unreadable(Option<IpAddr>),
 }
 
 /// For whom a peer speaks, if it is trusted to say so.
@@ -99,22 +100,30 @@ pub enum Forwarded {
 /// as much as the one to its right. Trusted addresses are skipped, the first other one counts; where an entry cannot be read
 /// (`unknown`, a name, nothing), nobody knows who it is. Where all are trusted, the leftmost counts.
 /// Entries may carry a port, and IPv6 ones a zone; IPv4 mapped into IPv6 is IPv4, also for `is_trusted`.
-pub fn forwarded_for(head: &Head, peer: IpAddr, is_trusted: impl Fn(IpAddr) -> bool) -> Forwarded {
-    let mut nearest = peer.to_canonical();
-    if !is_trusted(nearest) || !head.has("x-forwarded-for") {
+///
+/// A peer without an address is one on a Unix socket that is trusted.
+pub fn forwarded_for(
+    head: &Head,
+    peer: Option<IpAddr>,
+    is_trusted: impl Fn(IpAddr) -> bool,
+) -> Forwarded {
+    let peer = peer.map(|peer| peer.to_canonical());
+    if !peer.is_none_or(&is_trusted) || !head.has("x-forwarded-for") {
         return Forwarded::Nobody;
     }
+    let mut nearest = peer;
     let lines: Vec<&[u8]> = head.values("x-forwarded-for").collect();
     for entry in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
         let Some(address) = address(entry.trim_ascii()) else {
             return Forwarded::Unreadable(nearest);
         };
-        nearest = address.to_canonical();
-        if !is_trusted(nearest) {
+        let address = address.to_canonical();
+        nearest = Some(address);
+        if !is_trusted(address) {
             break;
         }
     }
-    Forwarded::For(nearest)
+    nearest.map_or(Forwarded::Nobody, Forwarded::For)
 }
 
 /// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`, the last three also as `fe80::1%eth0`.
@@ -151,7 +160,7 @@ mod tests {
         let trusted = |address: IpAddr| {
             address.is_loopback() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
         };
-        let found = forwarded_for(&head(fields), peer.parse().unwrap(), trusted);
+        let found = forwarded_for(&head(fields), peer.parse().ok(), trusted);
         assert_eq!(found, expected, "{fields:?} from {peer}");
     }
 
@@ -215,7 +224,7 @@ mod tests {
             ("%eth0", proxy),
         ] {
             let fields = format!("X-Forwarded-For: {value}\r\n");
-            check_forwarded(&fields, proxy, Forwarded::Unreadable(nearest.parse().unwrap()));
+            check_forwarded(&fields, proxy, Forwarded::Unreadable(nearest.parse().ok()));
         }
     }
 

@@ -5,12 +5,12 @@
 //! back from (`rolled-back`), which is not loaded again by itself.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::stage::{Hash, hex};
-use crate::files;
+use crate::{files, private};
 
 /// Where the generations of one plugin are kept.
 #[derive(Debug)]
@@ -53,14 +53,16 @@ impl Archive {
         hash: &Hash,
         earlier: usize,
     ) -> io::Result<()> {
-        fs::create_dir_all(&self.folder)?;
+        private::folder(&self.folder)?;
         let hash = hex(hash);
         let path = self.folder.join(format!("{number}.{hash}.so"));
         match self.list().into_iter().find(|kept| kept.hash == hash) {
             Some(same) => fs::rename(same.path, &path)?,
             None => self.add(copy, &path)?,
         }
-        File::options().append(true).open(&path)?.set_modified(SystemTime::now())?;
+        let file = File::options().append(true).open(&path)?;
+        private::close_to_others(&file)?;
+        file.set_modified(SystemTime::now())?;
         for old in self.list().into_iter().skip(earlier + 1) {
             fs::remove_file(old.path)?;
         }
@@ -69,13 +71,16 @@ impl Archive {
 
     /// Whole or not at all.
     fn add(&self, copy: &Path, path: &Path) -> io::Result<()> {
-        self.put(path, |next| fs::copy(copy, next).map(drop))
+        self.put(path, |next| io::copy(&mut File::open(copy)?, next).map(drop))
     }
 
     /// Has something written beside its place first. A failure leaves nothing behind: half a copy would only keep the disk full.
-    fn put(&self, path: &Path, write: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
+    fn put(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
         let next = self.folder.join("next");
-        let written = write(&next).and_then(|()| File::open(&next)?.sync_all());
+        let written = private::file(&next).and_then(|mut file| {
+            write(&mut file)?;
+            file.sync_all()
+        });
         written.and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
             // The write's error is the one to tell.
             drop(fs::remove_file(&next));
@@ -97,8 +102,8 @@ impl Archive {
         let file = self.folder.join(ROLLED_BACK);
         match hash {
             Some(hash) => {
-                fs::create_dir_all(&self.folder)?;
-                self.put(&file, |next| fs::write(next, hash))
+                private::folder(&self.folder)?;
+                self.put(&file, |next| next.write_all(hash.as_bytes()))
             }
             None => match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -151,7 +156,8 @@ mod tests {
         // What fails changes nothing and leaves nothing.
         fs::create_dir(archive.folder.join("12.aa.so")).unwrap();
         let (before, to) = (archive.list(), archive.folder.join("12.aa.so"));
-        let full = |next: &Path| fs::write(next, "half").and(Err(io::Error::other("disk full")));
+        let full =
+            |next: &mut File| next.write_all(b"half").and(Err(io::Error::other("disk full")));
         assert_eq!(archive.put(&to, full).unwrap_err().to_string(), "disk full");
         assert!(archive.add(&copy, &to).is_err());
         assert!(archive.list() == before && !archive.folder.join("next").exists());

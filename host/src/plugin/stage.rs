@@ -5,7 +5,7 @@
 //! before, in a folder of the host's own, and never opened in place. The copy is checked for completeness, because the linker would run into
 //! the missing part with SIGBUS. No unsafe here, and nothing is loaded.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 
 use super::trust::{self, Distrust};
-use crate::files;
+use crate::{files, private};
 
 /// A library's content.
 pub(crate) type Hash = [u8; 32];
@@ -95,7 +95,7 @@ pub(crate) struct Demands {
 /// # Errors
 /// The folder cannot be made.
 pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
-    fs::create_dir_all(folder)?;
+    private::folder(folder)?;
     for entry in fs::read_dir(folder)?.flatten() {
         let left = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
         if left.is_some_and(|pid| {
@@ -119,7 +119,7 @@ fn restore(own: &Path) -> io::Result<()> {
     if own.is_dir() {
         return Ok(());
     }
-    own.parent().map_or(Ok(()), fs::create_dir_all)?;
+    own.parent().map_or(Ok(()), private::folder)?;
     make(own)?;
     if IS_CLEARED.load(Ordering::SeqCst) {
         // It was this process itself, while it ends; nobody waits for the copy any more.
@@ -166,7 +166,7 @@ pub(crate) fn stage(
         return Err(StageError::OtherContent { plugin, found, pinned });
     }
     let path = folder.join(format!("{name}.{generation}.so"));
-    let written = File::create_new(&path).and_then(|mut file| {
+    let written = private::new_file(&path).and_then(|mut file| {
         file.write_all(&bytes)?;
         // Written back now, the pages can be reclaimed once the generation is retired.
         file.sync_all()

@@ -21,7 +21,7 @@ use sha2::{Digest, Sha256};
 
 use super::Snapshot;
 use super::stage::hex;
-use crate::files;
+use crate::{files, private};
 
 /// A snapshot and the application that it is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +56,7 @@ impl State {
     /// It cannot be written; what was there is still there.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder)?;
+        private::folder(folder)?;
         let next = next(path);
         self.write_whole(&next).and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
             // Half a copy would only keep the disk full.
@@ -67,7 +67,7 @@ impl State {
     }
 
     fn write_whole(&self, path: &Path) -> io::Result<()> {
-        let mut file = File::create_new(path)?;
+        let mut file = private::new_file(path)?;
         file.write_all(self.head().as_bytes())?;
         file.write_all(&self.snapshot.bytes)?;
         file.sync_all()

@@ -46,12 +46,9 @@ impl Supervisor {
             debug!("configuration unchanged");
             return Ok("configuration unchanged".to_owned());
         }
-        let prepared = match self.new_guards(&new).await {
-            Ok(guards) => self.prepare(&old, &new).await.map(|candidates| (guards, candidates)),
-            Err(line) => Err(line),
-        };
-        match prepared {
-            Ok((guards, candidates)) => {
+        let guards = self.new_guards(&new).await?;
+        match self.prepare(&old, &new).await {
+            Ok(candidates) => {
                 self.hub.guards.store(Arc::new(guards));
                 self.apply(&old, new, candidates).await;
                 if diff.server.iter().any(|key| key.starts_with("tls.")) {
@@ -86,8 +83,7 @@ impl Supervisor {
     async fn new_guards(&self, new: &Config) -> Result<Guards, String> {
         let present = self.hub.guards.load_full();
         let (new, known) = (new.clone(), present.clone());
-        let guards = aside(move || auth::guards(&new, &known)).await;
-        let mut guards = guards.map_err(|error| chain(&error))?.map_err(|error| chain(&error))?;
+        let mut guards = read(move || auth::guards(&new, &known)).await?;
         for (path, guard) in present.iter() {
             guards.entry(path.clone()).or_insert_with(|| guard.clone());
         }

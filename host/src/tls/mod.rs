@@ -3,6 +3,7 @@
 //! Owns what a handshake needs, as a whole that is replaced as a whole; a connection takes it once, when it comes. A file that is
 //! not fit leaves its former content in service. The sockets are `door`'s.
 
+mod authorities;
 mod pair;
 mod validity;
 
@@ -16,13 +17,12 @@ use arc_swap::ArcSwapOption;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::server::{
-    ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier,
-};
+use tokio_rustls::rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{Error, RootCertStore, ServerConfig};
+use tokio_rustls::rustls::{Error, ServerConfig, ServerConnection};
 use tracing::{error, info, warn};
 
+use self::authorities::Authorities;
 use self::pair::{Pair, Unfit};
 pub(crate) use self::validity::date;
 use crate::aside::aside;
@@ -56,7 +56,7 @@ pub(crate) struct Served {
     settings: config::Tls,
     /// In the order of the settings.
     pairs: Vec<Pair>,
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<Authorities>,
     /// Files whose content is not in service, but what they held before.
     problems: Vec<Problem>,
     /// The files as they were read.
@@ -66,9 +66,19 @@ pub(crate) struct Served {
 
 type Stamps = BTreeMap<PathBuf, Option<FileStamp>>;
 
+/// What a certificate is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It is served, by its place in the settings.
+    Own(usize),
+    /// It is an authority of clients; of several, the one that ends first.
+    Authority,
+}
+
 /// A certificate, for the operator to see.
 #[derive(Debug)]
 pub(crate) struct Standing<'a> {
+    role: Role,
     pub(crate) file: &'a Path,
     pub(crate) names: &'a [String],
     /// Seconds since 1970.
@@ -103,7 +113,7 @@ impl Served {
             pairs.extend(reading.take(read, former));
         }
         let authorities = settings.client_ca.as_ref().and_then(|place| {
-            let read = pair::authorities(&place.path).map(Arc::new);
+            let read = Authorities::read(&place.path, &provider);
             let read = read.map_err(|text| (place, "client_ca".to_owned(), text));
             let former = former.filter(|former| former.settings.client_ca == settings.client_ca);
             reading.take(read, former.and_then(|former| former.authorities.clone()))
@@ -113,7 +123,7 @@ impl Served {
         if !is_whole {
             return Err(invalid(problems));
         }
-        let made = server_config(&pairs, authorities.clone(), provider);
+        let made = server_config(&pairs, authorities.as_ref(), provider);
         let config = made.map_err(|error| invalid(vec![problem_of(config, &error)]))?;
         let (settings, config) = (settings.clone(), Arc::new(config));
         let next = Self { settings, pairs, authorities, problems, stamps, config };
@@ -133,24 +143,69 @@ impl Served {
         self.config.clone().into()
     }
 
+    /// Whether who has shaken hands is still whom the authorities vouch for; who shows no certificate is not asked.
+    ///
+    /// # Errors
+    /// A handshake that goes on with a session is of one whom a whole handshake would refuse now.
+    pub(crate) fn judge_again(&self, session: &ServerConnection) -> Result<(), Error> {
+        self.authorities.as_ref().map_or(Ok(()), |authorities| authorities.judge_again(session))
+    }
+
+    /// In the order of the settings; the authorities of clients last.
     pub(crate) fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
-        self.settings.certificates.iter().zip(&self.pairs).enumerate().map(|(n, (entry, pair))| {
-            let key = format!("server.tls.certificates[{n}].");
-            let problem = self.problems.iter().find(|problem| problem.key.starts_with(&key));
-            let until = pair.validity.until;
-            let has_ended =
-                (now() > until).then(|| format!("expired on {}; renew it", date(until)));
-            Standing {
-                file: &entry.certificate.path,
-                names: &pair.names,
-                expires: until,
-                problem: problem
-                    .map(|problem| Cow::Borrowed(&*problem.problem))
-                    .or(has_ended.map(Cow::Owned)),
-            }
-        })
+        let own = self.settings.certificates.iter().zip(&self.pairs).enumerate();
+        let own = own.map(|(n, (entry, pair))| {
+            let file = &entry.certificate.path;
+            self.standing(Role::Own(n), file, &pair.names, pair.validity.until)
+        });
+        let authorities = self.settings.client_ca.iter().zip(&self.authorities);
+        own.chain(authorities.map(|(place, authorities)| {
+            self.standing(Role::Authority, &place.path, &[], authorities.until)
+        }))
+    }
+
+    fn standing<'a>(
+        &'a self,
+        role: Role,
+        file: &'a Path,
+        names: &'a [String],
+        expires: u64,
+    ) -> Standing<'a> {
+        let key = role.key();
+        // Of a certificate, there is one for each of its two files.
+        let of_key = |problem: &&Problem| {
+            problem
+                .key
+                .strip_prefix(&key)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
+        };
+        let problem = self.problems.iter().find(of_key);
+        let problem = problem.map(|problem| Cow::Borrowed(&*problem.problem)).or_else(|| {
+            let has_ended = now() > expires;
+            has_ended.then(|| Cow::Owned(format!("expired on {}; renew it", date(expires))))
+        });
+        Standing { role, file, names, expires, problem }
     }
 }
+
+impl Role {
+    fn key(self) -> String {
+        match self {
+            Self::Own(n) => format!("{KEY}.certificates[{n}]"),
+            Self::Authority => format!("{KEY}.client_ca"),
+        }
+    }
+}
+
+impl Standing<'_> {
+    /// `server.tls.certificates[0]` or `server.tls.client_ca`.
+    pub(crate) fn key(&self) -> String {
+        self.role.key()
+    }
+}
+
+/// The table, as its mistakes name it.
+const KEY: &str = "server.tls";
 
 /// What is wrong, gathered while files are read.
 struct Reading<'a> {
@@ -169,7 +224,7 @@ impl Reading<'_> {
         match read {
             Ok(value) => Some(value),
             Err((place, key, problem)) => {
-                let (path, key) = (self.file.to_owned(), format!("server.tls.{key}"));
+                let (path, key) = (self.file.to_owned(), format!("{KEY}.{key}"));
                 self.problems.push(Problem { path, line: place.line, key, problem });
                 self.is_whole &= former.is_some();
                 former
@@ -180,20 +235,14 @@ impl Reading<'_> {
 
 fn server_config(
     pairs: &[Pair],
-    authorities: Option<Arc<RootCertStore>>,
+    authorities: Option<&Authorities>,
     provider: Arc<tokio_rustls::rustls::crypto::CryptoProvider>,
 ) -> Result<ServerConfig, Error> {
-    let builder = ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()?;
+    let builder =
+        ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let builder = match authorities {
         None => builder.with_no_client_auth(),
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider);
-            let verifier = verifier.allow_unauthenticated().build();
-            builder.with_client_cert_verifier(
-                verifier.map_err(|error| Error::General(error.to_string()))?,
-            )
-        }
+        Some(authorities) => builder.with_client_cert_verifier(authorities.verifier.clone()),
     };
     let mut config = builder.with_cert_resolver(Arc::new(Chooser { pairs: pairs.to_vec() }));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -206,7 +255,7 @@ fn server_config(
 }
 
 fn problem_of(config: &Config, error: &Error) -> Problem {
-    let (path, key) = (config.path.clone(), "server.tls".to_owned());
+    let (path, key) = (config.path.clone(), KEY.to_owned());
     let line = config.server.tls.as_ref().map_or(1, |tls| tls.certificates[0].certificate.line);
     Problem { path, line, key, problem: format!("cannot be served: {error}") }
 }
@@ -305,8 +354,11 @@ impl Served {
         let chains = |served: &Self| -> Vec<_> {
             served.pairs.iter().map(|pair| pair.key.cert.clone()).collect()
         };
-        let roots = |served: &Self| served.authorities.as_ref().map(|roots| roots.roots.clone());
-        chains(self) != chains(former) || roots(self) != roots(former)
+        let authorities_differ = match (&self.authorities, &former.authorities) {
+            (Some(own), Some(former)) => own.differs(former),
+            (own, former) => own.is_some() != former.is_some(),
+        };
+        authorities_differ || chains(self) != chains(former)
     }
 
     /// Says what is served, and what is not.
@@ -316,9 +368,12 @@ impl Served {
     }
 
     fn tell_names(&self) {
-        for Standing { file, names, expires, .. } in self.standings() {
-            let (names, expires) = (names.join(" "), date(expires));
-            info!(file = %file.display(), names, expires, "certificate in service");
+        for Standing { role, file, names, expires, .. } in self.standings() {
+            let (file, names, expires) = (file.display(), names.join(" "), date(expires));
+            match role {
+                Role::Own(_) => info!(%file, names, expires, "certificate in service"),
+                Role::Authority => info!(%file, expires, "authority of clients in service"),
+            }
         }
     }
 }
@@ -326,15 +381,17 @@ impl Served {
 /// Whether one was warned of.
 fn warn_of_end(served: &Served) -> bool {
     let mut is_near = false;
-    for Standing { file, expires, .. } in served.standings() {
+    for Standing { role, file, expires, .. } in served.standings() {
         let left = Duration::from_secs(expires.saturating_sub(now()));
         is_near |= left < END_IS_NEAR;
         let (has_ended, days_left) = (now() > expires, left.as_secs() / DAY.as_secs());
-        let expires = date(expires);
-        if has_ended {
-            error!(file = %file.display(), expires, "a certificate has expired, clients refuse it; renew it");
+        let (file, expires) = (file.display(), date(expires));
+        if has_ended && role == Role::Authority {
+            warn!(%file, expires, "an authority of clients has expired, its clients are still backends; renew it, or take it out");
+        } else if has_ended {
+            error!(%file, expires, "a certificate has expired, clients refuse it; renew it");
         } else if left < END_IS_NEAR {
-            warn!(file = %file.display(), expires, days_left, "a certificate ends soon; renew it");
+            warn!(%file, expires, days_left, "a certificate ends soon; renew it");
         }
     }
     is_near

@@ -8,7 +8,7 @@ use tokio_rustls::rustls::crypto::CryptoProvider;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::sign::CertifiedKey;
-use tokio_rustls::rustls::{Error, InconsistentKeys, RootCertStore};
+use tokio_rustls::rustls::{Error, InconsistentKeys};
 use webpki::EndEntityCert;
 
 use super::validity::{Validity, date};
@@ -40,7 +40,8 @@ impl Pair {
         now: u64,
         provider: &CryptoProvider,
     ) -> Result<Self, Unfit> {
-        let chain = certificates(certificate).map_err(Unfit::Certificate)?;
+        let chain =
+            certificates(certificate, "the server's own first").map_err(Unfit::Certificate)?;
         let judged = judge(&chain, certificate, now).map_err(Unfit::Certificate)?;
         let (names, validity) = judged;
         let secret = read_key(key).map_err(Unfit::Key)?;
@@ -104,28 +105,20 @@ pub(crate) enum Suits {
     ByWildcard,
 }
 
-/// The authorities in a file.
+/// At least one. `which` says which are meant.
 ///
 /// # Errors
 /// A sentence.
-pub(crate) fn authorities(path: &Path) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
-        roots.add(certificate).map_err(|error| {
-            format!("{} has a certificate that is no authority's: {error}", path.display())
-        })?;
-    }
-    Ok(roots)
-}
-
-/// At least one.
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+pub(super) fn certificates(
+    path: &Path,
+    which: &str,
+) -> Result<Vec<CertificateDer<'static>>, String> {
     let bytes = read(path)?;
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
     match found {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(format!(
-            "{} has no certificate in it; give a PEM file with -----BEGIN CERTIFICATE-----, the server's own first",
+            "{} has no certificate in it; give a PEM file with -----BEGIN CERTIFICATE-----, {which}",
             path.display()
         )),
         Err(_) => Err(format!("{} is damaged PEM; write the whole file anew", path.display())),

@@ -25,6 +25,7 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }
         }
+        "trusted_proxies" if access.trusts_unix => assert!(access.trusted_proxies.is_empty()),
         "allowed_ips" | "trusted_proxies" => {
             let is_backends = key == "allowed_ips";
             let nets = if is_backends { &access.allowed_ips } else { &access.trusted_proxies };
