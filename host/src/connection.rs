@@ -141,6 +141,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             share.rest().await;
             if pending.is_none() {
                 if take(&mut resumes) {
+                    peer.outbox.written();
                     *pending = Some(Item::Resume(peer.clone()));
                 } else if self.may_end(last.as_ref())
                     && let Some(end) = last.take()
@@ -239,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let next_time = self.next_time().into_iter().chain(self.leaves_at).min();
         let Self { wire, entry, whole, pace, .. } = self;
         let peer = &*entry.peer;
-        let is_paced = pace.as_ref().is_none_or(|pace| pace.may_read());
+        let is_paced = !reads || pace.as_ref().is_none_or(|pace| pace.may_read());
         let more = reads.then_some(ONE_READ);
         let mut clock = pin!(reached(next_time));
         poll_fn(|cx| {
@@ -250,6 +251,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if may_read == peer.is_held() {
                 hold(peer, whole, pace, !may_read);
                 // Other clocks run than those that are waited for here.
+                return Poll::Ready(Turn::Clock);
+            }
+            if may_read && !reads {
                 return Poll::Ready(Turn::Clock);
             }
             if may_read {

@@ -272,9 +272,19 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
             assert_eq!(next.close, None);
             taken.extend(next.queue);
             if next.resumes {
+                peer.outbox.written();
                 assert!(inbox.send(Item::Resume(peer.clone())).await.is_ok());
             }
         }
+        // One that is done is woken when nothing of it is with the lane any more.
+        let look = |cx: &mut Context<'_>| match peer.outbox.look(cx, First::Read, None, peer.bounds)
+        {
+            Look::Wait { may_read: true, is_due: false } => Poll::Ready(()),
+            Look::Wait { is_due: false, .. } => Poll::Pending,
+            _ => panic!("more than was answered"),
+        };
+        poll_fn(look).await;
+        peer.outbox.attend();
         let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
         assert!(inbox.send(Item::Close(peer.clone(), left)).await.is_ok());
     });

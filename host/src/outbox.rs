@@ -347,6 +347,11 @@ impl Outbox {
         self.wake(&state);
     }
 
+    /// What was taken is written. Said before the lane is told to go on: it counts on the place.
+    pub(crate) fn written(&self) {
+        self.lock().room.written();
+    }
+
     /// What the lane left for later: it handles at least the first of it now.
     pub(crate) fn take_deferred(&self) -> Vec<Input> {
         let mut state = self.lock();
@@ -521,13 +526,15 @@ impl State {
 
     /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
     /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
-    /// because of the answers to what it sent itself. Beside `more` there may be one message of any size.
+    /// because of the answers to what it sent itself. Beside `more` there may be one message of any size. One that has read its last could
+    /// read on once nothing of it is with the lane.
     fn may_read(&mut self, more: Option<Load>, bounds: Bounds) -> bool {
-        let Some(more) = more.filter(|_| self.deferred.is_none()) else {
-            self.is_held = true;
-            return false;
-        };
         let Load { messages, bytes } = self.with_lane;
+        let Some(more) = more.filter(|_| self.deferred.is_none()) else {
+            // What is deferred is with the lane as well.
+            self.is_held = messages > 0;
+            return !self.is_held;
+        };
         let is_idle = messages == 0 && self.queue.is_empty();
         let answers = 2 * (messages + more.messages);
         let answer_bytes = bytes + more.bytes + answers * Outgoing::OVERHEAD;

@@ -105,6 +105,7 @@ async fn listen(entry: &Entry, inbox: &Inbox, said: &mut String) -> Option<Optio
             return Some(close);
         }
         if resumes {
+            peer.outbox.written();
             inbox.send(Item::Resume(peer.clone())).await.ok()?;
         }
     }
