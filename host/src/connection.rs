@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::take;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -237,7 +237,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits for something to write or to read, if it reads, whichever comes `first`.
     async fn turn(&mut self, (reads, first): (bool, First), batch: &mut Vec<Received>) -> Turn {
-        let next_time = self.next_time().into_iter().chain(self.leaves_at).min();
+        let next_time = match self.leaves_at {
+            None => self.next_time(),
+            leaves_at => self.next_time().into_iter().chain(leaves_at).min(),
+        };
         let Self { wire, entry, whole, pace, .. } = self;
         let peer = &*entry.peer;
         let is_paced = !reads || pace.as_ref().is_none_or(|pace| pace.may_read());
@@ -378,17 +381,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             pace.write(queue.iter());
         }
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
-        let writing = wire.write(queue, &entry.peer, timeouts.write);
+        let mut writing = pin!(wire.write(queue, &entry.peer, timeouts.write));
+        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+            return judge(written);
+        }
         judge(unread(&entry.peer, whole, pace, writing).await)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
-        let flushing = async {
-            let flushed = timeout(timeouts.write, wire.flush()).await;
-            flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into))
-        };
-        judge(unread(&entry.peer, whole, pace, flushing).await)
+        let flushing = pin!(timeout(timeouts.write, wire.flush()));
+        let flushed = unread(&entry.peer, whole, pace, flushing).await;
+        judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
     }
 
     /// Takes leave of application and peer.
@@ -455,17 +459,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Writes. If that cannot be done at once, nothing is read meanwhile, nor an answer to a ping.
+/// Writes what could not be written at once. Nothing is read meanwhile, nor an answer to a ping.
 async fn unread<T>(
     peer: &Peer,
     whole: &mut Deadline,
     pace: &mut Option<Box<Pace>>,
-    writing: impl Future<Output = T>,
+    writing: Pin<&mut impl Future<Output = T>>,
 ) -> T {
-    let mut writing = pin!(writing);
-    if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-        return written;
-    }
     let was_held = peer.is_held();
     hold(peer, whole, pace, true);
     let written = writing.await;

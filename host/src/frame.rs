@@ -75,7 +75,24 @@ pub struct Other {
 
 /// Looks at the frame that begins here. A payload of more than `max_message` bytes is not plain.
 #[must_use]
+#[inline]
 pub fn look(bytes: &[u8], max_message: usize) -> Look {
+    // Nearly all of them: plain, whole headers, short payloads.
+    if let &[first @ (0x81 | 0x82), second @ 0x80..=0xfd, a, b, c, d, ..] = bytes {
+        let length = usize::from(second & 0x7f);
+        if length <= max_message {
+            return Look::Plain(Plain {
+                is_text: first == 0x81,
+                header: 6,
+                length,
+                mask: [a, b, c, d],
+            });
+        }
+    }
+    look_closely(bytes, max_message)
+}
+
+fn look_closely(bytes: &[u8], max_message: usize) -> Look {
     let &[first, ref rest @ ..] = bytes else { return Look::Short };
     let is_plain = matches!(first, 0x81 | 0x82);
     if !is_plain && let Some(fault) = fault_of(first, rest.first().copied()) {

@@ -127,8 +127,8 @@ pub(crate) struct Outbox {
     is_attended: AtomicBool,
     /// Whether the application has refused this connection or ended it.
     is_cut_off: AtomicBool,
-    /// Whether the lane leaves it alone: so much waits, or is deferred. Written under the lock.
-    is_crowded: AtomicBool,
+    /// Whether something is deferred. Written under the lock, by the lane.
+    is_deferring: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -240,7 +240,6 @@ impl Outbox {
             self.wake(state);
             return Err(Gone);
         };
-        self.is_crowded.store(state.is_crowded(bounds), Ordering::Relaxed);
         if !state.phase.is_opening() {
             self.wake(state);
         }
@@ -333,16 +332,21 @@ impl Outbox {
         }
     }
 
+    /// Whether the lane has left something for later, and so leaves all that comes. For the lane, which knows without a lock.
+    pub(crate) fn is_deferring(&self) -> bool {
+        self.is_deferring.load(Ordering::Relaxed)
+    }
+
     /// Whether the lane is to leave what came from this connection for later: it would fill the outbox with the answers.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.is_crowded.load(Ordering::Relaxed)
+    pub(crate) fn is_crowded(&self, bounds: Bounds) -> bool {
+        self.lock().is_crowded(bounds)
     }
 
     /// Keeps what the lane leaves for later, behind what is here. It still counts as being with the lane. Only the lane does so, and does
     /// it with all that comes, until it has taken this back.
     pub(crate) fn defer(&self, inputs: Vec<Input>) {
         let mut state = self.lock();
-        self.is_crowded.store(true, Ordering::Relaxed);
+        self.is_deferring.store(true, Ordering::Relaxed);
         state.deferred.get_or_insert_default().inputs.extend(inputs);
         self.wake(&state);
     }
@@ -355,7 +359,7 @@ impl Outbox {
     /// What the lane left for later: it handles at least the first of it now.
     pub(crate) fn take_deferred(&self) -> Vec<Input> {
         let mut state = self.lock();
-        self.is_crowded.store(false, Ordering::Relaxed);
+        self.is_deferring.store(false, Ordering::Relaxed);
         state.deferred.take().map_or_else(Vec::new, |deferred| deferred.inputs)
     }
 
@@ -408,7 +412,6 @@ impl Outbox {
     ) -> Look {
         let mut state = self.lock();
         state.room.written();
-        self.is_crowded.store(state.is_crowded(bounds), Ordering::Relaxed);
         if first == First::Write
             && let Some(taken) = state.take()
         {
@@ -641,14 +644,14 @@ mod tests {
     fn what_the_lane_defers_is_told_once_and_comes_back_in_order() {
         let outbox = Outbox::default();
         outbox.accept(None);
-        assert!(outbox.push(text("a"), BOUNDS).is_ok() && outbox.is_crowded(), "of three messages");
+        assert!(outbox.push(text("a"), BOUNDS).is_ok() && outbox.is_crowded(BOUNDS), "of three");
         outbox.defer(vec![Input::Chunk]);
         outbox.defer(vec![Input::Message(Payload::text("b"))]);
         let resumes = || outbox.try_take().map(|taken| (taken.queue.len(), taken.resumes));
         assert_eq!([resumes(), resumes()], [Some((1, true)), None]);
-        assert!(outbox.is_crowded(), "until the lane has taken it back");
+        assert!(outbox.is_crowded(BOUNDS), "until the lane has taken it back");
         assert_eq!(outbox.take_deferred(), [Input::Chunk, Input::Message(Payload::text("b"))]);
-        assert!(!outbox.is_crowded() && outbox.take_deferred().is_empty());
+        assert!(!outbox.is_crowded(BOUNDS) && outbox.take_deferred().is_empty());
         outbox.defer(vec![Input::Chunk]);
         assert_eq!([resumes(), resumes()], [Some((0, true)), None]);
     }

@@ -52,7 +52,7 @@ impl Inbox {
         match &item {
             Item::Open(_) => {}
             // What was deferred comes before.
-            Item::Close(peer, _) if !peer.outbox.is_crowded() => {}
+            Item::Close(peer, _) if !peer.outbox.is_deferring() => {}
             _ => return self.queue(item),
         }
         let mut item = Some(item);
@@ -71,7 +71,7 @@ impl Inbox {
         self.take_turn(|clerk| {
             let handled = clerk.inputs(peer, &inputs);
             inputs.drain(..handled);
-            if !inputs.is_empty() && peer.outbox.is_crowded() {
+            if !inputs.is_empty() && peer.outbox.is_crowded(peer.bounds) {
                 let rest = std::mem::take(&mut inputs);
                 peer.outbox.lend(Load::of(&rest));
                 peer.outbox.defer(rest);

@@ -305,7 +305,7 @@ impl Lane {
                         rest.extend(items.by_ref());
                     }
                 }
-                Item::Inputs { peer, inputs, lent } => clerk.handle(&peer, inputs, lent).await,
+                Item::Inputs { peer, inputs, lent } => clerk.handle(&peer, inputs, lent, 0).await,
                 Item::Resume(peer) => clerk.resume(&peer).await,
                 Item::Close(peer, reason) => {
                     clerk.resume(&peer).await;
@@ -453,11 +453,15 @@ impl Clerk {
         }
     }
 
-    /// Handles what a peer sent, with breaks for others; what would overfill its outbox is deferred. `lent` is what was lent of it.
-    async fn handle(&mut self, peer: &Peer, mut inputs: Vec<Input>, lent: Load) {
-        let mut handled = self.inputs(peer, &inputs);
-        while handled < inputs.len() && !peer.outbox.is_crowded() {
-            tokio::task::yield_now().await;
+    /// Handles what a peer sent, with breaks for others; what would overfill its outbox is deferred, but `at_least` so many are handled.
+    /// `lent` is what was lent of it.
+    async fn handle(&mut self, peer: &Peer, mut inputs: Vec<Input>, lent: Load, at_least: usize) {
+        let mut handled = 0;
+        while handled < inputs.len() && (handled < at_least || !peer.outbox.is_crowded(peer.bounds))
+        {
+            if handled > 0 {
+                tokio::task::yield_now().await;
+            }
             handled += self.inputs(peer, &inputs[handled..]);
         }
         let rest = inputs.split_off(handled);
@@ -468,10 +472,11 @@ impl Clerk {
     }
 
     async fn resume(&mut self, peer: &Peer) {
-        if peer.outbox.is_crowded() {
+        if peer.outbox.is_deferring() {
             let inputs = peer.outbox.take_deferred();
             let lent = Load::of(&inputs);
-            self.handle(peer, inputs, lent).await;
+            // All that waited is written: one goes on whatever else has come for the peer since.
+            self.handle(peer, inputs, lent, 1).await;
         }
     }
 
@@ -481,6 +486,9 @@ impl Clerk {
         const GO: Duration = Duration::from_micros(200);
         /// Between two looks at the clock.
         const FEW: usize = 16;
+        if peer.outbox.is_deferring() {
+            return 0;
+        }
         let begun = (inputs.len() > FEW).then(Instant::now);
         let is_over = |handled: usize| {
             handled > 0
@@ -489,7 +497,9 @@ impl Clerk {
         };
         let mut handled = 0;
         for input in inputs {
-            if peer.outbox.is_crowded() || is_over(handled) {
+            // One may always be answered: it was read because there was a place.
+            let is_crowded = handled > 0 && peer.outbox.is_crowded(peer.bounds);
+            if is_crowded || is_over(handled) {
                 break;
             }
             self.input(peer, input);

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use memchr::memchr2;
 use serde::de::IgnoredAny;
 
 /// The three keys that decide where a packet goes. Empty texts and values that are no texts are absent: nobody is called
@@ -63,7 +64,9 @@ impl<'a> Iterator for Members<'a> {
 impl<'a> Members<'a> {
     /// The next key or value; None at the end of the object.
     fn take(&mut self) -> Option<&'a str> {
-        let rest = self.rest.trim_start_matches(|c| BLANKS.contains(&c) || c == ':' || c == ',');
+        let is_between = |byte: &u8| matches!(byte, b':' | b',' | b' ' | b'\t' | b'\n' | b'\r');
+        let begin = self.rest.bytes().position(|byte| !is_between(&byte))?;
+        let rest = &self.rest[begin..];
         let (written, behind) = rest.split_at_checked(length(rest.as_bytes()))?;
         self.rest = behind;
         (!written.is_empty()).then_some(written)
@@ -95,14 +98,14 @@ fn length(bytes: &[u8]) -> usize {
 /// Of the text in quotes that these bytes begin with.
 fn text_length(bytes: &[u8]) -> usize {
     let mut at = 1;
-    loop {
-        match bytes.get(at) {
-            Some(b'"') => return at + 1,
-            Some(b'\\') => at += 2,
-            Some(_) => at += 1,
-            None => return bytes.len(),
+    while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
+        at += found;
+        if bytes[at] == b'"' {
+            return at + 1;
         }
+        at += 2;
     }
+    bytes.len()
 }
 
 /// RFC 8259, section 2.
