@@ -385,13 +385,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
             return judge(written);
         }
-        judge(unread(&entry.peer, whole, pace, writing).await)
+        // Boxed: hardly ever needed, and every connection's task would make room for it.
+        judge(Box::pin(unread(&entry.peer, whole, pace, writing)).await)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
         let flushing = pin!(timeout(timeouts.write, wire.flush()));
-        let flushed = unread(&entry.peer, whole, pace, flushing).await;
+        let flushed = Box::pin(unread(&entry.peer, whole, pace, flushing)).await;
         judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
     }
 
