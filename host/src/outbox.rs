@@ -520,8 +520,11 @@ impl State {
         Some(Taken { queue: take(&mut self.queue), close, resumes })
     }
 
-    /// Whether another answer, which may be large, could find no place.
+    /// Whether another answer, which may be large, could find no place. For one that has gone none is needed.
     fn is_crowded(&self, bounds: Bounds) -> bool {
+        if let Phase::Finished(_) = self.phase {
+            return false;
+        }
         self.deferred.is_some()
             || self.queue.len() > bounds.messages / 4 * 3
             || !self.room.has_place(0, bounds.bytes)

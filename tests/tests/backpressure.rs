@@ -288,3 +288,33 @@ async fn one_whose_pongs_wait_is_not_dead() {
         bytes.extend_from_slice(&buffer[..read]);
     }
 }
+
+/// One read brings it; its answers are many times what the outbox holds, and nobody reads them.
+#[tokio::test]
+async fn what_was_read_is_handled_though_its_answers_are_not() {
+    const SAID: usize = 30;
+    let long = json!({"do": "values", "count": 500, "message": "x".repeat(200)}).to_string();
+    for lane in ["\"shared\"", "\"thread\""] {
+        let setup = Setup::new(PROGRAM).resource("/speak", "speaker").key("/speak", "lane", lane);
+        let setup = setup.server("outbox_bytes", "262_144").server("write_timeout", "1");
+        let host = setup.server("close_timeout", "0.3").start().await;
+        let mut listener = host.connect("/speak").await;
+        let to = listener.uuid().to_owned();
+        for last in [&b""[..], b"\xff"] {
+            let mut sender = host.raw().await.upgraded("/speak").await;
+            let mut all = Vec::new();
+            for n in 0..SAID {
+                let told = json!({"do": "feedback_uuid", "target": to, "message": n.to_string()});
+                all.extend(masked(opcode::TEXT, long.as_bytes()));
+                all.extend(masked(opcode::TEXT, told.to_string().as_bytes()));
+            }
+            if !last.is_empty() {
+                all.extend(masked(opcode::TEXT, last));
+            }
+            sender.write(all).await;
+            for n in 0..SAID {
+                assert_eq!(listener.receive_text().await, n.to_string(), "{lane} {last:?}");
+            }
+        }
+    }
+}

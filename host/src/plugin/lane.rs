@@ -530,8 +530,13 @@ impl Clerk {
     }
 
     fn close(&mut self, peer: &Arc<Peer>, reason: &CloseReason) {
-        // Nobody would see the answers.
-        drop(peer.outbox.take_deferred());
+        let deferred = peer.outbox.take_deferred();
+        if !deferred.is_empty() {
+            // What was read is handled, though there is no place for the answers any more.
+            peer.outbox.finish();
+            deferred.iter().for_each(|input| self.input(peer, input));
+            self.resource.tally.add_messages(deferred.len() as u64);
+        }
         // One that was refused is no member, and the application does not know it.
         if self.resource.dismiss(peer) {
             if reason.is_fault() {
