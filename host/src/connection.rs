@@ -382,7 +382,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
         let mut writing = pin!(wire.write(queue, &entry.peer, timeouts.write));
-        if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+        if let Poll::Ready(written) = at_once(writing.as_mut()).await {
             return judge(written);
         }
         // Boxed: hardly ever needed, and every connection's task would make room for it.
@@ -391,8 +391,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     async fn flush(&mut self) -> Result<(), End> {
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
-        let flushing = pin!(timeout(timeouts.write, wire.flush()));
-        let flushed = Box::pin(unread(&entry.peer, whole, pace, flushing)).await;
+        let mut flushing = pin!(timeout(timeouts.write, wire.flush()));
+        let flushed = match at_once(flushing.as_mut()).await {
+            Poll::Ready(flushed) => flushed,
+            Poll::Pending => Box::pin(unread(&entry.peer, whole, pace, flushing)).await,
+        };
         judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
     }
 
@@ -458,6 +461,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             departure.await;
         }
     }
+}
+
+/// Polls it once.
+async fn at_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
 }
 
 /// Writes what could not be written at once. Nothing is read meanwhile, nor an answer to a ping.
