@@ -162,7 +162,9 @@ test('an application that is not mapped is a note in its section, without a hurr
 test('a lost connection comes back, with its new uuid in the lines to copy', OPTIONS, async t => {
   const flaky = await MockHost.start();
   t.after(() => flaky.stop());
-  const page = await openPage(t, { url: `http://127.0.0.1:${flaky.port}`, awaits: ['web', 'chat'] });
+  // All of them: a handshake that is cut is an error in the console.
+  const awaits = ['web', 'jobs', 'locks', 'chat', 'talk'];
+  const page = await openPage(t, { url: `http://127.0.0.1:${flaky.port}`, awaits });
   const uuid = await page.textContent('#uuid');
   for (const { ws } of flaky.connections) ws.terminate();
   await isStatus(page, 'chat', 'waiting');
