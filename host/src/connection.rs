@@ -256,10 +256,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // Other clocks run than those that are waited for here.
                 return Poll::Ready(Turn::Clock);
             }
-            if may_read && !reads {
-                return Poll::Ready(Turn::Clock);
-            }
             if may_read {
+                if !reads {
+                    return Poll::Ready(Turn::Clock);
+                }
                 if let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
                     return Poll::Ready(Turn::Read(progress));
                 }
@@ -381,21 +381,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             pace.write(queue.iter());
         }
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
-        let mut writing = pin!(wire.write(queue, &entry.peer, timeouts.write));
-        if let Poll::Ready(written) = at_once(writing.as_mut()).await {
-            return judge(written);
-        }
-        // Boxed: hardly ever needed, and every connection's task would make room for it.
-        judge(Box::pin(unread(&entry.peer, whole, pace, writing)).await)
+        let writing = pin!(wire.write(queue, &entry.peer, timeouts.write));
+        judge(unread(&entry.peer, whole, pace, writing).await)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
         let Self { wire, entry, whole, pace, timeouts, .. } = self;
-        let mut flushing = pin!(timeout(timeouts.write, wire.flush()));
-        let flushed = match at_once(flushing.as_mut()).await {
-            Poll::Ready(flushed) => flushed,
-            Poll::Pending => Box::pin(unread(&entry.peer, whole, pace, flushing)).await,
-        };
+        let flushing = pin!(timeout(timeouts.write, wire.flush()));
+        let flushed = unread(&entry.peer, whole, pace, flushing).await;
         judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
     }
 
@@ -463,18 +456,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Polls it once.
-async fn at_once<T>(mut future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
-    poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await
-}
-
-/// Writes what could not be written at once. Nothing is read meanwhile, nor an answer to a ping.
+/// Writes. If that cannot be done at once, nothing is read meanwhile, nor an answer to a ping.
 async fn unread<T>(
     peer: &Peer,
     whole: &mut Deadline,
     pace: &mut Option<Box<Pace>>,
-    writing: Pin<&mut impl Future<Output = T>>,
+    mut writing: Pin<&mut impl Future<Output = T>>,
 ) -> T {
+    if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
+        return written;
+    }
     let was_held = peer.is_held();
     hold(peer, whole, pace, true);
     let written = writing.await;

@@ -250,10 +250,7 @@ impl Guest {
             debug!(address = %self.ip, "left, or silent, before the TLS handshake");
             return None;
         }
-        let shaken = timeout_at(by, served.acceptor().accept(stream)).await;
-        // Each that shakes hands would keep the space for it, else, because something is awaited below.
-        let shaken = shaken.map(|shaken| shaken.map(Box::new));
-        match shaken {
+        match timeout_at(by, served.acceptor().accept(stream)).await {
             Ok(Ok(mut stream)) => {
                 if let Err(error) = served.judge_again(stream.get_ref().1) {
                     debug!(address = %self.ip, %error, "a TLS session does not go on");
@@ -263,7 +260,7 @@ impl Guest {
                 }
                 let is_certified = stream.get_ref().1.peer_certificates().is_some();
                 let origin = if is_certified { Origin::Certified(self.ip) } else { self.origin };
-                Some((stream, origin, self))
+                Some((Box::new(stream), origin, self))
             }
             Ok(Err(error)) => {
                 debug!(address = %self.ip, %error, "no TLS handshake");

@@ -148,6 +148,12 @@ fn fault_of(first: u8, second: Option<u8>) -> Option<Fault> {
     }
 }
 
+/// Whether a close frame may carry this code (RFC 6455, section 7.4, and what IANA registered since).
+#[must_use]
+pub fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// The first byte of a close frame (RFC 6455, section 5.5.1).
 pub const CLOSE: u8 = 0x88;
 

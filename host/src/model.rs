@@ -302,11 +302,9 @@ async fn outbox_turn(outbox: &Outbox, bounds: Bounds) -> Taken {
     taken
 }
 
-/// Answers each message with three.
-struct Talker;
-
-impl Instance for Talker {
-    fn handle(&mut self, event: Event<'_>) -> Result<(), Failure> {
+/// An application that answers each message with three.
+fn talker() -> Box<dyn Instance> {
+    let handle = |event: Event<'_>| {
         if let Event::Message(peer, payload) = event {
             for _ in 0..3 {
                 // One that has gone needs none.
@@ -314,34 +312,8 @@ impl Instance for Talker {
                 yield_now();
             }
         }
-        Ok(())
-    }
-
-    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
-        Ok(None)
-    }
-
-    fn restore(&mut self, _: Option<&Snapshot>) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn retire(&mut self) {}
-
-    fn voice(&self) -> Option<(pulse::Voice, u8)> {
-        None
-    }
-
-    fn tick_every(&mut self) -> Option<std::time::Duration> {
-        None
-    }
-
-    fn plugin(&self) -> &str {
-        "talker"
-    }
-
-    fn generation(&self) -> u64 {
-        1
-    }
+    };
+    Box::new(Stage { generation: 1, handle })
 }
 
 fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
@@ -350,7 +322,7 @@ fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
         // An answer and its `next` find a place as long as three quarters are not taken; all answers do not.
         let limits = Limits { outbox_messages: 16, ..Limits::default() };
         let (inbox, standstill) = lane::open(1);
-        let running = standstill.into_running(resource.clone(), kind, Box::new(Talker));
+        let running = standstill.into_running(resource.clone(), kind, talker());
         let lane = spawn(move || block_on(running));
         let peers: Vec<_> = ["a", "b"]
             .map(|name| crowd::peer_within(&limits, &resource, name, ""))
@@ -382,23 +354,15 @@ fn from_a_lane_of_its_own_too() {
     a_peer_that_does_not_wait_is_answered_in_full(LaneKind::Thread);
 }
 
-/// Writes down what it is called for; between the call and the note somebody else may run.
-struct Scribe {
+/// An application that does this at each event, and lets somebody else run while its state is handed over.
+struct Stage<F> {
     generation: u64,
-    /// Neither lock nor atomic of the model: whoever writes here has the clerk.
-    notes: Arc<std::sync::Mutex<Vec<(u64, String)>>>,
+    handle: F,
 }
 
-impl Instance for Scribe {
+impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
     fn handle(&mut self, event: Event<'_>) -> Result<(), Failure> {
-        let note = match event {
-            Event::Open(peer) => format!("open {}", peer.address),
-            Event::Message(_, payload) => String::from_utf8(payload.as_bytes().to_vec()).unwrap(),
-            Event::Close(peer, _) => format!("close {}", peer.address),
-            Event::Error(..) | Event::Tick(_) => return Ok(()),
-        };
-        yield_now();
-        self.notes.lock().unwrap().push((self.generation, note));
+        (self.handle)(event);
         Ok(())
     }
 
@@ -423,12 +387,30 @@ impl Instance for Scribe {
     }
 
     fn plugin(&self) -> &str {
-        "scribe"
+        "stage"
     }
 
     fn generation(&self) -> u64 {
         self.generation
     }
+}
+
+/// Neither lock nor atomic of the model: whoever writes here has the clerk.
+type Notes = Arc<std::sync::Mutex<Vec<(u64, String)>>>;
+
+/// An application that writes down what it is called for; between the call and the note somebody else may run.
+fn scribe(generation: u64, notes: Notes) -> Box<dyn Instance> {
+    let handle = move |event: Event<'_>| {
+        let note = match event {
+            Event::Open(peer) => format!("open {}", peer.address),
+            Event::Message(_, payload) => String::from_utf8(payload.as_bytes().to_vec()).unwrap(),
+            Event::Close(peer, _) => format!("close {}", peer.address),
+            Event::Error(..) | Event::Tick(_) => return,
+        };
+        yield_now();
+        notes.lock().unwrap().push((generation, note));
+    };
+    Box::new(Stage { generation, handle })
 }
 
 /// A connection's task: comes, says three things, goes.
@@ -455,11 +437,9 @@ fn visit(inbox: Inbox, peer: Arc<Peer>) {
 
 fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
     check(move || {
-        let notes = Arc::default();
+        let notes = Notes::default();
         let resource = crowd::resource("/x");
-        let scribe = |generation| -> Box<dyn Instance> {
-            Box::new(Scribe { generation, notes: Arc::clone(&notes) })
-        };
+        let scribe = |generation| scribe(generation, notes.clone());
         // Room for two: some have to wait for a place.
         let (inbox, standstill) = lane::open(2);
         let running = standstill.into_running(resource.clone(), kind, scribe(1));

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
 
+use crate::frame;
 use crate::identity::Identity;
 use crate::outbox::{CloseReason, Gone};
 use crate::payload::Payload;
@@ -193,8 +194,5 @@ fn check_length(text: &str, max: usize) -> Result<(), HostError> {
 
 /// A code that may stand in a close frame (RFC 6455, section 7.4); any other becomes 1008.
 pub(crate) fn sendable(code: CloseCode) -> CloseCode {
-    match code.0 {
-        1000..=1003 | 1007..=1014 | 3000..=4999 => code,
-        _ => CloseCode::POLICY,
-    }
+    if frame::is_close_code(code.0) { code } else { CloseCode::POLICY }
 }

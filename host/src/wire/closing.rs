@@ -18,7 +18,7 @@ pub(super) fn parse(payload: &[u8]) -> Result<(CloseCode, String), CloseReason> 
         return Ok((NO_CODE, String::new()));
     };
     let code = u16::from_be_bytes(*code);
-    if !matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999) {
+    if !frame::is_close_code(code) {
         let text = format!("a close frame with the code {code}");
         return Err(CloseReason::host(CloseCode::PROTOCOL, text));
     }

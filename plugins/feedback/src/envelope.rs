@@ -21,7 +21,7 @@ impl<'a> Envelope<'a> {
     /// None if the text is no JSON object.
     pub(crate) fn read(text: &'a str) -> Option<Self> {
         serde_json::from_str::<IgnoredAny>(text).ok()?;
-        let members = Members { rest: text.trim_start_matches(BLANKS).strip_prefix('{')? };
+        let members = Members { rest: text.trim_ascii_start().strip_prefix('{')? };
         let mut envelope = Self::default();
         for (key, value) in members {
             let place = match text_of(key).as_deref() {
@@ -64,8 +64,8 @@ impl<'a> Iterator for Members<'a> {
 impl<'a> Members<'a> {
     /// The next key or value; None at the end of the object.
     fn take(&mut self) -> Option<&'a str> {
-        let is_between = |byte: &u8| matches!(byte, b':' | b',' | b' ' | b'\t' | b'\n' | b'\r');
-        let begin = self.rest.bytes().position(|byte| !is_between(&byte))?;
+        let is_between = |byte: u8| matches!(byte, b':' | b',') || is_blank(byte);
+        let begin = self.rest.bytes().position(|byte| !is_between(byte))?;
         let rest = &self.rest[begin..];
         let (written, behind) = rest.split_at_checked(length(rest.as_bytes()))?;
         self.rest = behind;
@@ -75,7 +75,7 @@ impl<'a> Members<'a> {
 
 /// Of the value that these bytes begin with; 0 where they begin with the end of an object.
 fn length(bytes: &[u8]) -> usize {
-    let ends = |byte: &u8| matches!(byte, b',' | b'}' | b' ' | b'\t' | b'\n' | b'\r');
+    let ends = |byte: &u8| matches!(byte, b',' | b'}') || is_blank(*byte);
     let mut depth = 0_usize;
     let mut at = 0;
     loop {
@@ -109,7 +109,9 @@ fn text_length(bytes: &[u8]) -> usize {
 }
 
 /// RFC 8259, section 2.
-const BLANKS: [char; 4] = [' ', '\t', '\n', '\r'];
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
 
 #[cfg(test)]
 mod tests {
