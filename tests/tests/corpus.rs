@@ -194,7 +194,8 @@ async fn what_looks_odd_and_is_right_is_taken_on_every_socket() {
 fn each_requirement_of_the_standards_names_rows_and_tests_that_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
     let names: HashSet<String> = rows().into_iter().map(|row| row.name).collect();
-    let table = std::fs::read_to_string(root.join("../docs/reference/handshake-conformance.md")).unwrap();
+    let table =
+        std::fs::read_to_string(root.join("../docs/reference/handshake-conformance.md")).unwrap();
     let mut numbers = 0;
     for line in table.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| #")) {
         numbers += 1;
