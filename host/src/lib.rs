@@ -1,66 +1,40 @@
 //! plugsocket: a WebSocket application host.
 //!
-//! Sockets, handshake, dialog, chunks and routing are the host's; what a message means is decided by applications in
-//! shared libraries, which are replaced while their peers stay connected. ARCHITECTURE.md draws the whole; the modules below are in
-//! reading order. The program is [`main`]; the pure modules are public for fuzzing and
-//! benchmarks, which reach the others through `internals` (a feature of that name, off).
+//! The host owns sockets, handshake, dialog, chunking and routing. Applications in shared libraries
+//! decide what a message means and are replaced while their clients stay connected. ARCHITECTURE.md
+//! describes the whole; the modules below are in reading order, and each may use only those that
+//! follow it. The program calls [`main`]. The pure modules are public for fuzz targets and
+//! benchmarks, which reach the others through `internals` (a feature that is off by default).
 
-// What an operator says.
-mod aside;
-mod cli;
-pub mod config;
-mod control;
-mod drain;
-mod files;
-mod life;
-mod private;
-mod systemd;
-mod telemetry;
-// How a connection comes in.
-mod auth;
-mod census;
-mod descriptors;
-mod door;
-mod farewell;
-mod handshake;
-pub mod http;
-pub mod lines;
-mod listener;
-mod page;
-mod proxy_protocol;
-mod server;
-mod tls;
-mod turnstile;
-// What it does.
-pub mod chunk;
-mod connection;
-mod deadline;
-pub mod dialog;
-pub mod frame;
-pub mod identity;
-mod input;
-mod pace;
-mod post;
-mod share;
-mod throttle;
-pub mod utf8;
-mod wire;
-// How a message finds its receivers.
-mod outbox;
-mod payload;
-mod plugin;
-mod registry;
-mod resource;
-mod router;
-mod sync;
-// Who decides what runs.
+// Starts, runs and stops the host.
+mod app;
+// What an operator uses.
+mod ops;
+// Decides which plugin and which configuration are in effect.
 mod supervisor;
-mod watchdog;
-// For tools that need more of the above than the program.
+// One connection from its first byte to its last.
+mod connection;
+// The state that all parts of a running host share.
+mod hub;
+// Applications behind the ABI.
+mod plugin;
+// Who receives a message.
+mod routing;
+// Accepting connections.
+mod net;
+// Who may enter.
+mod auth;
+// Bytes and JSON.
+pub mod protocol;
+// plugins.toml.
+pub mod config;
+// Files.
+mod fs;
+// Printing errors.
+mod error;
+// Access for tests, fuzz targets and benchmarks.
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
 pub mod internals;
-#[cfg(test)]
-mod model;
 
-pub use cli::main;
+pub use app::main;

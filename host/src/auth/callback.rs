@@ -24,9 +24,9 @@ use tracing::{debug, info, warn};
 
 use super::answer::{self, Answer};
 use super::{Applicant, Denial, Login};
-use crate::aside::aside;
 use crate::config::{CallMethod, Callback, EndpointPlace};
-use crate::supervisor::chain;
+use crate::error::chain;
+use crate::fs::blocking::aside;
 
 /// An endpoint and the calls to it.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{keys, token};
 use crate::config::{Algorithm, KeyForm, Source, TokenRules};
-use crate::http::Head;
+use crate::protocol::http::Head;
 
 /// What a token that holds says.
 #[derive(Clone, Debug, PartialEq, Eq)]

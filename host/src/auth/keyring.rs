@@ -10,8 +10,8 @@ use tracing::{error, info, warn};
 
 use super::keys::{self, Key, Skipped};
 use crate::config::{KeyFile, Place};
-use crate::files;
-use crate::plugin::stage::FileStamp;
+use crate::fs::read;
+use crate::fs::stamp::FileStamp;
 
 /// The keys in force and the files that they come from.
 #[derive(Debug)]
@@ -145,7 +145,7 @@ fn read_one(KeyFile { place: Place { path, .. }, form }: &KeyFile) -> Result<key
         let reason = format!("it has {size} bytes, a key file has at most {MAX_FILE}");
         return Err(unusable(&reason));
     }
-    let bytes = files::read(path, MAX_FILE).map_err(unreadable)?;
+    let bytes = read::read(path, MAX_FILE).map_err(unreadable)?;
     keys::read(&bytes, form).map_err(|error| unusable(&error))
 }
 

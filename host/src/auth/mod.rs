@@ -16,9 +16,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use plugsocket_plugin::Kind;
 use serde_json::Number;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use self::callback::Endpoint;
 use self::keyring::{Keyring, Unfit};
@@ -26,7 +27,8 @@ use self::token::TokenError;
 use crate::config::{
     Auth, Backends, Config, ConfigError, KeyFile, Problem, Proof, Source, TokenRules,
 };
-use crate::http::{Head, Refusal};
+use crate::fs::blocking::aside;
+use crate::protocol::http::{Head, Refusal};
 
 /// The guards of all resources that have one, by path. Replaced as a whole.
 pub(crate) type Guards = BTreeMap<String, Arc<Guard>>;
@@ -226,7 +228,21 @@ pub(crate) fn refresh(guards: &Guards) {
 }
 
 /// Between two looks at the key files.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Reads the files of keys again when they change.
+pub(crate) async fn keep(guards: &ArcSwap<Guards>) {
+    loop {
+        sleep(LOOK_EVERY).await;
+        let guards = guards.load_full();
+        if guards.is_empty() {
+            continue;
+        }
+        if let Err(error) = aside(move || refresh(&guards)).await {
+            tracing::error!(%error, "the look at the files of keys failed");
+        }
+    }
+}
 
 #[cfg(test)]
 mod tests;

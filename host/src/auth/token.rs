@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use super::keys::Key;
 use super::{is_user, number};
 use crate::config::{Source, TokenRules};
-use crate::http::Head;
+use crate::protocol::http::Head;
 
 /// Why a token does not hold, as the peer may know it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

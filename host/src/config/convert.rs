@@ -11,16 +11,12 @@ use serde_json::Value as Json;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::address;
-use super::auth;
 use super::error::ConfigError;
 use super::raw::{self, Keys, Mistakes, Section, join};
-use super::terms;
-use super::tls;
 use super::value::{self, Count, Seconds, Wrong, wrong, wrong_kind};
 use super::{
     Access, Config, LaneKind, Limits, Listen, Outbox, Plugin, Rate, Reload, Resource, Server,
-    Timeouts, UnknownResource, Watchdog,
+    Timeouts, UnknownResource, Watchdog, address, auth, terms, tls,
 };
 
 /// The path of the host's own page.

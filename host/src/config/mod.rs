@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::files;
+use crate::fs::read;
 
 pub use auth::{
     Algorithm, Auth, Backends, CallMethod, Callback, Endpoint, EndpointPlace, KeyFile, KeyForm,
@@ -430,7 +430,7 @@ impl Config {
     /// [`ConfigError::Missing`], [`ConfigError::Unreadable`], or [`ConfigError::Invalid`] with every mistake found.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = absolute(path.as_ref())?;
-        match files::read(&path, MOST_BYTES) {
+        match read::read(&path, MOST_BYTES) {
             Ok(bytes) => convert::config(&raw::utf8(bytes, &path)?, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(ConfigError::Missing { path })

@@ -8,13 +8,13 @@ use futures_util::FutureExt;
 use plugsocket_plugin::{Kind, Scope, Target};
 
 use crate::config::{LaneKind, Limits};
-use crate::http::Head;
-use crate::identity::Mint;
-use crate::outbox::Bounds;
-use crate::payload::Payload;
-use crate::registry::{Arrival, Entry, Peer, Registry};
-use crate::resource::{Outage, Resource, Resources, Service, ServiceState};
-use crate::router::{Command, Router};
+use crate::protocol::http::Head;
+use crate::protocol::identity::Mint;
+use crate::protocol::payload::Payload;
+use crate::routing::outbox::Bounds;
+use crate::routing::registry::{Arrival, Entry, Peer, Registry};
+use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
+use crate::routing::router::{Command, Router};
 
 /// A resource that nothing serves.
 pub(crate) fn resource(path: &str) -> Arc<Resource> {

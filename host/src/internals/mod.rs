@@ -5,6 +5,10 @@
 //! `chunk`, `dialog`, `frame`, `identity`, `config`) are used as they are.
 
 pub(crate) mod crowd;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+pub(crate) mod properties;
 mod proxy;
 mod script;
 mod wire;
@@ -16,10 +20,10 @@ pub use self::wire::{Ear, Heard, Manner, Said, close_code, hear, say};
 use std::path::{Path, PathBuf};
 
 pub use crate::auth::internals::{Held, find_token, judge_token};
-use crate::control::protocol::Request;
+use crate::ops::control::protocol::Request;
 use crate::plugin::Snapshot;
-use crate::plugin::stage::check_elf;
-use crate::plugin::state::{self, State};
+use crate::plugin::snapshot_file::{self, State};
+use crate::plugin::staging::check_elf;
 
 /// The file in which a snapshot is kept, whole.
 pub fn snapshot_file(plugin: &str, version: u32, bytes: &[u8]) -> Vec<u8> {
@@ -30,13 +34,13 @@ pub fn snapshot_file(plugin: &str, version: u32, bytes: &[u8]) -> Vec<u8> {
 
 /// Plugin, version and bytes of a snapshot's file; None if it is not a whole one.
 pub fn read_snapshot(file: &[u8]) -> Option<(String, u32, Vec<u8>)> {
-    let State { plugin, snapshot } = state::parse(file)?;
+    let State { plugin, snapshot } = snapshot_file::parse(file)?;
     Some((plugin, snapshot.version, snapshot.bytes.to_vec()))
 }
 
 /// Where the snapshot of a resource is kept.
 pub fn snapshot_path(state_dir: &Path, resource: &str) -> PathBuf {
-    state::file(state_dir, resource)
+    snapshot_file::file(state_dir, resource)
 }
 
 /// What is wrong with a library; None if it may be given to the linker.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::script::Script;
 use super::wire::finish;
-use crate::proxy_protocol::{self, Said};
+use crate::net::proxy_protocol::{self, Said};
 
 /// The address for which the header speaks with which these reads begin, None where it says none, and how many of their bytes it took.
 ///

@@ -10,13 +10,14 @@ use plugsocket_plugin::CloseCode;
 
 use super::crowd;
 use super::script::Script;
-use crate::chunk::Form;
 use crate::config::Limits;
-use crate::dialog;
-use crate::lines::Tail;
-use crate::outbox::{CloseReason, Outgoing};
-use crate::payload::Payload;
-use crate::wire::{Progress, Received, Wire};
+use crate::protocol::chunk::Form;
+use crate::protocol::close::CloseReason;
+use crate::protocol::dialog;
+use crate::protocol::lines::Tail;
+use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Payload;
+use crate::protocol::wire::{Progress, Received, Wire};
 
 /// How messages lie on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +132,8 @@ pub fn say(
     };
     for queue in things.split(|thing| matches!(thing, Said::Flush)) {
         let queue = queue.iter().map(outgoing).collect();
-        finish(wire.write(queue, &peer, LIMIT)).expect("a script takes everything");
+        finish(wire.write(queue, peer.identity.as_str(), LIMIT))
+            .expect("a script takes everything");
     }
     let reason = CloseReason::host(CloseCode(goodbye.0), goodbye.1);
     finish(wire.say_goodbye(&reason, true)).expect("a script takes everything");
@@ -140,7 +142,7 @@ pub fn say(
 
 /// The code that an application's choice becomes in a close frame.
 pub fn close_code(code: u16) -> u16 {
-    crate::router::sendable(CloseCode(code)).0
+    crate::protocol::close::sendable(CloseCode(code)).0
 }
 
 /// Nothing waits: a write that is put off is polled again at once, without a clock.

@@ -9,8 +9,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::stage::{Hash, hex};
-use crate::{files, private};
+use super::staging::{Hash, hex};
+use crate::fs::{owner_only, read};
 
 /// Where the generations of one plugin are kept.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ impl Archive {
         hash: &Hash,
         earlier: usize,
     ) -> io::Result<()> {
-        private::folder(&self.folder)?;
+        owner_only::folder(&self.folder)?;
         let hash = hex(hash);
         let path = self.folder.join(format!("{number}.{hash}.so"));
         match self.list().into_iter().find(|kept| kept.hash == hash) {
@@ -61,7 +61,7 @@ impl Archive {
             None => self.add(copy, &path)?,
         }
         let file = File::options().append(true).open(&path)?;
-        private::close_to_others(&file)?;
+        owner_only::close_to_others(&file)?;
         file.set_modified(SystemTime::now())?;
         for old in self.list().into_iter().skip(earlier + 1) {
             fs::remove_file(old.path)?;
@@ -77,7 +77,7 @@ impl Archive {
     /// Has something written beside its place first. A failure leaves nothing behind: half a copy would only keep the disk full.
     fn put(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
         let next = self.folder.join("next");
-        let written = private::file(&next).and_then(|mut file| {
+        let written = owner_only::file(&next).and_then(|mut file| {
             write(&mut file)?;
             file.sync_all()
         });
@@ -90,7 +90,7 @@ impl Archive {
     /// The content that was rolled back from.
     pub(crate) fn rolled_back(&self) -> Option<String> {
         // A hash.
-        let bytes = files::read(&self.folder.join(ROLLED_BACK), 1024).ok()?;
+        let bytes = read::read(&self.folder.join(ROLLED_BACK), 1024).ok()?;
         String::from_utf8(bytes).ok()
     }
 
@@ -102,7 +102,7 @@ impl Archive {
         let file = self.folder.join(ROLLED_BACK);
         match hash {
             Some(hash) => {
-                private::folder(&self.folder)?;
+                owner_only::folder(&self.folder)?;
                 self.put(&file, |next| next.write_all(hash.as_bytes()))
             }
             None => match fs::remove_file(file) {

@@ -9,17 +9,12 @@
 //! The lane is the single owner of an instance. Nothing here knows sockets.
 
 pub(crate) mod archive;
-pub(crate) mod handover;
-pub(crate) mod inbox;
+pub(crate) mod dylib;
 pub(crate) mod lane;
-pub(crate) mod loader;
 pub(crate) mod preflight;
-pub(crate) mod pulse;
-pub(crate) mod stage;
-pub(crate) mod state;
-pub(crate) mod tally;
+pub(crate) mod snapshot_file;
+pub(crate) mod staging;
 pub(crate) mod trial;
-mod trust;
 pub(crate) mod watch;
 
 use std::time::{Duration, SystemTime};
@@ -27,9 +22,9 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 
-use crate::outbox::CloseReason;
-use crate::payload::Payload;
-use crate::registry::Peer;
+use crate::protocol::close::CloseReason;
+use crate::protocol::payload::Payload;
+use crate::routing::registry::Peer;
 
 /// What the host tells an application: plain data.
 #[derive(Debug)]
@@ -51,13 +46,13 @@ pub(crate) enum Failure {
 }
 
 impl Event<'_> {
-    fn callback(&self) -> pulse::Callback {
+    fn callback(&self) -> lane::health::Callback {
         match self {
-            Self::Open(_) => pulse::Callback::Open,
-            Self::Message(..) => pulse::Callback::Message,
-            Self::Error(..) => pulse::Callback::Error,
-            Self::Close(..) => pulse::Callback::Close,
-            Self::Tick(_) => pulse::Callback::Tick,
+            Self::Open(_) => lane::health::Callback::Open,
+            Self::Message(..) => lane::health::Callback::Message,
+            Self::Error(..) => lane::health::Callback::Error,
+            Self::Close(..) => lane::health::Callback::Close,
+            Self::Tick(_) => lane::health::Callback::Tick,
         }
     }
 }
@@ -88,7 +83,7 @@ pub(crate) trait Instance: Send {
     /// Its voice is heard no more.
     fn retire(&mut self);
     /// What silences it from outside its lane: the state of its voice, and the value to put there.
-    fn voice(&self) -> Option<(pulse::Voice, u8)>;
+    fn voice(&self) -> Option<(lane::health::Voice, u8)>;
     fn tick_every(&mut self) -> Option<Duration>;
     /// The name of its library.
     fn plugin(&self) -> &str;

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::loader::{Generation, LoadError};
+use super::dylib::{Generation, LoadError};
 use super::preflight::{self, PreflightError};
-use super::stage::{self, ElfProblem};
-use super::state::{State, StateError};
+use super::snapshot_file::{State, StateError};
+use super::staging::{self, ElfProblem};
 use super::{Failure, Instance};
 use crate::config::LaneKind;
-use crate::files;
-use crate::resource::{Outage, Resource, Service, ServiceState};
-use crate::router::Router;
+use crate::fs::read;
+use crate::routing::resource::{Outage, Resource, Service, ServiceState};
+use crate::routing::router::Router;
 
 /// What is tried.
 #[derive(Clone, Debug, Args)]
@@ -71,9 +71,9 @@ impl Trial {
         self.library = path
             .canonicalize()
             .map_err(|source| TrialError::Read { path: path.clone(), source })?;
-        let bytes = files::read(&self.library, u64::MAX)
+        let bytes = read::read(&self.library, u64::MAX)
             .map_err(|source| TrialError::Read { path, source })?;
-        stage::check_elf(&bytes)?;
+        staging::check_elf(&bytes)?;
         let mut arguments = vec!["--settings".into(), self.settings.clone().into()];
         if let Some(state) = &self.with_state {
             arguments.extend(["--with-state".into(), state.clone().into_os_string()]);

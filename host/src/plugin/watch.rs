@@ -14,8 +14,8 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use super::stage::FileStamp;
-use crate::aside::aside;
+use crate::fs::blocking::aside;
+use crate::fs::stamp::FileStamp;
 
 /// What is watched.
 #[derive(Clone, Debug)]

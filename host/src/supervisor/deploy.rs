@@ -7,19 +7,22 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::{error, info};
 
-use super::care::Memory;
+use super::Supervisor;
+use super::commands::Outcome;
 use super::load::{Active, Refusal};
-use super::order::Outcome;
-use super::{Supervisor, chain};
+use super::restart::Memory;
 use crate::config::{Config, LaneKind, Resource as ResourceConfig};
-use crate::outbox::CloseReason;
+use crate::error::chain;
 use crate::plugin::Instance;
-use crate::plugin::handover::{Handover, HandoverLimits, Succession, Swap, SwapError, discard};
-use crate::plugin::inbox::Inbox;
+use crate::plugin::dylib::Generation;
+use crate::plugin::lane::handover::{
+    Handover, HandoverLimits, Succession, Swap, SwapError, discard,
+};
+use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Berth, Item};
-use crate::plugin::loader::Generation;
-use crate::registry::Peer;
-use crate::resource::{Outage, Resource, Service, ServiceState};
+use crate::protocol::close::CloseReason;
+use crate::routing::registry::Peer;
+use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 
 /// An instance that waits to take over a resource.
 pub(super) struct Candidate {

@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime};
 
 use tracing::{debug, error, info, warn};
 
-use super::{Supervisor, chain};
-use crate::aside::aside;
+use super::Supervisor;
 use crate::config::Config;
-use crate::plugin::loader::{Generation, LoadError};
+use crate::error::chain;
+use crate::fs::blocking::aside;
+use crate::fs::stamp::FileStamp;
+use crate::plugin::dylib::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
-use crate::plugin::stage::{self, Demands, FileStamp, Hash, StageError, Staged};
+use crate::plugin::staging::{self, Demands, Hash, StageError, Staged};
 use crate::plugin::watch;
 
 /// The generation that a plugin runs, and the content that it was made of.
@@ -94,7 +96,7 @@ impl Supervisor {
         let number = self.next_number(name).await;
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let demands = self.demands(name);
-        let copied = move || stage::stage(&file, &folder, (&plugin, number), &demands);
+        let copied = move || staging::stage(&file, &folder, (&plugin, number), &demands);
         let staged = aside(copied).await.map_err(Refusal::Host)??;
         if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
@@ -104,7 +106,7 @@ impl Supervisor {
             return Ok(None);
         }
         let rolled_back = self.archive(name).rolled_back();
-        if wanted == Content::Other && rolled_back == Some(stage::hex(&staged.hash)) {
+        if wanted == Content::Other && rolled_back == Some(staging::hex(&staged.hash)) {
             forget(&staged.path);
             return Err(Refusal::RolledBack);
         }
@@ -158,7 +160,7 @@ impl Supervisor {
         let Generation { number, facts, path, .. } = &*generation;
         info!(
             plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
-            file = %path.display(), hash = stage::hex(&hash[..6]), "plugin loaded"
+            file = %path.display(), hash = staging::hex(&hash[..6]), "plugin loaded"
         );
         previous
     }

@@ -4,16 +4,18 @@
 //! during a reload waits. Whatever can fail (read, copy, check, open, start) is done before anything that serves is touched, and a
 //! failure leaves everything as it was, with one line that says why.
 
-mod care;
-mod configure;
+mod apply_config;
+mod commands;
 mod deploy;
-pub(crate) mod keeper;
 mod load;
-mod order;
 mod probation;
+mod publish;
+mod restart;
 mod rollback;
-pub(crate) mod roster;
+pub(crate) mod snapshots;
+pub(crate) mod watchdog;
 
+use crate::error::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,22 +24,22 @@ use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use self::care::{Memory, Trouble};
+pub(crate) use self::commands::Order;
+use self::commands::Outcome;
 use self::deploy::unserved;
 use self::load::{Active, Content};
-pub(crate) use self::order::Order;
-use self::order::Outcome;
 use self::probation::Probation;
+use self::restart::{Memory, Trouble};
 use crate::config::Config;
+use crate::fs::stamp::FileStamp;
+use crate::hub::Hub;
 use crate::plugin::archive::Kept;
-use crate::plugin::handover::Succession;
 use crate::plugin::lane::Item;
-use crate::plugin::pulse::Pulse;
-use crate::plugin::stage::{self, FileStamp};
-use crate::plugin::watch;
-use crate::resource::{Resources, ServiceState};
-use crate::router::Router;
-use crate::server::Hub;
+use crate::plugin::lane::handover::Succession;
+use crate::plugin::lane::health::Pulse;
+use crate::plugin::{staging, watch};
+use crate::routing::resource::{Resources, ServiceState};
+use crate::routing::router::Router;
 
 /// Something that may have changed.
 #[derive(Debug)]
@@ -56,8 +58,17 @@ pub(crate) enum Change {
     Order(Order, oneshot::Sender<Outcome>),
 }
 
+/// What the service manager is told of a configuration that is read again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ReloadPhase<'a> {
+    Begun,
+    /// With the status line of the outcome.
+    Finished(&'a str),
+}
+
 pub(crate) struct Supervisor {
     hub: Arc<Hub>,
+    on_reload: fn(ReloadPhase<'_>),
     router: Arc<Router>,
     /// Where this process keeps its copies of the libraries.
     staging: PathBuf,
@@ -90,9 +101,10 @@ struct Plugin {
 }
 
 impl Supervisor {
-    pub(crate) fn new(hub: Arc<Hub>, router: Arc<Router>) -> Self {
+    pub(crate) fn new(hub: Arc<Hub>, router: Arc<Router>, on_reload: fn(ReloadPhase<'_>)) -> Self {
         Self {
             hub,
+            on_reload,
             router,
             staging: PathBuf::new(),
             plugins: BTreeMap::new(),
@@ -109,7 +121,7 @@ impl Supervisor {
     /// The staging folder cannot be used.
     pub(crate) async fn start(&mut self) -> std::io::Result<Vec<String>> {
         let config = self.hub.config.load_full();
-        self.staging = stage::prepare(&config.server.staging_dir)?;
+        self.staging = staging::prepare(&config.server.staging_dir)?;
         let mut failures = Vec::new();
         let names: BTreeSet<&str> = config.resources.values().map(|r| &*r.plugin).collect();
         for name in names {
@@ -284,15 +296,4 @@ pub(crate) async fn stop_lanes(hub: &Hub) {
             drop(gone.await);
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

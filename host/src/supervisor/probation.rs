@@ -12,17 +12,17 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use super::Supervisor;
 use super::deploy::Candidate;
 use super::load::Active;
-use super::{Supervisor, chain};
 use crate::config::{Reload, Resource as ResourceConfig};
-use crate::plugin::Snapshot;
-use crate::plugin::handover::{self, Handover, Succession};
-use crate::plugin::loader::Generation;
-use crate::plugin::stage;
-use crate::plugin::tally::Figures;
-use crate::registry::Peer;
-use crate::resource::{Resource, ServiceState};
+use crate::error::chain;
+use crate::plugin::dylib::Generation;
+use crate::plugin::lane::handover::{self, Handover, Succession};
+use crate::plugin::{Snapshot, staging};
+use crate::routing::counters::Figures;
+use crate::routing::registry::Peer;
+use crate::routing::resource::{Resource, ServiceState};
 
 /// A generation that has just begun to serve.
 pub(super) struct Probation {
@@ -160,7 +160,7 @@ impl Supervisor {
         self.activate(name, previous).await;
         let failed = bad.as_ref().map_or(0, |bad| bad.generation.number);
         if let Some(bad) = bad {
-            self.note_rolled_back(name, Some(&stage::hex(&bad.hash)));
+            self.note_rolled_back(name, Some(&staging::hex(&bad.hash)));
         }
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.failed_probations += 1;

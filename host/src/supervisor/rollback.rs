@@ -6,13 +6,14 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::Supervisor;
+use super::commands::Outcome;
 use super::load::{Active, Refusal, forget};
-use super::order::Outcome;
-use crate::aside::aside;
+use crate::fs::blocking::aside;
+use crate::fs::stamp::FileStamp;
 use crate::plugin::archive::{Archive, Kept};
-use crate::plugin::handover::Succession;
-use crate::plugin::loader::Generation;
-use crate::plugin::stage::{self, FileStamp, Hash, StageError};
+use crate::plugin::dylib::Generation;
+use crate::plugin::lane::handover::Succession;
+use crate::plugin::staging::{self, Hash, StageError};
 use crate::plugin::watch;
 
 impl Supervisor {
@@ -40,10 +41,10 @@ impl Supervisor {
         let file = watch::library(&config.server.plugin_dir, name);
         let content = aside({
             let file = file.clone();
-            move || stage::hash_of(&file)
+            move || staging::hash_of(&file)
         });
         // Where there is no file, there is nothing that could come back.
-        let content = content.await.flatten().ok().map(|hash| stage::hex(&hash));
+        let content = content.await.flatten().ok().map(|hash| staging::hex(&hash));
         self.plugins.entry(name.to_owned()).or_default().seen = FileStamp::of(&file);
         self.note_rolled_back(name, content.as_deref().filter(|hash| *hash != kept.hash));
         info!(plugin = name, kept = kept.number, "rolled back");
@@ -53,7 +54,7 @@ impl Supervisor {
     fn choose(&self, name: &str, wanted: Option<u64>) -> Result<Kept, String> {
         let (list, rolled_back) = (self.kept(name), self.archive(name).rolled_back());
         let active = self.plugins.get(name).and_then(|plugin| plugin.active.as_ref());
-        let active = active.map(|active| stage::hex(&active.hash));
+        let active = active.map(|active| staging::hex(&active.hash));
         let numbers: Vec<String> = list.iter().map(|kept| kept.number.to_string()).collect();
         let is_meant = |kept: &Kept| match wanted {
             Some(number) => kept.number == number,
@@ -80,9 +81,9 @@ impl Supervisor {
         let limit = self.hub.config.load().server.reload.preflight;
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
         let demands = self.demands(name);
-        let copied = move || stage::stage(&path, &folder, (&plugin, number), &demands);
+        let copied = move || staging::stage(&path, &folder, (&plugin, number), &demands);
         let staged = aside(copied).await.map_err(Refusal::Host)??;
-        if stage::hex(&staged.hash) != kept.hash {
+        if staging::hex(&staged.hash) != kept.hash {
             forget(&staged.path);
             let (found, kept) = (staged.hash, kept.hash.clone());
             return Err(StageError::OtherThanKept { found, kept }.into());

@@ -4,10 +4,10 @@
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use plugsocket::chunk::{Form, Joiner, Step};
-use plugsocket::dialog;
-use plugsocket::frame::{self, Look};
 use plugsocket::internals::{Crowd, Ear};
+use plugsocket::protocol::chunk::{Form, Joiner, Step};
+use plugsocket::protocol::dialog;
+use plugsocket::protocol::ws::frame::{self, Look};
 
 fn main() {
     divan::main();

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use plugsocket::chunk::{Form, Joiner, Step, TooMuch};
+use plugsocket::protocol::chunk::{Form, Joiner, Step, TooMuch};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {

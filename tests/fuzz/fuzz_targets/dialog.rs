@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::dialog::{close, close_retry, next, ready};
+use plugsocket::protocol::dialog::{close, close_retry, next, ready};
 use serde_json::{Value, json};
 
 fuzz_target!(|input: (&str, u64, u32)| {

@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::http::{Forwarded, Head, forwarded_for};
+use plugsocket::protocol::http::{Forwarded, Head, forwarded_for};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -5,8 +5,8 @@ use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use plugsocket::chunk::Form;
-use plugsocket::frame::{Fault, Look, look};
+use plugsocket::protocol::chunk::Form;
+use plugsocket::protocol::ws::frame::{Fault, Look, look};
 use plugsocket::internals::{Manner, hear};
 use plugsocket_fuzz::{Input, frames};
 use tungstenite::error::ProtocolError;

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::http::{
+use plugsocket::protocol::http::{
     Head, HeadReader, MAX_HEADERS, Method, Refusal, choose_protocol, ident, judge_upgrade,
     post_length, switching,
 };

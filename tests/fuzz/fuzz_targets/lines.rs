@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use plugsocket::lines::{LineError, Lines, Tail};
+use plugsocket::protocol::lines::{LineError, Lines, Tail};
 use plugsocket_fuzz::Input;
 use serde::de::IgnoredAny;
 

@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use plugsocket::http::{Refusal, ident};
-use plugsocket::lines::{Lines, Opened, Opening, Tail, Way, way};
+use plugsocket::protocol::http::{Refusal, ident};
+use plugsocket::protocol::lines::{Lines, Opened, Opening, Tail, Way, way};
 use plugsocket_fuzz::Input;
 
 const MAX_HEAD: usize = 256;

@@ -4,9 +4,9 @@
 use std::io::{self, Read, Write};
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::dialog;
+use plugsocket::protocol::dialog;
 use plugsocket::internals::{Manner, Said, close_code, say};
-use plugsocket::lines::Tail;
+use plugsocket::protocol::lines::Tail;
 use plugsocket_fuzz::Input;
 use tungstenite::protocol::Role;
 use tungstenite::{Message, WebSocket};

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::identity::{Identity, Mint};
+use plugsocket::protocol::identity::{Identity, Mint};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {

@@ -1,0 +1,244 @@
+//! How fast a peer may send: messages and bytes a second, and what becomes of one that sends faster.
+//!
+//! Two buckets of tokens. What is read is paid for afterwards, so a bucket may be in debt, at most by what one read brings; until the debt
+//! is paid the socket is not read, and the peer is held back by TCP. Or it is closed. Pure but for the clock's type.
+
+use std::time::Duration;
+
+use plugsocket_plugin::CloseCode;
+use tokio::time::Instant;
+
+use crate::config::{Rate, RatePolicy};
+use crate::protocol::close::CloseReason;
+use crate::routing::input::Load;
+
+/// The buckets of one connection.
+#[derive(Debug)]
+pub(crate) struct Throttle {
+    messages: Option<Bucket>,
+    bytes: Option<Bucket>,
+    policy: RatePolicy,
+}
+
+/// More than is allowed, and the connection is to be closed for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Excess {
+    pub(crate) reason: CloseReason,
+    /// How much of what was read was still allowed.
+    pub(crate) allowed: Load,
+}
+
+impl Excess {
+    /// So many of the messages brought nothing, and may have come before the others.
+    pub(crate) fn behind(mut self, frames: usize) -> Self {
+        self.allowed.messages = self.allowed.messages.saturating_sub(frames);
+        self
+    }
+}
+
+/// Fills evenly, up to what may come at once.
+#[derive(Debug)]
+struct Bucket {
+    per_second: f64,
+    burst: f64,
+    /// Below zero: debt.
+    tokens: f64,
+    filled: Instant,
+    /// Beside `tokens`, until then: what would have come while the host did not read.
+    saved: f64,
+    saved_until: Instant,
+}
+
+impl Throttle {
+    /// None if there is no limit.
+    pub(crate) fn new(rate: &Rate, now: Instant) -> Option<Self> {
+        let bucket = |per_second: Option<std::num::NonZeroUsize>| {
+            per_second.map(|per_second| Bucket::new(per_second.get() as f64, rate.burst, now))
+        };
+        let (messages, bytes) = (bucket(rate.messages), bucket(rate.bytes));
+        let is_limited = messages.is_some() || bytes.is_some();
+        is_limited.then_some(Self { messages, bytes, policy: rate.policy })
+    }
+
+    /// Pays for what was read. When the next read may be; None: at once.
+    ///
+    /// # Errors
+    /// It is more than is allowed, and the connection is to be closed for it.
+    pub(crate) fn spend(&mut self, read: Load, now: Instant) -> Result<Option<Instant>, Excess> {
+        let left = |bucket: &mut Option<Bucket>| {
+            bucket.as_mut().map_or(usize::MAX, |bucket| bucket.fill(now))
+        };
+        let allowed = Load { messages: left(&mut self.messages), bytes: left(&mut self.bytes) };
+        let messages = self.messages.as_mut().and_then(|bucket| bucket.spend(read.messages));
+        let bytes = self.bytes.as_mut().and_then(|bucket| bucket.spend(read.bytes));
+        if self.policy == RatePolicy::Close {
+            let past = [(&self.messages, messages, "messages"), (&self.bytes, bytes, "bytes")];
+            for (bucket, debt, what) in past {
+                if let (Some(bucket), Some(_)) = (bucket, debt) {
+                    let text = format!(
+                        "more than {} {what} a second (rate.{what}_per_second)",
+                        bucket.per_second
+                    );
+                    let reason = CloseReason::host(CloseCode::POLICY, text);
+                    return Err(Excess { reason, allowed });
+                }
+            }
+        }
+        Ok(messages.max(bytes).map(|debt| now + debt))
+    }
+
+    /// The host has not read for so long, for reasons of its own. What a peer sent meanwhile at its rate comes at once now, and is no
+    /// reason to close it; one that is only delayed loses nothing.
+    pub(crate) fn save(&mut self, unread: Duration, now: Instant) {
+        if self.policy == RatePolicy::Close {
+            let buckets = self.messages.iter_mut().chain(&mut self.bytes);
+            buckets.for_each(|bucket| bucket.save(unread, now));
+        }
+    }
+}
+
+impl Bucket {
+    fn new(per_second: f64, burst: Duration, now: Instant) -> Self {
+        // Less than one could never be spent.
+        let burst = (per_second * burst.as_secs_f64()).max(1.0);
+        Self { per_second, burst, tokens: burst, filled: now, saved: 0.0, saved_until: now }
+    }
+
+    /// Adds what has come since the last time. How much may be spent.
+    fn fill(&mut self, now: Instant) -> usize {
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.filled = now;
+        self.tokens = (self.tokens + since * self.per_second).min(self.burst);
+        if now >= self.saved_until {
+            self.saved = 0.0;
+        }
+        (self.tokens + self.saved) as usize
+    }
+
+    /// For as long as it took, the peer may catch up.
+    fn save(&mut self, unread: Duration, now: Instant) {
+        self.fill(now);
+        self.saved += unread.as_secs_f64() * self.per_second;
+        self.saved_until = self.saved_until.max(now + unread);
+    }
+
+    /// How long until the debt is paid, if there is one.
+    fn spend(&mut self, count: usize) -> Option<Duration> {
+        let count = count as f64;
+        let of_saved = self.saved.min(count);
+        self.saved -= of_saved;
+        self.tokens -= count - of_saved;
+        // A day at most: the debt of one read is small, but a rate may be one byte a second.
+        (self.tokens < 0.0)
+            .then(|| Duration::from_secs_f64((-self.tokens / self.per_second).min(DAY)))
+    }
+}
+
+const DAY: f64 = 86_400.0;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::num::NonZeroUsize;
+    use tokio::time::{advance, sleep_until};
+
+    fn throttle(messages: usize, bytes: usize, burst: f64, policy: RatePolicy) -> Option<Throttle> {
+        let rate = Rate {
+            messages: NonZeroUsize::new(messages),
+            bytes: NonZeroUsize::new(bytes),
+            burst: Duration::from_secs_f64(burst),
+            policy,
+        };
+        Throttle::new(&rate, Instant::now())
+    }
+
+    /// Seconds to wait after reading so many messages of 10 bytes at these times.
+    async fn waits(throttle: &mut Throttle, reads: &[(f64, usize)]) -> Vec<f64> {
+        let mut waits = Vec::new();
+        let start = Instant::now();
+        for (at, messages) in reads {
+            sleep_until(start + Duration::from_secs_f64(*at)).await;
+            let load = Load { messages: *messages, bytes: messages * 10 };
+            let until = throttle.spend(load, Instant::now()).unwrap();
+            let wait = until.map_or(0.0, |until| (until - Instant::now()).as_secs_f64());
+            waits.push((wait * 1000.0).round() / 1000.0);
+        }
+        waits
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_read_is_paid_for_by_waiting() {
+        for (limits, reads, expected) in [
+            // Ten a second, of which ten at once.
+            (
+                (10, 0, 1.0),
+                vec![(0.0, 10), (0.0, 1), (0.1, 1), (2.0, 10)],
+                vec![0.0, 0.1, 0.1, 0.0],
+            ),
+            // A read may go into debt; what was saved up never exceeds the burst.
+            ((10, 0, 1.0), vec![(0.0, 64), (60.0, 20)], vec![5.4, 1.0]),
+            ((10, 0, 0.0), vec![(0.0, 1), (0.0, 1), (5.0, 2)], vec![0.0, 0.1, 0.1]),
+            ((0, 100, 1.0), vec![(0.0, 10), (0.0, 5)], vec![0.0, 0.5]),
+            // Both: the longer wait counts.
+            ((10, 1000, 1.0), vec![(0.0, 20)], vec![1.0]),
+            ((1000, 100, 1.0), vec![(0.0, 20)], vec![1.0]),
+        ] {
+            let (messages, bytes, burst) = limits;
+            let mut throttle = throttle(messages, bytes, burst, RatePolicy::Delay).unwrap();
+            assert_eq!(waits(&mut throttle, &reads).await, expected, "{limits:?} {reads:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_a_long_time_it_is_the_rate_and_one_burst() {
+        let mut throttle = throttle(50, 0, 2.0, RatePolicy::Delay).unwrap();
+        let start = Instant::now();
+        let mut sent = 0;
+        while start.elapsed() < Duration::from_secs(10) {
+            sent += 7;
+            if let Some(until) =
+                throttle.spend(Load { messages: 7, bytes: 0 }, Instant::now()).unwrap()
+            {
+                sleep_until(until).await;
+            }
+        }
+        assert!((600..=614).contains(&sent), "{sent}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn or_the_connection_is_closed() {
+        let mut throttle = throttle(5, 1000, 2.0, RatePolicy::Close).unwrap();
+        let mut spend = |messages, bytes| throttle.spend(Load { messages, bytes }, Instant::now());
+        assert_eq!(spend(10, 10), Ok(None));
+        advance(Duration::from_secs(1)).await;
+        assert_eq!(spend(5, 10), Ok(None));
+        let Excess { reason, allowed } = spend(1, 1).unwrap_err();
+        assert_eq!(reason.code, CloseCode::POLICY);
+        assert_eq!(reason.text, "more than 5 messages a second (rate.messages_per_second)");
+        assert_eq!(allowed, Load { messages: 0, bytes: 1990 });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_host_left_unread_may_be_caught_up_with() {
+        let mut throttle = throttle(5, 0, 1.0, RatePolicy::Close).unwrap();
+        let allowed = |result: Result<_, Excess>| result.map_err(|excess| excess.allowed.messages);
+        advance(Duration::from_secs(4)).await;
+        throttle.save(Duration::from_secs(4), Instant::now());
+        for (after, messages, expected) in
+            [(0, 12, Ok(None)), (3, 13, Ok(None)), (0, 1, Err(0)), (9, 6, Err(5))]
+        {
+            advance(Duration::from_secs(after)).await;
+            let load = Load { messages, bytes: 0 };
+            assert_eq!(
+                allowed(throttle.spend(load, Instant::now())),
+                expected,
+                "{after} {messages}"
+            );
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_limit_there_is_nothing() {
+        assert!(throttle(0, 0, 1.0, RatePolicy::Close).is_none());
+    }
+}

@@ -1,0 +1,36 @@
+//! The state that all parts of a running host share.
+//!
+//! Owns what connections, supervisor and operator commands look up. Decides nothing.
+
+pub(crate) mod status;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+
+use self::status::Roster;
+use crate::auth::Guards;
+use crate::config::Config;
+use crate::net::connection_limits::Census;
+use crate::net::tls::Tls;
+use crate::protocol::identity::Mint;
+use crate::routing::registry::Registry;
+use crate::routing::resource::Resources;
+
+/// What all connections share.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    /// The configuration in force; a connection looks once, when it comes.
+    pub(crate) config: ArcSwap<Config>,
+    pub(crate) resources: Arc<ArcSwap<Resources>>,
+    /// Who may come to them, where not everybody may.
+    pub(crate) guards: ArcSwap<Guards>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) mint: Mint,
+    pub(crate) census: Arc<Census>,
+    pub(crate) tls: Tls,
+    /// How the plugins stand.
+    pub(crate) roster: ArcSwap<Roster>,
+    pub(crate) started: Instant,
+}

@@ -1,0 +1,495 @@
+//! The two pieces that several threads are at together, under many interleavings: nothing is lost, doubled or reordered, and whoever
+//! waits is woken.
+//!
+//! With `--cfg shuttle` (`tests/model`) a scheduler of its own chooses who runs at each lock and each atomic, and says so if
+//! nobody can: that is a wake-up that was lost. Without, the same on real threads, a few hundred times.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use plugsocket_plugin::{CloseCode, ClosedBy};
+use tokio::sync::oneshot;
+
+use super::crowd;
+use crate::config::{LaneKind, Limits, OutboxPolicy};
+use crate::plugin::lane::handover::{HandoverLimits, Succession, Swap};
+use crate::plugin::lane::inbox::Inbox;
+use crate::plugin::lane::{self, Item, health};
+use crate::plugin::{Event, Failure, Instance, Snapshot};
+use crate::protocol::close::CloseReason;
+use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Payload;
+use crate::routing::input::{Input, Load};
+use crate::routing::outbox::{Bounds, First, Gone, Look, Outbox, Taken};
+use crate::routing::registry::Peer;
+
+#[cfg(shuttle)]
+mod ground {
+    pub(super) use shuttle::future::block_on;
+    pub(super) use shuttle::sync::mpsc;
+    pub(super) use shuttle::thread::{spawn, yield_now};
+
+    /// `MODEL_ITERATIONS` interleavings, half of them at random, half with few changes of thread (PCT), which go deeper.
+    pub(super) fn check(body: impl Fn() + Clone + Send + Sync + 'static) {
+        let iterations = std::env::var("MODEL_ITERATIONS").ok().and_then(|n| n.parse().ok());
+        let iterations: usize = iterations.unwrap_or(20_000);
+        shuttle::check_random(body.clone(), iterations / 2);
+        shuttle::check_pct(body, iterations / 2, 3);
+    }
+}
+
+#[cfg(not(shuttle))]
+mod ground {
+    pub(super) use std::sync::mpsc;
+    pub(super) use std::thread::{spawn, yield_now};
+
+    pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(future)
+    }
+
+    pub(super) fn check(body: impl Fn() + Clone + Send + Sync + 'static) {
+        (0..300).for_each(|_| body());
+    }
+}
+
+use ground::{block_on, check, mpsc, spawn, yield_now};
+
+const ROOMY: Bounds = bounds(100);
+
+const fn bounds(messages: usize) -> Bounds {
+    let bytes = 100_000;
+    Bounds { messages, bytes, message_bytes: bytes, policy: OutboxPolicy::Close }
+}
+
+fn text(pusher: usize, n: usize) -> Outgoing {
+    Outgoing::Message(Payload::text(format!("{pusher} {n}")))
+}
+
+/// The numbers of one pusher's messages.
+fn numbers(taken: &[Outgoing], pusher: usize) -> Vec<usize> {
+    let texts = taken.iter().filter_map(|item| match item {
+        Outgoing::Message(payload) => str::from_utf8(payload.as_bytes()).unwrap().split_once(' '),
+        _ => None,
+    });
+    texts.filter(|(by, _)| *by == pusher.to_string()).map(|(_, n)| n.parse().unwrap()).collect()
+}
+
+/// What the connection's task does: takes until it is told to close, then the rest.
+fn take_all(outbox: &Outbox) -> (Vec<Outgoing>, Vec<CloseReason>) {
+    let (mut taken, mut reasons) = (Vec::new(), Vec::new());
+    block_on(async {
+        while reasons.is_empty() {
+            let next = outbox.take().await;
+            taken.extend(next.queue);
+            reasons.extend(next.close);
+        }
+        taken.extend(outbox.rest().await);
+    });
+    (taken, reasons)
+}
+
+/// Pushes until it is told that the connection has gone; returns how many were taken.
+fn push(outbox: Arc<Outbox>, pusher: usize, count: usize, bounds: Bounds) -> usize {
+    (0..count).take_while(|n| outbox.push(text(pusher, *n), bounds).is_ok()).count()
+}
+
+#[test]
+fn what_an_outbox_took_is_taken_from_it_once_and_in_order() {
+    check(|| {
+        let outbox = Arc::new(Outbox::default());
+        let pushers: Vec<_> = (0..2)
+            .map(|pusher| {
+                let outbox = outbox.clone();
+                spawn(move || push(outbox, pusher, 3, ROOMY))
+            })
+            .collect();
+        let lane = {
+            let outbox = outbox.clone();
+            spawn(move || {
+                outbox.accept(Some(Outgoing::Ready));
+                yield_now();
+                let reason = CloseReason::host(CloseCode::AWAY, "x");
+                assert_eq!(outbox.close(reason), Ok(()));
+                let taken: Vec<usize> =
+                    pushers.into_iter().map(|pusher| pusher.join().unwrap()).collect();
+                outbox.finish();
+                taken
+            })
+        };
+        let (taken, reasons) = take_all(&outbox);
+        let pushed = lane.join().unwrap();
+        assert_eq!(reasons.len(), 1);
+        assert_eq!(taken[0], Outgoing::Ready);
+        // An orderly close still takes what comes: all of it is there.
+        for (pusher, count) in pushed.into_iter().enumerate() {
+            assert_eq!(count, 3);
+            assert_eq!(numbers(&taken, pusher), [0, 1, 2]);
+        }
+    });
+}
+
+#[test]
+fn of_several_who_close_the_first_one_counts() {
+    check(|| {
+        let outbox = Arc::new(Outbox::default());
+        outbox.accept(None);
+        let closers: Vec<_> = [CloseCode::NORMAL, CloseCode::POLICY]
+            .into_iter()
+            .map(|code| {
+                let outbox = outbox.clone();
+                spawn(move || {
+                    let pushed = push(outbox.clone(), usize::from(code.0), 2, ROOMY);
+                    let reason = CloseReason::new(code, ClosedBy::Plugin, "");
+                    (code, pushed, outbox.close(reason))
+                })
+            })
+            .collect();
+        let lane = {
+            let outbox = outbox.clone();
+            spawn(move || {
+                let ends: Vec<_> =
+                    closers.into_iter().map(|closer| closer.join().unwrap()).collect();
+                outbox.finish();
+                ends
+            })
+        };
+        let (taken, reasons) = take_all(&outbox);
+        let ends = lane.join().unwrap();
+        let first: Vec<_> = ends.iter().filter(|(.., closed)| closed.is_ok()).collect();
+        let ([(code, ..)], [reason]) = (&first[..], &reasons[..]) else {
+            panic!("{ends:?} {reasons:?}")
+        };
+        assert_eq!(*code, reason.code);
+        // What was taken before the end is not lost with it.
+        for (code, pushed, _) in &ends {
+            assert_eq!(numbers(&taken, usize::from(code.0)), Vec::from_iter(0..*pushed));
+        }
+    });
+}
+
+#[test]
+fn an_outbox_that_is_full_says_so_once_and_takes_nothing_more() {
+    const TIGHT: Bounds = bounds(2);
+    check(|| {
+        let outbox = Arc::new(Outbox::default());
+        outbox.accept(None);
+        let pushers: Vec<_> = (0..2)
+            .map(|pusher| {
+                let outbox = outbox.clone();
+                spawn(move || push(outbox, pusher, 3, TIGHT))
+            })
+            .collect();
+        let lane = {
+            let outbox = outbox.clone();
+            spawn(move || {
+                let pushed: Vec<usize> =
+                    pushers.into_iter().map(|pusher| pusher.join().unwrap()).collect();
+                let closed = outbox.close(CloseReason::host(CloseCode::AWAY, "x"));
+                if closed.is_err() {
+                    assert_eq!(outbox.push(Outgoing::Ping, TIGHT), Err(Gone));
+                }
+                outbox.finish();
+                (pushed, closed)
+            })
+        };
+        let (taken, reasons) = take_all(&outbox);
+        let (pushed, closed) = lane.join().unwrap();
+        let [reason] = &reasons[..] else { panic!("{reasons:?}") };
+        let was_full = closed == Err(Gone);
+        assert_eq!(reason.code, if was_full { CloseCode::TRY_AGAIN } else { CloseCode::AWAY });
+        for (pusher, pushed) in pushed.into_iter().enumerate() {
+            // Of a slow peer what waited is dropped, at the end; else nothing is.
+            let numbers = numbers(&taken, pusher);
+            assert_eq!(numbers, Vec::from_iter(0..numbers.len()));
+            assert!(numbers.len() == pushed || was_full && numbers.len() < pushed);
+        }
+    });
+}
+
+#[test]
+fn a_connection_that_may_not_read_is_woken_when_it_may() {
+    const TIGHT: Bounds = bounds(4);
+    const ONE: Load = Load { messages: 1, bytes: 3 };
+    check(|| {
+        let outbox = Arc::new(Outbox::default());
+        outbox.accept(None);
+        let (sender, received) = mpsc::channel();
+        let lane = {
+            let outbox = outbox.clone();
+            spawn(move || {
+                // Every second message is only acknowledged by its being given back.
+                for n in received {
+                    if n % 2 == 0 {
+                        outbox.push(text(0, n), TIGHT).unwrap();
+                    }
+                    outbox.give_back(ONE);
+                }
+            })
+        };
+        let mut taken = Vec::new();
+        block_on(async {
+            for n in 0..5 {
+                let look =
+                    |cx: &mut Context<'_>| match outbox.look(cx, First::Write, Some(ONE), TIGHT) {
+                        Look::Write(taken) => Poll::Ready(Some(taken)),
+                        Look::Wait { may_read: true, .. } => Poll::Ready(None),
+                        Look::Wait { .. } => Poll::Pending,
+                    };
+                while let Some(next) = poll_fn(look).await {
+                    outbox.attend();
+                    taken.extend(next.queue);
+                }
+                outbox.attend();
+                outbox.lend(ONE);
+                sender.send(n).unwrap();
+            }
+            drop(sender);
+            while numbers(&taken, 0).len() < 3 {
+                taken.extend(outbox.take().await.queue);
+            }
+        });
+        lane.join().unwrap();
+        assert_eq!(numbers(&taken, 0), [0, 2, 4]);
+    });
+}
+
+/// What a connection's task does with a lane that answers at length: hands on five messages, reads its outbox, sees to what was
+/// deferred, and goes once all is answered. Returns what it took.
+fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
+    let mut taken = Vec::new();
+    let is_next = |item: &&Outgoing| matches!(item, Outgoing::Next(_));
+    block_on(async {
+        assert!(inbox.send(Item::Open(peer.clone())).await.is_ok());
+        let input = |n: i32| Input::Message(Payload::text(n.to_string()));
+        for numbers in [0..4, 4..5] {
+            let inputs = numbers.map(input).collect();
+            if let Err(refused) = inbox.try_inputs(peer, inputs) {
+                assert!(inbox.send(refused.into_inner()).await.is_ok());
+            }
+        }
+        while taken.iter().filter(is_next).count() < 5 {
+            let next = outbox_turn(&peer.outbox, peer.bounds).await;
+            assert_eq!(next.close, None);
+            taken.extend(next.queue);
+            if next.resumes {
+                peer.outbox.written();
+                assert!(inbox.send(Item::Resume(peer.clone())).await.is_ok());
+            }
+        }
+        // One that is done is woken when nothing of it is with the lane any more.
+        let look = |cx: &mut Context<'_>| match peer.outbox.look(cx, First::Read, None, peer.bounds)
+        {
+            Look::Wait { may_read: true, is_due: false } => Poll::Ready(()),
+            Look::Wait { is_due: false, .. } => Poll::Pending,
+            _ => panic!("more than was answered"),
+        };
+        poll_fn(look).await;
+        peer.outbox.attend();
+        let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
+        assert!(inbox.send(Item::Close(peer.clone(), left)).await.is_ok());
+    });
+    taken
+}
+
+/// One look of a connection's task that has read its last.
+async fn outbox_turn(outbox: &Outbox, bounds: Bounds) -> Taken {
+    let look = |cx: &mut Context<'_>| match outbox.look(cx, First::Write, None, bounds) {
+        Look::Write(taken) => Poll::Ready(taken),
+        Look::Wait { .. } => Poll::Pending,
+    };
+    let taken = poll_fn(look).await;
+    outbox.attend();
+    taken
+}
+
+/// An application that answers each message with three.
+fn talker() -> Box<dyn Instance> {
+    let handle = |event: Event<'_>| {
+        if let Event::Message(peer, payload) = event {
+            for _ in 0..3 {
+                // One that has gone needs none.
+                let _gone = peer.send(payload.clone(), None);
+                yield_now();
+            }
+        }
+    };
+    Box::new(Stage { generation: 1, handle })
+}
+
+fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
+    check(move || {
+        let resource = crowd::resource("/x");
+        // An answer and its `next` find a place as long as three quarters are not taken; all answers do not.
+        let limits = Limits { outbox_messages: 16, ..Limits::default() };
+        let (inbox, standstill) = lane::open(1);
+        let running = standstill.into_running(resource.clone(), kind, talker());
+        let lane = spawn(move || block_on(running));
+        let peers: Vec<_> = ["a", "b"]
+            .map(|name| crowd::peer_within(&limits, &resource, name, ""))
+            .map(|peer| {
+                let inbox = inbox.clone();
+                spawn(move || converse(&inbox, &peer))
+            })
+            .into();
+        drop(inbox);
+        for peer in peers {
+            let taken = peer.join().unwrap();
+            let texts = taken.iter().filter_map(|item| match item {
+                Outgoing::Message(payload) => Some(payload.as_bytes()[0] - b'0'),
+                _ => None,
+            });
+            assert_eq!(texts.collect::<Vec<_>>(), [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4]);
+        }
+        lane.join().unwrap();
+    });
+}
+
+#[test]
+fn from_a_shared_lane_a_peer_that_does_not_wait_gets_more_than_its_outbox_holds() {
+    a_peer_that_does_not_wait_is_answered_in_full(LaneKind::Shared);
+}
+
+#[test]
+fn from_a_lane_of_its_own_too() {
+    a_peer_that_does_not_wait_is_answered_in_full(LaneKind::Thread);
+}
+
+/// An application that does this at each event, and lets somebody else run while its state is handed over.
+struct Stage<F> {
+    generation: u64,
+    handle: F,
+}
+
+impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
+    fn handle(&mut self, event: Event<'_>) -> Result<(), Failure> {
+        (self.handle)(event);
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+        yield_now();
+        Ok(None)
+    }
+
+    fn restore(&mut self, _: Option<&Snapshot>) -> Result<(), Failure> {
+        yield_now();
+        Ok(())
+    }
+
+    fn retire(&mut self) {}
+
+    fn voice(&self) -> Option<(health::Voice, u8)> {
+        None
+    }
+
+    fn tick_every(&mut self) -> Option<std::time::Duration> {
+        None
+    }
+
+    fn plugin(&self) -> &str {
+        "stage"
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation
+    }
+}
+
+/// Neither lock nor atomic of the model: whoever writes here has the clerk.
+type Notes = Arc<std::sync::Mutex<Vec<(u64, String)>>>;
+
+/// An application that writes down what it is called for; between the call and the note somebody else may run.
+fn scribe(generation: u64, notes: Notes) -> Box<dyn Instance> {
+    let handle = move |event: Event<'_>| {
+        let note = match event {
+            Event::Open(peer) => format!("open {}", peer.address),
+            Event::Message(_, payload) => String::from_utf8(payload.as_bytes().to_vec()).unwrap(),
+            Event::Close(peer, _) => format!("close {}", peer.address),
+            Event::Error(..) | Event::Tick(_) => return,
+        };
+        yield_now();
+        notes.lock().unwrap().push((generation, note));
+    };
+    Box::new(Stage { generation, handle })
+}
+
+/// A connection's task: comes, says three things, goes.
+fn visit(inbox: Inbox, peer: Arc<Peer>) {
+    block_on(async {
+        assert!(inbox.send(Item::Open(peer.clone())).await.is_ok());
+        for n in 0..3 {
+            let input = Input::Message(Payload::text(format!("{} {n}", peer.address)));
+            assert!(
+                inbox
+                    .send(Item::Inputs {
+                        peer: peer.clone(),
+                        inputs: vec![input],
+                        lent: Load::default()
+                    })
+                    .await
+                    .is_ok()
+            );
+        }
+        let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
+        assert!(inbox.send(Item::Close(peer, left)).await.is_ok());
+    });
+}
+
+fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
+    check(move || {
+        let notes = Notes::default();
+        let resource = crowd::resource("/x");
+        let scribe = |generation| scribe(generation, notes.clone());
+        // Room for two: some have to wait for a place.
+        let (inbox, standstill) = lane::open(2);
+        let running = standstill.into_running(resource.clone(), kind, scribe(1));
+        let lane = spawn(move || block_on(running));
+        let visitors: Vec<_> = ["a", "b"]
+            .map(|name| {
+                let (inbox, peer) = (inbox.clone(), crowd::peer(&resource, name, ""));
+                (peer.clone(), spawn(move || visit(inbox, peer)))
+            })
+            .into();
+        block_on(async {
+            let (done, outcome) = oneshot::channel();
+            let limits = HandoverLimits { snapshot_bytes: 0, restore: std::time::Duration::ZERO };
+            let (next, known) = (scribe(2), Vec::new());
+            let swap = Swap { next, succession: Succession::Heir, known, limits, done };
+            assert!(inbox.send(Item::Swap(swap)).await.is_ok());
+            assert!(outcome.await.unwrap().is_ok());
+        });
+        for (peer, visitor) in visitors {
+            visitor.join().unwrap();
+            // Done, or in the inbox: closed by the lane's own order.
+            let queue = block_on(peer.outbox.rest());
+            let nexts = queue.iter().filter(|item| matches!(item, Outgoing::Next(_))).count();
+            assert_eq!((queue.front(), nexts), (Some(&Outgoing::Ready), 3));
+        }
+        drop(inbox);
+        lane.join().unwrap();
+        let notes = notes.lock().unwrap();
+        assert!(notes.is_sorted_by_key(|(generation, _)| *generation), "{notes:?}");
+        for name in ["a", "b"] {
+            let own: Vec<&str> = notes
+                .iter()
+                .map(|(_, note)| &note[..])
+                .filter(|note| note.contains(name))
+                .collect();
+            let expected = ["open", "0", "1", "2", "close"];
+            assert_eq!(own.len(), 5, "{notes:?}");
+            assert!(own.iter().zip(expected).all(|(note, part)| note.contains(part)), "{notes:?}");
+        }
+    });
+}
+
+#[test]
+fn on_a_shared_lane_each_item_is_seen_once_and_in_order_by_one_generation() {
+    each_item_is_seen_once_by_one_generation(LaneKind::Shared);
+}
+
+#[test]
+fn on_a_lane_of_its_own_too() {
+    each_item_is_seen_once_by_one_generation(LaneKind::Thread);
+}

@@ -1,0 +1,334 @@
+//! The command line's side of the control socket: asks one thing, prints the answer, and ends with a code.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::protocol::{Answer, Certificate, Connection, Difference, Plugin, Request, Status};
+use super::table::{age, table};
+use crate::config::{Config, ConfigError};
+use crate::ops::logging::escaped;
+use crate::plugin::trial::Trial;
+
+/// Commands that a running host answers.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Ask {
+    /// Show what the running host serves.
+    Status(Form),
+    /// Show or change the plugins of the running host.
+    #[command(subcommand)]
+    Plugin(AskPlugin),
+    /// Let the running host read the configuration again.
+    Reload,
+    /// Show or close connections of the running host.
+    Connections(AskConnections),
+    /// Let the running host close its connections and end, as SIGTERM does.
+    Drain,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum AskPlugin {
+    /// All plugins: those in the folder and those that run.
+    List(Form),
+    /// Load the library again, even if it is the same, and let it take over with its state.
+    Reload { name: String },
+    /// Let a library that served before take over again, with the state. `plugin list` shows what is kept.
+    Rollback {
+        name: String,
+        /// Its number; without it, the one before the active one.
+        generation: Option<u64>,
+        /// Without the state: connections stay, the application sees them open again.
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Close the resources of a plugin until it is enabled again, or the host starts again.
+    Disable { name: String },
+    /// Serve the resources of a disabled plugin again.
+    Enable { name: String },
+    /// Try a library in a process of its own: open it, start it, let it take over a state. Needs no host.
+    Check(Trial),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AskConnections {
+    #[command(subcommand)]
+    action: Option<AskConnection>,
+    /// Only those of one resource.
+    #[arg(long, value_name = "PATH")]
+    resource: Option<String>,
+    #[command(flatten)]
+    form: Form,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum AskConnection {
+    /// Close one, by the uuid that the list shows.
+    Close { uuid: String },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Form {
+    /// One JSON value instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// How a command ended, as its exit code: 0 done, 1 refused, 3 no host answers.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("no host answers on {}; is it running, with this --config?", path.display())]
+    NoHost {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the host's answer cannot be read")]
+    Answer(#[source] serde_json::Error),
+}
+
+impl AskError {
+    /// The exit code.
+    pub(crate) fn code(&self) -> ExitCode {
+        match self {
+            Self::NoHost { .. } => ExitCode::from(3),
+            Self::Config(_) | Self::Answer(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+/// What to print, and the code to end with.
+pub(crate) struct Outcome {
+    pub(crate) text: String,
+    pub(crate) is_done: bool,
+}
+
+impl Ask {
+    /// Asks the host that runs with this configuration.
+    ///
+    /// # Errors
+    /// No host answers, or not in a way that can be read.
+    pub(crate) fn run(self, config: &Path) -> Result<Outcome, AskError> {
+        let (request, form) = self.request();
+        let answer = ask(config, &request)?;
+        Ok(print(answer, form))
+    }
+
+    fn request(self) -> (Request, Form) {
+        const TABLE: Form = Form { json: false };
+        match self {
+            Self::Status(form) => (Request::Status {}, form),
+            Self::Plugin(AskPlugin::List(form)) => (Request::Plugins {}, form),
+            Self::Plugin(AskPlugin::Reload { name }) => {
+                (Request::PluginReload { plugin: name }, TABLE)
+            }
+            Self::Plugin(AskPlugin::Rollback { name, generation, fresh }) => {
+                (Request::PluginRollback { plugin: name, generation, fresh }, TABLE)
+            }
+            Self::Plugin(AskPlugin::Disable { name }) => {
+                (Request::PluginDisable { plugin: name }, TABLE)
+            }
+            Self::Plugin(AskPlugin::Enable { name }) => {
+                (Request::PluginEnable { plugin: name }, TABLE)
+            }
+            Self::Plugin(AskPlugin::Check(_)) => unreachable!("no question to a host"),
+            Self::Reload => (Request::Reload {}, TABLE),
+            Self::Connections(AskConnections { action, resource, form }) => match action {
+                Some(AskConnection::Close { uuid }) => (Request::Close { uuid }, TABLE),
+                None => (Request::Connections { resource }, form),
+            },
+            Self::Drain => (Request::Drain {}, TABLE),
+        }
+    }
+}
+
+/// What the files would change for the running host.
+///
+/// # Errors
+/// As [`Ask::run`].
+pub(crate) fn difference(config: &Path, json: bool) -> Result<Outcome, AskError> {
+    let answer = ask(config, &Request::Diff {})?;
+    Ok(print(answer, Form { json }))
+}
+
+fn ask(config: &Path, request: &Request) -> Result<Answer, AskError> {
+    let path = Config::load(config)?.server.control;
+    let failed = |source| AskError::NoHost { path: path.clone(), source };
+    let mut stream = UnixStream::connect(&path).map_err(failed)?;
+    let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(failed)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
+    serde_json::from_str(&answer).map_err(AskError::Answer)
+}
+
+fn print(answer: Answer, form: Form) -> Outcome {
+    let is_done = !matches!(answer, Answer::Refused(_));
+    let text = match answer {
+        Answer::Done(text) | Answer::Refused(text) => escaped(&text),
+        answer if form.json => {
+            let value = serde_json::to_value(answer).unwrap_or_default();
+            value["data"].to_string()
+        }
+        Answer::Status(status) => print_status(&status),
+        Answer::Plugins(plugins) => print_plugins(&plugins),
+        Answer::Connections(connections) => print_connections(&connections),
+        Answer::Diff(difference) => print_difference(&difference),
+    };
+    Outcome { text: text.trim_end().to_owned(), is_done }
+}
+
+fn print_status(status: &Status) -> String {
+    let Status { version, pid, config, connections, .. } = status;
+    let up = age(status.uptime_seconds);
+    let rows: Vec<Vec<String>> = status
+        .resources
+        .iter()
+        .map(|resource| {
+            let counts = resource.counts;
+            let generation = resource.generation.map_or("-".to_owned(), |n| n.to_string());
+            let pause = format!("{} µs", resource.last_pause_micros);
+            vec![
+                resource.path.clone(),
+                resource.plugin.clone(),
+                generation,
+                resource.lane.clone(),
+                counts.sessions.to_string(),
+                counts.messages.to_string(),
+                counts.refused_messages.to_string(),
+                counts.panics.to_string(),
+                counts.slow_calls.to_string(),
+                resource.swaps.to_string(),
+                if resource.swaps == 0 { "-".to_owned() } else { pause },
+                resource.closed.clone().unwrap_or_default(),
+            ]
+        })
+        .collect();
+    let headings = [
+        "RESOURCE",
+        "PLUGIN",
+        "GEN",
+        "LANE",
+        "SESSIONS",
+        "MESSAGES",
+        "REFUSED",
+        "PANICS",
+        "SLOW",
+        "SWAPS",
+        "LAST PAUSE",
+        "CLOSED",
+    ];
+    format!(
+        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{}{}",
+        table(&headings, &rows),
+        print_certificates(&status.certificates)
+    )
+}
+
+fn print_certificates(certificates: &[Certificate]) -> String {
+    if certificates.is_empty() {
+        return String::new();
+    }
+    let row = |certificate: &Certificate| {
+        let Certificate { key, file, names, expires, days_left, problem } = certificate;
+        let problem = problem.clone().unwrap_or_default();
+        let names = if names.is_empty() { key.clone() } else { names.join(" ") };
+        vec![names, expires.clone(), days_left.to_string(), file.clone(), problem]
+    };
+    let rows: Vec<Vec<String>> = certificates.iter().map(row).collect();
+    format!("\n{}", table(&["CERTIFICATE", "EXPIRES", "DAYS", "FILE", "PROBLEM"], &rows))
+}
+
+fn print_plugins(plugins: &[Plugin]) -> String {
+    let rows: Vec<Vec<String>> = plugins
+        .iter()
+        .map(|plugin| {
+            let of = |text: fn(&super::protocol::Generation) -> String| {
+                plugin.generation.as_ref().map_or("-".to_owned(), text)
+            };
+            vec![
+                plugin.name.clone(),
+                plugin.state.clone(),
+                of(|generation| generation.number.to_string()),
+                of(|generation| generation.hash.chars().take(12).collect()),
+                of(|generation| format!("{} {}", generation.version, generation.build)),
+                of(|generation| age(generation.age_seconds)),
+                plugin.retired.to_string(),
+                kept(plugin),
+                plugin.counts.sessions.to_string(),
+                plugin.counts.messages.to_string(),
+                plugin.counts.panics.to_string(),
+                plugin.counts.slow_calls.to_string(),
+                plugin.resources.join(" "),
+            ]
+        })
+        .collect();
+    let headings = [
+        "PLUGIN",
+        "STATE",
+        "GEN",
+        "HASH",
+        "BUILD",
+        "AGE",
+        "RETIRED",
+        "KEPT",
+        "SESSIONS",
+        "MESSAGES",
+        "PANICS",
+        "SLOW",
+        "RESOURCES",
+    ];
+    let mut text = table(&headings, &rows);
+    for plugin in plugins {
+        let name = escaped(&plugin.name);
+        if !plugin.pinned.is_empty() {
+            text.push_str(&format!("\n{name}: pinned to SHA-256 {}\n", plugin.pinned.join(", ")));
+        }
+        if let Some(reason) = &plugin.refused {
+            text.push_str(&format!("\n{name}: {}\n", escaped(reason)));
+        }
+    }
+    text
+}
+
+fn kept(plugin: &Plugin) -> String {
+    let numbers: Vec<String> = plugin.kept.iter().map(|kept| kept.number.to_string()).collect();
+    numbers.join(" ")
+}
+
+fn print_connections(connections: &[Connection]) -> String {
+    let rows: Vec<Vec<String>> = connections
+        .iter()
+        .map(|connection| {
+            let Connection { uuid, kind, resource, address, ident } = connection;
+            let ident = ident.clone().unwrap_or_default();
+            vec![uuid.clone(), kind.clone(), resource.clone(), address.clone(), ident]
+        })
+        .collect();
+    table(&["UUID", "KIND", "RESOURCE", "ADDRESS", "IDENT"], &rows)
+}
+
+fn print_difference(difference: &Difference) -> String {
+    if *difference == Difference::default() {
+        return "nothing would change".to_owned();
+    }
+    let lines = [
+        ("added", &difference.added),
+        ("removed", &difference.removed),
+        ("remapped", &difference.remapped),
+        ("reconfigured", &difference.reconfigured),
+        ("reshaped", &difference.reshaped),
+        ("guarded", &difference.guarded),
+        ("plugins", &difference.plugins),
+        ("swapped", &difference.swapped),
+        ("server", &difference.server_keys),
+        ("needs a restart", &difference.needs_restart),
+    ];
+    let told = lines.into_iter().filter(|(_, names)| !names.is_empty());
+    told.map(|(what, names)| format!("{what}: {}\n", escaped(&names.join(", ")))).collect()
+}

@@ -1,0 +1,220 @@
+//! What is to be seen of a running host: looks at what everybody shares, and asks nobody.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::protocol::{
+    Answer, Certificate, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
+};
+use crate::config::{Config, LaneKind};
+use crate::error::chain;
+use crate::fs::blocking::aside;
+use crate::hub::Hub;
+use crate::hub::status::Standing;
+use crate::net::tls;
+use crate::plugin::{archive, staging, watch};
+use crate::routing::resource::{Resource as Served, ServiceState};
+
+pub(super) fn status(hub: &Hub) -> Status {
+    let config = hub.config.load();
+    let resources = hub.resources.load();
+    Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        uptime_seconds: hub.started.elapsed().as_secs(),
+        config: config.path.display().to_string(),
+        connections: hub.registry.len(),
+        certificates: hub.tls.served().map_or_else(Vec::new, |served| {
+            served.standings().map(|standing| certificate(&standing)).collect()
+        }),
+        resources: resources.values().map(|served| resource(served, &config)).collect(),
+    }
+}
+
+fn certificate(standing: &tls::Standing<'_>) -> Certificate {
+    Certificate {
+        key: standing.key(),
+        file: standing.file.display().to_string(),
+        names: standing.names.to_vec(),
+        expires: tls::date(standing.expires),
+        days_left: standing.expires.saturating_sub(tls::now()) / 86_400,
+        problem: standing.problem.as_deref().map(ToOwned::to_owned),
+    }
+}
+
+fn resource(served: &Served, config: &Config) -> Resource {
+    let (service, figures) = (served.service(), served.tally.figures());
+    let (generation, closed) = match &service.state {
+        ServiceState::Serving(inbox) => (Some(inbox.pulse().generation()), None),
+        ServiceState::Unavailable(outage) => (None, Some(outage.text.clone())),
+    };
+    let plugin = config.resources.get(&served.path).map(|settings| settings.plugin.clone());
+    let lane = match service.lane {
+        LaneKind::Thread => "thread",
+        LaneKind::Shared => "shared",
+    };
+    Resource {
+        path: served.path.clone(),
+        plugin: plugin.unwrap_or_default(),
+        generation,
+        closed,
+        lane: lane.to_owned(),
+        counts: counts(served),
+        swaps: figures.swaps,
+        last_pause_micros: u64::try_from(figures.last_pause.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+fn counts(served: &Served) -> Counts {
+    let figures = served.tally.figures();
+    Counts {
+        sessions: served.count() as u64,
+        messages: figures.messages,
+        refused_messages: figures.refused,
+        panics: figures.panics,
+        slow_calls: figures.slow_calls,
+        dropped_messages: figures.dropped,
+    }
+}
+
+impl std::iter::Sum for Counts {
+    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
+        counts.fold(Self::default(), |sum, next| Self {
+            sessions: sum.sessions + next.sessions,
+            messages: sum.messages + next.messages,
+            refused_messages: sum.refused_messages + next.refused_messages,
+            panics: sum.panics + next.panics,
+            slow_calls: sum.slow_calls + next.slow_calls,
+            dropped_messages: sum.dropped_messages + next.dropped_messages,
+        })
+    }
+}
+
+pub(super) fn plugins(hub: &Hub) -> Vec<Plugin> {
+    let (config, roster) = (hub.config.load(), hub.roster.load());
+    let in_folder = watch::libraries(&config.server.plugin_dir);
+    let mut names: BTreeSet<&str> =
+        in_folder.iter().filter_map(|p| watch::plugin_name(p)).collect();
+    names.extend(roster.keys().map(String::as_str));
+    names.extend(config.resources.values().map(|settings| &*settings.plugin));
+    names.into_iter().map(|name| plugin(name, hub, &config, roster.get(name))).collect()
+}
+
+fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -> Plugin {
+    let served = hub.resources.load();
+    let resources: Vec<String> = config.mapped_to(name).map(|(path, _)| path.clone()).collect();
+    let generation = standing.and_then(|standing| standing.generation.as_ref());
+    let state = match generation {
+        _ if standing.is_some_and(|standing| standing.is_disabled) => "disabled",
+        Some(_) if resources.is_empty() => "loaded",
+        Some(_) => "active",
+        None if resources.is_empty() => "available",
+        None => "refused",
+    };
+    Plugin {
+        name: name.to_owned(),
+        state: state.to_owned(),
+        refused: standing.and_then(|standing| standing.refused.clone()),
+        pinned: config
+            .plugins
+            .get(name)
+            .map(|plugin| plugin.sha256.iter().map(|hash| staging::hex(hash)).collect())
+            .unwrap_or_default(),
+        generation: generation.map(|running| Generation {
+            number: running.number,
+            hash: running.hash.clone(),
+            package: running.package.clone(),
+            version: running.version.clone(),
+            build: running.build.clone(),
+            age_seconds: age(running.since).as_secs(),
+        }),
+        on_probation: standing.is_some_and(|standing| standing.is_on_probation),
+        failed_probations: standing.map_or(0, |standing| standing.failed_probations),
+        kept: standing.map(kept).unwrap_or_default(),
+        retired: standing.map_or(0, |standing| standing.retired),
+        counts: resources.iter().filter_map(|path| served.get(path)).map(|s| counts(s)).sum(),
+        resources,
+    }
+}
+
+fn kept(standing: &Standing) -> Vec<Kept> {
+    let kept = |kept: &archive::Kept| Kept {
+        number: kept.number,
+        hash: kept.hash.clone(),
+        age_seconds: age(kept.since).as_secs(),
+    };
+    standing.kept.iter().map(kept).collect()
+}
+
+fn age(since: SystemTime) -> Duration {
+    since.elapsed().unwrap_or_default()
+}
+
+pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<Connection> {
+    let mut found = Vec::new();
+    hub.registry.for_each(|peer| {
+        if resource.is_none_or(|path| peer.resource.path == path) {
+            found.push(Connection {
+                uuid: peer.identity.as_str().to_owned(),
+                kind: peer.kind.as_str().to_owned(),
+                resource: peer.resource.path.clone(),
+                address: peer.address.to_string(),
+                ident: peer.ident().map(ToOwned::to_owned),
+            });
+        }
+    });
+    found.sort_by(|a, b| {
+        (&a.resource, &a.address, &a.uuid).cmp(&(&b.resource, &b.address, &b.uuid))
+    });
+    found
+}
+
+/// Reads the file and hashes the libraries, off the runtime.
+pub(super) async fn difference(hub: Arc<Hub>) -> Answer {
+    let compared = aside(move || {
+        let old = hub.config.load_full();
+        let new = Config::load(&old.path).map_err(|error| chain(&error))?;
+        old.must_not_end(&new)?;
+        let mut difference = difference_of(&old, &new);
+        difference.swapped = swapped(&new, &hub.roster.load());
+        Ok::<_, String>(difference)
+    });
+    match compared.await {
+        Ok(Ok(difference)) => Answer::Diff(difference),
+        Ok(Err(text)) => Answer::Refused(text),
+        Err(error) => Answer::Refused(error.to_string()),
+    }
+}
+
+fn difference_of(old: &Config, new: &Config) -> Difference {
+    let diff = old.diff(new);
+    let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
+    Difference {
+        added: diff.added,
+        removed: diff.removed,
+        remapped: diff.remapped,
+        reconfigured: diff.reconfigured,
+        reshaped: diff.reshaped,
+        guarded: diff.guarded,
+        plugins: diff.plugins,
+        server_keys: owned(diff.server),
+        needs_restart: owned(diff.restart),
+        swapped: Vec::new(),
+    }
+}
+
+/// Plugins that run, and whose library has another content than what runs.
+fn swapped(config: &Config, roster: &BTreeMap<String, Standing>) -> Vec<String> {
+    let differs = |name: &&String| {
+        let running = roster[*name].generation.as_ref();
+        let file = watch::library(&config.server.plugin_dir, name);
+        running.is_some_and(|running| hash_of(&file).is_some_and(|hash| hash != running.hash))
+    };
+    roster.keys().filter(differs).cloned().collect()
+}
+
+fn hash_of(file: &Path) -> Option<String> {
+    staging::hash_of(file).ok().map(|hash| staging::hex(&hash))
+}

@@ -1,0 +1,8 @@
+//! What an operator uses to run the host: the control socket, the log, systemd and draining.
+//!
+//! Does not know sockets of clients or the code of plugins; it asks the supervisor for changes.
+
+pub(crate) mod control;
+pub(crate) mod drain;
+pub(crate) mod logging;
+pub(crate) mod systemd;

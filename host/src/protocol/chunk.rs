@@ -1,0 +1,230 @@
+//! Long messages in chunks: what lies between `bufferON` and `bufferOFF` becomes one message.
+//!
+//! Owns the chunks of one connection while its buffer is open, and the two limits on them. Knows no sockets and no dialog: the
+//! caller answers each step with `next` or closes. Costs one pointer while no buffer is open. An open buffer costs what was
+//! received, and while it grows at most as much again.
+//!
+//! Binary messages: outside a buffer they pass as they are, whatever they hold. Inside they are chunks like any other (the
+//! sender cut a text where its bytes fell), never `bufferON` or `bufferOFF`, which are text; the joined message is text.
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::dialog::{is_buffer_off, is_buffer_on};
+
+/// What is known of a message's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Text, known to be UTF-8 (a WebSocket text message).
+    Text,
+    /// Text, not checked yet (a message on plain TCP).
+    Unchecked,
+    /// Not text.
+    Binary,
+}
+
+/// What to do after a message was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Hand this to the application: as binary if the message taken was [`Form::Binary`], else as text, known to be UTF-8.
+    Deliver(Bytes),
+    /// Nothing for the application; the sender gets its `next`.
+    Acknowledge,
+    /// Over a limit: close with 1009. The chunks are gone.
+    TooMuch(TooMuch),
+    /// Text that is not UTF-8: close with 1007. The chunks are gone.
+    Invalid,
+}
+
+/// Which limit a message in pieces went past; its sentence is fit for the `close` of the dialog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum TooMuch {
+    /// More chunks than configured (`max_chunks`).
+    #[error("more than {max} chunks in one message (max_chunks)")]
+    Chunks {
+        /// The limit.
+        max: usize,
+    },
+    /// More bytes than configured (`max_message`).
+    #[error("more than {max_bytes} bytes in one message (max_message)")]
+    Bytes {
+        /// The limit.
+        max_bytes: usize,
+    },
+    /// More WebSocket fragments than configured (`max_frames`).
+    #[error("more than {max} frames in one message (max_frames)")]
+    Frames {
+        /// The limit.
+        max: usize,
+    },
+}
+
+/// Joins the chunks of one connection.
+#[derive(Debug)]
+pub struct Joiner {
+    max_message: usize,
+    max_chunks: usize,
+    open: Option<Box<Chunks>>,
+}
+
+/// An open buffer: the message as far as it has come. Copied there, because a slice would keep the read buffer alive that it was
+/// cut from, and joined at once, because many pieces cost as much again when they are.
+#[derive(Debug, Default)]
+struct Chunks {
+    message: Vec<u8>,
+    count: usize,
+}
+
+impl Joiner {
+    /// A joiner with no open buffer. `max_message` is in bytes, over all chunks of one message; `usize::MAX` means no limit.
+    pub fn new(max_message: usize, max_chunks: usize) -> Self {
+        Self { max_message, max_chunks, open: None }
+    }
+
+    /// Takes the next message of the connection.
+    pub fn take(&mut self, message: Bytes, form: Form) -> Step {
+        if form != Form::Binary {
+            if is_buffer_on(&message) {
+                self.open = Some(Box::default());
+                return Step::Acknowledge;
+            }
+            if is_buffer_off(&message)
+                && let Some(chunks) = self.open.take()
+            {
+                return as_text(chunks.message.into());
+            }
+        }
+        match self.open {
+            Some(_) => self.keep(&message),
+            None if form == Form::Unchecked => as_text(message),
+            None => Step::Deliver(message),
+        }
+    }
+
+    /// Whether a buffer is open.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    fn keep(&mut self, message: &Bytes) -> Step {
+        let Some(chunks) = &mut self.open else { return Step::Acknowledge };
+        let too_much = if chunks.count >= self.max_chunks {
+            TooMuch::Chunks { max: self.max_chunks }
+        } else if message.len() > self.max_message.saturating_sub(chunks.message.len()) {
+            TooMuch::Bytes { max_bytes: self.max_message }
+        } else {
+            chunks.count += 1;
+            chunks.message.extend_from_slice(message);
+            return Step::Acknowledge;
+        };
+        self.open = None;
+        Step::TooMuch(too_much)
+    }
+}
+
+fn as_text(message: Bytes) -> Step {
+    if str::from_utf8(&message).is_ok() { Step::Deliver(message) } else { Step::Invalid }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes messages (`=` text, `?` unchecked, `#` binary) under limits of 10 bytes and 3 chunks and tells the steps:
+    /// `.` acknowledged, `!` too many chunks, `>` too many bytes, `x` invalid, else what is delivered.
+    fn check(messages: &[&[u8]], expected: &[&str]) {
+        let mut joiner = Joiner::new(10, 3);
+        let steps: Vec<String> = messages
+            .iter()
+            .map(|message| {
+                let form = match message[0] {
+                    b'=' => Form::Text,
+                    b'?' => Form::Unchecked,
+                    _ => Form::Binary,
+                };
+                match joiner.take(Bytes::copy_from_slice(&message[1..]), form) {
+                    Step::Deliver(bytes) => bytes.escape_ascii().to_string(),
+                    Step::Acknowledge => ".".to_owned(),
+                    Step::TooMuch(TooMuch::Chunks { .. }) => "!".to_owned(),
+                    Step::TooMuch(_) => ">".to_owned(),
+                    Step::Invalid => "x".to_owned(),
+                }
+            })
+            .collect();
+        assert_eq!(steps, expected, "{messages:?}");
+    }
+
+    #[test]
+    fn steps() {
+        let on: &[u8] = b"=bufferON";
+        let off: &[u8] = b"=bufferOFF";
+        for (messages, expected) in [
+            (
+                &[&b"=hello"[..], b"=hello again, longer than the limit"][..],
+                &["hello", "hello again, longer than the limit"][..],
+            ),
+            (&[on, b"=he", b"=llo", off, b"=next"], &[".", ".", ".", "hello", "next"]),
+            (&[on, off], &[".", ""]),
+            (&[off], &["bufferOFF"]),
+            (&[on, b"=a", off, off], &[".", ".", "a", "bufferOFF"]),
+            (&[on, b"=a", on, b"=b", off], &[".", ".", ".", ".", "b"]),
+            (&[b"= bufferON"], &[" bufferON"]),
+            (&[b"=bufferON\n"], &["bufferON\\n"]),
+            (&[b"=bufferon"], &["bufferon"]),
+            (&[on, b"=bufferOFF ", off], &[".", ".", "bufferOFF "]),
+            (&[on, b"=a", b"=b", b"=c", off], &[".", ".", ".", ".", "abc"]),
+            (
+                &[on, b"=a", b"=b", b"=c", b"=d", b"=e", off],
+                &[".", ".", ".", ".", "!", "e", "bufferOFF"],
+            ),
+            (&[on, b"=", b"=", b"=", b"="], &[".", ".", ".", ".", "!"]),
+            (&[on, b"=0123456789", off], &[".", ".", "0123456789"]),
+            (&[on, b"=0123456789", b"=", off], &[".", ".", ".", "0123456789"]),
+            (&[on, b"=0123456789", b"=x", off], &[".", ".", ">", "bufferOFF"]),
+            (&[on, b"=0123456789x"], &[".", ">"]),
+            (&[b"?\xc3\xa4"], &["\\xc3\\xa4"]),
+            (&[b"?\xc3", b"?a"], &["x", "a"]),
+            (&[b"?bufferON", b"?\xc3", b"?\xa4", b"?bufferOFF"], &[".", ".", ".", "\\xc3\\xa4"]),
+            (&[b"?bufferON", b"?\xc3", b"?bufferOFF", b"?a"], &[".", ".", "x", "a"]),
+            (&[b"#\xc3"], &["\\xc3"]),
+            (&[b"#bufferON", b"#bufferOFF"], &["bufferON", "bufferOFF"]),
+            (&[on, b"#\xc3", b"#\xa4", b"=b", off], &[".", ".", ".", ".", "\\xc3\\xa4b"]),
+            (&[on, b"#\xc3", off], &[".", ".", "x"]),
+            (&[on, b"#bufferOFF", off], &[".", ".", "bufferOFF"]),
+        ] {
+            check(messages, expected);
+        }
+    }
+
+    #[test]
+    fn an_idle_joiner_owns_nothing() {
+        assert!(size_of::<Joiner>() <= 24);
+        let mut joiner = Joiner::new(10, 3);
+        let _step = joiner.take(Bytes::from_static(b"bufferON"), Form::Text);
+        assert!(joiner.is_open());
+        let _step = joiner.take(Bytes::from_static(b"bufferOFF"), Form::Text);
+        assert!(joiner.open.is_none());
+    }
+
+    #[test]
+    fn limits_of_the_whole_range_do_not_overflow() {
+        let mut joiner = Joiner::new(usize::MAX, usize::MAX);
+        let _step = joiner.take(Bytes::from_static(b"bufferON"), Form::Text);
+        assert_eq!(joiner.take(Bytes::from_static(b"a"), Form::Text), Step::Acknowledge);
+        assert_eq!(
+            joiner.take(Bytes::from_static(b"bufferOFF"), Form::Text),
+            Step::Deliver(Bytes::from_static(b"a"))
+        );
+    }
+
+    #[test]
+    fn the_reasons_name_their_limit() {
+        for (limit, expected) in [
+            (TooMuch::Chunks { max: 3 }, "more than 3 chunks in one message (max_chunks)"),
+            (TooMuch::Bytes { max_bytes: 10 }, "more than 10 bytes in one message (max_message)"),
+            (TooMuch::Frames { max: 3 }, "more than 3 frames in one message (max_frames)"),
+        ] {
+            assert_eq!(limit.to_string(), expected);
+        }
+    }
+}

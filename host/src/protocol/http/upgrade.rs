@@ -1,0 +1,249 @@
+//! The WebSocket upgrade: whether a head asks for one properly, and the 101 that grants it.
+//!
+//! Owns the rules of RFC 6455 section 4.2.1 and 4.2.2. Who may connect (origin, address, limits) is decided elsewhere.
+
+use base64::Engine as _;
+use base64::alphabet::STANDARD;
+use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
+use sha1::{Digest as _, Sha1};
+
+use super::fields::origin;
+use super::head::{Head, Method};
+use super::lists;
+use super::refusal::Refusal;
+
+/// A request for a WebSocket that satisfies RFC 6455 section 4.2.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// The value of `Sec-WebSocket-Accept`.
+    pub accept: String,
+}
+
+/// Whether this head asks for a WebSocket by all the rules.
+///
+/// # Errors
+///
+/// 405 for another method than GET, 426 for another version than 13, 400 for everything else that is missing or malformed.
+pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
+    if head.method() != Method::Get {
+        return Err(Refusal::method_not_allowed("GET"));
+    }
+    if head.has("transfer-encoding") || head.content_length()?.is_some_and(|length| length > 0) {
+        return Err(Refusal::bad_request("a WebSocket handshake has no body"));
+    }
+    for (name, token) in [("upgrade", "websocket"), ("connection", "upgrade")] {
+        if !names(head, name, token) {
+            return Err(Refusal::bad_request(format!(
+                "this is a WebSocket server: the {name} header must name {token}"
+            )));
+        }
+    }
+    lists::judge(head)?;
+    origin(head)?;
+    // The version before the key: older drafts had other keys, and 426 is what tells their speakers so.
+    match only(head, "sec-websocket-version")? {
+        b"13" => {}
+        _ => return Err(Refusal::upgrade_required()),
+    }
+    let key = only(head, "sec-websocket-key")?;
+    match KEY_BASE64.decode(key) {
+        // RFC 6455 section 4.1 item 7: "a randomly selected 16-byte value that has been base64-encoded".
+        Ok(nonce) if nonce.len() == 16 => Ok(Upgrade { accept: accept(key) }),
+        _ => Err(Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64")),
+    }
+}
+
+/// Whether this is to become a WebSocket, by whatever rules. An upgrade to anything else is ignored (RFC 9110 section 7.8: "A server
+/// MAY ignore a received Upgrade header field if it wishes to continue using the current protocol").
+pub fn wants_websocket(head: &Head) -> bool {
+    names(head, "upgrade", "websocket")
+}
+
+fn names(head: &Head, name: &str, token: &str) -> bool {
+    head.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+}
+
+/// The first subprotocol in the peer's order that is among those `offered`; `None` where none is.
+///
+/// RFC 6455 section 4.1: the peer's list is "ordered by preference"; names are compared exactly.
+pub fn choose_protocol<'a>(head: &Head, offered: &'a [String]) -> Option<&'a str> {
+    head.members("sec-websocket-protocol")
+        .find_map(|wanted| offered.iter().find(|name| name.as_bytes() == wanted))
+        .map(String::as_str)
+}
+
+/// The 101 answer; `protocol` is the subprotocol from [`choose_protocol`].
+pub fn switching(upgrade: &Upgrade, protocol: Option<&str>) -> Vec<u8> {
+    // The letter case of these values is part of the contract: an old peer compares them exactly.
+    let mut head = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
+        upgrade.accept
+    );
+    if let Some(protocol) = protocol {
+        head.push_str("Sec-WebSocket-Protocol: ");
+        head.push_str(protocol);
+        head.push_str("\r\n");
+    }
+    head.push_str("\r\n");
+    head.into_bytes()
+}
+
+/// The value of a header that must stand there once (RFC 6455 sections 11.3.1 and 11.3.5).
+fn only<'a>(head: &'a Head, name: &'a str) -> Result<&'a [u8], Refusal> {
+    let mut values = head.values(name);
+    match (values.next(), values.next()) {
+        (Some(value), None) => Ok(value),
+        (None, _) => Err(Refusal::bad_request(format!("the {name} header is missing"))),
+        (Some(_), Some(_)) => Err(Refusal::bad_request(format!("more than one {name} header"))),
+    }
+}
+
+fn accept(key: &[u8]) -> String {
+    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
+    base64::engine::general_purpose::STANDARD.encode(digest)
+}
+
+/// RFC 6455 section 1.3.
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// Keys written by hand have stray bits behind the sixteenth byte; they are still 16 bytes.
+const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [(&str, &str); 5] = [
+        ("Host", "h"),
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ("Sec-WebSocket-Version", "13"),
+    ];
+    /// For [`GOOD`]'s key, from RFC 6455 section 1.3.
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+    /// A good head, in which every line named in `changed` is replaced by those lines (none for an empty value), else added.
+    fn head(method: &str, changed: &[(&str, &str)]) -> Head {
+        let mut text = format!("{method} /web HTTP/1.1\r\n");
+        for (name, value) in GOOD
+            .iter()
+            .filter(|(name, _)| !changed.iter().any(|(other, _)| other == name))
+            .chain(changed)
+        {
+            if !value.is_empty() {
+                text.push_str(&format!("{name}: {value}\r\n"));
+            }
+        }
+        text.push_str("\r\n");
+        Head::parse(text.as_bytes(), 8192).unwrap().unwrap().0
+    }
+
+    fn check(changed: &[(&str, &str)], expected: Result<(), u16>) {
+        let verdict = judge_upgrade(&head("GET", changed));
+        let found = verdict.as_ref().map(|_| ()).map_err(Refusal::status);
+        assert_eq!(found, expected, "{changed:?}: {verdict:?}");
+    }
+
+    #[test]
+    fn upgrades() {
+        let key = "Sec-WebSocket-Key";
+        let version = "Sec-WebSocket-Version";
+        for (changed, expected) in [
+            (&[][..], Ok(())),
+            (&[("Upgrade", "WebSocket")], Ok(())),
+            (&[("Upgrade", "h2c, websocket")], Ok(())),
+            (&[("Upgrade", "h2c"), ("Upgrade", "websocket")], Ok(())),
+            (&[("Connection", "keep-alive, Upgrade")], Ok(())),
+            (&[("Connection", "keep-alive"), ("Connection", "UPGRADE")], Ok(())),
+            (&[("Connection", ",,keep-alive,\tupgrade ,")], Ok(())),
+            (&[("Content-Length", "0")], Ok(())),
+            (&[("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits")], Ok(())),
+            (&[(key, "AAAAAAAAAAAAAAAAAAAAAA==")], Ok(())),
+            (&[(key, "AAAAAAAAAAAAAAAAAAAAAB==")], Ok(())),
+            (&[("Upgrade", "")], Err(400)),
+            (&[("Upgrade", "websockets")], Err(400)),
+            (&[("Upgrade", "web socket")], Err(400)),
+            (&[("Upgrade", "h2c")], Err(400)),
+            (&[("Connection", "")], Err(400)),
+            (&[("Connection", "keep-alive")], Err(400)),
+            (&[("Connection", "upgrades")], Err(400)),
+            (&[("Connection", "keep-alive Upgrade")], Err(400)),
+            (&[(key, "")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25jZQ==")], Ok(())),
+            (&[(key, "dGhlIHNhbXBsZSBub25jZQ")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25jZQ=")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25jZQ===")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25j")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25jZQ0K")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25j ZQ==")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25j*Q==")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25j_-==")], Err(400)),
+            (&[(key, "x")], Err(400)),
+            (&[(key, "dGhlIHNhbXBsZSBub25jZQ=="), (key, "dGhlIHNhbXBsZSBub25jZQ==")], Err(400)),
+            (&[(version, "")], Err(400)),
+            (&[(version, "13"), (version, "13")], Err(400)),
+            (&[(version, "8")], Err(426)),
+            (&[(version, "14")], Err(426)),
+            (&[(version, "013")], Err(426)),
+            (&[(version, "+13")], Err(426)),
+            (&[(version, "13, 8")], Err(426)),
+            (&[(version, "13x")], Err(426)),
+            (&[(version, "7"), (key, "")], Err(426)),
+            (&[("Origin", "https://a"), ("Origin", "https://a")], Err(400)),
+            (&[("Content-Length", "1")], Err(400)),
+            (&[("Transfer-Encoding", "chunked")], Err(400)),
+            (&[("Transfer-Encoding", "identity")], Err(400)),
+        ] {
+            check(changed, expected);
+        }
+    }
+
+    #[test]
+    fn only_get_upgrades() {
+        for method in ["POST", "HEAD", "OPTIONS", "get", "GETT"] {
+            let refusal = judge_upgrade(&head(method, &[])).unwrap_err();
+            assert_eq!(refusal.status(), 405, "{method}");
+            assert!(String::from_utf8(refusal.to_bytes()).unwrap().contains("\r\nAllow: GET\r\n"));
+        }
+    }
+
+    fn check_protocol(lines: &[&str], expected: Option<&str>) {
+        let offered = ["chat".to_owned(), "echo.v2".to_owned()];
+        let changed: Vec<(&str, &str)> =
+            lines.iter().map(|line| ("Sec-WebSocket-Protocol", *line)).collect();
+        assert_eq!(choose_protocol(&head("GET", &changed), &offered), expected, "{lines:?}");
+    }
+
+    #[test]
+    fn the_peers_first_known_protocol_is_chosen() {
+        for (lines, expected) in [
+            (&[][..], None),
+            (&["chat"], Some("chat")),
+            (&["echo.v2, chat"], Some("echo.v2")),
+            (&["other ,\tchat"], Some("chat")),
+            (&["other", "echo.v2"], Some("echo.v2")),
+            (&["Chat"], None),
+            (&["chat echo.v2"], None),
+            (&[",,"], None),
+        ] {
+            check_protocol(lines, expected);
+        }
+    }
+
+    #[test]
+    fn the_answer_has_the_exact_layout() {
+        let upgrade = judge_upgrade(&head("GET", &[])).unwrap();
+        assert_eq!(upgrade.accept, ACCEPT);
+        let lines = format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Accept: {ACCEPT}\r\n"
+        );
+        assert_eq!(switching(&upgrade, None), format!("{lines}\r\n").into_bytes());
+        let with_protocol = format!("{lines}Sec-WebSocket-Protocol: chat\r\n\r\n");
+        assert_eq!(switching(&upgrade, Some("chat")), with_protocol.into_bytes());
+    }
+}

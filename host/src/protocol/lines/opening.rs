@@ -1,0 +1,278 @@
+//! The opening lines of plain TCP, and how to know them from an HTTP request.
+//!
+//! Owns the first bytes of a connection that is not HTTP, until its first message. Yields the head that the opening stands
+//! for, so that the rest of the host treats both ways alike.
+
+use super::{IDENT, without_line_end};
+use crate::protocol::http::{Head, Refusal};
+
+/// What the first bytes of a connection announce.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// An HTTP request, or nothing known: [`Head`] judges.
+    Http,
+    /// The opening lines of plain TCP.
+    Plain,
+}
+
+/// Which way a connection begins; `None` while its first bytes fit both.
+pub fn way(buf: &[u8]) -> Option<Way> {
+    if FIRST_LINES.iter().any(|line| buf.starts_with(line)) {
+        return Some(Way::Plain);
+    }
+    if FIRST_LINES.iter().any(|line| line.starts_with(buf)) { None } else { Some(Way::Http) }
+}
+
+/// Whether the opening may still go on behind what was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tail {
+    /// It ended with an empty line, an Ident or the first message.
+    Closed,
+    /// Nothing followed yet: an `Ident:` line that comes next comes too late and is dropped.
+    Awaited,
+}
+
+/// A whole opening.
+#[derive(Debug)]
+pub struct Opened {
+    /// Path, query and, where announced, the header `Ident`; no other header.
+    pub head: Head,
+    /// How many bytes of the buffer it took; the rest is the first read for [`Lines`](super::Lines).
+    pub used: usize,
+    /// For [`Lines::new`](super::Lines::new).
+    pub tail: Tail,
+}
+
+/// Reads the opening from a buffer that grows; each byte is looked at once, however the reads are split.
+#[derive(Debug)]
+pub struct Opening {
+    max_head: usize,
+    scanned: usize,
+    stage: Stage,
+}
+
+/// Which line is read, and where it begins.
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    Marker,
+    Request { at: usize },
+    Rest { request_at: usize, at: usize },
+}
+
+impl Opening {
+    /// `max_head` is the most bytes that the opening may have.
+    pub fn new(max_head: usize) -> Self {
+        Self { max_head: max_head.min(u32::MAX as usize), scanned: 0, stage: Stage::Marker }
+    }
+
+    /// Reads on; `buf` is all that was received so far, at every call. `None` while it is incomplete.
+    ///
+    /// # Errors
+    ///
+    /// A [`Refusal`] for its reason: 400 for lines that are not as they must be, 431 past `max_head`, 505 for another HTTP.
+    pub fn read(&mut self, buf: &[u8]) -> Result<Option<Opened>, Refusal> {
+        loop {
+            match self.stage {
+                Stage::Marker => {
+                    let Some(end) = self.line_end(buf)? else { return Ok(None) };
+                    if !FIRST_LINES.contains(&&buf[..end]) {
+                        return Err(Refusal::bad_request("the first line is not `backend`"));
+                    }
+                    self.stage = Stage::Request { at: end };
+                }
+                Stage::Request { at } => {
+                    let Some(end) = self.line_end(buf)? else { return Ok(None) };
+                    if !buf[at..].starts_with(b"GET ") {
+                        return Err(Refusal::bad_request(
+                            "the second line is not `GET /resource HTTP/1.1`",
+                        ));
+                    }
+                    // Judged now: whatever is wrong with what follows, this came first.
+                    Head::of_opening(without_line_end(&buf[at..end]), None)?;
+                    self.stage = Stage::Rest { request_at: at, at: end };
+                }
+                Stage::Rest { request_at, at } => return self.finish(buf, request_at, at),
+            }
+        }
+    }
+
+    fn finish(
+        &mut self,
+        buf: &[u8],
+        request_at: usize,
+        at: usize,
+    ) -> Result<Option<Opened>, Refusal> {
+        let request_line = without_line_end(&buf[request_at..at]);
+        let rest = &buf[at..];
+        let seen = rest.len().min(IDENT.len());
+        let (ident, used, tail) = if rest.is_empty() || rest == b"\r" {
+            (None, at, Tail::Awaited)
+        } else if !rest[..seen].eq_ignore_ascii_case(&IDENT[..seen]) {
+            (None, at + empty_line(rest), Tail::Closed)
+        } else {
+            let Some(end) = self.line_end(buf)? else { return Ok(None) };
+            let ident = without_line_end(&buf[at..end])[IDENT.len()..].trim_ascii();
+            (Some(ident), end + empty_line(&buf[end..]), Tail::Closed)
+        };
+        Ok(Some(Opened { head: Head::of_opening(request_line, ident)?, used, tail }))
+    }
+
+    /// Where the line under the scan ends, line feed included.
+    fn line_end(&mut self, buf: &[u8]) -> Result<Option<usize>, Refusal> {
+        let window = &buf[..buf.len().min(self.max_head)];
+        match memchr::memchr(b'\n', window.get(self.scanned..).unwrap_or_default()) {
+            Some(len) => {
+                self.scanned += len + 1;
+                Ok(Some(self.scanned))
+            }
+            None if buf.len() >= self.max_head => Err(Refusal::head_too_large(self.max_head)),
+            None => {
+                self.scanned = window.len();
+                Ok(None)
+            }
+        }
+    }
+}
+
+/// The length of the empty line that `bytes` begin with, 0 if they do not.
+fn empty_line(bytes: &[u8]) -> usize {
+    match bytes {
+        [b'\n', ..] => 1,
+        [b'\r', b'\n', ..] => 2,
+        _ => 0,
+    }
+}
+
+const FIRST_LINES: [&[u8]; 4] =
+    [b"php process\n", b"php process\r\n", b"backend\n", b"backend\r\n"];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::http::ident;
+
+    #[test]
+    fn ways() {
+        for (buf, expected) in [
+            ("", None),
+            ("p", None),
+            ("php process", None),
+            ("php process\r", None),
+            ("back", None),
+            ("backend", None),
+            ("php process\n", Some(Way::Plain)),
+            ("php process\r\nGET", Some(Way::Plain)),
+            ("backend\n", Some(Way::Plain)),
+            ("backend\r\n", Some(Way::Plain)),
+            ("G", Some(Way::Http)),
+            ("GET / HTTP/1.1\r\n", Some(Way::Http)),
+            ("php processes\n", Some(Way::Http)),
+            ("backend /x", Some(Way::Http)),
+            ("Backend\n", Some(Way::Http)),
+            ("\n", Some(Way::Http)),
+            ("\u{16}\u{3}", Some(Way::Http)),
+        ] {
+            assert_eq!(way(buf.as_bytes()), expected, "{buf:?}");
+        }
+    }
+
+    /// What an opening comes to: path, query, Ident, what is left over, and whether more may come.
+    type Found<'a> = (&'a str, &'a str, Option<&'a str>, &'a str, Tail);
+
+    fn check_opening(text: &str, expected: Result<Option<Found<'_>>, u16>) {
+        let opened = Opening::new(64).read(text.as_bytes()).map_err(|refusal| refusal.status());
+        let found = opened.as_ref().map_err(|status| *status).map(|opened| {
+            opened
+                .as_ref()
+                .map(|o| (o.head.path(), o.head.query(), ident(&o.head), &text[o.used..], o.tail))
+        });
+        assert_eq!(found, expected, "{text:?}");
+        check_opening_in_single_bytes(text, expected);
+    }
+
+    /// The same byte by byte: the same verdict, but that the opening may be over before a late line comes.
+    fn check_opening_in_single_bytes(text: &str, expected: Result<Option<Found<'_>>, u16>) {
+        let mut opening = Opening::new(64);
+        let verdict =
+            (1..=text.len()).find_map(|len| opening.read(&text.as_bytes()[..len]).transpose());
+        match verdict {
+            None => assert_eq!(expected, Ok(None), "{text:?}"),
+            Some(Err(refusal)) => assert_eq!(expected, Err(refusal.status()), "{text:?}"),
+            Some(Ok(opened)) => {
+                if let Ok(Some((path, query, ..))) = expected {
+                    assert_eq!(
+                        (opened.head.path(), opened.head.query(), opened.tail),
+                        (path, query, Tail::Awaited)
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn openings() {
+        let web = |ident, left, tail| Ok(Some(("/web", "", ident, left, tail)));
+        let long = format!("backend\nGET /{} HTTP/1.1\n", "a".repeat(42));
+        for (text, expected) in [
+            ("php process\nGET /web HTTP/1.1\n", web(None, "", Tail::Awaited)),
+            ("php process\r\nGET /web HTTP/1.1\r\n", web(None, "", Tail::Awaited)),
+            ("backend\nGET /web HTTP/1.1\n", web(None, "", Tail::Awaited)),
+            ("backend\nGET /web HTTP/1.1\n\n", web(None, "", Tail::Closed)),
+            ("backend\r\nGET /web HTTP/1.1\r\n\r\n", web(None, "", Tail::Closed)),
+            ("backend\r\nGET /web HTTP/1.1\r\n\r", web(None, "\r", Tail::Awaited)),
+            ("backend\nGET /web HTTP/1.1\nIdent: me\n", web(Some("me"), "", Tail::Closed)),
+            ("backend\nGET /web HTTP/1.1\nIDENT:me \n\n", web(Some("me"), "", Tail::Closed)),
+            (
+                "backend\r\nGET /web HTTP/1.1\r\nident:  a b\r\n\r\n{}",
+                web(Some("a b"), "{}", Tail::Closed),
+            ),
+            ("backend\nGET /web HTTP/1.1\nIdent: me\n{}\n", web(Some("me"), "{}\n", Tail::Closed)),
+            ("backend\nGET /web HTTP/1.1\nIdent:\n", web(None, "", Tail::Closed)),
+            ("backend\nGET /web HTTP/1.1\nIdent: \u{e4}\n", web(Some("\u{e4}"), "", Tail::Closed)),
+            ("backend\nGET /web HTTP/1.1\nI", Ok(None)),
+            ("backend\nGET /web HTTP/1.1\nIdent:", Ok(None)),
+            ("backend\nGET /web HTTP/1.1\nIdent: m", Ok(None)),
+            ("backend\nGET /web HTTP/1.1\nIdea\n", web(None, "Idea\n", Tail::Closed)),
+            ("backend\nGET /web HTTP/1.1\n{\"a\":1}", web(None, "{\"a\":1}", Tail::Closed)),
+            ("backend\nGET /web HTTP/1.1\n\nIdent: me\n", web(None, "Ident: me\n", Tail::Closed)),
+            ("backend\nGET /?a=1 HTTP/1.1\n", Ok(Some(("/", "a=1", None, "", Tail::Awaited)))),
+            ("backend\nGET ws://h/x HTTP/1.1\n", Ok(Some(("/x", "", None, "", Tail::Awaited)))),
+            ("", Ok(None)),
+            ("php pro", Ok(None)),
+            ("php process\n", Ok(None)),
+            ("php process\nGET /web HTTP/1.1", Ok(None)),
+            ("php process\nGET /web HTTP/1.1\r", Ok(None)),
+            ("php proces\n", Err(400)),
+            ("\n", Err(400)),
+            ("php process\r\r\n", Err(400)),
+            ("php process\n\n", Err(400)),
+            ("php process\nPOST / HTTP/1.1\n", Err(400)),
+            ("php process\nget / HTTP/1.1\n", Err(400)),
+            ("php process\nGET /\n", Err(400)),
+            ("php process\nGET  / HTTP/1.1\n", Err(400)),
+            ("php process\nGET / HTTP/1.0\n", Err(400)),
+            ("php process\nGET / HTTP/2.0\n", Err(505)),
+            ("php process\nGET /../x HTTP/1.1\n", Err(400)),
+            ("php process\nGET /\r HTTP/1.1\n", Err(400)),
+            ("php process\nGET / HTTP/1.1\rX: y\n", Err(400)),
+            ("php process\nGET / HTTP/1.1\rXX: y\n", Err(400)),
+            ("php process\nGET / HTTP/1.1\r\r\n", Err(400)),
+            (long.as_str(), Err(431)),
+        ] {
+            check_opening(text, expected);
+        }
+    }
+
+    #[test]
+    fn an_opening_has_limits_and_smuggles_nothing() {
+        for (text, expected) in [
+            (format!("backend\nGET / HTTP/1.1\nIdent: {}", "a".repeat(64)), 431),
+            ("backend\nGET / HTTP/1.1\nIdent: a\rHost: b\n".to_owned(), 400),
+            ("backend\nGET / HTTP/1.1\nIdent: a\0\n".to_owned(), 400),
+            ("b".repeat(64), 431),
+        ] {
+            let found = Opening::new(64).read(text.as_bytes()).map_err(|refusal| refusal.status());
+            assert_eq!(found.err(), Some(expected), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Bytes and JSON on the wire: HTTP heads, WebSocket frames, lines, chunks and the dialog.
+//!
+//! Does not know who is connected, which applications exist or how messages are routed.
+
+pub mod chunk;
+pub(crate) mod close;
+pub mod dialog;
+pub mod http;
+pub mod identity;
+pub mod lines;
+pub(crate) mod outgoing;
+pub(crate) mod payload;
+pub(crate) mod wire;
+pub mod ws;

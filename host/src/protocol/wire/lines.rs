@@ -1,0 +1,183 @@
+//! Plain TCP: one packet, one line. Which bytes are a message is the business of `crate::protocol::lines`.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use plugsocket_plugin::{CloseCode, ClosedBy};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+use super::{
+    BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
+    left, linger,
+};
+use crate::protocol::chunk::Form;
+use crate::protocol::close::CloseReason;
+use crate::protocol::dialog;
+use crate::protocol::lines::{Lines, Tail};
+use crate::protocol::outgoing::Outgoing;
+
+/// Plain TCP after its opening.
+#[derive(Debug)]
+pub(crate) struct LineStream<S> {
+    stream: S,
+    lines: Lines,
+    /// Whether something was pushed that was not looked at.
+    is_fresh: bool,
+    traffic: Traffic,
+    state: WriteState,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
+    /// `read` is what came behind the opening.
+    pub(crate) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
+        let mut lines = Lines::new(max_message, tail);
+        lines.push(read);
+        let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
+        Self { stream, lines, is_fresh: !read.is_empty(), traffic, state: WriteState::Whole }
+    }
+
+    pub(crate) fn poll_receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        batch: &mut Vec<Received>,
+    ) -> Poll<Progress> {
+        // `push` puts bytes there whether or not they end a message.
+        let was_midway = self.is_midway() && !self.is_fresh;
+        loop {
+            if self.is_fresh {
+                match self.take_lines(batch) {
+                    Ok(()) if batch.is_empty() => {
+                        self.is_fresh = false;
+                        if self.is_midway() != was_midway || self.traffic.is_much() {
+                            return Poll::Ready(Progress::More);
+                        }
+                    }
+                    Ok(()) => return Poll::Ready(Progress::More),
+                    Err(reason) => return Poll::Ready(Progress::Violated(reason)),
+                }
+            }
+            match ready!(self.poll_read(cx)) {
+                // It may only have ended its own side, as `nc -N` does: what it asked for is still answered.
+                Ok(0) => return Poll::Ready(Progress::Done(left(CloseCode::AWAY, ""))),
+                Ok(read) => {
+                    self.is_fresh = true;
+                    self.traffic.bytes = self.traffic.bytes.saturating_add(read as u32);
+                }
+                Err(error) => {
+                    return Poll::Ready(Progress::Left(left(
+                        CloseCode::ABNORMAL,
+                        &error.to_string(),
+                    )));
+                }
+            }
+        }
+    }
+
+    /// What was read since the last call.
+    pub(crate) fn take_traffic(&mut self) -> Traffic {
+        std::mem::take(&mut self.traffic)
+    }
+
+    /// Whether anything was read since then.
+    pub(crate) fn is_heard(&self) -> bool {
+        self.traffic.bytes > 0
+    }
+
+    /// Whether a message has begun whose end has not come.
+    pub(crate) fn is_midway(&self) -> bool {
+        self.lines.is_midway()
+    }
+
+    /// Bytes of memory for what came and is no message yet.
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn kept(&self) -> usize {
+        self.lines.kept()
+    }
+
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
+    #[cfg(any(test, feature = "internals"))]
+    pub(crate) fn into_stream(self) -> S {
+        self.stream
+    }
+
+    pub(crate) async fn write(
+        &mut self,
+        queue: VecDeque<Outgoing>,
+        uuid: &str,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        self.state.check()?;
+        let mut out = Vec::new();
+        for item in queue {
+            append_line(&mut out, item, uuid);
+        }
+        self.state = WriteState::Torn;
+        for step in out.chunks(STEP) {
+            in_time(limit, self.stream.write_all(step)).await?;
+        }
+        in_time(limit, self.stream.flush()).await?;
+        self.state = WriteState::Whole;
+        Ok(())
+    }
+
+    pub(crate) async fn say_goodbye(&mut self, packet: Option<String>) -> io::Result<()> {
+        self.state.check()?;
+        if let Some(packet) = packet {
+            self.stream.write_all(format!("{packet}\n").as_bytes()).await?;
+        }
+        self.stream.shutdown().await
+    }
+
+    pub(crate) async fn linger(&mut self) {
+        linger(&mut self.stream).await;
+    }
+
+    fn take_lines(&mut self, batch: &mut Vec<Received>) -> Result<(), CloseReason> {
+        let too_long = |error: crate::protocol::lines::LineError| {
+            CloseReason::new(CloseCode::TOO_BIG, ClosedBy::Host, error.to_string())
+        };
+        while batch.len() < BATCH_MESSAGES {
+            let Some(bytes) = self.lines.next_message().map_err(too_long)? else { break };
+            batch.push(Received { bytes, form: Form::Unchecked });
+        }
+        Ok(())
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        // Where a read ends can end a message of an old client, so a read takes all that is there; and a connection that waits
+        // has no use for a buffer of its own.
+        SCRATCH.with_borrow_mut(|scratch| {
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+            self.lines.push(buffer.filled());
+            Poll::Ready(Ok(buffer.filled().len()))
+        })
+    }
+}
+
+/// One packet, one line: a line feed in a JSON text is white space between its parts.
+fn append_line(out: &mut Vec<u8>, item: Outgoing, uuid: &str) {
+    match item {
+        Outgoing::Message(payload) if payload.is_text => {
+            out.extend(
+                payload.as_bytes().iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
+            );
+        }
+        Outgoing::Message(payload) => {
+            let text = String::from_utf8_lossy(payload.as_bytes()).replace('\n', " ");
+            out.extend_from_slice(text.as_bytes());
+        }
+        Outgoing::Ready => out.extend_from_slice(dialog::ready(uuid).as_bytes()),
+        Outgoing::Next(packet) => {
+            out.extend_from_slice(packet.as_deref().unwrap_or(dialog::NEXT).as_bytes());
+        }
+        Outgoing::Ping => return,
+    }
+    out.push(b'\n');
+}

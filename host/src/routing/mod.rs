@@ -1,0 +1,11 @@
+//! Who receives a message: connected peers, resources and their rooms, and the outbox of each peer.
+//!
+//! Does not know sockets, frames or libraries. Nothing here waits.
+
+pub(crate) mod counters;
+pub(crate) mod input;
+pub(crate) mod outbox;
+pub(crate) mod registry;
+pub(crate) mod resource;
+pub(crate) mod router;
+pub(crate) mod sync;

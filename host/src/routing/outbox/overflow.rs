@@ -1,0 +1,271 @@
+//! What becomes of a message for which there is no place, where its resource does not say `"close"`.
+//!
+//! `drop_oldest`: in one go the oldest go that are more than seven eighths of what may wait, so that the work for each message stays
+//! constant. `conflate`: each key has one place in the queue, found through a map that exists only while a keyed message waits.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::State;
+use super::budget::{Bounds, Place, Room};
+use crate::config::OutboxPolicy;
+use crate::protocol::outgoing::Outgoing;
+
+/// Where the messages with a key wait.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    spots: HashMap<Arc<str>, Spot>,
+    /// How many entries were put before the first since.
+    before: usize,
+}
+
+#[derive(Debug)]
+struct Spot {
+    index: usize,
+    place: Place,
+}
+
+/// An entry that found no place at all.
+pub(super) struct NoPlace;
+
+impl State {
+    /// Appends an entry, or puts it in the place of the one with its key. How many others had to go.
+    pub(super) fn enter(
+        &mut self,
+        item: Outgoing,
+        key: Option<&Arc<str>>,
+        bounds: Bounds,
+    ) -> Result<u32, NoPlace> {
+        let key = key.filter(|_| bounds.policy == OutboxPolicy::Conflate);
+        if let Some(key) = key
+            && let Some(index) = self.keys.as_ref().and_then(|keys| keys.index(key))
+        {
+            self.replace(index, key, item, bounds)?;
+            return Ok(0);
+        }
+        let (place, dropped) = self.find_place(item.bytes(), bounds)?;
+        if let Some(key) = key {
+            let keys = self.keys.get_or_insert_default();
+            let index = self.queue.len() - keys.before;
+            keys.spots.insert(key.clone(), Spot { index, place });
+        }
+        self.queue.push_back(item);
+        Ok(dropped)
+    }
+
+    /// An entry was put before all others.
+    pub(super) fn shift_keys(&mut self) {
+        if let Some(keys) = &mut self.keys {
+            keys.before += 1;
+        }
+    }
+
+    fn replace(
+        &mut self,
+        index: usize,
+        key: &Arc<str>,
+        item: Outgoing,
+        bounds: Bounds,
+    ) -> Result<(), NoPlace> {
+        let spot = self.keys.as_mut().and_then(|keys| keys.spots.get_mut(key)).ok_or(NoPlace)?;
+        let entry = self.queue.get_mut(index).ok_or(NoPlace)?;
+        self.room.release(entry.bytes(), spot.place);
+        let place = self.room.admit(item.bytes(), bounds.bytes).or_else(|| {
+            self.room.written();
+            self.room.admit(item.bytes(), bounds.bytes)
+        });
+        spot.place = place.ok_or(NoPlace)?;
+        *entry = item;
+        Ok(())
+    }
+
+    fn find_place(&mut self, bytes: usize, bounds: Bounds) -> Result<(Place, u32), NoPlace> {
+        if self.queue.len() < bounds.messages
+            && let Some(place) = self.room.admit(bytes, bounds.bytes)
+        {
+            return Ok((place, 0));
+        }
+        self.make_place(bytes, bounds)
+    }
+
+    #[cold]
+    fn make_place(&mut self, bytes: usize, bounds: Bounds) -> Result<(Place, u32), NoPlace> {
+        if bounds.policy == OutboxPolicy::Close {
+            return Err(NoPlace);
+        }
+        // What is being written takes no place from the newest: these policies are for values that grow old.
+        self.room.written();
+        let mut dropped = 0;
+        let eighth = bounds.messages.div_ceil(8);
+        let some = (bounds.messages - eighth, bounds.bytes - bounds.bytes / 8);
+        for keep in [None, Some(some), Some((0, 0))] {
+            if let Some((messages, bytes)) = keep
+                && bounds.policy == OutboxPolicy::DropOldest
+            {
+                dropped += self.keep_newest(messages, bytes);
+            }
+            if self.queue.len() < bounds.messages
+                && let Some(place) = self.room.admit(bytes, bounds.bytes)
+            {
+                return Ok((place, dropped));
+            }
+        }
+        Err(NoPlace)
+    }
+
+    /// Keeps as many of the newest as these limits allow, and all that is not an application's. How many have gone.
+    fn keep_newest(&mut self, messages: usize, bytes: usize) -> u32 {
+        let is_message = |item: &Outgoing| matches!(item, Outgoing::Message(_));
+        let others = self.queue.iter().filter(|item| !is_message(item)).count();
+        let mut places = messages.saturating_sub(others);
+        let mut kept = VecDeque::with_capacity(self.queue.len());
+        let mut dropped = 0;
+        self.room = Room::default();
+        while let Some(item) = self.queue.pop_back() {
+            let is_kept = if is_message(&item) {
+                places > 0 && self.room.admit(item.bytes(), bytes).is_some()
+            } else {
+                self.room.count(item.bytes());
+                true
+            };
+            match is_kept {
+                true if is_message(&item) => places -= 1,
+                true => {}
+                false => {
+                    // Whatever is older goes as well.
+                    places = 0;
+                    dropped += 1;
+                    continue;
+                }
+            }
+            kept.push_front(item);
+        }
+        self.queue = kept;
+        dropped
+    }
+}
+
+impl Keys {
+    fn index(&self, key: &Arc<str>) -> Option<usize> {
+        self.spots.get(key).map(|spot| spot.index + self.before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::payload::Payload;
+    use crate::routing::outbox::Outbox;
+    use futures_util::FutureExt;
+
+    fn bounds(policy: OutboxPolicy) -> Bounds {
+        Bounds { messages: 4, bytes: 10_000, message_bytes: 100_000, policy }
+    }
+
+    fn message(text: &str) -> Outgoing {
+        Outgoing::Message(Payload::text(text))
+    }
+
+    /// What waits, and the close code.
+    fn waiting(outbox: &Outbox) -> (String, Option<u16>) {
+        let Some(taken) = outbox.take().now_or_never() else { return (String::new(), None) };
+        let text = |item: Outgoing| match item {
+            Outgoing::Message(payload) => {
+                String::from_utf8_lossy(payload.as_bytes()).chars().take(3).collect()
+            }
+            other => format!("{other:?}"),
+        };
+        let texts: Vec<_> = taken.queue.into_iter().map(text).collect();
+        (texts.join(" "), taken.close.map(|reason| reason.code.0))
+    }
+
+    /// Pushes `key=text` or `text`, `.` a `next`; `!` writes all that waits and leaves it in writing.
+    #[track_caller]
+    fn check(policy: OutboxPolicy, pushed: &str, expected: (&str, Option<u16>), dropped: u32) {
+        let outbox = Outbox::default();
+        outbox.accept(None);
+        let mut count = 0;
+        for item in pushed.split(' ') {
+            if item == "!" {
+                drop(waiting(&outbox));
+                continue;
+            }
+            let (key, text) = item.split_once('=').map_or((None, item), |(k, t)| (Some(k), t));
+            let key: Option<Arc<str>> = key.map(Arc::from);
+            let item = match text {
+                "." => Outgoing::Next(None),
+                text if text.ends_with('+') => message(&text.repeat(5500)),
+                text => message(text),
+            };
+            count += outbox.push_keyed(item, key.as_ref(), bounds(policy)).unwrap_or(0);
+        }
+        let (texts, code) = expected;
+        assert_eq!(waiting(&outbox), (texts.to_owned(), code), "{pushed}");
+        assert_eq!(count, dropped, "{pushed}");
+    }
+
+    #[test]
+    fn the_oldest_messages_go_and_nothing_else() {
+        let check = |pushed, expected, dropped| {
+            check(OutboxPolicy::DropOldest, pushed, (expected, None), dropped);
+        };
+        check("a b c d", "a b c d", 0);
+        check("a b c d e", "b c d e", 1);
+        check("a b c d e f g", "d e f g", 3);
+        check("a . b c d", "Next(None) b c d", 1);
+        check("a . b . c . d .", "Next(None) Next(None) Next(None) Next(None)", 4);
+        // By bytes: one large one beside what counts, and the newest of two.
+        check("a 1+ b", "a 1+1 b", 0);
+        check("a 1+ b 2+ c", "2+2 c", 3);
+        // What is being written takes no place from what comes.
+        check("a b 1+ ! c 2+ d e", "c 2+2 d e", 0);
+        check("k=1 k=2 k=3 k=4 k=5", "2 3 4 5", 1);
+    }
+
+    #[test]
+    fn the_newest_of_each_key_waits_in_the_place_of_the_first() {
+        let check = |pushed, expected| check(OutboxPolicy::Conflate, pushed, (expected, None), 0);
+        check("a=1 a=2 a=3", "3");
+        check("a=1 b=1 x a=2 b=2 a=3", "3 2 x");
+        check("a=1 ! a=2 a=3", "3");
+        check("a=1 . a=1+ a=2 a=2+ a=3+ . b=1", "3+3 Next(None) Next(None) 1");
+        check("a=1 b=1 c=1 d=1 a=2 b=2 c=2 d=2", "2 2 2 2");
+    }
+
+    #[test]
+    fn what_cannot_be_conflated_closes() {
+        let closed = ("", Some(1013));
+        check(OutboxPolicy::Conflate, "a=1 b=1 c=1 d=1 e=1", closed, 0);
+        check(OutboxPolicy::Conflate, "a=1 b c d e", closed, 0);
+        check(OutboxPolicy::Conflate, "a=1+ b=1+", closed, 0);
+        check(OutboxPolicy::Close, "k=1 k=2 k=3 k=4 k=5", closed, 0);
+        check(OutboxPolicy::DropOldest, ". . . . .", closed, 0);
+    }
+
+    #[test]
+    fn ready_comes_first_and_keys_keep_their_places() {
+        let (outbox, key) = (Outbox::default(), Arc::from("k"));
+        let push = |text| {
+            outbox.push_keyed(message(text), Some(&key), bounds(OutboxPolicy::Conflate)).ok()
+        };
+        assert_eq!(push("1"), Some(0));
+        outbox.accept(Some(Outgoing::Ready));
+        assert_eq!(push("2"), Some(0));
+        assert_eq!(waiting(&outbox).0, "Ready 2");
+        assert!(outbox.lock().keys.is_none(), "an idle outbox owns no memory");
+    }
+
+    #[test]
+    fn dropping_costs_the_same_however_many_wait() {
+        let bounds = Bounds { messages: 100_000, ..bounds(OutboxPolicy::DropOldest) };
+        let bounds = Bounds { bytes: 1 << 30, ..bounds };
+        let outbox = Outbox::default();
+        outbox.accept(None);
+        let dropped: u64 = (0..1_000_000)
+            .map(|_| u64::from(outbox.push_keyed(message("x"), None, bounds).unwrap_or(0)))
+            .sum();
+        let left = outbox.take().now_or_never().map_or(0, |taken| taken.queue.len() as u64);
+        assert_eq!(dropped + left, 1_000_000);
+        assert!(left > 85_000 && left <= 100_000, "{left}");
+    }
+}

@@ -1,0 +1,194 @@
+//! Who receives: applies one [`Command`] of an application. The only code that turns a scope, a room, a uuid or an
+//! ident into outboxes.
+//!
+//! It never waits and is called from lanes and from any thread of a plugin. One method is the whole of it, so that a
+//! cluster can stand in the same place.
+
+use crate::protocol::close::sendable;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
+
+use super::outbox::Gone;
+use super::registry::{Peer, Registry};
+use super::resource::{Resource, Resources};
+use crate::protocol::close::CloseReason;
+use crate::protocol::identity::Identity;
+use crate::protocol::payload::Payload;
+
+/// What an application wants done.
+#[derive(Debug)]
+pub(crate) enum Command<'a> {
+    /// With a key, here and in the other two: in place of the message with the same key that still waits.
+    Send {
+        to: ConnectionId,
+        key: Option<&'a str>,
+        payload: Payload,
+    },
+    /// To the connection whose message it is handling.
+    Answer {
+        to: &'a Peer,
+        payload: Payload,
+    },
+    Broadcast {
+        scope: Scope,
+        websockets_only: bool,
+        except: &'a [u64],
+        key: Option<&'a str>,
+        payload: Payload,
+    },
+    Feedback {
+        to: Target<'a>,
+        payload: Payload,
+    },
+    Join {
+        id: ConnectionId,
+        room: &'a str,
+    },
+    Leave {
+        id: ConnectionId,
+        room: &'a str,
+    },
+    Publish {
+        room: &'a str,
+        except: &'a [u64],
+        key: Option<&'a str>,
+        payload: Payload,
+    },
+    Close {
+        id: ConnectionId,
+        code: CloseCode,
+        reason: &'a str,
+    },
+    SetFyi {
+        id: ConnectionId,
+        fyi: &'a str,
+    },
+}
+
+#[derive(Debug)]
+pub(crate) struct Router {
+    registry: Arc<Registry>,
+    resources: Arc<ArcSwap<Resources>>,
+}
+
+impl Router {
+    pub(crate) fn new(registry: Arc<Registry>, resources: Arc<ArcSwap<Resources>>) -> Self {
+        Self { registry, resources }
+    }
+
+    /// Does what an application on `from` asks for; answers to how many connections it reached.
+    pub(crate) fn deliver(&self, from: &Resource, command: Command<'_>) -> Result<u64, HostError> {
+        match command {
+            Command::Send { to, key, payload } => {
+                let key = shared(key)?;
+                self.member(from, to)?.send(payload, key.as_ref()).map(|()| 1)
+            }
+            Command::Answer { to, payload } if is_on(to, from) => {
+                to.send(payload, None).map(|()| 1)
+            }
+            Command::Answer { .. } => Err(HostError::Gone),
+            Command::Broadcast {
+                scope: Scope::Resource,
+                websockets_only,
+                except,
+                key,
+                payload,
+            } => Ok(spread(from, websockets_only, except, &payload, shared(key)?.as_ref())),
+            Command::Broadcast { scope: Scope::All, websockets_only, except, key, payload } => {
+                let resources = self.resources.load();
+                let with_dialog = resources.values().filter(|resource| resource.service().dialog);
+                let key = shared(key)?;
+                let reached =
+                    |r: &Arc<_>| spread(r, websockets_only, except, &payload, key.as_ref());
+                Ok(with_dialog.map(reached).sum())
+            }
+            Command::Feedback { to, payload } => {
+                self.target(to).ok_or(HostError::Gone)?.send(payload, None).map(|()| 1)
+            }
+            Command::Join { id, room } => {
+                check_length(room, Self::MAX_ROOM_NAME)?;
+                from.join(&self.member(from, id)?, room).map(|()| 1)
+            }
+            Command::Leave { id, room } => {
+                from.leave(&*self.member(from, id)?, room);
+                Ok(1)
+            }
+            Command::Publish { room, except, key, payload } => {
+                let (key, mut count) = (shared(key)?, 0);
+                from.for_each_in_room(room, |peer| {
+                    let is_meant = !except.contains(&peer.id().0);
+                    let sent = is_meant && peer.send(payload.clone(), key.as_ref()).is_ok();
+                    count += u64::from(sent);
+                });
+                Ok(count)
+            }
+            Command::Close { id, code, reason } => {
+                let reason = CloseReason::new(sendable(code), ClosedBy::Plugin, reason);
+                self.member(from, id)?
+                    .outbox
+                    .close(reason)
+                    .map(|()| 1)
+                    .map_err(|Gone| HostError::Gone)
+            }
+            Command::SetFyi { id, fyi } => {
+                check_length(fyi, Self::MAX_FYI)?;
+                self.member(from, id)?.set_fyi(fyi);
+                Ok(1)
+            }
+        }
+    }
+
+    const MAX_ROOM_NAME: usize = 256;
+    const MAX_KEY: usize = 256;
+    const MAX_FYI: usize = 4096;
+
+    /// An application reaches by id only who is on its own resource.
+    fn member(&self, from: &Resource, id: ConnectionId) -> Result<Arc<Peer>, HostError> {
+        self.registry.find(id).filter(|peer| is_on(peer, from)).ok_or(HostError::Gone)
+    }
+
+    fn target(&self, to: Target<'_>) -> Option<Arc<Peer>> {
+        match to {
+            Target::Uuid(uuid) => {
+                // The whole of it is compared, in constant time: who knows only the first half knows nothing.
+                let peer = self.registry.find(ConnectionId(Identity::key_of(uuid)?))?;
+                (peer.kind == Kind::WebSocket && peer.identity.matches(uuid)).then_some(peer)
+            }
+            Target::Ident("") => None,
+            Target::Ident(ident) => self.registry.find_ident(ident),
+        }
+    }
+}
+
+fn is_on(peer: &Peer, resource: &Resource) -> bool {
+    std::ptr::eq(&raw const *peer.resource, resource)
+}
+
+fn spread(
+    to: &Resource,
+    websockets_only: bool,
+    except: &[u64],
+    payload: &Payload,
+    key: Option<&Arc<str>>,
+) -> u64 {
+    let mut count = 0;
+    to.for_each_member(|peer| {
+        let meant = !websockets_only || peer.kind == Kind::WebSocket;
+        if meant && !except.contains(&peer.id().0) && peer.send(payload.clone(), key).is_ok() {
+            count += 1;
+        }
+    });
+    count
+}
+
+/// One copy of a key for all receivers.
+fn shared(key: Option<&str>) -> Result<Option<Arc<str>>, HostError> {
+    let Some(key) = key else { return Ok(None) };
+    check_length(key, Router::MAX_KEY).map(|()| Some(Arc::from(key)))
+}
+
+fn check_length(text: &str, max: usize) -> Result<(), HostError> {
+    if text.len() > max { Err(HostError::TooLarge) } else { Ok(()) }
+}

@@ -1,0 +1,144 @@
+//! What an operator orders through the control socket. The answer is one sentence, whether it was done or not.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::info;
+
+use super::Supervisor;
+use super::load::{Content, Refusal};
+use super::restart::Memory;
+use crate::config::Config;
+use crate::fs::stamp::FileStamp;
+use crate::plugin::lane::handover::Succession;
+use crate::plugin::watch;
+use crate::routing::resource::{Outage, Resource};
+
+/// An operator's order.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Read `plugins.toml` again.
+    Configuration,
+    /// Load the library of a plugin again, even if it is the same.
+    Reload(String),
+    Disable(String),
+    Enable(String),
+    /// Let a kept generation take over: this one, or the one before.
+    RollBack {
+        plugin: String,
+        generation: Option<u64>,
+        succession: Succession,
+    },
+}
+
+/// What was done, or why it was not.
+pub(crate) type Outcome = Result<String, String>;
+
+impl Supervisor {
+    pub(super) async fn obey(&mut self, order: Order) -> Outcome {
+        match order {
+            Order::Configuration => self.configuration_changed().await,
+            Order::Reload(name) => self.reload(&name).await,
+            Order::Disable(name) => self.disable(&name).await,
+            Order::Enable(name) => self.enable(&name).await,
+            Order::RollBack { plugin, generation, succession } => {
+                self.roll_back(&plugin, generation, succession).await
+            }
+        }
+    }
+
+    async fn reload(&mut self, name: &str) -> Outcome {
+        let config = self.hub.config.load_full();
+        self.must_be_mapped(name, &config)?;
+        if self.is_disabled(name) {
+            return Err(format!("{name} is disabled; enable it"));
+        }
+        match self.load(name, Content::Any).await {
+            Ok(Some(loaded)) => {
+                let done = self.replace(name, loaded, &config, Succession::Heir).await;
+                if done.is_ok() {
+                    self.note_rolled_back(name, None);
+                }
+                done
+            }
+            Ok(None) => Err(format!("{name} was not loaded")),
+            Err(refusal) => Err(self.report(name, &refusal)),
+        }
+    }
+
+    async fn disable(&mut self, name: &str) -> Outcome {
+        let config = self.hub.config.load_full();
+        self.must_be_mapped(name, &config)?;
+        let plugin = self.plugins.entry(name.to_owned()).or_default();
+        if std::mem::replace(&mut plugin.is_disabled, true) {
+            return Err(format!("{name} is disabled already"));
+        }
+        self.probations.remove(name);
+        let resources = self.resources_of(name, &config);
+        for resource in &resources {
+            self.switch_off(resource, name).await;
+        }
+        info!(plugin = name, "disabled");
+        Ok(format!("{name} is disabled; {} closed", paths(&resources)))
+    }
+
+    /// Closes a resource whose plugin is disabled.
+    pub(super) async fn switch_off(&mut self, resource: &Arc<Resource>, plugin: &str) {
+        let text = format!("the application {plugin} is switched off");
+        let outage = Outage { text, retry_after: DISABLED_RETRY };
+        let reason = outage.close_reason();
+        self.close(resource, outage, reason).await;
+        self.forgive(&resource.path);
+    }
+
+    async fn enable(&mut self, name: &str) -> Outcome {
+        let config = self.hub.config.load_full();
+        self.must_be_mapped(name, &config)?;
+        if !self.is_disabled(name) {
+            return Err(format!("{name} is not disabled"));
+        }
+        let file = watch::library(&config.server.plugin_dir, name);
+        let plugin = self.plugins.entry(name.to_owned()).or_default();
+        // It may have changed meanwhile.
+        if (plugin.active.is_none() || plugin.seen != FileStamp::of(&file))
+            && let Err(refusal) = self.load_new(name).await
+        {
+            let line = self.report(name, &refusal);
+            if self.active(name).is_none() || !matches!(refusal, Refusal::Missing(_)) {
+                return Err(line);
+            }
+        }
+        self.plugins.entry(name.to_owned()).or_default().is_disabled = false;
+        let resources = self.resources_of(name, &config);
+        for resource in &resources {
+            self.start_afresh(resource, Memory::Written).await;
+        }
+        info!(plugin = name, "enabled");
+        Ok(format!("{name} is enabled; {} served", paths(&resources)))
+    }
+
+    pub(super) fn is_disabled(&self, name: &str) -> bool {
+        self.plugins.get(name).is_some_and(|plugin| plugin.is_disabled)
+    }
+
+    pub(super) fn resources_of(&self, name: &str, config: &Config) -> Vec<Arc<Resource>> {
+        let served = self.hub.resources.load();
+        let mapped = config.mapped_to(name);
+        mapped.filter_map(|(path, _)| served.get(path).cloned()).collect()
+    }
+
+    pub(super) fn must_be_mapped(&self, name: &str, config: &Config) -> Result<(), String> {
+        if config.maps(name) {
+            return Ok(());
+        }
+        Err(format!("no resource of plugins.toml names the plugin {name}"))
+    }
+}
+
+/// When clients of a disabled plugin may try again: nobody knows when it is enabled.
+const DISABLED_RETRY: Duration = Duration::from_secs(30);
+
+fn paths(resources: &[Arc<Resource>]) -> String {
+    let paths: Vec<&str> = resources.iter().map(|resource| resource.path.as_str()).collect();
+    paths.join(", ")
+}

@@ -1,0 +1,38 @@
+//! Publishes the status of all plugins after each change, so that a reader never waits for the supervisor.
+
+use std::sync::Arc;
+
+use super::Supervisor;
+use crate::hub::status::{Running, Standing};
+use crate::plugin::staging;
+
+impl Supervisor {
+    pub(super) fn publish(&self) {
+        let config = self.hub.config.load();
+        // One that runs nothing and is to run nothing is nobody's concern.
+        let known = self.plugins.iter();
+        let known =
+            known.filter(|(name, plugin)| plugin.active.is_some() || config.maps(name.as_str()));
+        let standings = known.map(|(name, plugin)| {
+            let generation = plugin.active.as_ref().map(|active| Running {
+                number: active.generation.number,
+                hash: staging::hex(&active.hash),
+                package: active.generation.facts.package.clone(),
+                version: active.generation.facts.version.clone(),
+                build: active.generation.facts.build.clone(),
+                since: active.since,
+            });
+            let standing = Standing {
+                generation,
+                refused: plugin.refused.clone(),
+                retired: plugin.retired,
+                is_disabled: plugin.is_disabled,
+                is_on_probation: self.probations.contains_key(name),
+                failed_probations: plugin.failed_probations,
+                kept: plugin.kept.clone().unwrap_or_default(),
+            };
+            (name.clone(), standing)
+        });
+        self.hub.roster.store(Arc::new(standings.collect()));
+    }
+}

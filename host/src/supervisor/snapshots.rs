@@ -1,0 +1,191 @@
+//! State on disk, for resources with `snapshot_every`: written now and then and at the end, read back when an instance
+//! starts that has no predecessor to take it from.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep};
+use tracing::{debug, error, info, warn};
+
+use super::Supervisor;
+use super::deploy::Candidate;
+use super::load::Refusal;
+use crate::config::{Config, Resource as ResourceConfig};
+use crate::error::chain;
+use crate::fs::blocking::aside;
+use crate::hub::Hub;
+use crate::plugin::dylib::Generation;
+use crate::plugin::lane::Item;
+use crate::plugin::lane::handover::{self, SwapError};
+use crate::plugin::snapshot_file::{self, State};
+use crate::routing::resource::{Resource, ServiceState};
+
+/// Writes states, never two of one resource at once: the second would be of the same file, and perhaps the older one.
+#[derive(Debug, Default)]
+pub(crate) struct Keeper {
+    /// By resource. Held by the thread that writes, so that no one who stops waiting for it lets another one begin.
+    writing: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
+}
+
+/// Takes a snapshot of each resource when it is due.
+pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<Keeper>) {
+    /// How soon a changed interval is noticed.
+    const LOOK: Duration = Duration::from_millis(100);
+    let mut last: BTreeMap<String, Instant> = BTreeMap::new();
+    let mut writing = JoinSet::new();
+    loop {
+        tokio::select! {
+            Some(_) = writing.join_next() => {}
+            () = sleep(LOOK) => {
+                let config = hub.config.load_full();
+                for (path, settings) in &config.resources {
+                    let Some(every) = settings.snapshot_every else { continue };
+                    let now = Instant::now();
+                    let due = *last.entry(path.clone()).or_insert(now) + every <= now;
+                    if due && let Ok(turn) = keeper.turn(path).try_lock_owned() {
+                        last.insert(path.clone(), now);
+                        writing.spawn(write_one(hub.clone(), config.clone(), path.clone(), turn));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The last snapshots, before the lanes end, each after one that is being written. A lane that is stuck keeps only its own from being
+/// written.
+pub(crate) async fn write_last(hub: &Arc<Hub>, keeper: &Keeper) {
+    let config = hub.config.load_full();
+    let mut writing = JoinSet::new();
+    for (path, settings) in &config.resources {
+        if settings.snapshot_every.is_some() {
+            let (turn, hub) = (keeper.turn(path).lock_owned(), hub.clone());
+            let (config, path) = (config.clone(), path.clone());
+            writing.spawn(async move { write_one(hub, config, path, turn.await).await });
+        }
+    }
+    while writing.join_next().await.is_some() {}
+}
+
+impl Keeper {
+    fn turn(&self, path: &str) -> Arc<AsyncMutex<()>> {
+        let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        writing.entry(path.to_owned()).or_default().clone()
+    }
+}
+
+async fn write_one(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMutexGuard<()>) {
+    if let Some(resource) = hub.resources.load().get(&path).cloned() {
+        write(&resource, &config, turn).await;
+    }
+}
+
+/// Asks the lane for a snapshot and writes it.
+async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<()>) {
+    let service = resource.service();
+    let ServiceState::Serving(inbox) = &service.state else { return };
+    let (done, taken) = oneshot::channel();
+    if inbox.send(Item::Snapshot(done)).await.is_err() {
+        return;
+    }
+    let taken = tokio::select! {
+        taken = taken => taken,
+        () = inbox.pulse().given_up() => return,
+    };
+    let (resource, limit) = (resource.path.as_str(), config.server.reload.snapshot_limit);
+    let state = match taken {
+        Ok(Ok(Some(state))) => state,
+        Ok(Ok(None)) => return debug!(resource, "no state to write"),
+        Ok(Err(failure)) => {
+            return warn!(resource, reason = failure.into_text(), "no snapshot could be taken");
+        }
+        // The lane has ended.
+        Err(_) => return,
+    };
+    let bytes = state.snapshot.bytes.len();
+    if bytes > limit {
+        return warn!(
+            resource,
+            bytes, limit, "the state is not written: it is over reload.snapshot_limit"
+        );
+    }
+    let file = snapshot_file::file(&config.server.state_dir, resource);
+    let work = move || {
+        let written = state.write(&file);
+        drop(turn);
+        written
+    };
+    match aside(work).await.flatten() {
+        Ok(()) => debug!(resource, bytes, "state written"),
+        Err(error) => error!(resource, %error, "the state cannot be written; the last one stays"),
+    }
+}
+
+impl Supervisor {
+    /// An instance with the state that was written last, if there is one that it takes; else a fresh one.
+    pub(super) async fn start_with_state(
+        &self,
+        generation: &Arc<Generation>,
+        resource: &Arc<Resource>,
+        settings: &ResourceConfig,
+    ) -> Result<Candidate, Refusal> {
+        let candidate = self.start_instance(generation, resource, settings).await?;
+        let config = self.hub.config.load_full();
+        if settings.snapshot_every.is_none() {
+            return Ok(candidate);
+        }
+        let (file, path) =
+            (snapshot_file::file(&config.server.state_dir, &resource.path), &resource.path);
+        let read = aside({
+            let file = file.clone();
+            move || State::read(&file)
+        });
+        let state = match read.await.map_err(Refusal::Host)? {
+            Ok(Some(state)) if state.plugin == settings.plugin => state,
+            Ok(Some(state)) => {
+                info!(
+                    resource = path,
+                    of = state.plugin,
+                    "the state on disk is another application's"
+                );
+                return Ok(candidate);
+            }
+            Ok(None) => return Ok(candidate),
+            Err(error) => {
+                set_aside(&file, path, &chain(&error));
+                return Ok(candidate);
+            }
+        };
+        let bytes = state.snapshot.bytes.len();
+        let limit = config.server.reload.restore;
+        match handover::restore(candidate.instance, state.snapshot, limit).await {
+            Ok((instance, _)) => {
+                info!(resource = path, bytes, "state restored from disk");
+                Ok(Candidate { instance, ..candidate })
+            }
+            // No fault of the state's.
+            Err(SwapError::Thread(error)) => Err(Refusal::Host(error)),
+            Err(error) => {
+                set_aside(&file, path, &chain(&error));
+                self.start_instance(generation, resource, settings).await
+            }
+        }
+    }
+}
+
+/// Moves a state out of the way that nobody takes, so that the next one does not write over it.
+fn set_aside(file: &Path, resource: &str, reason: &str) {
+    let aside = file.with_extension("refused");
+    let moved = std::fs::rename(file, &aside).is_ok();
+    error!(
+        resource,
+        reason,
+        moved,
+        file = %aside.display(),
+        "the state on disk is not restored; the application starts without it"
+    );
+}

@@ -1,0 +1,181 @@
+//! Looks at all lanes several times a second: reports callbacks that take too long while they run, and applications that are
+//! stuck or panic again and again.
+//!
+//! A thread of its own, because applications on shared lanes may hold up every task of the runtime. It decides nothing:
+//! what is to be done about a finding is the supervisor's.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::Sender;
+use tracing::{info, warn};
+
+use super::Change;
+use crate::config::{Config, Watchdog as Limits};
+use crate::hub::Hub;
+use crate::plugin::lane::health::{Finding, Pulse, Watch, overslept};
+use crate::routing::resource::{Resource, ServiceState};
+
+/// Ends the watch when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Watchdog {
+    _stop: mpsc::Sender<()>,
+}
+
+/// Starts to watch. Findings that do not fit into `changes` are found again.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchdog> {
+    let (stop, stopped) = mpsc::channel();
+    std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+        let mut lanes = BTreeMap::new();
+        let mut looked = Instant::now();
+        loop {
+            let config = hub.config.load_full();
+            let pause = interval(&config.server.watchdog);
+            if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            let late = overslept(looked.elapsed(), pause);
+            looked = Instant::now();
+            lanes.values_mut().for_each(|lane: &mut Lane| lane.watch.excuse(late));
+            look(&hub, &config, &mut lanes, &changes);
+        }
+    })?;
+    Ok(Watchdog { _stop: stop })
+}
+
+/// Often enough that a duration is told to an eighth of the limit.
+fn interval(limits: &Limits) -> Duration {
+    let shortest = limits.callback_warn.min(limits.callback_limit) / 8;
+    shortest.clamp(Duration::from_millis(1), Duration::from_millis(125))
+}
+
+/// What is remembered of a lane between two looks.
+struct Lane {
+    pulse: Arc<Pulse>,
+    watch: Watch,
+    generation: u64,
+    panics: Recent,
+}
+
+fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes: &Sender<Change>) {
+    let (resources, now) = (hub.resources.load_full(), Instant::now());
+    lanes.retain(|path, _| resources.contains_key(path));
+    for (path, resource) in resources.iter() {
+        let service = resource.service();
+        let ServiceState::Serving(inbox) = &service.state else { continue };
+        let pulse = inbox.pulse();
+        let lane = lanes.entry(path.clone()).or_insert_with(|| Lane {
+            pulse: pulse.clone(),
+            watch: Watch::new(now),
+            generation: pulse.generation(),
+            panics: Recent::new(0),
+        });
+        if !Arc::ptr_eq(&lane.pulse, pulse) {
+            (lane.pulse, lane.watch) = (pulse.clone(), Watch::new(now));
+        }
+        if lane.generation != pulse.generation() {
+            lane.generation = pulse.generation();
+            lane.panics = Recent::new(resource.tally.figures().panics);
+        }
+        let limits = &config.server.watchdog;
+        if let Some(finding) = lane.watch.look(pulse, now, limits) {
+            let plugin = config.resources.get(path).map_or("", |settings| &*settings.plugin);
+            if report(plugin, resource, (pulse, finding), changes) {
+                lane.watch.stuck_is_known();
+            }
+        }
+        let panics = lane.panics.within_a_minute(resource.tally.figures().panics, now);
+        if limits.max_panics.is_some_and(|max| panics > max.get() as u64)
+            && changes.try_send(Change::Panicking(path.clone())).is_ok()
+        {
+            lane.panics = Recent::new(resource.tally.figures().panics);
+        }
+    }
+}
+
+/// True if the supervisor knows now that the lane is stuck.
+fn report(
+    plugin: &str,
+    resource: &Resource,
+    (pulse, finding): (&Arc<Pulse>, Finding),
+    changes: &Sender<Change>,
+) -> bool {
+    let (path, generation) = (resource.path.as_str(), pulse.generation());
+    match finding {
+        Finding::Slow(callback, lasted) => {
+            resource.tally.add_slow_call();
+            warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback takes long and still runs");
+        }
+        Finding::Ended(callback, lasted) => {
+            info!(plugin, generation, resource = path, %callback, ?lasted, "the slow callback has ended");
+        }
+        Finding::Stuck(call, callback, lasted) => {
+            let stuck = Change::Stuck { path: path.to_owned(), pulse: pulse.clone(), call };
+            if changes.try_send(stuck).is_ok() {
+                warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback is stuck");
+                return true;
+            }
+        }
+    }
+    false
+}
+
+/// How often something that is counted for ever happened in the last minute.
+#[derive(Debug)]
+struct Recent {
+    /// What the count was before each time that it rose.
+    rises: VecDeque<(Instant, u64)>,
+    count: u64,
+}
+
+impl Recent {
+    fn new(count: u64) -> Self {
+        Self { rises: VecDeque::new(), count }
+    }
+
+    fn within_a_minute(&mut self, count: u64, now: Instant) -> u64 {
+        if count < self.count {
+            // Another resource, under the same path.
+            *self = Self::new(0);
+        }
+        if count != self.count {
+            self.rises.push_back((now, self.count));
+            self.count = count;
+        }
+        while self.rises.front().is_some_and(|(at, _)| now - *at > Self::MINUTE) {
+            self.rises.pop_front();
+        }
+        self.rises.front().map_or(0, |(_, before)| count - before)
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_last_minute_counts() {
+        let start = Instant::now();
+        let mut recent = Recent::new(10);
+        for (second, count, expected) in [
+            (0, 10, 0),
+            (1, 12, 2),
+            (30, 15, 5),
+            (61, 15, 5),
+            (62, 15, 3),
+            (80, 16, 4),
+            (200, 16, 0),
+        ] {
+            let now = start + Duration::from_secs(second);
+            assert_eq!(recent.within_a_minute(count, now), expected, "{second}");
+        }
+    }
+}
