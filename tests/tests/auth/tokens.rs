@@ -1,0 +1,146 @@
+//! JWTs: where they are read from, which are valid, and how a refusal is reported.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use plugsocket_tests::{LineClient, Request};
+use serde_json::{Value, json};
+
+use crate::{SECRET, now, part, refused, request, signed, token_of, who, with_tokens};
+
+#[tokio::test]
+async fn a_token_is_taken_from_where_it_may_be_and_its_user_reaches_the_application() {
+    let host = with_tokens().start().await;
+    let token = token_of("ann");
+    for request in [
+        request("/private", &token),
+        Request::to(&format!("/private?x=1&token={token}")),
+        Request::to("/private").header("Cookie", &format!("a=b; session={token}")),
+    ] {
+        let mut client = host.open(request).await.ready().await;
+        let me = client.ask(&json!({"do": "whoami"})).await;
+        let claims: Value = serde_json::from_str(me["claims"].as_str().unwrap()).unwrap();
+        assert_eq!((&me["user"], &claims["role"]), (&json!("ann"), &json!("editor")), "{me}");
+    }
+    // Others of the same resource are told apart, and nothing is said where nothing is asked.
+    let mut bob = host.open(request("/private", &token_of("bob"))).await.ready().await;
+    assert_eq!(who(&mut bob).await, "bob");
+    let mut open = host.open(request("/open", &token)).await.ready().await;
+    let me = open.ask(&json!({"do": "whoami"})).await;
+    assert_eq!((&me["user"], &me["claims"]), (&Value::Null, &Value::Null));
+}
+
+#[tokio::test]
+async fn a_token_in_the_subprotocols_is_answered_by_one_that_is_not_the_token() {
+    let setup = with_tokens().key("/private", "subprotocols", r#"["v2"]"#);
+    let host = setup.start().await;
+    let token = token_of("ann");
+    for (offer, chosen) in [
+        (format!("bearer, {token}"), "bearer"),
+        (format!("v1, bearer, {token}"), "bearer"),
+        (format!("bearer, {token}, v2"), "v2"),
+    ] {
+        let request = Request::to("/private").header("Sec-WebSocket-Protocol", &offer);
+        let mut client = host.open(request).await.ready().await;
+        assert_eq!(client.protocol(), Some(chosen));
+        assert_eq!(who(&mut client).await, "ann");
+    }
+    // A browser that is refused can read why: its handshake needs the subprotocol too.
+    let bad = Request::to("/private").header("Sec-WebSocket-Protocol", "bearer, a.b.c");
+    let mut client = host.open(bad.header("Origin", "https://example.org")).await;
+    assert_eq!(client.protocol(), Some("bearer"));
+    assert_eq!(client.expect_close_packet(1008).await["error"], "the token cannot be read");
+}
+
+#[tokio::test]
+async fn who_shows_nothing_valid_is_told_why_and_never_reaches_the_application() {
+    let host = with_tokens().start().await;
+    let good = json!({"sub": "ann", "exp": now() + 600});
+    let none = format!("{}.{}.", part(&json!({"alg": "none"})), part(&good));
+    let expired = signed(&json!({"sub": "ann", "exp": now() - 60}), SECRET);
+    let early = signed(&json!({"sub": "ann", "exp": now() + 600, "nbf": now() + 300}), SECRET);
+    let deep = format!("{{\"sub\":\"ann\",\"exp\":9e9,\"x\":{}", "[".repeat(3000));
+    let bomb = format!("{}.{}.AAAA", part(&json!({"alg": "HS256"})), URL_SAFE_NO_PAD.encode(deep));
+    let long = signed(&json!({"sub": "x".repeat(2000), "exp": now() + 600}), SECRET);
+    let huge = format!(r#"{{"sub":12345678901234567890123,"exp":{}}}"#, now() + 600);
+    let huge = signed(&serde_json::from_str(&huge).unwrap(), SECRET);
+    for (token, reason) in [
+        (long, "the token's user is too long or has control characters"),
+        (huge, "the token names no user"),
+        (signed(&good, "another secret of thirty-two bytes"), "the token's signature is not valid"),
+        (none, "the token is signed in a way that is not accepted"),
+        (expired, "the token has expired"),
+        (early, "the token is not valid yet"),
+        (bomb, "the token's signature is not valid"),
+        ("x".repeat(9000), "the token is too long"),
+        ("x".to_owned(), "the token cannot be read"),
+    ] {
+        for target in ["/private", "/plain"] {
+            let fields = format!("Authorization: Bearer {token}\r\n");
+            let answer = refused(&host, target, &fields).await;
+            assert_eq!((answer.status, answer.body.trim_end()), (401, reason));
+            let challenge = answer.header("www-authenticate");
+            assert_eq!(challenge, Some("Bearer error=\"invalid_token\""));
+        }
+        let request = request("/private", &token).header("Origin", "https://example.org");
+        let mut browser = host.open(request).await;
+        assert_eq!(browser.expect_close_packet(1008).await["error"], reason);
+    }
+    let answer = refused(&host, "/private", "").await;
+    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
+    // A browser reads an HTTP answer where there is no dialog, or it would be told in a language that it does not speak.
+    assert_eq!(refused(&host, "/plain", "Origin: https://example.org\r\n").await.status, 401);
+    let mut ann = host.open(request("/private", &token_of("ann"))).await.ready().await;
+    let calls = ann.ask(&json!({"do": "log-of-calls"})).await;
+    assert_eq!(calls.as_array().unwrap().iter().filter(|call| call["call"] == "open").count(), 1);
+}
+
+#[tokio::test]
+async fn backends_are_exempt_unless_they_are_not() {
+    let mut host = with_tokens().start().await;
+    let post = |token: &str| {
+        let body = r#"{"do":"whoami"}"#;
+        format!(
+            "POST /private HTTP/1.1\r\nHost: h\r\n{token}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let mut script = host.connect_backend("/private").await;
+    assert_eq!(who(&mut script).await, Value::Null);
+    host.connect_lines("/private").await;
+    let mut raw = host.raw().await;
+    raw.write(post("")).await;
+    assert_eq!(raw.last_response().await.status, 200);
+
+    host.apply(host.setup().auth("/private", "backends", "\"required\"")).await;
+    // Who is there stays.
+    assert_eq!(who(&mut script).await, Value::Null);
+    let answer = refused(&host, "/private", "Client-Type: backend\r\n").await;
+    assert_eq!(answer.status, 401);
+    let mut raw = host.raw().await;
+    raw.write(post("")).await;
+    let answer = raw.last_response().await;
+    assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
+    assert_eq!(answer.packets(), [json!({"opcode": "close", "error": "no token"})]);
+    let mut lines = LineClient::open(host.address(), "backend\nGET /private HTTP/1.1\n\n").await;
+    assert_eq!(lines.receive_json().await["error"], "no token");
+
+    let token = token_of("cron");
+    let mut raw = host.raw().await;
+    raw.write(post(&format!("Authorization: Bearer {token}\r\n"))).await;
+    let answer = raw.last_response().await;
+    assert_eq!(answer.packets()[0]["result"]["user"], "cron");
+    host.connect_lines(&format!("/private?token={token}")).await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_token_where_that_is_wanted() {
+    let setup = with_tokens().auth("/private", "close_on_expiry", "true");
+    let host = setup.auth("/private", "leeway", "0").auth("/plain", "leeway", "0").start().await;
+    let token = signed(&json!({"sub": "ann", "exp": now() + 2}), SECRET);
+    let mut plain = host.open(request("/plain", &token)).await;
+    let mut closed = host.open(request("/private", &token)).await.ready().await;
+    assert_eq!(closed.expect_close_packet(1008).await["error"], "token expired");
+    // The other one stays.
+    plain.send(json!({"do": "whoami"}).to_string()).await;
+    assert_eq!(plain.receive_json().await["result"]["user"], "ann");
+}

@@ -1,0 +1,176 @@
+//! Signals, and hosts that end without draining: what is left behind, and what the next host restores.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+use plugsocket_tests::{Setup, within};
+
+use crate::{PROGRAM, ShellHost, count, counter, echoes, on_unix};
+
+#[tokio::test]
+async fn a_killed_host_leaves_no_process_that_tries_a_library() {
+    let mut host = counter().reload("preflight_timeout", "600").start().await;
+    let pid = host.pid();
+    host.replace_library("counter", "ctor_hang");
+    let children = || -> Vec<String> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
+        lists
+            .flat_map(|list| {
+                list.unwrap_or_default()
+                    .split_whitespace()
+                    .map(ToOwned::to_owned)
+                    .collect::<Vec<_>>()
+            })
+            .collect()
+    };
+    let is_preflight = |child: &String| {
+        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+        let maps = fs::read_to_string(format!("/proc/{child}/maps")).unwrap_or_default();
+        // The library is open, so its constructor hangs.
+        line.windows(9).any(|word| word == b"preflight") && maps.contains("counter.2.so")
+    };
+    let mut child = None;
+    within("the child", async {
+        while child.is_none() {
+            child = children().into_iter().find(is_preflight);
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    host.signal("KILL");
+    host.ended().await;
+    within("the child to end", async {
+        // What nobody has waited for yet has no command line any more.
+        while fs::read(format!("/proc/{}/cmdline", child.as_ref().unwrap()))
+            .is_ok_and(|line| !line.is_empty())
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_memory_the_host_ends_by_abort_and_a_new_one_serves() {
+    let setup = on_unix(Setup::new(PROGRAM).resource("/rogue", "rogue"));
+    let folder = setup.lay_out();
+    let mut host = ShellHost::start(folder.clone(), r#"ulimit -v 1500000 && exec "$@""#);
+    let mut client = host.connect("/rogue").await;
+    client.send("allocate").await;
+    assert_eq!(host.ended().await.signal(), Some(6));
+    let again = ShellHost::start(folder, r#"exec "$@""#);
+    echoes(&mut again.connect("/rogue").await).await;
+}
+
+#[tokio::test]
+async fn a_killed_host_leaves_nothing_that_keeps_the_next_one_from_serving() {
+    let setup = on_unix(counter()).key("/count", "snapshot_every", "0.1");
+    let folder = setup.lay_out();
+    let mut host = ShellHost::start(folder.clone(), r#"exec "$@""#);
+    assert_eq!(count(&mut host.connect("/count").await).await, 1);
+    host.signal("KILL");
+    assert_eq!(host.ended().await.signal(), Some(9));
+    let (socket, control) = (folder.join("host.sock"), folder.join(".plugsocket/control"));
+    assert!(socket.exists() && control.exists());
+    let staged = || fs::read_dir(folder.join(".plugsocket/staged")).unwrap().count();
+    assert_eq!(staged(), 1, "its copies are still there");
+    let again = ShellHost::start(folder.clone(), r#"exec "$@""#);
+    count(&mut again.connect("/count").await).await;
+    assert_eq!(staged(), 1, "only those of the new one");
+}
+
+#[tokio::test]
+async fn sigterm_before_it_is_ready_ends_it_in_order() {
+    // Three that take longer than anybody would wait, one after the other.
+    let mut setup = on_unix(Setup::new(PROGRAM).library("counter", "counter_v2"));
+    for path in ["/a", "/b", "/c"] {
+        setup = setup.resource(path, "counter").config(path, "start_delay_ms", "60000");
+    }
+    let setup = setup.reload("start_timeout", "100");
+    let folder = setup.lay_out();
+    let mut host = ShellHost::start(folder.clone(), r#"exec "$@""#);
+    within("the library to be staged", async {
+        while !fs::read_dir(folder.join(".plugsocket/staged")).is_ok_and(|mut d| d.next().is_some())
+        {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let begun = Instant::now();
+    host.signal("TERM");
+    let ended = host.ended().await;
+    assert_eq!(ended.code(), Some(0), "{ended:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(fs::read_dir(folder.join(".plugsocket/staged")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn sigterm_during_handshakes_ends_it_in_time() {
+    let mut host = counter().server("drain", "1").start().await;
+    let mut halves = Vec::new();
+    for beginning in ["", "GET /count HT", "GET /count HTTP/1.1\r\nHost: h\r\n", "backend\nGET /co"]
+    {
+        let mut client = host.raw().await;
+        client.write(beginning).await;
+        halves.push(client);
+    }
+    let begun = Instant::now();
+    host.signal("TERM");
+    assert_eq!(host.ended().await.code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_second_sigterm_changes_nothing_and_no_connection_is_cut_before_its_time() {
+    let mut host = counter().server("drain", "2").start().await;
+    let mut clients = Vec::new();
+    for _ in 0..40 {
+        clients.push(host.connect("/count").await);
+    }
+    host.signal("TERM");
+    host.wait_for_log("the drain", |line| line.message() == "draining").await;
+    host.signal("TERM");
+    for mut client in clients {
+        client.expect_close_packet(1001).await;
+        client.close().await;
+    }
+    assert_eq!(host.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_nobody_can_catch_ends_the_host_and_the_next_one_has_the_state_on_disk() {
+    // As the service manager sees it: a code, or a signal.
+    for (command, expected) in
+        [("exit", Ok(7)), ("abort", Err(6)), ("overflow", Err(6)), ("double panic", Err(6))]
+    {
+        let setup = on_unix(Setup::new(PROGRAM).resource("/rogue", "rogue"));
+        let setup = setup.library("counter", "counter_v1").resource("/count", "counter");
+        let setup = setup.key("/count", "snapshot_every", "0.1");
+        let folder = setup.lay_out();
+        let mut host = ShellHost::start(folder.clone(), r#"exec "$@""#);
+        count(&mut host.connect("/count").await).await;
+        let file = folder.join(".plugsocket/state/snapshots/%2Fcount.snapshot");
+        // Two writings after the message, so that one of them began after it.
+        let modified = || fs::metadata(&file).and_then(|meta| meta.modified()).ok();
+        within("two writings", async {
+            for _ in 0..2 {
+                let before = modified();
+                while modified() == before {
+                    tokio::task::yield_now().await;
+                }
+            }
+        })
+        .await;
+        host.connect("/rogue").await.send(command).await;
+        let ended = host.ended().await;
+        let how = ended.code().ok_or_else(|| ended.signal().unwrap());
+        // A stack that is used up is told by Rust's own handler, or by the system.
+        assert!(how == expected || command == "overflow" && how == Err(11), "{command}: {how:?}");
+        let again = ShellHost::start(folder, r#"exec "$@""#);
+        let mut client = again.connect("/count").await;
+        client.send("x").await;
+        assert_eq!(client.until_next().await.packets[0]["total"], 2, "{command}");
+    }
+}

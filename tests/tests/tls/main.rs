@@ -1,0 +1,44 @@
+//! TLS: connections over it, certificate renewal, and certificates that are not valid.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+mod connections;
+mod renewal;
+mod validity;
+
+use std::time::Duration;
+
+use plugsocket_tests::{Address, RawClient, Setup, TestHost};
+use serde_json::Value;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const POST: &str = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+
+/// One that looks at its files again and again.
+fn setup() -> Setup {
+    let setup = Setup::new(PROGRAM).resource("/web", "feedback").plain("/echo", "echo");
+    setup.reload("rescan", "0.05").reload("quiet", "0.02")
+}
+
+/// Where it speaks TLS.
+fn secure(host: &TestHost) -> &Address {
+    &host.addresses()[1]
+}
+
+/// What the host says of a certificate, by its place in the list.
+async fn certificate(host: &TestHost, at: usize) -> Value {
+    let (_, status) = host.command(&["status", "--json"]).await;
+    serde_json::from_str::<Value>(&status).unwrap()["certificates"][at].take()
+}
+
+/// What the host says is wrong with its first certificate.
+async fn problem(host: &TestHost) -> Value {
+    certificate(host, 0).await["problem"].take()
+}
+
+/// An answer to these bytes.
+async fn answer(address: &Address, request: &str) -> RawClient {
+    let mut client = RawClient::connect(address).await;
+    client.write(request).await;
+    client
+}

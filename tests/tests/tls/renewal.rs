@@ -1,0 +1,196 @@
+//! Certificate files that change while the host runs.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::time::SystemTime;
+
+use plugsocket_tests::{Authority, Client, Issued, Line, Request, within};
+
+use crate::{DAY, problem, secure, setup};
+
+#[tokio::test]
+async fn a_certificate_is_renewed_while_connections_stay() {
+    let authority = Authority::default();
+    let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    let host = setup().secured(&old).start().await;
+    let address = authority.reach(secure(&host), "localhost");
+    let mut client = Client::open(&address, Request::to("/echo")).await;
+    assert_eq!(address.certificate().await, old.der());
+
+    // In two steps, with a pause.
+    let position = host.log_position();
+    host.put("own.pem", &new.certificate);
+    let line = host.wait_for_error(position, "is not the key of").await;
+    let (pem, key) = (host.folder().join("own.pem"), host.folder().join("own.key"));
+    let said = format!(
+        "{} is not the key of {}; give the two that were made together; the former one serves on",
+        key.display(),
+        pem.display()
+    );
+    assert_eq!(line.message(), said);
+    assert_eq!(line.field("key"), "server.tls.certificates[0].key");
+    assert_eq!(address.certificate().await, old.der());
+    assert!(problem(&host).await.as_str().unwrap().contains("is not the key"));
+    host.put("own.key", &new.key);
+    let in_service = |line: &Line| line.message() == "certificate in service";
+    host.wait_for_log_since(position, "the new one", in_service).await;
+    assert_eq!(address.certificate().await, new.der());
+    let errors = host.log().into_iter().filter(|line| line.level() == "ERROR").count();
+    assert_eq!(errors, 1, "told once, however often it was tried");
+
+    client.send("still here").await;
+    assert_eq!(client.receive_text().await, "still here");
+}
+
+#[tokio::test]
+async fn files_that_are_not_fit_change_nothing_until_they_are() {
+    let authority = Authority::default();
+    let own = authority.issue(&["localhost"]);
+    let host = setup().secured(&own).start().await;
+    let address = authority.reach(secure(&host), "localhost");
+    let expired = authority.issue_until(&["localhost"], SystemTime::now() - DAY);
+    let encrypted =
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
+    for (file, content, said) in [
+        ("own.pem", &*expired.certificate, "expired on"),
+        ("own.pem", "", "has no certificate in it"),
+        ("own.pem", &*own.key, "has no certificate in it"),
+        (
+            "own.pem",
+            "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+            "cannot be understood",
+        ),
+        ("own.key", "", "has no private key in it"),
+        ("own.key", encrypted, "is encrypted"),
+        ("own.key", &*expired.key, "is not the key of"),
+    ] {
+        let position = host.log_position();
+        host.put(file, content);
+        let line = host.wait_for_error(position, said).await;
+        assert!(line.message().starts_with(&*host.folder().join(file).to_string_lossy()), "{line}");
+        assert_eq!(address.certificate().await, own.der(), "{said}");
+        host.put("own.pem", &own.certificate);
+        host.put("own.key", &own.key);
+        let fine = async { while !problem(&host).await.is_null() {} };
+        within("all to be well again", fine).await;
+    }
+    let position = host.log_position();
+    std::fs::remove_file(host.folder().join("own.key")).unwrap();
+    host.wait_for_error(position, "cannot be read: No such file").await;
+    assert_eq!(address.certificate().await, own.der());
+}
+
+#[tokio::test]
+async fn sessions_go_on_until_another_certificate_is_served() {
+    let authority = Authority::default();
+    let own = authority.issue(&["localhost"]);
+    let host = setup().secured(&own).start().await;
+    // Its ticket comes with the handshake.
+    let address = authority.reach_by_1_2(secure(&host), "localhost");
+    assert!(!address.resumes().await && address.resumes().await);
+    let position = host.log_position();
+    host.put("own.key", "");
+    host.wait_for_error(position, "has no private key in it").await;
+    // The file is tried again with every other of these.
+    for _ in 0..20 {
+        assert!(!problem(&host).await.is_null() && address.resumes().await);
+    }
+    host.put("own.key", &own.key);
+    within("all to be well again", async { while !problem(&host).await.is_null() {} }).await;
+    assert!(address.resumes().await);
+    let (position, new) = (host.log_position(), authority.issue(&["localhost"]));
+    host.put("own.pem", &new.certificate);
+    host.put("own.key", &new.key);
+    let in_service = |line: &Line| line.message() == "certificate in service";
+    host.wait_for_log_since(position, "the new one", in_service).await;
+    assert!(!address.resumes().await && address.resumes().await);
+}
+
+#[tokio::test]
+async fn links_may_be_switched_as_certbot_does() {
+    let authority = Authority::default();
+    let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    let folder = std::env::temp_dir().join(format!("plugsocket-certbot-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("archive")).unwrap();
+    std::fs::create_dir_all(folder.join("live")).unwrap();
+    let lay = |n: u8, issued: &Issued| {
+        for (name, content) in [("fullchain", &issued.certificate), ("privkey", &issued.key)] {
+            std::fs::write(folder.join(format!("archive/{name}{n}.pem")), content).unwrap();
+            let live = folder.join(format!("live/{name}.pem"));
+            drop(std::fs::remove_file(&live));
+            symlink(format!("../archive/{name}{n}.pem"), live).unwrap();
+        }
+    };
+    lay(1, &old);
+    let entry = format!(
+        r#"[{{ certificate = "{0}/live/fullchain.pem", key = "{0}/live/privkey.pem" }}]"#,
+        folder.display()
+    );
+    let host = setup().secured(&old).tls("certificates", &entry).start().await;
+    let address = authority.reach(secure(&host), "localhost");
+    assert_eq!(address.certificate().await, old.der());
+    let position = host.log_position();
+    lay(2, &new);
+    let in_service = |line: &Line| line.message() == "certificate in service";
+    host.wait_for_log_since(position, "the new one", in_service).await;
+    assert_eq!(address.certificate().await, new.der());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[tokio::test]
+async fn the_list_of_certificates_changes_with_the_configuration_or_not_at_all() {
+    let authority = Authority::default();
+    let (one, two) = (authority.issue(&["one.example"]), authority.issue(&["two.example"]));
+    let setup = setup().put("two.pem", &two.certificate).put("two.key", &two.key);
+    let mut host = setup.secured(&one).start().await;
+    let both = r#"[{ certificate = "own.pem", key = "own.key" }, { certificate = "two.pem", key = "KEY" }]"#;
+    let address = authority.reach(secure(&host), "two.example");
+
+    let position = host.log_position();
+    let bad = host.setup().tls("certificates", &both.replace("KEY", "own.key"));
+    host.write_config(&bad.toml());
+    let line = host.wait_for_error(position, "server.tls.certificates[1].key").await;
+    let line_number = bad.toml().lines().position(|l| l.starts_with("certificates")).unwrap() + 1;
+    assert!(line.message().contains(&format!("plugins.toml:{line_number}: ")), "{line}");
+    assert!(line.message().contains("is not the key of"), "{line}");
+    host.wait_for_error(position, "configuration not applied").await;
+    assert!(address.try_connect().await.is_err());
+
+    let good = host.setup().tls("certificates", &both.replace("KEY", "two.key"));
+    host.apply(good).await;
+    within("the new certificate", async { while address.try_connect().await.is_err() {} }).await;
+    assert_eq!(address.certificate().await, two.der());
+
+    // To listen elsewhere needs a restart; the rest is applied.
+    let position = host.log_position();
+    let moved = host.setup().tls("listen", r#"["127.0.0.1:1"]"#).tls("tls_timeout", "7");
+    host.apply(moved).await;
+    let is_meant = |line: &Line| line.field("keys") == "tls.listen";
+    host.wait_for_log_since(position, "a word about the restart", is_meant).await;
+    assert_eq!(address.certificate().await, two.der());
+}
+
+#[tokio::test]
+async fn a_key_that_may_not_be_read_is_tried_again() {
+    let authority = Authority::default();
+    let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
+    // Root may read anything, unless that is taken from it.
+    let without = "--bounding-set=-dac_override,-dac_read_search";
+    let setup = setup().secured(&old);
+    let setup = if is_root() { setup.launcher(&["setpriv", without]) } else { setup };
+    let host = setup.start().await;
+    let address = authority.reach(secure(&host), "localhost");
+    let key = host.folder().join("own.key");
+    let position = host.log_position();
+    host.put("own.pem", &new.certificate);
+    host.put("own.key", &new.key);
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o000)).unwrap();
+    host.wait_for_error(position, "Permission denied").await;
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let in_service = |line: &Line| line.message() == "certificate in service";
+    host.wait_for_log_since(position, "the new one", in_service).await;
+    assert_eq!(address.certificate().await, new.der());
+}
+
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").unwrap().contains("\nUid:\t0\t")
+}
