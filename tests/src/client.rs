@@ -13,7 +13,7 @@ use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 use crate::stream::{Address, Stream};
 use crate::within;
 
-/// A handshake to be made.
+/// A handshake request.
 #[derive(Clone, Debug)]
 pub struct Request {
     target: String,
@@ -21,7 +21,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// `target` is path and query.
+    /// Creates a request; `target` is path and query.
     pub fn to(target: &str) -> Self {
         Self { target: target.to_owned(), headers: Vec::new() }
     }
@@ -48,12 +48,12 @@ impl Request {
     }
 }
 
-/// What a message is answered with: the packets, and then the `next`.
+/// The answer to a message: packets, then a `next`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Next {
-    /// What came before the `next`, in order.
+    /// The packets before the `next`, in order.
     pub packets: Vec<Value>,
-    /// Of the `next`.
+    /// The `fyi` of the `next`.
     pub fyi: String,
 }
 
@@ -65,15 +65,15 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes the handshake.
+    /// Connects and performs the handshake.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If it is refused.
     pub async fn open(address: &Address, request: Request) -> Self {
         let stream = address.connect().await;
-        // Larger than the default: a test of a limit must not meet the client's.
+        // A test of the host's limits must not reach the client's.
         let config = WebSocketConfig::default().max_message_size(None).max_frame_size(None);
-        // There may be thousands of them.
+        // Small, for thousands of clients.
         let config = config.read_buffer_size(READ_BUFFER);
         let handshake = client_async_with_config(request.build(), stream, Some(config));
         let (socket, response) = within("the handshake", handshake).await.unwrap();
@@ -82,10 +82,10 @@ impl Client {
         Self { socket, uuid: String::new(), protocol }
     }
 
-    /// Reads the `ready` that must come first.
+    /// Reads the `ready` packet.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn ready(mut self) -> Self {
         let packet = self.receive_json().await;
         assert_eq!(packet["opcode"], "ready", "{packet}");
@@ -93,12 +93,12 @@ impl Client {
         self
     }
 
-    /// What `ready` said; empty without it.
+    /// Returns the uuid from the `ready` packet; empty before it.
     pub fn uuid(&self) -> &str {
         &self.uuid
     }
 
-    /// The subprotocol that the host chose.
+    /// Returns the subprotocol that the host selected.
     pub fn protocol(&self) -> Option<&str> {
         self.protocol.as_deref()
     }
@@ -113,29 +113,29 @@ impl Client {
         self.send_message(Message::binary(bytes.to_vec())).await;
     }
 
-    /// Sends any frame or message and flushes.
+    /// Sends a frame or message and flushes.
     ///
     /// # Panics
-    /// When the connection is broken.
+    /// If the connection is broken.
     pub async fn send_message(&mut self, message: Message) {
         within("to send", self.socket.send(message)).await.unwrap();
     }
 
-    /// The same where the connection may be broken.
+    /// Like [`send_message`](Self::send_message), but returns an error if the connection is broken.
     pub async fn try_send(&mut self, message: Message) -> Result<(), Box<Error>> {
         within("to send", self.socket.send(message)).await.map_err(Box::new)
     }
 
-    /// The next message or control frame; None where the connection ends.
+    /// Returns the next message or control frame; None at the end of the connection.
     pub async fn receive(&mut self) -> Option<Message> {
         let next = poll_fn(|cx| Pin::new(&mut self.socket).poll_next(cx));
         within("a message", next).await.and_then(Result::ok)
     }
 
-    /// The next text message. Pings are skipped; tungstenite answers them.
+    /// Returns the next text message. Pings are skipped; tungstenite answers them.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn receive_text(&mut self) -> String {
         loop {
             match self.receive().await {
@@ -146,26 +146,26 @@ impl Client {
         }
     }
 
-    /// The next text message as JSON.
+    /// Returns the next text message as JSON.
     ///
     /// # Panics
-    /// When it is none.
+    /// If it is not JSON.
     pub async fn receive_json(&mut self) -> Value {
         let text = self.receive_text().await;
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
     }
 
-    /// The next packet must be a `next`; its `fyi`.
+    /// Expects a `next` packet; returns its `fyi`.
     ///
     /// # Panics
-    /// When it is something else.
+    /// If something else arrives.
     pub async fn expect_next(&mut self) -> String {
         let packet = self.receive_json().await;
         assert_eq!(packet["opcode"], "next", "{packet}");
         packet["fyi"].as_str().unwrap().to_owned()
     }
 
-    /// All packets until the `next`.
+    /// Returns all packets up to the `next`.
     pub async fn until_next(&mut self) -> Next {
         let mut packets = Vec::new();
         loop {
@@ -177,26 +177,26 @@ impl Client {
         }
     }
 
-    /// Sends a packet; what comes until its `next`.
+    /// Sends a packet; returns all packets up to the `next`.
     pub async fn call(&mut self, packet: &Value) -> Next {
         self.send(packet.to_string()).await;
         self.until_next().await
     }
 
-    /// Gives the speaker a command; its result. Other packets that come before the answer are dropped.
+    /// Sends a command to the test plugin `speaker`; returns the result and drops other packets.
     ///
     /// # Panics
-    /// When there is no answer.
+    /// If there is no answer.
     pub async fn ask(&mut self, command: &Value) -> Value {
         let Next { packets, .. } = self.call(command).await;
         let answer = packets.iter().find(|packet| packet["do"] == command["do"]);
         answer.unwrap_or_else(|| panic!("no answer to {command} in {packets:?}"))["result"].clone()
     }
 
-    /// The next that comes must be a close frame with this code; its reason.
+    /// Expects a close frame with this code; returns its reason.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn expect_close(&mut self, code: u16) -> String {
         loop {
             match self.receive().await {
@@ -210,10 +210,10 @@ impl Client {
         }
     }
 
-    /// The next must be a `close` packet, and then a close frame with this code; the packet.
+    /// Expects a `close` packet and a close frame with this code; returns the packet.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn expect_close_packet(&mut self, code: u16) -> Value {
         let packet = self.receive_json().await;
         assert_eq!(packet["opcode"], "close", "{packet}");
@@ -221,9 +221,9 @@ impl Client {
         packet
     }
 
-    /// Closes in the proper way, and waits for the host's answer.
+    /// Performs the closing handshake.
     pub async fn close(mut self) {
-        // The host may have closed already.
+        // The host may already have closed the connection.
         drop(self.try_send(Message::Close(None)).await);
         while self.receive().await.is_some() {}
     }

@@ -1,37 +1,36 @@
-//! The corpus of requests in `tests/corpus/requests.txt`, and a strict reader of what a host answers.
-//!
-//! The reader takes nothing for granted: it is what a client that trusts nobody would check of a refusal.
+//! The corpus of requests in `tests/corpus/requests.txt`, and a strict parser for the responses to
+//! them.
 
 use crate::raw::Response;
 
-/// One request, and what must come of it.
+/// A request and its expected outcome.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Unique.
+    /// A unique name.
     pub name: String,
-    /// What must come.
+    /// The expected outcome.
     pub expected: Expected,
-    /// The number of an RFC and a section, or `host`.
+    /// RFC number and section, or `host` for a rule of the host's own.
     pub rule: String,
-    /// What is sent.
+    /// The bytes to send.
     pub bytes: Vec<u8>,
 }
 
-/// What must come of a request.
+/// The expected outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expected {
-    /// One response with this status, and the end.
+    /// One response with this status, then the end of the connection.
     Status(u16),
-    /// The handshake.
+    /// A successful handshake.
     Switching,
-    /// The end without an answer, once the sender has ended its side.
+    /// The end of the connection without a response, after the client has shut down its side.
     Close,
 }
 
-/// All rows.
+/// Returns all rows of the corpus.
 ///
 /// # Panics
-/// When the file is not as its first lines say.
+/// If the file does not have the format described at its beginning.
 pub fn rows() -> Vec<Row> {
     let lines = include_str!("../corpus/requests.txt").lines();
     lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(row).collect()
@@ -39,7 +38,7 @@ pub fn rows() -> Vec<Row> {
 
 fn row(line: &str) -> Row {
     let fields: Vec<&str> = line.splitn(4, " | ").collect();
-    // An editor may have cut the blank behind the last bar.
+    // An editor may have removed trailing whitespace.
     let fields: Vec<&str> = match fields[..] {
         [a, b, c] => vec![a, b, c.trim_end_matches(" |"), ""],
         _ => fields,
@@ -48,12 +47,14 @@ fn row(line: &str) -> Row {
     let expected = match expected {
         "close" => Expected::Close,
         "101" => Expected::Switching,
-        status => Expected::Status(status.parse().unwrap_or_else(|_| panic!("no status: {line}"))),
+        status => {
+            Expected::Status(status.parse().unwrap_or_else(|_| panic!("not a status: {line}")))
+        }
     };
-    Row { name: name.to_owned(), expected, rule: rule.to_owned(), bytes: unescaped(bytes) }
+    Row { name: name.to_owned(), expected, rule: rule.to_owned(), bytes: unescape(bytes) }
 }
 
-const LINES: [(&str, &str); 8] = [
+const MACROS: [(&str, &str); 8] = [
     ("get", "GET /speak HTTP/1.1\r\n"),
     ("post", "POST /speak HTTP/1.1\r\n"),
     ("host", "Host: h\r\n"),
@@ -64,7 +65,7 @@ const LINES: [(&str, &str); 8] = [
     ("or", "Origin: https://good.example\r\n"),
 ];
 
-fn unescaped(text: &str) -> Vec<u8> {
+fn unescape(text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
@@ -78,14 +79,14 @@ fn unescaped(text: &str) -> Vec<u8> {
                     [b'0', ..] => (0, 1),
                     [b'\\', ..] => (b'\\', 1),
                     [b'x', ..] => (u8::from_str_radix(&rest[1..3], 16).unwrap(), 3),
-                    _ => panic!("no such escape: \\{rest}"),
+                    _ => panic!("unknown escape: \\{rest}"),
                 };
                 bytes.push(byte);
                 rest = &rest[length..];
             }
             '{' => match rest.split_once('}') {
                 Some((name, behind)) if !name.is_empty() => {
-                    bytes.extend(meant(name));
+                    bytes.extend(expand(name));
                     rest = behind;
                 }
                 _ => bytes.push(b'{'),
@@ -96,44 +97,45 @@ fn unescaped(text: &str) -> Vec<u8> {
     bytes
 }
 
-/// What stands in braces.
-fn meant(name: &str) -> Vec<u8> {
+/// Expands a macro in braces.
+fn expand(name: &str) -> Vec<u8> {
     if let Some((count, what)) = name.split_once('*') {
-        return unescaped(what).repeat(count.parse().unwrap());
+        return unescape(what).repeat(count.parse().unwrap());
     }
-    let all = LINES[3..].iter().map(|(_, line)| *line).collect::<String>();
-    let line = LINES.iter().find(|(known, _)| *known == name).map(|(_, line)| *line);
-    line.unwrap_or_else(|| if name == "ws" { &all } else { panic!("no such line: {name}") }).into()
+    let all = MACROS[3..].iter().map(|(_, line)| *line).collect::<String>();
+    let line = MACROS.iter().find(|(known, _)| *known == name).map(|(_, line)| *line);
+    line.unwrap_or_else(|| if name == "ws" { &all } else { panic!("unknown macro: {name}") }).into()
 }
 
-/// Reads `bytes` as exactly one whole response that ends its connection.
+/// Parses `bytes` as exactly one complete response with `Connection: close`.
 ///
 /// # Errors
-/// Why it is none.
+/// If the response is malformed.
 pub fn one_response(bytes: &[u8]) -> Result<Response, String> {
-    let text = str::from_utf8(bytes).map_err(|_| "it is not UTF-8")?;
-    let (head, body) = text.split_once("\r\n\r\n").ok_or("its head does not end")?;
+    let text = str::from_utf8(bytes).map_err(|_| "not UTF-8")?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or("the head is incomplete")?;
     let mut lines = head.split("\r\n");
     let status = status(lines.next().unwrap_or_default())?;
     let mut headers = Vec::new();
     for line in lines {
-        let (name, value) =
-            line.split_once(": ").ok_or_else(|| format!("a line without a colon: {line:?}"))?;
+        let (name, value) = line
+            .split_once(": ")
+            .ok_or_else(|| format!("header line without a colon: {line:?}"))?;
         let is_token = |c: char| c.is_ascii_alphanumeric() || c == '-';
         if name.is_empty() || !name.chars().all(is_token) || value.contains(char::is_control) {
-            return Err(format!("a malformed line: {line:?}"));
+            return Err(format!("malformed header line: {line:?}"));
         }
         headers.push((name.to_lowercase(), value.to_owned()));
     }
     let response = Response { status, headers, body: body.to_owned() };
     check_length(&response)?;
-    check_obligations(&response)?;
+    check_required_headers(&response)?;
     Ok(response)
 }
 
 /// RFC 9112, section 4: `HTTP-version SP status-code SP [ reason-phrase ]`.
 fn status(line: &str) -> Result<u16, String> {
-    let malformed = || format!("a malformed status line: {line:?}");
+    let malformed = || format!("malformed status line: {line:?}");
     let rest = line.strip_prefix("HTTP/1.1 ").ok_or_else(malformed)?;
     let (digits, phrase) = rest.split_once(' ').ok_or_else(malformed)?;
     if digits.len() != 3 || phrase.contains(char::is_control) {
@@ -148,27 +150,27 @@ fn check_length(response: &Response) -> Result<(), String> {
         of.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
     };
     let [length] = values("content-length")[..] else {
-        return Err(format!("not one Content-Length: {response:?}"));
+        return Err(format!("expected one Content-Length: {response:?}"));
     };
     if length.parse() != Ok(response.body.len()) {
-        return Err(format!("the body is not as long as it says: {response:?}"));
+        return Err(format!("Content-Length differs from the body's length: {response:?}"));
     }
     // RFC 9110, section 6.6.1.
     let is_dated = matches!(values("date")[..], [date] if date.ends_with(" GMT"));
     if !is_dated {
-        return Err(format!("not one Date: {response:?}"));
+        return Err(format!("expected one Date: {response:?}"));
     }
     if !values("connection").contains(&"close") {
-        return Err(format!("no Connection: close: {response:?}"));
+        return Err(format!("missing Connection: close: {response:?}"));
     }
     if response.header("transfer-encoding").is_some() {
-        return Err(format!("a Transfer-Encoding: {response:?}"));
+        return Err(format!("unexpected Transfer-Encoding: {response:?}"));
     }
     Ok(())
 }
 
-/// The headers that a status obliges to.
-fn check_obligations(response: &Response) -> Result<(), String> {
+/// Checks the headers that a status requires.
+fn check_required_headers(response: &Response) -> Result<(), String> {
     let needed: &[(&str, Option<&str>)] = match response.status {
         // RFC 9110, section 15.5.6.
         405 => &[("allow", None)],
@@ -180,7 +182,7 @@ fn check_obligations(response: &Response) -> Result<(), String> {
     for (name, value) in needed {
         let found = response.header(name);
         if found.is_none() || value.is_some() && found != *value {
-            return Err(format!("no proper {name}: {response:?}"));
+            return Err(format!("missing or wrong {name}: {response:?}"));
         }
     }
     Ok(())
@@ -191,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_are_read() {
+    fn macros_and_escapes_of_a_row_are_expanded() {
         let row = row(r"a | 400 | 9112 3 | \x16{3*\r\n}{key}\\{}|");
         let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
         assert_eq!(row.bytes, format!("\x16\r\n\r\n\r\n{key}\\{{}}|").into_bytes());
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn only_one_whole_response_is_one() {
+    fn malformed_incomplete_and_multiple_responses_are_rejected() {
         let good = "HTTP/1.1 400 Bad Request\r\nDate: Fri, 20 Nov 2026 21:40:00 GMT\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno";
         assert_eq!(one_response(good.as_bytes()).unwrap().body, "no");
         for bad in [

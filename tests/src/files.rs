@@ -1,14 +1,14 @@
-//! How many files a command may have open.
+//! The limit on open file descriptors.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-/// Makes sure that this process and what it starts may have that many files open. Where the limit must be raised, a shell does it and
-/// this program begins anew: setting it here would take unsafe code.
+/// Ensures that this process and its children may have `needed` file descriptors open. If the soft
+/// limit is too low, a shell raises it and restarts this program: `setrlimit` needs unsafe code.
 ///
 /// # Errors
-/// The system allows fewer.
-pub fn allow_files(needed: usize) -> Result<(), String> {
+/// If the hard limit is too low.
+pub fn ensure_file_limit(needed: usize) -> Result<(), String> {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let mut limits = line.unwrap_or_default().split_whitespace().map(|limit| match limit {
@@ -21,15 +21,15 @@ pub fn allow_files(needed: usize) -> Result<(), String> {
     }
     if needed > hard {
         return Err(format!(
-            "{needed} files must be open at once, and this system allows {hard} (`ulimit -Hn`); raise that as root with \
-             `prlimit --nofile={needed}:{needed} --pid $$`, or say fewer --sockets"
+            "{needed} file descriptors are needed, but the hard limit is {hard} (`ulimit -Hn`); raise it \
+             as root with `prlimit --nofile={needed}:{needed} --pid $$`, or use fewer --sockets"
         ));
     }
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let mut shell = Command::new("sh");
     shell.args(["-c", r#"ulimit -Sn "$0" && exec "$@""#]).arg(needed.to_string()).arg(program);
     Err(format!(
-        "cannot raise the limit of open files: {}",
+        "cannot raise the file descriptor limit: {}",
         shell.args(std::env::args().skip(1)).exec()
     ))
 }

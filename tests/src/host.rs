@@ -1,4 +1,4 @@
-//! The real program, running in a folder of its own.
+//! The host as a running process.
 
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -15,7 +15,7 @@ use crate::setup::Setup;
 use crate::stream::Address;
 use crate::{plugin_path, within};
 
-/// A host that runs. Dropping it kills it.
+/// A running host in a temporary folder. Dropping it kills the process.
 #[derive(Debug)]
 pub struct TestHost {
     setup: Setup,
@@ -51,83 +51,83 @@ impl TestHost {
         host
     }
 
-    /// Where it listens first.
+    /// Returns the first address.
     pub fn address(&self) -> &Address {
         &self.addresses[0]
     }
 
-    /// Where it listens, in the order of `listen`.
+    /// Returns all addresses in the order of `listen`.
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }
 
-    /// Its folder, with `plugins.toml` and `plugins/` in it.
+    /// Returns its folder, which contains `plugins.toml` and `plugins/`.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where the library of a plugin lies, or would.
+    /// Returns the path of a plugin's library, whether or not it exists.
     pub fn library(&self, plugin: &str) -> PathBuf {
         self.folder.join(format!("plugins/lib{plugin}.so"))
     }
 
-    /// A WebSocket client on a resource with a dialog, after its `ready`.
+    /// Connects a WebSocket client to a resource with a dialog and awaits `ready`.
     pub async fn connect(&self, path: &str) -> Client {
         self.open(Request::to(path)).await.ready().await
     }
 
-    /// A script with a WebSocket library, after its `ready`.
+    /// Connects a WebSocket client as a backend and awaits `ready`.
     pub async fn connect_backend(&self, path: &str) -> Client {
         self.open(Request::to(path).header("Client-Type", "backend")).await.ready().await
     }
 
-    /// A WebSocket client after its handshake.
+    /// Connects a WebSocket client and performs the handshake.
     pub async fn open(&self, request: Request) -> Client {
         Client::open(self.address(), request).await
     }
 
-    /// A socket that nothing was written to.
+    /// Connects a socket without writing to it.
     pub async fn raw(&self) -> RawClient {
         RawClient::connect(self.address()).await
     }
 
-    /// A plain TCP client after its `ready`.
+    /// Connects a plain TCP client and awaits `ready`.
     pub async fn connect_lines(&self, path: &str) -> LineClient {
         let opening = format!("backend\nGET {path} HTTP/1.1\n\n");
         LineClient::open(self.address(), &opening).await.ready().await
     }
 
-    /// The lines of the log so far.
+    /// Returns the log lines so far.
     pub fn log(&self) -> Vec<Line> {
         self.log.lines()
     }
 
-    /// The number of the next line: for [`wait_for_log_since`](Self::wait_for_log_since).
+    /// Returns the position for [`wait_for_log_since`](Self::wait_for_log_since).
     pub fn log_position(&self) -> usize {
         self.log.len()
     }
 
-    /// Waits for a line of the log, from the beginning.
-    pub async fn wait_for_log(&self, what: &str, is_meant: impl Fn(&Line) -> bool) -> Line {
-        self.wait_for_log_since(0, what, is_meant).await
+    /// Waits for a log line, searching from the beginning.
+    pub async fn wait_for_log(&self, what: &str, is_match: impl Fn(&Line) -> bool) -> Line {
+        self.wait_for_log_since(0, what, is_match).await
     }
 
-    /// Waits for a line of the log from a position on.
+    /// Waits for a log line, searching from a position.
     ///
     /// # Panics
-    /// When the deadline passes or the host ends.
+    /// If the deadline passes or the host ends.
     pub async fn wait_for_log_since(
         &self,
         position: usize,
         what: &str,
-        is_meant: impl Fn(&Line) -> bool,
+        is_match: impl Fn(&Line) -> bool,
     ) -> Line {
-        let line = within(what, self.log.wait(position, is_meant)).await;
-        line.unwrap_or_else(|| panic!("the host ended; waited for: {what}"))
+        let line = within(what, self.log.wait(position, is_match)).await;
+        line.unwrap_or_else(|| panic!("the host ended without: {what}"))
     }
 
-    /// Runs a command of the program against this host: its exit code, and what it printed: standard output if it is done, else
-    /// standard error.
+    /// Runs a command of the program against this host. Returns the exit code and the standard
+    /// output, or the standard error if the command fails.
     pub async fn command(&self, arguments: &[&str]) -> (i32, String) {
         let mut command = self.setup.command();
         command.args(arguments).arg("--config").arg(self.folder.join("plugins.toml"));
@@ -136,46 +136,46 @@ impl TestHost {
         (output.status.code().unwrap(), String::from_utf8(said).unwrap())
     }
 
-    /// What it was given last.
+    /// Returns the current configuration.
     pub fn setup(&self) -> Setup {
         self.setup.clone()
     }
 
-    /// Writes another `plugins.toml`, with libraries that are not there yet, and waits until it is in effect.
+    /// Like [`write_setup`](Self::write_setup), and waits until the configuration is applied.
     pub async fn apply(&mut self, setup: Setup) -> Line {
         let position = self.log_position();
-        self.offer(setup);
-        let is_meant = |line: &Line| line.says("configuration ");
-        let line = self.wait_for_log_since(position, "the configuration", is_meant).await;
+        self.write_setup(setup);
+        let is_match = |line: &Line| line.starts_with("configuration ");
+        let line = self.wait_for_log_since(position, "the configuration", is_match).await;
         assert_eq!(line.message(), "configuration applied", "{line}");
         line
     }
 
-    /// Writes another `plugins.toml`, with libraries that are not there yet.
-    pub fn offer(&mut self, setup: Setup) {
-        setup.lay_libraries(&self.folder);
+    /// Writes a new `plugins.toml` and copies missing libraries.
+    pub fn write_setup(&mut self, setup: Setup) {
+        setup.copy_libraries(&self.folder);
         self.write_config(&setup.toml());
         self.setup = setup;
     }
 
-    /// Writes any text as `plugins.toml`.
+    /// Writes `text` to `plugins.toml`.
     pub fn write_config(&self, text: &str) {
         std::fs::write(self.folder.join("plugins.toml"), text).unwrap();
     }
 
-    /// Moves a file with this content over one beside `plugins.toml`.
+    /// Replaces a file beside `plugins.toml` by rename.
     pub fn put(&self, name: &str, content: impl AsRef<[u8]>) {
         let next = self.folder.join("next");
         std::fs::write(&next, content).unwrap();
         std::fs::rename(next, self.folder.join(name)).unwrap();
     }
 
-    /// Copies a built library over that of a plugin.
+    /// Replaces the library of a plugin by a built library.
     pub fn replace_library(&self, plugin: &str, library: &str) {
         self.put_library(plugin, &std::fs::read(plugin_path(library)).unwrap());
     }
 
-    /// Moves a file with this content over the library of a plugin. The moment at which it was moved.
+    /// Replaces the library of a plugin by rename; returns the time of the rename.
     pub fn put_library(&self, plugin: &str, content: &[u8]) -> Instant {
         let next = self.folder.join("next");
         std::fs::write(&next, content).unwrap();
@@ -184,43 +184,43 @@ impl TestHost {
         moved
     }
 
-    /// Replaces the library of a plugin and waits until the new one serves.
+    /// Replaces the library of a plugin and waits until it is loaded.
     pub async fn reload(&self, plugin: &str, library: &str) -> Line {
         let position = self.log_position();
         self.replace_library(plugin, library);
         self.wait_for_reload(position).await
     }
 
-    /// Waits until a new generation serves.
+    /// Waits until a plugin is loaded.
     pub async fn wait_for_reload(&self, position: usize) -> Line {
-        let is_meant = |line: &Line| line.message() == "plugin loaded";
-        self.wait_for_log_since(position, "a new generation", is_meant).await
+        let is_match = |line: &Line| line.message() == "plugin loaded";
+        self.wait_for_log_since(position, "a plugin to be loaded", is_match).await
     }
 
-    /// Waits until the log says why a library or configuration is refused.
+    /// Waits for an error in the log that contains `part`.
     pub async fn wait_for_error(&self, position: usize, part: &str) -> Line {
-        let is_meant = |line: &Line| line.level() == "ERROR" && line.text().contains(part);
-        self.wait_for_log_since(position, &format!("an error about {part:?}"), is_meant).await
+        let is_match = |line: &Line| line.level() == "ERROR" && line.text().contains(part);
+        self.wait_for_log_since(position, &format!("an error about {part:?}"), is_match).await
     }
 
-    /// Sends it a signal by name, such as `TERM`.
+    /// Sends a signal by name, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let command = format!("kill -{name} {}", self.pid());
         let status = std::process::Command::new("sh").args(["-c", &command]).status().unwrap();
         assert!(status.success(), "{command}");
     }
 
-    /// Waits until it has ended.
-    pub async fn ended(&mut self) -> ExitStatus {
+    /// Waits until the process has ended.
+    pub async fn exited(&mut self) -> ExitStatus {
         within("the host to end", self.child.wait()).await.unwrap()
     }
 
-    /// Its process.
+    /// Returns the process ID.
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap()
     }
 
-    /// Its resident memory in bytes.
+    /// Returns the resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -231,7 +231,7 @@ impl TestHost {
 
 impl Drop for TestHost {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may already have ended.
         drop(self.child.start_kill());
         drop(std::fs::remove_dir_all(&self.folder));
         if std::thread::panicking() {

@@ -1,8 +1,9 @@
-//! The harness: the real program as a process, and peers that speak to it over real sockets.
+//! The test harness: runs the host as a process and connects clients over real sockets.
 //!
-//! [`Setup`] says what a host is given, [`TestHost`] is that host running, in a folder of its own and on a free port.
-//! [`Client`] speaks WebSocket, [`LineClient`] plain TCP, [`RawClient`] whatever a test writes. All of them wait for events
-//! under one deadline, and panic with a sentence when it passes: nothing here is synchronised by time.
+//! [`Setup`] configures a host, [`TestHost`] is the running host, in a temporary folder and on a
+//! free port. [`Client`] is a WebSocket client, [`LineClient`] a plain TCP client, [`RawClient`]
+//! writes arbitrary bytes. All waits share one deadline and panic with a message when it passes; no
+//! test synchronizes by sleeping.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -30,46 +31,46 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use files::allow_files;
+pub use files::ensure_file_limit;
 
 pub use client::{Client, Next, Request};
 pub use host::TestHost;
 pub use line::LineClient;
 pub use log::Line;
-pub use raw::{Frame, RawClient, Response, closing, masked, opcode};
-pub use setup::{Outcome, Setup};
-pub use stream::{Address, Secure, Socket, Stream};
+pub use raw::{Frame, RawClient, Response, close_frame, masked, opcode};
+pub use setup::{CommandOutput, Setup};
+pub use stream::{Address, Socket, Stream, TlsClient};
 pub use tls::{Authority, Issued};
 
-/// How long anything may take before a test gives up.
+/// The time after which a wait fails.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
-/// Waits for an event, at most until the [`DEADLINE`].
+/// Awaits a future, at most until the [`DEADLINE`].
 ///
 /// # Panics
-/// When it passes; `what` is the sentence.
+/// If the deadline passes; `what` is part of the message.
 pub async fn within<T>(what: &str, event: impl Future<Output = T>) -> T {
     match tokio::time::timeout(DEADLINE, event).await {
         Ok(value) => value,
-        Err(_) => panic!("waited for {DEADLINE:?}: {what}"),
+        Err(_) => panic!("timed out after {DEADLINE:?}: {what}"),
     }
 }
 
-/// The library of a bundled application or test plugin, as cargo built it: beside the test that runs, or in `deps` beside a
-/// program.
+/// Returns the path of a bundled or test plugin that cargo has built: in the folder of the running
+/// test, or in `deps` beside a program.
 ///
 /// # Panics
-/// When it is not there: it must be a dependency of this crate.
+/// If it does not exist; it must be a dependency of this crate.
 pub fn plugin_path(name: &str) -> PathBuf {
     let program = std::env::current_exe().unwrap();
     let folder = program.parent().unwrap();
     let file = format!("lib{name}.so");
-    let places = [folder.join(&file), folder.join("deps").join(&file)];
-    let found = places.iter().find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{file} was not built: {places:?}")).clone()
+    let candidates = [folder.join(&file), folder.join("deps").join(&file)];
+    let found = candidates.iter().find(|path| path.exists());
+    found.unwrap_or_else(|| panic!("{file} was not built: {candidates:?}")).clone()
 }
 
-/// A name that no other test has at the same time, in any process.
+/// Returns a name that is unique among all running test processes.
 pub(crate) fn unique_name() -> String {
     use std::sync::atomic::{AtomicU64, Ordering};
     static LAST: AtomicU64 = AtomicU64::new(0);

@@ -1,4 +1,4 @@
-//! A plain TCP client: each packet is one line.
+//! A plain TCP client, which sends and receives one packet per line.
 
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -14,7 +14,7 @@ pub struct LineClient {
 }
 
 impl LineClient {
-    /// Connects and writes the opening as it is.
+    /// Connects and writes the opening unchanged.
     pub async fn open(address: &Address, opening: &str) -> Self {
         let mut client =
             Self { stream: BufReader::new(address.connect().await), uuid: String::new() };
@@ -22,10 +22,10 @@ impl LineClient {
         client
     }
 
-    /// Reads the `ready` that must come first.
+    /// Reads the `ready` packet.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn ready(mut self) -> Self {
         let packet = self.receive_json().await;
         assert_eq!(packet["opcode"], "ready", "{packet}");
@@ -33,35 +33,35 @@ impl LineClient {
         self
     }
 
-    /// What `ready` said.
+    /// Returns the uuid from the `ready` packet.
     pub fn uuid(&self) -> &str {
         &self.uuid
     }
 
-    /// Writes in one write, without a line end.
+    /// Writes `bytes` in one write, without adding a line end.
     ///
     /// # Panics
-    /// When the connection is broken.
+    /// If the connection is broken.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         within("to write", self.stream.write_all(bytes.as_ref())).await.unwrap();
         within("to write", self.stream.flush()).await.unwrap();
     }
 
-    /// Writes a line.
+    /// Sends a line.
     pub async fn send(&mut self, text: impl std::fmt::Display) {
         self.write(format!("{text}\n")).await;
     }
 
-    /// The next line, without its end; None where the host has ended the connection.
+    /// Returns the next line without its line feed; None at the end of the connection.
     ///
     /// # Panics
-    /// When a line is not whole.
+    /// If the last line is incomplete.
     pub async fn receive(&mut self) -> Option<String> {
         let mut line = String::new();
-        // A reset is an end, too.
+        // A reset also ends the connection.
         match within("a line", self.stream.read_line(&mut line)).await {
             Ok(1..) => {
-                assert!(line.ends_with('\n'), "half a line: {line:?}");
+                assert!(line.ends_with('\n'), "incomplete line: {line:?}");
                 line.pop();
                 Some(line)
             }
@@ -69,16 +69,16 @@ impl LineClient {
         }
     }
 
-    /// The next line as JSON.
+    /// Returns the next line as JSON.
     ///
     /// # Panics
-    /// When there is none.
+    /// If the connection ends or the line is not JSON.
     pub async fn receive_json(&mut self) -> Value {
         let line = self.receive().await.expect("a line before the end");
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
     }
 
-    /// All packets until the `next`.
+    /// Returns all packets up to the `next`.
     pub async fn until_next(&mut self) -> Next {
         let mut packets = Vec::new();
         loop {
@@ -90,7 +90,7 @@ impl LineClient {
         }
     }
 
-    /// The next packet must be a `next`; its `fyi`.
+    /// Expects a `next` packet; returns its `fyi`.
     ///
     /// # Panics
     /// When it is something else.
@@ -100,16 +100,16 @@ impl LineClient {
         fyi
     }
 
-    /// Sends a packet as a line; what comes until its `next`.
+    /// Sends a packet; returns all packets up to the `next`.
     pub async fn call(&mut self, packet: &Value) -> Next {
         self.send(packet).await;
         self.until_next().await
     }
 
-    /// The next must be a `close` packet, and then the end; the packet.
+    /// Expects a `close` packet and the end of the connection; returns the packet.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn expect_close_packet(&mut self) -> Value {
         let packet = self.receive_json().await;
         assert_eq!(packet["opcode"], "close", "{packet}");
@@ -117,10 +117,10 @@ impl LineClient {
         packet
     }
 
-    /// Nothing more may come.
+    /// Expects the end of the connection.
     ///
     /// # Panics
-    /// When something comes.
+    /// If a line arrives.
     pub async fn expect_end(&mut self) {
         assert_eq!(self.receive().await, None);
     }

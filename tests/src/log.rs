@@ -1,4 +1,4 @@
-//! What the host writes on standard error, kept whole and waited for.
+//! The host's log: collected from standard error, searchable, awaitable.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, PipeReader};
@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use serde_json::Value;
 use tokio::sync::watch;
 
-/// One line of the log.
+/// A line of the log.
 #[derive(Clone, Debug)]
 pub struct Line {
     text: String,
@@ -20,17 +20,17 @@ impl Line {
         Self { text, json }
     }
 
-    /// The fixed phrase; the whole line if it is not of the log.
+    /// Returns the message without fields, or the whole line if it is not JSON.
     pub fn message(&self) -> &str {
         self.json["fields"]["message"].as_str().unwrap_or(&self.text)
     }
 
-    /// Whether the phrase begins so.
-    pub fn says(&self, beginning: &str) -> bool {
+    /// Returns whether the message starts with `beginning`.
+    pub fn starts_with(&self, beginning: &str) -> bool {
         self.message().starts_with(beginning)
     }
 
-    /// A field as text; empty if it is not there.
+    /// Returns a field as a string; empty if it is missing.
     pub fn field(&self, name: &str) -> String {
         match &self.json["fields"][name] {
             Value::Null => String::new(),
@@ -39,12 +39,12 @@ impl Line {
         }
     }
 
-    /// `ERROR`, `WARN`, `INFO`, …
+    /// Returns `ERROR`, `WARN`, `INFO` or a lower level.
     pub fn level(&self) -> &str {
         self.json["level"].as_str().unwrap_or_default()
     }
 
-    /// The line as it was written.
+    /// Returns the unparsed line.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -56,16 +56,16 @@ impl fmt::Display for Line {
     }
 }
 
-/// All lines so far.
+/// All log lines so far.
 #[derive(Debug)]
 pub(crate) struct Log {
     lines: Mutex<Vec<Line>>,
-    /// How many there are, and whether more can come.
+    /// The number of lines, and whether more may follow.
     state: watch::Sender<(usize, bool)>,
 }
 
 impl Log {
-    /// Reads on a thread until the writer has gone.
+    /// Reads lines on a thread until the write end is closed.
     pub(crate) fn read(pipe: PipeReader) -> Arc<Self> {
         let log = Arc::new(Self { lines: Mutex::default(), state: watch::Sender::new((0, true)) });
         let reader = log.clone();
@@ -91,15 +91,15 @@ impl Log {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// The first line from number `from` on that is meant; None if the host has ended without it.
-    pub(crate) async fn wait(&self, from: usize, is_meant: impl Fn(&Line) -> bool) -> Option<Line> {
+    /// Waits for the first matching line at or after `from`; None if the host ends without it.
+    pub(crate) async fn wait(&self, from: usize, is_match: impl Fn(&Line) -> bool) -> Option<Line> {
         let mut state = self.state.subscribe();
         let mut at = from;
         loop {
             let (count, more) = *state.borrow_and_update();
             {
                 let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(line) = lines.iter().take(count).skip(at).find(|line| is_meant(line)) {
+                if let Some(line) = lines.iter().take(count).skip(at).find(|line| is_match(line)) {
                     return Some(line.clone());
                 }
             }

@@ -1,45 +1,45 @@
-//! A socket on which a test writes what it likes: HTTP by hand, frames by hand.
+//! A raw socket, for handwritten HTTP requests and WebSocket frames.
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 use crate::stream::{Address, Stream};
 use crate::within;
 
-/// The first byte of a frame that is final, by what it is (RFC 6455, section 5.2).
+/// The first byte of a final frame, by opcode (RFC 6455, section 5.2).
 pub mod opcode {
-    /// More of the message before.
+    /// The last fragment of a message.
     pub const CONTINUATION: u8 = 0x80;
-    /// A text.
+    /// A text message.
     pub const TEXT: u8 = 0x81;
-    /// Bytes.
+    /// A binary message.
     pub const BINARY: u8 = 0x82;
-    /// The end.
+    /// A close frame.
     pub const CLOSE: u8 = 0x88;
-    /// A question whether somebody is there.
+    /// A ping.
     pub const PING: u8 = 0x89;
-    /// The answer to it.
+    /// A pong.
     pub const PONG: u8 = 0x8a;
 }
 
-/// A frame as it came.
+/// A received frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
     /// The first byte: see [`opcode`].
     pub first: u8,
-    /// What is in it.
+    /// The payload.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// The payload as text.
+    /// Returns the payload as text.
     ///
     /// # Panics
-    /// When it is none.
+    /// If it is not UTF-8.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.payload).unwrap()
     }
 
-    /// The code, if this is a close frame.
+    /// Returns the close code, if this is a close frame with one.
     pub fn close_code(&self) -> Option<u16> {
         match (self.first, &*self.payload) {
             (opcode::CLOSE, [high, low, ..]) => Some(u16::from_be_bytes([*high, *low])),
@@ -48,33 +48,33 @@ impl Frame {
     }
 }
 
-/// A whole HTTP response.
+/// A complete HTTP response.
 #[derive(Debug)]
 pub struct Response {
     /// The status code.
     pub status: u16,
-    /// Names in lower case.
+    /// Names in lower case, and values.
     pub headers: Vec<(String, String)>,
-    /// As long as `Content-Length` says.
+    /// The body.
     pub body: String,
 }
 
 impl Response {
-    /// The first value of a header.
+    /// Returns the first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| &**value)
     }
 
-    /// Each line of the body as JSON.
+    /// Parses each line of the body as JSON.
     ///
     /// # Panics
-    /// When one is not.
+    /// If a line is not JSON.
     pub fn packets(&self) -> Vec<serde_json::Value> {
         self.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
-/// A frame of a client: masked, with the shortest length. `first` is the whole first byte.
+/// Encodes a masked frame with the shortest length form. `first` is the whole first byte.
 pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
     let mut frame = vec![first];
@@ -94,37 +94,37 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A close frame of a client.
-pub fn closing(code: u16) -> Vec<u8> {
+/// Encodes a masked close frame.
+pub fn close_frame(code: u16) -> Vec<u8> {
     masked(opcode::CLOSE, &code.to_be_bytes())
 }
 
-/// A socket and nothing else.
+/// A client that reads and writes bytes.
 pub struct RawClient {
     stream: BufReader<Stream>,
 }
 
 impl RawClient {
-    /// Connects and writes nothing.
+    /// Connects without writing.
     pub async fn connect(address: &Address) -> Self {
         Self::over(address.connect().await)
     }
 
-    /// Takes a socket that is connected.
+    /// Wraps a connected socket.
     pub fn over(stream: Stream) -> Self {
         Self { stream: BufReader::new(stream) }
     }
 
-    /// The socket, to read and write at once.
+    /// Returns the socket.
     ///
     /// # Panics
-    /// When something was read that nobody asked for.
+    /// If unread input is buffered.
     pub fn into_stream(self) -> Stream {
         assert_eq!(self.stream.buffer(), b"");
         self.stream.into_inner()
     }
 
-    /// The request of a valid handshake.
+    /// Returns a valid handshake request.
     pub fn handshake(target: &str) -> String {
         format!(
             "GET {target} HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -132,55 +132,55 @@ impl RawClient {
         )
     }
 
-    /// Makes a handshake and reads its answer, up to the end of its headers.
+    /// Performs a handshake.
     ///
     /// # Panics
-    /// When it is refused.
+    /// If it is refused.
     pub async fn upgraded(mut self, target: &str) -> Self {
         self.write(Self::handshake(target)).await;
         self.expect_switching().await;
         self
     }
 
-    /// Tries a handshake; the status of its answer.
+    /// Attempts a handshake; returns the status code.
     pub async fn try_handshake(&mut self, target: &str) -> u16 {
         self.write(Self::handshake(target)).await;
         self.head().await.0
     }
 
-    /// Reads a 101 up to the end of its headers.
+    /// Expects the head of a 101 response.
     ///
     /// # Panics
-    /// When it is another status.
+    /// If the status differs.
     pub async fn expect_switching(&mut self) {
         let (status, _) = self.head().await;
         assert_eq!(status, 101);
     }
 
-    /// Writes all of it and flushes.
+    /// Writes all bytes and flushes.
     ///
     /// # Panics
-    /// When the connection is broken.
+    /// If the connection is broken.
     pub async fn write(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_write(bytes).await.unwrap();
     }
 
-    /// The same where the connection may be broken.
+    /// Like [`write`](Self::write), but returns an error if the connection is broken.
     ///
     /// # Errors
-    /// It is.
+    /// If the connection is broken.
     pub async fn try_write(&mut self, bytes: impl AsRef<[u8]>) -> std::io::Result<()> {
         within("to write", self.stream.write_all(bytes.as_ref())).await?;
         within("to write", self.stream.flush()).await
     }
 
-    /// Ends the writing side.
+    /// Shuts down the writing side.
     pub async fn finish(&mut self) {
-        // The peer may have gone.
+        // The connection may already have ended.
         drop(within("to shut down", self.stream.shutdown()).await);
     }
 
-    /// Reads one line, without its end; empty at the end.
+    /// Reads a line without its line end; empty at the end of the stream.
     pub async fn line(&mut self) -> String {
         let mut line = String::new();
         within("a line", self.stream.read_line(&mut line)).await.unwrap();
@@ -190,7 +190,7 @@ impl RawClient {
     async fn head(&mut self) -> (u16, Vec<(String, String)>) {
         let first = self.line().await;
         let status = first.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..3));
-        let status = status.unwrap_or_else(|| panic!("no HTTP response: {first:?}"));
+        let status = status.unwrap_or_else(|| panic!("not an HTTP response: {first:?}"));
         let mut headers = Vec::new();
         loop {
             let line = self.line().await;
@@ -202,10 +202,10 @@ impl RawClient {
         }
     }
 
-    /// A whole HTTP response, which must be the last one: `Content-Length`, `Connection: close`, and nothing behind.
+    /// Reads a complete HTTP response, which must be the last one on the connection.
     ///
     /// # Panics
-    /// When it is not valid.
+    /// If it is malformed, lacks `Connection: close`, or more bytes follow.
     pub async fn last_response(&mut self) -> Response {
         let (status, headers) = self.head().await;
         let rest = self.read_to_end().await;
@@ -216,15 +216,15 @@ impl RawClient {
         response
     }
 
-    /// Everything until the host ends the connection.
+    /// Reads until the end of the connection.
     pub async fn read_to_end(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
-        // A reset is an end, too.
+        // A reset also ends the connection.
         drop(within("the end of the connection", self.stream.read_to_end(&mut bytes)).await);
         bytes
     }
 
-    /// Some bytes; none at the end.
+    /// Reads available bytes; returns none at the end of the connection.
     pub async fn read_some(&mut self) -> Vec<u8> {
         let mut bytes = vec![0; 4096];
         let length = within("some bytes", self.stream.read(&mut bytes)).await.unwrap_or(0);
@@ -232,10 +232,10 @@ impl RawClient {
         bytes
     }
 
-    /// The next frame; None at the end of the connection.
+    /// Reads the next frame; None at the end of the connection.
     ///
     /// # Panics
-    /// When the host masks it, or it is not whole.
+    /// If it is masked or incomplete.
     pub async fn frame(&mut self) -> Option<Frame> {
         within("a frame", async {
             let first = self.stream.read_u8().await.ok()?;
@@ -252,20 +252,20 @@ impl RawClient {
         .await
     }
 
-    /// The next frame must be a text; it.
+    /// Expects a text frame; returns its payload.
     ///
     /// # Panics
-    /// When it is something else.
+    /// If something else arrives.
     pub async fn expect_text(&mut self) -> String {
         let frame = self.frame().await.expect("a frame before the end");
         assert_eq!(frame.first, opcode::TEXT, "{frame:?}");
         frame.text().to_owned()
     }
 
-    /// The next frame must be a close frame with this code, and then the connection ends. Its reason.
+    /// Expects a close frame with this code and the end of the connection; returns the reason.
     ///
     /// # Panics
-    /// When something else comes.
+    /// If something else arrives.
     pub async fn expect_close(&mut self, code: u16) -> String {
         let frame = self.frame().await.expect("a close frame before the end");
         assert_eq!(frame.close_code(), Some(code), "{frame:?}");

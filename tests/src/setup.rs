@@ -1,4 +1,4 @@
-//! What a host is given: `plugins.toml` and a folder of libraries.
+//! The configuration of a host: `plugins.toml`, a plugin folder, environment and other files.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -10,22 +10,23 @@ use crate::host::TestHost;
 use crate::tls::Issued;
 use crate::{plugin_path, unique_name, within};
 
-/// A host before it starts. Values are written as in TOML: `server("page", "false")`, `config("/x", "by", r#""me""#)`.
+/// The configuration of a host. Values are TOML: `server("page", "false")`,
+/// `config("/x", "by", r#""me""#)`.
 #[derive(Clone, Debug)]
 pub struct Setup {
     program: PathBuf,
-    /// What runs the program, instead of the test itself.
+    /// A command through which the program is started.
     launcher: Vec<String>,
     pub(crate) log_format: String,
     environment: BTreeMap<String, String>,
     server: BTreeMap<String, String>,
     tls: BTreeMap<String, String>,
     reload: BTreeMap<String, String>,
-    /// Other files of the folder, by name.
+    /// Other files in the folder, by name.
     files: BTreeMap<String, Vec<u8>>,
     resources: BTreeMap<String, Resource>,
     plugins: BTreeMap<String, BTreeMap<String, String>>,
-    /// The library of each plugin, by the name under which it lies in the folder.
+    /// The library of each plugin, by plugin name.
     libraries: BTreeMap<String, Library>,
 }
 
@@ -43,19 +44,20 @@ struct Resource {
     auth: BTreeMap<String, String>,
 }
 
-/// How a command of the program ended.
+/// The result of running a command of the program.
 #[derive(Debug)]
-pub struct Outcome {
-    /// None if a signal ended it.
+pub struct CommandOutput {
+    /// The exit code; None if a signal ended the process.
     pub code: Option<i32>,
     /// Standard output.
-    pub said: String,
+    pub stdout: String,
     /// Standard error.
-    pub complained: String,
+    pub stderr: String,
 }
 
 impl Setup {
-    /// A host on a free port of 127.0.0.1. `program` is `env!("CARGO_BIN_EXE_plugsocket-under-test")`.
+    /// Creates a configuration with a free port on 127.0.0.1. `program` is
+    /// `env!("CARGO_BIN_EXE_plugsocket-under-test")`.
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let setup = Self {
             program: program.into(),
@@ -73,7 +75,7 @@ impl Setup {
             plugins: BTreeMap::new(),
             libraries: BTreeMap::new(),
         };
-        // No look at the folder comes to the help of a test: what is noticed, an event told.
+        // A rescan must not hide a missed file event.
         setup
             .server("listen", r#"["127.0.0.1:0"]"#)
             .server("plugin_dir", r#""plugins""#)
@@ -81,21 +83,21 @@ impl Setup {
             .reload("rescan", "600")
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     #[must_use]
     pub fn environment(mut self, key: &str, value: &str) -> Self {
         self.environment.insert(key.to_owned(), value.to_owned());
         self
     }
 
-    /// Lets it log in this format, `json` or `text`.
+    /// Sets the log format, `json` or `text`.
     #[must_use]
     pub fn log_format(mut self, format: &str) -> Self {
         format.clone_into(&mut self.log_format);
         self
     }
 
-    /// Starts the host through a command that becomes it by exec; it is called with the program and its arguments.
+    /// Starts the host through a command that gets the program and its arguments and must exec it.
     #[must_use]
     pub fn launcher(mut self, command: &[&str]) -> Self {
         self.launcher = command.iter().copied().map(ToOwned::to_owned).collect();
@@ -116,16 +118,16 @@ impl Setup {
         self
     }
 
-    /// Puts a file beside `plugins.toml`.
+    /// Adds a file beside `plugins.toml`.
     #[must_use]
     pub fn put(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
         self.files.insert(name.to_owned(), content.as_ref().to_owned());
         self
     }
 
-    /// Listens on another port, behind the first, for TLS with this certificate: `own.pem` and `own.key`.
+    /// Adds a TLS port after the first address, with this certificate in `own.pem` and `own.key`.
     #[must_use]
-    pub fn secured(self, issued: &Issued) -> Self {
+    pub fn with_tls(self, issued: &Issued) -> Self {
         self.put("own.pem", &issued.certificate)
             .put("own.key", &issued.key)
             .tls("listen", r#"["127.0.0.1:0"]"#)
@@ -139,7 +141,8 @@ impl Setup {
         self
     }
 
-    /// Maps a resource; its library is put into the folder unless something else was said of it.
+    /// Maps a resource to a plugin; copies the library of that name unless another one is
+    /// configured.
     #[must_use]
     pub fn resource(self, path: &str, plugin: &str) -> Self {
         self.key(path, "plugin", &format!("{plugin:?}"))
@@ -151,7 +154,7 @@ impl Setup {
         self.resource(path, plugin).key(path, "dialog", "false")
     }
 
-    /// Takes a resource out again.
+    /// Removes a resource.
     #[must_use]
     pub fn remove(mut self, path: &str) -> Self {
         self.resources.remove(path);
@@ -166,7 +169,7 @@ impl Setup {
         self
     }
 
-    /// Sets a key of a resource's own configuration.
+    /// Sets a key in a resource's `config`.
     #[must_use]
     pub fn config(mut self, path: &str, key: &str, value: &str) -> Self {
         let resource = self.resources.entry(path.to_owned()).or_default();
@@ -174,7 +177,7 @@ impl Setup {
         self
     }
 
-    /// Sets a key of who is let in to a resource.
+    /// Sets a key in a resource's `auth`.
     #[must_use]
     pub fn auth(mut self, path: &str, key: &str, value: &str) -> Self {
         let resource = self.resources.entry(path.to_owned()).or_default();
@@ -190,28 +193,28 @@ impl Setup {
         self
     }
 
-    /// Puts the library `library` into the folder as that of `plugin`.
+    /// Uses a copy of `library` as the library of `plugin`.
     #[must_use]
     pub fn library(mut self, plugin: &str, library: &str) -> Self {
         self.libraries.insert(plugin.to_owned(), Library::CopyOf(library.to_owned()));
         self
     }
 
-    /// Puts a file with this content into the folder as the library of `plugin`.
+    /// Uses a file with this content as the library of `plugin`.
     #[must_use]
     pub fn file(mut self, plugin: &str, content: &[u8]) -> Self {
         self.libraries.insert(plugin.to_owned(), Library::Bytes(content.to_owned()));
         self
     }
 
-    /// Leaves the library of `plugin` out.
+    /// Leaves out the library of `plugin`.
     #[must_use]
-    pub fn without(mut self, plugin: &str) -> Self {
+    pub fn without_library(mut self, plugin: &str) -> Self {
         self.libraries.insert(plugin.to_owned(), Library::Absent);
         self
     }
 
-    /// The text of `plugins.toml`.
+    /// Returns the text of `plugins.toml`.
     pub fn toml(&self) -> String {
         let mut text = String::new();
         let mut table = |name: &str, keys: &BTreeMap<String, String>| {
@@ -242,27 +245,27 @@ impl Setup {
 
     /// Starts the host and waits until it is ready.
     pub async fn start(self) -> TestHost {
-        let folder = self.lay_out();
+        let folder = self.create_folder();
         TestHost::start(self, folder).await
     }
 
-    /// Runs a command of the program, such as `check`, to its end.
-    pub async fn run(&self, arguments: &[&str]) -> Outcome {
-        let folder = self.lay_out();
+    /// Runs a command of the program, such as `check`, in a new folder.
+    pub async fn run(&self, arguments: &[&str]) -> CommandOutput {
+        let folder = self.create_folder();
         let mut command = tokio::process::Command::new(&self.program);
         command.args(arguments).current_dir(&folder).stdin(Stdio::null()).kill_on_drop(true);
         command.env_remove("RUST_LOG");
         let output = within("the command to end", command.output()).await.unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Outcome {
+        CommandOutput {
             code: output.status.code(),
-            said: text(output.stdout),
-            complained: text(output.stderr),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
         }
     }
 
-    /// What starts the host, without arguments.
+    /// Returns the command that starts the program, without arguments.
     pub(crate) fn command(&self) -> tokio::process::Command {
         let program = self.program.as_os_str();
         let words = self.launcher.iter().map(OsStr::new).chain([program]).collect::<Vec<_>>();
@@ -271,21 +274,21 @@ impl Setup {
         command
     }
 
-    /// Makes the folder of the host and returns it: for a test that starts the program in its own way.
-    pub fn lay_out(&self) -> PathBuf {
-        // Not in the build folder: the path of a socket file must be short.
+    /// Creates the folder of the host, for tests that start the program themselves.
+    pub fn create_folder(&self) -> PathBuf {
+        // Not in the build folder, because the path of a Unix socket must be short.
         let folder = std::env::temp_dir().join(unique_name());
         std::fs::create_dir_all(folder.join("plugins")).unwrap();
         std::fs::write(folder.join("plugins.toml"), self.toml()).unwrap();
         for (name, content) in &self.files {
             std::fs::write(folder.join(name), content).unwrap();
         }
-        self.lay_libraries(&folder);
+        self.copy_libraries(&folder);
         folder
     }
 
-    /// Puts those libraries into the folder that are not there yet.
-    pub fn lay_libraries(&self, folder: &Path) {
+    /// Copies the libraries that the folder does not contain.
+    pub fn copy_libraries(&self, folder: &Path) {
         let mapped = self.resources.values().filter_map(|resource| resource.keys.get("plugin"));
         let mut libraries: BTreeMap<String, Library> = mapped
             .map(|name| name.trim_matches('"').to_owned())

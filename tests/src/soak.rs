@@ -1,5 +1,5 @@
-//! Millions of messages over connections that come and go, under an application that is replaced all the while: every message
-//! accounted for, and in the end nothing left of it.
+//! Soak test: millions of messages over short connections while the application is replaced.
+//! Accounts for each message and checks that no memory, file descriptor or thread is leaked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,46 +17,46 @@ use crate::setup::Setup;
 use crate::stream::Address;
 use crate::{TestHost, within};
 
-/// How much of it.
+/// The extent of the test.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Messages in all.
+    /// The number of messages.
     pub messages: u64,
-    /// Connections at a time.
+    /// Simultaneous connections.
     pub connections: usize,
-    /// Messages of each connection before it closes and another one opens.
+    /// Messages on each connection before it is closed and replaced.
     pub each: u64,
-    /// Messages between two replacements of the library.
+    /// Messages between two reloads.
     pub reload_every: u64,
 }
 
-/// What came of it.
+/// The results.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Messages sent.
     pub sent: u64,
-    /// Messages answered, once and in order.
+    /// Messages answered once and in order.
     pub answered: u64,
-    /// What the application has counted over all generations.
+    /// Messages counted by the application over all generations.
     pub counted: u64,
-    /// Connections opened and closed.
+    /// Connections that were opened and closed.
     pub sessions: u64,
-    /// Replacements of the library.
+    /// The number of reloads.
     pub reloads: u64,
-    /// Resident memory of the host in bytes, before and after each twentieth of the messages.
+    /// The resident memory of the host in bytes, before and after each twentieth of the messages.
     pub resident: Vec<u64>,
-    /// Open files of the host with no connection, before and after.
+    /// The host's file descriptors without connections, before and after.
     pub descriptors: (usize, usize),
-    /// Its threads, before and after.
+    /// The host's threads, before and after.
     pub threads: (usize, usize),
-    /// Connections that the host still knows of in the end.
+    /// Connections that the host still lists at the end.
     pub left: usize,
-    /// From the first message to the last.
+    /// The time from the first message to the last.
     pub took: Duration,
 }
 
 impl Report {
-    /// Whether nothing was lost and nothing stayed.
+    /// Returns whether no message was lost and no resource was leaked.
     pub fn is_clean(&self) -> bool {
         self.sent == self.answered
             && self.sent == self.counted
@@ -66,8 +66,8 @@ impl Report {
             && self.is_flat()
     }
 
-    /// Whether memory, once warm, stays within a twentieth, and grows by no more than 0.1 MiB with a million messages. What its reloads
-    /// keep mapped is no part of either.
+    /// Returns whether memory after the warm-up grows by at most 5 % in total and 0.1 MiB per
+    /// million messages. What retired generations keep mapped is not counted.
     pub fn is_flat(&self) -> bool {
         let millions = self.sent as f64 / 1e6;
         let growth = self.growth().slope * millions - self.reloads as f64 * RETIRED_BYTES;
@@ -76,7 +76,8 @@ impl Report {
         growth <= 0.05 * warm && growth <= (0.1 * millions).max(1.0) * 1_048_576.0
     }
 
-    /// By how much memory grows with a million messages, in bytes. The first quarter warms up. Each retired generation is in it.
+    /// Returns the memory growth in bytes per million messages, including retired generations. The
+    /// first quarter is warm-up.
     pub fn growth(&self) -> Trend {
         let trend = Trend::of(&self.resident[self.resident.len() / 4..]);
         let steps = STEPS as f64 / (self.sent as f64 / 1e6);
@@ -84,70 +85,70 @@ impl Report {
     }
 }
 
-/// Between two looks at the memory: this share of all messages.
+/// The number of memory samples.
 const STEPS: u64 = 20;
-/// What a retired generation of this library keeps in memory, at most.
+/// The most memory that a retired generation of the counter keeps mapped.
 const RETIRED_BYTES: f64 = 60_000.0;
-/// Messages of one connection that are under way at once.
+/// Unanswered messages of a connection at a time.
 const IN_FLIGHT: u64 = 32;
 
-/// What the connections find out together.
+/// Totals that all connections update.
 #[derive(Debug, Default)]
-struct Sums {
-    begun: AtomicU64,
+struct Totals {
+    assigned: AtomicU64,
     answered: AtomicU64,
     counted: AtomicU64,
     sessions: AtomicU64,
 }
 
-/// Does it. `program` is the host.
+/// Runs the soak test with the host at the path `program`.
 ///
 /// # Panics
-/// When a connection is refused or ends, an answer is another than it must be, or a reload does not happen.
+/// If a connection is refused or closed, an answer is wrong, or a reload fails.
 pub async fn soak(program: impl Into<PathBuf>, plan: Plan) -> Report {
     let setup = Setup::new(program).library("counter", "counter_v1").resource("/count", "counter");
     let setup =
         setup.environment("RUST_LOG", "warn,plugsocket=info").reload("keep_generations", "0");
     let host = setup.start().await;
     let process = Process(host.pid());
-    let sums = Arc::new(Sums::default());
-    // What a first connection and a first reload make for good is not what is looked for.
-    talk(host.address(), 1, &sums).await;
+    let totals = Arc::new(Totals::default());
+    // The first connection and reloads allocate resources once, which is not a leak.
+    exchange(host.address(), 1, &totals).await;
     for library in ["counter_v2", "counter_v1"] {
         host.reload("counter", library).await;
     }
-    settle(&host, None).await;
+    wait_until_idle(&host, None).await;
     let before = (process.descriptors(), process.threads());
-    let mut report = Report { resident: vec![process.resident()], ..Report::default() };
+    let mut report = Report { resident: vec![process.resident_bytes()], ..Report::default() };
     let begun = Instant::now();
-    let mut working = JoinSet::new();
+    let mut workers = JoinSet::new();
     for _ in 0..plan.connections {
-        working.spawn(work(host.address().clone(), plan, sums.clone()));
+        workers.spawn(work(host.address().clone(), plan, totals.clone()));
     }
-    watch(&host, plan, &sums, &mut report).await;
-    while let Some(worked) = working.join_next().await {
-        worked.expect("a connection that is treated as promised");
+    reload_and_sample(&host, plan, &totals, &mut report).await;
+    while let Some(worked) = workers.join_next().await {
+        worked.expect("each message is answered in order");
     }
     report.took = begun.elapsed();
-    report.left = settle(&host, Some(before)).await;
+    report.left = wait_until_idle(&host, Some(before)).await;
     report.descriptors = (before.0, process.descriptors());
     report.threads = (before.1, process.threads());
-    report.answered = sums.answered.load(Ordering::Relaxed);
+    report.answered = totals.answered.load(Ordering::Relaxed);
     report.sent = plan.messages + 1;
-    report.counted = sums.counted.load(Ordering::Relaxed);
-    report.sessions = sums.sessions.load(Ordering::Relaxed);
+    report.counted = totals.counted.load(Ordering::Relaxed);
+    report.sessions = totals.sessions.load(Ordering::Relaxed);
     report
 }
 
-/// Replaces the library and looks at the memory until all messages are answered.
-async fn watch(host: &TestHost, plan: Plan, sums: &Sums, report: &mut Report) {
+/// Reloads the application and samples the memory until all messages are answered.
+async fn reload_and_sample(host: &TestHost, plan: Plan, totals: &Totals, report: &mut Report) {
     let step = (plan.messages / STEPS).max(1);
-    let (mut next_look, mut next_reload) = (step, plan.reload_every);
+    let (mut next_sample, mut next_reload) = (step, plan.reload_every);
     loop {
-        let answered = sums.answered.load(Ordering::Relaxed);
-        if answered >= next_look {
+        let answered = totals.answered.load(Ordering::Relaxed);
+        if answered >= next_sample {
             report.resident.push(host.resident_bytes());
-            next_look += step;
+            next_sample += step;
         }
         if answered > plan.messages {
             return;
@@ -162,19 +163,19 @@ async fn watch(host: &TestHost, plan: Plan, sums: &Sums, report: &mut Report) {
     }
 }
 
-/// One connection after the other until all messages are given out.
-async fn work(address: Address, plan: Plan, sums: Arc<Sums>) {
+/// Opens one connection after the other until all messages are assigned.
+async fn work(address: Address, plan: Plan, totals: Arc<Totals>) {
     loop {
-        let from = sums.begun.fetch_add(plan.each, Ordering::Relaxed);
+        let from = totals.assigned.fetch_add(plan.each, Ordering::Relaxed);
         if from >= plan.messages {
             return;
         }
-        talk(&address, plan.each.min(plan.messages - from), &sums).await;
+        exchange(&address, plan.each.min(plan.messages - from), &totals).await;
     }
 }
 
-/// Opens a connection, exchanges so many messages, closes it.
-async fn talk(address: &Address, messages: u64, sums: &Sums) {
+/// Opens a connection, exchanges messages and closes it.
+async fn exchange(address: &Address, messages: u64, totals: &Totals) {
     let mut client = Client::open(address, Request::to("/count")).await.ready().await;
     let mut sent = 0;
     for number in 1..=messages {
@@ -188,30 +189,30 @@ async fn talk(address: &Address, messages: u64, sums: &Sums) {
             (&counted["message"], &counted["seq"]),
             (&number.to_string().into(), &number.into())
         );
-        sums.answered.fetch_add(1, Ordering::Relaxed);
-        sums.counted.fetch_max(counted["total"].as_u64().unwrap_or_default(), Ordering::Relaxed);
+        totals.answered.fetch_add(1, Ordering::Relaxed);
+        totals.counted.fetch_max(counted["total"].as_u64().unwrap_or_default(), Ordering::Relaxed);
     }
     client.close().await;
-    sums.sessions.fetch_add(1, Ordering::Relaxed);
+    totals.sessions.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Waits until the host knows no connection any more, and has no more open files and threads than `before`; how many connections
-/// it knows after that, or after some seconds.
-async fn settle(host: &TestHost, before: Option<(usize, usize)>) -> usize {
-    // A thread that has had to wait for a file is kept for ten seconds.
-    const PATIENCE: Duration = Duration::from_secs(15);
+/// Waits until the host lists no connections and has no more file descriptors and threads than
+/// `before`, or until a timeout; returns the number of connections that are left.
+async fn wait_until_idle(host: &TestHost, before: Option<(usize, usize)>) -> usize {
+    // A blocking thread of the runtime is kept for ten seconds.
+    const TIMEOUT: Duration = Duration::from_secs(15);
     let begun = Instant::now();
     loop {
-        let (code, said) = within("the list", host.command(&["connections", "--json"])).await;
-        assert_eq!(code, 0, "{said}");
-        let list: Value = serde_json::from_str(&said).unwrap();
+        let (code, output) = within("the list", host.command(&["connections", "--json"])).await;
+        assert_eq!(code, 0, "{output}");
+        let list: Value = serde_json::from_str(&output).unwrap();
         let list = list.as_array().or_else(|| list["connections"].as_array());
         let known = list.map_or(usize::MAX, Vec::len);
         let process = Process(host.pid());
-        let has_settled = before.is_none_or(|(descriptors, threads)| {
+        let is_idle = before.is_none_or(|(descriptors, threads)| {
             process.descriptors() <= descriptors && process.threads() <= threads
         });
-        if known == 0 && has_settled || begun.elapsed() > PATIENCE {
+        if known == 0 && is_idle || begun.elapsed() > TIMEOUT {
             return known;
         }
         sleep(Duration::from_millis(100)).await;

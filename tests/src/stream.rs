@@ -1,4 +1,4 @@
-//! Where a host listens, and a socket to it of whichever kind.
+//! Addresses of a host, and sockets connected to them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,26 +14,26 @@ use tokio_rustls::rustls::{ClientConfig, HandshakeKind};
 
 use crate::within;
 
-/// Where a host listens.
+/// The address of a host.
 #[derive(Clone, Debug)]
 pub enum Address {
     /// IPv4 or IPv6.
     Tcp(SocketAddr),
-    /// A socket file.
+    /// The path of a Unix socket.
     Unix(PathBuf),
-    /// TLS: see [`Authority::reach`](crate::Authority::reach).
-    Tls(SocketAddr, Secure),
+    /// TLS over TCP; see [`Authority::tls_address`](crate::Authority::tls_address).
+    Tls(SocketAddr, TlsClient),
 }
 
-/// How a client speaks TLS.
+/// The TLS configuration of a client.
 #[derive(Clone, Debug)]
-pub struct Secure {
+pub struct TlsClient {
     pub(crate) config: Arc<ClientConfig>,
     pub(crate) name: ServerName<'static>,
 }
 
 impl Address {
-    /// Reads what the log says.
+    /// Parses an address from the host's log.
     pub(crate) fn parse(text: &str) -> Self {
         match text.strip_prefix("unix:") {
             Some(path) => Self::Unix(path.into()),
@@ -41,52 +41,53 @@ impl Address {
         }
     }
 
-    /// A connected socket.
+    /// Connects a socket.
     ///
     /// # Panics
-    /// When nobody listens.
+    /// If the connection or the TLS handshake fails.
     pub async fn connect(&self) -> Stream {
         self.try_connect().await.unwrap()
     }
 
-    /// The same where there may be nobody, or no agreement on TLS.
+    /// Like [`connect`](Self::connect), but returns an error.
     ///
     /// # Errors
-    /// There is.
+    /// If the connection or the TLS handshake fails.
     pub async fn try_connect(&self) -> io::Result<Stream> {
         within("to be accepted", async {
             Ok::<Stream, _>(match self {
                 Self::Tcp(address) => Box::new(connect(*address).await?),
                 Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
-                Self::Tls(address, secure) => Box::new(secure.shake_hands(*address).await?),
+                Self::Tls(address, client) => Box::new(client.handshake(*address).await?),
             })
         })
         .await
     }
 
-    /// The certificate that is served here, as it is on the wire.
+    /// Returns the host's certificate in DER.
     ///
     /// # Panics
-    /// When it is not trusted, or there is no TLS.
+    /// If it is not trusted, or the address is not TLS.
     pub async fn certificate(&self) -> Vec<u8> {
-        let Self::Tls(address, secure) = self else { panic!("no TLS: {self:?}") };
-        let stream = within("TLS", secure.shake_hands(*address)).await.unwrap();
+        let Self::Tls(address, client) = self else { panic!("not TLS: {self:?}") };
+        let stream = within("TLS", client.handshake(*address)).await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
     }
 
-    /// Whether a new connection goes on with the session of one before it, made by the same address.
+    /// Connects and returns whether the TLS session was resumed from an earlier connection through
+    /// the same `Address`.
     ///
     /// # Panics
-    /// When it is not trusted, or there is no TLS.
+    /// If it is not trusted, or the address is not TLS.
     pub async fn resumes(&self) -> bool {
-        let Self::Tls(address, secure) = self else { panic!("no TLS: {self:?}") };
-        let stream = within("TLS", secure.shake_hands(*address)).await.unwrap();
+        let Self::Tls(address, client) = self else { panic!("not TLS: {self:?}") };
+        let stream = within("TLS", client.handshake(*address)).await.unwrap();
         stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 }
 
-impl Secure {
-    async fn shake_hands(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+impl TlsClient {
+    async fn handshake(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
         let stream = connect(address).await?;
         TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await
     }
@@ -98,9 +99,9 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// What a [`Stream`] can do.
+/// The traits of a [`Stream`].
 pub trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
-/// A socket of any kind.
+/// A connected socket of any type.
 pub type Stream = Box<dyn Socket>;

@@ -1,4 +1,4 @@
-//! Certificates made for a test, and addresses that are reached by TLS.
+//! Certificates for tests, and TLS addresses.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,24 +12,24 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 
-use crate::stream::{Address, Secure};
+use crate::stream::{Address, TlsClient};
 
-/// An authority of the test's own.
+/// A certificate authority for tests.
 pub struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
 }
 
-/// A certificate with its key, both PEM.
+/// A certificate and its private key in PEM.
 #[derive(Clone, Debug)]
 pub struct Issued {
-    /// One, without a chain.
+    /// The certificate, without a chain.
     pub certificate: String,
-    /// Not encrypted.
+    /// The unencrypted private key.
     pub key: String,
 }
 
 impl Issued {
-    /// The certificate as it is on the wire.
+    /// Returns the certificate in DER.
     pub fn der(&self) -> Vec<u8> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap().to_vec()
     }
@@ -42,7 +42,7 @@ impl Default for Authority {
 }
 
 impl Authority {
-    /// One whose own certificate ends then.
+    /// Creates an authority whose certificate expires at `until`.
     pub fn until(until: SystemTime) -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.not_after = until.into();
@@ -51,17 +51,17 @@ impl Authority {
         Self { issuer }
     }
 
-    /// Its own certificate, PEM.
+    /// Returns the authority's certificate in PEM.
     pub fn pem(&self) -> String {
         self.issuer.pem()
     }
 
-    /// A certificate for a server, valid from yesterday for a year.
+    /// Issues a server certificate that is valid for a year.
     pub fn issue(&self, names: &[&str]) -> Issued {
         self.issue_until(names, SystemTime::now() + 365 * DAY)
     }
 
-    /// A certificate for a server, valid from 30 days ago.
+    /// Issues a server certificate that expires at `until`.
     pub fn issue_until(&self, names: &[&str], until: SystemTime) -> Issued {
         let names: Vec<String> = names.iter().copied().map(ToOwned::to_owned).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -70,12 +70,12 @@ impl Authority {
         self.sign(params)
     }
 
-    /// A certificate for a client.
+    /// Issues a client certificate that is valid for a year.
     pub fn issue_client(&self) -> Issued {
         self.issue_client_until(SystemTime::now() + 365 * DAY)
     }
 
-    /// A certificate for a client that ends then.
+    /// Issues a client certificate that expires at `until`.
     pub fn issue_client_until(&self, until: SystemTime) -> Issued {
         let mut params = CertificateParams::new(vec!["backend".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -89,35 +89,54 @@ impl Authority {
         Issued { certificate: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// The same address, reached by TLS: by a client that trusts this authority and asks for `name`.
-    pub fn reach(&self, address: &Address, name: &str) -> Address {
-        self.secure(address, name, Peer { certificate: None, versions: &[&TLS12, &TLS13] })
+    /// Returns the TLS address for a client that trusts this authority and sends `name` as SNI.
+    pub fn tls_address(&self, address: &Address, name: &str) -> Address {
+        self.with_options(
+            address,
+            name,
+            ClientOptions { certificate: None, versions: &[&TLS12, &TLS13] },
+        )
     }
 
-    /// By a client with a certificate of its own.
-    pub fn reach_as(&self, address: &Address, name: &str, client: &Issued) -> Address {
+    /// Like [`tls_address`](Self::tls_address), with a client certificate.
+    pub fn tls_address_with_certificate(
+        &self,
+        address: &Address,
+        name: &str,
+        client: &Issued,
+    ) -> Address {
         let certificate = Some(client);
-        self.secure(address, name, Peer { certificate, versions: &[&TLS12, &TLS13] })
+        self.with_options(address, name, ClientOptions { certificate, versions: &[&TLS12, &TLS13] })
     }
 
-    /// By a client that speaks nothing newer than TLS 1.2.
-    pub fn reach_by_1_2(&self, address: &Address, name: &str) -> Address {
-        self.secure(address, name, Peer { certificate: None, versions: &[&TLS12] })
+    /// Like [`tls_address`](Self::tls_address), limited to TLS 1.2.
+    pub fn tls12_address(&self, address: &Address, name: &str) -> Address {
+        self.with_options(address, name, ClientOptions { certificate: None, versions: &[&TLS12] })
     }
 
-    /// By a client with a certificate of its own that speaks nothing newer than TLS 1.2.
-    pub fn reach_as_by_1_2(&self, address: &Address, name: &str, client: &Issued) -> Address {
-        self.secure(address, name, Peer { certificate: Some(client), versions: &[&TLS12] })
+    /// Like [`tls_address_with_certificate`](Self::tls_address_with_certificate), limited to TLS
+    /// 1.2.
+    pub fn tls12_address_with_certificate(
+        &self,
+        address: &Address,
+        name: &str,
+        client: &Issued,
+    ) -> Address {
+        self.with_options(
+            address,
+            name,
+            ClientOptions { certificate: Some(client), versions: &[&TLS12] },
+        )
     }
 
-    fn secure(&self, address: &Address, name: &str, peer: Peer<'_>) -> Address {
-        let Address::Tcp(address) = address else { panic!("TLS is for TCP: {address:?}") };
+    fn with_options(&self, address: &Address, name: &str, options: ClientOptions<'_>) -> Address {
+        let Address::Tcp(address) = address else { panic!("not a TCP address: {address:?}") };
         let mut roots = RootCertStore::empty();
         roots.add(self.issuer.der().clone()).unwrap();
         let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
         let builder =
-            builder.with_protocol_versions(peer.versions).unwrap().with_root_certificates(roots);
-        let config = match peer.certificate {
+            builder.with_protocol_versions(options.versions).unwrap().with_root_certificates(roots);
+        let config = match options.certificate {
             Some(issued) => {
                 let key = PrivateKeyDer::from_pem_slice(issued.key.as_bytes()).unwrap();
                 builder.with_client_auth_cert(vec![issued.der().into()], key).unwrap()
@@ -125,12 +144,12 @@ impl Authority {
             None => builder.with_no_client_auth(),
         };
         let name = name.to_owned().try_into().unwrap();
-        Address::Tls(*address, Secure { config: Arc::new(config), name })
+        Address::Tls(*address, TlsClient { config: Arc::new(config), name })
     }
 }
 
-/// How a client speaks TLS.
-struct Peer<'a> {
+/// The certificate and TLS versions of a client.
+struct ClientOptions<'a> {
     certificate: Option<&'a Issued>,
     versions: &'a [&'static SupportedProtocolVersion],
 }

@@ -1,10 +1,10 @@
-//! Who is let in, and what a host does that cannot let in more.
+//! Connection limits, per-address rate limits, and a host that runs out of file descriptors.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::future::pending;
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{Address, Client, RawClient, Request, Setup, TestHost, within};
+use plugsocket_tests::{Address, Client, Line, RawClient, Request, Setup, TestHost, within};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// Nobody here is a backend.
+/// No address is allowed to connect as a backend.
 fn setup() -> Setup {
     Setup::new(PROGRAM)
         .library("counter", "counter_v1")
@@ -20,7 +20,7 @@ fn setup() -> Setup {
         .server("allowed_ips", r#"["192.0.2.1"]"#)
 }
 
-/// Tries a handshake for which a proxy says where it comes from.
+/// Attempts a handshake with `address` in X-Forwarded-For; returns the status code.
 async fn handshake_from(host: &TestHost, address: &str) -> (RawClient, u16) {
     let mut client = host.raw().await;
     let line = format!("\r\nX-Forwarded-For: {address}\r\n\r\n");
@@ -52,7 +52,7 @@ async fn an_ipv6_network_counts_as_one_address() {
 }
 
 #[tokio::test]
-async fn an_ipv4_address_is_one_on_an_ipv6_socket_too() {
+async fn an_ipv4_mapped_address_counts_as_ipv4() {
     let setup = setup().server("listen", r#"["[::]:0"]"#).server("max_per_ip", "1");
     let host = setup.server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
     let Address::Tcp(mut address) = host.address().clone() else { panic!("no TCP") };
@@ -60,19 +60,19 @@ async fn an_ipv4_address_is_one_on_an_ipv6_socket_too() {
     let address = Address::Tcp(address);
     let backend = Request::to("/count").header("Client-Type", "backend");
     let _backend = Client::open(&address, backend).await.ready().await;
-    let (_, said) = host.command(&["connections", "--json"]).await;
-    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()[0]["address"], "127.0.0.1");
+    let (_, output) = host.command(&["connections", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&output).unwrap()[0]["address"], "127.0.0.1");
     let _client = Client::open(&address, Request::to("/count")).await.ready().await;
     assert_eq!(RawClient::connect(&address).await.try_handshake("/count").await, 503);
 }
 
 #[tokio::test]
-async fn who_comes_too_often_is_told_to_wait_and_may_come_again() {
+async fn connections_over_the_rate_limit_get_503_until_the_limit_recovers() {
     let host = setup().server("max_handshakes_per_ip", "1").start().await;
     for _ in 0..5 {
         host.connect("/count").await;
     }
-    // Slower machines give back a place meanwhile.
+    // On a slow machine the rate limit allows some of these.
     let mut refused = 0;
     for _ in 0..10 {
         let mut client = host.raw().await;
@@ -85,23 +85,22 @@ async fn who_comes_too_often_is_told_to_wait_and_may_come_again() {
         }
     }
     assert!(refused >= 5, "{refused}");
-    let told = |line: &plugsocket_tests::Line| {
-        line.message() == "turned away" && line.field("address") == "127.0.0.1"
-    };
-    within("a line for each", async {
-        while host.log().into_iter().filter(told).count() != refused {
+    let is_rejection =
+        |line: &Line| line.message() == "turned away" && line.field("address") == "127.0.0.1";
+    within("a log line per rejection", async {
+        while host.log().into_iter().filter(is_rejection).count() != refused {
             tokio::task::yield_now().await;
         }
     })
     .await;
-    within("a place in the next second", async {
+    within("the rate limit to allow a connection", async {
         while host.raw().await.try_handshake("/count").await != 101 {}
     })
     .await;
 }
 
 #[tokio::test]
-async fn behind_a_proxy_each_address_has_its_own_rate() {
+async fn the_rate_limit_applies_to_the_forwarded_address() {
     let setup = setup().server("max_handshakes_per_ip", "1");
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
     for n in 1..40 {
@@ -110,14 +109,14 @@ async fn behind_a_proxy_each_address_has_its_own_rate() {
     }
     let mut refused = 0;
     for n in 1..20 {
-        // One network.
+        // All in one network.
         refused += u32::from(handshake_from(&host, &format!("2001:db8::{n}")).await.1 == 503);
     }
     assert!(refused >= 5, "{refused}");
 }
 
 #[tokio::test]
-async fn backends_may_come_as_often_as_they_like() {
+async fn backends_are_exempt_from_rate_and_handshake_limits() {
     let setup = setup().server("max_handshakes_per_ip", "1").server("max_handshakes", "1");
     let host = setup.server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
     let _stalled = (host.raw().await, host.raw().await);
@@ -127,11 +126,11 @@ async fn backends_may_come_as_often_as_they_like() {
 }
 
 #[tokio::test]
-async fn sockets_without_a_request_are_limited() {
-    let path = std::env::temp_dir().join(format!("plugsocket-door-{}", std::process::id()));
+async fn max_handshakes_limits_connections_without_a_request() {
+    let path = std::env::temp_dir().join(format!("plugsocket-accept-{}", std::process::id()));
     let listen = format!(r#"["127.0.0.1:0", "unix:{}"]"#, path.display());
     let host = setup().server("max_handshakes", "3").server("listen", &listen).start().await;
-    // Those with a request do not count.
+    // Connections that have sent their request do not count.
     let _served = [host.connect("/count").await, host.connect("/count").await];
     let mut stalled = Vec::new();
     for _ in 0..3 {
@@ -141,11 +140,11 @@ async fn sockets_without_a_request_are_limited() {
     assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
     assert!(answer.contains("Retry-After: ") && answer.contains("Date: "), "{answer}");
     assert!(answer.ends_with("too many handshakes at a time\n"), "{answer}");
-    // A Unix socket is for backends.
+    // Clients on a Unix socket are backends.
     let mut local = RawClient::connect(&host.addresses()[1]).await;
     assert_eq!(local.try_handshake("/count").await, 101);
     stalled.clear();
-    within("a place", async {
+    within("a handshake to succeed", async {
         let mut client = host.raw().await;
         while client.try_write(RawClient::handshake("/count")).await.is_err()
             || !client.line().await.contains(" 101 ")
@@ -157,35 +156,35 @@ async fn sockets_without_a_request_are_limited() {
     std::fs::remove_file(path).unwrap();
 }
 
-/// A refused client that does not end its side: whether the host still waits for it to do so.
-async fn is_waited_for(client: &mut RawClient) -> bool {
+/// Returns whether the host still lingers for a rejected client that keeps its side open.
+async fn is_lingering(client: &mut RawClient) -> bool {
     client.read_to_end().await;
-    // What comes for a socket that is gone is answered by a reset, and then writing fails.
-    let gone = async { while client.try_write(b"x").await.is_ok() {} };
-    timeout(ATTEMPT, gone).await.is_err()
+    // A closed socket answers further bytes by a reset, after which a write fails.
+    let reset = async { while client.try_write(b"x").await.is_ok() {} };
+    timeout(ATTEMPT, reset).await.is_err()
 }
 
 #[tokio::test]
-async fn who_is_refused_takes_no_place_at_the_door() {
+async fn a_rejected_connection_does_not_count_against_max_handshakes() {
     let setup = setup().server("max_handshakes", "1").server("close_timeout", "600");
     let host = setup.server("head_timeout", "600").start().await;
     let nonsense = "GET /count HTTP/1.1\r\n\r\n";
-    let mut waited_for = host.raw().await;
-    waited_for.write(nonsense).await;
-    assert!(waited_for.line().await.contains(" 400 "));
+    let mut lingering = host.raw().await;
+    lingering.write(nonsense).await;
+    assert!(lingering.line().await.contains(" 400 "));
     assert_eq!(host.raw().await.try_handshake("/count").await, 101);
-    // As many are waited for as may arrive; the others are told and gone.
+    // The host lingers for `max_handshakes` rejected clients; it closes the others at once.
     for request in [nonsense, "GET /plugsocket/nothing HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut client = host.raw().await;
         client.write(request).await;
         assert!(client.line().await.contains(" 40"));
-        assert!(!is_waited_for(&mut client).await, "{request}");
+        assert!(!is_lingering(&mut client).await, "{request}");
     }
-    assert!(is_waited_for(&mut waited_for).await);
+    assert!(is_lingering(&mut lingering).await);
 }
 
 #[tokio::test]
-async fn who_is_not_let_in_takes_no_place_of_those_who_are() {
+async fn an_unauthenticated_connection_does_not_count_against_max_connections() {
     let setup = setup().server("max_connections", "1").server("close_timeout", "600");
     let host = setup
         .server("max_per_ip", "1")
@@ -199,7 +198,7 @@ async fn who_is_not_let_in_takes_no_place_of_those_who_are() {
     for request in [handshake.replace("Host", "Origin: http://x\r\nHost"), handshake] {
         let mut client = host.raw().await;
         client.write(request).await;
-        // They leave it open.
+        // The rejected clients keep their side open.
         let status = client.line().await;
         assert!(status.contains(" 101 ") || status.contains(" 401 "), "{status}");
         refused.push(client);
@@ -210,16 +209,16 @@ async fn who_is_not_let_in_takes_no_place_of_those_who_are() {
 }
 
 #[tokio::test]
-async fn for_whom_an_endpoint_is_asked_takes_a_place_at_the_door_only() {
+async fn a_pending_authentication_counts_against_max_handshakes_only() {
     let endpoint = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("\"http://{}/\"", endpoint.local_addr().unwrap());
     let setup = setup().server("max_connections", "1").server("max_handshakes", "2");
     let setup = setup.resource("/guarded", "counter").auth("/guarded", "url", &url);
     let host = setup.auth("/guarded", "timeout", "60").start().await;
-    let mut applicant = host.raw().await;
-    applicant.write(RawClient::handshake("/guarded")).await;
-    // It is asked, and does not answer.
-    let _asked = within("the question", endpoint.accept()).await.unwrap();
+    let mut pending = host.raw().await;
+    pending.write(RawClient::handshake("/guarded")).await;
+    // The endpoint does not answer.
+    let _asked = within("the endpoint to be called", endpoint.accept()).await.unwrap();
     let _served = host.connect("/count").await;
     let _silent = host.raw().await;
     let answer = String::from_utf8(host.raw().await.read_to_end().await).unwrap();
@@ -228,7 +227,7 @@ async fn for_whom_an_endpoint_is_asked_takes_a_place_at_the_door_only() {
 
 const ATTEMPT: Duration = Duration::from_millis(100);
 
-/// Ticks of a hundredth of a second that a process has used.
+/// Returns the CPU time of the host in ticks of 10 ms.
 fn cpu_ticks(host: &TestHost) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", host.pid())).unwrap();
     let behind_name = stat.rsplit(") ").next().unwrap();
@@ -236,32 +235,32 @@ fn cpu_ticks(host: &TestHost) -> u64 {
 }
 
 #[tokio::test]
-async fn a_host_out_of_descriptors_serves_who_is_there_and_recovers() {
+async fn a_host_out_of_file_descriptors_serves_existing_connections_and_recovers() {
     let launcher = ["sh", "-c", "ulimit -n 256; exec \"$@\"", "sh"];
     let host = setup().server("head_timeout", "600").launcher(&launcher).start().await;
     let mut client = host.connect("/count").await;
     let position = host.log_position();
-    // Some wait in the system's queue, some for a place in it.
-    let mut crowd = JoinSet::new();
+    // Some wait in the backlog, others for a place in the backlog.
+    let mut waiting = JoinSet::new();
     for _ in 0..400 {
         let address = host.address().clone();
-        crowd.spawn(async move {
+        waiting.spawn(async move {
             let _socket = RawClient::connect(&address).await;
             pending::<()>().await;
         });
     }
-    let is_short = |line: &plugsocket_tests::Line| line.says("cannot accept");
-    let line = host.wait_for_log_since(position, "a word about it", is_short).await;
+    let is_short = |line: &Line| line.starts_with("cannot accept");
+    let line = host.wait_for_log_since(position, "a warning", is_short).await;
     assert_eq!((line.level(), line.field("limit")), ("WARN", "256".to_owned()));
 
-    // Whoever is connected feels nothing, and the operator can do what he likes.
+    // Connected clients are served, and the control socket works.
     let before = cpu_ticks(&host);
     let since = Instant::now();
     client.send("one").await;
     assert_eq!(client.until_next().await.packets[0]["by"], "v1");
     tokio::time::sleep(Duration::from_secs(1)).await;
     let share = (cpu_ticks(&host) - before) as f64 / since.elapsed().as_secs_f64();
-    assert!(share <= 5.0, "{share} % of a processor");
+    assert!(share <= 5.0, "{share} % CPU");
     let (code, status) = host.command(&["status", "--json"]).await;
     assert_eq!(code, 0, "{status}");
     assert_eq!(serde_json::from_str::<Value>(&status).unwrap()["connections"], 1);
@@ -270,9 +269,9 @@ async fn a_host_out_of_descriptors_serves_who_is_there_and_recovers() {
     assert_eq!(client.until_next().await.packets[0]["by"], "v2");
 
     let freed = Instant::now();
-    crowd.shutdown().await;
+    waiting.shutdown().await;
     within("to be accepted", async {
-        // While the system's queue is full, it takes a second until a connection is tried again.
+        // A SYN that a full backlog dropped is repeated after a second.
         let Address::Tcp(address) = host.address() else { panic!("no TCP") };
         while !matches!(timeout(ATTEMPT, TcpStream::connect(address)).await, Ok(Ok(_))) {}
     })
@@ -280,9 +279,9 @@ async fn a_host_out_of_descriptors_serves_who_is_there_and_recovers() {
     host.connect("/count").await;
     let waited = freed.elapsed();
     assert!(waited < Duration::from_secs(3), "{waited:?}");
-    println!("serving again after {waited:?}, {share:.1} % of a processor");
-    let is_over = |line: &plugsocket_tests::Line| line.message() == "accepting again";
-    host.wait_for_log_since(position, "the end of it", is_over).await;
-    let said = host.log().into_iter().filter(is_short).count();
-    assert_eq!(said, 1);
+    println!("serving again after {waited:?}, {share:.1} % CPU");
+    let is_over = |line: &Line| line.message() == "accepting again";
+    host.wait_for_log_since(position, "the recovery", is_over).await;
+    let warnings = host.log().into_iter().filter(is_short).count();
+    assert_eq!(warnings, 1);
 }

@@ -1,7 +1,7 @@
-//! Slow peers, slow applications, and those who must not notice them.
+//! Backpressure: slow consumers and blocked applications, without effect on others.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Line, Request, Setup, closing, masked, opcode, within};
+use plugsocket_tests::{Line, Request, Setup, close_frame, masked, opcode, within};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -17,29 +17,29 @@ async fn a_client_that_never_reads_is_disconnected_and_the_others_are_served() {
     let setup = Setup::new(PROGRAM).resource("/web", "feedback").server("max_message", "100_000");
     let setup = setup.server("outbox_bytes", "400_000").server("write_timeout", "0.5");
     let host = setup.server("close_timeout", "0.2").start().await;
-    let mut deaf = host.raw().await.upgraded("/web").await;
+    let mut slow = host.raw().await.upgraded("/web").await;
     let mut sender = host.connect("/web").await;
     let mut reader = host.connect("/web").await;
     let broadcast = json!({"opcode": "broadcast", "message": "x".repeat(90_000)});
     let mut sent = 0;
     while !host.log().iter().any(is_too_slow) {
         sent += 1;
-        assert!(sent < 10_000, "it is never disconnected");
+        assert!(sent < 10_000, "the client is never disconnected");
         assert_eq!(sender.call(&broadcast).await.packets.len(), 0);
         assert_eq!(reader.receive_json().await["opcode"], "broadcast");
     }
-    // What was on its way it may read; there may have been no place for a close frame any more.
-    assert!(!deaf.read_to_end().await.is_empty());
+    // It may read what was already sent; a close frame may no longer fit into the outbox.
+    assert!(!slow.read_to_end().await.is_empty());
     assert_eq!(sender.call(&broadcast).await.packets.len(), 0);
 }
 
 #[tokio::test]
-async fn a_slow_client_reads_that_it_was_too_slow_if_it_reads_at_last() {
+async fn a_slow_client_receives_the_reason_if_it_reads_before_the_cut() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
     let host = setup.server("outbox_messages", "50").start().await;
     let mut client = host.connect("/speak").await;
     let mut other = host.connect("/speak").await;
-    // More in one callback than the outbox holds.
+    // One callback sends more than the outbox holds.
     client.send(json!({"do": "thread", "count": 1_000_000, "message": "m"}).to_string()).await;
     let closing = loop {
         let packet = client.receive_json().await;
@@ -59,11 +59,11 @@ async fn pings_of_a_client_that_never_reads_do_not_pile_up() {
     let before = host.resident_bytes();
     let mut client = host.raw().await.upgraded("/echo").await;
     let pings = masked(opcode::PING, &[b'x'; 125]).repeat(1000);
-    // Its pongs find no way, so the host reads no further, and disconnects it in the end.
+    // The pongs cannot be written, so the host stops reading and finally disconnects the client.
     let mut sent = 0;
     while client.try_write(&pings).await.is_ok() {
         sent += pings.len();
-        assert!(sent < 500_000_000, "it is never disconnected");
+        assert!(sent < 500_000_000, "the client is never disconnected");
     }
     let grown = host.resident_bytes().saturating_sub(before);
     assert!(grown < 32 * MIB, "{} MiB for {sent} bytes of pings", grown / MIB);
@@ -90,7 +90,7 @@ async fn a_blocked_plugin_does_not_delay_other_resources() {
         echo.send("x").await;
         assert_eq!(echo.receive_text().await, "x");
     }
-    // New connections come in, too, but on the resource that is blocked.
+    // Other resources accept new connections.
     host.connect("/web").await;
     std::fs::write(&folder, "").unwrap();
     assert_eq!(blocked.receive_text().await, "block forever");
@@ -114,7 +114,7 @@ async fn a_client_of_a_blocked_resource_is_read_no_faster_than_handled() {
             to.write_all(&message).await.unwrap();
         }
     });
-    // As long as the application is blocked, what cannot be handled is not read.
+    // While the application is blocked, the host reads no more than it can queue.
     let mut echo = host.open(Request::to("/echo")).await;
     let mut most = 0;
     for _ in 0..2000 {
@@ -123,12 +123,12 @@ async fn a_client_of_a_blocked_resource_is_read_no_faster_than_handled() {
         most = most.max(host.resident_bytes().saturating_sub(before));
     }
     assert!(most < 20 * MIB, "{} MiB of 50", most / MIB);
-    // Then everything is answered: nothing was lost.
+    // Afterwards every message is answered.
     both.spawn(async move {
         let mut left = 2 + "block 3000".len() + MESSAGES * (4 + 65_000);
         let mut buffer = vec![0; 65_536];
         while left > 0 {
-            // A ping may be among them.
+            // A ping may come in between.
             left = left.saturating_sub(from.read(&mut buffer).await.unwrap());
         }
     });
@@ -138,7 +138,7 @@ async fn a_client_of_a_blocked_resource_is_read_no_faster_than_handled() {
 }
 
 #[tokio::test]
-async fn a_peer_that_the_host_does_not_read_is_neither_dead_nor_late_nor_idle() {
+async fn timeouts_are_suspended_while_the_host_does_not_read() {
     let setup = Setup::new(PROGRAM).resource("/block", "blocker").server("ping_interval", "0.2");
     let setup = setup.server("message_timeout", "0.4").server("idle_timeout", "0.5");
     let host = setup.start().await;
@@ -146,7 +146,8 @@ async fn a_peer_that_the_host_does_not_read_is_neither_dead_nor_late_nor_idle() 
         let mut client = host.connect("/block").await;
         client.send("block 1500").await;
         let message = "x".repeat(size);
-        // More than the host takes while the application is busy; a part of one is read, and its end is not.
+        // More than the host queues while the application is busy, so it stops reading inside a
+        // message.
         for _ in 0..600 / (1 + size / 2000) {
             client.send(&message).await;
         }
@@ -160,7 +161,7 @@ async fn a_peer_that_the_host_does_not_read_is_neither_dead_nor_late_nor_idle() 
 }
 
 #[tokio::test]
-async fn one_that_waits_for_a_slow_answer_is_not_idle() {
+async fn a_client_that_waits_for_a_slow_answer_is_not_idle() {
     let setup = Setup::new(PROGRAM).resource("/block", "blocker");
     let host = setup.server("idle_timeout", "0.3").start().await;
     let mut client = host.connect("/block").await;
@@ -170,9 +171,9 @@ async fn one_that_waits_for_a_slow_answer_is_not_idle() {
     client.expect_close_packet(1001).await;
 }
 
-/// Answers of three times the outbox to each read, asked for at once.
+/// The requests are sent at once; the answers to one read are three times the outbox.
 #[tokio::test]
-async fn who_reads_may_ask_without_waiting_for_more_than_the_outbox_holds() {
+async fn a_reading_client_may_pipeline_requests_for_more_than_the_outbox_holds() {
     const ASKED: usize = 60;
     const VALUES: usize = 30;
     let request = json!({"do": "values", "count": VALUES, "message": "x".repeat(3000)}).to_string();
@@ -184,7 +185,7 @@ async fn who_reads_may_ask_without_waiting_for_more_than_the_outbox_holds() {
             client.expect_text().await;
             let mut all = masked(opcode::TEXT, request.as_bytes()).repeat(ASKED);
             if is_last {
-                all.extend(closing(1000));
+                all.extend(close_frame(1000));
             }
             client.write(all).await;
             for _ in 0..ASKED {
@@ -213,7 +214,7 @@ async fn who_reads_may_ask_without_waiting_for_more_than_the_outbox_holds() {
 }
 
 #[tokio::test]
-async fn a_small_outbox_makes_nobody_slow_who_sends_without_waiting() {
+async fn a_small_outbox_does_not_make_a_pipelining_client_slow() {
     for (messages, policy) in [("2", "close"), ("16", "close"), ("16", "drop_oldest")] {
         let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
         let setup = setup.key("/talk", "outbox_policy", &format!("{policy:?}"));
@@ -235,13 +236,13 @@ async fn a_small_outbox_makes_nobody_slow_who_sends_without_waiting() {
 }
 
 #[tokio::test]
-async fn one_that_took_a_long_answer_may_still_say_something() {
+async fn receiving_a_long_answer_resets_the_idle_timeout() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("idle_timeout", "0.5");
     let host = setup.start().await;
     let mut client = host.raw().await.upgraded("/echo").await;
     client.write(masked(opcode::BINARY, &vec![0; 16_000_000])).await;
     let (mut from, mut to) = tokio::io::split(client.into_stream());
-    // Slowly, for longer than it might be silent.
+    // Slowly, for longer than `idle_timeout`.
     let mut left = 10 + 16_000_000;
     let mut pace = tokio::time::interval(std::time::Duration::from_millis(10));
     let mut buffer = vec![0; 200_000];
@@ -256,14 +257,14 @@ async fn one_that_took_a_long_answer_may_still_say_something() {
 }
 
 #[tokio::test]
-async fn one_whose_pongs_wait_is_not_dead() {
+async fn a_client_with_unwritten_pongs_is_not_timed_out() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("ping_interval", "0.2");
     let host = setup.start().await;
     let client = host.raw().await.upgraded("/echo").await;
     let (mut from, mut to) = tokio::io::split(client.into_stream());
     let pings = masked(opcode::PING, &[b'x'; 125]).repeat(1000);
     let second = std::time::Duration::from_secs(1);
-    // Until the host cannot write and does not read any more; and then for as long as five pings take.
+    // Until the host can no longer write and stops reading, and then for five ping intervals.
     let mut sent = 0;
     let rest = loop {
         let mut part = std::io::Cursor::new(&pings);
@@ -276,7 +277,7 @@ async fn one_whose_pongs_wait_is_not_dead() {
     tasks.spawn(async move {
         to.write_all(&rest).await.unwrap();
         to.write_all(&masked(opcode::TEXT, b"still here")).await.unwrap();
-        // What it was pinged meanwhile is not answered; this will do.
+        // The client does not answer the host's pings; its own messages show that it is alive.
         std::future::pending().await
     });
     let mut bytes = Vec::new();
@@ -289,10 +290,10 @@ async fn one_whose_pongs_wait_is_not_dead() {
     }
 }
 
-/// One read brings it; its answers are many times what the outbox holds, and nobody reads them.
+/// All requests arrive in one read; the answers are many times the outbox and are never read.
 #[tokio::test]
-async fn what_was_read_is_handled_though_its_answers_are_not() {
-    const SAID: usize = 30;
+async fn messages_are_handled_even_if_their_answers_are_never_read() {
+    const REQUESTS: usize = 30;
     let long = json!({"do": "values", "count": 500, "message": "x".repeat(200)}).to_string();
     for lane in ["\"shared\"", "\"thread\""] {
         let setup = Setup::new(PROGRAM).resource("/speak", "speaker").key("/speak", "lane", lane);
@@ -303,16 +304,17 @@ async fn what_was_read_is_handled_though_its_answers_are_not() {
         for last in [&b""[..], b"\xff"] {
             let mut sender = host.raw().await.upgraded("/speak").await;
             let mut all = Vec::new();
-            for n in 0..SAID {
-                let told = json!({"do": "feedback_uuid", "target": to, "message": n.to_string()});
+            for n in 0..REQUESTS {
+                let feedback =
+                    json!({"do": "feedback_uuid", "target": to, "message": n.to_string()});
                 all.extend(masked(opcode::TEXT, long.as_bytes()));
-                all.extend(masked(opcode::TEXT, told.to_string().as_bytes()));
+                all.extend(masked(opcode::TEXT, feedback.to_string().as_bytes()));
             }
             if !last.is_empty() {
                 all.extend(masked(opcode::TEXT, last));
             }
             sender.write(all).await;
-            for n in 0..SAID {
+            for n in 0..REQUESTS {
                 assert_eq!(listener.receive_text().await, n.to_string(), "{lane} {last:?}");
             }
         }

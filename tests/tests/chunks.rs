@@ -1,7 +1,7 @@
-//! Long messages in chunks: each sentence of the protocol about them.
+//! The chunk protocol: `bufferON`, chunks, `bufferOFF`, and their limits.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost, closing, masked, opcode};
+use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost, close_frame, masked, opcode};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -10,7 +10,7 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).resource("/talk", "echo").resource("/count", "counter_v1")
 }
 
-/// Sends the pieces, each of which must be acknowledged by `next` and by nothing else.
+/// Sends the pieces and expects exactly one `next` for each.
 async fn send_acknowledged(client: &mut Client, pieces: &[&str]) {
     for piece in pieces {
         client.send(piece).await;
@@ -25,7 +25,7 @@ async fn send_lines_acknowledged(client: &mut LineClient, pieces: &[&str]) {
     }
 }
 
-/// How many messages the application has counted, this one included.
+/// Returns the application's count of messages, including the one sent here.
 async fn total(host: &TestHost) -> Value {
     let mut client = host.connect("/count").await;
     client.send("how many?").await;
@@ -57,7 +57,7 @@ async fn nothing_reaches_the_application_before_the_end() {
 }
 
 #[tokio::test]
-async fn the_commands_count_only_exactly_as_they_are() {
+async fn commands_must_match_exactly() {
     let host = setup().start().await;
     let mut client = host.connect("/talk").await;
     for text in ["bufferOFF", "bufferon", " bufferON", "bufferON ", "bufferOFF\n", "BUFFERON"] {
@@ -65,7 +65,7 @@ async fn the_commands_count_only_exactly_as_they_are() {
         assert_eq!(client.receive_text().await, text);
         client.expect_next().await;
     }
-    // A binary message is no command, and a chunk like any other.
+    // A binary message is not a command but an ordinary chunk.
     client.send_binary(b"bufferON").await;
     assert!(client.receive().await.unwrap().is_binary());
     client.expect_next().await;
@@ -77,7 +77,7 @@ async fn the_commands_count_only_exactly_as_they_are() {
 }
 
 #[tokio::test]
-async fn a_second_buffer_on_starts_anew() {
+async fn a_second_buffer_on_discards_the_open_buffer() {
     let host = setup().start().await;
     let mut client = host.connect("/talk").await;
     send_acknowledged(&mut client, &["bufferON", "dropped", "bufferON", "kept"]).await;
@@ -86,12 +86,13 @@ async fn a_second_buffer_on_starts_anew() {
 }
 
 #[tokio::test]
-async fn an_open_buffer_dies_with_its_connection() {
+async fn an_open_buffer_is_discarded_with_its_connection() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
     send_acknowledged(&mut client, &["bufferON", "half"]).await;
     client.close().await;
-    host.wait_for_log("its end", |line| line.message() == "connection ends").await;
+    host.wait_for_log("the end of the connection", |line| line.message() == "connection ends")
+        .await;
     assert_eq!(total(&host).await, 1);
 }
 
@@ -125,7 +126,7 @@ async fn more_than_max_message_over_all_chunks_is_closed_with_1009() {
 }
 
 #[tokio::test]
-async fn a_buffer_that_is_not_whole_in_time_is_closed() {
+async fn a_buffer_that_exceeds_message_timeout_is_closed() {
     let host = setup().server("message_timeout", "0.3").start().await;
     let mut client = host.connect("/count").await;
     send_acknowledged(&mut client, &["bufferON", "half"]).await;
@@ -135,7 +136,7 @@ async fn a_buffer_that_is_not_whole_in_time_is_closed() {
 }
 
 #[tokio::test]
-async fn chunks_work_without_a_dialog_too() {
+async fn chunks_work_without_a_dialog() {
     let host = Setup::new(PROGRAM).plain("/echo", "echo").start().await;
     let mut client = host.open(Request::to("/echo")).await;
     for text in ["bufferON", "a", "b", "bufferOFF"] {
@@ -157,7 +158,7 @@ async fn on_plain_tcp_a_chunk_may_end_inside_a_character() {
     client.send("bufferOFF").await;
     assert_eq!(client.receive().await.unwrap(), "grü€");
     client.expect_next().await;
-    // A chunk is a line, whatever it looks like.
+    // A chunk is a line, even if it is not complete JSON.
     send_lines_acknowledged(&mut client, &["bufferON", r#"{"a":"#, "1}"]).await;
     client.send("bufferOFF").await;
     assert_eq!(client.receive().await.unwrap(), r#"{"a":1}"#);
@@ -172,7 +173,7 @@ async fn a_joined_message_that_is_not_utf8_is_closed_with_1007() {
     client.expect_next().await;
     client.send("bufferOFF").await;
     client.expect_close_packet().await;
-    // On WebSocket only binary chunks can do that.
+    // Over WebSocket only binary chunks can contain invalid UTF-8.
     let mut client = host.raw().await.upgraded("/count").await;
     client.expect_text().await;
     for frame in [
@@ -191,7 +192,7 @@ async fn a_joined_message_that_is_not_utf8_is_closed_with_1007() {
 }
 
 #[tokio::test]
-async fn the_limits_hold_on_plain_tcp_as_well() {
+async fn chunk_limits_apply_on_plain_tcp() {
     let host = setup().server("max_message", "200").server("max_chunks", "2").start().await;
     let long = "x".repeat(120);
     for pieces in [["bufferON", "1", "2", "3"], ["bufferON", &long, &long, ""]] {
@@ -209,9 +210,9 @@ async fn the_limits_hold_on_plain_tcp_as_well() {
     assert_eq!(total(&host).await, 1);
 }
 
-/// Whether it is told must not depend on how the bytes are cut.
+/// The report must not depend on how the bytes are split into reads.
 #[tokio::test]
-async fn what_is_wrong_with_a_message_is_told_though_the_peer_closes_right_behind_it() {
+async fn an_invalid_message_is_reported_even_if_a_close_frame_follows() {
     let host = setup().server("max_chunks", "3").plain("/echo", "echo").start().await;
     let text = |text: &str| masked(opcode::TEXT, text.as_bytes());
     let half = [text("bufferON"), masked(opcode::BINARY, b"\xc3"), text("bufferOFF")].concat();
@@ -219,7 +220,7 @@ async fn what_is_wrong_with_a_message_is_told_though_the_peer_closes_right_behin
     for path in ["/talk", "/echo"] {
         for (bytes, code) in [(&half, 1007), (&many, 1009)] {
             let mut client = host.raw().await.upgraded(path).await;
-            client.write([&bytes[..], &closing(1000)].concat()).await;
+            client.write([&bytes[..], &close_frame(1000)].concat()).await;
             let end = loop {
                 let frame = client.frame().await.expect("a close frame");
                 if frame.first == opcode::CLOSE {

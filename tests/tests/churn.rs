@@ -1,4 +1,4 @@
-//! Files that are handled roughly: what counts is what lies there once it is quiet.
+//! Library files that change rapidly or partially: only the state after the quiet period counts.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::fs;
@@ -14,7 +14,7 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).library("counter", "counter_v1").resource("/count", "counter")
 }
 
-/// The next message of this connection is the `seq`-th, and counted by this version.
+/// Sends a message and expects that it is the `seq`-th of this connection, counted by version `by`.
 async fn counts(client: &mut Client, by: &str, seq: u64) {
     client.send("x").await;
     let next = client.until_next().await;
@@ -27,18 +27,18 @@ fn loaded(host: &TestHost) -> usize {
 }
 
 async fn wait(host: &TestHost, position: usize, beginning: &str) -> Line {
-    host.wait_for_log_since(position, beginning, |line| line.says(beginning)).await
+    host.wait_for_log_since(position, beginning, |line| line.starts_with(beginning)).await
 }
 
 #[tokio::test]
-async fn of_fast_writes_only_the_last_counts() {
+async fn only_the_last_of_rapid_writes_is_loaded() {
     let host = setup().reload("quiet", "0.7").start().await;
     let mut client = host.connect("/count").await;
     let position = host.log_position();
     host.replace_library("counter", "counter_v2");
     host.replace_library("counter", "counter_v1");
     wait(&host, position, "library touched").await;
-    assert_eq!(loaded(&host), 1, "the one in between was never read");
+    assert_eq!(loaded(&host), 1, "the intermediate library was never loaded");
     for library in ["counter_v2", "speaker", "counter_v1", "counter_v2"] {
         fs::copy(plugin_path(library), host.library("counter")).unwrap();
     }
@@ -49,7 +49,7 @@ async fn of_fast_writes_only_the_last_counts() {
 }
 
 #[tokio::test]
-async fn a_half_written_file_is_refused_and_taken_once_it_is_whole() {
+async fn a_partially_written_library_is_refused_and_loaded_once_complete() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
     let whole = fs::read(plugin_path("counter_v2")).unwrap();
@@ -81,15 +81,15 @@ async fn a_library_renamed_away_and_back_changes_nothing() {
     assert_eq!(loaded(&host), 1);
 }
 
-/// Points a symbolic link elsewhere, in one step.
-fn point(link: &Path, target: &Path) {
+/// Replaces a symbolic link atomically.
+fn relink(link: &Path, target: &Path) {
     let next = link.with_extension("next");
     symlink(target, &next).unwrap();
     fs::rename(next, link).unwrap();
 }
 
 #[tokio::test]
-async fn a_release_switched_by_a_symbolic_link_is_found_without_an_event() {
+async fn a_release_switched_by_a_symbolic_link_is_found_by_rescan() {
     let host = setup().reload("rescan", "0.2").start().await;
     let mut client = host.connect("/count").await;
     let releases = host.folder().join("releases");
@@ -98,20 +98,20 @@ async fn a_release_switched_by_a_symbolic_link_is_found_without_an_event() {
         fs::copy(plugin_path(library), releases.join(release).join("libapp.so")).unwrap();
     }
     let current = host.folder().join("current");
-    point(&current, &releases.join("41"));
+    relink(&current, &releases.join("41"));
     let position = host.log_position();
-    point(&host.library("counter"), &current.join("libapp.so"));
+    relink(&host.library("counter"), &current.join("libapp.so"));
     wait(&host, position, "library touched").await;
     for (release, by, seq) in [("42", "v2", 1), ("41", "v1", 2)] {
         let position = host.log_position();
-        point(&current, &releases.join(release));
+        relink(&current, &releases.join(release));
         host.wait_for_reload(position).await;
         counts(&mut client, by, seq).await;
     }
 }
 
 #[tokio::test]
-async fn a_plugin_folder_that_is_made_anew_is_watched_again() {
+async fn a_recreated_plugin_folder_is_watched_again() {
     let host = setup().reload("rescan", "0.2").start().await;
     let mut client = host.connect("/count").await;
     let folder = host.folder().join("plugins");
@@ -142,9 +142,9 @@ async fn twenty_plugins_replaced_at_once_all_take_over() {
         host.replace_library(name, "counter_v2");
     }
     for name in &names {
-        let is_it =
+        let is_match =
             |line: &Line| line.message() == "plugin loaded" && line.field("plugin") == *name;
-        host.wait_for_log_since(position, name, is_it).await;
+        host.wait_for_log_since(position, name, is_match).await;
     }
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     for client in &mut clients {
@@ -152,45 +152,45 @@ async fn twenty_plugins_replaced_at_once_all_take_over() {
     }
 }
 
-/// Lets the instances of a host take this long to start from now on.
-async fn slow(host: &mut TestHost, milliseconds: &str) {
+/// Configures a delay in the application's `start`.
+async fn set_start_delay(host: &mut TestHost, milliseconds: &str) {
     let setup = host.setup().config("/count", "start_delay_ms", milliseconds);
     host.apply(setup).await;
 }
 
 #[tokio::test]
-async fn a_library_that_comes_while_another_one_starts_is_next() {
+async fn a_library_that_arrives_while_another_starts_is_loaded_next() {
     let mut host = setup().start().await;
-    slow(&mut host, "600").await;
+    set_start_delay(&mut host, "600").await;
     let mut client = host.connect("/count").await;
     let position = host.log_position();
     host.replace_library("counter", "counter_v2");
-    // The copy shows that it has been read.
+    // The staged copy shows that the library has been read.
     let staged = host.folder().join(format!(".plugsocket/staged/{}/counter.2.so", host.pid()));
     let begun = Instant::now();
     while !staged.exists() {
-        assert!(begun.elapsed() < plugsocket_tests::DEADLINE, "never read");
+        assert!(begun.elapsed() < plugsocket_tests::DEADLINE, "the library is never staged");
         tokio::task::yield_now().await;
     }
     host.replace_library("counter", "counter_v1");
     for number in ["2", "3"] {
-        let is_it =
+        let is_match =
             |line: &Line| line.message() == "plugin loaded" && line.field("generation") == number;
-        host.wait_for_log_since(position, number, is_it).await;
+        host.wait_for_log_since(position, number, is_match).await;
     }
     counts(&mut client, "v1", 1).await;
 }
 
 #[tokio::test]
-async fn a_reload_that_is_under_way_does_not_hold_up_the_end() {
+async fn a_reload_in_progress_does_not_delay_the_shutdown() {
     let setup = setup().reload("start_timeout", "60").server("drain", "5");
     let mut host = setup.start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
     let slow = host.setup().config("/count", "start_delay_ms", "50000");
-    host.offer(slow);
+    host.write_setup(slow);
     let begun = Instant::now();
-    // The instance is being made on a thread of this name.
+    // The instance starts on a thread of this name.
     let tasks = format!("/proc/{}/task", host.pid());
     let is_start = |comm: String| comm.starts_with("start:/count");
     let starts = || {
@@ -198,26 +198,26 @@ async fn a_reload_that_is_under_way_does_not_hold_up_the_end() {
         tasks.into_iter().any(|comm| fs::read_to_string(comm).is_ok_and(is_start))
     };
     while !starts() {
-        assert!(begun.elapsed() < plugsocket_tests::DEADLINE, "never started");
+        assert!(begun.elapsed() < plugsocket_tests::DEADLINE, "the instance never starts");
         tokio::task::yield_now().await;
     }
     let begun = Instant::now();
-    // It answers until it is told to go.
+    // The running instance answers until the drain.
     counts(&mut client, "v1", 2).await;
     host.signal("TERM");
     client.expect_close_packet(1001).await;
     client.close().await;
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let staged = host.folder().join(".plugsocket/staged");
-    assert_eq!(fs::read_dir(staged).unwrap().count(), 0, "its copies of the libraries are gone");
+    assert_eq!(fs::read_dir(staged).unwrap().count(), 0, "the staged copies are removed");
 }
 
 #[tokio::test]
-async fn a_copy_that_cannot_be_written_is_refused_with_its_cause() {
+async fn a_library_that_cannot_be_staged_is_refused_with_the_cause() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
-    // As on a full disk: no file may grow past 4 KiB from here on.
+    // Simulates a full disk: no file may grow beyond 4 KiB.
     let limit = ["--fsize=4096:4096", "--pid", &host.pid().to_string()].map(ToOwned::to_owned);
     let Ok(limited) = std::process::Command::new("prlimit").args(limit).status() else {
         assert!(std::env::var_os("CI").is_none(), "prlimit (util-linux) is missing");
@@ -231,7 +231,7 @@ async fn a_copy_that_cannot_be_written_is_refused_with_its_cause() {
     assert!(line.message().ends_with("generation 1 goes on"), "{line}");
     counts(&mut client, "v1", 1).await;
     let staged = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
-    let left: Vec<_> =
+    let staged_files: Vec<_> =
         fs::read_dir(staged).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(left, ["counter.1.so"], "no half copy stays");
+    assert_eq!(staged_files, ["counter.1.so"], "no partial copy is left");
 }

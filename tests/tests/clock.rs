@@ -1,12 +1,13 @@
-//! A clock that is set while the host runs, by days and in either direction: nobody notices but those who are told the time of day.
+//! Jumps of the system clock, by days and in both directions, affect only what depends on the time
+//! of day.
 //!
-//! The clock of the host alone, by libfaketime (Debian's `faketime`). Where that is missing the tests are skipped with a line that says
-//! so, but never with `CI=true`.
+//! Uses libfaketime (Debian package `faketime`) for the host process. Without it the tests are
+//! skipped with a message; with `CI=true` they fail.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::explicit_write,
-    reason = "a test fails loudly; a skip is said past the harness"
+    reason = "a test fails loudly; a skipped test is reported past the test harness"
 )]
 
 use std::io::Write as _;
@@ -16,22 +17,22 @@ use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use plugsocket_tests::{Client, Request, Setup, TestHost, masked, opcode, within};
+use plugsocket_tests::{Client, Line, Request, Setup, TestHost, masked, opcode, within};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const DAY: i64 = 24 * 60 * 60;
-/// By how many days the clock is ahead of the true one, one after the other.
+/// The successive offsets of the clock in days.
 const JUMPS: [i64; 6] = [3, 40, -40, 0, -15_000, 0];
 
-/// The time of day of one host.
+/// The system clock of a host.
 struct Clock {
     file: PathBuf,
 }
 
 impl Clock {
-    /// None where the library is missing.
+    /// Creates a clock; None if the library is missing.
     fn new(test: &str) -> Option<Self> {
         if library().is_none() {
             let why = "libfaketime is missing: apt-get install faketime";
@@ -45,7 +46,7 @@ impl Clock {
         Some(clock)
     }
 
-    /// A host that looks at this clock. What measures durations is left alone, as it is when a machine's clock is set.
+    /// Starts a host with this clock. The monotonic clock is not changed, as on a real machine.
     async fn start(&self, setup: Setup) -> TestHost {
         let library = library().unwrap();
         let host = setup
@@ -56,7 +57,7 @@ impl Clock {
             .start()
             .await;
         let maps = std::fs::read_to_string(format!("/proc/{}/maps", host.pid())).unwrap();
-        assert!(maps.contains("libfaketime"), "the host looks at the true clock");
+        assert!(maps.contains("libfaketime"), "libfaketime is not loaded");
         host
     }
 
@@ -75,11 +76,11 @@ impl Drop for Clock {
 
 fn library() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
-    let mut places = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
-    places.find(|place| place.exists())
+    let mut paths = folders.map(|folder| folder.path().join("faketime/libfaketimeMT.so.1"));
+    paths.find(|path| path.exists())
 }
 
-/// A token that ends so many seconds after the clock that is some days ahead.
+/// Creates a token that expires in `seconds`, by a clock that is `days` ahead.
 fn token(days: i64, seconds: i64) -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let exp = i64::try_from(now).unwrap() + days * DAY + seconds;
@@ -95,8 +96,8 @@ async fn total(client: &mut Client) -> u64 {
     client.until_next().await.packets[0]["total"].as_u64().unwrap()
 }
 
-/// Waits until the file has been replaced twice.
-async fn two_writings(file: &Path) {
+/// Waits until a snapshot file has been replaced twice.
+async fn wait_for_two_snapshots(file: &Path) {
     let inode = || std::fs::metadata(file).ok().map(|meta| (meta.ino(), meta.mtime_nsec()));
     within("two snapshots", async {
         for _ in 0..2 {
@@ -114,7 +115,7 @@ async fn handshake(host: &TestHost, token: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn connections_reloads_ticks_and_snapshots_go_on_and_tokens_are_judged_by_the_new_time() {
+async fn connections_reloads_ticks_and_snapshots_continue_and_tokens_use_the_new_time() {
     let Some(clock) = Clock::new("connections") else { return };
     let setup = Setup::new(PROGRAM).resource("/count", "counter").library("counter", "counter_v1");
     let setup = setup.key("/count", "snapshot_every", "0.2").put("secret.key", SECRET);
@@ -132,26 +133,26 @@ async fn connections_reloads_ticks_and_snapshots_go_on_and_tokens_are_judged_by_
         clock.set(days);
         assert_eq!(handshake(&host, &token(days, 600)).await, 101, "{days}");
         assert_eq!(handshake(&host, &token(days, -600)).await, 401, "{days}");
-        // Its time was measured when it came.
+        // The remaining time of its token was computed when it connected.
         guarded.send("here").await;
         assert_eq!(guarded.receive_text().await, "here", "{days}");
         let mut listening = host.connect("/speak").await;
         for _ in 0..3 {
             assert!(listening.receive_json().await["tick"].is_number(), "{days}");
         }
-        two_writings(&file).await;
+        wait_for_two_snapshots(&file).await;
         sent += 1;
         assert_eq!(total(&mut counting).await, sent, "{days}");
         host.reload("counter", ["counter_v2", "counter_v1"][number % 2]).await;
         sent += 1;
         assert_eq!(total(&mut counting).await, sent, "{days}");
     }
-    let noise = |line: &plugsocket_tests::Line| matches!(line.level(), "WARN" | "ERROR");
-    assert!(!host.log().iter().any(noise), "nobody took offence");
+    let is_problem = |line: &Line| matches!(line.level(), "WARN" | "ERROR");
+    assert!(!host.log().iter().any(is_problem), "the host logs no warning");
 }
 
 #[tokio::test]
-async fn pings_keep_their_pace_and_an_order_to_end_is_obeyed() {
+async fn ping_interval_and_graceful_shutdown_are_not_affected() {
     let Some(clock) = Clock::new("pings") else { return };
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("ping_interval", "0.2");
     let mut host: TestHost = clock.start(setup).await;
@@ -174,5 +175,5 @@ async fn pings_keep_their_pace_and_an_order_to_end_is_obeyed() {
     };
     assert_eq!(closed, Some(1001));
     drop(client);
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }

@@ -1,4 +1,4 @@
-//! `plugins.toml` edited while connections are open.
+//! Changes of `plugins.toml` while the host runs and connections are open.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Line, RawClient, Request, Setup, TestHost};
@@ -17,18 +17,19 @@ async fn counts(client: &mut Client, by: &str, seq: u64) {
     assert_eq!((&counted["by"], &counted["seq"]), (&by.into(), &seq.into()), "{counted}");
 }
 
-/// Offers a file that must not be taken; the line of the log that says why.
-async fn is_refused(host: &TestHost, text: &str, reason: &str) -> Line {
+/// Writes a configuration that must be rejected; returns the log line with the reason.
+async fn expect_rejection(host: &TestHost, text: &str, reason: &str) -> Line {
     let position = host.log_position();
     host.write_config(text);
     let line = host.wait_for_error(position, reason).await;
-    let stays = |line: &Line| line.says("configuration not applied; the running one goes on");
-    host.wait_for_log_since(position, "that nothing was changed", stays).await;
+    let stays =
+        |line: &Line| line.starts_with("configuration not applied; the running one goes on");
+    host.wait_for_log_since(position, "the configuration to be rejected", stays).await;
     line
 }
 
 #[tokio::test]
-async fn a_resource_that_is_added_is_served_and_nobody_else_notices() {
+async fn an_added_resource_is_served_without_effect_on_others() {
     let mut host = setup().start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
@@ -40,29 +41,29 @@ async fn a_resource_that_is_added_is_served_and_nobody_else_notices() {
 }
 
 #[tokio::test]
-async fn a_resource_that_is_removed_tells_its_connections() {
+async fn a_removed_resource_closes_its_connections_with_1001() {
     let mut host = setup().resource("/gone", "speaker").plain("/plain", "speaker").start().await;
     let mut client = host.connect("/count").await;
-    let mut told = host.connect("/gone").await;
+    let mut dialog = host.connect("/gone").await;
     let mut plain = host.open(Request::to("/plain")).await;
     plain.send(json!({"do": "fyi"}).to_string()).await;
     plain.receive_json().await;
     host.apply(host.setup().remove("/gone").remove("/plain")).await;
-    let packet = told.expect_close_packet(1001).await;
+    let packet = dialog.expect_close_packet(1001).await;
     assert!(packet["error"].as_str().unwrap().contains("removed"), "{packet}");
     plain.expect_close(1001).await;
     host.open(Request::to("/gone")).await.expect_close_packet(1008).await;
     counts(&mut client, "v1", 1).await;
-    // And comes back.
+    // The resource can be added again.
     host.apply(host.setup().resource("/gone", "speaker")).await;
     host.connect("/gone").await;
 }
 
 #[tokio::test]
-async fn a_remapped_resource_is_closed_for_the_old_application_and_opened_for_the_new_one() {
+async fn a_remapped_resource_closes_sessions_in_the_old_application_and_opens_them_in_the_new() {
     let mut host = setup().resource("/x", "panicker").start().await;
     let mut client = host.connect("/x").await;
-    // How the old one shows that it saw the close.
+    // The old application logs that it received the close.
     client.send("panic in close").await;
     client.receive_text().await;
     client.expect_next().await;
@@ -72,7 +73,7 @@ async fn a_remapped_resource_is_closed_for_the_old_application_and_opened_for_th
     host.wait_for_log_since(position, "the close", closed).await;
     let calls = client.ask(&json!({"do": "log-of-calls"})).await;
     assert_eq!(calls[0], json!({"call": "open", "uuid": client.uuid()}));
-    // A connection that the new one refuses is closed.
+    // A connection that the new application refuses is closed.
     host.apply(host.setup().resource("/x", "panicker")).await;
     let mut refused = host.open(Request::to("/x?refuse=not+mine")).await.ready().await;
     host.apply(host.setup().resource("/x", "speaker")).await;
@@ -93,7 +94,7 @@ async fn a_reconfigured_application_keeps_state_and_connections() {
 }
 
 #[tokio::test]
-async fn a_lane_that_changes_keeps_state_and_order() {
+async fn a_changed_lane_keeps_state_and_order() {
     let mut host = setup().start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
@@ -114,7 +115,7 @@ async fn a_lane_that_changes_keeps_state_and_order() {
 }
 
 #[tokio::test]
-async fn dialog_and_subprotocols_change_for_new_connections() {
+async fn changed_dialog_and_subprotocols_apply_to_new_connections() {
     let mut host = setup().start().await;
     let mut old = host.connect("/count").await;
     let setup = host.setup().key("/count", "dialog", "false");
@@ -131,7 +132,7 @@ async fn dialog_and_subprotocols_change_for_new_connections() {
 }
 
 #[tokio::test]
-async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
+async fn an_invalid_file_changes_nothing_and_is_reported_with_line_and_key() {
     let mut host = setup().start().await;
     let mut client = host.connect("/count").await;
     let good = host.setup().resource("/new", "speaker");
@@ -139,10 +140,10 @@ async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
         let text = good.clone().key("/new", key, value).toml();
         let at = text.lines().position(|line| line.starts_with(&format!("{key} ="))).unwrap() + 1;
         let place = format!("plugins.toml:{at}: resources.\"/new\".{key}: ");
-        let line = is_refused(&host, &text, key).await;
+        let line = expect_rejection(&host, &text, key).await;
         assert!(line.message().contains(&place), "{line}");
     }
-    is_refused(&host, "[server\n", "plugins.toml:1").await;
+    expect_rejection(&host, "[server\n", "plugins.toml:1").await;
     host.open(Request::to("/new")).await.expect_close_packet(1008).await;
     counts(&mut client, "v1", 1).await;
     host.apply(good).await;
@@ -151,87 +152,87 @@ async fn a_broken_file_changes_nothing_and_is_explained_by_line_and_key() {
 }
 
 #[tokio::test]
-async fn a_file_that_maps_nothing_any_more_closes_nothing() {
+async fn a_file_without_resources_is_rejected() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
     for text in ["", "[server]\nplugin_dir = \"plugins\"\n"] {
-        is_refused(&host, text, "it maps no resource any more").await;
+        expect_rejection(&host, text, "it maps no resource any more").await;
         assert!(host.log().iter().any(|line| line.text().contains("plugsocket drain")));
     }
     counts(&mut client, "v1", 1).await;
 }
 
 #[tokio::test]
-async fn a_plugin_that_does_not_come_up_makes_the_whole_file_wait() {
+async fn a_plugin_that_does_not_start_rejects_the_whole_file() {
     let host = setup().resource("/panic", "panicker").start().await;
     let mut client = host.connect("/count").await;
-    let wishes = host.setup().config("/count", "by", "\"new\"");
+    let changed = host.setup().config("/count", "by", "\"new\"");
     for (setup, reason) in [
-        (wishes.clone().resource("/new", "nowhere").without("nowhere"), "libnowhere.so"),
-        (wishes.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
-        (wishes.clone().resource("/new", "no_plugin"), "no plugsocket plugin"),
-        (wishes.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
+        (changed.clone().resource("/new", "nowhere").without_library("nowhere"), "libnowhere.so"),
+        (changed.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
+        (changed.clone().resource("/new", "no_plugin"), "no plugsocket plugin"),
+        (changed.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
     ] {
-        setup.lay_libraries(host.folder());
-        is_refused(&host, &setup.toml(), reason).await;
+        setup.copy_libraries(host.folder());
+        expect_rejection(&host, &setup.toml(), reason).await;
         counts(&mut host.connect("/count").await, "v1", 1).await;
     }
     counts(&mut client, "v1", 1).await;
 }
 
 #[tokio::test]
-async fn a_refused_state_keeps_the_former_configuration() {
+async fn a_refused_state_keeps_the_previous_configuration() {
     let mut host = setup().start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
     let position = host.log_position();
-    host.offer(host.setup().config("/count", "refuse_restore", "true"));
+    host.write_setup(host.setup().config("/count", "refuse_restore", "true"));
     host.wait_for_error(position, "told to refuse by `refuse_restore`").await;
     counts(&mut client, "v1", 2).await;
 }
 
 #[tokio::test]
-async fn what_needs_a_restart_is_said_and_the_rest_is_applied() {
+async fn keys_that_need_a_restart_are_reported_and_the_rest_is_applied() {
     let mut host = setup().start().await;
     let mut client = host.connect("/count").await;
     let position = host.log_position();
     let setup = host.setup().server("listen", r#"["127.0.0.1:1"]"#).resource("/new", "speaker");
     host.apply(setup).await;
-    let is_told = |line: &Line| line.level() == "WARN" && line.message().contains("restart");
-    let line = host.wait_for_log_since(position, "the warning", is_told).await;
+    let is_warning = |line: &Line| line.level() == "WARN" && line.message().contains("restart");
+    let line = host.wait_for_log_since(position, "the warning", is_warning).await;
     assert_eq!(line.field("keys"), "listen");
     host.connect("/new").await;
     counts(&mut client, "v1", 1).await;
 }
 
 #[tokio::test]
-async fn sighup_reads_the_file_again() {
-    // Events count only after ten minutes.
+async fn sighup_reloads_the_configuration() {
+    // File events take effect only after ten minutes.
     let mut host = setup().reload("quiet", "600").start().await;
     let position = host.log_position();
-    host.offer(host.setup().resource("/new", "speaker"));
+    host.write_setup(host.setup().resource("/new", "speaker"));
     host.signal("HUP");
-    let applied = |line: &Line| line.says("configuration applied");
-    host.wait_for_log_since(position, "the new file", applied).await;
+    let applied = |line: &Line| line.starts_with("configuration applied");
+    host.wait_for_log_since(position, "the configuration to be applied", applied).await;
     host.connect("/new").await;
 }
 
 #[tokio::test]
-async fn an_editor_that_replaces_the_file_is_noticed() {
+async fn a_configuration_replaced_by_rename_is_noticed() {
     let host = setup().start().await;
     let position = host.log_position();
     let setup = host.setup().resource("/new", "speaker");
-    setup.lay_libraries(host.folder());
+    setup.copy_libraries(host.folder());
     let draft = host.folder().join(".plugins.toml.swp");
     std::fs::write(&draft, setup.toml()).unwrap();
     std::fs::rename(draft, host.folder().join("plugins.toml")).unwrap();
-    let applied = |line: &Line| line.says("configuration applied");
-    host.wait_for_log_since(position, "the new file", applied).await;
+    let applied = |line: &Line| line.starts_with("configuration applied");
+    host.wait_for_log_since(position, "the configuration to be applied", applied).await;
     host.connect("/new").await;
 }
 
 #[tokio::test]
-async fn limits_and_lists_change_for_new_connections() {
+async fn changed_limits_and_lists_apply_to_new_connections() {
     let mut host = setup().start().await;
     let mut client = host.connect("/count").await;
     let listed = r#"["https://www.example.org"]"#;
@@ -246,10 +247,10 @@ async fn limits_and_lists_change_for_new_connections() {
     new.send("x".repeat(1001)).await;
     let packet: Value = new.expect_close_packet(1009).await;
     assert!(packet["error"].is_string());
-    // The one that was there before may still send what it might.
+    // The old limit still applies to the existing connection.
     client.send("x".repeat(1001)).await;
     assert_eq!(client.until_next().await.packets.len(), 1);
-    // Who is there counts, whenever the limit comes.
+    // Existing connections count against a new limit.
     for limit in ["max_connections", "max_per_ip"] {
         host.apply(host.setup().server("allowed_origins", "[]").server(limit, "1")).await;
         let mut refused = host.raw().await;
@@ -260,12 +261,12 @@ async fn limits_and_lists_change_for_new_connections() {
 }
 
 #[tokio::test]
-async fn an_unmapped_library_is_offered_and_a_mapped_one_loaded_at_once() {
+async fn an_unmapped_library_is_reported_and_loaded_once_mapped() {
     let mut host = setup().start().await;
     let position = host.log_position();
     host.replace_library("spare", "speaker");
-    let offered = |line: &Line| line.says("available");
-    host.wait_for_log_since(position, "the offer", offered).await;
+    let offered = |line: &Line| line.starts_with("available");
+    host.wait_for_log_since(position, "the library to be reported", offered).await;
     host.apply(host.setup().resource("/spare", "spare")).await;
     host.connect("/spare").await;
 }
@@ -294,7 +295,7 @@ async fn two_resources_change_their_applications_in_one_edit_under_traffic() {
             let next = client.until_next().await;
             let [answer] = next.packets.as_slice() else { panic!("{:?}", next.packets) };
             assert_eq!(answer["message"], number.to_string());
-            // From one message to the next, and never back.
+            // The switch happens between two messages, and only once.
             if answer["by"] == after {
                 by = after;
             }

@@ -1,4 +1,4 @@
-//! The control socket and the commands that use it: what they show, what they change, how they end.
+//! The control socket and its commands: output, effects and exit codes.
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::os::unix::fs::PermissionsExt;
@@ -9,15 +9,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-async fn done(host: &TestHost, arguments: &[&str]) -> String {
-    let (code, said) = host.command(arguments).await;
-    assert_eq!(code, 0, "{arguments:?}: {said}");
-    said
+async fn succeed(host: &TestHost, arguments: &[&str]) -> String {
+    let (code, output) = host.command(arguments).await;
+    assert_eq!(code, 0, "{arguments:?}: {output}");
+    output
 }
 
 async fn json_of(host: &TestHost, arguments: &[&str]) -> Value {
     let arguments = [arguments, &["--json"]].concat();
-    serde_json::from_str(&done(host, &arguments).await).unwrap()
+    serde_json::from_str(&succeed(host, &arguments).await).unwrap()
 }
 
 async fn plugin(host: &TestHost, name: &str) -> Value {
@@ -30,7 +30,7 @@ fn counter() -> Setup {
 }
 
 #[tokio::test]
-async fn what_runs_is_shown_as_a_table_and_as_json() {
+async fn the_state_is_printed_as_a_table_and_as_json() {
     let setup = counter().resource("/echo", "echo").resource("/web", "feedback");
     let setup = setup.file("broken", b"no library").library("spare", "speaker");
     let host = setup.start().await;
@@ -59,19 +59,19 @@ async fn what_runs_is_shown_as_a_table_and_as_json() {
         (&["plugin", "list"], &["PLUGIN", "counter", "active", "available"]),
         (&["connections"], &["UUID", client.uuid(), "websocket", "127.0.0.1"]),
     ] {
-        let table = done(&host, arguments).await;
+        let table = succeed(&host, arguments).await;
         assert!(parts.iter().all(|part| table.contains(part)), "{table}");
     }
 }
 
 #[tokio::test]
-async fn a_plugin_is_loaded_again_on_request_with_its_state_and_a_refused_one_says_why() {
+async fn plugin_reload_keeps_the_state_and_reports_why_a_library_is_refused() {
     let host = counter().start().await;
     let mut client = host.connect("/count").await;
     client.send("one").await;
     client.until_next().await;
-    let said = done(&host, &["plugin", "reload", "counter"]).await;
-    assert_eq!(said.trim(), "generation 2 of counter serves /count");
+    let output = succeed(&host, &["plugin", "reload", "counter"]).await;
+    assert_eq!(output.trim(), "generation 2 of counter serves /count");
     client.send("two").await;
     assert_eq!(client.until_next().await.packets[0]["total"], 2);
     let counter = plugin(&host, "counter").await;
@@ -86,99 +86,101 @@ async fn a_plugin_is_loaded_again_on_request_with_its_state_and_a_refused_one_sa
         [&json!("active"), &json!(2)]
     );
     assert_eq!(refused["refused"], "it is no shared library (ELF file)");
-    let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
-    assert!(code == 1 && said.contains("it is no shared library"), "{said}");
-    let (code, said) = host.command(&["plugin", "reload", "nobody"]).await;
-    assert!(code == 1 && said.contains("no resource of plugins.toml names"), "{said}");
+    let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
+    assert!(code == 1 && output.contains("it is no shared library"), "{output}");
+    let (code, output) = host.command(&["plugin", "reload", "nobody"]).await;
+    assert!(code == 1 && output.contains("no resource of plugins.toml names"), "{output}");
 }
 
 #[tokio::test]
 async fn a_disabled_plugin_closes_its_resources_until_it_is_enabled() {
     let host = counter().resource("/echo", "echo").start().await;
     let (mut client, mut other) = (host.connect("/count").await, host.connect("/echo").await);
-    done(&host, &["plugin", "disable", "counter"]).await;
+    succeed(&host, &["plugin", "disable", "counter"]).await;
     let packet = client.expect_close_packet(1013).await;
     assert_eq!(packet["error"], "the application counter is switched off");
     assert_eq!(packet["retry_after"], 30);
-    let mut turned_away = host.open(Request::to("/count")).await;
-    assert_eq!(turned_away.expect_close_packet(1013).await["retry_after"], 30);
+    let mut rejected = host.open(Request::to("/count")).await;
+    assert_eq!(rejected.expect_close_packet(1013).await["retry_after"], 30);
     other.send("here").await;
     assert_eq!(other.receive_text().await, "here");
     assert_eq!(plugin(&host, "counter").await["state"], "disabled");
     assert_eq!(host.command(&["plugin", "disable", "counter"]).await.0, 1);
-    // What is put into the folder meanwhile is taken when it is enabled.
+    // A library that arrives while the plugin is disabled is loaded when it is enabled.
     host.replace_library("counter", "counter_v2");
-    done(&host, &["plugin", "enable", "counter"]).await;
+    succeed(&host, &["plugin", "enable", "counter"]).await;
     let mut client = host.connect("/count").await;
     client.send("one").await;
     assert_eq!(client.until_next().await.packets[0]["by"], "v2");
 }
 
 #[tokio::test]
-async fn the_configuration_is_compared_and_read_again_on_request() {
+async fn check_diff_compares_and_reload_applies_the_configuration() {
     let host = counter().resource("/echo", "echo").start().await;
-    assert_eq!(done(&host, &["check", "--diff"]).await.trim(), "nothing would change");
+    assert_eq!(succeed(&host, &["check", "--diff"]).await.trim(), "nothing would change");
     let broken = counter().server("drain", "-1").toml();
     let position = host.log_position();
     host.write_config(&broken);
-    host.wait_for_log_since(position, "the refusal", |line: &Line| line.says("configuration not"))
-        .await;
+    host.wait_for_log_since(position, "the configuration to be rejected", |line: &Line| {
+        line.starts_with("configuration not")
+    })
+    .await;
     for arguments in [&["reload"][..], &["check", "--diff"]] {
-        let (code, said) = host.command(arguments).await;
-        assert!(code == 1 && said.contains("server.drain: -1 seconds cannot be"), "{said}");
+        let (code, output) = host.command(arguments).await;
+        assert!(code == 1 && output.contains("server.drain: -1 seconds cannot be"), "{output}");
     }
     let position = host.log_position();
     host.write_config(
         &counter().resource("/talk", "echo").server("listen", "['127.0.0.1:1']").toml(),
     );
-    host.wait_for_log_since(position, "the reload", |line: &Line| {
-        line.says("configuration applied")
+    host.wait_for_log_since(position, "the configuration to be applied", |line: &Line| {
+        line.starts_with("configuration applied")
     })
     .await;
     let diff = json_of(&host, &["check", "--diff"]).await;
     assert_eq!(diff["needs_restart"], json!(["listen"]));
-    let said = done(&host, &["reload"]).await;
-    assert!(said.contains("what needs a restart: listen"), "{said}");
+    let output = succeed(&host, &["reload"]).await;
+    assert!(output.contains("what needs a restart: listen"), "{output}");
 }
 
 #[tokio::test]
-async fn one_connection_is_closed_and_the_host_is_drained_on_request() {
+async fn connections_close_and_drain_take_effect() {
     let mut host = counter().start().await;
     let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
-    done(&host, &["connections", "close", one.uuid()]).await;
+    succeed(&host, &["connections", "close", one.uuid()]).await;
     assert_eq!(one.expect_close_packet(1001).await["error"], "closed by the operator");
     assert_eq!(host.command(&["connections", "close", "nobody"]).await.0, 1);
-    done(&host, &["drain"]).await;
+    succeed(&host, &["drain"]).await;
     other.expect_close_packet(1001).await;
-    assert!(host.ended().await.success());
-    let (code, said) = host.command(&["status"]).await;
-    assert!(code == 3 && said.contains("no host answers"), "{said}");
+    assert!(host.exited().await.success());
+    let (code, output) = host.command(&["status"]).await;
+    assert!(code == 3 && output.contains("no host answers"), "{output}");
 }
 
 #[tokio::test]
-async fn a_socket_that_was_removed_is_made_anew_and_another_hosts_is_left_alone() {
+async fn a_removed_control_socket_is_recreated_and_a_foreign_one_is_kept() {
     let mut host = counter().start().await;
     let folder = host.folder().join(".plugsocket");
     for gone in [&["control"][..], &["control", "control.lock"]] {
         let position = host.log_position();
         gone.iter().for_each(|name| std::fs::remove_file(folder.join(name)).unwrap());
-        let is_back = |line: &Line| line.says("the control socket had been removed");
-        host.wait_for_log_since(position, "the socket to come back", is_back).await;
-        done(&host, &["status"]).await;
+        let is_back = |line: &Line| line.starts_with("the control socket had been removed");
+        host.wait_for_log_since(position, "the socket to be recreated", is_back).await;
+        succeed(&host, &["status"]).await;
     }
-    let (code, said) = host.command(&["run"]).await;
-    assert!(code == 1 && said.contains("another host uses"), "{said}");
-    // Somebody else's by now.
+    let (code, output) = host.command(&["run"]).await;
+    assert!(code == 1 && output.contains("another host uses"), "{output}");
+    // The socket now belongs to another process.
     let next = folder.join("next");
     let _other = std::os::unix::net::UnixListener::bind(&next).unwrap();
     std::fs::rename(next, folder.join("control")).unwrap();
     host.signal("TERM");
-    assert!(host.ended().await.success());
+    assert!(host.exited().await.success());
     assert!(folder.join("control").exists());
 }
 
 #[tokio::test]
-async fn a_request_that_is_no_text_is_refused_as_any_other() {
+async fn an_invalid_control_request_is_refused() {
     let host = counter().start().await;
     let control = host.folder().join(".plugsocket/control");
     for request in [&b"{\"do\":\"status\xff\"}\n"[..], b"\xff\xfe\n", b"nonsense\n"] {
@@ -192,18 +194,18 @@ async fn a_request_that_is_no_text_is_refused_as_any_other() {
 }
 
 #[tokio::test]
-async fn two_hosts_keep_their_states_apart() {
+async fn two_hosts_cannot_share_a_state_dir() {
     let host = counter().start().await;
     let state = format!("{:?}", host.folder().join(".plugsocket/state"));
     let outcome = counter().server("state_dir", &state).run(&["run"]).await;
     assert_eq!(outcome.code, Some(1));
-    assert!(outcome.complained.contains("another host keeps its state in"), "{outcome:?}");
-    // To look at it needs no state.
+    assert!(outcome.stderr.contains("another host keeps its state in"), "{outcome:?}");
+    // `check` does not use the state folder.
     assert_eq!(host.command(&["check"]).await.0, 0);
 }
 
 #[tokio::test]
-async fn libraries_that_are_gone_are_not_listed() {
+async fn deleted_libraries_are_not_listed() {
     let host = counter().start().await;
     let names: Vec<String> = (0..50).map(|number| format!("spare{number}")).collect();
     let position = host.log_position();
@@ -211,8 +213,8 @@ async fn libraries_that_are_gone_are_not_listed() {
         std::fs::write(host.library(name), "no library").unwrap();
     }
     for name in &names {
-        let is_it = |line: &Line| line.says("available") && line.field("plugin") == *name;
-        host.wait_for_log_since(position, name, is_it).await;
+        let is_match = |line: &Line| line.starts_with("available") && line.field("plugin") == *name;
+        host.wait_for_log_since(position, name, is_match).await;
     }
     assert_eq!(json_of(&host, &["plugin", "list"]).await.as_array().unwrap().len(), 51);
     for name in &names {
@@ -220,24 +222,27 @@ async fn libraries_that_are_gone_are_not_listed() {
     }
     let listed =
         async { while json_of(&host, &["plugin", "list"]).await.as_array().unwrap().len() > 1 {} };
-    within("the list to be short", listed).await;
-    // What is known of one that comes back is known anew.
+    within("the libraries to disappear from the list", listed).await;
+    // A library that returns is reported again.
     let position = host.log_position();
     std::fs::write(host.library("spare0"), "no library").unwrap();
-    host.wait_for_log_since(position, "the offer", |line| line.says("available")).await;
+    host.wait_for_log_since(position, "the library to be reported", |line| {
+        line.starts_with("available")
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn the_socket_is_private_a_stale_one_is_replaced_and_two_hosts_need_two() {
+async fn the_control_socket_is_private_exclusive_and_replaced_when_stale() {
     let mut host = counter().start().await;
     let socket = host.folder().join(".plugsocket/control");
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
-    let (code, said) = host.command(&["run"]).await;
-    assert!(code == 1 && said.contains("another host uses"), "{said}");
-    done(&host, &["status"]).await;
-    // One that was killed leaves its socket.
+    let (code, output) = host.command(&["run"]).await;
+    assert!(code == 1 && output.contains("another host uses"), "{output}");
+    succeed(&host, &["status"]).await;
+    // A killed host leaves its socket behind.
     host.signal("KILL");
-    host.ended().await;
+    host.exited().await;
     assert!(socket.exists());
     let mut second = tokio::process::Command::new(PROGRAM);
     second.arg("--config").arg(host.folder().join("plugins.toml")).kill_on_drop(true);

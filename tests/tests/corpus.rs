@@ -1,5 +1,5 @@
-//! Every request of `tests/corpus/requests.txt` over every kind of socket: one valid answer or a clean end, in bounded time, and
-//! nothing of what is refused reaches an application.
+//! Every request of `tests/corpus/requests.txt` over TCP, Unix sockets and TLS: one valid response
+//! or a clean end in bounded time, and no refused request reaches an application.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::collections::HashSet;
@@ -13,10 +13,10 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
-/// None of these requests is slow; the longest that the host waits for one is its `close_timeout`.
-const PROMPT: Duration = Duration::from_secs(10);
+/// The time limit of a request; the host waits for none longer than `close_timeout`.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// A host, and where it can be reached: TCP, a Unix socket, TLS.
+/// Starts a host; returns its addresses: TCP, a Unix socket, TLS.
 async fn host() -> (TestHost, Vec<Address>) {
     let authority = Authority::default();
     let host = Setup::new(PROGRAM)
@@ -24,30 +24,30 @@ async fn host() -> (TestHost, Vec<Address>) {
         .server("unknown_resource", r#""404""#)
         .server("allowed_origins", r#"["https://good.example"]"#)
         .resource("/speak", "speaker")
-        .secured(&authority.issue(&["localhost"]))
+        .with_tls(&authority.issue(&["localhost"]))
         .start()
         .await;
     let [tcp, unix, tls] = host.addresses() else { panic!("{:?}", host.addresses()) };
-    let addresses = vec![tcp.clone(), unix.clone(), authority.reach(tls, "localhost")];
+    let addresses = vec![tcp.clone(), unix.clone(), authority.tls_address(tls, "localhost")];
     (host, addresses)
 }
 
-/// How a request is cut into writes.
+/// How a request is split into writes.
 #[derive(Clone, Copy, Debug)]
-enum Cut {
+enum Split {
     Whole,
     Bytes,
     At(usize),
 }
 
-async fn write(stream: &mut Stream, bytes: &[u8], cut: Cut) {
-    let parts: Vec<&[u8]> = match cut {
-        Cut::Whole => vec![bytes],
-        Cut::Bytes => bytes.chunks(1).collect(),
-        Cut::At(at) => vec![&bytes[..at], &bytes[at..]],
+async fn write(stream: &mut Stream, bytes: &[u8], split: Split) {
+    let parts: Vec<&[u8]> = match split {
+        Split::Whole => vec![bytes],
+        Split::Bytes => bytes.chunks(1).collect(),
+        Split::At(at) => vec![&bytes[..at], &bytes[at..]],
     };
     for part in parts {
-        // It may have answered and gone before the last byte.
+        // The host may answer and close before the last byte.
         if stream.write_all(part).await.is_err() || stream.flush().await.is_err() {
             return;
         }
@@ -55,12 +55,12 @@ async fn write(stream: &mut Stream, bytes: &[u8], cut: Cut) {
     }
 }
 
-/// What is wrong with the answer to a row.
-async fn fault(address: &Address, row: &Row, cut: Cut) -> Result<(), String> {
+/// Sends a row and checks the response; returns what is wrong with it.
+async fn check(address: &Address, row: &Row, split: Split) -> Result<(), String> {
     let begun = Instant::now();
     let mut stream = address.connect().await;
     let answer = async {
-        write(&mut stream, &row.bytes, cut).await;
+        write(&mut stream, &row.bytes, split).await;
         let mut bytes = Vec::new();
         match row.expected {
             Expected::Switching => {
@@ -72,18 +72,19 @@ async fn fault(address: &Address, row: &Row, cut: Cut) -> Result<(), String> {
             Expected::Close => stream.shutdown().await.map_err(|e| e.to_string())?,
             Expected::Status(_) => {}
         }
-        stream.read_to_end(&mut bytes).await.map_err(|e| format!("{e} behind {bytes:?}"))?;
+        stream.read_to_end(&mut bytes).await.map_err(|e| format!("{e} after {bytes:?}"))?;
         Ok::<_, String>(bytes)
     };
-    let bytes = timeout(DEADLINE, answer).await.map_err(|_| "no end".to_owned())??;
-    if begun.elapsed() > PROMPT {
+    let bytes =
+        timeout(DEADLINE, answer).await.map_err(|_| "the connection does not end".to_owned())??;
+    if begun.elapsed() > TIME_LIMIT {
         return Err(format!("it took {:?}", begun.elapsed()));
     }
     let text = String::from_utf8_lossy(&bytes);
     match row.expected {
         Expected::Close if bytes.is_empty() => Ok(()),
-        Expected::Close => Err(format!("an answer: {text}")),
-        // RFC 6455, section 1.3: the answer to the key that most rows use.
+        Expected::Close => Err(format!("unexpected response: {text}")),
+        // RFC 6455, section 1.3: the value for the key that most rows use.
         Expected::Switching if row.bytes.windows(12).any(|w| w == b"dGhlIHNhbXBs") => {
             let accept = "\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
             let extra = ["\r\nSec-WebSocket-Extensions:", "\r\nSec-WebSocket-Protocol:"];
@@ -95,7 +96,8 @@ async fn fault(address: &Address, row: &Row, cut: Cut) -> Result<(), String> {
         Expected::Switching => Err(text.into_owned()),
         Expected::Status(status) if is_head(&row.bytes) => {
             let is_right = text.starts_with(&format!("HTTP/1.1 {status} "));
-            // RFC 9110, section 8.6: a length would be that of what a GET had been answered with.
+            // RFC 9110, section 8.6: a Content-Length would have to be that of the response to a
+            // GET.
             let is_right = is_right && !text.contains("\r\nContent-Length:");
             let is_right = is_right && text.find("\r\n\r\n") == Some(text.len() - 4);
             if is_right { Ok(()) } else { Err(text.into_owned()) }
@@ -107,36 +109,36 @@ async fn fault(address: &Address, row: &Row, cut: Cut) -> Result<(), String> {
     }
 }
 
-/// RFC 9110, section 9.3.2: the response to it has no content.
+/// Returns whether this is a HEAD request, whose response has no content (RFC 9110, section 9.3.2).
 fn is_head(request: &[u8]) -> bool {
     request.strip_prefix(b"\r\n").unwrap_or(request).starts_with(b"HEAD ")
 }
 
-/// Sends rows over an address, some at a time; those that went wrong.
-async fn faults(address: &Address, trials: Vec<(Row, Cut)>) -> Vec<String> {
+/// Sends rows to an address, a limited number at a time; returns all faults.
+async fn faults(address: &Address, trials: Vec<(Row, Split)>) -> Vec<String> {
     const AT_ONCE: usize = 16;
     let mut found = Vec::new();
-    let mut trying = JoinSet::new();
-    for (row, cut) in trials {
-        if trying.len() == AT_ONCE {
-            found.extend(trying.join_next().await.unwrap().unwrap());
+    let mut requests = JoinSet::new();
+    for (row, split) in trials {
+        if requests.len() == AT_ONCE {
+            found.extend(requests.join_next().await.unwrap().unwrap());
         }
         let address = address.clone();
-        trying.spawn(async move {
-            let fault = fault(&address, &row, cut).await.err();
-            fault.map(|fault| format!("{} ({cut:?}): not {:?}: {fault}", row.name, row.expected))
+        requests.spawn(async move {
+            let fault = check(&address, &row, split).await.err();
+            fault.map(|fault| format!("{} ({split:?}): not {:?}: {fault}", row.name, row.expected))
         });
     }
-    found.extend(trying.join_all().await.into_iter().flatten());
+    found.extend(requests.join_all().await.into_iter().flatten());
     found
 }
 
-/// What the application was told is what `asks` was, and no connection more than that.
-async fn reached_nobody(host: &TestHost) {
+/// Expects that the application has seen no session except the one opened here.
+async fn expect_no_session(host: &TestHost) {
     let good = Request::to("/speak").header("Origin", "https://good.example");
-    let mut asks = host.open(good).await.ready().await;
-    let calls = asks.ask(&json!({"do": "log-of-calls"})).await;
-    let uuid = asks.uuid();
+    let mut client = host.open(good).await.ready().await;
+    let calls = client.ask(&json!({"do": "log-of-calls"})).await;
+    let uuid = client.uuid();
     let only = json!([{"call": "open", "uuid": uuid}, {"call": "message", "uuid": uuid}]);
     assert_eq!(calls, only);
 }
@@ -146,50 +148,50 @@ fn refused() -> impl Iterator<Item = Row> {
 }
 
 #[test]
-fn the_corpus_is_large_and_its_names_are_unique() {
+fn the_corpus_has_at_least_200_hostile_rows_with_unique_names() {
     let names: HashSet<String> = rows().into_iter().map(|row| row.name).collect();
     assert_eq!(names.len(), rows().len());
     assert!(refused().count() >= 200, "{}", refused().count());
 }
 
 #[tokio::test]
-async fn each_hostile_request_has_one_valid_answer_on_every_socket_and_reaches_nobody() {
+async fn each_hostile_request_gets_one_valid_response_on_every_socket_and_opens_no_session() {
     let (host, addresses) = host().await;
     for address in &addresses {
-        let found = faults(address, refused().map(|row| (row, Cut::Whole)).collect()).await;
+        let found = faults(address, refused().map(|row| (row, Split::Whole)).collect()).await;
         assert!(found.is_empty(), "over {address:?}:\n{}", found.join("\n"));
     }
-    reached_nobody(&host).await;
+    expect_no_session(&host).await;
 }
 
 #[tokio::test]
-async fn however_a_hostile_request_is_split_the_answer_is_the_same() {
+async fn the_response_does_not_depend_on_how_a_request_is_split() {
     const SHORT: usize = 700;
     let (host, _) = host().await;
     let short = || refused().filter(|row| row.bytes.len() <= SHORT);
-    let mut trials: Vec<(Row, Cut)> = short().map(|row| (row, Cut::Bytes)).collect();
-    // Every tenth at each of its bytes.
+    let mut trials: Vec<(Row, Split)> = short().map(|row| (row, Split::Bytes)).collect();
+    // Every tenth request is split at each of its bytes.
     for row in short().step_by(10) {
-        trials.extend((1..row.bytes.len()).map(|at| (row.clone(), Cut::At(at))));
+        trials.extend((1..row.bytes.len()).map(|at| (row.clone(), Split::At(at))));
     }
     assert!(trials.len() > 2000, "{}", trials.len());
     let found = faults(host.address(), trials).await;
     assert!(found.is_empty(), "{}", found.join("\n"));
-    reached_nobody(&host).await;
+    expect_no_session(&host).await;
 }
 
 #[tokio::test]
-async fn what_looks_odd_and_is_right_is_taken_on_every_socket() {
+async fn unusual_valid_requests_are_accepted_on_every_socket() {
     let (_host, addresses) = host().await;
     for address in &addresses {
         let right = rows().into_iter().filter(|row| row.expected == Expected::Switching);
-        let trials = right.flat_map(|row| [(row.clone(), Cut::Whole), (row, Cut::Bytes)]);
+        let trials = right.flat_map(|row| [(row.clone(), Split::Whole), (row, Split::Bytes)]);
         let found = faults(address, trials.collect()).await;
         assert!(found.is_empty(), "over {address:?}:\n{}", found.join("\n"));
     }
 }
 
-/// The table says what shows that each requirement is obeyed: all that it names is there.
+/// The table names the rows and tests that verify each requirement.
 #[test]
 fn each_requirement_of_the_standards_names_rows_and_tests_that_exist() {
     let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));

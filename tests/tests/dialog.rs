@@ -1,8 +1,8 @@
-//! `ready`, `next`, `close`: the dialog, its order, and what is left of it without one.
+//! The dialog: `ready`, `next` and `close` packets, their order, and resources without a dialog.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{
-    Client, Next, RawClient, Request, Setup, TestHost, closing, masked, opcode,
+    Client, Next, RawClient, Request, Setup, TestHost, close_frame, masked, opcode,
 };
 use serde_json::{Value, json};
 
@@ -17,14 +17,14 @@ fn echo(message: impl Into<Value>) -> Value {
     json!({"opcode": "echo", "message": message.into()})
 }
 
-/// Reads the speaker's log of calls about one connection: `open`, `message`, `close`, `error`.
+/// Returns the speaker's log of callbacks for one connection.
 async fn calls_about(uuid: &str, observer: &mut Client) -> Vec<Value> {
     let calls = observer.ask(&json!({"do": "log-of-calls"})).await;
     let about = calls.as_array().unwrap().iter().filter(|call| call["uuid"] == uuid);
     about.cloned().collect()
 }
 
-/// The same once `close` is among them.
+/// Like [`calls_about`], once `close` has been called.
 async fn calls_until_close(uuid: &str, observer: &mut Client) -> Vec<Value> {
     loop {
         let calls = calls_about(uuid, observer).await;
@@ -34,7 +34,7 @@ async fn calls_until_close(uuid: &str, observer: &mut Client) -> Vec<Value> {
     }
 }
 
-fn names(calls: &[Value]) -> Vec<&str> {
+fn call_names(calls: &[Value]) -> Vec<&str> {
     calls.iter().map(|call| call["call"].as_str().unwrap()).collect()
 }
 
@@ -56,7 +56,7 @@ async fn ready_comes_first_and_its_uuid_is_random_and_signed() {
 }
 
 #[tokio::test]
-async fn each_message_gets_one_next_and_what_is_sent_meanwhile_comes_before_it() {
+async fn each_message_gets_one_next_after_all_packets_sent_while_handling_it() {
     let host = host().await;
     let mut client = host.connect("/web").await;
     for n in 0..20 {
@@ -70,7 +70,7 @@ async fn each_message_gets_one_next_and_what_is_sent_meanwhile_comes_before_it()
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_wait_is_answered_in_order() {
+async fn pipelined_messages_are_answered_in_order() {
     let host = host().await;
     let mut client = host.raw().await.upgraded("/web").await;
     client.expect_text().await;
@@ -85,7 +85,7 @@ async fn a_client_that_does_not_wait_is_answered_in_order() {
 }
 
 #[tokio::test]
-async fn without_a_dialog_there_are_no_packets_at_all() {
+async fn a_resource_without_a_dialog_sends_no_packets() {
     let host = host().await;
     let mut client = host.open(Request::to("/echo")).await;
     for text in ["first", "", "bufferOFF", r#"{"opcode":"quit"}"#, "ü€𝄞"] {
@@ -110,7 +110,7 @@ async fn binary_messages_pass_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn a_fragmented_message_is_one_with_control_frames_between() {
+async fn a_fragmented_message_is_joined_across_control_frames() {
     let host = host().await;
     let mut client = host.raw().await.upgraded("/echo").await;
     client.write(masked(0x01, b"frag")).await;
@@ -119,7 +119,7 @@ async fn a_fragmented_message_is_one_with_control_frames_between() {
     assert_eq!((pong.first, pong.text()), (opcode::PONG, "there?"));
     client.write(masked(0x00, b"men")).await;
     client.write(masked(opcode::PONG, b"")).await;
-    // Also in the middle of a character.
+    // A fragment may end inside a character.
     client.write(masked(0x00, &"ü".as_bytes()[..1])).await;
     client.write(masked(opcode::CONTINUATION, &"ü".as_bytes()[1..])).await;
     assert_eq!(client.expect_text().await, "fragmenü");
@@ -129,7 +129,7 @@ async fn a_fragmented_message_is_one_with_control_frames_between() {
 }
 
 #[tokio::test]
-async fn the_fyi_of_a_feedback_is_its_verdict() {
+async fn the_fyi_of_a_feedback_is_delivered_or_gone() {
     let host = host().await;
     let (mut sender, mut receiver) = (host.connect("/web").await, host.connect("/web").await);
     let feedback = json!({"opcode": "feedback", "uuid": receiver.uuid(), "message": "m"});
@@ -138,7 +138,8 @@ async fn the_fyi_of_a_feedback_is_its_verdict() {
     assert_eq!(receiver.receive_json().await, feedback);
     assert_eq!(sender.call(&echo(1)).await.fyi, "");
     receiver.close().await;
-    host.wait_for_log("its end", |line| line.message() == "connection ends").await;
+    host.wait_for_log("the end of the connection", |line| line.message() == "connection ends")
+        .await;
     while sender.call(&feedback).await.fyi != "gone" {}
 }
 
@@ -147,8 +148,10 @@ async fn quit_closes_with_1000_and_no_packet() {
     let host = host().await;
     let mut client = host.connect("/web").await;
     client.send(r#"{"opcode":"quit"}"#).await;
-    // The message that asked for it may still get its `next`.
-    let Some(message) = client.receive().await else { panic!("an end without a close frame") };
+    // The `quit` may still be answered by a `next`.
+    let Some(message) = client.receive().await else {
+        panic!("the connection ended without a close frame")
+    };
     if message.is_text() {
         assert_eq!(message.to_text().unwrap(), r#"{"opcode":"next","fyi":""}"#);
         client.expect_close(1000).await;
@@ -169,14 +172,14 @@ async fn invalid_json_closes_with_1007() {
 }
 
 #[tokio::test]
-async fn what_is_sent_in_open_comes_after_ready() {
+async fn a_message_sent_in_open_arrives_after_ready() {
     let host = host().await;
     let mut client = host.connect("/speak?greet=1").await;
     assert_eq!(client.receive_json().await, json!({"greeting": client.uuid()}));
 }
 
 #[tokio::test]
-async fn a_refusal_in_open_is_a_close_packet_and_its_code() {
+async fn a_refusal_in_open_sends_a_close_packet_and_code() {
     let host = host().await;
     let mut client = host.open(Request::to("/speak?refuse=room+is+full")).await;
     assert_eq!(client.expect_close_packet(1008).await["error"], "room is full");
@@ -193,24 +196,24 @@ async fn a_refused_message_closes_with_the_code_of_the_application() {
 }
 
 #[tokio::test]
-async fn the_application_sees_open_messages_and_close_once_whatever_ended_it() {
+async fn the_application_sees_open_and_close_exactly_once_for_each_kind_of_end() {
     let host = host().await;
     let mut observer = host.connect("/speak").await;
-    // The peer closes.
+    // The client closes.
     let mut client = host.connect("/speak").await;
     let uuid = client.uuid().to_owned();
     client.ask(&json!({"do": "whoami"})).await;
     client.ask(&json!({"do": "whoami"})).await;
     client.close().await;
     let calls = calls_until_close(&uuid, &mut observer).await;
-    assert_eq!(names(&calls), ["open", "message", "message", "close"]);
+    assert_eq!(call_names(&calls), ["open", "message", "message", "close"]);
     assert_eq!((&calls[3]["by"], &calls[3]["code"]), (&json!("peer"), &json!(1005)));
-    // The peer vanishes.
+    // The client disappears.
     let client = host.connect("/speak").await;
     let uuid = client.uuid().to_owned();
     drop(client);
     let calls = calls_until_close(&uuid, &mut observer).await;
-    assert_eq!(names(&calls), ["open", "error", "close"]);
+    assert_eq!(call_names(&calls), ["open", "error", "close"]);
     assert_eq!((&calls[2]["by"], &calls[2]["code"]), (&json!("peer"), &json!(1006)));
     // The application closes.
     let mut client = host.connect("/speak").await;
@@ -218,44 +221,44 @@ async fn the_application_sees_open_messages_and_close_once_whatever_ended_it() {
     client.send(json!({"do": "close", "code": 4000, "reason": "enough"}).to_string()).await;
     assert_eq!(client.expect_close_packet(4000).await["error"], "enough");
     let calls = calls_until_close(&uuid, &mut observer).await;
-    assert_eq!(names(&calls), ["open", "message", "close"]);
+    assert_eq!(call_names(&calls), ["open", "message", "close"]);
     assert_eq!((&calls[2]["by"], &calls[2]["code"]), (&json!("plugin"), &json!(4000)));
     assert_eq!(calls[2]["reason"], "enough");
 }
 
 #[tokio::test]
-async fn messages_sent_just_before_a_close_are_handled_before_it() {
+async fn messages_before_a_close_frame_are_handled_before_the_close_callback() {
     let host = host().await;
     let mut observer = host.connect("/speak").await;
     let mut client = host.raw().await.upgraded("/speak").await;
     let ready: Value = serde_json::from_str(&client.expect_text().await).unwrap();
     let message = masked(opcode::TEXT, br#"{"do":"whoami"}"#);
-    client.write([message.repeat(50), closing(4003)].concat()).await;
+    client.write([message.repeat(50), close_frame(4003)].concat()).await;
     let calls = calls_until_close(ready["uuid"].as_str().unwrap(), &mut observer).await;
     assert_eq!(calls.len(), 52);
     assert_eq!((&calls[51]["call"], &calls[51]["code"]), (&json!("close"), &json!(4003)));
 }
 
 #[tokio::test]
-async fn the_application_learns_at_once_of_a_peer_that_closes_and_keeps_its_socket() {
+async fn close_is_called_at_once_even_if_the_client_keeps_its_socket_open() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker").server("close_timeout", "600");
     let host = setup.start().await;
     let mut observer = host.connect("/speak").await;
     let mut client = host.raw().await.upgraded("/speak").await;
     let ready: Value = serde_json::from_str(&client.expect_text().await).unwrap();
-    client.write(closing(1000)).await;
+    client.write(close_frame(1000)).await;
     let calls = calls_until_close(ready["uuid"].as_str().unwrap(), &mut observer).await;
-    assert_eq!(names(&calls), ["open", "close"]);
+    assert_eq!(call_names(&calls), ["open", "close"]);
     client.expect_close(1000).await;
 }
 
 #[tokio::test]
-async fn a_refused_connection_has_no_close() {
+async fn a_refused_session_gets_no_close_callback() {
     let host = host().await;
     let mut observer = host.connect("/speak").await;
     host.open(Request::to("/speak?refuse=x")).await.expect_close_packet(1008).await;
     let calls = observer.ask(&json!({"do": "log-of-calls"})).await;
-    assert_eq!(names(calls.as_array().unwrap()), ["open", "open", "message"]);
+    assert_eq!(call_names(calls.as_array().unwrap()), ["open", "open", "message"]);
 }
 
 #[tokio::test]
@@ -263,7 +266,7 @@ async fn a_close_frame_is_answered_with_its_code() {
     let host = host().await;
     for path in ["/web", "/echo"] {
         let mut client = host.raw().await;
-        client.write([RawClient::handshake(path).into_bytes(), closing(1000)].concat()).await;
+        client.write([RawClient::handshake(path).into_bytes(), close_frame(1000)].concat()).await;
         client.expect_switching().await;
         let mut frame = client.frame().await.unwrap();
         if frame.first == opcode::TEXT {
@@ -275,7 +278,7 @@ async fn a_close_frame_is_answered_with_its_code() {
 }
 
 #[tokio::test]
-async fn a_session_tells_where_it_comes_from() {
+async fn a_session_has_the_details_of_its_request() {
     let host = host().await;
     let request = Request::to("/speak?a=1&b=%20").header("User-Agent", "tester");
     let mut client = host.open(request.header("Ident", "me")).await.ready().await;
@@ -292,13 +295,13 @@ async fn a_session_tells_where_it_comes_from() {
 }
 
 #[tokio::test]
-async fn what_came_before_a_close_frame_is_answered_before_the_close() {
+async fn messages_before_a_close_frame_are_answered_before_the_close() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").plain("/block", "blocker");
     let host = setup.resource("/talk", "echo").start().await;
     for (path, count) in [("/echo", 1), ("/echo", 200), ("/talk", 3), ("/block", 2)] {
         let mut client = host.raw().await.upgraded(path).await;
         let messages = masked(opcode::TEXT, b"hello").repeat(count);
-        client.write([messages, closing(1000)].concat()).await;
+        client.write([messages, close_frame(1000)].concat()).await;
         let mut texts = Vec::new();
         let end = loop {
             let frame = client.frame().await.expect("a close frame");
@@ -314,6 +317,6 @@ async fn what_came_before_a_close_frame_is_answered_before_the_close() {
             (count_of("hello"), count_of("next")),
             (count, if is_dialog { count } else { 0 })
         );
-        assert!(client.frame().await.is_none(), "nothing comes behind it");
+        assert!(client.frame().await.is_none(), "nothing follows the close frame");
     }
 }

@@ -1,4 +1,4 @@
-//! The end of a host with many connections: in steps, and with a time to come back for each.
+//! Graceful shutdown with many connections: closed in steps, with a spread `retry_after`.
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use tokio::task::JoinSet;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// Lets this many clients see the end of the host: when each was closed after the signal, and its `retry_after`.
+/// Connects clients and drains the host; returns for each the time until its close and its
+/// `retry_after`, sorted.
 async fn closed(host: &TestHost, count: usize) -> Vec<(Duration, Option<u64>)> {
     let mut clients = Vec::new();
     for _ in 0..count {
@@ -32,7 +33,7 @@ async fn closed(host: &TestHost, count: usize) -> Vec<(Duration, Option<u64>)> {
 }
 
 #[tokio::test]
-async fn many_connections_are_closed_in_steps_and_told_different_times_to_come_back() {
+async fn many_connections_are_closed_in_steps_with_spread_retry_after() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
     let mut host = setup.server("drain", "8").server("retry_spread", "5").start().await;
     let closed = closed(&host, 300).await;
@@ -46,18 +47,18 @@ async fn many_connections_are_closed_in_steps_and_told_different_times_to_come_b
     }
     for seconds in 1..=5 {
         let count = closed.iter().filter(|(_, after)| *after == Some(seconds)).count();
-        assert!((20..120).contains(&count), "{count} come back after {seconds} s");
+        assert!((20..120).contains(&count), "{count} clients with retry_after {seconds}");
     }
     assert!(closed.iter().all(|(_, after)| after.is_some_and(|after| after <= 5)), "{closed:?}");
-    assert_eq!(host.ended().await.code(), Some(0));
-    assert!(!host.log().iter().any(|line| line.level() == "WARN"), "nobody was cut");
+    assert_eq!(host.exited().await.code(), Some(0));
+    assert!(!host.log().iter().any(|line| line.level() == "WARN"), "no connection was cut");
 }
 
 #[tokio::test]
-async fn few_connections_are_closed_at_once_and_without_a_spread_are_told_no_time() {
+async fn few_connections_are_closed_at_once_and_without_spread_get_no_retry_after() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
     let mut host = setup.server("drain", "120").server("retry_spread", "0").start().await;
     let closed = closed(&host, 10).await;
     assert!(closed.iter().all(|(_, after)| after.is_none()), "{closed:?}");
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }

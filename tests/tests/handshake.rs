@@ -1,8 +1,8 @@
-//! How a connection comes in, and every way in which it does not.
+//! The opening handshake: accepted and refused requests, origins, proxies, subprotocols, limits.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{
-    Client, LineClient, RawClient, Request, Response, Setup, TestHost, masked, opcode,
+    Client, Line, LineClient, RawClient, Request, Response, Setup, TestHost, masked, opcode,
 };
 use serde_json::json;
 
@@ -12,7 +12,7 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).resource("/web", "feedback").plain("/echo", "echo")
 }
 
-/// Sends a request as it is; the one valid HTTP response that must be all of the answer.
+/// Sends a request and expects a single HTTP response that refuses it.
 async fn refused(host: &TestHost, request: &str) -> Response {
     let mut client = host.raw().await;
     client.write(request).await;
@@ -62,7 +62,7 @@ async fn each_refusal_is_one_http_response_with_a_reason() {
 }
 
 #[tokio::test]
-async fn a_valid_handshake_is_answered_as_the_standard_says() {
+async fn a_valid_handshake_is_answered_as_the_rfc_requires() {
     let host = setup().start().await;
     let mut client = host.raw().await;
     client.write(RawClient::handshake("/web").replace("websocket", "WebSocket")).await;
@@ -80,7 +80,7 @@ async fn a_valid_handshake_is_answered_as_the_standard_says() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_not_whole_in_time_is_answered_408() {
+async fn a_request_head_over_head_timeout_is_answered_408() {
     let host = setup().server("head_timeout", "0.2").start().await;
     for beginning in ["", "GET /web HT", "GET /web HTTP/1.1\r\nHost: localhost\r\n"] {
         let mut client = host.raw().await;
@@ -91,10 +91,9 @@ async fn a_head_that_is_not_whole_in_time_is_answered_408() {
     client.write("GET /web HT").await;
     client.finish().await;
     for message in ["refused", "left before its request was whole"] {
-        let is_meant = |line: &plugsocket_tests::Line| {
-            line.message() == message && line.field("address") == "127.0.0.1"
-        };
-        host.wait_for_log(message, is_meant).await;
+        let is_match =
+            |line: &Line| line.message() == message && line.field("address") == "127.0.0.1";
+        host.wait_for_log(message, is_match).await;
     }
 }
 
@@ -116,12 +115,12 @@ async fn only_listed_origins_may_connect() {
     {
         host.open(Request::to("/web").header("Origin", origin)).await.ready().await;
     }
-    // A script is known by its address.
+    // Backends are identified by their address, not their origin.
     host.connect_backend("/web").await;
 }
 
 #[tokio::test]
-async fn without_a_list_any_origin_and_none_may_connect() {
+async fn without_allowed_origins_any_or_no_origin_may_connect() {
     let host = setup().start().await;
     host.open(Request::to("/web").header("Origin", "https://anywhere.example")).await.ready().await;
     host.connect("/web").await;
@@ -153,15 +152,18 @@ async fn a_forwarded_address_counts_only_from_a_trusted_proxy() {
         let mut client = Client::open(address, request).await.ready().await;
         assert_eq!(client.ask(&json!({"do": "whoami"})).await["address"], seen);
     }
-    // Whom the proxy speaks for is no local script.
+    // A client behind the proxy is not allowed to be a backend.
     let mut client = RawClient::connect(v6).await;
     client.write(with("Client-Type: php\r\nX-Forwarded-For: 203.0.113.7")).await;
     assert_eq!(client.last_response().await.status, 403);
-    host.wait_for_log("who was refused", |line| line.field("address") == "203.0.113.7").await;
+    host.wait_for_log("the refusal with the client's address", |line| {
+        line.field("address") == "203.0.113.7"
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn whom_a_proxy_does_not_name_readably_has_none_of_the_proxys_rights() {
+async fn a_client_without_a_readable_forwarded_address_has_none_of_the_proxys_rights() {
     let setup = Setup::new(PROGRAM).resource("/who", "speaker");
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
     let handshake = RawClient::handshake("/who");
@@ -181,13 +183,13 @@ async fn whom_a_proxy_does_not_name_readably_has_none_of_the_proxys_rights() {
     let request = Request::to("/who").header("X-Forwarded-For", "1.1.1.1, fe80::1%eth0");
     let mut client = host.open(request).await.ready().await;
     assert_eq!(client.ask(&json!({"do": "whoami"})).await["address"], "fe80::1");
-    // It speaks for itself where it names nobody.
+    // Without X-Forwarded-For the request counts as the proxy's own.
     host.connect_backend("/who").await;
     assert_eq!(refused(&host, &post).await.status, 200);
 }
 
 #[tokio::test]
-async fn whom_a_proxy_on_a_unix_socket_names_has_none_of_its_rights() {
+async fn a_client_forwarded_over_a_unix_socket_has_none_of_the_proxys_rights() {
     let setup = Setup::new(PROGRAM).resource("/who", "speaker");
     let setup = setup.server("listen", r#"["127.0.0.1:0", "unix:host.sock"]"#);
     let setup = setup.server("allowed_ips", r#"["198.51.100.7"]"#);
@@ -220,7 +222,7 @@ async fn whom_a_proxy_on_a_unix_socket_names_has_none_of_its_rights() {
         assert_eq!(who(&named(value)).await, seen, "{value}");
         assert_eq!(posted(&named(value)).await, status, "{value}");
     }
-    // It speaks for itself where it names nobody, and so does everybody where it is no proxy.
+    // Without X-Forwarded-For, or if the peer is not a trusted proxy, the socket's address counts.
     assert_eq!((who("").await, posted("").await), (json!("unix"), 200));
     let without = host.setup().server("trusted_proxies", r#"["10.0.0.0/8"]"#);
     let line = host.apply(without).await;
@@ -229,7 +231,7 @@ async fn whom_a_proxy_on_a_unix_socket_names_has_none_of_its_rights() {
 }
 
 #[tokio::test]
-async fn user_information_is_in_no_answer_and_in_no_line_of_the_log() {
+async fn user_information_is_neither_returned_nor_logged() {
     let host = setup().start().await;
     let good = RawClient::handshake("/web");
     for (request, reason) in [
@@ -246,14 +248,14 @@ async fn user_information_is_in_no_answer_and_in_no_line_of_the_log() {
         let response = refused(&host, &request).await;
         assert_eq!(response.status, 400, "{request}");
         assert!(response.body.contains(reason), "{response:?}");
-        let is_meant = |line: &plugsocket_tests::Line| line.message() == "refused";
-        let line = host.wait_for_log_since(position, "its line", is_meant).await;
+        let is_match = |line: &Line| line.message() == "refused";
+        let line = host.wait_for_log_since(position, "the refusal", is_match).await;
         assert!(!format!("{response:?}{line}").contains("SECRET"), "{response:?} {line}");
     }
 }
 
 #[tokio::test]
-async fn the_first_subprotocol_that_the_resource_speaks_is_echoed() {
+async fn the_first_supported_subprotocol_is_selected() {
     let host = setup().key("/web", "subprotocols", r#"["v1.chat", "v2.chat"]"#).start().await;
     for (wanted, chosen) in
         [("v2.chat, v1.chat", Some("v2.chat")), ("other, v1.chat", Some("v1.chat"))]
@@ -273,26 +275,26 @@ async fn the_first_subprotocol_that_the_resource_speaks_is_echoed() {
 }
 
 #[tokio::test]
-async fn a_refusal_in_the_dialog_has_the_subprotocol_that_a_browser_waits_for() {
+async fn a_refusal_in_the_dialog_selects_a_subprotocol() {
     let endpoint = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("\"http://{}/\"", endpoint.local_addr().unwrap());
     drop(endpoint);
     let own = |setup: Setup, path| setup.key(path, "subprotocols", r#"["v1.x"]"#);
     let setup = own(own(setup().resource("/gone", "absent"), "/gone"), "/web");
-    let host = setup.without("absent").auth("/web", "url", &url).start().await;
+    let host = setup.without_library("absent").auth("/web", "url", &url).start().await;
     for (path, offer, code) in [("/gone", "v0.x, v1.x", 1013), ("/web", "v1.x", 1013)] {
         let request = Request::to(path).header("Sec-WebSocket-Protocol", offer);
         let mut client = host.open(request.header("Origin", "http://x")).await;
         assert_eq!(client.protocol(), Some("v1.x"), "{path}");
         assert!(client.expect_close_packet(code).await["retry_after"].is_u64(), "{path}");
     }
-    // Where there is no resource, nobody can choose one.
+    // An unknown resource has no subprotocols to choose from.
     let request = with("Sec-WebSocket-Protocol: v1.x").replace("/web", "/nowhere");
     assert_eq!(refused(&host, &request).await.status, 404);
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_told_so_in_the_dialog() {
+async fn an_unknown_path_gets_a_close_packet_by_default() {
     let host = setup().start().await;
     let mut client = host.open(Request::to("/nowhere?x=1")).await;
     let packet = client.expect_close_packet(1008).await;
@@ -300,7 +302,7 @@ async fn an_unknown_path_is_told_so_in_the_dialog() {
 }
 
 #[tokio::test]
-async fn an_unknown_path_is_404_where_the_operator_says_so() {
+async fn an_unknown_path_gets_404_if_configured() {
     let host = setup().server("unknown_resource", r#""404""#).start().await;
     let response = refused(&host, &RawClient::handshake("/nowhere")).await;
     assert_eq!(response.status, 404);
@@ -308,7 +310,7 @@ async fn an_unknown_path_is_404_where_the_operator_says_so() {
 }
 
 #[tokio::test]
-async fn a_path_is_compared_as_it_is_without_its_query() {
+async fn a_path_is_compared_literally_and_without_query() {
     let host = setup().server("unknown_resource", r#""404""#).start().await;
     host.connect("/web?room=1").await;
     for path in ["/web/", "/WEB", "/%77eb", "/web2"] {
@@ -318,7 +320,7 @@ async fn a_path_is_compared_as_it_is_without_its_query() {
 }
 
 #[tokio::test]
-async fn over_max_connections_the_answer_is_503_with_retry_after() {
+async fn connections_over_max_connections_get_503_with_retry_after() {
     let host = setup().server("max_connections", "2").start().await;
     let first = host.connect("/web").await;
     let _second = host.connect("/web").await;
@@ -328,8 +330,8 @@ async fn over_max_connections_the_answer_is_503_with_retry_after() {
     let mut lines = LineClient::open(host.address(), "backend\nGET /web HTTP/1.1\n\n").await;
     lines.expect_close_packet().await;
     first.close().await;
-    host.wait_for_log("the place to be free", |line| line.message() == "connection ends").await;
-    // The count falls a moment after that line.
+    host.wait_for_log("the connection to end", |line| line.message() == "connection ends").await;
+    // The count is decremented shortly after that log line.
     while host.raw().await.try_handshake("/web").await != 101 {}
 }
 
@@ -345,7 +347,7 @@ async fn over_max_per_ip_only_websockets_are_refused() {
 }
 
 #[tokio::test]
-async fn ipv4_ipv6_and_unix_sockets_are_served_alike() {
+async fn ipv4_ipv6_and_unix_sockets_serve_all_protocols() {
     let listen = r#"["127.0.0.1:0", "[::1]:0", "unix:host.sock"]"#;
     let host = setup().server("listen", listen).start().await;
     assert_eq!(host.addresses().len(), 3);
@@ -360,7 +362,7 @@ async fn ipv4_ipv6_and_unix_sockets_are_served_alike() {
 }
 
 #[tokio::test]
-async fn what_comes_behind_the_handshake_in_the_same_packet_is_handled() {
+async fn frames_in_the_same_packet_as_the_handshake_are_handled() {
     let host = setup().start().await;
     let mut client = host.raw().await;
     let mut bytes = RawClient::handshake("/echo").into_bytes();
@@ -373,7 +375,7 @@ async fn what_comes_behind_the_handshake_in_the_same_packet_is_handled() {
 }
 
 #[tokio::test]
-async fn a_head_in_single_bytes_is_read_as_well() {
+async fn a_request_sent_byte_by_byte_is_accepted() {
     let host = setup().start().await;
     let mut client = host.raw().await;
     for byte in RawClient::handshake("/echo").bytes() {
@@ -387,7 +389,7 @@ async fn a_head_in_single_bytes_is_read_as_well() {
 }
 
 #[tokio::test]
-async fn the_page_is_served_at_its_place_only() {
+async fn the_page_is_served_at_its_path_only() {
     let host = setup().start().await;
     let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let page = refused(&host, &get("/plugsocket/")).await;

@@ -1,12 +1,12 @@
-//! JSON that is deep, long or without bounds does nothing to the bundled applications and the ways in.
+//! Deep, long and extreme JSON does not harm the host or the bundled applications.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{RawClient, Setup, masked, opcode};
+use plugsocket_tests::{Line, RawClient, Setup, masked, opcode};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const APPLICATIONS: [&str; 5] = ["feedback", "chat", "locks", "jobs", "echo"];
 
-/// Each in the place of a field's value, and alone.
+/// Returns each extreme value, alone and as a field of a packet.
 fn bombs() -> Vec<String> {
     const DEEP: usize = 100_000;
     let values = [
@@ -30,15 +30,15 @@ fn bombs() -> Vec<String> {
     bombs
 }
 
-/// What the peer is told is the application's; that the host and the application go on is the promise.
+/// The answers are up to the application; host and application must keep running.
 #[tokio::test]
-async fn bombs_are_answered_or_refused_and_all_goes_on() {
+async fn extreme_json_is_answered_or_refused_and_harms_nothing() {
     let setup = Setup::new(PROGRAM);
     let setup = APPLICATIONS.iter().fold(setup, |s, name| s.resource(&format!("/{name}"), name));
     let host = setup.start().await;
     for name in APPLICATIONS {
         let path = format!("/{name}");
-        let mut neighbour = host.connect(&path).await;
+        let mut bystander = host.connect(&path).await;
         for bomb in bombs() {
             let mut socket = host.raw().await.upgraded(&path).await;
             socket.write(masked(opcode::TEXT, bomb.as_bytes())).await;
@@ -52,7 +52,7 @@ async fn bombs_are_answered_or_refused_and_all_goes_on() {
             post.write(head + &bomb).await;
             let status = post.last_response().await.status;
             assert!([200, 422].contains(&status), "{name}: {status}");
-            // Whole at once, as the old client writes, and with its line feed.
+            // Without a line feed, like old clients, and with one.
             for end in ["", "\n"] {
                 let mut lines = RawClient::connect(host.address()).await;
                 lines.write(format!("backend\nGET {path} HTTP/1.1\n\n")).await;
@@ -62,10 +62,10 @@ async fn bombs_are_answered_or_refused_and_all_goes_on() {
                 lines.read_to_end().await;
             }
         }
-        neighbour.send("{}").await;
-        neighbour.receive_text().await;
+        bystander.send("{}").await;
+        bystander.receive_text().await;
         host.connect(&path).await;
     }
-    let panicked = |line: &&plugsocket_tests::Line| line.text().contains("panicked");
+    let panicked = |line: &&Line| line.text().contains("panicked");
     assert_eq!(host.log().iter().filter(panicked).count(), 0);
 }

@@ -1,9 +1,9 @@
-//! What a peer may take of the host: each limit, and what is told to whoever goes past it.
+//! Limits per connection: rooms, message and byte rates, idle timeout, floods.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{Line, Request, Setup, TestHost, closing, masked, opcode};
+use plugsocket_tests::{Line, Request, Setup, TestHost, close_frame, masked, opcode};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -30,7 +30,7 @@ async fn a_connection_is_in_no_more_than_max_rooms() {
     assert_eq!(ann.ask(&json!({"do": "leave", "room": "b"})).await, true);
     assert_eq!(ann.ask(&join("d")).await, true);
     assert_eq!(ann.ask(&join("e")).await, too_many);
-    // It is a limit of each, and a room that was refused has no member.
+    // The limit is per connection, and a refused join adds no member.
     assert_eq!(bob.ask(&join("e")).await, true);
     for (room, expected) in [("e", 1), ("d", 1), ("b", 0)] {
         let publish = json!({"do": "publish", "room": room, "message": "{}"});
@@ -39,7 +39,7 @@ async fn a_connection_is_in_no_more_than_max_rooms() {
     }
 }
 
-/// A client that sends so many messages at once gets the echo of each, and how long that took.
+/// Sends `count` messages at once and awaits their echoes; returns the time that took.
 async fn echoes(host: &TestHost, path: &str, count: usize) -> Duration {
     let mut client = host.raw().await.upgraded(path).await;
     let since = Instant::now();
@@ -56,15 +56,15 @@ async fn echoes(host: &TestHost, path: &str, count: usize) -> Duration {
 }
 
 #[tokio::test]
-async fn a_peer_that_sends_too_fast_is_read_no_faster_and_is_not_closed_for_it() {
+async fn a_client_over_the_rate_is_throttled_and_not_closed() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").plain("/free", "echo");
     let setup = setup.plain("/bytes", "echo").server("ping_interval", "0.1");
     let setup = setup.server("rate", "{ messages_per_second = 100, burst = 0.1 }");
     let setup = setup.key("/free", "rate", "{ messages_per_second = 0 }");
     let setup = setup.key("/bytes", "rate", "{ messages_per_second = 0, bytes_per_second = 1000 }");
     let host = setup.server("message_timeout", "0.5").start().await;
-    // The second read waits until the first 64 messages and what follows are paid for: far longer than two pings, which the host
-    // does not read meanwhile.
+    // The second read waits until the bucket has recovered from the first, for far longer than two
+    // ping intervals, in which the host reads no pong.
     let (limited, free) = tokio::join!(echoes(&host, "/echo", 200), echoes(&host, "/free", 2000));
     assert!(limited > Duration::from_millis(1200), "{limited:?}");
     assert!(free < limited, "{free:?} of {limited:?}");
@@ -75,13 +75,13 @@ async fn a_peer_that_sends_too_fast_is_read_no_faster_and_is_not_closed_for_it()
 }
 
 #[tokio::test]
-async fn the_time_for_which_it_is_not_read_counts_for_no_other_limit() {
+async fn time_spent_throttled_counts_against_no_timeout() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("idle_timeout", "0.5");
     let setup =
         setup.key("/echo", "rate", "{ messages_per_second = 30, bytes_per_second = 50_000 }");
     let host = setup.server("message_timeout", "0.5").start().await;
     let mut client = host.raw().await.upgraded("/echo").await;
-    // The first read costs more than a second, and the large one behind it begins in that.
+    // The first read delays the next by more than a second; the large message begins in that time.
     let large = masked(opcode::BINARY, &[b'x'; 80_000]);
     client.write([masked(opcode::TEXT, b"hello").repeat(63), large].concat()).await;
     let mut lengths = Vec::new();
@@ -95,7 +95,7 @@ async fn the_time_for_which_it_is_not_read_counts_for_no_other_limit() {
 }
 
 #[tokio::test]
-async fn a_message_in_pieces_counts_as_its_pieces() {
+async fn each_fragment_counts_against_the_message_rate() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo");
     let rate = "{ messages_per_second = 3, policy = \"close\" }";
     let host = setup.key("/echo", "rate", rate).start().await;
@@ -109,7 +109,7 @@ async fn a_message_in_pieces_counts_as_its_pieces() {
 }
 
 #[tokio::test]
-async fn or_it_is_closed_with_1008_and_told_the_key() {
+async fn policy_close_closes_with_1008_and_names_the_key() {
     let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
     let rate = "{ messages_per_second = 20, burst = 1, policy = \"close\" }";
     let host = setup.key("/talk", "rate", rate).start().await;
@@ -128,7 +128,7 @@ async fn or_it_is_closed_with_1008_and_told_the_key() {
 }
 
 #[tokio::test]
-async fn what_is_within_the_rate_is_handled_however_it_comes_and_leaving_is_free() {
+async fn messages_within_the_burst_are_handled_and_a_close_frame_is_not_counted() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").plain("/bytes", "echo");
     let setup =
         setup.key("/echo", "rate", "{ messages_per_second = 10, burst = 1, policy = \"close\" }");
@@ -138,7 +138,7 @@ async fn what_is_within_the_rate_is_handled_however_it_comes_and_leaving_is_free
     for (path, allowed) in [("/echo", 10), ("/bytes", 5)] {
         for (count, code) in [(allowed, 1000), (60, 1008)] {
             let mut client = host.raw().await.upgraded(path).await;
-            client.write([message.repeat(count), closing(1000)].concat()).await;
+            client.write([message.repeat(count), close_frame(1000)].concat()).await;
             let mut echoes = 0;
             let end = loop {
                 match client.frame().await.expect("a close frame") {
@@ -146,7 +146,7 @@ async fn what_is_within_the_rate_is_handled_however_it_comes_and_leaving_is_free
                     frame => break frame.close_code(),
                 }
             };
-            // Of the bytes, those of the frames count as well; what is told to be allowed counts payloads.
+            // The byte rate also counts frame headers, `allowed` only payloads.
             assert!(echoes >= allowed.min(count) && echoes <= 2 * allowed, "{path} {echoes}");
             assert_eq!(end, Some(code), "{path} {count}");
         }
@@ -154,13 +154,13 @@ async fn what_is_within_the_rate_is_handled_however_it_comes_and_leaving_is_free
 }
 
 #[tokio::test]
-async fn what_waited_for_the_host_is_no_reason_to_close_its_sender() {
+async fn messages_delayed_by_the_host_do_not_violate_the_rate() {
     let setup = Setup::new(PROGRAM).resource("/block", "blocker").server("outbox_messages", "64");
     let rate = "{ messages_per_second = 10, policy = \"close\" }";
     let host = setup.key("/block", "rate", rate).start().await;
     let mut client = host.connect("/block").await;
     client.send("block 4000").await;
-    // Half as fast as it may, but more than may come at once, and than is read while the application is busy.
+    // Half the allowed rate, but in total more than the burst and than the host reads meanwhile.
     let mut pace = tokio::time::interval(Duration::from_millis(200));
     for n in 0..19 {
         pace.tick().await;
@@ -175,21 +175,22 @@ async fn what_waited_for_the_host_is_no_reason_to_close_its_sender() {
 }
 
 #[tokio::test]
-async fn one_that_is_held_back_and_has_gone_takes_nobodys_place() {
+async fn a_throttled_client_that_disconnects_is_released_at_once() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("ping_interval", "0.2");
     let setup = setup.server("rate", "{ messages_per_second = 10 }");
     let host = setup.server("max_connections", "1").start().await;
     let mut client = host.raw().await.upgraded("/echo").await;
-    // A quarter of an hour's worth, in one write.
+    // One write that exceeds the rate by a quarter of an hour.
     client.write(masked(opcode::PING, b"").repeat(10_000)).await;
     client.frame().await.expect("a pong or a ping");
     drop(client);
-    host.wait_for_log("its end", |line| line.message() == "connection ends").await;
+    host.wait_for_log("the end of the connection", |line| line.message() == "connection ends")
+        .await;
     while host.raw().await.try_handshake("/echo").await != 101 {}
 }
 
 #[tokio::test]
-async fn what_brings_an_application_nothing_counts_as_messages() {
+async fn control_frames_and_empty_messages_count_against_the_rate() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo");
     let rate = "{ messages_per_second = 100, policy = \"close\" }";
     let host = setup.server("rate", rate).start().await;
@@ -214,7 +215,7 @@ async fn what_brings_an_application_nothing_counts_as_messages() {
 }
 
 #[tokio::test]
-async fn a_connection_on_which_nothing_is_said_is_closed_and_pings_say_nothing() {
+async fn idle_timeout_closes_a_connection_regardless_of_pings() {
     let setup = Setup::new(PROGRAM).resource("/talk", "echo").plain("/echo", "echo");
     let setup = setup.server("idle_timeout", "0.6").server("ping_interval", "0.1");
     let host = setup.start().await;
@@ -225,7 +226,7 @@ async fn a_connection_on_which_nothing_is_said_is_closed_and_pings_say_nothing()
     assert!(reason.contains("idle_timeout"), "{reason}");
     assert!(since.elapsed() > Duration::from_millis(400));
     lines.expect_close_packet().await;
-    // As long as something is said it stays.
+    // Messages reset the idle timeout.
     let mut busy = host.open(Request::to("/echo")).await;
     let since = Instant::now();
     while since.elapsed() < Duration::from_millis(1500) {
@@ -236,7 +237,7 @@ async fn a_connection_on_which_nothing_is_said_is_closed_and_pings_say_nothing()
 }
 
 #[tokio::test]
-async fn floods_that_bring_nothing_neither_hold_memory_nor_starve_others() {
+async fn floods_without_payload_neither_hold_memory_nor_starve_others() {
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").resource("/talk", "echo");
     let host = setup.start().await;
     let mut other = host.open(Request::to("/echo")).await;
@@ -256,7 +257,7 @@ async fn floods_that_bring_nothing_neither_hold_memory_nor_starve_others() {
         let mut both = tokio::task::JoinSet::new();
         let flood = flood.repeat(10_000);
         both.spawn(async move {
-            // It may be closed for it (max_frames).
+            // The connection may be closed for exceeding max_frames.
             if to.write_all(&first).await.is_ok() {
                 while to.write_all(&flood).await.is_ok() {}
             }

@@ -1,9 +1,9 @@
-//! Peers that fall silent, and the end of the host.
+//! Keep-alive pings and graceful shutdown.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::time::Instant;
 
-use plugsocket_tests::{Client, RawClient, Request, Setup, closing, masked, opcode};
+use plugsocket_tests::{Client, RawClient, Request, Setup, close_frame, masked, opcode};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -41,7 +41,7 @@ async fn a_client_that_answers_pings_stays() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_answer_is_closed_and_its_application_told() {
+async fn a_client_that_does_not_answer_pings_is_closed_and_close_is_called() {
     let host = setup().server("ping_interval", "0.3").start().await;
     let mut client = host.raw().await.upgraded("/speak").await;
     let uuid = ready(&mut client).await["uuid"].clone();
@@ -60,12 +60,12 @@ async fn a_client_that_does_not_answer_is_closed_and_its_application_told() {
 }
 
 #[tokio::test]
-async fn a_client_in_the_middle_of_a_long_message_is_alive() {
+async fn a_client_sending_a_long_message_counts_as_alive() {
     let host = setup().server("ping_interval", "0.1").start().await;
     let mut client = host.raw().await.upgraded("/speak").await;
     ready(&mut client).await;
     let command = json!({"do": "fyi", "message": "x".repeat(50_000)}).to_string();
-    // No answer to a ping can come before the end of the frame.
+    // The client cannot send a pong inside the frame.
     let mut pace = tokio::time::interval(std::time::Duration::from_millis(20));
     for part in masked(opcode::TEXT, command.as_bytes()).chunks(1000) {
         pace.tick().await;
@@ -93,7 +93,7 @@ async fn a_ping_is_answered_with_its_own_payload() {
 }
 
 #[tokio::test]
-async fn at_sigterm_everybody_is_told_and_the_exit_code_is_0() {
+async fn sigterm_closes_all_connections_with_1001_and_exits_with_0() {
     let mut host = setup().server("drain", "15").start().await;
     let mut dialog = host.connect("/speak").await;
     let mut backend = host.connect_backend("/speak").await;
@@ -110,26 +110,26 @@ async fn at_sigterm_everybody_is_told_and_the_exit_code_is_0() {
         client.close().await;
     }
     drop(lines);
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
     assert!(!host.log().iter().any(|line| line.level() == "ERROR" || line.level() == "WARN"));
     let staged = std::fs::read_dir(host.folder().join(".plugsocket/staged")).unwrap();
-    assert_eq!(staged.count(), 0, "its copies of the libraries are gone");
+    assert_eq!(staged.count(), 0, "the staged copies are removed");
 }
 
 #[tokio::test]
-async fn at_sigint_it_ends_as_well() {
+async fn sigint_exits_with_0() {
     let mut host = setup().start().await;
     host.signal("INT");
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_message_under_way_at_shutdown_is_answered_before_the_close() {
+async fn messages_in_progress_at_shutdown_are_answered_before_the_close() {
     let mut host = Setup::new(PROGRAM).resource("/block", "blocker").start().await;
     let mut client = host.connect("/block").await;
     client.send("block 400").await;
     client.send("after").await;
-    // The host has read both when this one's bytes are behind them; its `ready` waits for the lane.
+    // Both messages have been sent before the signal.
     let position = host.log_position();
     host.signal("TERM");
     host.wait_for_log_since(position, "the drain", |line| line.message() == "draining").await;
@@ -139,43 +139,43 @@ async fn a_message_under_way_at_shutdown_is_answered_before_the_close() {
     }
     assert_eq!(client.expect_close_packet(1001).await["error"], "server shutting down");
     client.close().await;
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_peer_that_ignores_the_close_is_cut_and_the_host_ends_in_time() {
+async fn a_client_that_ignores_the_close_does_not_delay_the_shutdown() {
     let mut host = setup().server("drain", "1").server("close_timeout", "0.3").start().await;
-    let mut deaf = host.raw().await.upgraded("/echo").await;
-    deaf.write(masked(opcode::TEXT, b"x")).await;
-    deaf.expect_text().await;
+    let mut unresponsive = host.raw().await.upgraded("/echo").await;
+    unresponsive.write(masked(opcode::TEXT, b"x")).await;
+    unresponsive.expect_text().await;
     let _silent = host.raw().await;
     let begun = Instant::now();
     host.signal("TERM");
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
     assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
-    assert_eq!(deaf.frame().await.unwrap().close_code(), Some(1001));
+    assert_eq!(unresponsive.frame().await.unwrap().close_code(), Some(1001));
 }
 
 #[tokio::test]
-async fn an_application_that_is_stuck_does_not_keep_the_host() {
+async fn a_stuck_application_does_not_prevent_the_shutdown() {
     let mut host =
         Setup::new(PROGRAM).resource("/block", "blocker").server("drain", "0.5").start().await;
     let mut client = host.connect("/block").await;
     client.send("block forever").await;
     host.signal("TERM");
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_closed_peer_that_does_not_answer_is_cut_after_close_timeout() {
+async fn a_client_that_does_not_answer_a_close_frame_is_cut_after_close_timeout() {
     let host = setup().server("close_timeout", "0.2").start().await;
     let mut client = host.raw().await.upgraded("/speak").await;
     ready(&mut client).await;
     client.write(masked(opcode::TEXT, br#"{"do":"close","code":4000}"#)).await;
     assert!(client.expect_text().await.contains("close"));
     assert_eq!(client.frame().await.unwrap().close_code(), Some(4000));
-    // No answer; the host ends all the same, and what comes late harms nobody.
+    // The client does not answer; the host cuts the connection and ignores a late close frame.
     assert_eq!(client.frame().await, None);
-    drop(client.try_write(closing(1000)).await);
+    drop(client.try_write(close_frame(1000)).await);
     host.connect("/speak").await;
 }

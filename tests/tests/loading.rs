@@ -1,21 +1,23 @@
-//! Libraries and files that are no good, at the start: each is explained in one sentence, and the rest is served.
+//! Invalid libraries and configurations at startup: each is explained in one sentence, and the
+//! other resources are served.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Outcome, Request, Setup, plugin_path};
+use plugsocket_tests::{CommandOutput, Request, Setup, plugin_path};
 use serde_json::json;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// One good resource, and a bad one on `/bad`.
+/// A valid resource on `/good` and an invalid one on `/bad`.
 fn setup() -> Setup {
     Setup::new(PROGRAM).resource("/good", "counter_v1").resource("/bad", "bad")
 }
 
-/// The host says why, serves the rest, and tells peers of the bad resource to come later.
-async fn is_explained(setup: Setup, reason: &str) {
+/// Expects that the host logs the reason, serves `/good` and answers on `/bad` with `retry_after`,
+/// and that `check` prints the reason.
+async fn expect_reason(setup: Setup, reason: &str) {
     let host = setup.clone().start().await;
     let line = host.wait_for_error(0, reason).await;
-    assert!(line.says("plugin bad refused: "), "{line}");
+    assert!(line.starts_with("plugin bad refused: "), "{line}");
     assert!(!line.message().contains('\n'), "one sentence: {line}");
     let mut client = host.connect("/good").await;
     client.send("hello").await;
@@ -24,9 +26,9 @@ async fn is_explained(setup: Setup, reason: &str) {
     let packet = client.expect_close_packet(1013).await;
     assert!(packet["retry_after"].as_u64().unwrap() > 0, "{packet}");
     drop(host);
-    let Outcome { code, complained, .. } = setup.run(&["check"]).await;
+    let CommandOutput { code, stderr, .. } = setup.run(&["check"]).await;
     assert_eq!(code, Some(1));
-    assert!(complained.contains(reason), "{complained}");
+    assert!(stderr.contains(reason), "{stderr}");
 }
 
 fn library() -> Vec<u8> {
@@ -34,88 +36,89 @@ fn library() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_missing_library_is_named_with_its_place() {
-    is_explained(setup().without("bad"), "libbad.so is not there").await;
+async fn a_missing_library_is_reported_with_its_path() {
+    expect_reason(setup().without_library("bad"), "libbad.so is not there").await;
 }
 
 #[tokio::test]
-async fn an_empty_file_and_a_text_are_no_libraries() {
-    is_explained(setup().file("bad", b""), "the file is empty").await;
-    is_explained(setup().file("bad", b"#!/bin/sh\n"), "no shared library").await;
+async fn an_empty_file_and_a_script_are_refused() {
+    expect_reason(setup().file("bad", b""), "the file is empty").await;
+    expect_reason(setup().file("bad", b"#!/bin/sh\n"), "no shared library").await;
 }
 
 #[tokio::test]
-async fn a_library_for_another_machine_is_named_as_such() {
+async fn a_library_for_another_architecture_is_refused() {
     let mut bytes = library();
     bytes[4] = 1;
-    is_explained(setup().file("bad", &bytes), "another machine (32 bit)").await;
+    expect_reason(setup().file("bad", &bytes), "another machine (32 bit)").await;
     let mut bytes = library();
     bytes[18] = 8;
-    is_explained(setup().file("bad", &bytes), "another machine (another processor)").await;
+    expect_reason(setup().file("bad", &bytes), "another machine (another processor)").await;
 }
 
 #[tokio::test]
-async fn a_program_is_no_library() {
+async fn an_executable_is_refused() {
     let mut bytes = library();
     // ET_EXEC.
     bytes[16] = 2;
-    is_explained(setup().file("bad", &bytes), "no shared library").await;
+    expect_reason(setup().file("bad", &bytes), "no shared library").await;
 }
 
 #[tokio::test]
-async fn a_library_that_is_not_whole_is_never_opened() {
+async fn an_incomplete_library_is_never_opened() {
     let bytes = library();
     for length in [40, 100, bytes.len() / 3, bytes.len() - 1] {
-        is_explained(setup().file("bad", &bytes[..length]), "incomplete").await;
+        expect_reason(setup().file("bad", &bytes[..length]), "incomplete").await;
     }
     let mut zeros = bytes.clone();
     let half = bytes.len() / 2;
     zeros[half..].fill(0);
-    is_explained(setup().file("bad", &zeros), "damaged").await;
+    expect_reason(setup().file("bad", &zeros), "damaged").await;
 }
 
 #[tokio::test]
-async fn a_library_that_is_no_plugin_is_named_as_such() {
-    is_explained(setup().library("bad", "no_plugin"), "no plugsocket plugin").await;
+async fn a_library_that_is_not_a_plugin_is_refused() {
+    expect_reason(setup().library("bad", "no_plugin"), "no plugsocket plugin").await;
 }
 
 #[tokio::test]
-async fn a_plugin_with_another_layout_is_refused() {
-    is_explained(setup().library("bad", "old_abi"), "does not fit this host's").await;
+async fn a_plugin_with_an_incompatible_abi_is_refused() {
+    expect_reason(setup().library("bad", "old_abi"), "does not fit this host's").await;
 }
 
 #[tokio::test]
 async fn a_constructor_that_crashes_or_exits_kills_only_the_preflight_child() {
-    is_explained(setup().library("bad", "ctor_crash"), "crashed: SIGSEGV").await;
-    is_explained(setup().library("bad", "ctor_exit"), "exit code 3").await;
+    expect_reason(setup().library("bad", "ctor_crash"), "crashed: SIGSEGV").await;
+    expect_reason(setup().library("bad", "ctor_exit"), "exit code 3").await;
 }
 
 #[tokio::test]
-async fn a_constructor_that_hangs_is_given_up() {
+async fn a_constructor_that_hangs_times_out() {
     let setup = setup().library("bad", "ctor_hang").reload("preflight_timeout", "0.5");
-    is_explained(setup, "did not end within 500ms").await;
+    expect_reason(setup, "did not end within 500ms").await;
 }
 
 #[tokio::test]
-async fn a_plugin_that_does_not_start_is_explained_by_its_own_words() {
+async fn a_plugin_that_does_not_start_is_reported_with_its_reason() {
     let setup = setup().library("bad", "counter_v2");
     let refusing = setup.clone().config("/bad", "refuse_start", "true");
-    is_explained(refusing, "told to refuse by `refuse_start`").await;
+    expect_reason(refusing, "told to refuse by `refuse_start`").await;
     let unknown = setup.clone().config("/bad", "colour", "\"red\"");
-    is_explained(unknown, "colour").await;
+    expect_reason(unknown, "colour").await;
     let slow = setup.reload("start_timeout", "0.3").config("/bad", "start_delay_ms", "60_000");
-    is_explained(slow, "did not start within 300ms").await;
+    expect_reason(slow, "did not start within 300ms").await;
 }
 
 #[tokio::test]
-async fn a_library_that_nobody_maps_is_available_with_the_line_to_add() {
+async fn an_unmapped_library_is_reported_with_the_lines_to_add() {
     let host = Setup::new(PROGRAM).library("spare", "counter_v1").start().await;
-    let line = host.wait_for_log("the offer", |line| line.says("available")).await;
+    let line =
+        host.wait_for_log("the library to be reported", |line| line.starts_with("available")).await;
     assert!(line.message().contains(r#"[resources."/spare"] and plugin = "spare""#), "{line}");
 }
 
 #[tokio::test]
-async fn one_library_serves_several_resources_with_an_instance_each() {
+async fn each_resource_of_a_library_has_its_own_instance() {
     let setup = Setup::new(PROGRAM).resource("/a", "counter_v1").resource("/b", "counter_v1");
     let host = setup.config("/b", "by", "\"b\"").start().await;
     for (path, by) in [("/a", "v1"), ("/b", "b")] {
@@ -127,48 +130,48 @@ async fn one_library_serves_several_resources_with_an_instance_each() {
 }
 
 #[tokio::test]
-async fn check_says_that_all_is_fine() {
+async fn check_accepts_a_valid_configuration() {
     let setup = Setup::new(PROGRAM).resource("/a", "counter_v1").plain("/b", "echo");
-    let Outcome { code, said, .. } = setup.run(&["check"]).await;
+    let CommandOutput { code, stdout, .. } = setup.run(&["check"]).await;
     assert_eq!(code, Some(0));
-    assert!(said.contains("plugins.toml") && said.contains("2 resources"), "{said}");
+    assert!(stdout.contains("plugins.toml") && stdout.contains("2 resources"), "{stdout}");
 }
 
 #[tokio::test]
-async fn a_mistake_in_the_file_is_named_by_line_and_key_and_ends_check_and_run() {
+async fn an_invalid_key_is_reported_with_its_line_by_check_and_run() {
     let setup = Setup::new(PROGRAM).resource("/a", "counter_v1").key("/a", "dialogue", "true");
     let line = setup.toml().lines().position(|line| line.starts_with("dialogue")).unwrap() + 1;
     for command in ["check", "run"] {
-        let Outcome { code, complained, .. } = setup.run(&[command]).await;
-        assert_eq!(code, Some(1), "{complained}");
+        let CommandOutput { code, stderr, .. } = setup.run(&[command]).await;
+        assert_eq!(code, Some(1), "{stderr}");
         let place = format!("plugins.toml:{line}: resources.\"/a\".dialogue");
-        assert!(complained.contains(&place), "{complained}");
+        assert!(stderr.contains(&place), "{stderr}");
     }
 }
 
 #[tokio::test]
-async fn a_missing_configuration_or_an_address_in_use_ends_it_with_1() {
-    let Outcome { code, complained, .. } =
+async fn a_missing_configuration_or_an_address_in_use_exits_with_1() {
+    let CommandOutput { code, stderr, .. } =
         Setup::new(PROGRAM).run(&["run", "--config", "nothing.toml"]).await;
     assert_eq!(code, Some(1));
-    assert!(complained.contains("nothing.toml"), "{complained}");
+    assert!(stderr.contains("nothing.toml"), "{stderr}");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let setup = Setup::new(PROGRAM).server("listen", &format!("[\"{address}\"]"));
-    let Outcome { code, complained, .. } = setup.run(&["run"]).await;
+    let CommandOutput { code, stderr, .. } = setup.run(&["run"]).await;
     assert_eq!(code, Some(1));
-    assert!(complained.contains(&format!("cannot listen on {address}")), "{complained}");
+    assert!(stderr.contains(&format!("cannot listen on {address}")), "{stderr}");
 }
 
 #[tokio::test]
-async fn help_and_version_are_told_and_nonsense_is_2() {
+async fn help_and_version_are_printed_and_invalid_arguments_exit_with_2() {
     let setup = Setup::new(PROGRAM);
-    let Outcome { code, said, .. } = setup.run(&["--help"]).await;
+    let CommandOutput { code, stdout, .. } = setup.run(&["--help"]).await;
     assert_eq!(code, Some(0));
-    assert!(said.contains("check") && said.contains("SIGHUP"), "{said}");
-    assert!(!said.contains("preflight"), "{said}");
-    let Outcome { code, said, .. } = setup.run(&["--version"]).await;
-    assert_eq!((code, said.split_whitespace().count()), (Some(0), 2), "{said}");
+    assert!(stdout.contains("check") && stdout.contains("SIGHUP"), "{stdout}");
+    assert!(!stdout.contains("preflight"), "{stdout}");
+    let CommandOutput { code, stdout, .. } = setup.run(&["--version"]).await;
+    assert_eq!((code, stdout.split_whitespace().count()), (Some(0), 2), "{stdout}");
     assert_eq!(setup.run(&["--nonsense"]).await.code, Some(2));
     assert_eq!(setup.run(&["nonsense"]).await.code, Some(2));
 }

@@ -1,23 +1,23 @@
-//! What peers and plugins say cannot forge a line of the log, and what is secret is in none.
+//! Input of clients and plugins cannot forge log lines, and secrets are never logged.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{RawClient, Request, Setup, TestHost, masked, opcode};
+use plugsocket_tests::{Line, RawClient, Request, Setup, TestHost, masked, opcode};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// Ends a line, begins another, moves the cursor, is not seen, in all the ways there are.
+/// Line ends, a forged log line, terminal control sequences, and invisible characters.
 const FORGERY: &str = "\r\n2026-01-01T00:00:00Z  INFO forged\u{1b}[2J\u{9b}2K\u{85}\u{7f}\0\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{fe0f}\u{3164}\u{e0041}end";
 
 fn hidden(c: char) -> bool {
     c.is_control() || "\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{fe0f}\u{3164}\u{e0041}".contains(c)
 }
 
-async fn say_it_everywhere(host: &TestHost) {
+async fn inject_everywhere(host: &TestHost) {
     let mut client = host.connect("/x").await;
     client.ask(&json!({"do": "log", "level": "warn", "message": FORGERY})).await;
     client.ask(&json!({"do": "trace", "message": FORGERY})).await;
-    // A reason of the application's, of a peer's close frame, and of a panic's kin: a refused message.
+    // As the reason of a refused message and of a client's close frame.
     let mut other = host.connect("/x").await;
     other.send(json!({"do": "refuse", "reason": FORGERY}).to_string()).await;
     other.expect_close_packet(1008).await;
@@ -43,17 +43,17 @@ async fn say_it_everywhere(host: &TestHost) {
     raw.write(RawClient::handshake("/x").replace("\r\n\r\n", "\r\nIdent: a\u{85}\u{9b}b\r\n\r\n"))
         .await;
     raw.expect_switching().await;
-    // A library that is none, under a name that could be a line.
+    // As the file name of an invalid library.
     std::fs::write(host.folder().join("plugins/liba\nforged\u{1b}[2J.so"), b"x").unwrap();
-    client.ask(&json!({"do": "log", "level": "warn", "message": "the last word"})).await;
-    host.wait_for_log("the last word", |line| line.text().contains("the last word")).await;
+    client.ask(&json!({"do": "log", "level": "warn", "message": "end of test"})).await;
+    host.wait_for_log("end of test", |line| line.text().contains("end of test")).await;
 }
 
 #[tokio::test]
-async fn no_line_of_the_text_log_is_anybodys_but_the_hosts() {
+async fn input_cannot_forge_a_line_of_the_text_log() {
     let setup = Setup::new(PROGRAM).resource("/x", "speaker").log_format("text");
     let host = setup.environment("RUST_LOG", "trace").start().await;
-    say_it_everywhere(&host).await;
+    inject_everywhere(&host).await;
     for line in host.log() {
         let text = line.text();
         assert!(!text.contains(hidden), "{text:?}");
@@ -61,32 +61,34 @@ async fn no_line_of_the_text_log_is_anybodys_but_the_hosts() {
         let second = text.split_whitespace().nth(1).unwrap_or_default();
         assert!(["TRACE", "DEBUG", "INFO", "WARN", "ERROR"].contains(&second), "{text:?}");
     }
-    let said = |line: &plugsocket_tests::Line| {
-        line.text().contains("\\r\\n2026-01-01T00:00:00Z  INFO forged\\u{1b}[2J")
-    };
-    assert!(host.log().iter().filter(|line| said(line)).count() >= 2, "it is there, escaped");
+    let is_escaped =
+        |line: &Line| line.text().contains("\\r\\n2026-01-01T00:00:00Z  INFO forged\\u{1b}[2J");
+    assert!(
+        host.log().iter().filter(|line| is_escaped(line)).count() >= 2,
+        "the text is logged in escaped form"
+    );
 }
 
 #[tokio::test]
-async fn every_line_of_the_json_log_is_one_object_without_hidden_characters() {
+async fn each_line_of_the_json_log_is_one_object_without_hidden_characters() {
     let setup = Setup::new(PROGRAM).resource("/x", "speaker");
     let host = setup.environment("RUST_LOG", "trace").start().await;
-    say_it_everywhere(&host).await;
+    inject_everywhere(&host).await;
     for line in host.log() {
         let text = line.text();
         assert!(!text.contains(hidden), "{text:?}");
         let object: Value = serde_json::from_str(text).unwrap();
         assert!(object["level"].is_string() && object["timestamp"].is_string(), "{text}");
     }
-    // Nothing is lost: whoever reads the JSON has what was said.
+    // The JSON log contains the original text.
     let log = host.log();
     assert!(log.iter().any(|line| line.message() == FORGERY), "{log:?}");
 }
 
 #[tokio::test]
-async fn no_row_of_a_table_is_a_peers_or_a_files() {
+async fn input_cannot_forge_a_row_of_a_table() {
     let host = Setup::new(PROGRAM).resource("/x", "speaker").start().await;
-    // Without control characters: an ident that has such is none.
+    // No control characters: an ident that contains them is refused.
     let ident = "a\u{202e}\u{61c}\u{200b}\u{2028}b";
     let request = Request::to("/x").header("Client-Type", "backend").header("Ident", ident);
     let _backend = host.open(request).await.ready().await;
@@ -95,14 +97,14 @@ async fn no_row_of_a_table_is_a_peers_or_a_files() {
         (&["connections"][..], "a\\u{202e}\\u{61c}\\u{200b}\\u{2028}b", 2),
         (&["plugin", "list"], "a\\nforged\\u{1b}[2J", 3),
     ] {
-        let (code, said) = host.command(command).await;
-        assert!(code == 0 && said.contains(escaped), "{said:?}");
-        assert!(!said.contains(|c: char| c != '\n' && hidden(c)), "{said:?}");
-        assert_eq!(said.lines().count(), lines, "{said:?}");
+        let (code, output) = host.command(command).await;
+        assert!(code == 0 && output.contains(escaped), "{output:?}");
+        assert!(!output.contains(|c: char| c != '\n' && hidden(c)), "{output:?}");
+        assert_eq!(output.lines().count(), lines, "{output:?}");
     }
-    // Nothing is lost: whoever reads the JSON has what was said.
-    let (_, said) = host.command(&["connections", "--json"]).await;
-    assert_eq!(serde_json::from_str::<Value>(&said).unwrap()[0]["ident"], ident);
+    // The JSON output contains the original text.
+    let (_, output) = host.command(&["connections", "--json"]).await;
+    assert_eq!(serde_json::from_str::<Value>(&output).unwrap()[0]["ident"], ident);
 }
 
 const SECRETS: [&str; 7] = [
@@ -116,7 +118,7 @@ const SECRETS: [&str; 7] = [
 ];
 
 #[tokio::test]
-async fn nothing_secret_is_logged_even_where_everything_is() {
+async fn secrets_are_not_logged_even_at_trace_level() {
     let setup = Setup::new(PROGRAM).resource("/x", "speaker").plain("/echo", "echo");
     let setup = setup.resource("/guarded", "speaker").put("secret.key", "s3cr3t-key-".repeat(4));
     let setup = setup.auth("/guarded", "keys", r#"[{ algorithm = "HS256", file = "secret.key" }]"#);
@@ -126,10 +128,10 @@ async fn nothing_secret_is_logged_even_where_everything_is() {
         r#"["header", "query:token", "cookie:session", "subprotocol"]"#,
     );
     let host = setup.environment("RUST_LOG", "trace").start().await;
-    show_in_requests(&host).await;
-    let uuid = show_in_messages(&host).await;
-    host.connect("/x").await.ask(&json!({"do": "log", "message": "the last word"})).await;
-    host.wait_for_log("the last word", |line| line.text().contains("the last word")).await;
+    send_secrets_in_requests(&host).await;
+    let uuid = send_secrets_in_messages(&host).await;
+    host.connect("/x").await.ask(&json!({"do": "log", "message": "end of test"})).await;
+    host.wait_for_log("end of test", |line| line.text().contains("end of test")).await;
     let signature = uuid.split_once('.').unwrap().1.to_owned();
     for line in host.log() {
         let text = line.text();
@@ -137,7 +139,7 @@ async fn nothing_secret_is_logged_even_where_everything_is() {
     }
 }
 
-async fn show_in_requests(host: &TestHost) {
+async fn send_secrets_in_requests(host: &TestHost) {
     let [query, header, cookie, _, _, post, _] = SECRETS;
     for path in ["/x", "/guarded", "/nowhere", "/../x"] {
         for (target, field) in [
@@ -158,7 +160,7 @@ async fn show_in_requests(host: &TestHost) {
             raw.read_to_end().await;
         }
     }
-    // Malformed ones, which are quoted.
+    // Malformed requests, parts of which are quoted in the log.
     for request in [
         format!("GET /x?token={query} HTTP/1.1 x\r\nHost: h\r\n\r\n"),
         format!("GET x?token={query} HTTP/1.1\r\nHost: h\r\n\r\n"),
@@ -175,8 +177,8 @@ async fn show_in_requests(host: &TestHost) {
     }
 }
 
-/// The uuid that one of its clients got.
-async fn show_in_messages(host: &TestHost) -> String {
+/// Sends secrets in messages; returns the uuid of a client.
+async fn send_secrets_in_messages(host: &TestHost) -> String {
     let [query, _, _, text, bytes, _, line] = SECRETS;
     let mut client = host.connect(&format!("/x?{query}")).await;
     let uuid = client.uuid().to_owned();
@@ -189,7 +191,7 @@ async fn show_in_messages(host: &TestHost) -> String {
     let mut echo = host.open(Request::to("/echo")).await;
     echo.send_binary(bytes.as_bytes()).await;
     echo.receive().await;
-    // Fragments and control frames are tungstenite's to read.
+    // Fragments and control frames are read by tungstenite.
     let mut raw = host.raw().await.upgraded("/echo").await;
     raw.write(masked(0x01, text.as_bytes())).await;
     raw.write(masked(opcode::PING, bytes.as_bytes())).await;

@@ -1,7 +1,7 @@
-//! Applications that panic: one connection ends, everything else goes on.
+//! A panic in an application ends one connection and affects no other.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Client, Request, Setup, TestHost};
+use plugsocket_tests::{Client, Line, Request, Setup, TestHost};
 use serde_json::json;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -30,13 +30,15 @@ async fn a_panic_in_message_closes_that_connection_with_1011_and_no_other() {
     let mut plain = host.open(Request::to("/plain")).await;
     plain.send("panic").await;
     plain.expect_close(1011).await;
-    // Where it happened is in the log, and not told to the peer.
-    let line = host.wait_for_log("the place", |line| line.text().contains("lib.rs:")).await;
+    // The location of the panic is logged but not sent to the client.
+    let line = host
+        .wait_for_log("the location of the panic", |line| line.text().contains("lib.rs:"))
+        .await;
     assert!(line.text().contains("told to panic in message"), "{line}");
 }
 
 #[tokio::test]
-async fn a_panic_whose_payload_panics_when_dropped_is_no_worse() {
+async fn a_panic_payload_that_panics_when_dropped_is_contained() {
     let host = host().await;
     let mut bystander = host.connect("/panic").await;
     let mut client = host.connect("/panic").await;
@@ -55,7 +57,7 @@ async fn a_panic_in_open_refuses_the_connection() {
 }
 
 #[tokio::test]
-async fn a_panic_in_close_harms_nobody() {
+async fn a_panic_in_close_affects_no_other_connection() {
     let host = host().await;
     let mut bystander = host.connect("/panic").await;
     let mut client = host.connect("/panic").await;
@@ -63,13 +65,13 @@ async fn a_panic_in_close_harms_nobody() {
     client.receive_text().await;
     client.expect_next().await;
     client.close().await;
-    let told = |line: &plugsocket_tests::Line| line.text().contains("told to panic in close");
-    host.wait_for_log("the panic", told).await;
+    let is_panic = |line: &Line| line.text().contains("told to panic in close");
+    host.wait_for_log("the panic", is_panic).await;
     answers(&mut bystander).await;
 }
 
 #[tokio::test]
-async fn a_panic_in_start_leaves_the_other_resources_served() {
+async fn a_panic_in_start_affects_no_other_resource() {
     let setup = Setup::new(PROGRAM).resource("/panic", "panicker").resource("/fine", "panicker");
     let host = setup.config("/panic", "panic_in_start", "true").start().await;
     host.wait_for_error(0, "told to panic in start").await;
@@ -84,21 +86,21 @@ async fn a_panic_in_restore_or_drop_keeps_the_connections() {
     let mut host = host().await;
     let mut client = host.connect("/panic").await;
     let position = host.log_position();
-    host.offer(host.setup().config("/panic", "panic_in_restore", "true"));
+    host.write_setup(host.setup().config("/panic", "panic_in_restore", "true"));
     host.wait_for_error(position, "told to panic in restore").await;
-    // The rest of that file is in effect.
-    let applied = |line: &plugsocket_tests::Line| line.says("configuration applied");
-    host.wait_for_log_since(position, "the rest of the file", applied).await;
+    // The rest of the configuration is applied.
+    let applied = |line: &Line| line.starts_with("configuration applied");
+    host.wait_for_log_since(position, "the configuration to be applied", applied).await;
     answers(&mut client).await;
     let setup = host.setup().config("/panic", "panic_in_restore", "false");
     let setup = setup.config("/panic", "panic_in_drop", "true");
     host.apply(setup).await;
     answers(&mut client).await;
-    // Now the one that panics when dropped is replaced.
+    // Replaces the instance that panics when dropped.
     let position = host.log_position();
     host.apply(host.setup().config("/panic", "panic_in_drop", "false")).await;
-    let told = |line: &plugsocket_tests::Line| line.text().contains("told to panic in drop");
-    host.wait_for_log_since(position, "the panic", told).await;
+    let is_panic = |line: &Line| line.text().contains("told to panic in drop");
+    host.wait_for_log_since(position, "the panic", is_panic).await;
     answers(&mut client).await;
     assert_eq!(client.call(&json!({})).await.packets, [json!({})]);
 }

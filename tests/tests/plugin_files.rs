@@ -1,4 +1,5 @@
-//! Which files are loaded as libraries: what others could have written, or is not what was pinned, is not.
+//! Ownership and permissions of library files, and pinned hashes: untrusted libraries are not
+//! loaded.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::fs::{self, Permissions};
@@ -14,12 +15,13 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).resource("/count", "counter_v1")
 }
 
-fn mode(path: &Path, mode: u32) {
+fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// Puts the second library, as `prepare` makes it, and expects a refusal that says so; what ran goes on.
-async fn is_refused(host: &TestHost, prepare: impl Fn(&Path), expected: &str) {
+/// Installs another library after `prepare`, and expects a refusal; the running generation
+/// continues.
+async fn expect_refusal(host: &TestHost, prepare: impl Fn(&Path), expected: &str) {
     let position = host.log_position();
     let next = host.folder().join("next");
     fs::copy(plugin_path("counter_v2"), &next).unwrap();
@@ -36,17 +38,17 @@ fn is_root() -> bool {
 }
 
 #[tokio::test]
-async fn a_library_that_everybody_could_write_is_refused_until_that_is_put_right() {
+async fn a_world_writable_library_is_refused_until_its_mode_is_fixed() {
     let host = setup().start().await;
-    is_refused(
+    expect_refusal(
         &host,
-        |next| mode(next, 0o777),
+        |next| set_mode(next, 0o777),
         "can be written by everybody, mode 777; `chmod go-w ",
     )
     .await;
-    // What the refusal says is all that it takes.
+    // The command in the message is sufficient.
     let position = host.log_position();
-    mode(&host.library("counter_v1"), 0o755);
+    set_mode(&host.library("counter_v1"), 0o755);
     host.wait_for_reload(position).await;
 }
 
@@ -56,25 +58,26 @@ fn setfacl(arguments: &[&str], path: &Path) -> bool {
 }
 
 #[tokio::test]
-async fn a_list_of_others_who_may_write_is_refused_until_it_is_taken_away() {
+async fn an_acl_with_other_writers_is_refused_until_removed() {
     const OTHERS: [&str; 2] = ["-m", "u:54321:rwx"];
     let host = setup().start().await;
     let folder = host.folder().join("plugins");
     if !setfacl(&OTHERS, &folder) {
-        eprintln!("skipped: no setfacl, or no lists on this file system");
+        eprintln!("skipped: no setfacl, or the file system does not support ACLs");
         return;
     }
-    is_refused(&host, |_| {}, "plugins has an access control list, by which more than its").await;
+    expect_refusal(&host, |_| {}, "plugins has an access control list, by which more than its")
+        .await;
     assert!(setfacl(&["-b"], &folder));
     let others = |next: &Path| assert!(setfacl(&OTHERS, next));
-    is_refused(&host, others, "; `setfacl -b ").await;
+    expect_refusal(&host, others, "; `setfacl -b ").await;
     let position = host.log_position();
     assert!(setfacl(&["-b"], &host.library("counter_v1")));
     host.wait_for_reload(position).await;
 }
 
 #[tokio::test]
-async fn a_library_of_the_same_size_and_time_is_another_one() {
+async fn a_changed_library_with_the_same_size_and_time_is_loaded() {
     let [first, second] =
         ["counter_v1", "counter_v2"].map(|name| fs::read(plugin_path(name)).unwrap());
     let size = first.len().max(second.len());
@@ -94,54 +97,54 @@ async fn a_library_of_the_same_size_and_time_is_another_one() {
 }
 
 #[tokio::test]
-async fn a_folder_that_everybody_could_write_is_refused_sticky_or_not() {
+async fn a_world_writable_folder_is_refused_even_if_sticky() {
     let host = setup().start().await;
     let folder = host.folder().join("plugins");
     for bits in [0o777, 0o1777] {
-        mode(&folder, bits);
+        set_mode(&folder, bits);
         let expected = format!("plugins can be written by everybody, mode {bits:o}; `chmod go-w ");
-        is_refused(&host, |_| {}, &expected).await;
+        expect_refusal(&host, |_| {}, &expected).await;
     }
-    mode(&folder, 0o755);
-    let (code, said) = host.command(&["plugin", "reload", "counter_v1"]).await;
-    assert_eq!(code, 0, "{said}");
+    set_mode(&folder, 0o755);
+    let (code, output) = host.command(&["plugin", "reload", "counter_v1"]).await;
+    assert_eq!(code, 0, "{output}");
 }
 
 #[tokio::test]
-async fn a_link_is_judged_by_what_it_leads_to() {
+async fn the_target_of_a_link_and_all_folders_on_the_way_are_checked() {
     let host = setup().start().await;
     let elsewhere = host.folder().join("elsewhere");
     fs::create_dir(&elsewhere).unwrap();
-    mode(&elsewhere, 0o777);
+    set_mode(&elsewhere, 0o777);
     let target = elsewhere.join("lib.so");
     let link = |next: &Path| {
         fs::rename(next, &target).unwrap();
         std::os::unix::fs::symlink(&target, next).unwrap();
     };
-    is_refused(&host, link, "elsewhere can be written by everybody").await;
-    // The same behind a link that lies in a folder of everybody's.
+    expect_refusal(&host, link, "elsewhere can be written by everybody").await;
+    // A link to a link in a world-writable folder.
     let (real, mid) = (host.folder().join("real"), host.folder().join("mid"));
     for folder in [&real, &mid] {
         fs::create_dir(folder).unwrap();
     }
-    mode(&mid, 0o1777);
+    set_mode(&mid, 0o1777);
     let twice = |next: &Path| {
         fs::rename(next, real.join("lib.so")).unwrap();
         std::os::unix::fs::symlink("../real/lib.so", mid.join("l")).unwrap();
         std::os::unix::fs::symlink("../mid/l", next).unwrap();
     };
-    is_refused(&host, twice, "mid can be written by everybody, mode 1777").await;
+    expect_refusal(&host, twice, "mid can be written by everybody, mode 1777").await;
 }
 
 #[tokio::test]
-async fn another_owner_and_a_shared_group_are_refused() {
+async fn a_foreign_owner_or_shared_group_is_refused() {
     if !is_root() {
         eprintln!("skipped: only root can give files away");
         return;
     }
     let mut host = setup().start().await;
     let given = |next: &Path| chown(next, Some(12345), None).unwrap();
-    is_refused(
+    expect_refusal(
         &host,
         given,
         "belongs to user 12345, who is neither root nor the user that runs the host (0)",
@@ -149,34 +152,34 @@ async fn another_owner_and_a_shared_group_are_refused() {
     .await;
     let shared = |next: &Path| {
         chown(next, Some(0), Some(12345)).unwrap();
-        mode(next, 0o775);
+        set_mode(next, 0o775);
     };
-    is_refused(
+    expect_refusal(
         &host,
         shared,
         "can be written by the group 12345, which is not one of its owner alone",
     )
     .await;
-    // Where the operator says so, it is taken all the same.
+    // `check_owner = false` disables the check.
     host.apply(host.setup().reload("check_owner", "false")).await;
-    let (code, said) = host.command(&["plugin", "reload", "counter_v1"]).await;
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = host.command(&["plugin", "reload", "counter_v1"]).await;
+    assert_eq!(code, 0, "{output}");
 }
 
-/// As `cargo build` and `cp` leave them where the umask is 002.
+/// The modes that `cargo build` and `cp` create with umask 002.
 #[tokio::test]
-async fn a_private_group_may_write() {
+async fn a_library_writable_by_a_private_group_is_loaded() {
     let host = setup().start().await;
     let position = host.log_position();
     let next = host.folder().join("next");
     fs::copy(plugin_path("counter_v2"), &next).unwrap();
     let meta = fs::metadata(&next).unwrap();
     if meta.uid() != meta.gid() {
-        eprintln!("skipped: this user's group is not its own");
+        eprintln!("skipped: this user has no private group");
         return;
     }
-    mode(&next, 0o775);
-    mode(&host.folder().join("plugins"), 0o775);
+    set_mode(&next, 0o775);
+    set_mode(&host.folder().join("plugins"), 0o775);
     fs::rename(next, host.library("counter_v1")).unwrap();
     host.wait_for_reload(position).await;
 }
@@ -188,36 +191,36 @@ fn sha256(library: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_pinned_plugin_loads_nothing_else_until_the_pin_says_so() {
+async fn a_pinned_plugin_loads_only_pinned_hashes() {
     let (first, second) = (sha256("counter_v1"), sha256("counter_v2"));
     let setup = setup().plugin_key("counter_v1", "sha256", &format!("{first:?}"));
     let mut host = setup.start().await;
-    is_refused(
+    expect_refusal(
         &host,
         |_| {},
         &format!("its SHA-256 is {second}, and [plugins.counter_v1] allows only {first}"),
     )
     .await;
-    let (code, said) = host.command(&["plugin", "list"]).await;
+    let (code, output) = host.command(&["plugin", "list"]).await;
     assert!(
-        code == 0 && said.contains(&format!("counter_v1: pinned to SHA-256 {first}")),
-        "{said}"
+        code == 0 && output.contains(&format!("counter_v1: pinned to SHA-256 {first}")),
+        "{output}"
     );
-    assert!(said.contains(&second), "{said}");
-    // The other pin is all that it takes: the library lies there already.
+    assert!(output.contains(&second), "{output}");
+    // The refused library is loaded as soon as its hash is pinned.
     let position = host.log_position();
     let pins = format!("[{first:?}, {second:?}]");
     host.apply(host.setup().plugin_key("counter_v1", "sha256", &pins)).await;
     host.wait_for_reload(position).await;
-    let (_, said) = host.command(&["plugin", "list", "--json"]).await;
-    let list: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let (_, output) = host.command(&["plugin", "list", "--json"]).await;
+    let list: serde_json::Value = serde_json::from_str(&output).unwrap();
     let plugin = list.as_array().unwrap().iter().find(|p| p["name"] == "counter_v1").unwrap();
-    assert_eq!(plugin["generation"]["hash"], second, "{said}");
+    assert_eq!(plugin["generation"]["hash"], second, "{output}");
     assert_eq!(plugin["pinned"], serde_json::json!([first, second]));
 }
 
 #[tokio::test]
-async fn a_pin_that_nothing_matches_keeps_the_resource_closed() {
+async fn a_pin_that_does_not_match_keeps_the_resource_closed() {
     let wrong = "0".repeat(64);
     let host = setup().plugin_key("counter_v1", "sha256", &format!("{wrong:?}")).start().await;
     host.wait_for_error(0, &format!("allows only {wrong}")).await;
@@ -225,7 +228,7 @@ async fn a_pin_that_nothing_matches_keeps_the_resource_closed() {
     assert_eq!(raw.try_handshake("/count").await, 101);
 }
 
-/// Everything below a folder that others may read or write.
+/// Returns everything below a folder that other users may access.
 fn open_to_others(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().flatten() {
@@ -241,15 +244,15 @@ fn open_to_others(folder: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_the_host_keeps_is_its_own_whatever_the_umask() {
+async fn files_of_the_host_are_private_regardless_of_umask() {
     let setup = setup().key("/count", "snapshot_every", "600");
     let mut host = setup.launcher(&["sh", "-c", r#"umask 0; exec "$0" "$@""#]).start().await;
     host.reload("counter_v1", "counter_v2").await;
-    // The snapshot at the end; the staged copies go with it, and are looked at before.
+    // The staged copies are removed at the end, so they are checked first.
     let own = host.folder().join(".plugsocket");
     assert_eq!(open_to_others(&own.join("staged")), Vec::<String>::new());
     host.signal("TERM");
-    assert!(host.ended().await.success());
+    assert!(host.exited().await.success());
     assert_eq!(fs::read_dir(own.join("state/snapshots")).unwrap().count(), 1);
     assert_eq!(fs::read_dir(own.join("state/generations/counter_v1")).unwrap().count(), 2);
     assert_eq!(open_to_others(&own.join("state")), Vec::<String>::new());
@@ -261,27 +264,27 @@ async fn what_the_host_keeps_is_its_own_whatever_the_umask() {
 }
 
 #[tokio::test]
-async fn a_lock_that_others_could_hold_is_closed_to_them() {
-    let folder = setup().lay_out();
+async fn lock_files_open_to_others_are_made_private() {
+    let folder = setup().create_folder();
     let own = folder.join(".plugsocket");
     fs::create_dir_all(own.join("state")).unwrap();
     let locks = [own.join("control.lock"), own.join("state/lock")];
     for lock in &locks {
         fs::write(lock, "").unwrap();
-        mode(lock, 0o666);
+        set_mode(lock, 0o666);
     }
     let mut command = tokio::process::Command::new(PROGRAM);
     command.arg("--config").arg(folder.join("plugins.toml")).kill_on_drop(true);
     let host = command.stderr(std::process::Stdio::null()).spawn().unwrap();
-    let are_closed = |locks: &[std::path::PathBuf]| {
+    let are_private = |locks: &[std::path::PathBuf]| {
         locks.iter().all(|lock| fs::metadata(lock).unwrap().mode() & 0o777 == 0o600)
     };
-    let closed = async {
-        while !are_closed(&locks) {
+    let private = async {
+        while !are_private(&locks) {
             tokio::task::yield_now().await
         }
     };
-    within("the locks to be closed", closed).await;
+    within("the locks to be private", private).await;
     drop(host);
     fs::remove_dir_all(folder).unwrap();
 }

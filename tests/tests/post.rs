@@ -1,4 +1,4 @@
-//! A backend in one HTTP request, as curl sends it.
+//! Backends that send a message as an HTTP POST request.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{RawClient, Response, Setup, TestHost};
@@ -11,7 +11,7 @@ async fn host() -> TestHost {
     setup.server("max_message", "1000").start().await
 }
 
-/// Posts as curl does.
+/// Posts with the headers that curl sends.
 async fn post(host: &TestHost, path: &str, body: &str) -> Response {
     let headers = format!(
         "User-Agent: curl/8.0\r\nAccept: */*\r\nContent-Length: {}\r\n\
@@ -28,7 +28,7 @@ async fn request(host: &TestHost, path: &str, headers: &str, body: &str) -> Resp
 }
 
 #[tokio::test]
-async fn a_feedback_by_post_reaches_its_browser_and_the_answer_tells_so() {
+async fn a_feedback_by_post_reaches_its_browser_and_returns_the_verdict() {
     let host = host().await;
     let mut browser = host.connect("/php").await;
     let feedback = json!({"opcode": "feedback", "uuid": browser.uuid(), "message": "50 %"});
@@ -52,7 +52,7 @@ async fn a_post_is_a_backend_and_gets_the_packets_before_next() {
     assert_eq!(greeting["greeting"], session["uuid"]);
     assert_eq!((&session["kind"], &session["header"]), (&json!("backend"), &json!("curl/8.0")));
     assert_eq!(next["opcode"], "next");
-    // For the application it came and went.
+    // The application sees a session that opens and closes.
     let response = post(&host, "/speak", r#"{"do":"log-of-calls"}"#).await;
     let calls = response.packets()[0]["result"].clone();
     let about = |call: &&Value| call["uuid"] == session["uuid"];
@@ -62,7 +62,7 @@ async fn a_post_is_a_backend_and_gets_the_packets_before_next() {
 }
 
 #[tokio::test]
-async fn curl_is_told_to_continue_with_a_long_body() {
+async fn expect_100_continue_is_answered() {
     let host = host().await;
     let body = json!({"opcode": "echo", "message": "x".repeat(500)}).to_string();
     let mut client = host.raw().await;
@@ -77,7 +77,7 @@ async fn curl_is_told_to_continue_with_a_long_body() {
 }
 
 #[tokio::test]
-async fn a_body_in_pieces_is_joined() {
+async fn a_request_sent_byte_by_byte_is_joined() {
     let host = host().await;
     let mut client = host.raw().await;
     let body = r#"{"opcode":"echo","message":"ü"}"#;
@@ -90,7 +90,7 @@ async fn a_body_in_pieces_is_joined() {
 }
 
 #[tokio::test]
-async fn what_is_refused_has_a_status_and_a_reason() {
+async fn each_refused_post_has_a_status_and_a_reason() {
     let host = host().await;
     for (path, headers, body, status) in [
         ("/php", "Origin: http://localhost\r\nContent-Length: 2\r\n", "{}", 403),
@@ -112,7 +112,7 @@ async fn what_is_refused_has_a_status_and_a_reason() {
 }
 
 #[tokio::test]
-async fn an_application_that_refuses_says_why_in_the_body() {
+async fn a_refusal_by_the_application_is_in_the_body() {
     let host = host().await;
     let response = post(&host, "/speak?refuse=full", "{}").await;
     assert_eq!(response.packets(), [json!({"opcode": "close", "error": "full"})]);
@@ -141,18 +141,18 @@ async fn an_address_that_is_not_allowed_may_not_post() {
 }
 
 #[tokio::test]
-async fn a_resource_without_dialog_is_answered_with_packets_all_the_same() {
+async fn a_post_to_a_resource_without_dialog_is_answered_with_packets() {
     let host = Setup::new(PROGRAM).plain("/echo", "echo").start().await;
     let response = post(&host, "/echo", "7").await;
     assert_eq!(response.packets(), [json!(7), json!({"opcode": "next", "fyi": ""})]);
 }
 
 #[tokio::test]
-async fn two_requests_in_one_packet_are_not_smuggled_past() {
+async fn a_second_request_in_the_same_packet_is_ignored() {
     let host = host().await;
     let mut client = host.raw().await;
     let first = "POST /php HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
     client.write([first, &RawClient::handshake("/php")].concat()).await;
-    // One answer, and the end.
+    // One response, then the end of the connection.
     assert_eq!(client.last_response().await.packets().len(), 1);
 }

@@ -1,4 +1,5 @@
-//! A new library that does badly in its first moments: undone by itself, with the state and without losing anybody.
+//! Probation: a new library that fails shortly after loading is rolled back, keeping state and
+//! connections.
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, Line, Request, Setup, TestHost};
@@ -11,7 +12,7 @@ fn setup(library: &str) -> Setup {
     Setup::new(PROGRAM).resource("/app", "app").library("app", library)
 }
 
-/// Who counted, the total, and the number of this connection's messages.
+/// Sends a message; returns the version that counted it, the total and this connection's count.
 async fn count(client: &mut Client) -> (String, u64, u64) {
     client.send("x").await;
     let packet = client.until_next().await.packets.remove(0);
@@ -23,37 +24,36 @@ fn v1(total: u64, seq: u64) -> (String, u64, u64) {
     ("v1".to_owned(), total, seq)
 }
 
-async fn failed(host: &TestHost) -> Line {
-    let is_meant = |line: &Line| line.says("probation failed");
-    host.wait_for_log("the end of the probation", is_meant).await
+async fn probation_failure(host: &TestHost) -> Line {
+    let is_match = |line: &Line| line.starts_with("probation failed");
+    host.wait_for_log("the probation to fail", is_match).await
 }
 
 #[tokio::test]
-async fn a_panic_brings_the_library_before_back_with_the_state_of_the_swap_if_no_other_is_taken() {
+async fn a_panic_rolls_back_with_the_state_before_the_swap_if_the_new_state_is_refused() {
     let host = setup("counter_v1").start().await;
-    let (mut stays, mut goes) = (host.connect("/app").await, host.connect("/app").await);
-    assert_eq!((count(&mut stays).await, count(&mut goes).await), (v1(1, 1), v1(2, 1)));
-    // It takes over any state, and gives one that the counter does not take.
+    let (mut staying, mut leaving) = (host.connect("/app").await, host.connect("/app").await);
+    assert_eq!((count(&mut staying).await, count(&mut leaving).await), (v1(1, 1), v1(2, 1)));
+    // The panicker accepts any state, but its snapshot is not valid for the counter.
     host.reload("app", "panicker").await;
-    let (mut comes, mut guilty) = (host.connect("/app").await, host.connect("/app").await);
-    goes.close().await;
-    guilty.send("panic").await;
-    guilty.expect_close_packet(1011).await;
-    let line = failed(&host).await;
+    let (mut joining, mut failing) = (host.connect("/app").await, host.connect("/app").await);
+    leaving.close().await;
+    failing.send("panic").await;
+    failing.expect_close_packet(1011).await;
+    let line = probation_failure(&host).await;
     let fields = ["plugin", "generation", "reason", "state", "again"].map(|name| line.field(name));
     assert_eq!(fields, ["app", "2", "/app: it panicked", "as before the swap", "1"]);
-    assert_eq!(count(&mut stays).await, v1(3, 2));
-    assert_eq!(count(&mut comes).await, v1(4, 1));
-    // The same file is not tried again.
+    assert_eq!(count(&mut staying).await, v1(3, 2));
+    assert_eq!(count(&mut joining).await, v1(4, 1));
+    // The same file is not loaded again.
     let position = host.log_position();
     host.replace_library("app", "panicker");
     host.wait_for_error(position, "rolled back from").await;
-    assert_eq!(count(&mut stays).await, v1(5, 3));
+    assert_eq!(count(&mut staying).await, v1(5, 3));
 }
 
 #[tokio::test]
-async fn refused_messages_over_the_share_bring_the_library_before_back_and_the_state_is_carried_back()
- {
+async fn too_many_refused_messages_roll_back_with_the_current_state() {
     let host = setup("counter_v1").start().await;
     let mut client = host.connect("/app").await;
     assert_eq!(count(&mut client).await, v1(1, 1));
@@ -62,44 +62,44 @@ async fn refused_messages_over_the_share_bring_the_library_before_back_and_the_s
         count(&mut client).await;
     }
     for _ in 0..6 {
-        let mut guilty = host.connect("/app").await;
-        guilty.send_binary(b"x").await;
-        guilty.expect_close_packet(1003).await;
+        let mut failing = host.connect("/app").await;
+        failing.send_binary(b"x").await;
+        failing.expect_close_packet(1003).await;
     }
-    let line = failed(&host).await;
+    let line = probation_failure(&host).await;
     assert!(line.field("reason").starts_with("/app: it refused 6 of 2"), "{line}");
     assert_eq!(line.field("state"), "carried back");
     assert_eq!(count(&mut client).await, v1(22, 22));
 }
 
 #[tokio::test]
-async fn a_library_is_judged_however_many_orders_come_meanwhile() {
+async fn probation_ends_even_under_constant_control_requests() {
     let host = setup("counter_v1").start().await;
     host.reload("app", "panicker").await;
     let control = host.folder().join(".plugsocket/control");
-    let mut asking = tokio::task::JoinSet::new();
+    let mut requests = tokio::task::JoinSet::new();
     for _ in 0..8 {
         let control = control.clone();
-        asking.spawn(async move {
+        requests.spawn(async move {
             loop {
                 let mut stream = tokio::net::UnixStream::connect(&control).await.unwrap();
-                stream.write_all(ORDER).await.unwrap();
+                stream.write_all(REQUEST).await.unwrap();
                 stream.read_to_end(&mut Vec::new()).await.unwrap();
             }
         });
     }
-    let mut guilty = host.connect("/app").await;
-    guilty.send("panic").await;
-    guilty.expect_close_packet(1011).await;
-    failed(&host).await;
-    assert!(asking.try_join_next().is_none(), "they ask on");
+    let mut failing = host.connect("/app").await;
+    failing.send("panic").await;
+    failing.expect_close_packet(1011).await;
+    probation_failure(&host).await;
+    assert!(requests.try_join_next().is_none(), "the requests are still being sent");
 }
 
-/// One that changes nothing.
-const ORDER: &[u8] = b"{\"do\":\"plugin-disable\",\"plugin\":\"nobody\"}\n";
+/// A control request without effect.
+const REQUEST: &[u8] = b"{\"do\":\"plugin-disable\",\"plugin\":\"nobody\"}\n";
 
 #[tokio::test]
-async fn a_library_that_did_well_stays_whatever_it_does_later() {
+async fn a_library_that_passed_probation_is_not_rolled_back() {
     let host = setup("counter_v1").reload("probation_messages", "5").start().await;
     host.reload("app", "panicker").await;
     let mut client = host.connect("/app").await;
@@ -107,40 +107,40 @@ async fn a_library_that_did_well_stays_whatever_it_does_later() {
         client.send("fine").await;
         client.until_text("fine").await;
     }
-    host.wait_for_log("to pass", |line| line.says("probation passed")).await;
-    let mut guilty = host.connect("/app").await;
-    guilty.send("panic").await;
-    guilty.expect_close_packet(1011).await;
+    host.wait_for_log("the probation to pass", |line| line.starts_with("probation passed")).await;
+    let mut failing = host.connect("/app").await;
+    failing.send("panic").await;
+    failing.expect_close_packet(1011).await;
     client.send("still here").await;
     client.until_text("still here").await;
-    assert!(host.log().iter().all(|line| !line.says("probation failed")));
+    assert!(host.log().iter().all(|line| !line.starts_with("probation failed")));
 }
 
 #[tokio::test]
-async fn a_library_that_gets_stuck_on_probation_is_undone_as_well() {
+async fn a_library_that_gets_stuck_on_probation_is_rolled_back() {
     let watchdog = "{ callback_warn = 0.1, callback_limit = 0.4, restart_pause = 600 }";
     let host = setup("speaker").server("watchdog", watchdog).start().await;
     host.reload("app", "blocker").await;
-    let mut guilty = host.connect("/app").await;
-    guilty.send("block forever").await;
-    guilty.expect_close_packet(1013).await;
-    assert_eq!(failed(&host).await.field("reason"), "/app: it got stuck");
+    let mut failing = host.connect("/app").await;
+    failing.send("block forever").await;
+    failing.expect_close_packet(1013).await;
+    assert_eq!(probation_failure(&host).await.field("reason"), "/app: it got stuck");
     let mut client = host.open(Request::to("/app")).await.ready().await;
     assert_eq!(client.ask(&json!({"do": "whoami"})).await["uuid"], client.uuid());
 }
 
 #[tokio::test]
-async fn without_probation_a_panic_costs_one_connection_and_no_more() {
+async fn without_probation_a_panic_only_closes_its_connection() {
     let host = setup("counter_v1").reload("probation_time", "0").start().await;
     host.reload("app", "panicker").await;
-    let (mut client, mut guilty) = (host.connect("/app").await, host.connect("/app").await);
-    guilty.send("panic").await;
-    guilty.expect_close_packet(1011).await;
+    let (mut client, mut failing) = (host.connect("/app").await, host.connect("/app").await);
+    failing.send("panic").await;
+    failing.expect_close_packet(1011).await;
     client.send("still the new one").await;
     client.until_text("still the new one").await;
 }
 
-/// For a plugin that sends back what it gets.
+/// Expects an echo and its `next`.
 trait UntilText {
     async fn until_text(&mut self, text: &str);
 }

@@ -1,14 +1,14 @@
-//! The PROXY protocol: who is believed, and what becomes of the rest.
+//! The PROXY protocol, versions 1 and 2: trusted and untrusted senders, and malformed headers.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{RawClient, Setup, TestHost};
+use plugsocket_tests::{Line, RawClient, Setup, TestHost};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// Behind a proxy on 127.0.0.1; backends come from 198.51.100.7.
+/// A host behind a proxy on 127.0.0.1 that allows backends from 198.51.100.7.
 fn setup() -> Setup {
     Setup::new(PROGRAM)
         .resource("/web", "feedback")
@@ -22,21 +22,21 @@ fn version_2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     [b"\r\n\r\n\0\r\nQUIT\n", &[command, family][..], &length, body].concat()
 }
 
-/// Connects with this header; the address under which the host knows the connection.
+/// Connects with a PROXY header; returns the client address that the host reports.
 async fn known_as(host: &TestHost, header: &[u8]) -> String {
     let mut client = host.raw().await;
-    // In one write: nothing behind the header may be lost.
+    // In one write, so that the host reads bytes beyond the header.
     let handshake = RawClient::handshake("/web");
     client.write([header, handshake.as_bytes()].concat()).await;
     client.expect_switching().await;
     assert!(client.expect_text().await.contains("ready"));
-    let (_, said) = host.command(&["connections", "--json"]).await;
-    let connections: Value = serde_json::from_str(&said).unwrap();
+    let (_, output) = host.command(&["connections", "--json"]).await;
+    let connections: Value = serde_json::from_str(&output).unwrap();
     connections[0]["address"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
-async fn a_proxy_says_for_whom_it_speaks() {
+async fn the_address_in_a_proxy_header_becomes_the_clients_address() {
     let host = setup().start().await;
     let v4 = [203, 0, 113, 9, 10, 0, 0, 1, 1, 2, 3, 4];
     let mut v6 = [0; 36];
@@ -54,8 +54,8 @@ async fn a_proxy_says_for_whom_it_speaks() {
     ] {
         let position = host.log_position();
         assert_eq!(known_as(&host, &header).await, address, "{}", header.escape_ascii());
-        let is_end = |line: &plugsocket_tests::Line| line.message() == "connection ends";
-        host.wait_for_log_since(position, "its end", is_end).await;
+        let is_end = |line: &Line| line.message() == "connection ends";
+        host.wait_for_log_since(position, "the end of the connection", is_end).await;
     }
 }
 
@@ -71,10 +71,10 @@ async fn the_address_in_the_header_decides_who_is_a_backend() {
 }
 
 #[tokio::test]
-async fn one_of_unknown_address_has_none_of_the_rights_of_the_proxy() {
+async fn a_client_of_unknown_address_has_none_of_the_proxys_rights() {
     let host = setup().server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
     let request = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
-    // It may not say who it is either: it is no proxy.
+    // Its X-Forwarded-For is ignored too, because the client is not a proxy.
     let forwarded = request.replace("Host: x", "Host: x\r\nX-Forwarded-For: 127.0.0.1");
     let body = [127; 216];
     for (header, status) in [
@@ -83,7 +83,7 @@ async fn one_of_unknown_address_has_none_of_the_rights_of_the_proxy() {
         (version_2(0x21, 0x22, &body[..36]), 403),
         (version_2(0x21, 0x31, &body), 403),
         (version_2(0x21, 0x32, &body), 403),
-        // The proxy itself.
+        // The proxy's own connections.
         (version_2(0x20, 0x00, &[]), 200),
         (version_2(0x20, 0x31, &body), 200),
         (b"PROXY UNKNOWN\r\n".to_vec(), 200),
@@ -102,7 +102,7 @@ async fn one_of_unknown_address_has_none_of_the_rights_of_the_proxy() {
 }
 
 #[tokio::test]
-async fn a_proxy_without_a_whole_header_is_not_let_in() {
+async fn an_incomplete_proxy_header_closes_the_connection() {
     let host = setup().server("head_timeout", "0.2").start().await;
     for begin in [
         RawClient::handshake("/web").into_bytes(),
@@ -121,12 +121,12 @@ async fn a_proxy_without_a_whole_header_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn proxies_that_send_no_header_are_told_of_aloud_once_a_minute() {
+async fn missing_proxy_headers_are_logged_as_a_warning_once_per_minute() {
     let host = setup().start().await;
     let missing = "the connection begins with no PROXY header";
     let words = "malformed PROXY header: not two addresses and two ports";
     for (begin, level, error) in [
-        // A balancer looks whether the host is there.
+        // A health check of a load balancer.
         ("", "DEBUG", "unexpected end of file"),
         ("GET / HTTP/1.1\r\n", "WARN", missing),
         ("PROXY TCP4 203.0.113.9\r\n", "DEBUG", words),
@@ -137,15 +137,15 @@ async fn proxies_that_send_no_header_are_told_of_aloud_once_a_minute() {
         client.write(begin).await;
         client.finish().await;
         assert_eq!(client.read_to_end().await, b"");
-        let told = |line: &plugsocket_tests::Line| line.says("a proxy is not served");
-        let line = host.wait_for_log_since(position, begin, told).await;
+        let is_match = |line: &Line| line.starts_with("a proxy is not served");
+        let line = host.wait_for_log_since(position, begin, is_match).await;
         assert_eq!((line.level(), line.field("error")), (level, error.to_owned()));
         assert_eq!(line.field("address"), "127.0.0.1");
     }
 }
 
 #[tokio::test]
-async fn the_time_for_a_request_runs_from_the_first_moment() {
+async fn head_timeout_starts_when_the_connection_is_accepted() {
     let host = setup().server("head_timeout", "2").start().await;
     let begun = Instant::now();
     let mut client = host.raw().await;
@@ -157,17 +157,17 @@ async fn the_time_for_a_request_runs_from_the_first_moment() {
 }
 
 #[tokio::test]
-async fn nobody_else_is_believed() {
+async fn a_proxy_header_from_an_untrusted_address_is_refused() {
     let host = setup().server("trusted_proxies", r#"["192.0.2.1"]"#).start().await;
-    let mut liar = host.raw().await;
+    let mut client = host.raw().await;
     let handshake = RawClient::handshake("/web");
-    liar.write(format!("PROXY TCP4 198.51.100.7 10.0.0.1 1 2\r\n{handshake}")).await;
-    assert_eq!(liar.last_response().await.status, 400);
+    client.write(format!("PROXY TCP4 198.51.100.7 10.0.0.1 1 2\r\n{handshake}")).await;
+    assert_eq!(client.last_response().await.status, 400);
     assert_eq!(host.raw().await.try_handshake("/web").await, 101);
 }
 
 #[tokio::test]
-async fn it_is_switched_on_and_off_while_the_host_runs() {
+async fn proxy_protocol_can_be_enabled_at_run_time() {
     let mut host = setup().server("proxy_protocol", "false").start().await;
     assert_eq!(host.raw().await.try_handshake("/web").await, 101);
     let on = host.setup().server("proxy_protocol", "true");
@@ -178,7 +178,7 @@ async fn it_is_switched_on_and_off_while_the_host_runs() {
 }
 
 #[tokio::test]
-async fn limits_hold_for_whom_the_proxy_speaks_for() {
+async fn rate_limits_apply_to_the_address_in_the_proxy_header() {
     let host = setup().server("max_handshakes_per_ip", "1").start().await;
     let mut refused = 0;
     for n in 0..10 {
@@ -195,7 +195,7 @@ async fn limits_hold_for_whom_the_proxy_speaks_for() {
 }
 
 #[tokio::test]
-async fn a_proxy_behind_the_balancer_is_no_address_that_comes_too_often() {
+async fn a_proxy_behind_a_load_balancer_is_exempt_from_the_rate_limit() {
     let setup = setup().server("max_handshakes_per_ip", "1");
     let setup = setup.server("trusted_proxies", r#"["127.0.0.1", "10.0.0.0/8"]"#);
     let host = setup.start().await;

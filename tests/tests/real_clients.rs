@@ -1,10 +1,11 @@
-//! Clients that others wrote, each in its own language, against the real program with the bundled applications: the scripts are in
-//! `tests/clients`. One whose runtime is missing is skipped with a line that says so, but never with `CI=true`.
+//! Third-party clients in their own languages against the host with the bundled applications; the
+//! scripts are in `tests/clients`. A test without its runtime is skipped with a message; with
+//! `CI=true` it fails.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
     clippy::explicit_write,
-    reason = "a test fails loudly; a skip is said past the harness"
+    reason = "a test fails loudly; a skipped test is reported past the test harness"
 )]
 
 use std::io::Write as _;
@@ -16,46 +17,46 @@ use plugsocket_tests::{Address, Setup, TestHost};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// For a whole script; a browser takes its time on a busy machine.
-const LIMIT: Duration = Duration::from_secs(180);
-/// How a script says that a package of its runtime is missing.
+/// The time limit of a script; a browser is slow on a busy machine.
+const TIME_LIMIT: Duration = Duration::from_secs(180);
+/// The exit code of a script that misses a package.
 const MISSING: i32 = 77;
 
 #[tokio::test]
-async fn python_websockets() {
+async fn the_python_websockets_library_works() {
     let python = std::env::var("PLUGSOCKET_PYTHON").unwrap_or_else(|_| "python3".to_owned());
     against_host(&python, &["tests/clients/python_websockets.py"]).await;
 }
 
 #[tokio::test]
-async fn node_ws_and_the_javascript_client() {
+async fn node_ws_and_the_javascript_client_work() {
     against_host("node", &["tests/clients/node_ws.mjs"]).await;
 }
 
 #[tokio::test]
-async fn a_browser_page_as_it_was_written_before() {
+async fn a_browser_page_written_for_the_predecessor_works() {
     against_host("node", &["tests/clients/old_browser.mjs"]).await;
 }
 
 #[tokio::test]
-async fn the_page_of_the_host_in_a_browser() {
-    if has_browser("the_page_of_the_host_in_a_browser") {
+async fn the_hosts_page_works_in_a_browser() {
+    if has_browser("the_hosts_page_works_in_a_browser") {
         against_host("node", &["--test", "clients/js/tests/page.test.js"]).await;
     }
 }
 
 #[tokio::test]
-async fn php_scripts_as_they_were_written_before() {
+async fn php_scripts_written_for_the_predecessor_work() {
     against_host("php", &["tests/clients/legacy_php.php"]).await;
 }
 
 #[tokio::test]
-async fn the_php_client() {
+async fn the_php_client_works() {
     against_host("php", &["tests/clients/php_client.php"]).await;
 }
 
 #[tokio::test]
-async fn curl() {
+async fn curl_can_post() {
     against_host("bash", &["tests/clients/curl_post.sh"]).await;
 }
 
@@ -76,7 +77,7 @@ async fn against_host(runtime: &str, arguments: &[&str]) {
     run(runtime, arguments, Some(&host)).await;
 }
 
-/// As the shipped plugins.toml maps them, but with a ping each second.
+/// Starts a host with the resources of the shipped plugins.toml and a ping every second.
 async fn host() -> TestHost {
     const COMMANDS: &str =
         r#"{ hello = "Hello, human", date = "Today is {date}", bye = "{close}Goodbye" }"#;
@@ -97,7 +98,7 @@ async fn host() -> TestHost {
         .await
 }
 
-/// Runs a script to its end, in the folder of the repository.
+/// Runs a script in the root folder of the repository.
 async fn run(runtime: &str, arguments: &[&str], host: Option<&TestHost>) {
     let mut command = Command::new(runtime);
     command.args(arguments).current_dir(repository()).stdin(Stdio::null()).kill_on_drop(true);
@@ -106,18 +107,18 @@ async fn run(runtime: &str, arguments: &[&str], host: Option<&TestHost>) {
         command.env("PLUGSOCKET_URL", format!("http://{address}"));
     }
     let what = arguments.join(" ");
-    let output = match timeout(LIMIT, command.output()).await {
+    let output = match timeout(TIME_LIMIT, command.output()).await {
         Ok(Ok(output)) => output,
         Ok(Err(error)) => return skip(&what, &format!("{runtime} cannot be run: {error}")),
-        Err(_) => panic!("{what} was not done within {LIMIT:?}"),
+        Err(_) => panic!("{what} did not end within {TIME_LIMIT:?}"),
     };
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     if output.status.code() == Some(MISSING) {
-        return skip(&what, said.trim());
+        return skip(&what, stdout.trim());
     }
-    let complained = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{what}: {}\n{said}{complained}", output.status);
-    assert!(!said.trim().is_empty(), "{what} said nothing");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {}\n{stdout}{stderr}", output.status);
+    assert!(!stdout.trim().is_empty(), "{what} printed nothing");
 }
 
 fn has_browser(test: &str) -> bool {
@@ -137,7 +138,7 @@ fn has_package(test: &str, name: &str) -> bool {
     is_there
 }
 
-/// Says it past the test harness, which keeps the output of tests that pass to itself.
+/// Reports a skipped test on stderr directly: the test harness hides the output of passing tests.
 fn skip(what: &str, why: &str) {
     assert!(std::env::var("CI").as_deref() != Ok("true"), "{what}: {why}");
     writeln!(std::io::stderr(), "skipped: {what}: {why}").unwrap();

@@ -1,11 +1,11 @@
-//! Libraries replaced while connections are open.
+//! Hot reload: libraries replaced while connections are open.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use std::path::Path;
 use std::time::Duration;
 
 use plugsocket_tests::load::{Plan, reload_under_load};
-use plugsocket_tests::{Client, Request, Setup, TestHost, plugin_path, within};
+use plugsocket_tests::{Client, Line, Request, Setup, TestHost, plugin_path, within};
 use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -21,14 +21,14 @@ async fn counted(client: &mut Client, message: &str) -> Value {
     next.packets.remove(0)
 }
 
-/// The next message of this connection is the `seq`-th, and counted by this version.
+/// Sends a message and expects that it is the `seq`-th of this connection, counted by version `by`.
 async fn counts(client: &mut Client, by: &str, seq: u64) {
     let counted = counted(client, "x").await;
     assert_eq!((&counted["by"], &counted["seq"]), (&by.into(), &seq.into()), "{counted}");
 }
 
-/// Puts a library into the folder in some way; the new one takes over, with state and connections kept.
-async fn takes_over(put: impl Fn(&TestHost, &Path)) {
+/// Replaces the library with `put` and expects that the new one takes over state and connections.
+async fn expect_takeover(put: impl Fn(&TestHost, &Path)) {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
@@ -42,8 +42,8 @@ async fn takes_over(put: impl Fn(&TestHost, &Path)) {
 }
 
 #[tokio::test]
-async fn a_library_copied_over_takes_over() {
-    takes_over(|host, library| {
+async fn a_library_overwritten_in_place_takes_over() {
+    expect_takeover(|host, library| {
         std::fs::copy(library, host.library("counter")).unwrap();
     })
     .await;
@@ -51,7 +51,7 @@ async fn a_library_copied_over_takes_over() {
 
 #[tokio::test]
 async fn a_library_moved_into_the_folder_takes_over() {
-    takes_over(|host, library| {
+    expect_takeover(|host, library| {
         let elsewhere = host.folder().join("elsewhere.so");
         std::fs::copy(library, &elsewhere).unwrap();
         std::fs::rename(elsewhere, host.library("counter")).unwrap();
@@ -60,8 +60,8 @@ async fn a_library_moved_into_the_folder_takes_over() {
 }
 
 #[tokio::test]
-async fn a_library_installed_takes_over() {
-    takes_over(|host, library| {
+async fn a_library_deleted_and_copied_takes_over() {
+    expect_takeover(|host, library| {
         std::fs::remove_file(host.library("counter")).unwrap();
         std::fs::copy(library, host.library("counter")).unwrap();
     })
@@ -70,7 +70,7 @@ async fn a_library_installed_takes_over() {
 
 #[tokio::test]
 async fn a_library_hard_linked_as_cargo_does_takes_over() {
-    takes_over(|host, library| {
+    expect_takeover(|host, library| {
         let built = host.folder().join(library.file_name().unwrap());
         std::fs::copy(library, &built).unwrap();
         std::fs::remove_file(host.library("counter")).unwrap();
@@ -80,7 +80,7 @@ async fn a_library_hard_linked_as_cargo_does_takes_over() {
 }
 
 #[tokio::test]
-async fn a_library_behind_a_symbolic_link_is_found_by_the_look_at_the_folder() {
+async fn a_changed_target_of_a_symbolic_link_is_found_by_rescan() {
     let host = setup().reload("rescan", "0.2").start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
@@ -88,7 +88,10 @@ async fn a_library_behind_a_symbolic_link_is_found_by_the_look_at_the_folder() {
     std::fs::copy(plugin_path("counter_v1"), &target).unwrap();
     std::fs::remove_file(host.library("counter")).unwrap();
     std::os::unix::fs::symlink(&target, host.library("counter")).unwrap();
-    host.wait_for_log("the same content", |line| line.says("library touched")).await;
+    host.wait_for_log("the unchanged library to be noticed", |line| {
+        line.starts_with("library touched")
+    })
+    .await;
     let position = host.log_position();
     std::fs::copy(plugin_path("counter_v2"), &target).unwrap();
     host.wait_for_reload(position).await;
@@ -115,12 +118,12 @@ async fn messages_sent_during_a_reload_are_answered_once_and_in_order() {
     let mut client = host.connect("/count").await;
     let position = host.log_position();
     host.replace_library("counter", "counter_v2");
-    let is_new = |line: &plugsocket_tests::Line| line.message() == "plugin loaded";
+    let is_new = |line: &Line| line.message() == "plugin loaded";
     let reloaded = host.wait_for_log_since(position, "the reload", is_new);
     let mut reloaded = std::pin::pin!(reloaded);
     let mut number = 0;
     let mut is_done = false;
-    // One more after the reload.
+    // Until one message after the reload.
     for after in 0.. {
         number += 1;
         let counted = counted(&mut client, &number.to_string()).await;
@@ -132,12 +135,12 @@ async fn messages_sent_during_a_reload_are_answered_once_and_in_order() {
         }
         let now = Duration::ZERO;
         is_done = tokio::time::timeout(now, &mut reloaded).await.is_ok();
-        assert!(after < 1_000_000, "the reload never came");
+        assert!(after < 1_000_000, "the plugin is never loaded");
     }
 }
 
 #[tokio::test]
-async fn ten_reloads_and_ten_bad_libraries_lose_duplicate_reorder_and_close_nothing() {
+async fn ten_reloads_and_ten_invalid_libraries_lose_duplicate_reorder_and_close_nothing() {
     let plan = Plan {
         reloads: 10,
         sockets: 40,
@@ -152,8 +155,8 @@ async fn ten_reloads_and_ten_bad_libraries_lose_duplicate_reorder_and_close_noth
     assert_eq!((report.pauses.len(), report.delays.len(), report.refusals.len()), (10, 10, 10));
 }
 
-/// A candidate is refused for this reason, and the running generation goes on as if nothing had been.
-async fn is_refused(host: &TestHost, client: &mut Client, reason: &str, put: impl FnOnce()) {
+/// Expects that a library is refused and that the running generation keeps its state.
+async fn expect_refusal(host: &TestHost, client: &mut Client, reason: &str, put: impl FnOnce()) {
     let before = counted(client, "before").await;
     let position = host.log_position();
     put();
@@ -162,21 +165,21 @@ async fn is_refused(host: &TestHost, client: &mut Client, reason: &str, put: imp
     let after = counted(client, "after").await;
     assert_eq!(after["by"], before["by"]);
     assert_eq!(after["seq"].as_u64(), before["seq"].as_u64().map(|seq| seq + 1));
-    let mut newcomer = host.connect("/count").await;
-    counts(&mut newcomer, "v1", 1).await;
-    newcomer.close().await;
+    let mut other = host.connect("/count").await;
+    counts(&mut other, "v1", 1).await;
+    other.close().await;
 }
 
 #[tokio::test]
-async fn a_bad_candidate_changes_nothing_and_is_explained() {
+async fn an_invalid_library_changes_nothing_and_is_reported() {
     let host = setup().reload("preflight_timeout", "0.5").start().await;
     let mut client = host.connect("/count").await;
     let write = |bytes: &[u8]| std::fs::write(host.library("counter"), bytes).unwrap();
     let good = std::fs::read(plugin_path("counter_v2")).unwrap();
     let half = &good[..good.len() / 2];
-    is_refused(&host, &mut client, "incomplete", || write(half)).await;
-    is_refused(&host, &mut client, "no shared library", || write(b"hello")).await;
-    is_refused(&host, &mut client, "the file is empty", || write(b"")).await;
+    expect_refusal(&host, &mut client, "incomplete", || write(half)).await;
+    expect_refusal(&host, &mut client, "no shared library", || write(b"hello")).await;
+    expect_refusal(&host, &mut client, "the file is empty", || write(b"")).await;
     for (library, reason) in [
         ("ctor_crash", "SIGSEGV"),
         ("ctor_exit", "exit code 3"),
@@ -185,52 +188,52 @@ async fn a_bad_candidate_changes_nothing_and_is_explained() {
         ("old_abi", "does not fit"),
     ] {
         let put = || host.replace_library("counter", library);
-        is_refused(&host, &mut client, reason, put).await;
+        expect_refusal(&host, &mut client, reason, put).await;
     }
-    // And then a good one.
+    // A valid library is loaded afterwards.
     host.reload("counter", "counter_v2").await;
     assert_eq!(counted(&mut client, "x").await["by"], "v2");
 }
 
 #[tokio::test]
-async fn a_candidate_that_does_not_take_the_state_over_changes_nothing() {
+async fn a_library_that_refuses_the_state_changes_nothing() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
-    // Another application, which does not read the counter's snapshot.
+    // Another application, which rejects the counter's snapshot.
     let put = || host.replace_library("counter", "feedback");
-    is_refused(&host, &mut client, "does not take over the state", put).await;
+    expect_refusal(&host, &mut client, "does not take over the state", put).await;
     host.reload("counter", "counter_v2").await;
 }
 
 #[tokio::test]
-async fn a_candidate_that_refuses_to_start_changes_nothing() {
-    // Knows other keys: the configuration of the resource is refused.
+async fn a_library_that_does_not_start_changes_nothing() {
+    // The speaker does not have the key `ballast`.
     let host = setup().config("/count", "ballast", "10").start().await;
     let mut client = host.connect("/count").await;
     let put = || host.replace_library("counter", "speaker");
-    is_refused(&host, &mut client, "did not start", put).await;
+    expect_refusal(&host, &mut client, "did not start", put).await;
 }
 
 #[tokio::test]
-async fn the_same_content_is_not_loaded_again() {
+async fn an_unchanged_library_is_not_reloaded() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
     let position = host.log_position();
     host.replace_library("counter", "counter_v1");
-    let touched = |line: &plugsocket_tests::Line| line.says("library touched");
-    host.wait_for_log_since(position, "the look at it", touched).await;
+    let touched = |line: &Line| line.starts_with("library touched");
+    host.wait_for_log_since(position, "the library to be compared", touched).await;
     assert!(!host.log()[position..].iter().any(|line| line.message() == "plugin loaded"));
     counts(&mut client, "v1", 2).await;
 }
 
 #[tokio::test]
-async fn a_deleted_library_goes_on_and_may_come_back() {
+async fn a_deleted_library_keeps_serving_and_can_be_replaced() {
     let host = setup().start().await;
     let mut client = host.connect("/count").await;
     counts(&mut client, "v1", 1).await;
     std::fs::remove_file(host.library("counter")).unwrap();
-    host.wait_for_log("the warning", |line| line.says("library deleted")).await;
+    host.wait_for_log("a warning", |line| line.starts_with("library deleted")).await;
     counts(&mut client, "v1", 2).await;
     counts(&mut host.connect("/count").await, "v1", 1).await;
     host.reload("counter", "counter_v2").await;
@@ -238,8 +241,9 @@ async fn a_deleted_library_goes_on_and_may_come_back() {
 }
 
 #[tokio::test]
-async fn a_library_that_comes_later_brings_its_resource_to_life() {
-    let host = Setup::new(PROGRAM).resource("/count", "counter").without("counter").start().await;
+async fn a_library_that_arrives_later_opens_its_resource() {
+    let host =
+        Setup::new(PROGRAM).resource("/count", "counter").without_library("counter").start().await;
     let mut early = host.open(Request::to("/count")).await;
     early.expect_close_packet(1013).await;
     host.reload("counter", "counter_v1").await;
@@ -260,7 +264,7 @@ async fn a_new_generation_serves_every_resource_of_its_plugin() {
 }
 
 #[tokio::test]
-async fn a_thread_of_a_retired_generation_is_told_so_and_reaches_nobody() {
+async fn a_thread_of_a_retired_generation_gets_an_error_and_sends_nothing() {
     let setup = Setup::new(PROGRAM).library("app", "speaker").resource("/app", "app");
     let host = setup.start().await;
     let mut client = host.connect("/app").await;
@@ -269,11 +273,10 @@ async fn a_thread_of_a_retired_generation_is_told_so_and_reaches_nobody() {
     client.send(thread.to_string()).await;
     let position = host.log_position();
     host.replace_library("app", "counter_v1");
-    let ended =
-        |line: &plugsocket_tests::Line| line.message().contains("thread ended: this instance");
+    let ended = |line: &Line| line.message().contains("thread ended: this instance");
     host.wait_for_log_since(position, "the end of the thread", ended).await;
     client.send("end").await;
-    // What it said before is all there is.
+    // Only messages that the thread sent before the reload may arrive.
     within("the answer", async {
         loop {
             let packet = client.receive_json().await;

@@ -1,4 +1,4 @@
-//! Back to a library that served before: with the state, without it, and across restarts.
+//! Rollback to an earlier generation: with its state, without it, and across restarts.
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::path::PathBuf;
@@ -9,11 +9,11 @@ use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// What is said of the one plugin.
+/// Returns the list entry of the only plugin.
 async fn plugin(host: &TestHost) -> Value {
-    let (code, said) = host.command(&["plugin", "list", "--json"]).await;
-    assert_eq!(code, 0, "{said}");
-    serde_json::from_str::<Value>(&said).unwrap()[0].clone()
+    let (code, output) = host.command(&["plugin", "list", "--json"]).await;
+    assert_eq!(code, 0, "{output}");
+    serde_json::from_str::<Value>(&output).unwrap()[0].clone()
 }
 
 fn kept(plugin: &Value) -> Vec<u64> {
@@ -31,7 +31,7 @@ fn counter() -> Setup {
 }
 
 #[tokio::test]
-async fn an_earlier_library_takes_over_with_the_state_and_the_file_does_not_come_back_by_itself() {
+async fn a_rollback_keeps_the_state_and_the_newer_file_is_not_reloaded() {
     let mut host = counter().start().await;
     let mut client = host.connect("/app").await;
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 1));
@@ -39,26 +39,26 @@ async fn an_earlier_library_takes_over_with_the_state_and_the_file_does_not_come
     assert_eq!(count(&mut client).await, ("v2".to_owned(), 2));
     assert_eq!(kept(&plugin(&host).await), [2, 1]);
 
-    let (code, said) = host.command(&["plugin", "rollback", "app"]).await;
+    let (code, output) = host.command(&["plugin", "rollback", "app"]).await;
     assert_eq!(
-        (code, said.trim()),
+        (code, output.trim()),
         (0, "generation 3 of app serves /app; it is what generation 1 was")
     );
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 3));
     assert_eq!(kept(&plugin(&host).await), [3, 2]);
-    let (code, said) = host.command(&["plugin", "rollback", "app"]).await;
-    assert!(code == 1 && said.contains("no earlier generation of app is kept"), "{said}");
+    let (code, output) = host.command(&["plugin", "rollback", "app"]).await;
+    assert!(code == 1 && output.contains("no earlier generation of app is kept"), "{output}");
 
-    // The same content once more is no reason to load it.
+    // The library that was rolled back is not loaded again.
     let position = host.log_position();
     host.replace_library("app", "counter_v2");
     host.wait_for_error(position, "rolled back from").await;
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 4));
 
-    // Nor is a restart.
+    // A restart does not load it either.
     let hash = plugin(&host).await["generation"]["hash"].clone();
     host.signal("KILL");
-    host.ended().await;
+    host.exited().await;
     let mut again = tokio::process::Command::new(PROGRAM);
     again.arg("--config").arg(host.folder().join("plugins.toml")).kill_on_drop(true);
     let again = again.stderr(Stdio::null()).spawn().unwrap();
@@ -69,32 +69,32 @@ async fn an_earlier_library_takes_over_with_the_state_and_the_file_does_not_come
         [&running["generation"]["hash"], &running["generation"]["number"]],
         [&hash, &json!(5)]
     );
-    let (code, said) = host.command(&["plugin", "reload", "app"]).await;
-    assert_eq!((code, said.trim()), (0, "generation 6 of app serves /app"));
+    let (code, output) = host.command(&["plugin", "reload", "app"]).await;
+    assert_eq!((code, output.trim()), (0, "generation 6 of app serves /app"));
     assert_ne!(plugin(&host).await["generation"]["hash"], hash);
     drop(again);
 }
 
 #[tokio::test]
-async fn state_that_the_earlier_library_refuses_is_given_up_only_on_request() {
-    // The speaker takes over no state; the counter hands one over.
+async fn state_that_the_earlier_library_refuses_is_dropped_only_with_fresh() {
+    // The speaker accepts no state, and the counter has some.
     let host = counter().library("app", "speaker").start().await;
     let mut client = host.connect("/app").await;
     host.reload("app", "counter_v1").await;
     assert_eq!(count(&mut client).await.1, 1);
-    let (code, said) = host.command(&["plugin", "rollback", "app", "1"]).await;
-    assert!(code == 1 && said.contains("takes over no state"), "{said}");
+    let (code, output) = host.command(&["plugin", "rollback", "app", "1"]).await;
+    assert!(code == 1 && output.contains("takes over no state"), "{output}");
     assert_eq!(count(&mut client).await.1, 2);
     let (code, _) = host.command(&["plugin", "rollback", "app", "1", "--fresh"]).await;
     assert_eq!(code, 0);
     let me = client.ask(&json!({"do": "whoami"})).await;
     assert_eq!(me["uuid"], client.uuid());
-    let (code, said) = host.command(&["plugin", "rollback", "app", "99"]).await;
-    assert!(code == 1 && said.contains("generation 99 of app is not kept; kept are"), "{said}");
+    let (code, output) = host.command(&["plugin", "rollback", "app", "99"]).await;
+    assert!(code == 1 && output.contains("generation 99 of app is not kept; kept are"), "{output}");
 }
 
 #[tokio::test]
-async fn only_so_many_generations_are_kept() {
+async fn only_keep_generations_libraries_are_kept() {
     let host = counter().library("app", "speaker").reload("keep_generations", "1").start().await;
     for (library, expected) in
         [("counter_v1", [2, 1]), ("counter_v2", [3, 2]), ("counter_v1", [4, 3])]
@@ -107,7 +107,7 @@ async fn only_so_many_generations_are_kept() {
 }
 
 #[tokio::test]
-async fn a_kept_library_that_was_changed_is_not_what_served() {
+async fn a_modified_archived_library_is_refused() {
     let host = counter().start().await;
     let mut client = host.connect("/app").await;
     host.reload("app", "counter_v2").await;
@@ -115,7 +115,10 @@ async fn a_kept_library_that_was_changed_is_not_what_served() {
     let mut kept = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
     let is_first = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("1.");
     std::fs::copy(plugin_path("speaker"), kept.find(is_first).unwrap()).unwrap();
-    let (code, said) = host.command(&["plugin", "rollback", "app"]).await;
-    assert!(code == 1 && said.contains("it is not what served before: its SHA-256 is"), "{said}");
+    let (code, output) = host.command(&["plugin", "rollback", "app"]).await;
+    assert!(
+        code == 1 && output.contains("it is not what served before: its SHA-256 is"),
+        "{output}"
+    );
     assert_eq!(count(&mut client).await, ("v2".to_owned(), 1));
 }

@@ -1,4 +1,4 @@
-//! Who receives what, and who does not.
+//! Routing: broadcast, feedback by uuid and ident, rooms and sessions.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Client, LineClient, Request, Setup, TestHost};
@@ -11,13 +11,13 @@ async fn host() -> TestHost {
     setup.resource("/speak", "speaker").plain("/mute", "speaker").start().await
 }
 
-/// Nothing has come before the answer to this.
-async fn has_nothing(client: &mut Client) {
+/// Expects that nothing was sent to this client.
+async fn expect_nothing(client: &mut Client) {
     let next = client.call(&json!({"opcode": "nothing"})).await;
     assert_eq!(next.packets, Vec::<Value>::new());
 }
 
-async fn line_has_nothing(client: &mut LineClient) {
+async fn expect_no_line(client: &mut LineClient) {
     let next = client.call(&json!({"opcode": "nothing"})).await;
     assert_eq!(next.packets, Vec::<Value>::new());
 }
@@ -27,7 +27,7 @@ async fn with_ident(host: &TestHost, path: &str, ident: &str) -> Client {
 }
 
 #[tokio::test]
-async fn a_broadcast_reaches_every_websocket_with_a_dialog_but_the_sender_and_no_backend() {
+async fn a_broadcast_reaches_all_other_websockets_with_a_dialog_and_no_backend() {
     let host = host().await;
     let mut sender = host.connect("/web").await;
     let mut web = [host.connect("/web").await, host.connect("/php").await];
@@ -35,27 +35,28 @@ async fn a_broadcast_reaches_every_websocket_with_a_dialog_but_the_sender_and_no
     let mut mute = host.open(Request::to("/mute")).await;
     let mut backend = host.connect_backend("/php").await;
     let mut lines = host.connect_lines("/php").await;
-    // Not even a dialog's broadcast reaches plain WebSocket clients; this one is there now.
+    // Broadcasts do not reach resources without a dialog. The answer shows that `mute` is
+    // connected.
     mute.send(json!({"do": "whoami"}).to_string()).await;
     mute.receive_json().await;
     let text = r#"{ "opcode":"broadcast", "message": "é", "fromUUID":"x", "extra":[1,  2] }"#;
     sender.send(text).await;
     sender.expect_next().await;
     for client in web.iter_mut().chain([&mut speaker]) {
-        // The whole packet, unchanged.
+        // The packet is forwarded unchanged.
         assert_eq!(client.receive_text().await, text);
     }
-    has_nothing(&mut backend).await;
-    line_has_nothing(&mut lines).await;
+    expect_nothing(&mut backend).await;
+    expect_no_line(&mut lines).await;
     mute.send(json!({"do": "fyi"}).to_string()).await;
     assert_eq!(mute.receive_json().await["do"], "fyi");
-    // From a script it reaches all browsers.
+    // A backend's broadcast reaches all browsers.
     lines.send(json!({"opcode": "broadcast", "message": 2})).await;
     lines.expect_next().await;
     for client in web.iter_mut().chain([&mut sender, &mut speaker]) {
         assert_eq!(client.receive_json().await["message"], 2);
     }
-    has_nothing(&mut backend).await;
+    expect_nothing(&mut backend).await;
 }
 
 #[tokio::test]
@@ -75,8 +76,8 @@ async fn a_uuid_reaches_one_websocket_on_any_resource_and_no_backend() {
         let feedback = json!({"opcode": "feedback", "uuid": uuid, "message": "m"});
         assert_eq!(other.call(&feedback).await.fyi, "gone");
     }
-    has_nothing(&mut other).await;
-    has_nothing(&mut backend).await;
+    expect_nothing(&mut other).await;
+    expect_nothing(&mut backend).await;
 }
 
 #[tokio::test]
@@ -95,7 +96,7 @@ async fn an_ident_reaches_clients_of_any_kind() {
     assert_eq!(websocket.receive_json().await["message"], "a browser");
     assert_eq!(backend.receive_json().await["message"], "a script");
     assert_eq!(lines.receive_json().await["message"], "a line");
-    // The newest of several; when it goes, the one before.
+    // The latest connection with an ident receives; when it ends, the previous one does.
     let mut newer = with_ident(&host, "/web", "a browser").await;
     let feedback = json!({"opcode": "feedback", "ident": "a browser", "message": 2});
     sender.call(&feedback).await;
@@ -106,7 +107,7 @@ async fn an_ident_reaches_clients_of_any_kind() {
 }
 
 #[tokio::test]
-async fn an_ident_counts_only_of_those_who_may_be_backends() {
+async fn an_ident_is_accepted_only_from_allowed_backends() {
     let setup = Setup::new(PROGRAM).resource("/web", "feedback").resource("/speak", "speaker");
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
     let backend = Request::to("/web").header("Client-Type", "php").header("Ident", "import");
@@ -114,19 +115,19 @@ async fn an_ident_counts_only_of_those_who_may_be_backends() {
     let stranger = |path: &str, ident: &str| {
         Request::to(path).header("Ident", ident).header("X-Forwarded-For", "203.0.113.7")
     };
-    let _thief = host.open(stranger("/web", "import")).await.ready().await;
-    let mut liar = host.open(stranger("/speak", "root")).await.ready().await;
+    let _duplicate = host.open(stranger("/web", "import")).await.ready().await;
+    let mut untrusted = host.open(stranger("/speak", "root")).await.ready().await;
     let mut sender = host.connect("/web").await;
     for (ident, verdict) in [("import", "delivered"), ("root", "gone")] {
         let feedback = json!({"opcode": "feedback", "ident": ident, "message": 1});
         assert_eq!(sender.call(&feedback).await.fyi, verdict);
     }
     assert_eq!(backend.receive_json().await["ident"], "import");
-    assert_eq!(liar.ask(&json!({"do": "whoami"})).await["ident"], json!(null));
+    assert_eq!(untrusted.ask(&json!({"do": "whoami"})).await["ident"], json!(null));
 }
 
 #[tokio::test]
-async fn what_names_nobody_reaches_nobody() {
+async fn a_feedback_without_a_valid_target_reaches_no_client() {
     let host = host().await;
     let mut sender = host.connect("/web").await;
     let mut receiver = host.connect("/web").await;
@@ -143,7 +144,7 @@ async fn what_names_nobody_reaches_nobody() {
         json!({"ident": true}),
         json!({"ident": ""}),
         json!({}),
-        // Forged: the right first half, and what is behind it is not.
+        // Forged uuids with a wrong or missing signature.
         json!({"uuid": uuid}),
         json!({"uuid": format!("{uuid}.")}),
         json!({"uuid": format!("{uuid}.{}", "0".repeat(64))}),
@@ -157,18 +158,18 @@ async fn what_names_nobody_reaches_nobody() {
         packet["message"] = json!("for whom?");
         assert_eq!(sender.call(&packet).await.fyi, "gone", "{packet}");
     }
-    has_nothing(&mut receiver).await;
-    has_nothing(&mut second).await;
+    expect_nothing(&mut receiver).await;
+    expect_nothing(&mut second).await;
 }
 
 #[tokio::test]
-async fn a_room_has_the_members_that_joined_it() {
+async fn publish_reaches_exactly_the_members_of_a_room() {
     let host = host().await;
     let mut members =
         [host.connect("/speak").await, host.connect("/speak").await, host.connect("/speak").await];
     for client in &mut members {
         assert_eq!(client.ask(&json!({"do": "join", "room": "r"})).await, true);
-        // Joining twice is joining once.
+        // A second join has no effect.
         assert_eq!(client.ask(&json!({"do": "join", "room": "r"})).await, true);
     }
     let [first, second, third] = &mut members;
@@ -200,7 +201,7 @@ async fn a_connection_that_ends_leaves_its_rooms() {
 }
 
 #[tokio::test]
-async fn an_audience_is_of_the_resource_or_of_all_and_can_leave_some_out() {
+async fn a_broadcast_has_a_scope_and_exceptions() {
     let host = host().await;
     let mut sender = host.connect("/speak").await;
     let mut near = host.connect("/speak").await;
@@ -224,14 +225,14 @@ async fn an_audience_is_of_the_resource_or_of_all_and_can_leave_some_out() {
             assert_eq!(client.receive_text().await, message);
         }
     }
-    has_nothing(&mut far).await;
+    expect_nothing(&mut far).await;
     for client in [&mut near, &mut backend] {
         assert_eq!(client.call(&json!({"do": "fyi"})).await.packets.len(), 1);
     }
 }
 
 #[tokio::test]
-async fn sessions_are_those_of_the_resource_and_only_they_can_be_sent_to() {
+async fn an_application_sees_and_reaches_only_sessions_of_its_resource() {
     let host = host().await;
     let mut first = host.connect("/speak").await;
     let second = host.connect("/speak").await;
@@ -248,7 +249,7 @@ async fn sessions_are_those_of_the_resource_and_only_they_can_be_sent_to() {
 }
 
 #[tokio::test]
-async fn an_application_may_set_the_fyi_and_it_stays() {
+async fn an_fyi_set_by_the_application_persists() {
     let host = host().await;
     let mut client = host.connect("/speak").await;
     for (fyi, expected) in [("hello", "hello"), ("\"quoted\"\n", "\"quoted\"\n"), ("", "")] {
@@ -260,7 +261,7 @@ async fn an_application_may_set_the_fyi_and_it_stays() {
 }
 
 #[tokio::test]
-async fn an_application_may_speak_from_its_own_thread_and_by_the_clock() {
+async fn an_application_may_send_from_its_own_thread_and_on_ticks() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
     let host = setup.config("/speak", "tick_ms", "20").start().await;
     let mut client = host.connect("/speak").await;

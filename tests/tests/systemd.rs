@@ -1,4 +1,4 @@
-//! What the service manager is told, and the sockets that it hands over.
+//! The systemd protocols: sd_notify, watchdog and socket activation.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test fails loudly")]
 
 use std::os::linux::net::SocketAddrExt;
@@ -13,44 +13,44 @@ fn setup() -> Setup {
     Setup::new(PROGRAM).library("counter", "counter_v1").resource("/count", "counter")
 }
 
-/// The service manager's end of `NOTIFY_SOCKET`.
+/// The service manager's side of `NOTIFY_SOCKET`.
 struct Manager {
     socket: UnixDatagram,
 }
 
 impl Manager {
-    /// On an abstract socket, as systemd has them in containers; `@` in the variable.
-    fn of(setup: Setup, test: &str) -> (Self, Setup) {
+    /// Creates an abstract socket, as systemd does in containers; the variable begins with `@`.
+    fn attach(setup: Setup, test: &str) -> (Self, Setup) {
         let name = format!("plugsocket-test-{test}-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
-        let socket = Self::listening(StdDatagram::bind_addr(&address).unwrap());
+        let socket = Self::new(StdDatagram::bind_addr(&address).unwrap());
         (socket, setup.environment("NOTIFY_SOCKET", &format!("@{name}")))
     }
 
-    fn listening(socket: StdDatagram) -> Self {
+    fn new(socket: StdDatagram) -> Self {
         socket.set_nonblocking(true).unwrap();
         Self { socket: UnixDatagram::from_std(socket).unwrap() }
     }
 
-    /// The lines of the next notification.
-    async fn told(&self) -> Vec<String> {
+    /// Returns the lines of the next notification.
+    async fn receive(&self) -> Vec<String> {
         let mut bytes = [0; 4096];
         let length = within("a notification", self.socket.recv(&mut bytes)).await.unwrap();
         let text = std::str::from_utf8(&bytes[..length]).unwrap();
         text.lines().map(ToOwned::to_owned).collect()
     }
 
-    /// The next notification begins with this word, and all lines of it.
-    async fn expect(&self, word: &str) -> Vec<String> {
-        let lines = self.told().await;
-        assert_eq!(lines[0], word, "{lines:?}");
+    /// Expects a notification that begins with this line; returns all lines.
+    async fn expect(&self, line: &str) -> Vec<String> {
+        let lines = self.receive().await;
+        assert_eq!(lines[0], line, "{lines:?}");
         lines
     }
 
-    /// How many other notifications come before the one that begins with this word.
-    async fn until(&self, word: &str) -> usize {
+    /// Waits for a notification that begins with this line; returns the number of others before it.
+    async fn until(&self, line: &str) -> usize {
         let mut others = 0;
-        while self.told().await[0] != word {
+        while self.receive().await[0] != line {
             others += 1;
         }
         others
@@ -58,8 +58,8 @@ impl Manager {
 }
 
 #[tokio::test]
-async fn start_reload_and_end_are_told() {
-    let (manager, setup) = Manager::of(setup(), "states");
+async fn startup_reload_and_shutdown_are_notified() {
+    let (manager, setup) = Manager::attach(setup(), "states");
     let mut host = setup.start().await;
     assert_eq!(manager.expect("READY=1").await[1], "STATUS=serving");
 
@@ -79,13 +79,13 @@ async fn start_reload_and_end_are_told() {
     host.signal("TERM");
     assert!(manager.expect("STOPPING=1").await[1].contains("1 connections"));
     drop(_client);
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_notification_socket_may_be_a_file_and_a_missing_one_harms_nobody() {
+async fn a_notification_socket_may_be_a_path_and_a_missing_one_is_only_logged() {
     let path = std::env::temp_dir().join(format!("plugsocket-notify-{}", std::process::id()));
-    let manager = Manager::listening(StdDatagram::bind(&path).unwrap());
+    let manager = Manager::new(StdDatagram::bind(&path).unwrap());
     let setup = setup().environment("NOTIFY_SOCKET", path.to_str().unwrap());
     let host = setup.clone().start().await;
     manager.expect("READY=1").await;
@@ -93,28 +93,29 @@ async fn a_notification_socket_may_be_a_file_and_a_missing_one_harms_nobody() {
     std::fs::remove_file(path).unwrap();
     let host = setup.start().await;
     host.connect("/count").await;
-    host.wait_for_log("a warning", |line| line.says("the service manager cannot be told")).await;
+    host.wait_for_log("a warning", |line| line.starts_with("the service manager cannot be told"))
+        .await;
 }
 
 #[tokio::test]
 async fn the_heartbeat_stops_while_the_supervisor_does_not_answer() {
-    let (manager, setup) = Manager::of(setup(), "heartbeat");
+    let (manager, setup) = Manager::attach(setup(), "heartbeat");
     let mut host = setup.environment("WATCHDOG_USEC", "200000").start().await;
     for _ in 0..3 {
         manager.until("WATCHDOG=1").await;
     }
-    // It waits for this start; at 100 ms that is 15 beats.
+    // The supervisor waits for this start, for a time in which 15 heartbeats would be due.
     let slow = host.setup().config("/count", "start_delay_ms", "1500");
-    host.offer(slow);
+    host.write_setup(slow);
     manager.until("RELOADING=1").await;
-    // One may have been under way.
-    assert!(manager.until("READY=1").await <= 1, "the heart went on");
+    // One heartbeat may have been sent just before.
+    assert!(manager.until("READY=1").await <= 1, "the heartbeat did not stop");
     for _ in 0..3 {
         manager.until("WATCHDOG=1").await;
     }
 }
 
-/// Opens two sockets and becomes the host, as systemd does. The first line on standard output: the port of the TCP one.
+/// A Python script that opens two sockets and executes the host, as systemd does.
 const ACTIVATE: &str = r#"
 import os, socket, sys
 tcp, unix = socket.socket(), socket.socket(socket.AF_UNIX)
@@ -128,7 +129,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 "#;
 
 #[tokio::test]
-async fn sockets_that_were_handed_over_take_the_place_of_listen() {
+async fn activated_sockets_replace_listen() {
     if std::process::Command::new("python3").arg("-V").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "python3 is missing");
         eprintln!("skipped: python3 is missing");
@@ -136,7 +137,7 @@ async fn sockets_that_were_handed_over_take_the_place_of_listen() {
     }
     let path = std::env::temp_dir().join(format!("plugsocket-activate-{}", std::process::id()));
     let launcher = ["python3", "-c", ACTIVATE, path.to_str().unwrap(), "web:local"];
-    // If `listen` counted, the host would not start: nobody has this address.
+    // The host could not bind this address.
     let setup = setup().server("listen", r#"["192.0.2.1:1"]"#).launcher(&launcher);
     let host = setup.start().await;
     let [web, local] = host.addresses() else { panic!("{:?}", host.addresses()) };
@@ -148,14 +149,14 @@ async fn sockets_that_were_handed_over_take_the_place_of_listen() {
         assert_eq!(client.until_next().await.packets[0]["by"], "v1");
         client.close().await;
     }
-    // Libraries are tried in a child process: it must not take the sockets for its own.
+    // The preflight child must not use the sockets.
     host.reload("counter", "counter_v2").await;
     host.connect("/count").await;
     std::fs::remove_file(path).unwrap();
 }
 
 #[tokio::test]
-async fn a_socket_that_is_named_tls_speaks_it() {
+async fn an_activated_socket_named_tls_serves_tls() {
     if std::process::Command::new("python3").arg("-V").output().is_err() {
         assert!(std::env::var_os("CI").is_none(), "python3 is missing");
         eprintln!("skipped: python3 is missing");
@@ -164,10 +165,10 @@ async fn a_socket_that_is_named_tls_speaks_it() {
     let path = std::env::temp_dir().join(format!("plugsocket-tls-{}", std::process::id()));
     let launcher = ["python3", "-c", ACTIVATE, path.to_str().unwrap(), "tls:local"];
     let authority = Authority::default();
-    let setup = setup().secured(&authority.issue(&["localhost"])).tls("listen", "[]");
+    let setup = setup().with_tls(&authority.issue(&["localhost"])).tls("listen", "[]");
     let host = setup.launcher(&launcher).start().await;
     let [tls, local] = host.addresses() else { panic!("{:?}", host.addresses()) };
-    let secure = authority.reach(tls, "localhost");
+    let secure = authority.tls_address(tls, "localhost");
     Client::open(&secure, Request::to("/count")).await.ready().await;
     Client::open(local, Request::to("/count")).await.ready().await;
     std::fs::remove_file(path).unwrap();

@@ -1,4 +1,4 @@
-//! Backends without a WebSocket library: lines on plain TCP, and the old ones that write no line ends.
+//! Backends on plain TCP: line-delimited packets, and old clients that send no line ends.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{LineClient, Setup, TestHost};
@@ -16,7 +16,7 @@ async fn open(host: &TestHost, opening: &str) -> LineClient {
 }
 
 #[tokio::test]
-async fn every_form_of_the_opening_is_understood() {
+async fn each_form_of_the_opening_is_accepted() {
     let host = host().await;
     for opening in [
         "php process\nGET /php HTTP/1.1\n",
@@ -33,7 +33,7 @@ async fn every_form_of_the_opening_is_understood() {
 }
 
 #[tokio::test]
-async fn an_opening_in_single_bytes_is_read_as_well() {
+async fn an_opening_sent_byte_by_byte_is_accepted() {
     let host = host().await;
     let mut client = open(&host, "").await;
     for byte in b"backend\nGET /php HTTP/1.1\nIdent: me\n\n{\"opcode\":\"x\"}\n" {
@@ -44,7 +44,7 @@ async fn an_opening_in_single_bytes_is_read_as_well() {
 }
 
 #[tokio::test]
-async fn an_ident_in_a_write_of_its_own_is_waited_for() {
+async fn an_ident_in_a_separate_write_is_awaited() {
     let host =
         Setup::new(PROGRAM).resource("/php", "feedback").server("ready_delay", "5").start().await;
     let mut client = open(&host, "backend\n").await;
@@ -57,7 +57,7 @@ async fn an_ident_in_a_write_of_its_own_is_waited_for() {
 }
 
 #[tokio::test]
-async fn an_opening_that_is_none_is_refused() {
+async fn an_invalid_opening_is_refused() {
     let host = host().await;
     for (opening, part) in [("backend\nPOST /php HTTP/1.1\n", "400"), ("backend\nhello\n", "400")] {
         let mut client = open(&host, opening).await;
@@ -86,7 +86,7 @@ async fn the_ident_is_known_to_the_application_and_to_feedback() {
 }
 
 #[tokio::test]
-async fn messages_that_end_with_a_line_feed_need_not_wait() {
+async fn line_delimited_messages_can_be_pipelined() {
     let host = host().await;
     let mut client = host.connect_lines("/php").await;
     let echo = |n: usize| json!({"opcode": "echo", "message": n});
@@ -98,7 +98,7 @@ async fn messages_that_end_with_a_line_feed_need_not_wait() {
 }
 
 #[tokio::test]
-async fn a_message_without_an_end_is_whole_when_its_json_is() {
+async fn a_message_without_line_end_ends_with_its_json() {
     let host = host().await;
     let mut client = open(&host, "php process\nGET /php HTTP/1.1\n").await.ready().await;
     for n in 0..5 {
@@ -109,7 +109,7 @@ async fn a_message_without_an_end_is_whole_when_its_json_is() {
 }
 
 #[tokio::test]
-async fn an_old_client_sends_its_chunks_without_ends() {
+async fn chunks_without_line_ends_are_accepted() {
     let host = host().await;
     let mut client = open(&host, "php process\nGET /php HTTP/1.1\n").await.ready().await;
     for piece in ["bufferON", r#"{"opcode":"echo","#, "\"message\":\n\"gr\u{fc}n\"}"] {
@@ -121,12 +121,12 @@ async fn an_old_client_sends_its_chunks_without_ends() {
 }
 
 #[tokio::test]
-async fn half_a_message_is_kept_until_the_rest_comes() {
+async fn a_partial_message_is_kept_until_the_rest_arrives() {
     let host = host().await;
     for end in ["", "\n", "\r\n"] {
         let mut client = host.connect_lines("/php").await;
         client.write(r#"{"opcode":"echo","mess"#).await;
-        // Another connection's round trip: the half was read meanwhile.
+        // A round trip on another connection, during which the host reads the first half.
         host.connect_lines("/php").await.call(&json!({})).await;
         client.write(format!("age\":\"€\"}}{end}")).await;
         let echo = json!({"opcode": "echo", "message": "€"});
@@ -135,7 +135,7 @@ async fn half_a_message_is_kept_until_the_rest_comes() {
 }
 
 #[tokio::test]
-async fn crlf_ends_a_line_and_belongs_to_no_message() {
+async fn crlf_ends_a_line_and_is_not_part_of_the_message() {
     let host = host().await;
     let mut client = host.connect_lines("/talk").await;
     client.write("one\r\ntwo\r\n\r\nthree\n").await;
@@ -146,7 +146,7 @@ async fn crlf_ends_a_line_and_belongs_to_no_message() {
 }
 
 #[tokio::test]
-async fn a_packet_is_one_line_even_if_the_application_breaks_it() {
+async fn a_packet_with_line_feeds_is_sent_as_one_line() {
     let host = host().await;
     let mut client = host.connect_lines("/speak").await;
     let send = json!({"do": "send", "message": "{\"a\":\n1}"});
@@ -162,7 +162,7 @@ async fn a_line_over_max_message_ends_the_connection() {
     client.send(json!({"opcode": "echo", "message": "x".repeat(2000)})).await;
     let packet = client.expect_close_packet().await;
     assert!(packet["error"].as_str().unwrap().contains("1000"), "{packet}");
-    // Also when no line feed ever comes.
+    // Also without a line feed.
     let mut client = host.connect_lines("/php").await;
     client.write("x".repeat(1500)).await;
     client.expect_close_packet().await;
@@ -177,7 +177,7 @@ async fn text_that_is_not_utf8_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn quit_and_the_clients_own_end_close_the_connection() {
+async fn quit_closes_the_connection() {
     let host = host().await;
     let mut client = host.connect_lines("/php").await;
     client.send(json!({"opcode": "quit"})).await;
@@ -187,7 +187,7 @@ async fn quit_and_the_clients_own_end_close_the_connection() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_not_allowed_is_told_so() {
+async fn an_address_that_is_not_allowed_gets_a_close_packet() {
     let setup = Setup::new(PROGRAM).resource("/php", "feedback");
     let setup = setup.server("allowed_ips", r#"["::1"]"#);
     let host = setup.server("listen", r#"["127.0.0.1:0", "[::1]:0"]"#).start().await;
@@ -199,7 +199,7 @@ async fn an_address_that_is_not_allowed_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_script_that_ends_its_side_at_once_is_told_everything() {
+async fn a_script_that_shuts_down_its_side_at_once_receives_all_answers() {
     let setup = Setup::new(PROGRAM).resource("/php", "feedback").resource("/block", "blocker");
     let host = setup.start().await;
     let mut others = Vec::new();
@@ -211,7 +211,7 @@ async fn a_script_that_ends_its_side_at_once_is_told_everything() {
         ("/php", r#"{"opcode":"feedback","uuid":"x"}"#, false),
         ("/block", "block 200", true),
     ] {
-        // The lane has something else to do before this one's `open`.
+        // The lane is busy before this session's `open`.
         others[0].send("block 100").await;
         others[1].send("x").await;
         let mut client = host.raw().await;

@@ -1,4 +1,4 @@
-//! Attacks that send as fast as they can, and those that do not read.
+//! Attacks by clients that send at full speed, or that do not read.
 
 use std::time::{Duration, Instant};
 
@@ -9,46 +9,46 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::peer::Peer;
-use super::{Figure, Target};
+use super::{Metric, Target};
 use crate::raw::{masked, opcode};
 
-/// How many clients flood at once.
+/// The number of flooding clients.
 const CLIENTS: usize = 20;
 
-/// Small messages, whose echoes are read.
-pub(super) async fn small_messages(target: &Target) -> Vec<Figure> {
+/// Floods with small messages and reads their echoes.
+pub(super) async fn small_messages(target: &Target) -> Vec<Metric> {
     flood(target, "/echo", b"", masked(opcode::TEXT, b"sixteen bytes ..")).await
 }
 
-/// Messages of no bytes.
-pub(super) async fn empty_messages(target: &Target) -> Vec<Figure> {
+/// Floods with empty messages.
+pub(super) async fn empty_messages(target: &Target) -> Vec<Metric> {
     flood(target, "/echo", b"", masked(opcode::TEXT, b"")).await
 }
 
-/// Fragments of no bytes, of a message that never ends.
-pub(super) async fn empty_fragments(target: &Target) -> Vec<Figure> {
+/// Floods with empty fragments of a message that never ends.
+pub(super) async fn empty_fragments(target: &Target) -> Vec<Metric> {
     flood(target, "/echo", &masked(0x01, b""), masked(0x00, b"")).await
 }
 
-/// Pings of no bytes, whose pongs are read.
-pub(super) async fn pings(target: &Target) -> Vec<Figure> {
+/// Floods with empty pings and reads the pongs.
+pub(super) async fn pings(target: &Target) -> Vec<Metric> {
     flood(target, "/echo", b"", masked(opcode::PING, b"")).await
 }
 
-/// `bufferON` again and again.
-pub(super) async fn buffers(target: &Target) -> Vec<Figure> {
+/// Floods with `bufferON`.
+pub(super) async fn buffers(target: &Target) -> Vec<Metric> {
     flood(target, "/talk", b"", masked(opcode::TEXT, b"bufferON")).await
 }
 
-/// From one room of the chat to another and back.
-pub(super) async fn joins(target: &Target) -> Vec<Figure> {
+/// Joins two chat rooms in turn.
+pub(super) async fn joins(target: &Target) -> Vec<Metric> {
     let join =
         |room| masked(opcode::TEXT, format!(r#"{{"opcode":"join","room":"{room}"}}"#).as_bytes());
     flood(target, "/chat", b"", [join("a"), join("b")].concat()).await
 }
 
-/// Pings of the largest size from five peers that never read.
-pub(super) async fn pings_unread(target: &Target) -> Vec<Figure> {
+/// Sends pings of maximum size from five clients that never read.
+pub(super) async fn pings_unread(target: &Target) -> Vec<Metric> {
     let begun = Instant::now();
     let mut flooding = JoinSet::new();
     for _ in 0..5 {
@@ -57,26 +57,26 @@ pub(super) async fn pings_unread(target: &Target) -> Vec<Figure> {
         let block = masked(opcode::PING, &[b'p'; 125]).repeat(500);
         let length = target.scale.length;
         flooding.spawn(async move {
-            let sent = pour(write, block, begun + length).await;
-            // Not read, but not closed either.
+            let sent = write_until(write, block, begun + length).await;
+            // Neither read nor closed until the end.
             drop(read);
             sent
         });
     }
     let sent: u64 = flooding.join_all().await.into_iter().sum();
-    vec![Figure::plain("sent", megabytes(sent))]
+    vec![Metric::unlimited("sent", megabytes(sent))]
 }
 
-/// A hundred listeners that do not read while a broadcaster talks; and others that do.
-pub(super) async fn slow_readers(target: &Target) -> Vec<Figure> {
-    const GOOD: usize = 5;
+/// Broadcasts to a hundred clients that do not read and to a few that do.
+pub(super) async fn slow_readers(target: &Target) -> Vec<Metric> {
+    const READERS: usize = 5;
     let until = Instant::now() + target.scale.length;
     let mut slow = Vec::new();
     for _ in 0..100 {
         slow.extend(Peer::open(target.address, "/web").await.ok());
     }
     let mut listening = JoinSet::new();
-    for _ in 0..GOOD {
+    for _ in 0..READERS {
         let Ok(peer) = Peer::open(target.address, "/web").await else { continue };
         listening.spawn(listen(peer, until + Duration::from_secs(20)));
     }
@@ -93,33 +93,33 @@ pub(super) async fn slow_readers(target: &Target) -> Vec<Figure> {
         sent += 1;
     }
     drop(speaker.send(br#"{"opcode":"broadcast","message":"last"}"#).await);
-    let heard = listening.join_all().await;
-    let lost: u64 = heard.iter().map(|heard| sent.saturating_sub(*heard)).sum();
+    let received = listening.join_all().await;
+    let lost: u64 = received.iter().map(|received| sent.saturating_sub(*received)).sum();
     drop(slow);
     vec![
-        Figure::plain("broadcasts", sent.to_string()),
-        Figure::count("lost by those who read", lost, 0),
+        Metric::unlimited("broadcasts", sent.to_string()),
+        Metric::count("lost by clients that read", lost, 0),
     ]
 }
 
-/// How many broadcasts came until the last one.
+/// Returns the number of broadcasts received before the last one.
 async fn listen(mut peer: Peer, until: Instant) -> u64 {
-    let mut heard = 0;
+    let mut received = 0;
     let left = until.saturating_duration_since(Instant::now());
     let all = timeout(left, async {
         while let Ok(message) = peer.message().await {
             if message.ends_with(br#""message":"last"}"#) {
                 break;
             }
-            heard += u64::from(message.starts_with(br#"{"opcode":"broadcast""#));
+            received += u64::from(message.starts_with(br#"{"opcode":"broadcast""#));
         }
     });
     drop(all.await);
-    heard
+    received
 }
 
-/// Writes `first` and then `frame` again and again, and reads what comes.
-async fn flood(target: &Target, path: &str, first: &[u8], frame: Vec<u8>) -> Vec<Figure> {
+/// Writes `first`, then `frame` repeatedly, and reads the answers.
+async fn flood(target: &Target, path: &str, first: &[u8], frame: Vec<u8>) -> Vec<Metric> {
     let (begun, cpu) = (Instant::now(), target.process.cpu());
     let until = begun + target.scale.length;
     let mut flooding = JoinSet::new();
@@ -130,8 +130,9 @@ async fn flood(target: &Target, path: &str, first: &[u8], frame: Vec<u8>) -> Vec
         }
         let (read, write) = peer.into_stream().into_split();
         let block = frame.repeat(4096 / frame.len() + 1);
-        flooding
-            .spawn(async move { tokio::join!(pour(write, block, until), soak_up(read, until)) });
+        flooding.spawn(async move {
+            tokio::join!(write_until(write, block, until), read_until(read, until))
+        });
     }
     let sums = flooding.join_all().await;
     let (sent, received) = sums.iter().fold((0, 0), |(s, r), (sent, read)| (s + sent, r + read));
@@ -139,14 +140,14 @@ async fn flood(target: &Target, path: &str, first: &[u8], frame: Vec<u8>) -> Vec
     let rate = sent as f64 / frame.len() as f64 / begun.elapsed().as_secs_f64();
     let per_byte = cpu * 1e9 / (sent.max(1)) as f64;
     vec![
-        Figure::plain("frames", format!("{rate:.0}/s")),
-        Figure::plain("processor", format!("{per_byte:.0} ns per byte sent")),
-        Figure::ratio("bytes back", received as f64 / sent.max(1) as f64),
+        Metric::unlimited("frames", format!("{rate:.0}/s")),
+        Metric::unlimited("CPU", format!("{per_byte:.0} ns per byte sent")),
+        Metric::ratio("bytes back", received as f64 / sent.max(1) as f64),
     ]
 }
 
-/// Writes a block again and again; the bytes that were taken.
-async fn pour(mut write: OwnedWriteHalf, block: Vec<u8>, until: Instant) -> u64 {
+/// Writes a block repeatedly; returns the number of bytes written.
+async fn write_until(mut write: OwnedWriteHalf, block: Vec<u8>, until: Instant) -> u64 {
     let mut sent = 0;
     let left = until.saturating_duration_since(Instant::now());
     let all = timeout(left, async {
@@ -158,7 +159,7 @@ async fn pour(mut write: OwnedWriteHalf, block: Vec<u8>, until: Instant) -> u64 
     sent
 }
 
-async fn soak_up(mut read: OwnedReadHalf, until: Instant) -> u64 {
+async fn read_until(mut read: OwnedReadHalf, until: Instant) -> u64 {
     let mut buffer = vec![0; 64 * 1024];
     let mut received = 0;
     let left = until.saturating_duration_since(Instant::now());
@@ -175,8 +176,8 @@ fn megabytes(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-/// Reads everything until the end.
-pub(super) async fn rest(stream: &mut TcpStream) -> u64 {
+/// Reads until the end of the stream; returns the number of bytes.
+pub(super) async fn read_to_end(stream: &mut TcpStream) -> u64 {
     let mut buffer = vec![0; 64 * 1024];
     let mut received = 0;
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {

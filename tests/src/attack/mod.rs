@@ -1,12 +1,14 @@
-//! Attacks on a server under which honest clients go on: what they notice, and what the attack costs the server.
+//! Denial-of-service attacks on a server, measured by the latency of legitimate clients and by the
+//! server's resource usage.
 //!
-//! Each attack is bounded in connections and time, has a fresh server to itself, and speaks to 127.0.0.1 only. The same is done to the
-//! host and to a server of npm `ws` beside it.
+//! Each attack has bounded connections and time, runs against a fresh server on 127.0.0.1, and is
+//! run against both the host and a server of npm `ws`.
 
-mod figure;
+mod connections;
 mod flood;
-mod honest;
-mod odd;
+mod legitimate;
+mod metric;
+mod payloads;
 mod peer;
 mod process;
 mod slow;
@@ -20,24 +22,25 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
-pub use self::figure::{Figure, Row};
-pub use self::honest::{Honest, Noticed};
-pub use self::process::{Process, Watch};
+pub use self::legitimate::{LegitimateClients, Observations};
+pub use self::metric::{Metric, Row};
+pub use self::process::{MemorySampler, Process};
 use crate::setup::Setup;
 use crate::stream::Address;
 use crate::tls::Authority;
 use crate::{TestHost, within};
 
-/// How much of it.
+/// The extent of an attack.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
-    /// Connections of the attacks that hold some.
+    /// Connections of the attacks that hold connections open.
     pub sockets: usize,
-    /// How long floods last.
+    /// The duration of floods.
     pub length: Duration,
-    /// How long honest clients are watched before.
+    /// The duration of the baseline measurement before the attack.
     pub before: Duration,
-    /// The host's `head_timeout` (and `tls_timeout`), and `message_timeout`; None: as they are where nothing is said of them.
+    /// The host's `head_timeout` (also used as `tls_timeout`) and `message_timeout`; None:
+    /// defaults.
     pub timeouts: Option<(Duration, Duration)>,
 }
 
@@ -59,178 +62,221 @@ impl Scale {
 #[derive(Debug)]
 pub struct Target {
     address: SocketAddr,
-    /// Where it speaks TLS; None: nowhere.
+    /// The TLS address, if the server has one.
     secure: Option<SocketAddr>,
     process: Process,
-    /// Whether it is the host: it knows plain TCP and the dialog.
+    /// Whether it is the host, which also supports plain TCP and the dialog.
     is_host: bool,
     scale: Scale,
 }
 
-/// One way to attack.
+/// A kind of attack.
 #[derive(Clone, Copy, Debug)]
 pub struct Attack {
-    /// For the command line.
+    /// The name on the command line.
     pub name: &'static str,
-    /// What is done.
+    /// A description for the table.
     pub what: &'static str,
-    /// What the honest clients' p99 may be meanwhile.
-    p99: Most,
-    /// By how much the host's memory may grow, in MiB; 0: whatever it is.
+    /// The limit of the legitimate clients' p99 latency during the attack.
+    p99: LatencyLimit,
+    /// The limit of the host's memory growth in MiB; 0: no limit.
     growth: u64,
-    /// Whether there is such a thing at the other server.
-    is_for_both: bool,
+    /// Whether it applies to the `ws` server too.
+    applies_to_ws: bool,
 }
 
-/// What is promised of a p99.
+/// A limit of the p99 latency.
 #[derive(Clone, Copy, Debug)]
-enum Most {
-    Anything,
+enum LatencyLimit {
+    None,
     Milliseconds(u64),
-    /// Of what it was before; a millisecond at least, as less cannot be told from what the machine does by itself.
-    Twice,
+    /// Twice the latency before the attack, but at least a millisecond: shorter delays cannot be
+    /// distinguished from scheduling noise.
+    TwiceBaseline,
 }
 
-/// All of them.
+/// All attacks.
 pub const ATTACKS: [Attack; 22] = [
-    attack("stalled-hellos", "TLS hellos that are begun and left", Most::Twice, 16, false),
-    attack("stalled-heads", "request heads that are begun and left", Most::Twice, 16, true),
-    attack("slow-heads", "request heads of one byte a second", Most::Twice, 16, true),
+    attack("stalled-hellos", "half a TLS ClientHello", LatencyLimit::TwiceBaseline, 16, false),
+    attack("stalled-heads", "half a request head", LatencyLimit::TwiceBaseline, 16, true),
+    attack(
+        "slow-heads",
+        "request head at one byte per second",
+        LatencyLimit::TwiceBaseline,
+        16,
+        true,
+    ),
     attack(
         "stalled-openings",
-        "opening lines of plain TCP that are begun and left",
-        Most::Twice,
+        "half the opening of plain TCP",
+        LatencyLimit::TwiceBaseline,
         16,
         false,
     ),
     attack(
         "slow-openings",
-        "plain TCP, its first message one byte a second",
-        Most::Twice,
+        "plain TCP, first message at one byte per second",
+        LatencyLimit::TwiceBaseline,
         16,
         false,
     ),
-    attack("half-frames", "half a frame, then one byte a second", Most::Twice, 64, true),
-    attack("open-buffers", "an open chunk buffer, then nothing", Most::Twice, 16, false),
-    attack("half-closes", "writing side ended, reading side kept", Most::Milliseconds(5), 16, true),
     attack(
-        "unanswered-closes",
-        "no answer to the close frame for a violation",
-        // As for the one before: all of it is the handshakes of a thousand, at once.
-        Most::Milliseconds(5),
+        "half-frames",
+        "half a frame, then one byte per second",
+        LatencyLimit::TwiceBaseline,
+        64,
+        true,
+    ),
+    attack(
+        "open-buffers",
+        "an open chunk buffer, then nothing",
+        LatencyLimit::TwiceBaseline,
+        16,
+        false,
+    ),
+    attack(
+        "half-closes",
+        "writing side shut down, reading side open",
+        LatencyLimit::Milliseconds(5),
         16,
         true,
     ),
-    attack("pings-unread", "5 clients ping and never read", Most::Anything, 8, true),
+    attack(
+        "unanswered-closes",
+        "no answer to the close frame for a violation",
+        // Like half-closes: dominated by a thousand simultaneous handshakes.
+        LatencyLimit::Milliseconds(5),
+        16,
+        true,
+    ),
+    attack("pings-unread", "5 clients ping and never read", LatencyLimit::None, 8, true),
     attack(
         "slow-readers",
-        "100 listeners of a broadcast do not read",
-        Most::Milliseconds(10),
+        "100 receivers of a broadcast do not read",
+        LatencyLimit::Milliseconds(10),
         100,
         true,
     ),
     attack(
         "small-messages",
         "20 clients flood with small messages",
-        Most::Milliseconds(20),
+        LatencyLimit::Milliseconds(20),
         0,
         true,
     ),
     attack(
         "empty-messages",
         "20 clients flood with empty messages",
-        Most::Milliseconds(20),
+        LatencyLimit::Milliseconds(20),
         0,
         true,
     ),
     attack(
         "empty-fragments",
         "20 clients flood with empty fragments",
-        Most::Milliseconds(20),
+        LatencyLimit::Milliseconds(20),
         0,
         true,
     ),
-    attack("pings", "20 clients flood with pings", Most::Milliseconds(20), 0, true),
-    attack("buffers", "20 clients flood with bufferON", Most::Milliseconds(20), 0, false),
-    attack("joins", "20 clients change rooms all the time", Most::Milliseconds(20), 0, false),
+    attack("pings", "20 clients flood with pings", LatencyLimit::Milliseconds(20), 0, true),
+    attack("buffers", "20 clients flood with bufferON", LatencyLimit::Milliseconds(20), 0, false),
+    attack(
+        "joins",
+        "20 clients change rooms continuously",
+        LatencyLimit::Milliseconds(20),
+        0,
+        false,
+    ),
     attack(
         "descriptors",
-        "400 sockets where 256 files may be open",
-        Most::Milliseconds(20),
+        "400 connections, 256 file descriptors",
+        LatencyLimit::Milliseconds(20),
         0,
         true,
     ),
-    attack("churn", "8 clients open and close, by FIN and RST", Most::Milliseconds(20), 0, true),
-    attack("amplification", "bytes back for each byte sent", Most::Anything, 0, true),
-    attack("lengths", "frames that claim 4 GiB to 2^64 bytes", Most::Anything, 1, true),
-    attack("deep-json", "JSON 100,000 levels deep, and 10 MB of brackets", Most::Anything, 0, true),
+    attack(
+        "churn",
+        "8 clients open and close, by FIN and RST",
+        LatencyLimit::Milliseconds(20),
+        0,
+        true,
+    ),
+    attack("amplification", "bytes received per byte sent", LatencyLimit::None, 0, true),
+    attack("lengths", "frame headers that claim 4 GiB to 2^64 bytes", LatencyLimit::None, 1, true),
+    attack(
+        "deep-json",
+        "JSON 100,000 levels deep, and 10 MB of brackets",
+        LatencyLimit::None,
+        0,
+        true,
+    ),
 ];
 
 const fn attack(
     name: &'static str,
     what: &'static str,
-    p99: Most,
+    p99: LatencyLimit,
     growth: u64,
-    is_for_both: bool,
+    applies_to_ws: bool,
 ) -> Attack {
-    Attack { name, what, p99, growth, is_for_both }
+    Attack { name, what, p99, growth, applies_to_ws }
 }
 
 impl Attack {
-    /// Attacks the host; `program` is it.
-    pub async fn on_host(&self, program: impl Into<PathBuf>, scale: Scale) -> Row {
+    /// Attacks the host at the path `program`.
+    pub async fn run_on_host(&self, program: impl Into<PathBuf>, scale: Scale) -> Row {
         let host = start_host(program.into(), self, scale).await;
         let [Address::Tcp(address), Address::Tcp(secure)] = *host.addresses() else {
             panic!("not TCP")
         };
         let process = Process(host.pid());
         let secure = Some(secure);
-        let row = self.on(Target { address, secure, process, is_host: true, scale }).await;
+        let row = self.run(Target { address, secure, process, is_host: true, scale }).await;
         drop(host);
         row
     }
 
-    /// Attacks the server of npm `ws`; None where there is none, or no such attack.
-    pub async fn on_other(&self, scale: Scale) -> Option<Row> {
-        if !self.is_for_both {
+    /// Attacks the server of npm `ws`; None if it is not installed or the attack does not apply.
+    pub async fn run_on_ws(&self, scale: Scale) -> Option<Row> {
+        if !self.applies_to_ws {
             return None;
         }
-        let (child, address) = start_other(self).await?;
+        let (child, address) = start_ws(self).await?;
         let process = Process(child.id()?);
-        let row = self.on(Target { address, secure: None, process, is_host: false, scale }).await;
+        let row = self.run(Target { address, secure: None, process, is_host: false, scale }).await;
         drop(child);
         Some(row)
     }
 
-    async fn on(&self, target: Target) -> Row {
-        let honest = Honest::start(target.address, HONEST);
+    async fn run(&self, target: Target) -> Row {
+        let clients = LegitimateClients::start(target.address, LEGITIMATE_CLIENTS);
         let begun = Instant::now();
         sleep(target.scale.before).await;
-        let before = target.process.resident();
-        let watch = Watch::on(target.process);
+        let before = target.process.resident_bytes();
+        let memory = MemorySampler::start(target.process);
         let attacked = Instant::now();
-        let mut figures = self.run(&target).await;
+        let mut metrics = self.attack(&target).await;
         let ended = Instant::now();
-        let peak = watch.peak();
-        let noticed = honest.finish();
-        if !target.process.lives() {
-            figures.push(Figure::count("IT HAS ENDED", 1, 0));
+        let peak = memory.peak();
+        let observed = clients.finish();
+        if !target.process.is_running() {
+            metrics.push(Metric::count("SERVER ENDED", 1, 0));
         }
         let mut row = Row {
             attack: *self,
             is_host: target.is_host,
-            before: noticed.between(begun, attacked),
-            during: noticed.between(attacked, ended),
+            before: observed.between(begun, attacked),
+            during: observed.between(attacked, ended),
             resident: (before, peak),
-            lost: noticed.lost,
-            cut: noticed.cut,
-            figures,
+            lost: observed.lost,
+            closed: observed.closed,
+            metrics,
         };
-        row.judge(self.p99, self.growth);
+        row.check_limits(self.p99, self.growth);
         row
     }
 
-    async fn run(&self, target: &Target) -> Vec<Figure> {
+    async fn attack(&self, target: &Target) -> Vec<Metric> {
         match self.name {
             "stalled-hellos" => slow::stalled_hellos(target).await,
             "stalled-heads" => slow::stalled_heads(target).await,
@@ -249,16 +295,16 @@ impl Attack {
             "pings" => flood::pings(target).await,
             "buffers" => flood::buffers(target).await,
             "joins" => flood::joins(target).await,
-            "descriptors" => odd::descriptors(target).await,
-            "churn" => odd::churn(target).await,
-            "amplification" => odd::amplification(target).await,
-            "lengths" => odd::lengths(target).await,
-            "deep-json" => odd::deep_json(target).await,
+            "descriptors" => connections::descriptors(target).await,
+            "churn" => connections::churn(target).await,
+            "amplification" => payloads::amplification(target).await,
+            "lengths" => payloads::lengths(target).await,
+            "deep-json" => payloads::deep_json(target).await,
             other => panic!("no such attack: {other}"),
         }
     }
 
-    /// Through which the server is started.
+    /// The command through which the server is started.
     fn launcher(&self) -> &'static [&'static str] {
         match self.name {
             "descriptors" => &["sh", "-c", r#"ulimit -n 256 && exec "$0" "$@""#],
@@ -267,8 +313,8 @@ impl Attack {
     }
 }
 
-/// How many clients behave.
-const HONEST: usize = 10;
+/// The number of legitimate clients.
+const LEGITIMATE_CLIENTS: usize = 10;
 
 async fn start_host(program: PathBuf, attack: &Attack, scale: Scale) -> TestHost {
     let setup = Setup::new(program)
@@ -276,7 +322,7 @@ async fn start_host(program: PathBuf, attack: &Attack, scale: Scale) -> TestHost
         .resource("/talk", "echo")
         .resource("/web", "feedback")
         .resource("/chat", "chat")
-        .secured(&Authority::default().issue(&["localhost"]))
+        .with_tls(&Authority::default().issue(&["localhost"]))
         .environment("RUST_LOG", "warn,plugsocket=info")
         .launcher(attack.launcher());
     let seconds = |time: Duration| time.as_secs_f64().to_string();
@@ -288,14 +334,14 @@ async fn start_host(program: PathBuf, attack: &Attack, scale: Scale) -> TestHost
         .await
 }
 
-async fn start_other(attack: &Attack) -> Option<(Child, SocketAddr)> {
+async fn start_ws(attack: &Attack) -> Option<(Child, SocketAddr)> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/node_ws.mjs");
     let words: Vec<&str> = attack.launcher().iter().copied().chain(["node", script]).collect();
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().ok()?;
     let mut said = BufReader::new(child.stdout.take()?).lines();
-    let line = within("the other server", said.next_line()).await.ok()??;
+    let line = within("the ws server to listen", said.next_line()).await.ok()??;
     let Ok(port) = line.parse::<u16>() else {
         drop(timeout(Duration::from_secs(1), child.wait()).await);
         return None;

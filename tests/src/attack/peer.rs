@@ -1,4 +1,5 @@
-//! One raw connection to any WebSocket server, without deadlines: what ends is an error.
+//! A raw connection to any WebSocket server. Unlike `RawClient` it returns errors and has no
+//! deadlines.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,17 +9,17 @@ use tokio::net::TcpStream;
 
 use crate::raw::{RawClient, masked, opcode};
 
-/// A connection after its handshake.
+/// A WebSocket connection after the handshake.
 #[derive(Debug)]
 pub(super) struct Peer {
     stream: BufReader<TcpStream>,
 }
 
 impl Peer {
-    /// Makes a handshake.
+    /// Connects and performs the handshake.
     ///
     /// # Errors
-    /// It is refused, or the connection ends.
+    /// If the handshake is refused or the connection ends.
     pub(super) async fn open(address: SocketAddr, path: &str) -> io::Result<Self> {
         let mut stream = connect(address).await?;
         stream.write_all(RawClient::handshake(path).as_bytes()).await?;
@@ -36,23 +37,23 @@ impl Peer {
     /// Sends a text message.
     ///
     /// # Errors
-    /// The connection has ended.
+    /// If the connection has ended.
     pub(super) async fn send(&mut self, text: &[u8]) -> io::Result<()> {
         self.write(&masked(opcode::TEXT, text)).await
     }
 
-    /// Writes any bytes.
+    /// Writes raw bytes.
     ///
     /// # Errors
-    /// The connection has ended.
+    /// If the connection has ended.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stream.get_mut().write_all(bytes).await
     }
 
-    /// The payload of the next text or binary message.
+    /// Returns the payload of the next text or binary message.
     ///
     /// # Errors
-    /// The connection has ended, or is closed.
+    /// If the connection has ended or a close frame arrives.
     pub(super) async fn message(&mut self) -> io::Result<Vec<u8>> {
         loop {
             let first = self.stream.read_u8().await?;
@@ -71,16 +72,16 @@ impl Peer {
         }
     }
 
-    /// The socket. What was read ahead is lost.
+    /// Returns the socket; buffered input is discarded.
     pub(super) fn into_stream(self) -> TcpStream {
         self.stream.into_inner()
     }
 }
 
-/// A socket that nothing was written to.
+/// Connects a socket without writing to it.
 ///
 /// # Errors
-/// Nobody takes it.
+/// If the connection is refused.
 pub(super) async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;

@@ -1,4 +1,4 @@
-//! Attacks that hold connections by doing next to nothing.
+//! Slowloris attacks: connections held open by sending little or nothing.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -9,149 +9,149 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 
 use super::peer::{Peer, connect};
-use super::{Figure, Target};
+use super::{Metric, Target};
 use crate::raw::{RawClient, masked, opcode};
 
-/// What a connection begins with, and what it goes on with, a byte each second.
+/// What a connection sends: the beginning at once, the rest one byte per second.
 #[derive(Clone, Debug, Default)]
-struct Drip {
-    /// A path whose handshake is made first.
+struct SlowSend {
+    /// The path of a handshake to perform first.
     path: Option<&'static str>,
     first: Vec<u8>,
     then: Vec<u8>,
-    /// Whether the writing side is ended behind that.
+    /// Whether to shut down the writing side after `first`.
     ends: bool,
-    /// Whether it is for the port where TLS is spoken.
+    /// Whether to connect to the TLS port.
     is_secure: bool,
 }
 
-/// A request head that is begun and left.
-pub(super) async fn stalled_heads(target: &Target) -> Vec<Figure> {
+/// Sends half a request head and stops.
+pub(super) async fn stalled_heads(target: &Target) -> Vec<Metric> {
     let first = b"GET /echo HTTP/1.1\r\nHost: localhost\r\n".to_vec();
     let limit = target.scale.head_timeout() + SECOND;
-    hold(target, Drip { first, ..Drip::default() }, limit).await
+    hold(target, SlowSend { first, ..SlowSend::default() }, limit).await
 }
 
-/// A request head of one byte a second.
-pub(super) async fn slow_heads(target: &Target) -> Vec<Figure> {
+/// Sends a request head at one byte per second.
+pub(super) async fn slow_heads(target: &Target) -> Vec<Metric> {
     let then = RawClient::handshake("/echo").into_bytes();
     let limit = target.scale.head_timeout() + SECOND;
-    hold(target, Drip { then, ..Drip::default() }, limit).await
+    hold(target, SlowSend { then, ..SlowSend::default() }, limit).await
 }
 
-/// A TLS hello that is begun and left.
-pub(super) async fn stalled_hellos(target: &Target) -> Vec<Figure> {
-    // A record of 512 bytes with a ClientHello of 508, up to its version and a part of its random.
+/// Sends half a TLS ClientHello and stops.
+pub(super) async fn stalled_hellos(target: &Target) -> Vec<Metric> {
+    // A record of 512 bytes with a ClientHello of 508, cut inside its random.
     let first = b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03plugsocket".to_vec();
-    let drip = Drip { first, is_secure: true, ..Drip::default() };
-    hold(target, drip, target.scale.tls_timeout() + SECOND).await
+    let slow = SlowSend { first, is_secure: true, ..SlowSend::default() };
+    hold(target, slow, target.scale.tls_timeout() + SECOND).await
 }
 
-/// The lines that open plain TCP, begun and left.
-pub(super) async fn stalled_openings(target: &Target) -> Vec<Figure> {
+/// Sends half the opening of plain TCP and stops.
+pub(super) async fn stalled_openings(target: &Target) -> Vec<Metric> {
     let first = b"backend\nGET /ta".to_vec();
     let limit = target.scale.head_timeout() + SECOND;
-    hold(target, Drip { first, ..Drip::default() }, limit).await
+    hold(target, SlowSend { first, ..SlowSend::default() }, limit).await
 }
 
-/// The opening of plain TCP, one byte a second, up to the middle of its first message.
-pub(super) async fn slow_openings(target: &Target) -> Vec<Figure> {
-    let drip = Drip {
+/// Opens plain TCP and sends the first message at one byte per second.
+pub(super) async fn slow_openings(target: &Target) -> Vec<Metric> {
+    let slow = SlowSend {
         first: b"backend\nGET /talk HTTP/1.1\n\n{\"opcode\":".to_vec(),
         then: vec![b'"'; 1000],
-        ..Drip::default()
+        ..SlowSend::default()
     };
-    hold(target, drip, told(target)).await
+    hold(target, slow, close_deadline(target)).await
 }
 
-/// Half a frame, and its payload one byte a second.
-pub(super) async fn half_frames(target: &Target) -> Vec<Figure> {
+/// Sends half a frame, then its payload at one byte per second.
+pub(super) async fn half_frames(target: &Target) -> Vec<Metric> {
     let mut frame = masked(opcode::TEXT, &[b'x'; 60_000]);
     let then = frame.split_off(10_000);
-    let drip = Drip { path: Some("/echo"), first: frame, then, ..Drip::default() };
-    hold(target, drip, told(target)).await
+    let slow = SlowSend { path: Some("/echo"), first: frame, then, ..SlowSend::default() };
+    hold(target, slow, close_deadline(target)).await
 }
 
-/// An open chunk buffer with something in it.
-pub(super) async fn open_buffers(target: &Target) -> Vec<Figure> {
+/// Opens a chunk buffer, sends one chunk and stops.
+pub(super) async fn open_buffers(target: &Target) -> Vec<Metric> {
     let chunk = masked(opcode::TEXT, &[b'x'; 1000]);
     let first = [masked(opcode::TEXT, b"bufferON"), chunk].concat();
-    let drip = Drip { path: Some("/talk"), first, ..Drip::default() };
-    hold(target, drip, told(target)).await
+    let slow = SlowSend { path: Some("/talk"), first, ..SlowSend::default() };
+    hold(target, slow, close_deadline(target)).await
 }
 
-/// A peer that ends its side and keeps the other one.
-pub(super) async fn half_closes(target: &Target) -> Vec<Figure> {
-    let drip = Drip { path: Some("/echo"), ends: true, ..Drip::default() };
-    hold(target, drip, Duration::from_secs(4)).await
+/// Shuts down the writing side and keeps the reading side open.
+pub(super) async fn half_closes(target: &Target) -> Vec<Metric> {
+    let slow = SlowSend { path: Some("/echo"), ends: true, ..SlowSend::default() };
+    hold(target, slow, Duration::from_secs(4)).await
 }
 
-/// A violation, and no answer to the close frame that it brings.
-pub(super) async fn unanswered_closes(target: &Target) -> Vec<Figure> {
-    let drip = Drip { path: Some("/echo"), first: masked(0xf1, b""), ..Drip::default() };
-    hold(target, drip, Duration::from_secs(4)).await
+/// Violates the protocol and does not answer the close frame.
+pub(super) async fn unanswered_closes(target: &Target) -> Vec<Metric> {
+    let slow = SlowSend { path: Some("/echo"), first: masked(0xf1, b""), ..SlowSend::default() };
+    hold(target, slow, Duration::from_secs(4)).await
 }
 
-/// Told in a close frame after `message_timeout`; then the answer to that is awaited for `close_timeout`, 3 s.
-fn told(target: &Target) -> Duration {
+/// The close frame comes after `message_timeout`, the cut after `close_timeout` (3 s) more.
+fn close_deadline(target: &Target) -> Duration {
     target.scale.message_timeout() + 4 * SECOND
 }
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Opens connections that do this until the server ends them, and keeps their sockets; how long that took, and when the server
-/// had let go of their descriptors.
-async fn hold(target: &Target, drip: Drip, limit: Duration) -> Vec<Figure> {
+/// Opens connections that send slowly, and keeps their sockets; measures when the server has ended
+/// them and closed its file descriptors.
+async fn hold(target: &Target, slow: SlowSend, limit: Duration) -> Vec<Metric> {
     let before = target.process.descriptors();
     let begun = Instant::now();
-    let address = if drip.is_secure { target.secure.expect("a host") } else { target.address };
+    let address = if slow.is_secure { target.secure.expect("a host") } else { target.address };
     let mut opening = JoinSet::new();
     for _ in 0..target.scale.sockets {
-        opening.spawn(begin(address, drip.clone()));
+        opening.spawn(begin(address, slow.clone()));
     }
     let mut holding = JoinSet::new();
     let mut refused = 0;
     for opened in opening.join_all().await {
         match opened {
-            Some(stream) => drop(holding.spawn(until_dropped(stream, drip.then.clone()))),
+            Some(stream) => drop(holding.spawn(until_dropped(stream, slow.then.clone()))),
             None => refused += 1,
         }
     }
-    // Beyond the limit it is enough to know that it is beyond.
-    let patience = (limit + 2 * SECOND).saturating_sub(begun.elapsed());
+    // The exact time does not matter beyond the limit.
+    let longest = (limit + 2 * SECOND).saturating_sub(begun.elapsed());
     let mut kept = Vec::new();
-    let all = timeout(patience, async {
+    let all = timeout(longest, async {
         while let Some(stream) = holding.join_next().await {
             kept.push(stream);
         }
     });
     let is_done = all.await.is_ok();
     let took = begun.elapsed();
-    let mut figures = vec![Figure::seconds("dropped within", took, is_done, limit)];
-    let freed = descriptors_fall(target, before, begun).await;
-    figures.push(Figure::plain("descriptors free after", freed));
+    let mut metrics = vec![Metric::seconds("dropped within", took, is_done, limit)];
+    let freed = wait_for_descriptors(target, before, begun).await;
+    metrics.push(Metric::unlimited("descriptors free after", freed));
     if refused > 0 {
-        figures.push(Figure::plain("not accepted", refused.to_string()));
+        metrics.push(Metric::unlimited("not accepted", refused.to_string()));
     }
-    figures
+    metrics
 }
 
-async fn begin(address: SocketAddr, drip: Drip) -> Option<TcpStream> {
-    let mut stream = match drip.path {
+async fn begin(address: SocketAddr, slow: SlowSend) -> Option<TcpStream> {
+    let mut stream = match slow.path {
         Some(path) => Peer::open(address, path).await.ok()?.into_stream(),
         None => connect(address).await.ok()?,
     };
-    stream.write_all(&drip.first).await.ok()?;
-    if drip.ends {
+    stream.write_all(&slow.first).await.ok()?;
+    if slow.ends {
         stream.shutdown().await.ok()?;
     }
     Some(stream)
 }
 
-/// Reads to the end and keeps the socket.
-async fn until_dropped(mut stream: TcpStream, drip: Vec<u8>) -> TcpStream {
+/// Reads until the server ends the connection; returns the open socket.
+async fn until_dropped(mut stream: TcpStream, slow: Vec<u8>) -> TcpStream {
     let mut tick = interval(Duration::from_secs(1));
-    let mut drip = drip.into_iter();
+    let mut slow = slow.into_iter();
     let mut buffer = [0; 4096];
     loop {
         tokio::select! {
@@ -159,7 +159,7 @@ async fn until_dropped(mut stream: TcpStream, drip: Vec<u8>) -> TcpStream {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => return stream,
             },
-            _ = tick.tick() => if let Some(byte) = drip.next()
+            _ = tick.tick() => if let Some(byte) = slow.next()
                 && stream.write_all(&[byte]).await.is_err()
             {
                 return stream;
@@ -168,8 +168,8 @@ async fn until_dropped(mut stream: TcpStream, drip: Vec<u8>) -> TcpStream {
     }
 }
 
-/// When the server has no more open files than before, though the peers keep theirs.
-async fn descriptors_fall(target: &Target, before: usize, begun: Instant) -> String {
+/// Waits until the server has no more open file descriptors than before.
+async fn wait_for_descriptors(target: &Target, before: usize, begun: Instant) -> String {
     let until = Instant::now() + 4 * SECOND;
     while target.process.descriptors() > before + 2 {
         if Instant::now() > until {

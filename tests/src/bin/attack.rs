@@ -1,4 +1,4 @@
-//! Attacks a host and a server of npm `ws` beside it, while honest clients go on, and prints one table.
+//! Runs denial-of-service attacks against the host and a server of npm `ws`, and prints a table.
 //!
 //! ```text
 //! (cd clients/js && npm ci)
@@ -6,19 +6,19 @@
 //! cargo run --release -p plugsocket-tests --bin attack -- --quick slow-readers churn
 //! ```
 //!
-//! Ends with exit code 1 if a figure of the host's is missed (bold in the table), or an honest client of its lost a message or its
-//! connection. Everything happens on 127.0.0.1.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
+//! Exits with code 1 if the host exceeds a limit (bold in the table), or if a legitimate client of
+//! the host lost a message or its connection. All connections are on 127.0.0.1.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints")]
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plugsocket_tests::allow_files;
 use plugsocket_tests::attack::{ATTACKS, Row, Scale};
+use plugsocket_tests::ensure_file_limit;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    // This program is the host as well, and the host's preflight child: so it needs no other program to be built.
+    // This program is also the host and its preflight child, so that no other must be built.
     if matches!(arguments.first().map(String::as_str), Some("run" | "preflight")) {
         return plugsocket::main();
     }
@@ -31,29 +31,29 @@ fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     let scale = if options.is_empty() { FULL } else { QUICK };
-    if let Err(text) = allow_files(scale.sockets + OTHER_FILES) {
+    if let Err(text) = ensure_file_limit(scale.sockets + OTHER_FILES) {
         eprintln!("attack: {text}");
         return ExitCode::FAILURE;
     }
-    let chosen = ATTACKS
+    let selected = ATTACKS
         .iter()
         .filter(|attack| names.is_empty() || names.iter().any(|name| name.as_str() == attack.name));
-    let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
-    let program = std::env::current_exe().expect("a program knows its own path");
-    println!("{}", Row::HEAD);
-    let mut is_good = true;
-    for attack in chosen {
-        let row = runtime.block_on(attack.on_host(&program, scale));
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime's threads can be started");
+    let program = std::env::current_exe().expect("the program's path is known");
+    println!("{}", Row::HEADER);
+    let mut passes = true;
+    for attack in selected {
+        let row = runtime.block_on(attack.run_on_host(&program, scale));
         println!("{row}");
-        is_good &= row.is_good();
-        if let Some(row) = runtime.block_on(attack.on_other(scale)) {
+        passes &= row.passes();
+        if let Some(row) = runtime.block_on(attack.run_on_ws(scale)) {
             println!("{row}");
         }
     }
-    if is_good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if passes { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What else is open.
+/// File descriptors needed besides the attacking connections.
 const OTHER_FILES: usize = 600;
 
 const FULL: Scale = Scale {

@@ -1,4 +1,4 @@
-//! The program itself, as a binary of this crate: so cargo builds it before the tests that start it.
+//! The host as a binary of this crate, so that cargo builds it before the tests that start it.
 
 use std::process::ExitCode;
 

@@ -1,25 +1,28 @@
-//! Replaces an application again and again while connections exchange numbered messages with it, and counts what was lost.
+//! Replaces an application repeatedly while connections exchange numbered messages with it, and
+//! counts lost, duplicated and reordered messages.
 //!
 //! ```text
 //! cargo run --release -p plugsocket-tests --bin reload-under-load
-//! cargo run --release -p plugsocket-tests --bin reload-under-load -- --sockets 200 --talkers 200 --reloads 20 --bad 0 --state-mb 100
+//! cargo run --release -p plugsocket-tests --bin reload-under-load -- \
+//!     --sockets 200 --talkers 200 --reloads 20 --bad 0 --state-mb 100
 //! ```
 //!
-//! Prints a summary and ends with exit code 1 if a message was lost, answered twice or out of order, or a connection was
-//! closed, or the application's count is not what was sent. It needs a file for each connection, and so does the host that it
-//! starts: it raises the limit where it may. Everything happens on 127.0.0.1.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
+//! Prints a summary. Exits with code 1 if a message was lost, answered twice or out of order, if a
+//! connection was closed, or if the application's count differs from the number sent. Needs one
+//! file descriptor per connection, as does the host; the limit is raised if allowed. All
+//! connections are on 127.0.0.1.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints")]
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use plugsocket_tests::allow_files;
+use plugsocket_tests::ensure_file_limit;
 use plugsocket_tests::load::{Plan, Report, percentile, reload_under_load};
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
-    // This program is the host as well, and the host's preflight child: so it needs no other program to be built.
+    // This program is also the host and its preflight child, so that no other must be built.
     if matches!(arguments.next().as_deref(), Some("run" | "preflight")) {
         return plugsocket::main();
     }
@@ -27,12 +30,12 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     };
-    if let Err(text) = allow_files(plan.sockets + OTHER_FILES) {
+    if let Err(text) = ensure_file_limit(plan.sockets + OTHER_FILES) {
         eprintln!("reload-under-load: {text}");
         return ExitCode::FAILURE;
     }
-    let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
-    let program = std::env::current_exe().expect("a program knows its own path");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime's threads can be started");
+    let program = std::env::current_exe().expect("the program's path is known");
     let report = runtime.block_on(reload_under_load(program, plan));
     print!("{}", summary(plan, &report));
     if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -40,12 +43,12 @@ fn main() -> ExitCode {
 
 const USAGE: &str = "\
 usage: reload-under-load [OPTION NUMBER]…
-  --sockets   connections in all (10000)
-  --talkers   of these, how many exchange messages all the time (500)
-  --pace-ms   how long a talker waits after each answer (50)
-  --reloads   how often the application is replaced (100)
-  --bad       libraries that are no good, tried meanwhile (10)
-  --state-mb  megabytes added to the application's state (0)";
+  --sockets   number of connections (10000)
+  --talkers   connections that exchange messages continuously (500)
+  --pace-ms   pause of a talker after each answer (50)
+  --reloads   number of reloads (100)
+  --bad       invalid libraries to offer between the reloads (10)
+  --state-mb  megabytes of ballast in the application's state (0)";
 
 fn plan(mut arguments: impl Iterator<Item = String>) -> Option<Plan> {
     let mut plan = Plan {
@@ -72,13 +75,13 @@ fn plan(mut arguments: impl Iterator<Item = String>) -> Option<Plan> {
     (plan.talkers > 0 && plan.reloads > 0).then_some(plan)
 }
 
-/// What host and load have open besides the connections.
+/// File descriptors needed besides the connections.
 const OTHER_FILES: usize = 200;
 
 fn summary(plan: Plan, report: &Report) -> String {
     let Plan { reloads, sockets, talkers, .. } = plan;
     let Report { sent, answered, lost, duplicated, reordered, closed, counted, took, .. } = report;
-    let of = |times: &[Duration]| {
+    let percentiles = |times: &[Duration]| {
         let [p50, p99, most] = [50, 99, 100].map(|share| percentile(times, share));
         format!("p50 {p50:.1?}, p99 {p99:.1?}, max {most:.1?}")
     };
@@ -88,21 +91,21 @@ fn summary(plan: Plan, report: &Report) -> String {
     let state = report.state_bytes as f64 / 1e6;
     let rate = state / percentile(&report.pauses, 50).as_secs_f64();
     let mut text = format!(
-        "{reloads} reloads under {sockets} connections, {talkers} of which talk all the time, in {took:.1?}\n\
+        "{reloads} reloads under {sockets} connections, {talkers} of them talkers, in {took:.1?}\n\
          connections  {closed} closed\n\
          messages     {sent} sent, {answered} answered, {lost} lost, {duplicated} duplicated, {reordered} reordered\n\
          state        {counted} counted by the application over all generations, {}\n\
          pause        {}; {state:.1} MB handed over, {rate:.0} MB/s\n\
-         mv to served {}\n\
-         memory       {:.0} kB ± {:.0} kB for each retired generation; {before:.1} MB resident before, {after:.1} MB after\n",
+         mv to answer {}\n\
+         memory       {:.0} kB ± {:.0} kB per retired generation; {before:.1} MB resident before, {after:.1} MB after\n",
         if counted == sent { "exact" } else { "NOT EXACT" },
-        of(&report.pauses),
-        of(&report.delays),
+        percentiles(&report.pauses),
+        percentiles(&report.delays),
         growth.slope / 1e3,
         growth.error / 1e3,
     );
     for (what, sentence) in &report.refusals {
-        writeln!(text, "refused      {what}: {sentence}").expect("a text takes any length");
+        writeln!(text, "refused      {what}: {sentence}").expect("writing to a string cannot fail");
     }
     text
 }

@@ -1,14 +1,14 @@
-//! Millions of messages over connections that come and go, while the application is replaced: says whether every message was
-//! answered once, in order, and counted, and whether anything stayed.
+//! Soak test: millions of messages over short connections while the application is replaced.
+//! Reports whether each message was answered once and in order, and whether resources were leaked.
 //!
 //! ```text
 //! cargo run --release -p plugsocket-tests --bin soak
 //! cargo run --release -p plugsocket-tests --bin soak -- --messages 1000000
 //! ```
 //!
-//! The application is replaced ten times: what each retired generation keeps mapped is in the growth of the memory.
-//! Ends with exit code 1 if not. Everything happens on 127.0.0.1.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
+//! The application is replaced ten times; the memory growth includes what each retired generation
+//! keeps mapped. Exits with code 1 on a failure. All connections are on 127.0.0.1.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints")]
 
 use std::process::ExitCode;
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let messages = match words[..] {
-        // This program is the host as well, the host's preflight child, and the command that asks it.
+        // This program is also the host, its preflight child and its command line.
         ["run" | "preflight" | "connections", ..] => return plugsocket::main(),
         [] => Some(10_000_000),
         ["--messages", number] => number.parse().ok().filter(|number| *number >= 1000),
@@ -30,8 +30,8 @@ fn main() -> ExitCode {
     };
     let plan =
         Plan { messages, connections: 50, each: 500, reload_every: (messages / 10).max(1000) };
-    let runtime = tokio::runtime::Runtime::new().expect("the system gives threads");
-    let program = std::env::current_exe().expect("a program knows its own path");
+    let runtime = tokio::runtime::Runtime::new().expect("the runtime's threads can be started");
+    let program = std::env::current_exe().expect("the program's path is known");
     let report = runtime.block_on(soak(program, plan));
     let (growth, megabytes) =
         (report.growth(), |bytes: Option<&u64>| bytes.map_or(0.0, |b| *b as f64 / 1e6));
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         "messages     {} sent, {} answered once and in order, {} counted by the application, in {:.1?}\n\
          connections  {} opened and closed, {} left\n\
          reloads      {}\n\
-         memory       {:.1} MB before, {:.1} MB after; {:.0} kB ± {:.0} kB for each million messages and its {:.0} reloads\n\
+         memory       {:.1} MB before, {:.1} MB after; {:.0} kB ± {:.0} kB per million messages with {:.0} reloads\n\
          open files   {} before, {} after; threads {} before, {} after\n\
          verdict      {}",
         report.sent,

@@ -1,4 +1,4 @@
-//! One connection that exchanges numbered messages with the counter.
+//! A connection that exchanges numbered messages with the counter application.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,60 +10,60 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::client::Client;
 
-/// How a connection talks.
+/// The rate at which a connection sends messages.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Talk {
-    /// Messages under way at once.
+pub(super) struct Pacing {
+    /// Unanswered messages at a time.
     pub(super) in_flight: u64,
-    /// After each answer.
-    pub(super) pace: Duration,
+    /// The pause after each answer.
+    pub(super) pause: Duration,
 }
 
-/// What came of it on one connection.
+/// The results of one connection.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Part {
+pub(super) struct ConnectionReport {
     pub(super) sent: u64,
     pub(super) answered: u64,
     pub(super) lost: u64,
     pub(super) duplicated: u64,
     pub(super) reordered: u64,
     pub(super) closed: u64,
-    /// The application's count of all messages when it last answered here.
+    /// The application's count of all messages, in its last answer on this connection.
     pub(super) total: u64,
 }
 
-/// What all connections find out together.
+/// State that all connections update.
 #[derive(Debug)]
-pub(super) struct Findings {
-    pub(super) front: watch::Sender<Front>,
-    /// A permit for each connection that had its first answer.
-    pub(super) spoken: Semaphore,
+pub(super) struct Progress {
+    pub(super) version: watch::Sender<Version>,
+    /// Gains a permit for each connection that received its first answer.
+    pub(super) answered_once: Semaphore,
 }
 
-impl Default for Findings {
+impl Default for Progress {
     fn default() -> Self {
-        Self { front: watch::Sender::default(), spoken: Semaphore::new(0) }
+        Self { version: watch::Sender::default(), answered_once: Semaphore::new(0) }
     }
 }
 
-/// Which version serves, as the answers tell.
+/// The version of the application that answers.
 #[derive(Clone, Debug)]
-pub(super) struct Front {
+pub(super) struct Version {
     pub(super) by: String,
-    /// When its first answer came.
+    /// When the first answer of this version arrived.
     pub(super) since: Instant,
-    /// The application's count in that answer.
+    /// The application's count in the first answer.
     total: u64,
 }
 
-impl Default for Front {
+impl Default for Version {
     fn default() -> Self {
         Self { by: String::new(), since: Instant::now(), total: 0 }
     }
 }
 
-impl Front {
-    /// An answer of the version before it may still be read later; its count is lower.
+impl Version {
+    /// Switches to a new version. A late answer of the previous version has a lower count.
     fn advance(&mut self, by: &str, total: u64) -> bool {
         let is_next = total > self.total && by != self.by;
         if is_next {
@@ -73,66 +73,66 @@ impl Front {
     }
 }
 
-/// Talks until it is told to stop; then sends one last message, awaits all answers and closes.
+/// Exchanges messages until stopped; then sends a last message, awaits all answers and closes.
 pub(super) async fn exchange(
     mut client: Client,
-    talk: Talk,
-    findings: Arc<Findings>,
+    pacing: Pacing,
+    progress: Arc<Progress>,
     mut stop: watch::Receiver<bool>,
-) -> Part {
-    let mut part = Part::default();
-    // The number of the answer that is due.
+) -> ConnectionReport {
+    let mut report = ConnectionReport::default();
+    // The number of the next answer.
     let mut due = 1;
     let mut was_last = false;
     loop {
-        while part.sent < due + talk.in_flight - 1 && !*stop.borrow() {
-            part.sent += 1;
-            if client.try_send(Message::text(part.sent.to_string())).await.is_err() {
+        while report.sent < due + pacing.in_flight - 1 && !*stop.borrow() {
+            report.sent += 1;
+            if client.try_send(Message::text(report.sent.to_string())).await.is_err() {
                 break;
             }
         }
-        if due > part.sent {
+        if due > report.sent {
             if was_last {
                 client.close().await;
-                return part;
+                return report;
             }
             was_last = true;
-            part.sent += 1;
-            // A connection that has ended is noticed below.
-            drop(client.try_send(Message::text(part.sent.to_string())).await);
+            report.sent += 1;
+            // The end of the connection is detected below.
+            drop(client.try_send(Message::text(report.sent.to_string())).await);
         }
-        let counted = match timeout(PATIENCE, answer(&mut client)).await {
+        let counted = match timeout(ANSWER_TIMEOUT, answer(&mut client)).await {
             Ok(Some(counted)) => counted,
             ended => {
-                part.closed += u64::from(ended.is_ok());
-                part.lost += part.sent + 1 - due;
-                return part;
+                report.closed += u64::from(ended.is_ok());
+                report.lost += report.sent + 1 - due;
+                return report;
             }
         };
         let total = counted["total"].as_u64().unwrap_or_default();
-        part.total = part.total.max(total);
+        report.total = report.total.max(total);
         let by = counted["by"].as_str().unwrap_or_default();
-        findings.front.send_if_modified(|front| front.advance(by, total));
+        progress.version.send_if_modified(|version| version.advance(by, total));
         if due == 1 {
-            findings.spoken.add_permits(1);
+            progress.answered_once.add_permits(1);
         }
         let number = counted["message"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
         match number {
-            _ if number == due && counted["seq"] == number => part.answered += 1,
-            _ if number == due => part.duplicated += 1,
+            _ if number == due && counted["seq"] == number => report.answered += 1,
+            _ if number == due => report.duplicated += 1,
             _ if number < due => {
-                part.reordered += 1;
+                report.reordered += 1;
                 continue;
             }
-            _ => part.lost += number - due,
+            _ => report.lost += number - due,
         }
         due = number + 1;
-        pause(talk.pace, &mut stop).await;
+        pause(pacing.pause, &mut stop).await;
     }
 }
 
-/// How long an answer may take before it counts as lost.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// The time after which an answer counts as lost.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 async fn pause(length: Duration, stop: &mut watch::Receiver<bool>) {
     if length.is_zero() || *stop.borrow() {
@@ -144,7 +144,7 @@ async fn pause(length: Duration, stop: &mut watch::Receiver<bool>) {
     }
 }
 
-/// The next answer with its `next`; None if the connection has ended.
+/// Returns the next answer after its `next` arrived; None if the connection has ended.
 async fn answer(client: &mut Client) -> Option<Value> {
     let mut counted = None;
     loop {

@@ -1,16 +1,16 @@
-//! By how much a measured value grows from one sample to the next, and how sure that is.
+//! Linear regression over equidistant samples.
 
-/// A straight line through samples.
+/// The slope of a regression line.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trend {
-    /// From one sample to the next.
+    /// The growth from one sample to the next.
     pub slope: f64,
-    /// The standard error of the slope: how far it may be off by chance.
+    /// The standard error of the slope.
     pub error: f64,
 }
 
 impl Trend {
-    /// By least squares; none with fewer than three samples.
+    /// Fits a line by least squares; zero for fewer than three samples.
     pub(crate) fn of(samples: &[u64]) -> Self {
         let count = samples.len() as f64;
         if count < 3.0 {
@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_found_and_noise_is_named() {
+    fn slope_and_standard_error_are_computed() {
         assert_eq!(Trend::of(&[5, 8, 11, 14]), Trend { slope: 3.0, error: 0.0 });
         assert_eq!(Trend::of(&[7, 9]), Trend::default());
         let noisy = Trend::of(&[5, 9, 10, 14]);

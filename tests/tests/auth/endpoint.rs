@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
-use crate::{PROGRAM, refused, who};
+use crate::{PROGRAM, refused, user_of};
 
-/// Answers requests one after the other, each by what `answer` makes of its head; counts the connections.
+/// An HTTP endpoint that answers each request by its head and counts connections.
 struct Endpoint {
     url: String,
     connections: tokio::sync::watch::Receiver<usize>,
@@ -45,13 +45,13 @@ async fn serve(
         }
         let head = String::from_utf8(std::mem::take(&mut read)).unwrap();
         let answer = answer(&head);
-        let is_heard = said.send(head).await.is_ok();
-        // An empty one is an endpoint that says nothing.
+        let is_recorded = said.send(head).await.is_ok();
+        // An empty answer simulates an endpoint that does not answer.
         if answer.is_empty() {
             continue;
         }
         stream.write_all(answer.as_bytes()).await.ok();
-        if !is_heard || answer.contains("close\r\n") {
+        if !is_recorded || answer.contains("close\r\n") {
             return;
         }
     }
@@ -66,7 +66,7 @@ fn with_endpoint(url: &str) -> Setup {
 }
 
 #[tokio::test]
-async fn an_endpoint_sees_the_request_and_names_the_user() {
+async fn an_endpoint_receives_the_request_and_returns_the_user() {
     let mut endpoint = endpoint(|head| {
         let user = head.lines().find_map(|line| line.strip_prefix("cookie: user=")).unwrap_or("");
         let body = json!({"user": user, "claims": {"rights": ["read"]}}).to_string();
@@ -93,14 +93,14 @@ async fn an_endpoint_sees_the_request_and_names_the_user() {
             assert!(!head.contains(absent), "{absent} in {head}");
         }
     }
-    assert_eq!(*endpoint.connections.borrow(), 1, "the connection is used again");
-    // Backends are not asked about.
+    assert_eq!(*endpoint.connections.borrow(), 1, "the connection is reused");
+    // The endpoint is not called for backends.
     host.connect_backend("/private").await;
     assert!(endpoint.heads.try_recv().is_err());
 }
 
 #[tokio::test]
-async fn what_an_endpoint_answers_decides() {
+async fn the_response_of_an_endpoint_decides() {
     let endpoint = endpoint(|head| {
         let path = head.lines().find_map(|line| line.strip_prefix("x-original-uri: ")).unwrap();
         match path.split_once('?').unwrap().1 {
@@ -151,18 +151,20 @@ async fn what_an_endpoint_answers_decides() {
         );
     }
     let mut named = host.connect("/private?header").await;
-    assert_eq!(who(&mut named).await, "ann");
-    let mut nobody = host.connect("/private?nobody").await;
-    assert_eq!(who(&mut nobody).await, Value::Null);
-    // One line when it begins to fail and one when it is over, whatever happens in between.
-    let fails = |line: &&Line| line.says("the endpoint for authentication fails");
+    assert_eq!(user_of(&mut named).await, "ann");
+    let mut anonymous = host.connect("/private?anonymous").await;
+    assert_eq!(user_of(&mut anonymous).await, Value::Null);
+    // One log line for the first failure and one for the recovery.
+    let is_failure = |line: &&Line| line.starts_with("the endpoint for authentication fails");
     let log = host.log();
-    assert_eq!(log.iter().filter(fails).count(), 1, "{log:?}");
-    assert!(log.iter().any(|line| line.says("the endpoint for authentication answers again")));
+    assert_eq!(log.iter().filter(is_failure).count(), 1, "{log:?}");
+    assert!(
+        log.iter().any(|line| line.starts_with("the endpoint for authentication answers again"))
+    );
 }
 
 #[tokio::test]
-async fn an_endpoint_that_is_gone_or_slow_lets_nobody_in_and_stalls_nobody_else() {
+async fn an_unreachable_or_slow_endpoint_refuses_clients_and_delays_no_other_resource() {
     let endpoint = endpoint(|_| String::new()).await;
     let setup = with_endpoint(&endpoint.url).resource("/open", "speaker");
     let setup = setup.auth("/private", "timeout", "0.5").auth("/private", "max_calls", "2");
@@ -177,23 +179,24 @@ async fn an_endpoint_that_is_gone_or_slow_lets_nobody_in_and_stalls_nobody_else(
     for mut client in waiting {
         assert_eq!(client.last_response().await.status, 503);
     }
-    assert!(*endpoint.connections.borrow() >= 2, "two at once");
+    assert!(*endpoint.connections.borrow() >= 2, "two concurrent requests");
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     host.apply(host.setup().auth("/private", "url", &format!("\"http://{free}/\""))).await;
     assert_eq!(refused(&host, "/private", "").await.status, 503);
-    // A name that nobody knows; whether the system's resolver says so at once or not at all.
+    // An unknown host name; the resolver may fail at once or time out.
     host.apply(host.setup().auth("/private", "url", "\"http://no.such.name.invalid/\"")).await;
     assert_eq!(refused(&host, "/private", "").await.status, 503);
     host.connect("/open").await;
 }
 
 #[tokio::test]
-async fn an_endpoint_that_ended_a_kept_connection_is_asked_anew() {
+async fn a_closed_keep_alive_connection_to_an_endpoint_is_reopened() {
     let mut endpoint = endpoint(|_| answer("200 OK", "", "")).await;
     let host = with_endpoint(&endpoint.url).start().await;
     host.connect("/private").await;
     drop(endpoint.heads.recv().await);
-    // From here on it ends each connection behind its answer, and does not say so.
+    // From here on the endpoint closes each connection after its answer, without `Connection:
+    // close`.
     endpoint.heads.close();
     for _ in 0..4 {
         host.connect("/private").await;
@@ -216,25 +219,25 @@ async fn an_endpoint_may_listen_on_a_unix_socket() {
     };
     let (head, mut client) = tokio::join!(serve, host.connect("/private"));
     assert!(head.starts_with("GET /auth HTTP/1.1\r\n"), "{head}");
-    assert_eq!(who(&mut client).await, "ann");
+    assert_eq!(user_of(&mut client).await, "ann");
 }
 
 const LOGIN: &str = "<?php session_start(); $_SESSION['user'] = $_GET['user'];";
 
-/// Its warnings are sent before its status, as PHP's own defaults have it.
+/// A script that prints warnings before the status, as with PHP's defaults.
 const CARELESS: &str = r#"<?php
 session_start();
 if (!isset($_SESSION['user'])) { http_response_code(401); exit(json_encode(['error' => 'log in first'])); }
 echo json_encode(['user' => $_SESSION['user']]);
 "#;
 
-/// The script that the manual gives.
-fn documented() -> &'static str {
+/// Returns the script from the manual.
+fn documented_script() -> &'static str {
     let (_, behind) = include_str!("../../../docs/operating.md").split_once("```php\n").unwrap();
     behind.split_once("```").unwrap().0
 }
 
-/// PHP's own server without any `php.ini`, for the files of a folder.
+/// Starts PHP's built-in server without `php.ini`.
 fn php(port: u16, folder: &Path, sessions: &Path) -> tokio::process::Child {
     tokio::process::Command::new("php")
         .args(["-n", "-d", &format!("session.save_path={}", sessions.display())])
@@ -251,7 +254,7 @@ async fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port()
 }
 
-/// What it answers, once it listens.
+/// Sends a GET request once the server listens; returns the response.
 async fn fetch(port: u16, target: &str) -> String {
     let mut stream = loop {
         match TcpStream::connect(("127.0.0.1", port)).await {
@@ -267,45 +270,46 @@ async fn fetch(port: u16, target: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_session_of_a_php_site_decides() {
+async fn a_php_session_authenticates() {
     let found = std::process::Command::new("php").arg("-v").output();
     if !found.is_ok_and(|output| output.status.success()) {
         eprintln!("skipped: no php");
         return;
     }
-    let (well, ill) = (free_port().await, free_port().await);
-    let mut setup = Setup::new(PROGRAM).put("login.php", LOGIN).put("auth.php", documented());
+    let (working, broken) = (free_port().await, free_port().await);
+    let mut setup =
+        Setup::new(PROGRAM).put("login.php", LOGIN).put("auth.php", documented_script());
     setup = setup.put("careless.php", CARELESS);
     for (path, port, script) in [
-        ("/private", well, "auth"),
-        ("/careless", well, "careless"),
-        ("/ill", ill, "auth"),
-        ("/ill-and-careless", ill, "careless"),
+        ("/private", working, "auth"),
+        ("/careless", working, "careless"),
+        ("/broken", broken, "auth"),
+        ("/broken-and-careless", broken, "careless"),
     ] {
         let url = format!("\"http://127.0.0.1:{port}/{script}.php\"");
         setup = setup.resource(path, "speaker").auth(path, "url", &url);
     }
     let host = setup.start().await;
     let folder = host.folder().to_owned();
-    let _well = php(well, &folder, &folder);
-    let _ill = php(ill, &folder, &folder.join("none"));
-    let said = within("php to answer", fetch(well, "/login.php?user=ann")).await;
-    within("the other php to answer", fetch(ill, "/login.php?user=ann")).await;
+    let _working = php(working, &folder, &folder);
+    let _broken = php(broken, &folder, &folder.join("none"));
+    let said = within("php to answer", fetch(working, "/login.php?user=ann")).await;
+    within("the other php to answer", fetch(broken, "/login.php?user=ann")).await;
     let cookie = said.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")).unwrap();
     let cookie = cookie.split(';').next().unwrap();
     for path in ["/private", "/careless"] {
         let request = Request::to(path).header("Cookie", cookie);
         let mut client = host.open(request).await.ready().await;
-        assert_eq!(who(&mut client).await, "ann");
+        assert_eq!(user_of(&mut client).await, "ann");
     }
-    // The second is no name of a session; on the ill one no session can be read.
+    // "." is not a valid session ID; the broken server cannot read any session.
     for (path, cookie, status, reason) in [
         ("/private", "PHPSESSID=nobody", 401, "log in first"),
         ("/private", "PHPSESSID=.", 401, "log in first"),
         ("/careless", "PHPSESSID=nobody", 401, "log in first"),
         ("/careless", "PHPSESSID=.", 503, "nobody can be authenticated now"),
-        ("/ill", cookie, 401, "log in first"),
-        ("/ill-and-careless", cookie, 503, "nobody can be authenticated now"),
+        ("/broken", cookie, 401, "log in first"),
+        ("/broken-and-careless", cookie, 503, "nobody can be authenticated now"),
     ] {
         let answer = refused(&host, path, &format!("Cookie: {cookie}\r\n")).await;
         let found = (answer.status, answer.body.trim_end());

@@ -7,26 +7,28 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use plugsocket_tests::{Line, Setup};
 use ring::signature::{Ed25519KeyPair, KeyPair};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    HS256, PROGRAM, SECRET, now, part, refused, request, signed, token_of, who, with_tokens,
+    HS256, PROGRAM, SECRET, now, part, refused, request, signed, token_of, user_of, with_tokens,
 };
 
 #[tokio::test]
-async fn a_key_that_changes_is_taken_and_one_that_is_broken_is_not() {
+async fn a_changed_key_is_loaded_and_an_invalid_one_keeps_the_previous() {
     let host = with_tokens().start().await;
     let path = host.folder().join("secret.key");
     let second = "another secret of thirty-two bytes";
     let of = |secret: &str| signed(&json!({"sub": "ann", "exp": now() + 600}), secret);
     let position = host.log_position();
     std::fs::write(&path, second).unwrap();
-    let taken = |line: &Line| {
-        line.says("the keys for tokens were read again") && line.field("resource") == "/plain"
+    let is_reload = |line: &Line| {
+        line.starts_with("the keys for tokens were read again")
+            && line.field("resource") == "/plain"
     };
-    let refused_keys =
-        |line: &Line| line.says("keys for tokens refused") && line.field("resource") == "/plain";
-    host.wait_for_log_since(position, "the new key", taken).await;
+    let is_refusal = |line: &Line| {
+        line.starts_with("keys for tokens refused") && line.field("resource") == "/plain"
+    };
+    host.wait_for_log_since(position, "the new key", is_reload).await;
     host.open(request("/plain", &of(second))).await;
     assert_eq!(
         refused(&host, "/plain", &format!("Authorization: Bearer {}\r\n", of(SECRET))).await.status,
@@ -35,32 +37,32 @@ async fn a_key_that_changes_is_taken_and_one_that_is_broken_is_not() {
     for (content, reason) in [("short", "the secret has 5 bytes"), ("", "the secret has 0 bytes")] {
         let position = host.log_position();
         std::fs::write(&path, content).unwrap();
-        let line = host.wait_for_log_since(position, "an error", refused_keys).await;
+        let line = host.wait_for_log_since(position, "an error", is_refusal).await;
         assert!(line.field("reason").contains(reason), "{line}");
         assert!(line.field("reason").contains("secret.key"), "{line}");
         host.open(request("/plain", &of(second))).await;
     }
     let position = host.log_position();
     std::fs::remove_file(&path).unwrap();
-    let line = host.wait_for_log_since(position, "an error", refused_keys).await;
+    let line = host.wait_for_log_since(position, "an error", is_refusal).await;
     assert!(line.field("reason").contains("secret.key cannot be read"), "{line}");
     host.open(request("/plain", &of(second))).await;
     let position = host.log_position();
     std::fs::write(&path, SECRET).unwrap();
-    host.wait_for_log_since(position, "the first key", taken).await;
+    host.wait_for_log_since(position, "the first key", is_reload).await;
     host.open(request("/plain", &of(SECRET))).await;
 }
 
-/// A host that may read no more than the mode of a file says, whoever runs it.
-fn held_to_modes(setup: Setup) -> Setup {
+/// Removes root's capability to ignore file permissions.
+fn without_dac_override(setup: Setup) -> Setup {
     let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
     let without = "--bounding-set=-dac_override,-dac_read_search";
     if is_root { setup.launcher(&["setpriv", without]) } else { setup }
 }
 
 #[tokio::test]
-async fn a_key_that_may_not_be_read_is_taken_once_it_may() {
-    let host = held_to_modes(with_tokens()).start().await;
+async fn an_unreadable_key_is_loaded_once_permissions_allow() {
+    let host = without_dac_override(with_tokens()).start().await;
     let path = host.folder().join("secret.key");
     let second = "another secret of thirty-two bytes";
     let position = host.log_position();
@@ -69,27 +71,28 @@ async fn a_key_that_may_not_be_read_is_taken_once_it_may() {
     std::fs::set_permissions(&next, Permissions::from_mode(0o000)).unwrap();
     std::fs::rename(&next, &path).unwrap();
     let is_plain = |line: &Line| line.field("resource") == "/plain";
-    let refused_keys = |line: &Line| line.says("keys for tokens refused") && is_plain(line);
-    let line = host.wait_for_log_since(position, "an error", refused_keys).await;
+    let is_refusal = |line: &Line| line.starts_with("keys for tokens refused") && is_plain(line);
+    let line = host.wait_for_log_since(position, "an error", is_refusal).await;
     assert!(line.field("reason").contains("Permission denied"), "{line}");
-    // Nothing of the file changes but who may read it.
+    // Only the permissions change.
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    let taken = |line: &Line| line.says("the keys for tokens were read again") && is_plain(line);
-    host.wait_for_log_since(position, "the new key", taken).await;
+    let is_reload =
+        |line: &Line| line.starts_with("the keys for tokens were read again") && is_plain(line);
+    host.wait_for_log_since(position, "the new key", is_reload).await;
     let signed = signed(&json!({"sub": "ann", "exp": now() + 600}), second);
     host.open(request("/plain", &signed)).await;
-    let told = host.log().into_iter().filter(refused_keys).count();
-    assert_eq!(told, 1, "told once, however often it was tried");
+    let errors = host.log().into_iter().filter(is_refusal).count();
+    assert_eq!(errors, 1, "one error, although the file is tried repeatedly");
 }
 
 #[tokio::test]
-async fn a_set_of_keys_may_have_one_that_is_of_no_use_and_shows_none() {
+async fn an_unusable_key_in_a_set_is_skipped_and_no_key_material_is_logged() {
     let k = URL_SAFE_NO_PAD.encode(SECRET);
     let set = json!({"keys": [{"kty": "oct", "k": k}, {"kty": "oct", "k": ["s3cr3t"]}]});
     let setup = Setup::new(PROGRAM).plain("/plain", "speaker").put("keys.json", set.to_string());
     let host = setup.auth("/plain", "keys", r#"[{ jwks = "keys.json" }]"#).start().await;
-    let skips = |line: &Line| line.says("keys of a set cannot be used and are skipped");
-    let line = host.wait_for_log("what is skipped", skips).await;
+    let is_match = |line: &Line| line.starts_with("keys of a set cannot be used and are skipped");
+    let line = host.wait_for_log("the warning", is_match).await;
     assert_eq!((line.level(), line.field("skipped")), ("WARN", "1".to_owned()), "{line}");
     assert!(line.field("first").starts_with("key 2: a member of it is missing"), "{line}");
     host.open(request("/plain", &token_of("ann"))).await;
@@ -103,11 +106,11 @@ async fn a_set_of_keys_may_have_one_that_is_of_no_use_and_shows_none() {
 }
 
 #[tokio::test]
-async fn keys_that_cannot_be_used_keep_a_configuration_from_being_applied() {
+async fn unusable_keys_reject_the_configuration() {
     let outcome = with_tokens().put("secret.key", "short").run(&["check"]).await;
     assert_eq!(outcome.code, Some(1));
     assert!(
-        outcome.complained.contains("secret.key cannot be used: the secret has 5 bytes"),
+        outcome.stderr.contains("secret.key cannot be used: the secret has 5 bytes"),
         "{outcome:?}"
     );
     let mut host = Setup::new(PROGRAM).resource("/open", "speaker").start().await;
@@ -116,22 +119,22 @@ async fn keys_that_cannot_be_used_keep_a_configuration_from_being_applied() {
     let position = host.log_position();
     host.write_config(&good.clone().auth("/open", "keys", HS256).toml());
     host.wait_for_error(position, "configuration not applied").await;
-    // Nothing has changed: neither for who is there nor for who comes.
-    assert_eq!(who(&mut client).await, Value::Null);
+    // Existing and new connections are still accepted without a token.
+    assert_eq!(user_of(&mut client).await, Value::Null);
     host.connect("/open").await;
-    // With its key it is applied, and for new connections only; and taken back.
+    // With its key file it is applied, to new connections only, and can be reverted.
     std::fs::write(host.folder().join("secret.key"), SECRET).unwrap();
     let line = host.apply(good.clone().auth("/open", "keys", HS256)).await;
     assert!(line.field("guarded").contains("/open"), "{line}");
     assert_eq!(refused(&host, "/open", "").await.status, 401);
-    assert_eq!(who(&mut client).await, Value::Null);
+    assert_eq!(user_of(&mut client).await, Value::Null);
     host.open(request("/open", &token_of("ann"))).await.ready().await;
     host.apply(good).await;
     host.connect("/open").await;
 }
 
 #[tokio::test]
-async fn every_key_file_that_is_of_no_use_is_told_with_its_line() {
+async fn each_unusable_key_file_is_reported_with_its_line() {
     let keys = r#"[{ algorithm = "HS256", file = "none.key" }, { algorithm = "HS256", file = "public.pem" },
   { algorithm = "RS256", file = "secret.key" },
   { algorithm = "HS256", file = "plugins" }, { jwks = "secret.key" }]"#;
@@ -141,8 +144,8 @@ async fn every_key_file_that_is_of_no_use_is_told_with_its_line() {
     let bad = bad.auth("/also", "keys", r#"[{ jwks = "none.json" }]"#);
     let toml = bad.toml();
     let line_of = |part: &str| toml.lines().position(|line| line.contains(part)).unwrap() + 1;
-    let told = |text: &str| {
-        for (part, key, said) in [
+    let check_errors = |text: &str| {
+        for (part, key, output) in [
             ("none.json", r#""/also".auth.keys[0].jwks"#, "none.json cannot be read: No such file"),
             ("none.key", r#""/open".auth.keys[0].file"#, "none.key cannot be read: No such file"),
             ("public.pem", r#""/open".auth.keys[1].file"#, "public.pem cannot be used: a PEM"),
@@ -156,29 +159,29 @@ async fn every_key_file_that_is_of_no_use_is_told_with_its_line() {
         ] {
             let place = format!("plugins.toml:{}: resources.{key}: the key file ", line_of(part));
             let line = text.lines().find(|line| line.contains(&place));
-            assert!(line.is_some_and(|line| line.contains(said)), "{place}…{said} in {text}");
+            assert!(line.is_some_and(|line| line.contains(output)), "{place}…{output} in {text}");
         }
     };
     for command in ["check", "run"] {
         let outcome = bad.run(&[command]).await;
         assert_eq!(outcome.code, Some(1));
-        told(&outcome.complained);
+        check_errors(&outcome.stderr);
     }
     let host = setup.start().await;
     host.write_config(&toml);
-    let (code, said) = host.command(&["reload"]).await;
+    let (code, output) = host.command(&["reload"]).await;
     assert_eq!(code, 1);
-    told(&said);
+    check_errors(&output);
     let position = host.log_position();
     host.write_config(&toml);
     host.wait_for_error(position, "configuration not applied").await;
     let errors = host.log().into_iter().skip(position).filter(|line| line.level() == "ERROR");
-    told(&errors.map(|line| line.message().to_owned() + "\n").collect::<String>());
+    check_errors(&errors.map(|line| line.message().to_owned() + "\n").collect::<String>());
     host.connect("/open").await;
 }
 
 #[tokio::test]
-async fn a_public_key_is_enough_and_is_no_secret() {
+async fn a_public_key_verifies_signatures_and_is_not_accepted_as_an_hmac_secret() {
     let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
     let der =
         [&b"\x30\x2a\x30\x05\x06\x03\x2b\x65\x70\x03\x21\x00"[..], pair.public_key().as_ref()];
@@ -192,7 +195,7 @@ async fn a_public_key_is_enough_and_is_no_secret() {
     let message = format!("{}.{}", part(&json!({"alg": "EdDSA", "kid": "a"})), part(&claims));
     let signature = URL_SAFE_NO_PAD.encode(pair.sign(message.as_bytes()));
     host.open(request("/x", &format!("{message}.{signature}"))).await;
-    // What anybody can make who has the public key.
+    // Signed with the public key as an HMAC secret.
     let forged = format!("Authorization: Bearer {}\r\n", signed(&claims, &pem));
     assert_eq!(refused(&host, "/x", &forged).await.status, 401);
 }

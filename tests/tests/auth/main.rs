@@ -1,5 +1,5 @@
-//! Authentication of clients before the application opens a session, and what the application learns
-//! about the user.
+//! Authentication of clients before the application opens a session, and what the application
+//! learns about the user.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 mod endpoint;
@@ -18,7 +18,7 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const HS256: &str = r#"[{ algorithm = "HS256", file = "secret.key" }]"#;
 const FROM: &str = r#"["header", "query:token", "cookie:session", "subprotocol"]"#;
 
-/// `/private` with a dialog and `/plain` without one, both behind tokens; `/open` behind nothing.
+/// `/private` with a dialog and `/plain` without one, both protected by tokens; `/open` is not.
 fn with_tokens() -> Setup {
     let setup = Setup::new(PROGRAM).resource("/open", "speaker").put("secret.key", SECRET);
     let setup = setup.resource("/private", "speaker").plain("/plain", "speaker");
@@ -48,11 +48,11 @@ fn request(target: &str, token: &str) -> Request {
     Request::to(target).header("Authorization", &format!("Bearer {token}"))
 }
 
-async fn who(client: &mut Client) -> Value {
+async fn user_of(client: &mut Client) -> Value {
     client.ask(&json!({"do": "whoami"})).await["user"].clone()
 }
 
-/// A handshake that must be refused.
+/// Sends a handshake that must be refused; returns the response.
 async fn refused(host: &TestHost, target: &str, fields: &str) -> Response {
     let mut client = host.raw().await;
     client

@@ -5,10 +5,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use plugsocket_tests::{LineClient, Request};
 use serde_json::{Value, json};
 
-use crate::{SECRET, now, part, refused, request, signed, token_of, who, with_tokens};
+use crate::{SECRET, now, part, refused, request, signed, token_of, user_of, with_tokens};
 
 #[tokio::test]
-async fn a_token_is_taken_from_where_it_may_be_and_its_user_reaches_the_application() {
+async fn a_token_is_read_from_each_configured_place_and_its_user_reaches_the_application() {
     let host = with_tokens().start().await;
     let token = token_of("ann");
     for request in [
@@ -21,16 +21,16 @@ async fn a_token_is_taken_from_where_it_may_be_and_its_user_reaches_the_applicat
         let claims: Value = serde_json::from_str(me["claims"].as_str().unwrap()).unwrap();
         assert_eq!((&me["user"], &claims["role"]), (&json!("ann"), &json!("editor")), "{me}");
     }
-    // Others of the same resource are told apart, and nothing is said where nothing is asked.
+    // Each client has its own user; a resource without `auth` has none.
     let mut bob = host.open(request("/private", &token_of("bob"))).await.ready().await;
-    assert_eq!(who(&mut bob).await, "bob");
+    assert_eq!(user_of(&mut bob).await, "bob");
     let mut open = host.open(request("/open", &token)).await.ready().await;
     let me = open.ask(&json!({"do": "whoami"})).await;
     assert_eq!((&me["user"], &me["claims"]), (&Value::Null, &Value::Null));
 }
 
 #[tokio::test]
-async fn a_token_in_the_subprotocols_is_answered_by_one_that_is_not_the_token() {
+async fn a_token_among_the_subprotocols_is_never_selected_as_the_subprotocol() {
     let setup = with_tokens().key("/private", "subprotocols", r#"["v2"]"#);
     let host = setup.start().await;
     let token = token_of("ann");
@@ -42,9 +42,9 @@ async fn a_token_in_the_subprotocols_is_answered_by_one_that_is_not_the_token() 
         let request = Request::to("/private").header("Sec-WebSocket-Protocol", &offer);
         let mut client = host.open(request).await.ready().await;
         assert_eq!(client.protocol(), Some(chosen));
-        assert_eq!(who(&mut client).await, "ann");
+        assert_eq!(user_of(&mut client).await, "ann");
     }
-    // A browser that is refused can read why: its handshake needs the subprotocol too.
+    // A refused browser receives the reason, for which its handshake must select a subprotocol.
     let bad = Request::to("/private").header("Sec-WebSocket-Protocol", "bearer, a.b.c");
     let mut client = host.open(bad.header("Origin", "https://example.org")).await;
     assert_eq!(client.protocol(), Some("bearer"));
@@ -52,7 +52,7 @@ async fn a_token_in_the_subprotocols_is_answered_by_one_that_is_not_the_token() 
 }
 
 #[tokio::test]
-async fn who_shows_nothing_valid_is_told_why_and_never_reaches_the_application() {
+async fn an_invalid_token_is_refused_with_a_reason_and_opens_no_session() {
     let host = with_tokens().start().await;
     let good = json!({"sub": "ann", "exp": now() + 600});
     let none = format!("{}.{}.", part(&json!({"alg": "none"})), part(&good));
@@ -87,7 +87,7 @@ async fn who_shows_nothing_valid_is_told_why_and_never_reaches_the_application()
     }
     let answer = refused(&host, "/private", "").await;
     assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer")));
-    // A browser reads an HTTP answer where there is no dialog, or it would be told in a language that it does not speak.
+    // Without a dialog even a browser is refused by an HTTP response.
     assert_eq!(refused(&host, "/plain", "Origin: https://example.org\r\n").await.status, 401);
     let mut ann = host.open(request("/private", &token_of("ann"))).await.ready().await;
     let calls = ann.ask(&json!({"do": "log-of-calls"})).await;
@@ -95,7 +95,7 @@ async fn who_shows_nothing_valid_is_told_why_and_never_reaches_the_application()
 }
 
 #[tokio::test]
-async fn backends_are_exempt_unless_they_are_not() {
+async fn backends_need_a_token_only_if_required() {
     let mut host = with_tokens().start().await;
     let post = |token: &str| {
         let body = r#"{"do":"whoami"}"#;
@@ -105,15 +105,15 @@ async fn backends_are_exempt_unless_they_are_not() {
         )
     };
     let mut script = host.connect_backend("/private").await;
-    assert_eq!(who(&mut script).await, Value::Null);
+    assert_eq!(user_of(&mut script).await, Value::Null);
     host.connect_lines("/private").await;
     let mut raw = host.raw().await;
     raw.write(post("")).await;
     assert_eq!(raw.last_response().await.status, 200);
 
     host.apply(host.setup().auth("/private", "backends", "\"required\"")).await;
-    // Who is there stays.
-    assert_eq!(who(&mut script).await, Value::Null);
+    // Existing connections stay.
+    assert_eq!(user_of(&mut script).await, Value::Null);
     let answer = refused(&host, "/private", "Client-Type: backend\r\n").await;
     assert_eq!(answer.status, 401);
     let mut raw = host.raw().await;
@@ -133,14 +133,14 @@ async fn backends_are_exempt_unless_they_are_not() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_with_its_token_where_that_is_wanted() {
+async fn close_on_expiry_closes_a_connection_when_its_token_expires() {
     let setup = with_tokens().auth("/private", "close_on_expiry", "true");
     let host = setup.auth("/private", "leeway", "0").auth("/plain", "leeway", "0").start().await;
     let token = signed(&json!({"sub": "ann", "exp": now() + 2}), SECRET);
     let mut plain = host.open(request("/plain", &token)).await;
     let mut closed = host.open(request("/private", &token)).await.ready().await;
     assert_eq!(closed.expect_close_packet(1008).await["error"], "token expired");
-    // The other one stays.
+    // The connection without `close_on_expiry` stays.
     plain.send(json!({"do": "whoami"}).to_string()).await;
     assert_eq!(plain.receive_json().await["result"]["user"], "ann");
 }

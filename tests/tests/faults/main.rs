@@ -1,5 +1,5 @@
-//! Fault injection: a full disk, too few threads or too little memory, a killed process, signals, and
-//! plugins that misbehave. docs/reliability.md lists each fault with its outcome.
+//! Fault injection: a full disk, too few threads or too little memory, a killed process, signals,
+//! and plugins that misbehave. docs/reliability.md lists each fault with its outcome.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -25,7 +25,7 @@ fn counter() -> Setup {
     Setup::new(PROGRAM).library("counter", "counter_v1").resource("/count", "counter")
 }
 
-/// The count of this connection's messages after one more.
+/// Sends a message; returns the number of messages on this connection.
 async fn count(client: &mut Client) -> u64 {
     client.send("x").await;
     client.until_next().await.packets[0]["seq"].as_u64().unwrap()
@@ -37,14 +37,14 @@ async fn echoes(client: &mut Client) {
     client.expect_next().await;
 }
 
-/// A host that is started by a shell, so that its log can go elsewhere and its limits can be set.
+/// A host started by a shell script that redirects its log or sets resource limits.
 struct ShellHost {
     folder: PathBuf,
     child: Child,
 }
 
 impl ShellHost {
-    /// `script` gets the program and its arguments as `"$@"`.
+    /// Starts the host by `script`, which gets the program and its arguments as `"$@"`.
     fn start(folder: PathBuf, script: &str) -> Self {
         let mut command = Command::new("sh");
         command.args(["-c", script, "sh", PROGRAM, "run", "--config"]);
@@ -53,7 +53,7 @@ impl ShellHost {
         Self { folder, child }
     }
 
-    /// On its Unix socket, as soon as there is somebody.
+    /// Connects to the host's Unix socket once it listens.
     async fn connect(&self, path: &str) -> Client {
         let socket = self.folder.join("host.sock");
         within("the host to listen", async {
@@ -65,7 +65,7 @@ impl ShellHost {
         Client::open(&Address::Unix(socket), Request::to(path)).await.ready().await
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    async fn exited(&mut self) -> ExitStatus {
         within("the host to end", self.child.wait()).await.unwrap()
     }
 
@@ -88,6 +88,6 @@ fn on_unix(setup: Setup) -> Setup {
 }
 
 fn skip(test: &str, why: &str) {
-    // Past the harness, which shows what a test prints only where it fails.
+    // Directly, because the test harness hides the output of passing tests.
     writeln!(std::io::stderr(), "{test}: skipped: {why}").unwrap();
 }

@@ -10,27 +10,27 @@ use serde_json::Value;
 use crate::{PROGRAM, count, counter, echoes, skip};
 
 #[tokio::test]
-async fn a_plugin_that_floods_its_own_clients_costs_those_who_do_not_read() {
+async fn a_flooding_plugin_keeps_memory_bounded_and_reaches_clients_that_read() {
     let host =
         Setup::new(PROGRAM).resource("/rogue", "rogue").resource("/talk", "echo").start().await;
     let mut bystander = host.connect("/talk").await;
-    let mut deaf = host.raw().await.upgraded("/rogue").await;
-    deaf.expect_text().await;
-    let mut told = host.connect("/rogue").await;
+    let mut non_reader = host.raw().await.upgraded("/rogue").await;
+    non_reader.expect_text().await;
+    let mut reader = host.connect("/rogue").await;
     let before = host.resident_bytes();
     for _ in 0..50 {
-        told.send("flood 500").await;
-        // The sender reads all of it.
-        assert_eq!(told.until_next().await.packets.len(), 500);
+        reader.send("flood 500").await;
+        // The sender reads all messages.
+        assert_eq!(reader.until_next().await.packets.len(), 500);
     }
     echoes(&mut bystander).await;
     let grown = host.resident_bytes().saturating_sub(before);
     assert!(grown < 32 << 20, "{grown}");
-    drop(deaf);
+    drop(non_reader);
 }
 
 #[tokio::test]
-async fn threads_of_a_plugin_hold_up_nobody() {
+async fn threads_of_a_plugin_do_not_delay_its_callbacks() {
     let host = Setup::new(PROGRAM).resource("/rogue", "rogue").start().await;
     let mut client = host.connect("/rogue").await;
     client.send("threads 200").await;
@@ -40,10 +40,10 @@ async fn threads_of_a_plugin_hold_up_nobody() {
     assert!(Process(host.pid()).threads() >= 200);
 }
 
-/// What may be put into the folder of the plugins by mistake: each with what it is.
-fn bad_candidates() -> Vec<(String, Vec<u8>)> {
+/// Returns files that are not loadable libraries, each with a description.
+fn invalid_libraries() -> Vec<(String, Vec<u8>)> {
     let good = fs::read(plugin_path("counter_v2")).unwrap();
-    let mut bad = vec![
+    let mut files = vec![
         ("empty".to_owned(), Vec::new()),
         ("text".to_owned(), b"plugin = \"counter\"\n".to_vec()),
         ("script".to_owned(), b"#!/bin/sh\nexit 1\n".to_vec()),
@@ -51,45 +51,47 @@ fn bad_candidates() -> Vec<(String, Vec<u8>)> {
         ("only magic".to_owned(), b"\x7fELF".to_vec()),
         ("zeros".to_owned(), vec![0; 100_000]),
         ("ones".to_owned(), vec![0xff; 100_000]),
-        ("of another program".to_owned(), fs::read("/proc/self/exe").unwrap()),
+        ("an executable".to_owned(), fs::read("/proc/self/exe").unwrap()),
     ];
-    // Cut off: in the header, in the tables, and everywhere in between.
+    // Truncated in the header, and at even distances up to the end.
     let ends = (0..64).chain((1..60).map(|part| good.len() / 60 * part));
-    bad.extend(ends.map(|end| (format!("cut at {end}"), good[..end].to_vec())));
-    // Header fields: class, byte order, version, type, machine, and where its tables are and how large.
+    files.extend(ends.map(|end| (format!("truncated at {end}"), good[..end].to_vec())));
+    // Damaged header fields: class, byte order, version, type, machine, position and size of the
+    // tables.
     for at in (4..7).chain([16, 17, 18, 19, 20]).chain(32..64) {
         for flip in [0x01, 0x80, 0xff] {
             let mut bytes = good.clone();
             bytes[at] ^= flip;
-            bad.push((format!("byte {at} of the header xor {flip:#x}"), bytes));
+            files.push((format!("byte {at} of the header xor {flip:#x}"), bytes));
         }
     }
-    bad
+    files
 }
 
 #[tokio::test]
-async fn hundreds_of_bad_files_in_the_folder_cost_no_message_and_no_crash() {
+async fn hundreds_of_invalid_libraries_lose_no_message_and_crash_nothing() {
     let host = counter().reload("quiet", "0.02").reload("preflight_timeout", "2").start().await;
     let mut client = host.connect("/count").await;
-    let bad = bad_candidates();
-    assert!(bad.len() >= 220, "{}", bad.len());
+    let invalid = invalid_libraries();
+    assert!(invalid.len() >= 220, "{}", invalid.len());
     let mut sent = 0;
-    for (what, content) in &bad {
+    for (what, content) in &invalid {
         let position = host.log_position();
         host.put_library("counter", content);
-        let is_judged = |line: &Line| {
-            line.says("plugin counter refused")
+        let is_verdict = |line: &Line| {
+            line.starts_with("plugin counter refused")
                 || line.message() == "plugin loaded"
-                || line.says("library touched")
+                || line.starts_with("library touched")
         };
-        let verdict = host.wait_for_log_since(position, what, is_judged);
+        let verdict = host.wait_for_log_since(position, what, is_verdict);
         tokio::pin!(verdict);
         loop {
             tokio::select! {
                 line = &mut verdict => {
-                    // A byte that no loader looks at makes no bad library; but it must not take the state away.
+                    // A changed byte that no loader checks is harmless, but must not lose the
+                    // state.
                     let is_harmless = what.contains("header") && line.message() != "";
-                    assert!(line.says("plugin counter refused") || is_harmless, "{what}: {line}");
+                    assert!(line.starts_with("plugin counter refused") || is_harmless, "{what}: {line}");
                     break;
                 }
                 seq = count(&mut client) => {
@@ -98,13 +100,15 @@ async fn hundreds_of_bad_files_in_the_folder_cost_no_message_and_no_crash() {
                 }
             }
         }
-        // One that was dropped by the select has been sent, and is counted.
+        // A message whose future was dropped by `select!` has been sent and is counted.
         sent = resynchronized(&mut client, sent).await;
     }
-    assert!(host.log().iter().filter(|line| line.says("plugin counter refused")).count() >= 200);
+    assert!(
+        host.log().iter().filter(|line| line.starts_with("plugin counter refused")).count() >= 200
+    );
 }
 
-/// The answers that are still under way, and one more message: its number.
+/// Sends another message and reads all outstanding answers; returns the number of the last.
 async fn resynchronized(client: &mut Client, sent: u64) -> u64 {
     client.send("mark").await;
     let mut last = sent;
@@ -124,30 +128,28 @@ async fn resynchronized(client: &mut Client, sent: u64) -> u64 {
 }
 
 #[tokio::test]
-async fn folders_pipes_links_and_holes_in_the_place_of_a_library_are_refused() {
+async fn folders_pipes_links_and_sparse_files_in_place_of_a_library_are_refused() {
     let host = counter().reload("rescan", "0.2").start().await;
     let mut client = host.connect("/count").await;
     let place = host.library("counter");
-    type Put = fn(&Path);
-    let cases: [(&str, Put); 6] = [
+    type Create = fn(&Path);
+    let cases: [(&str, Create); 6] = [
         ("a folder", |place| fs::create_dir(place).unwrap()),
         ("a pipe", |place| {
             assert!(std::process::Command::new("mkfifo").arg(place).status().unwrap().success());
         }),
-        ("a link to nowhere", |place| std::os::unix::fs::symlink("/nowhere", place).unwrap()),
+        ("a dangling link", |place| std::os::unix::fs::symlink("/nowhere", place).unwrap()),
         ("a link to itself", |place| std::os::unix::fs::symlink(place, place).unwrap()),
-        ("a device without an end", |place| {
-            std::os::unix::fs::symlink("/dev/zero", place).unwrap()
-        }),
-        ("a hole of a terabyte", |place| {
+        ("an endless device", |place| std::os::unix::fs::symlink("/dev/zero", place).unwrap()),
+        ("a sparse file of a terabyte", |place| {
             fs::File::create(place).unwrap().set_len(1 << 40).unwrap();
         }),
     ];
-    for (number, (what, put)) in cases.into_iter().enumerate() {
+    for (number, (what, create)) in cases.into_iter().enumerate() {
         remove(&place);
-        put(&place);
-        let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
-        assert!(code == 1 && said.contains("counter"), "{what}: {code} {said}");
+        create(&place);
+        let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
+        assert!(code == 1 && output.contains("counter"), "{what}: {code} {output}");
         assert_eq!(count(&mut client).await, number as u64 + 1, "{what}");
     }
     remove(&place);
@@ -164,20 +166,20 @@ fn remove(place: &Path) {
 }
 
 #[tokio::test]
-async fn a_library_that_lacks_something_or_is_no_plugin_is_refused() {
+async fn a_library_with_missing_symbols_or_harmful_constructors_is_refused() {
     let host: TestHost = counter().start().await;
     let mut client = host.connect("/count").await;
     for (source, arguments) in [
-        // An unknown symbol.
+        // An undefined symbol.
         ("int nowhere(void); int here(void) { return nowhere(); }", &[][..]),
         // A missing dependency.
         ("int here(void) { return 1; }", &["-Wl,--no-as-needed", "-lgone"]),
-        // Constructors.
+        // Constructors that fork, or close all file descriptors.
         (FORKING, &[]),
         (CLOSING, &[]),
     ] {
         let Some(library) = compiled(host.folder(), source, arguments) else {
-            skip("a_library_that_lacks_something_or_is_no_plugin_is_refused", "no cc");
+            skip("a_library_with_missing_symbols_or_harmful_constructors_is_refused", "no cc");
             return;
         };
         let position = host.log_position();
@@ -192,7 +194,7 @@ const FORKING: &str = "#include <unistd.h>\n\
 const CLOSING: &str = "#include <unistd.h>\n\
     __attribute__((constructor)) static void c(void) { for (int i = 0; i < 64; i++) close(i); }";
 
-/// A shared library of this C source; None where there is no compiler.
+/// Compiles a C source to a shared library; None without a compiler.
 fn compiled(folder: &Path, source: &str, arguments: &[&str]) -> Option<Vec<u8>> {
     let at = folder.join("made");
     fs::create_dir_all(&at).unwrap();

@@ -1,4 +1,5 @@
-//! Signals, and hosts that end without draining: what is left behind, and what the next host restores.
+//! Signals, and hosts that end without draining: what is left behind, and what the next host
+//! restores.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -9,7 +10,7 @@ use plugsocket_tests::{Setup, within};
 use crate::{PROGRAM, ShellHost, count, counter, echoes, on_unix};
 
 #[tokio::test]
-async fn a_killed_host_leaves_no_process_that_tries_a_library() {
+async fn a_killed_host_leaves_no_preflight_child() {
     let mut host = counter().reload("preflight_timeout", "600").start().await;
     let pid = host.pid();
     host.replace_library("counter", "ctor_hang");
@@ -28,11 +29,11 @@ async fn a_killed_host_leaves_no_process_that_tries_a_library() {
     let is_preflight = |child: &String| {
         let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
         let maps = fs::read_to_string(format!("/proc/{child}/maps")).unwrap_or_default();
-        // The library is open, so its constructor hangs.
+        // The library is mapped, so its constructor is running.
         line.windows(9).any(|word| word == b"preflight") && maps.contains("counter.2.so")
     };
     let mut child = None;
-    within("the child", async {
+    within("the preflight child", async {
         while child.is_none() {
             child = children().into_iter().find(is_preflight);
             tokio::task::yield_now().await;
@@ -40,9 +41,9 @@ async fn a_killed_host_leaves_no_process_that_tries_a_library() {
     })
     .await;
     host.signal("KILL");
-    host.ended().await;
-    within("the child to end", async {
-        // What nobody has waited for yet has no command line any more.
+    host.exited().await;
+    within("the preflight child to end", async {
+        // A zombie has an empty command line.
         while fs::read(format!("/proc/{}/cmdline", child.as_ref().unwrap()))
             .is_ok_and(|line| !line.is_empty())
         {
@@ -53,43 +54,43 @@ async fn a_killed_host_leaves_no_process_that_tries_a_library() {
 }
 
 #[tokio::test]
-async fn without_memory_the_host_ends_by_abort_and_a_new_one_serves() {
+async fn out_of_memory_aborts_the_host_and_a_new_one_starts() {
     let setup = on_unix(Setup::new(PROGRAM).resource("/rogue", "rogue"));
-    let folder = setup.lay_out();
+    let folder = setup.create_folder();
     let mut host = ShellHost::start(folder.clone(), r#"ulimit -v 1500000 && exec "$@""#);
     let mut client = host.connect("/rogue").await;
     client.send("allocate").await;
-    assert_eq!(host.ended().await.signal(), Some(6));
-    let again = ShellHost::start(folder, r#"exec "$@""#);
-    echoes(&mut again.connect("/rogue").await).await;
+    assert_eq!(host.exited().await.signal(), Some(6));
+    let next = ShellHost::start(folder, r#"exec "$@""#);
+    echoes(&mut next.connect("/rogue").await).await;
 }
 
 #[tokio::test]
-async fn a_killed_host_leaves_nothing_that_keeps_the_next_one_from_serving() {
+async fn a_killed_host_leaves_nothing_that_blocks_the_next() {
     let setup = on_unix(counter()).key("/count", "snapshot_every", "0.1");
-    let folder = setup.lay_out();
+    let folder = setup.create_folder();
     let mut host = ShellHost::start(folder.clone(), r#"exec "$@""#);
     assert_eq!(count(&mut host.connect("/count").await).await, 1);
     host.signal("KILL");
-    assert_eq!(host.ended().await.signal(), Some(9));
+    assert_eq!(host.exited().await.signal(), Some(9));
     let (socket, control) = (folder.join("host.sock"), folder.join(".plugsocket/control"));
     assert!(socket.exists() && control.exists());
     let staged = || fs::read_dir(folder.join(".plugsocket/staged")).unwrap().count();
-    assert_eq!(staged(), 1, "its copies are still there");
-    let again = ShellHost::start(folder.clone(), r#"exec "$@""#);
-    count(&mut again.connect("/count").await).await;
-    assert_eq!(staged(), 1, "only those of the new one");
+    assert_eq!(staged(), 1, "the staged copies are left");
+    let next = ShellHost::start(folder.clone(), r#"exec "$@""#);
+    count(&mut next.connect("/count").await).await;
+    assert_eq!(staged(), 1, "only the staged copies of the new host");
 }
 
 #[tokio::test]
-async fn sigterm_before_it_is_ready_ends_it_in_order() {
-    // Three that take longer than anybody would wait, one after the other.
+async fn sigterm_during_startup_shuts_down_cleanly() {
+    // Three instances that start one after the other and take long.
     let mut setup = on_unix(Setup::new(PROGRAM).library("counter", "counter_v2"));
     for path in ["/a", "/b", "/c"] {
         setup = setup.resource(path, "counter").config(path, "start_delay_ms", "60000");
     }
     let setup = setup.reload("start_timeout", "100");
-    let folder = setup.lay_out();
+    let folder = setup.create_folder();
     let mut host = ShellHost::start(folder.clone(), r#"exec "$@""#);
     within("the library to be staged", async {
         while !fs::read_dir(folder.join(".plugsocket/staged")).is_ok_and(|mut d| d.next().is_some())
@@ -100,14 +101,14 @@ async fn sigterm_before_it_is_ready_ends_it_in_order() {
     .await;
     let begun = Instant::now();
     host.signal("TERM");
-    let ended = host.ended().await;
+    let ended = host.exited().await;
     assert_eq!(ended.code(), Some(0), "{ended:?}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(fs::read_dir(folder.join(".plugsocket/staged")).unwrap().count(), 0);
 }
 
 #[tokio::test]
-async fn sigterm_during_handshakes_ends_it_in_time() {
+async fn sigterm_during_handshakes_shuts_down_in_time() {
     let mut host = counter().server("drain", "1").start().await;
     let mut halves = Vec::new();
     for beginning in ["", "GET /count HT", "GET /count HTTP/1.1\r\nHost: h\r\n", "backend\nGET /co"]
@@ -118,12 +119,12 @@ async fn sigterm_during_handshakes_ends_it_in_time() {
     }
     let begun = Instant::now();
     host.signal("TERM");
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
-async fn a_second_sigterm_changes_nothing_and_no_connection_is_cut_before_its_time() {
+async fn a_second_sigterm_does_not_cut_the_drain_short() {
     let mut host = counter().server("drain", "2").start().await;
     let mut clients = Vec::new();
     for _ in 0..40 {
@@ -136,25 +137,25 @@ async fn a_second_sigterm_changes_nothing_and_no_connection_is_cut_before_its_ti
         client.expect_close_packet(1001).await;
         client.close().await;
     }
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn what_nobody_can_catch_ends_the_host_and_the_next_one_has_the_state_on_disk() {
-    // As the service manager sees it: a code, or a signal.
+async fn a_fatal_plugin_error_ends_the_host_and_the_next_restores_the_snapshot() {
+    // The exit code or the signal.
     for (command, expected) in
         [("exit", Ok(7)), ("abort", Err(6)), ("overflow", Err(6)), ("double panic", Err(6))]
     {
         let setup = on_unix(Setup::new(PROGRAM).resource("/rogue", "rogue"));
         let setup = setup.library("counter", "counter_v1").resource("/count", "counter");
         let setup = setup.key("/count", "snapshot_every", "0.1");
-        let folder = setup.lay_out();
+        let folder = setup.create_folder();
         let mut host = ShellHost::start(folder.clone(), r#"exec "$@""#);
         count(&mut host.connect("/count").await).await;
         let file = folder.join(".plugsocket/state/snapshots/%2Fcount.snapshot");
-        // Two writings after the message, so that one of them began after it.
+        // Two snapshots after the message: one of them began after it.
         let modified = || fs::metadata(&file).and_then(|meta| meta.modified()).ok();
-        within("two writings", async {
+        within("two snapshots", async {
             for _ in 0..2 {
                 let before = modified();
                 while modified() == before {
@@ -164,12 +165,12 @@ async fn what_nobody_can_catch_ends_the_host_and_the_next_one_has_the_state_on_d
         })
         .await;
         host.connect("/rogue").await.send(command).await;
-        let ended = host.ended().await;
+        let ended = host.exited().await;
         let how = ended.code().ok_or_else(|| ended.signal().unwrap());
-        // A stack that is used up is told by Rust's own handler, or by the system.
+        // A stack overflow is caught by Rust's signal handler or ends in SIGSEGV.
         assert!(how == expected || command == "overflow" && how == Err(11), "{command}: {how:?}");
-        let again = ShellHost::start(folder, r#"exec "$@""#);
-        let mut client = again.connect("/count").await;
+        let next = ShellHost::start(folder, r#"exec "$@""#);
+        let mut client = next.connect("/count").await;
         client.send("x").await;
         assert_eq!(client.until_next().await.packets[0]["total"], 2, "{command}");
     }

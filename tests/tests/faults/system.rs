@@ -11,21 +11,21 @@ use serde_json::Value;
 use crate::{PROGRAM, ShellHost, count, counter, echoes, on_unix, skip};
 
 #[tokio::test]
-async fn a_log_that_cannot_be_written_stops_nobody() {
+async fn a_log_that_cannot_be_written_does_not_stop_the_host() {
     let setup = on_unix(counter());
-    // A full disk, nothing at all, and a pipe that nobody reads.
-    for script in [r#"exec "$@" 2>/dev/full"#, r#"exec "$@" 2>&-"#, ABANDONED] {
-        let host = ShellHost::start(setup.lay_out(), script);
+    // A full disk, a closed descriptor, and a pipe without a reader.
+    for script in [r#"exec "$@" 2>/dev/full"#, r#"exec "$@" 2>&-"#, BROKEN_PIPE] {
+        let host = ShellHost::start(setup.create_folder(), script);
         let mut client = host.connect("/count").await;
         assert_eq!(count(&mut client).await, 1);
     }
 }
 
-/// Standard error is a pipe whose reader has gone.
-const ABANDONED: &str = r#"mkfifo log && { true <log & exec "$@" 2>log; }"#;
+/// Standard error is a pipe whose reader has ended.
+const BROKEN_PIPE: &str = r#"mkfifo log && { true <log & exec "$@" 2>log; }"#;
 
 #[tokio::test]
-async fn a_full_disk_costs_the_snapshot_and_not_the_application() {
+async fn on_a_full_disk_snapshots_fail_and_the_application_continues() {
     let host = counter().key("/count", "snapshot_every", "0.2").start().await;
     let mut client = host.connect("/count").await;
     assert_eq!(count(&mut client).await, 1);
@@ -33,24 +33,25 @@ async fn a_full_disk_costs_the_snapshot_and_not_the_application() {
     let limit = ["--fsize=8:8", "--pid", &pid];
     assert!(std::process::Command::new("prlimit").args(limit).status().unwrap().success());
     let position = host.log_position();
-    let is_meant = |line: &Line| {
+    let is_match = |line: &Line| {
         matches!(line.level(), "WARN" | "ERROR") && line.text().contains("File too large")
     };
-    host.wait_for_log_since(position, "the snapshot that is not written", is_meant).await;
+    host.wait_for_log_since(position, "the snapshot to fail", is_match).await;
     assert_eq!(count(&mut client).await, 2);
     let snapshots = host.folder().join(".plugsocket/state/snapshots");
-    let is_half = |file: fs::DirEntry| file.file_name().to_string_lossy().ends_with(".next");
-    within("the half file to go", async {
-        // It is there while it is written.
-        while fs::read_dir(&snapshots).unwrap().any(|file| file.is_ok_and(is_half)) {
+    let is_partial = |file: fs::DirEntry| file.file_name().to_string_lossy().ends_with(".next");
+    within("the partial file to be removed", async {
+        // The file exists while a snapshot is being written.
+        while fs::read_dir(&snapshots).unwrap().any(|file| file.is_ok_and(is_partial)) {
             tokio::task::yield_now().await;
         }
     })
     .await;
 }
 
-/// A host of a user of its own, who may have so few threads that no new one can be had; None where that cannot be.
-async fn short_of_threads(test: &str, user: u32, setup: Setup) -> Option<TestHost> {
+/// Starts a host as a separate user, whose number of threads can be limited; None if that is not
+/// possible.
+async fn with_own_user(test: &str, user: u32, setup: Setup) -> Option<TestHost> {
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let tools = ["setpriv", "prlimit"].map(|tool| {
         std::process::Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success())
@@ -65,8 +66,9 @@ async fn short_of_threads(test: &str, user: u32, setup: Setup) -> Option<TestHos
     Some(setup.launcher(&["sh", "-c", &script, "sh"]).start().await)
 }
 
-/// Lets the user of a host have so many threads; said by that user, as root may not have the right in a container.
-fn allow_threads(host: &TestHost, count: usize) {
+/// Limits the threads of the host's user. Runs as that user, because root in a container may lack
+/// the capability.
+fn limit_threads(host: &TestHost, count: usize) {
     let user = fs::metadata(format!("/proc/{}", host.pid())).unwrap().uid();
     let mut command = std::process::Command::new("setpriv");
     command.args([&format!("--reuid={user}"), &format!("--regid={user}"), "--clear-groups"]);
@@ -75,23 +77,23 @@ fn allow_threads(host: &TestHost, count: usize) {
 }
 
 #[tokio::test]
-async fn without_a_thread_an_order_fails_and_the_next_one_is_done() {
-    let test = "without_a_thread_an_order_fails_and_the_next_one_is_done";
+async fn without_a_free_thread_a_command_fails_and_succeeds_later() {
+    let test = "without_a_free_thread_a_command_fails_and_succeeds_later";
     let setup = counter().key("/count", "snapshot_every", "0.1");
-    let Some(mut host) = short_of_threads(test, 64_411, setup).await else { return };
+    let Some(mut host) = with_own_user(test, 64_411, setup).await else { return };
     let mut client = host.connect("/count").await;
     let file = host.folder().join(".plugsocket/state/snapshots/%2Fcount.snapshot");
     assert_eq!(count(&mut client).await, 1);
-    allow_threads(&host, 1);
+    limit_threads(&host, 1);
     let position = host.log_position();
     host.signal("HUP");
     host.wait_for_error(position, "the system gives no thread").await;
-    let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
-    assert!(code == 1 && said.contains("the system gives no thread"), "{said}");
-    let unwritten = |line: &Line| line.says("the state cannot be written");
-    host.wait_for_log_since(position, "the snapshot that is not written", unwritten).await;
+    let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
+    assert!(code == 1 && output.contains("the system gives no thread"), "{output}");
+    let is_failure = |line: &Line| line.starts_with("the state cannot be written");
+    host.wait_for_log_since(position, "the snapshot to fail", is_failure).await;
     assert_eq!(count(&mut client).await, 2);
-    allow_threads(&host, 10_000);
+    limit_threads(&host, 10_000);
     let modified = || fs::metadata(&file).and_then(|meta| meta.modified()).ok();
     let before = modified();
     within("the next snapshot", async {
@@ -100,20 +102,20 @@ async fn without_a_thread_an_order_fails_and_the_next_one_is_done() {
         }
     })
     .await;
-    let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
+    assert_eq!(code, 0, "{output}");
     assert_eq!(count(&mut client).await, 3);
     host.signal("TERM");
     client.expect_close_packet(1001).await;
     client.close().await;
-    assert_eq!(host.ended().await.code(), Some(0));
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]
-async fn a_lane_for_which_there_is_no_thread_stays_where_it_is() {
-    let test = "a_lane_for_which_there_is_no_thread_stays_where_it_is";
+async fn a_lane_without_a_free_thread_stays_on_the_shared_runtime() {
+    let test = "a_lane_without_a_free_thread_stays_on_the_shared_runtime";
     let setup = counter().resource("/more", "counter");
-    let Some(mut host) = short_of_threads(test, 64_412, setup).await else { return };
+    let Some(mut host) = with_own_user(test, 64_412, setup).await else { return };
     let mut clients = [host.connect("/count").await, host.connect("/more").await];
     for client in &mut clients {
         assert_eq!(count(client).await, 1);
@@ -121,37 +123,41 @@ async fn a_lane_for_which_there_is_no_thread_stays_where_it_is() {
     let lanes = |host: &TestHost, lane: &str| {
         host.setup().key("/count", "lane", lane).key("/more", "lane", lane)
     };
-    let is_judged =
-        |line: &Line| line.says("configuration not applied") || line.says("configuration applied");
+    let is_result = |line: &Line| {
+        line.starts_with("configuration not applied") || line.starts_with("configuration applied")
+    };
     loop {
-        // One for reading the file, which is free again when one of the two lanes takes it.
-        allow_threads(&host, Process(host.pid()).threads() + 1);
+        // One thread for reading the file; afterwards one of the two lanes can have it.
+        limit_threads(&host, Process(host.pid()).threads() + 1);
         let position = host.log_position();
         let setup = lanes(&host, r#""thread""#);
-        host.offer(setup);
-        let mut judged = position;
-        // A thread that has just ended may still count with the system.
-        while host.wait_for_log_since(judged, "the file", is_judged).await.says("configuration not")
+        host.write_setup(setup);
+        let mut since = position;
+        // A thread that has just ended may still count against the limit.
+        while host
+            .wait_for_log_since(since, "the result", is_result)
+            .await
+            .starts_with("configuration not")
         {
-            judged = host.log_position();
+            since = host.log_position();
             host.signal("HUP");
         }
-        if host.log()[position..].iter().any(|line| line.says("resource keeps its lane")) {
+        if host.log()[position..].iter().any(|line| line.starts_with("resource keeps its lane")) {
             break;
         }
-        // One that was about to end counted above, and both lanes found a thread.
-        allow_threads(&host, 10_000);
+        // A thread that was about to end was counted above, so that both lanes got a thread.
+        limit_threads(&host, 10_000);
         let setup = lanes(&host, r#""shared""#);
         host.apply(setup).await;
     }
     for client in &mut clients {
         assert_eq!(count(client).await, 2);
     }
-    allow_threads(&host, 10_000);
-    let (code, said) = host.command(&["reload"]).await;
-    assert_eq!(code, 0, "{said}");
-    let (_, said) = host.command(&["status", "--json"]).await;
-    let status: Value = serde_json::from_str(&said).unwrap();
+    limit_threads(&host, 10_000);
+    let (code, output) = host.command(&["reload"]).await;
+    assert_eq!(code, 0, "{output}");
+    let (_, output) = host.command(&["status", "--json"]).await;
+    let status: Value = serde_json::from_str(&output).unwrap();
     let lanes = status["resources"].as_array().unwrap().iter().map(|r| r["lane"].clone());
     assert_eq!(lanes.collect::<Vec<_>>(), ["thread", "thread"]);
     for client in &mut clients {
@@ -160,7 +166,7 @@ async fn a_lane_for_which_there_is_no_thread_stays_where_it_is() {
 }
 
 #[tokio::test]
-async fn pipes_and_endless_files_in_the_place_of_a_file_are_refused_at_once() {
+async fn pipes_and_devices_in_place_of_a_file_are_refused_at_once() {
     let host = counter().start().await;
     let mut client = host.connect("/count").await;
     let place = host.folder().join("plugins.toml");
@@ -181,22 +187,22 @@ async fn pipes_and_endless_files_in_the_place_of_a_file_are_refused_at_once() {
     let library = host.library("counter");
     fs::remove_file(&library).unwrap();
     assert!(std::process::Command::new("mkfifo").arg(&library).status().unwrap().success());
-    let (code, said) = host.command(&["check", "--diff"]).await;
-    assert_eq!((code, said.trim()), (0, "nothing would change"));
-    let (code, said) = host.command(&["plugin", "rollback", "counter"]).await;
-    assert_eq!(code, 0, "{said}");
+    let (code, output) = host.command(&["check", "--diff"]).await;
+    assert_eq!((code, output.trim()), (0, "nothing would change"));
+    let (code, output) = host.command(&["plugin", "rollback", "counter"]).await;
+    assert_eq!(code, 0, "{output}");
     assert_eq!(count(&mut client).await, 1);
 }
 
 #[tokio::test]
-async fn a_folder_of_copies_that_was_tidied_away_is_made_anew() {
+async fn a_removed_staging_folder_is_recreated() {
     let host = counter().start().await;
     let mut client = host.connect("/count").await;
     assert_eq!(count(&mut client).await, 1);
     for gone in [format!(".plugsocket/staged/{}", host.pid()), ".plugsocket/staged".to_owned()] {
         fs::remove_dir_all(host.folder().join(gone)).unwrap();
-        let (code, said) = host.command(&["plugin", "reload", "counter"]).await;
-        assert_eq!(code, 0, "{said}");
+        let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
+        assert_eq!(code, 0, "{output}");
     }
     assert_eq!(count(&mut client).await, 2);
     let own = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
@@ -204,10 +210,10 @@ async fn a_folder_of_copies_that_was_tidied_away_is_made_anew() {
 }
 
 #[tokio::test]
-async fn lengths_that_are_only_claimed_take_no_memory() {
+async fn claimed_frame_lengths_allocate_no_memory() {
     // 300 times 16 MiB would be 4.8 GB.
     let setup = on_unix(Setup::new(PROGRAM).resource("/talk", "echo"));
-    let host = ShellHost::start(setup.lay_out(), r#"ulimit -v 2000000 && exec "$@""#);
+    let host = ShellHost::start(setup.create_folder(), r#"ulimit -v 2000000 && exec "$@""#);
     let mut bystander = host.connect("/talk").await;
     let mut claiming = Vec::new();
     let address = Address::Unix(host.folder.join("host.sock"));
@@ -219,33 +225,33 @@ async fn lengths_that_are_only_claimed_take_no_memory() {
         claiming.push(client);
     }
     echoes(&mut bystander).await;
-    let grown = Process(host.child.id().unwrap()).resident();
+    let grown = Process(host.child.id().unwrap()).resident_bytes();
     assert!(grown < 64 << 20, "{grown}");
 }
 
 #[tokio::test]
-async fn another_user_is_not_answered_on_the_control_socket() {
+async fn other_users_are_refused_on_the_control_socket() {
     let host = counter().start().await;
     let program = PathBuf::from(PROGRAM);
     fs::set_permissions(host.folder(), fs::Permissions::from_mode(0o755)).unwrap();
-    let as_nobody = |arguments: &[&str]| {
+    let as_other_user = |arguments: &[&str]| {
         let mut command = std::process::Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&program);
         command.args(arguments).arg("--config").arg(host.folder().join("plugins.toml")).output()
     };
     let runs =
-        as_nobody(&["check"]).is_ok_and(|output| output.status.code().is_some_and(|c| c < 3));
+        as_other_user(&["check"]).is_ok_and(|output| output.status.code().is_some_and(|c| c < 3));
     if !runs {
-        skip("another_user_is_not_answered_on_the_control_socket", "it needs root and setpriv");
+        skip("other_users_are_refused_on_the_control_socket", "it needs root and setpriv");
         return;
     }
-    // Even where somebody has made the socket open to all.
+    // Even if the socket is writable for all users.
     for mode in [0o600, 0o666] {
         let control = host.folder().join(".plugsocket/control");
         fs::set_permissions(control.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&control, fs::Permissions::from_mode(mode)).unwrap();
         for arguments in [&["status"][..], &["drain"], &["plugin", "disable", "counter"]] {
-            let output = as_nobody(arguments).unwrap();
+            let output = as_other_user(arguments).unwrap();
             assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
         }
     }
@@ -253,7 +259,7 @@ async fn another_user_is_not_answered_on_the_control_socket() {
 }
 
 #[tokio::test]
-async fn a_stalled_head_gives_its_descriptor_back_though_its_peer_keeps_the_socket() {
+async fn a_timed_out_request_head_frees_its_file_descriptor() {
     let host = counter().server("head_timeout", "0.2").server("close_timeout", "60").start().await;
     let before = Process(host.pid()).descriptors();
     let mut stalled = Vec::new();
@@ -274,7 +280,7 @@ async fn a_stalled_head_gives_its_descriptor_back_though_its_peer_keeps_the_sock
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_frames_are_no_reason_to_fall() {
+async fn random_bytes_after_the_handshake_do_not_harm_the_host() {
     let host = counter().start().await;
     let mut bystander = host.connect("/count").await;
     let mut state = 7_u64;

@@ -1,4 +1,5 @@
-//! Connections over TLS: handshake, choice of the certificate, client certificates, session resumption.
+//! Connections over TLS: handshake, choice of the certificate, client certificates, session
+//! resumption.
 
 use std::process::Command;
 use std::time::{Duration, SystemTime};
@@ -9,22 +10,22 @@ use plugsocket_tests::{
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
 
-use crate::{POST, answer, secure, setup};
+use crate::{POST, secure, send, setup};
 
 #[tokio::test]
-async fn every_way_in_is_there_in_both_versions_of_tls() {
+async fn all_protocols_work_over_tls_1_2_and_1_3() {
     let authority = Authority::default();
-    let host = setup().secured(&authority.issue(&["localhost"])).start().await;
+    let host = setup().with_tls(&authority.issue(&["localhost"])).start().await;
     for address in [
-        authority.reach(secure(&host), "localhost"),
-        authority.reach_by_1_2(secure(&host), "localhost"),
+        authority.tls_address(secure(&host), "localhost"),
+        authority.tls12_address(secure(&host), "localhost"),
     ] {
         let mut client = Client::open(&address, Request::to("/web")).await.ready().await;
         client.send(r#"{"opcode":"ping"}"#).await;
         client.expect_next().await;
-        assert_eq!(answer(&address, POST).await.last_response().await.status, 200);
+        assert_eq!(send(&address, POST).await.last_response().await.status, 200);
         let page = "GET /plugsocket/ HTTP/1.1\r\nHost: x\r\n\r\n";
-        assert_eq!(answer(&address, page).await.last_response().await.status, 200);
+        assert_eq!(send(&address, page).await.last_response().await.status, 200);
         LineClient::open(&address, "backend\nGET /web HTTP/1.1\n\n").await.ready().await;
         client.close().await;
     }
@@ -33,15 +34,15 @@ async fn every_way_in_is_there_in_both_versions_of_tls() {
 #[tokio::test]
 async fn large_messages_pass_in_both_directions() {
     let authority = Authority::default();
-    let host = setup().secured(&authority.issue(&["localhost"])).start().await;
-    let address = authority.reach(secure(&host), "localhost");
+    let host = setup().with_tls(&authority.issue(&["localhost"])).start().await;
+    let address = authority.tls_address(secure(&host), "localhost");
     let mut client = Client::open(&address, Request::to("/echo")).await;
     for length in [0, 1, 125, 126, 16_383, 16_384, 16_385, 65_536, 3_000_000] {
         let message: Vec<u8> = (0..length).map(|n| u8::try_from(n % 251).unwrap()).collect();
         client.send_binary(&message).await;
         assert_eq!(client.receive().await.unwrap().into_data(), message, "{length}");
     }
-    // Many at once, without waiting.
+    // Many messages without waiting.
     for _ in 0..500 {
         client.send("x".repeat(1000)).await;
     }
@@ -51,73 +52,73 @@ async fn large_messages_pass_in_both_directions() {
 }
 
 #[tokio::test]
-async fn http_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
+async fn http_on_a_tls_port_and_tls_on_a_plain_port_are_refused() {
     let authority = Authority::default();
-    let host = setup().secured(&authority.issue(&["localhost"])).start().await;
+    let host = setup().with_tls(&authority.issue(&["localhost"])).start().await;
     let handshake = RawClient::handshake("/web");
     let late = format!("\r\n{handshake}");
     for request in [handshake, late, "backend\nGET /web HTTP/1.1\n\n".to_owned()] {
-        let response = answer(secure(&host), &request).await.last_response().await;
+        let response = send(secure(&host), &request).await.last_response().await;
         assert_eq!(response.status, 400);
         assert!(response.body.contains("this port speaks TLS"), "{response:?}");
     }
     let Address::Tcp(_) = host.address() else { panic!("no TCP") };
-    let hello = authority.reach(host.address(), "localhost");
-    assert!(hello.try_connect().await.is_err());
-    // As a browser's, in two pieces.
+    let tls = authority.tls_address(host.address(), "localhost");
+    assert!(tls.try_connect().await.is_err());
+    // A ClientHello like a browser's, in two pieces.
     let mut client = host.raw().await;
     client.write([0x16, 3, 1, 2]).await;
     client.write([&[0, 1, 0][..], &[7; 400]].concat()).await;
     let said = client.read_to_end().await;
     assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400"), "{}", said.escape_ascii());
-    // The host is well.
+    // The host still accepts connections.
     host.connect("/web").await;
 }
 
 #[tokio::test]
-async fn the_end_of_tls_is_told_also_to_a_refused_peer_that_does_not_answer() {
+async fn close_notify_is_sent_to_a_refused_client() {
     let authority = Authority::default();
-    let setup = setup().secured(&authority.issue(&["localhost"]));
+    let setup = setup().with_tls(&authority.issue(&["localhost"]));
     let host = setup.server("close_timeout", "0.2").server("head_timeout", "0.2").start().await;
-    let address = authority.reach(secure(&host), "localhost");
+    let address = authority.tls_address(secure(&host), "localhost");
     let unknown = RawClient::handshake("/nowhere");
     let beginning = "GET /web HTTP/1.1\r\n";
     for request in [unknown.as_str(), beginning, "GET /web HTTP/1.1\r\n\r\n"] {
-        let mut stream = answer(&address, request).await.into_stream();
+        let mut stream = send(&address, request).await.into_stream();
         let mut said = Vec::new();
-        // Without it, this is an error.
+        // Without close_notify this is an error.
         within("the end", stream.read_to_end(&mut said)).await.unwrap();
         assert!(said.starts_with(b"HTTP/1.1 "), "{}", said.escape_ascii());
     }
 }
 
 #[tokio::test]
-async fn who_says_no_hello_is_gone_after_tls_timeout() {
+async fn a_connection_without_a_valid_client_hello_ends_after_tls_timeout() {
     let authority = Authority::default();
-    let setup = setup().secured(&authority.issue(&["localhost"])).tls("tls_timeout", "0.2");
+    let setup = setup().with_tls(&authority.issue(&["localhost"])).tls("tls_timeout", "0.2");
     let host = setup.server("head_timeout", "600").start().await;
     let record = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
     for begin in [&b""[..], &record[..1], &record[..5], &record] {
-        let mut client = answer(secure(&host), "").await;
+        let mut client = send(secure(&host), "").await;
         client.write(begin).await;
-        // An alert may be said.
+        // The host may send an alert.
         assert!(client.read_to_end().await.len() < 20, "{begin:?}");
     }
     for nonsense in [&[0u8; 300][..], &[0x16; 300], &[0x16, 3, 1, 0xff, 0xff, 1, 0, 0, 0]] {
-        let mut client = answer(secure(&host), "").await;
+        let mut client = send(secure(&host), "").await;
         client.write(nonsense).await;
         assert!(client.read_to_end().await.len() < 20);
     }
 }
 
 #[tokio::test]
-async fn the_name_that_is_asked_for_chooses_the_certificate() {
+async fn sni_selects_the_certificate() {
     let authority = Authority::default();
     let first = authority.issue(&["first.example", "www.first.example"]);
     let wild = authority.issue(&["*.second.example"]);
     let exact = authority.issue(&["exact.second.example"]);
     let host = setup()
-        .secured(&first)
+        .with_tls(&first)
         .put("wild.pem", &wild.certificate)
         .put("wild.key", &wild.key)
         .put("exact.pem", &exact.certificate)
@@ -134,34 +135,42 @@ async fn the_name_that_is_asked_for_chooses_the_certificate() {
         ("a.second.example", &wild),
         ("exact.second.example", &exact),
     ] {
-        let address = authority.reach(secure(&host), name);
+        let address = authority.tls_address(secure(&host), name);
         assert_eq!(address.certificate().await, expected.der(), "{name}");
     }
-    // Unknown ones get the first, and find that it is not theirs.
+    // For an unknown name the first certificate is served, which the client rejects.
     for name in ["second.example", "a.b.second.example", "other.example"] {
-        assert!(authority.reach(secure(&host), name).try_connect().await.is_err(), "{name}");
+        assert!(authority.tls_address(secure(&host), name).try_connect().await.is_err(), "{name}");
     }
 }
 
 #[tokio::test]
-async fn a_certificate_of_the_client_makes_a_backend() {
+async fn a_client_certificate_authenticates_a_backend() {
     let (authority, backends) = (Authority::default(), Authority::default());
-    let setup = setup().secured(&authority.issue(&["localhost"])).put("ca.pem", backends.pem());
+    let setup = setup().with_tls(&authority.issue(&["localhost"])).put("ca.pem", backends.pem());
     let setup = setup.tls("client_ca", r#""ca.pem""#).server("allowed_ips", r#"["192.0.2.1"]"#);
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
-    let anybody = authority.reach(secure(&host), "localhost");
-    assert_eq!(answer(&anybody, POST).await.last_response().await.status, 403);
-    Client::open(&anybody, Request::to("/web")).await.ready().await;
+    let without_certificate = authority.tls_address(secure(&host), "localhost");
+    assert_eq!(send(&without_certificate, POST).await.last_response().await.status, 403);
+    Client::open(&without_certificate, Request::to("/web")).await.ready().await;
 
-    let backend = authority.reach_as(secure(&host), "localhost", &backends.issue_client());
-    assert_eq!(answer(&backend, POST).await.last_response().await.status, 200);
+    let backend = authority.tls_address_with_certificate(
+        secure(&host),
+        "localhost",
+        &backends.issue_client(),
+    );
+    assert_eq!(send(&backend, POST).await.last_response().await.status, 200);
     LineClient::open(&backend, "backend\nGET /web HTTP/1.1\n\n").await.ready().await;
-    // It is the proxy's certificate, not that of those for whom it speaks.
+    // The certificate authenticates the proxy, not the clients behind it.
     let forwarded = POST.replace("Host: x", "Host: x\r\nX-Forwarded-For: 198.51.100.1");
-    assert_eq!(answer(&backend, &forwarded).await.last_response().await.status, 403);
+    assert_eq!(send(&backend, &forwarded).await.last_response().await.status, 403);
 
-    // TLS 1.3: the client learns of it when it reads.
-    let stranger = authority.reach_as(secure(&host), "localhost", &authority.issue_client());
+    // In TLS 1.3 the client sees the rejection when it reads.
+    let stranger = authority.tls_address_with_certificate(
+        secure(&host),
+        "localhost",
+        &authority.issue_client(),
+    );
     if let Ok(stream) = stranger.try_connect().await {
         drop(stream);
         let mut client = RawClient::connect(&stranger).await;
@@ -170,8 +179,8 @@ async fn a_certificate_of_the_client_makes_a_backend() {
     }
 }
 
-/// An answer to a POST; what it is if the connection ends instead.
-async fn said(address: &Address) -> Vec<u8> {
+/// Sends a POST; returns the response, or nothing if the connection fails.
+async fn post(address: &Address) -> Vec<u8> {
     let Ok(stream) = address.try_connect().await else { return Vec::new() };
     let mut client = RawClient::over(stream);
     drop(client.try_write(POST).await);
@@ -179,32 +188,38 @@ async fn said(address: &Address) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_session_goes_on_no_longer_than_the_certificate_of_the_client() {
+async fn no_session_is_resumed_past_the_expiry_of_the_client_certificate() {
     let (authority, backends) = (Authority::default(), Authority::default());
-    let setup = setup().secured(&authority.issue(&["localhost"])).put("ca.pem", backends.pem());
+    let setup = setup().with_tls(&authority.issue(&["localhost"])).put("ca.pem", backends.pem());
     let setup = setup.tls("client_ca", r#""ca.pem""#).server("allowed_ips", r#"["192.0.2.1"]"#);
     let host = setup.start().await;
-    for reach in [Authority::reach_as, Authority::reach_as_by_1_2] {
+    for reach in
+        [Authority::tls_address_with_certificate, Authority::tls12_address_with_certificate]
+    {
         let position = host.log_position();
-        let brief = backends.issue_client_until(SystemTime::now() + Duration::from_secs(4));
-        let address = reach(&authority, secure(&host), "localhost", &brief);
-        // Its ticket comes with the answer.
-        assert!(said(&address).await.starts_with(b"HTTP/1.1 200"));
-        assert!(address.resumes().await && said(&address).await.starts_with(b"HTTP/1.1 200"));
-        let expired = async { while !said(&address).await.is_empty() {} };
+        let short_lived = backends.issue_client_until(SystemTime::now() + Duration::from_secs(4));
+        let address = reach(&authority, secure(&host), "localhost", &short_lived);
+        // The session ticket arrives with the response.
+        assert!(post(&address).await.starts_with(b"HTTP/1.1 200"));
+        assert!(address.resumes().await && post(&address).await.starts_with(b"HTTP/1.1 200"));
+        let expired = async { while !post(&address).await.is_empty() {} };
         within("the certificate to expire", expired).await;
-        let is_meant = |line: &Line| line.says("a TLS session does not go on");
-        let line = host.wait_for_log_since(position, "why", is_meant).await;
+        let is_match = |line: &Line| line.starts_with("a TLS session does not go on");
+        let line = host.wait_for_log_since(position, "the reason", is_match).await;
         assert!(line.field("error").contains("expired"), "{line}");
     }
-    // Others are as they were.
-    let address = authority.reach_as(secure(&host), "localhost", &backends.issue_client());
-    assert!(said(&address).await.starts_with(b"HTTP/1.1 200"));
-    assert!(address.resumes().await && said(&address).await.starts_with(b"HTTP/1.1 200"));
+    // Other clients are not affected.
+    let address = authority.tls_address_with_certificate(
+        secure(&host),
+        "localhost",
+        &backends.issue_client(),
+    );
+    assert!(post(&address).await.starts_with(b"HTTP/1.1 200"));
+    assert!(address.resumes().await && post(&address).await.starts_with(b"HTTP/1.1 200"));
 }
 
-/// The commands that the manual gives for the certificate of a backend.
-fn documented() -> String {
+/// Returns the commands in the manual for creating a backend's certificate.
+fn documented_commands() -> String {
     let manual = include_str!("../../../docs/operating.md");
     let mut blocks = manual.split("```sh\n").map(|block| block.split("```").next().unwrap());
     let block = blocks.find(|block| block.contains("openssl req -x509")).unwrap();
@@ -212,10 +227,11 @@ fn documented() -> String {
 }
 
 #[tokio::test]
-async fn a_certificate_made_as_the_manual_says_makes_a_backend() {
+async fn a_certificate_created_by_the_manuals_commands_authenticates_a_backend() {
     let folder = std::env::temp_dir().join(format!("plugsocket-openssl-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let made = Command::new("bash").args(["-c", &documented()]).current_dir(&folder).output();
+    let made =
+        Command::new("bash").args(["-c", &documented_commands()]).current_dir(&folder).output();
     if Command::new("openssl").arg("version").output().is_err() {
         eprintln!("skipped: no openssl");
         return;
@@ -224,31 +240,31 @@ async fn a_certificate_made_as_the_manual_says_makes_a_backend() {
     let file = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
     let client = Issued { certificate: file("reports.pem"), key: file("reports.key") };
     let authority = Authority::default();
-    let setup = setup().secured(&authority.issue(&["localhost"])).put("ca.pem", file("ca.pem"));
+    let setup = setup().with_tls(&authority.issue(&["localhost"])).put("ca.pem", file("ca.pem"));
     let setup = setup.tls("client_ca", r#""ca.pem""#).server("allowed_ips", r#"["192.0.2.1"]"#);
     let host = setup.start().await;
-    let backend = authority.reach_as(secure(&host), "localhost", &client);
-    assert_eq!(answer(&backend, POST).await.last_response().await.status, 200);
+    let backend = authority.tls_address_with_certificate(secure(&host), "localhost", &client);
+    assert_eq!(send(&backend, POST).await.last_response().await.status, 200);
     std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test]
-async fn a_proxy_speaks_before_tls() {
+async fn a_proxy_header_precedes_tls() {
     let authority = Authority::default();
-    let setup = setup().secured(&authority.issue(&["localhost"])).tls("proxy_protocol", "true");
+    let setup = setup().with_tls(&authority.issue(&["localhost"])).tls("proxy_protocol", "true");
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
     let relay = Relay::to(secure(&host), b"PROXY TCP4 203.0.113.9 10.0.0.1 1 2\r\n").await;
-    let address = authority.reach(&relay.address, "localhost");
+    let address = authority.tls_address(&relay.address, "localhost");
     let _client = Client::open(&address, Request::to("/web")).await.ready().await;
-    let (_, said) = host.command(&["connections", "--json"]).await;
-    let connections: Value = serde_json::from_str(&said).unwrap();
+    let (_, output) = host.command(&["connections", "--json"]).await;
+    let connections: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(connections[0]["address"], "203.0.113.9");
-    // Without a header it is not let in; on the other port none is expected.
-    assert!(authority.reach(secure(&host), "localhost").try_connect().await.is_err());
+    // A connection without a header is refused; the other port expects none.
+    assert!(authority.tls_address(secure(&host), "localhost").try_connect().await.is_err());
     host.connect("/web").await;
 }
 
-/// Passes on one connection, behind a header.
+/// A relay that forwards one connection after a PROXY header.
 struct Relay {
     address: Address,
     _task: tokio::task::JoinSet<()>,
@@ -271,16 +287,13 @@ impl Relay {
 }
 
 #[tokio::test]
-async fn a_host_may_speak_nothing_but_tls() {
+async fn a_host_may_listen_for_tls_only() {
     let authority = Authority::default();
     let host =
-        setup().secured(&authority.issue(&["localhost"])).server("listen", "[]").start().await;
+        setup().with_tls(&authority.issue(&["localhost"])).server("listen", "[]").start().await;
     let [address] = host.addresses() else { panic!("{:?}", host.addresses()) };
-    let address = authority.reach(address, "localhost");
+    let address = authority.tls_address(address, "localhost");
     Client::open(&address, Request::to("/web")).await.ready().await;
     let nowhere = setup().server("listen", "[]").run(&["check"]).await;
-    assert!(
-        nowhere.complained.contains("the list is empty, so nobody could connect"),
-        "{nowhere:?}"
-    );
+    assert!(nowhere.stderr.contains("the list is empty, so nobody could connect"), "{nowhere:?}");
 }

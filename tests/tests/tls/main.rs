@@ -14,31 +14,31 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const POST: &str = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
 
-/// One that looks at its files again and again.
+/// A host that polls its files frequently.
 fn setup() -> Setup {
     let setup = Setup::new(PROGRAM).resource("/web", "feedback").plain("/echo", "echo");
     setup.reload("rescan", "0.05").reload("quiet", "0.02")
 }
 
-/// Where it speaks TLS.
+/// Returns the TLS address of the host.
 fn secure(host: &TestHost) -> &Address {
     &host.addresses()[1]
 }
 
-/// What the host says of a certificate, by its place in the list.
+/// Returns the status of the certificate at an index.
 async fn certificate(host: &TestHost, at: usize) -> Value {
     let (_, status) = host.command(&["status", "--json"]).await;
     serde_json::from_str::<Value>(&status).unwrap()["certificates"][at].take()
 }
 
-/// What the host says is wrong with its first certificate.
+/// Returns the reported problem of the first certificate.
 async fn problem(host: &TestHost) -> Value {
     certificate(host, 0).await["problem"].take()
 }
 
-/// An answer to these bytes.
-async fn answer(address: &Address, request: &str) -> RawClient {
+/// Connects and sends a request.
+async fn send(address: &Address, text: &str) -> RawClient {
     let mut client = RawClient::connect(address).await;
-    client.write(request).await;
+    client.write(text).await;
     client
 }

@@ -11,12 +11,12 @@ use crate::{DAY, problem, secure, setup};
 async fn a_certificate_is_renewed_while_connections_stay() {
     let authority = Authority::default();
     let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
-    let host = setup().secured(&old).start().await;
-    let address = authority.reach(secure(&host), "localhost");
+    let host = setup().with_tls(&old).start().await;
+    let address = authority.tls_address(secure(&host), "localhost");
     let mut client = Client::open(&address, Request::to("/echo")).await;
     assert_eq!(address.certificate().await, old.der());
 
-    // In two steps, with a pause.
+    // In two steps with a pause.
     let position = host.log_position();
     host.put("own.pem", &new.certificate);
     let line = host.wait_for_error(position, "is not the key of").await;
@@ -32,21 +32,21 @@ async fn a_certificate_is_renewed_while_connections_stay() {
     assert!(problem(&host).await.as_str().unwrap().contains("is not the key"));
     host.put("own.key", &new.key);
     let in_service = |line: &Line| line.message() == "certificate in service";
-    host.wait_for_log_since(position, "the new one", in_service).await;
+    host.wait_for_log_since(position, "the new certificate", in_service).await;
     assert_eq!(address.certificate().await, new.der());
     let errors = host.log().into_iter().filter(|line| line.level() == "ERROR").count();
-    assert_eq!(errors, 1, "told once, however often it was tried");
+    assert_eq!(errors, 1, "one error, although the files are tried repeatedly");
 
     client.send("still here").await;
     assert_eq!(client.receive_text().await, "still here");
 }
 
 #[tokio::test]
-async fn files_that_are_not_fit_change_nothing_until_they_are() {
+async fn invalid_certificate_files_keep_the_previous_certificate() {
     let authority = Authority::default();
     let own = authority.issue(&["localhost"]);
-    let host = setup().secured(&own).start().await;
-    let address = authority.reach(secure(&host), "localhost");
+    let host = setup().with_tls(&own).start().await;
+    let address = authority.tls_address(secure(&host), "localhost");
     let expired = authority.issue_until(&["localhost"], SystemTime::now() - DAY);
     let encrypted =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
@@ -70,8 +70,8 @@ async fn files_that_are_not_fit_change_nothing_until_they_are() {
         assert_eq!(address.certificate().await, own.der(), "{said}");
         host.put("own.pem", &own.certificate);
         host.put("own.key", &own.key);
-        let fine = async { while !problem(&host).await.is_null() {} };
-        within("all to be well again", fine).await;
+        let is_resolved = async { while !problem(&host).await.is_null() {} };
+        within("the problem to be resolved", is_resolved).await;
     }
     let position = host.log_position();
     std::fs::remove_file(host.folder().join("own.key")).unwrap();
@@ -80,39 +80,39 @@ async fn files_that_are_not_fit_change_nothing_until_they_are() {
 }
 
 #[tokio::test]
-async fn sessions_go_on_until_another_certificate_is_served() {
+async fn sessions_are_resumed_until_the_certificate_changes() {
     let authority = Authority::default();
     let own = authority.issue(&["localhost"]);
-    let host = setup().secured(&own).start().await;
-    // Its ticket comes with the handshake.
-    let address = authority.reach_by_1_2(secure(&host), "localhost");
+    let host = setup().with_tls(&own).start().await;
+    // The session ticket arrives with the handshake.
+    let address = authority.tls12_address(secure(&host), "localhost");
     assert!(!address.resumes().await && address.resumes().await);
     let position = host.log_position();
     host.put("own.key", "");
     host.wait_for_error(position, "has no private key in it").await;
-    // The file is tried again with every other of these.
+    // The host rereads the files during this loop.
     for _ in 0..20 {
         assert!(!problem(&host).await.is_null() && address.resumes().await);
     }
     host.put("own.key", &own.key);
-    within("all to be well again", async { while !problem(&host).await.is_null() {} }).await;
+    within("the problem to be resolved", async { while !problem(&host).await.is_null() {} }).await;
     assert!(address.resumes().await);
     let (position, new) = (host.log_position(), authority.issue(&["localhost"]));
     host.put("own.pem", &new.certificate);
     host.put("own.key", &new.key);
     let in_service = |line: &Line| line.message() == "certificate in service";
-    host.wait_for_log_since(position, "the new one", in_service).await;
+    host.wait_for_log_since(position, "the new certificate", in_service).await;
     assert!(!address.resumes().await && address.resumes().await);
 }
 
 #[tokio::test]
-async fn links_may_be_switched_as_certbot_does() {
+async fn symbolic_links_may_be_switched_as_by_certbot() {
     let authority = Authority::default();
     let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
     let folder = std::env::temp_dir().join(format!("plugsocket-certbot-{}", std::process::id()));
     std::fs::create_dir_all(folder.join("archive")).unwrap();
     std::fs::create_dir_all(folder.join("live")).unwrap();
-    let lay = |n: u8, issued: &Issued| {
+    let install = |n: u8, issued: &Issued| {
         for (name, content) in [("fullchain", &issued.certificate), ("privkey", &issued.key)] {
             std::fs::write(folder.join(format!("archive/{name}{n}.pem")), content).unwrap();
             let live = folder.join(format!("live/{name}.pem"));
@@ -120,18 +120,18 @@ async fn links_may_be_switched_as_certbot_does() {
             symlink(format!("../archive/{name}{n}.pem"), live).unwrap();
         }
     };
-    lay(1, &old);
+    install(1, &old);
     let entry = format!(
         r#"[{{ certificate = "{0}/live/fullchain.pem", key = "{0}/live/privkey.pem" }}]"#,
         folder.display()
     );
-    let host = setup().secured(&old).tls("certificates", &entry).start().await;
-    let address = authority.reach(secure(&host), "localhost");
+    let host = setup().with_tls(&old).tls("certificates", &entry).start().await;
+    let address = authority.tls_address(secure(&host), "localhost");
     assert_eq!(address.certificate().await, old.der());
     let position = host.log_position();
-    lay(2, &new);
+    install(2, &new);
     let in_service = |line: &Line| line.message() == "certificate in service";
-    host.wait_for_log_since(position, "the new one", in_service).await;
+    host.wait_for_log_since(position, "the new certificate", in_service).await;
     assert_eq!(address.certificate().await, new.der());
     std::fs::remove_dir_all(&folder).unwrap();
 }
@@ -141,9 +141,9 @@ async fn the_list_of_certificates_changes_with_the_configuration_or_not_at_all()
     let authority = Authority::default();
     let (one, two) = (authority.issue(&["one.example"]), authority.issue(&["two.example"]));
     let setup = setup().put("two.pem", &two.certificate).put("two.key", &two.key);
-    let mut host = setup.secured(&one).start().await;
+    let mut host = setup.with_tls(&one).start().await;
     let both = r#"[{ certificate = "own.pem", key = "own.key" }, { certificate = "two.pem", key = "KEY" }]"#;
-    let address = authority.reach(secure(&host), "two.example");
+    let address = authority.tls_address(secure(&host), "two.example");
 
     let position = host.log_position();
     let bad = host.setup().tls("certificates", &both.replace("KEY", "own.key"));
@@ -160,25 +160,25 @@ async fn the_list_of_certificates_changes_with_the_configuration_or_not_at_all()
     within("the new certificate", async { while address.try_connect().await.is_err() {} }).await;
     assert_eq!(address.certificate().await, two.der());
 
-    // To listen elsewhere needs a restart; the rest is applied.
+    // A change of `listen` needs a restart; the rest is applied.
     let position = host.log_position();
     let moved = host.setup().tls("listen", r#"["127.0.0.1:1"]"#).tls("tls_timeout", "7");
     host.apply(moved).await;
-    let is_meant = |line: &Line| line.field("keys") == "tls.listen";
-    host.wait_for_log_since(position, "a word about the restart", is_meant).await;
+    let is_match = |line: &Line| line.field("keys") == "tls.listen";
+    host.wait_for_log_since(position, "the restart warning", is_match).await;
     assert_eq!(address.certificate().await, two.der());
 }
 
 #[tokio::test]
-async fn a_key_that_may_not_be_read_is_tried_again() {
+async fn an_unreadable_private_key_is_retried() {
     let authority = Authority::default();
     let (old, new) = (authority.issue(&["localhost"]), authority.issue(&["localhost"]));
-    // Root may read anything, unless that is taken from it.
+    // Root ignores file permissions, unless the capability is removed.
     let without = "--bounding-set=-dac_override,-dac_read_search";
-    let setup = setup().secured(&old);
+    let setup = setup().with_tls(&old);
     let setup = if is_root() { setup.launcher(&["setpriv", without]) } else { setup };
     let host = setup.start().await;
-    let address = authority.reach(secure(&host), "localhost");
+    let address = authority.tls_address(secure(&host), "localhost");
     let key = host.folder().join("own.key");
     let position = host.log_position();
     host.put("own.pem", &new.certificate);
@@ -187,7 +187,7 @@ async fn a_key_that_may_not_be_read_is_tried_again() {
     host.wait_for_error(position, "Permission denied").await;
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let in_service = |line: &Line| line.message() == "certificate in service";
-    host.wait_for_log_since(position, "the new one", in_service).await;
+    host.wait_for_log_since(position, "the new certificate", in_service).await;
     assert_eq!(address.certificate().await, new.der());
 }
 

@@ -5,19 +5,20 @@ use std::time::{Duration, SystemTime};
 use plugsocket_tests::{Authority, Line, within};
 use serde_json::Value;
 
-use crate::{DAY, certificate, problem, secure, setup};
+use crate::{DAY, certificate, problem, setup};
 
 #[tokio::test]
-async fn an_authority_of_clients_that_ends_or_is_damaged_is_told() {
+async fn an_expired_or_damaged_client_ca_is_reported() {
     let now = SystemTime::now();
     let (authority, fresh) = (Authority::default(), Authority::default());
-    let setup = setup().secured(&authority.issue(&["localhost"]));
+    let setup = setup().with_tls(&authority.issue(&["localhost"]));
     let setup = setup.tls("client_ca", r#""ca.pem""#);
     let both = Authority::until(now - DAY).pem() + &fresh.pem();
     let host = setup.put("ca.pem", both).start().await;
-    let ended =
-        |line: &Line| line.level() == "WARN" && line.says("an authority of clients has expired");
-    let line = host.wait_for_log("a warning", ended).await;
+    let is_expired = |line: &Line| {
+        line.level() == "WARN" && line.starts_with("an authority of clients has expired")
+    };
+    let line = host.wait_for_log("a warning", is_expired).await;
     assert!(line.field("file").ends_with("/ca.pem"), "{line}");
     let found = certificate(&host, 1).await;
     assert_eq!(found["key"], "server.tls.client_ca");
@@ -25,8 +26,8 @@ async fn an_authority_of_clients_that_ends_or_is_damaged_is_told() {
     assert!(problem(&host).await.is_null());
 
     host.put("ca.pem", fresh.pem());
-    let is_well = async { while !certificate(&host, 1).await["problem"].is_null() {} };
-    within("all to be well", is_well).await;
+    let is_resolved = async { while !certificate(&host, 1).await["problem"].is_null() {} };
+    within("the problem to be resolved", is_resolved).await;
     let position = host.log_position();
     host.put("ca.pem", "-----BEGIN CERTIFICATE-----\n!\n");
     host.wait_for_error(position, "is damaged PEM").await;
@@ -38,25 +39,26 @@ async fn an_authority_of_clients_that_ends_or_is_damaged_is_told() {
 
     let position = host.log_position();
     host.put("ca.pem", Authority::until(now + 10 * DAY + DAY / 2).pem());
-    let soon = |line: &Line| line.says("a certificate ends soon");
-    let line = host.wait_for_log_since(position, "a warning", soon).await;
+    let is_warning = |line: &Line| line.starts_with("a certificate ends soon");
+    let line = host.wait_for_log_since(position, "a warning", is_warning).await;
     assert_eq!(line.field("days_left"), "10");
 }
 
 #[tokio::test]
-async fn a_certificate_that_expires_in_service_is_told() {
+async fn a_certificate_that_expires_at_run_time_is_reported() {
     let authority = Authority::default();
-    let brief = authority.issue_until(&["localhost"], SystemTime::now() + Duration::from_secs(3));
-    let host = setup().secured(&brief).start().await;
+    let short_lived =
+        authority.issue_until(&["localhost"], SystemTime::now() + Duration::from_secs(3));
+    let host = setup().with_tls(&short_lived).start().await;
     assert!(problem(&host).await.is_null());
     host.wait_for_error(0, "a certificate has expired").await;
     assert!(problem(&host).await.as_str().unwrap().starts_with("expired on "));
-    let (_, said) = host.command(&["status"]).await;
-    assert!(said.contains("; renew it"), "{said}");
+    let (_, output) = host.command(&["status"]).await;
+    assert!(output.contains("; renew it"), "{output}");
 }
 
 #[tokio::test]
-async fn the_whole_chain_is_looked_at_and_what_a_file_says_beside_it_is_not() {
+async fn the_whole_chain_is_checked_and_text_around_pem_is_ignored() {
     let authority = Authority::default();
     let own = authority.issue(&["localhost"]);
     let expired = authority.issue_until(&["x"], SystemTime::now() - DAY).certificate;
@@ -65,19 +67,19 @@ async fn the_whole_chain_is_looked_at_and_what_a_file_says_beside_it_is_not() {
     for (behind, key, said) in [
         (authority.pem(), &noted, fine),
         (OF_VERSION_1.to_owned(), &own.key, fine),
-        (cut(&authority.pem()), &own.key, "certificate 2 of "),
+        (truncated(&authority.pem()), &own.key, "certificate 2 of "),
         (authority.pem() + &expired, &own.key, "certificate 3 of "),
         (String::new(), &old_form, "own.key is encrypted"),
     ] {
-        let setup = setup().secured(&own).put("own.pem", own.certificate.clone() + &behind);
+        let setup = setup().with_tls(&own).put("own.pem", own.certificate.clone() + &behind);
         let outcome = setup.put("own.key", key).run(&["check"]).await;
         let is_fine = outcome.code == Some(0);
         assert!(is_fine == (said == fine), "{outcome:?}");
-        assert!(is_fine || outcome.complained.contains(said), "{outcome:?}");
+        assert!(is_fine || outcome.stderr.contains(said), "{outcome:?}");
     }
 }
 
-/// By `openssl x509 -req` of OpenSSL 3.0 without an extension; until 2126.
+/// Created by `openssl x509 -req` of OpenSSL 3.0 without extensions; valid until 2126.
 const OF_VERSION_1: &str = "-----BEGIN CERTIFICATE-----
 MIIBHjCBxAIUUirUwSHhhn3ybtdxZ38AN5oj+DwwCgYIKoZIzj0EAwIwDTELMAkG
 A1UEAwwCY2EwIBcNMjYxMTI1MTQxMTU1WhgPMjEyNjExMDExNDExNTVaMBQxEjAQ
@@ -88,18 +90,18 @@ A0GpBDsyKqpKj1t1tWsFAiEAggxAs+muYLM4027vsQrb7gQ6fofx1Uher9OKHgzz
 bRI=
 -----END CERTIFICATE-----\n";
 
-/// A certificate whose end is missing, in PEM that is whole.
-fn cut(pem: &str) -> String {
+/// Returns valid PEM with a truncated certificate.
+fn truncated(pem: &str) -> String {
     let der = pem.lines().filter(|line| !line.starts_with('-')).take(2).collect::<String>();
     format!("-----BEGIN CERTIFICATE-----\n{der}\n-----END CERTIFICATE-----\n")
 }
 
 #[tokio::test]
-async fn what_is_wrong_at_the_start_is_told_by_line() {
+async fn certificate_errors_at_startup_are_reported_with_their_line() {
     let (authority, now) = (Authority::default(), SystemTime::now());
     let own = authority.issue(&["localhost"]);
     let other = authority.issue(&["localhost"]);
-    let fine = setup().secured(&own);
+    let fine = setup().with_tls(&own);
     let line = fine.toml().lines().position(|l| l.starts_with("certificates")).unwrap() + 1;
     assert_eq!(fine.run(&["check"]).await.code, Some(0));
     for (setup, part, said) in [
@@ -130,28 +132,28 @@ async fn what_is_wrong_at_the_start_is_told_by_line() {
             let outcome = setup.run(&[command]).await;
             assert_eq!(outcome.code, Some(1), "{outcome:?}");
             let place = format!("plugins.toml:{line}: server.tls.{part}: ");
-            assert!(outcome.complained.contains(&place), "{outcome:?}");
-            assert!(outcome.complained.contains(said), "{outcome:?}");
+            assert!(outcome.stderr.contains(&place), "{outcome:?}");
+            assert!(outcome.stderr.contains(said), "{outcome:?}");
         }
     }
     let authorities = fine.tls("client_ca", r#""own.key""#).run(&["check"]).await;
-    assert!(authorities.complained.contains("server.tls.client_ca: "), "{authorities:?}");
-    assert!(authorities.complained.contains("one of each authority"), "{authorities:?}");
+    assert!(authorities.stderr.contains("server.tls.client_ca: "), "{authorities:?}");
+    assert!(authorities.stderr.contains("one of each authority"), "{authorities:?}");
 }
 
 #[tokio::test]
-async fn names_and_end_are_to_be_seen_and_the_end_is_warned_of() {
+async fn names_and_expiry_are_shown_and_a_near_expiry_is_a_warning() {
     let authority = Authority::default();
     let soon = authority
         .issue_until(&["soon.example", "*.soon.example"], SystemTime::now() + 10 * DAY + DAY / 2);
-    let host = setup().secured(&soon).start().await;
-    let is_warning = |line: &Line| line.says("a certificate ends soon");
+    let host = setup().with_tls(&soon).start().await;
+    let is_warning = |line: &Line| line.starts_with("a certificate ends soon");
     let line = host.wait_for_log("a warning", is_warning).await;
     assert_eq!(line.field("days_left"), "10");
-    let (_, said) = host.command(&["status"]).await;
-    assert!(said.contains("soon.example *.soon.example"), "{said}");
-    let (_, said) = host.command(&["status", "--json"]).await;
-    let certificate = &serde_json::from_str::<Value>(&said).unwrap()["certificates"][0];
+    let (_, output) = host.command(&["status"]).await;
+    assert!(output.contains("soon.example *.soon.example"), "{output}");
+    let (_, output) = host.command(&["status", "--json"]).await;
+    let certificate = &serde_json::from_str::<Value>(&output).unwrap()["certificates"][0];
     assert_eq!(certificate["days_left"], 10);
     assert_eq!(certificate["names"], serde_json::json!(["soon.example", "*.soon.example"]));
     assert_eq!(certificate["expires"], line.field("expires"));

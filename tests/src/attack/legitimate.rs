@@ -1,5 +1,5 @@
-//! Clients that behave: each sends a message, awaits its echo, waits a little, and never stops. What they notice of an attack is
-//! what an attack is measured by.
+//! Legitimate clients: each sends a message, awaits the echo, pauses and repeats. Their latency and
+//! losses measure the effect of an attack.
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
@@ -11,29 +11,29 @@ use tokio::time::{sleep, timeout};
 
 use super::peer::Peer;
 
-/// A few of them, at work on a thread of their own.
+/// Legitimate clients that run on a separate thread.
 #[derive(Debug)]
-pub struct Honest {
+pub struct LegitimateClients {
     stop: watch::Sender<bool>,
-    thread: JoinHandle<Noticed>,
+    thread: JoinHandle<Observations>,
 }
 
-/// What they noticed.
+/// Latencies and losses that the clients observed.
 #[derive(Clone, Debug, Default)]
-pub struct Noticed {
-    /// When a message was sent, and how long its echo took.
+pub struct Observations {
+    /// For each message, the time it was sent and the latency of its echo.
     pub samples: Vec<(Instant, Duration)>,
-    /// Messages whose echo did not come or was another one.
+    /// Messages whose echo was missing or different.
     pub lost: u64,
-    /// Connections that ended.
-    pub cut: u64,
+    /// Connections that the server closed.
+    pub closed: u64,
 }
 
-impl Honest {
-    /// Connects `count` clients to the echo of this server and lets them talk.
+impl LegitimateClients {
+    /// Connects `count` clients to the echo resource of a server and starts the exchange.
     ///
     /// # Panics
-    /// When the system gives no thread, or the server takes nobody.
+    /// If no thread can be started, or the server refuses a connection.
     pub fn start(address: SocketAddr, count: usize) -> Self {
         let (stop, stopped) = watch::channel(false);
         let (ready, is_ready) = std::sync::mpsc::channel();
@@ -44,14 +44,14 @@ impl Honest {
                 let mut talking = JoinSet::new();
                 for _ in 0..count {
                     let peer = Peer::open(address, "/echo").await.unwrap();
-                    talking.spawn(talk(peer, stopped.clone()));
+                    talking.spawn(exchange(peer, stopped.clone()));
                 }
                 ready.send(()).unwrap();
-                let mut all = Noticed::default();
+                let mut all = Observations::default();
                 for part in talking.join_all().await {
                     all.samples.extend(part.samples);
                     all.lost += part.lost;
-                    all.cut += part.cut;
+                    all.closed += part.closed;
                 }
                 all
             })
@@ -60,18 +60,18 @@ impl Honest {
         Self { stop, thread }
     }
 
-    /// Lets them finish what they are at.
+    /// Stops the clients after their current message and returns the observations.
     ///
     /// # Panics
-    /// When one of them did.
-    pub fn finish(self) -> Noticed {
+    /// If a client panicked.
+    pub fn finish(self) -> Observations {
         self.stop.send_replace(true);
         self.thread.join().unwrap()
     }
 }
 
-impl Noticed {
-    /// How long echoes took of messages that were sent between two moments, sorted.
+impl Observations {
+    /// Returns the sorted latencies of messages sent in the interval.
     pub fn between(&self, from: Instant, to: Instant) -> Vec<Duration> {
         let within = self.samples.iter().filter(|(at, _)| (from..to).contains(at));
         let mut times: Vec<Duration> = within.map(|(_, took)| *took).collect();
@@ -80,38 +80,38 @@ impl Noticed {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(20);
-const PACE: Duration = Duration::from_millis(10);
+const ECHO_TIMEOUT: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(10);
 
-async fn talk(mut peer: Peer, stop: watch::Receiver<bool>) -> Noticed {
-    let mut noticed = Noticed::default();
+async fn exchange(mut peer: Peer, stop: watch::Receiver<bool>) -> Observations {
+    let mut observed = Observations::default();
     let mut number = 0_u64;
     while !*stop.borrow() {
         number += 1;
-        let text = format!("honest message {number}");
+        let text = format!("legitimate message {number}");
         let sent = Instant::now();
         let echo = async {
             peer.send(text.as_bytes()).await.ok()?;
             peer.message().await.ok()
         };
-        match timeout(PATIENCE, echo).await {
+        match timeout(ECHO_TIMEOUT, echo).await {
             Ok(Some(echo)) if echo == text.as_bytes() => {
-                noticed.samples.push((sent, sent.elapsed()))
+                observed.samples.push((sent, sent.elapsed()))
             }
-            Ok(Some(_)) => noticed.lost += 1,
-            // What waited longest must not be left out of the figures.
+            Ok(Some(_)) => observed.lost += 1,
+            // Counts as a sample, or the longest waits would be missing from the percentiles.
             Err(_) => {
-                noticed.samples.push((sent, PATIENCE));
-                noticed.lost += 1;
-                return noticed;
+                observed.samples.push((sent, ECHO_TIMEOUT));
+                observed.lost += 1;
+                return observed;
             }
             Ok(None) => {
-                noticed.lost += 1;
-                noticed.cut += 1;
-                return noticed;
+                observed.lost += 1;
+                observed.closed += 1;
+                return observed;
             }
         }
-        sleep(PACE).await;
+        sleep(PAUSE).await;
     }
-    noticed
+    observed
 }

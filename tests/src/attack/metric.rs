@@ -1,49 +1,49 @@
-//! What an attack came to, and its line in the table.
+//! Measured values of an attack, and their row in the printed table.
 
 use std::time::Duration;
 
-use super::{Attack, Most};
+use super::{Attack, LatencyLimit};
 use crate::load::percentile;
 
-/// One thing that was measured.
+/// A measured value, with or without a limit.
 #[derive(Clone, Debug)]
-pub struct Figure {
+pub struct Metric {
     text: String,
-    is_missed: bool,
+    exceeds_limit: bool,
 }
 
-impl Figure {
-    pub(super) fn plain(what: &str, value: impl Into<String>) -> Self {
-        Self { text: format!("{what} {}", value.into()), is_missed: false }
+impl Metric {
+    pub(super) fn unlimited(what: &str, value: impl Into<String>) -> Self {
+        Self { text: format!("{what} {}", value.into()), exceeds_limit: false }
     }
 
     pub(super) fn seconds(what: &str, took: Duration, is_done: bool, limit: Duration) -> Self {
         let not = if is_done { "" } else { "not " };
         let (took, most) = (took.as_secs_f64(), limit.as_secs_f64());
         let text = format!("{what} {not}{took:.1} s (≤ {most:.0} s)");
-        Self { text, is_missed: !is_done || took > most }
+        Self { text, exceeds_limit: !is_done || took > most }
     }
 
     pub(super) fn limited(what: &str, value: f64, most: f64, unit: &str) -> Self {
         let text = format!("{what} {value:.1} {unit} (≤ {most:.0} {unit})");
-        Self { text, is_missed: value > most }
+        Self { text, exceeds_limit: value > most }
     }
 
     pub(super) fn count(what: &str, count: u64, most: u64) -> Self {
-        Self { text: format!("{what} {count}"), is_missed: count > most }
+        Self { text: format!("{what} {count}"), exceeds_limit: count > most }
     }
 
     pub(super) fn ratio(what: &str, ratio: f64) -> Self {
-        Self { text: format!("{what} {ratio:.1}×"), is_missed: ratio > 10.0 }
+        Self { text: format!("{what} {ratio:.1}×"), exceeds_limit: ratio > 10.0 }
     }
 
     pub(super) fn amplified(what: &str, ratio: f64) -> Self {
-        // The page is a file that is served; nobody is kept from asking for it.
-        Self { text: format!("{what} {ratio:.1}×"), is_missed: ratio > 10.0 && what != "page" }
+        // The page is a static file that any client may request.
+        Self { text: format!("{what} {ratio:.1}×"), exceeds_limit: ratio > 10.0 && what != "page" }
     }
 }
 
-/// What came of one attack on one server.
+/// The results of one attack on one server.
 #[derive(Clone, Debug)]
 pub struct Row {
     pub(super) attack: Attack,
@@ -52,37 +52,38 @@ pub struct Row {
     pub(super) during: Vec<Duration>,
     pub(super) resident: (u64, u64),
     pub(super) lost: u64,
-    pub(super) cut: u64,
-    pub(super) figures: Vec<Figure>,
+    pub(super) closed: u64,
+    pub(super) metrics: Vec<Metric>,
 }
 
 impl Row {
-    /// The head of the table.
-    pub const HEAD: &str = "\
-| attack | server | p50 / p99 before, ms | p50 / p99 during, ms | memory before → peak, MB | honest: lost, cut | measured |
+    /// The header of the table.
+    pub const HEADER: &str = "\
+| attack | server | p50 / p99 before, ms | p50 / p99 during, ms | memory before → peak, MB | legitimate clients: lost, closed | measured |
 |---|---|---|---|---|---|---|";
 
-    pub(super) fn judge(&mut self, p99: Most, growth: u64) {
+    pub(super) fn check_limits(&mut self, p99: LatencyLimit, growth: u64) {
         let [before, during] = [&self.before, &self.during].map(|times| percentile(times, 99));
         let most = match p99 {
-            Most::Anything => Duration::MAX,
-            Most::Milliseconds(most) => Duration::from_millis(most),
-            Most::Twice => (2 * before).max(Duration::from_millis(1)),
+            LatencyLimit::None => Duration::MAX,
+            LatencyLimit::Milliseconds(most) => Duration::from_millis(most),
+            LatencyLimit::TwiceBaseline => (2 * before).max(Duration::from_millis(1)),
         };
         if during > most || (self.during.is_empty() && most < Duration::MAX) {
             let text = format!("p99 over {:.1} ms", most.as_secs_f64() * 1e3);
-            self.figures.push(Figure { text, is_missed: true });
+            self.metrics.push(Metric { text, exceeds_limit: true });
         }
         let grown = self.resident.1.saturating_sub(self.resident.0);
         if growth > 0 && grown > growth * 1024 * 1024 {
             let text = format!("memory grew by more than {growth} MiB");
-            self.figures.push(Figure { text, is_missed: true });
+            self.metrics.push(Metric { text, exceeds_limit: true });
         }
     }
 
-    /// Whether every figure was reached and no honest client noticed anything but time.
-    pub fn is_good(&self) -> bool {
-        self.lost + self.cut == 0 && !self.figures.iter().any(|figure| figure.is_missed)
+    /// Returns whether all metrics are within their limits and no legitimate client lost a message
+    /// or its connection.
+    pub fn passes(&self) -> bool {
+        self.lost + self.closed == 0 && !self.metrics.iter().any(|metric| metric.exceeds_limit)
     }
 }
 
@@ -95,12 +96,12 @@ impl std::fmt::Display for Row {
             let [p50, p99] = [50, 99].map(|share| percentile(times, share).as_secs_f64() * 1e3);
             format!("{p50:.2} / {p99:.1}")
         };
-        let figures: Vec<String> = self
-            .figures
+        let metrics: Vec<String> = self
+            .metrics
             .iter()
-            .map(|figure| match figure.is_missed {
-                true => format!("**{}**", figure.text),
-                false => figure.text.clone(),
+            .map(|metric| match metric.exceeds_limit {
+                true => format!("**{}**", metric.text),
+                false => metric.text.clone(),
             })
             .collect();
         let (before, peak) = (self.resident.0 as f64 / 1e6, self.resident.1 as f64 / 1e6);
@@ -113,8 +114,8 @@ impl std::fmt::Display for Row {
             times(&self.before),
             times(&self.during),
             self.lost,
-            self.cut,
-            figures.join("; "),
+            self.closed,
+            metrics.join("; "),
         )
     }
 }

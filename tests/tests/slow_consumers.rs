@@ -1,4 +1,4 @@
-//! Peers that read slowly or not at all: what they may cost, and what becomes of what they are sent.
+//! Slow consumers: memory per client, outbox policies, `write_timeout`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 use plugsocket_tests::{Line, RawClient, Setup, TestHost, masked, opcode};
@@ -11,8 +11,8 @@ fn closes(line: &Line, code: &str) -> bool {
     line.message() == "connection ends" && line.field("code") == code
 }
 
-/// Connections that never read anything behind their handshake.
-async fn deaf(host: &TestHost, path: &str, count: usize) -> Vec<RawClient> {
+/// Opens connections that never read after the handshake.
+async fn non_readers(host: &TestHost, path: &str, count: usize) -> Vec<RawClient> {
     let mut clients = Vec::new();
     for _ in 0..count {
         clients.push(host.raw().await.upgraded(path).await);
@@ -21,12 +21,12 @@ async fn deaf(host: &TestHost, path: &str, count: usize) -> Vec<RawClient> {
 }
 
 #[tokio::test]
-async fn a_hundred_readers_that_are_slow_cost_a_mebibyte_each_at_most() {
+async fn a_hundred_slow_readers_use_at_most_a_mebibyte_each() {
     const READERS: usize = 100;
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
     let host = setup.server("write_timeout", "60").server("close_timeout", "0.2").start().await;
     let mut sender = host.connect("/speak").await;
-    let readers = deaf(&host, "/speak", READERS).await;
+    let readers = non_readers(&host, "/speak", READERS).await;
     let me = sender.uuid().to_owned();
     let before = host.resident_bytes();
     let broadcast = json!({
@@ -42,22 +42,23 @@ async fn a_hundred_readers_that_are_slow_cost_a_mebibyte_each_at_most() {
             break;
         }
     }
-    assert_eq!(gone, READERS as u64, "each is closed in the end");
+    assert_eq!(gone, READERS as u64, "each slow client is closed");
     assert!(most < READERS as u64 * MIB, "{} kB each", most / READERS as u64 / 1024);
     drop(readers);
     assert_eq!(sender.ask(&json!({"do": "fyi"})).await, true);
 }
 
 #[tokio::test]
-async fn what_is_sent_to_each_by_itself_costs_no_more() {
+async fn individual_messages_to_slow_readers_keep_memory_bounded() {
     const READERS: usize = 10;
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("write_timeout", "60");
     let host = setup.start().await;
-    let mut clients = deaf(&host, "/echo", READERS).await;
+    let mut clients = non_readers(&host, "/echo", READERS).await;
     let before = host.resident_bytes();
     let messages = masked(opcode::BINARY, &[b'x'; 10_000]).repeat(100);
     let mut most = 0;
-    // The echo of each is its own copy. The sockets fill, then the outboxes; then nothing is read any more.
+    // Each echo is a separate copy. First the sockets fill up, then the outboxes; then the host
+    // stops reading.
     for client in &mut clients {
         let mut written = 0;
         while written < 20 * messages.len() {
@@ -78,7 +79,7 @@ async fn what_is_sent_to_each_by_itself_costs_no_more() {
 }
 
 #[tokio::test]
-async fn one_message_of_max_message_always_finds_a_place_and_the_dialog_behind_it() {
+async fn a_message_of_max_message_always_fits_into_the_outbox() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker").resource("/web", "feedback");
     let setup = setup.server("outbox_bytes", "262144").server("max_message", "8_000_000");
     let host = setup.start().await;
@@ -89,7 +90,7 @@ async fn one_message_of_max_message_always_finds_a_place_and_the_dialog_behind_i
         assert_eq!(sender.call(&large).await.packets.len(), 0);
         assert_eq!(reader.receive_json().await["message"].as_str().unwrap().len(), 7_900_000);
     }
-    // Its own echo, twice without waiting in between, and a small one behind each.
+    // Two large echoes without waiting, each followed by a small one.
     let echo = json!({"opcode": "echo", "message": "y".repeat(3_000_000)}).to_string();
     for _ in 0..2 {
         sender.send(&echo).await;
@@ -103,19 +104,20 @@ async fn one_message_of_max_message_always_finds_a_place_and_the_dialog_behind_i
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_nothing_within_write_timeout_is_closed() {
+async fn a_client_that_reads_nothing_within_write_timeout_is_closed() {
     let setup = Setup::new(PROGRAM).resource("/web", "feedback").server("write_timeout", "0.3");
     let host = setup.server("close_timeout", "0.2").start().await;
-    let _deaf = deaf(&host, "/web", 1).await;
+    let _non_reader = non_readers(&host, "/web", 1).await;
     let mut sender = host.connect("/web").await;
-    // More than both sockets' buffers hold, in one message: it is the writing that does not end, not the outbox that is full.
+    // One message larger than the socket buffers: the write stalls, but the outbox is not full.
     let large = json!({"opcode": "broadcast", "message": "x".repeat(14_000_000)});
     assert_eq!(sender.call(&large).await.packets.len(), 0);
-    let is_meant = |line: &Line| closes(line, "1013") && line.text().contains("write_timeout");
-    host.wait_for_log("the end of the peer that does not read", is_meant).await;
+    let is_match = |line: &Line| closes(line, "1013") && line.text().contains("write_timeout");
+    host.wait_for_log("the slow client to be closed", is_match).await;
 }
 
-/// The numbers in `{"n":…}` of what a peer reads when it begins to read only after the host gave up: each message whole, none missing.
+/// Checks the numbers in `{"n":…}` of all messages that a late reader receives: each message is
+/// complete and none is missing.
 #[track_caller]
 fn check_numbers(messages: &[&[u8]]) {
     let number = |message: &&[u8]| {
@@ -129,7 +131,7 @@ fn check_numbers(messages: &[&[u8]]) {
     assert!(numbers.len() > 20, "{} messages", numbers.len());
 }
 
-/// Whole messages at the beginning of what was received; a frame that was begun and not ended must be the last.
+/// Returns the complete messages in the received bytes; only the last frame may be incomplete.
 fn whole_frames(mut bytes: &[u8]) -> Vec<&[u8]> {
     let mut messages = Vec::new();
     while let [first, length, ..] = bytes {
@@ -152,7 +154,7 @@ fn whole_frames(mut bytes: &[u8]) -> Vec<&[u8]> {
 }
 
 #[tokio::test]
-async fn a_write_that_is_given_up_is_followed_by_nothing_that_could_be_misread() {
+async fn nothing_follows_an_abandoned_partial_write() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker").server("write_timeout", "0.2");
     let setup = setup.server("outbox_bytes", "64_000_000").server("outbox_messages", "100_000");
     for sizes in [&[3000, 3000, 3000, 20_000][..], &[200_000, 1000]] {
@@ -179,21 +181,21 @@ async fn a_write_that_is_given_up_is_followed_by_nothing_that_could_be_misread()
         check_numbers(&whole_frames(&frames.read_to_end().await));
         let bytes = lines.read_to_end().await;
         let mut found: Vec<&[u8]> = bytes.split(|byte| *byte == b'\n').collect();
-        // Nothing, or a line that was not ended.
+        // The last part is empty or an incomplete line.
         found.pop();
         check_numbers(&found);
     }
 }
 
 #[tokio::test]
-async fn a_peer_that_takes_a_large_message_slowly_is_not_taken_for_dead() {
+async fn a_client_that_reads_a_large_message_slowly_is_not_timed_out() {
     let setup = Setup::new(PROGRAM).resource("/web", "feedback").server("ping_interval", "0.2");
     let host = setup.server("write_timeout", "30").start().await;
     let mut slow = host.raw().await.upgraded("/web").await;
     let mut sender = host.connect("/web").await;
     let large = json!({"opcode": "broadcast", "message": "x".repeat(14_000_000)});
     assert_eq!(sender.call(&large).await.packets.len(), 0);
-    // Of a peer that reads, the host would have wanted an answer long since.
+    // Meanwhile the host has pinged a client that reads several times.
     let mut other = host.raw().await.upgraded("/web").await;
     let mut pings = 0;
     while pings < 6 {
@@ -219,7 +221,7 @@ async fn a_peer_that_takes_a_large_message_slowly_is_not_taken_for_dead() {
     }
 }
 
-/// Reads what a slow peer was sent in the end: the numbers of all `{"value":n}`.
+/// Reads up to the value `last`; returns the numbers of all `{"value":n}`.
 async fn values(client: &mut RawClient, last: u64) -> Vec<u64> {
     let mut found = Vec::new();
     while found.last() != Some(&last) {
@@ -231,7 +233,7 @@ async fn values(client: &mut RawClient, last: u64) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn where_the_oldest_are_dropped_a_slow_peer_stays_and_reads_the_newest() {
+async fn drop_oldest_keeps_a_slow_client_and_delivers_the_newest() {
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker").plain("/plain", "speaker");
     let setup = setup.key("/speak", "outbox_policy", r#""drop_oldest""#);
     let setup = setup.key("/plain", "outbox_policy", r#""drop_oldest""#);
@@ -239,25 +241,27 @@ async fn where_the_oldest_are_dropped_a_slow_peer_stays_and_reads_the_newest() {
     let host = setup.key("/plain", "outbox_bytes", "300_000").start().await;
     for (path, message) in [("/speak", "m".to_owned()), ("/plain", "m".repeat(10_000))] {
         let mut client = host.raw().await.upgraded(path).await;
-        // All in one callback: nothing can be written meanwhile.
+        // All in one callback, so that nothing can be written in between.
         let command = json!({"do": "values", "count": 5000, "message": message});
         client.write(masked(opcode::TEXT, command.to_string().as_bytes())).await;
         let values = values(&mut client, 5000).await;
         assert!(values.is_sorted() && values.len() < 5000, "{} of 5000", values.len());
         let newest = &values[values.len().saturating_sub(20)..];
         assert!(newest.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{newest:?}");
-        let is_meant = |line: &Line| {
-            line.level() == "WARN" && line.says("slow peer") && line.field("resource") == path
+        let is_match = |line: &Line| {
+            line.level() == "WARN"
+                && line.starts_with("slow peer")
+                && line.field("resource") == path
         };
-        host.wait_for_log("a line about it", is_meant).await;
-        assert_eq!(host.log().into_iter().filter(is_meant).count(), 1, "no more than one a minute");
+        host.wait_for_log("a warning", is_match).await;
+        assert_eq!(host.log().into_iter().filter(is_match).count(), 1, "one warning per minute");
     }
     let (_, status) = host.command(&["status", "--json"]).await;
     assert!(status.contains(r#""dropped_messages":4"#), "{status}");
 }
 
 #[tokio::test]
-async fn where_values_are_conflated_the_last_of_each_key_always_arrives() {
+async fn conflate_always_delivers_the_last_value_of_each_key() {
     let setup = Setup::new(PROGRAM).plain("/speak", "speaker");
     let setup = setup.key("/speak", "outbox_policy", r#""conflate""#);
     let host = setup.key("/speak", "outbox_messages", "20").start().await;
@@ -266,10 +270,10 @@ async fn where_values_are_conflated_the_last_of_each_key_always_arrives() {
         json!({"do": "values", "count": 5000, "key": key, "message": "m".repeat(1000)}).to_string()
     };
     client.write(masked(opcode::TEXT, command("a").as_bytes())).await;
-    // Few of them, and the last.
+    // Only a few values arrive, including the last.
     let found = values(&mut client, 5000).await;
     assert!(found.is_sorted() && found.len() < 100, "{} of 5000", found.len());
-    // Without a key there is nothing to conflate.
+    // Messages without a key are not conflated.
     client.write(masked(opcode::TEXT, command("").as_bytes())).await;
     loop {
         let frame = client.frame().await.expect("a close frame");
@@ -278,7 +282,7 @@ async fn where_values_are_conflated_the_last_of_each_key_always_arrives() {
             break;
         }
     }
-    // To many and into a room it is the same function; elsewhere it is the plain one.
+    // Publishing to a room also conflates; the key has a maximum length.
     let mut reader = host.open(plugsocket_tests::Request::to("/speak")).await;
     for (ask, expected) in [
         (json!({"do": "join", "room": "r"}), r#"{"do":"join","result":true}"#),
