@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# curl as a backend: feedback in one line, its verdict, and refusals. The receiver is a plain TCP connection of this shell.
+# curl as a backend: feedback with its verdict, long bodies, and refusals. The receiver is a plain
+# TCP connection of this shell.
 #
 #     PLUGSOCKET_URL=http://127.0.0.1:8095 bash tests/clients/curl_post.sh
 #
-# Exit code 77: there is no curl.
+# Exit code 77: curl is not installed.
 set -euo pipefail
 
 command -v curl >/dev/null || { echo "curl is missing"; exit 77; }
@@ -19,26 +20,26 @@ post() {
 }
 
 same '{"opcode":"next","fyi":"gone"}' "$(post -d '{"opcode":"feedback","uuid":"nobody","message":"50 %"}' "$url/php")"
-echo "ok the verdict for one who is not there"
+echo "ok the verdict for an unknown uuid"
 
 exec 3<>"/dev/tcp/${authority%:*}/${authority##*:}"
-# One write: an Ident that comes later than the line before it counts no more. Bash alone writes each line for itself.
+# In one write, because an Ident in a later write may be ignored. Bash would write line by line.
 printf 'backend\nGET /php HTTP/1.1\nIdent: curl-test\n\n' | cat >&3
 read -r -t 10 ready <&3
-[[ $ready == '{"opcode":"ready",'* ]] || { echo "FAILED: no ready but $ready"; exit 1; }
+[[ $ready == '{"opcode":"ready",'* ]] || { echo "FAILED: expected ready, got $ready"; exit 1; }
 packet='{"opcode":"feedback","ident":"curl-test","message":"50 %"}'
 same '{"opcode":"next","fyi":"delivered"}' "$(post -d "$packet" "$url/php")"
 read -r -t 10 received <&3
 same "$packet" "$received"
-echo "ok feedback to one"
+echo "ok feedback by ident"
 
-# Larger than what curl sends at once: it asks first (Expect: 100-continue).
+# A body that curl sends only after a 100 response.
 long="$(head -c 2000000 /dev/zero | tr '\0' x)"
 answer="$(printf '{"opcode":"echo","message":"%s"}' "$long" | post -H 'Expect: 100-continue' --data-binary @- "$url/php" | wc -c)"
 same "$((2000000 + 30 + 1 + 26 + 1))" "$((answer))"
-echo "ok a long body, asked for with 100-continue"
+echo "ok a long body with Expect: 100-continue"
 
 same 404 "$(post -o /dev/null -w '%{http_code}' -d '{}' "$url/nowhere")"
 same 422 "$(post -o /dev/null -w '%{http_code}' -d 'no JSON' "$url/php")"
 same 405 "$(post -o /dev/null -w '%{http_code}' -X DELETE "$url/php")"
-echo "ok refusals in HTTP"
+echo "ok refusals by status code"

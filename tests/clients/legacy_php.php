@@ -1,7 +1,7 @@
 <?php
 /**
- * Scripts as they were written against the host's predecessor, with nothing but PHP: plain TCP without line ends, and a WebSocket
- * whose handshake and first message are read by one fread each.
+ * Scripts written for the host's predecessor in plain PHP: plain TCP without line ends, and a
+ * WebSocket whose handshake and first message are read by one fread each.
  *
  *     PLUGSOCKET_URL=http://127.0.0.1:8095 php tests/clients/legacy_php.php
  */
@@ -31,7 +31,7 @@ function open(string $address)
     return $stream;
 }
 
-/** What one read brings, as the old scripts read. @param resource $stream */
+/** Reads once, like the old scripts. @param resource $stream */
 function read_once($stream): string
 {
     $bytes = fread($stream, 8192);
@@ -39,7 +39,7 @@ function read_once($stream): string
     return (string) $bytes;
 }
 
-/** Packets up to and with `next`. @param resource $stream */
+/** Reads packets up to and including `next`. @param resource $stream */
 function read_to_next($stream): array
 {
     $packets = [];
@@ -51,7 +51,7 @@ function read_to_next($stream): array
     return $packets;
 }
 
-/** A masked frame. */
+/** Encodes a masked frame. */
 function frame(string $payload, int $opcode = 1, bool $isLast = true): string
 {
     $length = strlen($payload);
@@ -67,7 +67,7 @@ function frame(string $payload, int $opcode = 1, bool $isLast = true): string
     return $head . $mask . ($payload ^ str_pad('', $length, $mask));
 }
 
-/** The payload of the next text frame, however it comes; a browser deals with pings by itself. @param resource $stream */
+/** Reads the payload of the next text frame and skips pings. @param resource $stream */
 function read_text($stream): string
 {
     do {
@@ -82,7 +82,7 @@ function read_text($stream): string
     return $payload;
 }
 
-/** The payload of one unmasked frame that came in one read. */
+/** Returns the payload of an unmasked frame. */
 function unframe(string $bytes): string
 {
     $length = ord($bytes[1]) & 127;
@@ -90,7 +90,10 @@ function unframe(string $bytes): string
     return substr($bytes, $at);
 }
 
-/** Opens a WebSocket by hand; returns it after the 101 answer. That of a script must come alone in one read. @return resource */
+/**
+ * Opens a WebSocket and checks the 101 response, which for a script must arrive alone in one read.
+ * @return resource
+ */
 function open_websocket(string $address, string $path, string $more = '')
 {
     $stream = open($address);
@@ -126,7 +129,7 @@ $tests = [
         same([['opcode' => 'next', 'fyi' => 'gone']], read_to_next($stream));
         fclose($stream);
     },
-    'plain TCP: opening line and request in writes of their own, with CRLF' => static function () use ($address): void {
+    'plain TCP: opening line and request in separate writes, with CRLF' => static function () use ($address): void {
         $stream = open($address);
         fwrite($stream, "php process\r\n");
         usleep(20000);
@@ -148,7 +151,7 @@ $tests = [
         same(str_repeat('ä', 10001), $packets[0]['message']);
         fclose($stream);
     },
-    'plain TCP: a path that nobody serves is explained' => static function () use ($address): void {
+    'plain TCP: an unknown path is refused with a reason' => static function () use ($address): void {
         $stream = open($address);
         fwrite($stream, "php process\nGET /nowhere HTTP/1.1\n");
         $packet = json_decode((string) fgets($stream), true);
@@ -156,7 +159,7 @@ $tests = [
         same(true, strpos($packet['error'], '/nowhere') !== false);
         same('', stream_get_contents($stream));
     },
-    'WebSocket: 101 and ready come in one read each, each time' => static function () use ($address): void {
+    'WebSocket: 101 and ready arrive in one read each, every time' => static function () use ($address): void {
         for ($round = 0; $round < 20; $round++) {
             $stream = open_websocket($address, '/php', "Client-Type: php\r\n");
             $ready = json_decode(unframe(read_once($stream)), true);
@@ -166,16 +169,16 @@ $tests = [
             fclose($stream);
         }
     },
-    'WebSocket: a script that works for a while is not pinged, which it could not answer' => static function () use ($address): void {
+    'WebSocket: a busy script that cannot answer pings is not pinged' => static function () use ($address): void {
         $stream = open_websocket($address, '/php', "Client-Type: php\r\n");
         read_once($stream);
-        // The work. The tests' host pings each second.
+        // The test host pings every second.
         sleep(3);
         fwrite($stream, frame('{"opcode":"feedback","uuid":"nobody","message":"x"}'));
         same('{"opcode":"next","fyi":"gone"}', unframe(read_once($stream)));
         fclose($stream);
     },
-    'WebSocket: a script reaches the one browser' => static function () use ($address): void {
+    'WebSocket: a script reaches a browser by uuid' => static function () use ($address): void {
         $browser = open_websocket($address, '/web');
         $uuid = json_decode(read_text($browser), true)['uuid'];
         $script = open_websocket($address, '/php', "Client-Type: php\r\nIdent: legacy\r\n");

@@ -1,9 +1,10 @@
 /**
- * The npm package `ws` against a real host: dialog, order, binary, idents, ping, close codes; and the JavaScript client on top of it.
+ * The npm package `ws` against a running host: dialog, order, binary messages, idents, pings, close
+ * codes; and the JavaScript client on top of `ws`.
  *
  *     PLUGSOCKET_URL=http://127.0.0.1:8095 node tests/clients/node_ws.mjs
  *
- * Takes `ws` from clients/js (`npm ci` there). Exit code 77: it is not installed.
+ * Loads `ws` from clients/js (run `npm ci` there). Exit code 77: it is not installed.
  */
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
@@ -24,7 +25,7 @@ function load(name) {
   }
 }
 
-/** A connection whose messages wait until they are asked for. */
+/** A connection with a queue of received messages. */
 class Client {
   #messages = [];
   #waiting = [];
@@ -55,16 +56,16 @@ class Client {
     return uuid;
   }
 
-  say(packet) {
+  sendPacket(packet) {
     this.socket.send(JSON.stringify(packet));
   }
 }
 
 const tests = {
-  async 'messages that do not wait for next are handled in order'() {
+  async 'pipelined messages are handled in order'() {
     const client = new Client('/web');
     await client.ready();
-    for (let number = 0; number < 2000; number++) client.say({ opcode: 'echo', message: number });
+    for (let number = 0; number < 2000; number++) client.sendPacket({ opcode: 'echo', message: number });
     for (let number = 0; number < 2000; number++) {
       assert.deepEqual(await client.packet(), { opcode: 'echo', message: number });
       assert.deepEqual(await client.packet(), NEXT);
@@ -73,22 +74,22 @@ const tests = {
     assert.equal((await client.closed).code, 1000);
   },
 
-  async 'a script of kind backend is found by its ident'() {
+  async 'feedback by ident reaches a backend'() {
     const printer = new Client('/php', { 'Client-Type': 'backend', Ident: 'printer-node-ws' });
     const browser = new Client('/web');
     await Promise.all([printer.ready(), browser.ready()]);
     const packet = { opcode: 'feedback', ident: 'printer-node-ws', message: 'print this' };
-    browser.say(packet);
+    browser.sendPacket(packet);
     assert.deepEqual(await browser.packet(), { opcode: 'next', fyi: 'delivered' });
     assert.deepEqual(await printer.packet(), packet);
     printer.socket.close();
     await printer.closed;
-    browser.say(packet);
+    browser.sendPacket(packet);
     assert.deepEqual(await browser.packet(), { opcode: 'next', fyi: 'gone' });
     browser.socket.close();
   },
 
-  async 'binary comes back byte for byte, in fragments too'() {
+  async 'binary messages and fragments are echoed byte for byte'() {
     const client = new Client('/echo');
     await once(client.socket, 'open');
     for (const size of [0, 1, 65536, 3_000_000]) {
@@ -113,7 +114,7 @@ const tests = {
     client.socket.close();
   },
 
-  async 'two resources of one library do not mix'() {
+  async 'a resource uses its own configuration of a shared library'() {
     const talk = new Client('/talk');
     await talk.ready();
     talk.socket.send('HELLO');
@@ -124,17 +125,17 @@ const tests = {
     assert.equal((await talk.closed).code, 1000);
   },
 
-  async 'the JavaScript client does it all for its author'() {
+  async 'the JavaScript client queues, splits into chunks and returns verdicts'() {
     const one = new Plugsocket(`${base}/web`, { WebSocket });
     const two = new Plugsocket(`${base}/web`, { WebSocket, chunkSize: 1000 });
     const got = new Promise(resolve => one.on('feedback', resolve));
-    // Before ready: it waits.
+    // Sent before `ready`, so the client queues it.
     const long = 'ä'.repeat(20_000);
     assert.equal(await two.feedback(await one.ready, long), 'delivered');
     assert.equal((await got).message, long);
-    const heard = new Promise(resolve => one.on('broadcast', resolve));
+    const received = new Promise(resolve => one.on('broadcast', resolve));
     await two.broadcast('to all');
-    assert.equal((await heard).message, 'to all');
+    assert.equal((await received).message, 'to all');
     assert.equal(await two.feedback('nobody', 'x'), 'gone');
     one.close();
     two.close();
@@ -142,8 +143,8 @@ const tests = {
 };
 
 for (const [name, test] of Object.entries(tests)) {
-  const late = setTimeout(() => {
-    console.log(`FAILED ${name}: not done within 30 s`);
+  const timer = setTimeout(() => {
+    console.log(`FAILED ${name}: not finished within 30 s`);
     process.exit(1);
   }, 30_000);
   try {
@@ -152,7 +153,7 @@ for (const [name, test] of Object.entries(tests)) {
     console.log(`FAILED ${name}`);
     throw error;
   }
-  clearTimeout(late);
+  clearTimeout(timer);
   console.log(`ok ${name}`);
 }
 process.exit(0);

@@ -1,10 +1,11 @@
 /**
- * A browser client as it was written before there was a library for it, in Chromium: it opens /web, waits for `ready`, sends one packet
- * at a time and waits for `next`, sends long ones in chunks, and learns of feedback by its uuid.
+ * A page written without the JavaScript client, in Chromium: it opens /web, waits for `ready`, sends
+ * one packet at a time and waits for `next`, sends long packets in chunks, and receives feedback.
  *
  *     PLUGSOCKET_URL=http://127.0.0.1:8095 node tests/clients/old_browser.mjs
  *
- * Takes playwright-core from clients/js (`npm ci` there) and Chromium from CHROMIUM (default /usr/bin/chromium). Exit code 77: one is missing.
+ * Loads playwright-core from clients/js (run `npm ci` there) and starts Chromium from CHROMIUM
+ * (default /usr/bin/chromium). Exit code 77: one of them is missing.
  */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
@@ -20,7 +21,7 @@ function missing(what) {
 }
 
 function load(name) {
-  if (!existsSync(executablePath)) missing(`Chromium is missing: ${executablePath}; CHROMIUM says where it is`);
+  if (!existsSync(executablePath)) missing(`Chromium is missing: ${executablePath}; set CHROMIUM to its path`);
   try {
     return createRequire(new URL('../../clients/js/package.json', import.meta.url))(name);
   } catch {
@@ -28,7 +29,7 @@ function load(name) {
   }
 }
 
-/** Runs in the page. Everything in it is what such a page did: one queue, one flag. */
+/** Runs in the page: a client with a queue and a flag, like the old pages. */
 function oldClient(url) {
   const CHUNK = 8 * 1024;
   const queue = [];
@@ -67,8 +68,8 @@ function oldClient(url) {
 }
 
 const browser = await chromium.launch({ executablePath, args: ['--disable-gpu', '--no-first-run', '--disable-background-networking'], chromiumSandbox: false });
-const late = setTimeout(() => {
-  console.log('FAILED: not done within 60 s');
+const timer = setTimeout(() => {
+  console.log('FAILED: not finished within 60 s');
   process.exit(1);
 }, 60_000);
 
@@ -89,7 +90,7 @@ try {
   await one.waitForFunction(() => window.client.log.length === 200);
   const echoed = await one.evaluate(() => window.client.log.splice(0).map(packet => packet.message));
   assert.deepEqual(echoed, [...Array(200).keys()]);
-  console.log('ok one packet at a time, in order');
+  console.log('ok packets are answered one at a time in order');
 
   await one.evaluate(() => window.client.send({ opcode: 'broadcast', message: 'ü'.repeat(50_000) }));
   await two.waitForFunction(() => window.client.log.length === 1);
@@ -101,7 +102,7 @@ try {
   await two.waitForFunction(() => window.client.log.length === 1);
   const packet = await two.evaluate(() => window.client.log.pop());
   assert.deepEqual(packet, { opcode: 'feedback', uuid, message: 'for you', fromUUID: await one.evaluate(() => window.client.uuid) });
-  console.log('ok feedback to one');
+  console.log('ok feedback by uuid');
 
   const answer = await fetch(`${address}/php`, { method: 'POST', body: JSON.stringify({ opcode: 'feedback', uuid, message: '50 %' }) });
   assert.equal((await answer.json()).fyi, 'delivered');
@@ -116,9 +117,9 @@ try {
   await nowhere.waitForFunction(() => window.client.closed);
   assert.equal(await nowhere.evaluate(() => window.client.closed.code), 1008);
   assert.match(await nowhere.evaluate(() => window.client.log[0].error), /nowhere/);
-  console.log('ok a close is clean, and says why');
+  console.log('ok a close is clean and has a reason');
 } finally {
-  clearTimeout(late);
+  clearTimeout(timer);
   await browser.close();
 }
 process.exit(0);

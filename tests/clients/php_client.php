@@ -1,6 +1,6 @@
 <?php
 /**
- * The PHP client (clients/php/plugsocket.php) against a real host.
+ * The PHP client (clients/php/plugsocket.php) against a running host.
  *
  *     PLUGSOCKET_URL=http://127.0.0.1:8095 php tests/clients/php_client.php
  */
@@ -28,14 +28,14 @@ $tests = [
     'one message by POST' => static function () use ($url): void {
         same(['opcode' => 'next', 'fyi' => 'gone'], plugsocket_post("$url/php", ['opcode' => 'feedback', 'uuid' => 'nobody', 'message' => 'x']));
     },
-    'a POST to a path that nobody serves is refused' => static function () use ($url): void {
+    'a POST to an unknown path is refused' => static function () use ($url): void {
         try {
             plugsocket_post("$url/nowhere", ['opcode' => 'echo']);
         } catch (RefusedException $refused) {
             same(true, strpos($refused->getMessage(), '/nowhere') !== false);
             return;
         }
-        throw new Exception('nothing was thrown');
+        throw new Exception('no exception was thrown');
     },
     'feedback by ident, received in order' => static function () use ($address): void {
         $printer = new Backend($address, '/php', ['ident' => 'php-client-printer']);
@@ -48,29 +48,29 @@ $tests = [
             same("page $page", $printer->receive(5.0)['message']);
         }
         $printer->close();
-        // The host learns of it a moment later.
-        $patience = microtime(true) + 5.0;
+        // The host notices the close shortly afterwards.
+        $deadline = microtime(true) + 5.0;
         while ($script->feedbackIdent('php-client-printer', 'too late')) {
-            same(true, microtime(true) < $patience);
+            same(true, microtime(true) < $deadline);
         }
-        $script->broadcast('to whoever is there');
+        $script->broadcast('to all browsers');
         $script->close();
     },
-    'a job is reported' => static function () use ($address): void {
+    'the progress of a job is accepted' => static function () use ($address): void {
         $jobs = new Backend($address, '/jobs');
         $job = bin2hex(random_bytes(8));
         same(false, $jobs->progress($job, 'half of it', 50.0));
         $jobs->finish($job, 'done', 'all of it');
         $jobs->close();
     },
-    'a resource that nobody serves is refused with a reason' => static function () use ($address): void {
+    'an unknown resource is refused with a reason' => static function () use ($address): void {
         try {
             new Backend($address, '/nowhere');
         } catch (RefusedException $refused) {
             same(true, strpos($refused->getMessage(), '/nowhere') !== false);
             return;
         }
-        throw new Exception('nothing was thrown');
+        throw new Exception('no exception was thrown');
     },
 ];
 

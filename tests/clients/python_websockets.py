@@ -1,8 +1,9 @@
-"""The Python package `websockets` against a real host: dialog, binary, chunks, broadcast, close codes.
+"""The Python package `websockets` against a running host.
 
     PLUGSOCKET_URL=http://127.0.0.1:8095 python3 tests/clients/python_websockets.py
 
-The host maps the bundled applications as the shipped plugins.toml does. Exit code 77: the package is not installed.
+Covers dialog, binary messages, chunks, broadcast and close codes. The host maps the bundled
+applications like the shipped plugins.toml. Exit code 77: the package is not installed.
 """
 
 import asyncio
@@ -34,12 +35,12 @@ async def ready(socket):
     return first["uuid"]
 
 
-async def say(socket, message):
+async def send(socket, message):
     await socket.send(message if isinstance(message, str) else json.dumps(message))
 
 
-async def last_words(socket):
-    """What still came, and the close frame."""
+async def until_close(socket):
+    """Returns the remaining packets, the close code and the close reason."""
     packets = []
     try:
         while True:
@@ -48,17 +49,17 @@ async def last_words(socket):
         return packets, closed.rcvd.code, closed.rcvd.reason
 
 
-async def an_echo_comes_before_its_next():
+async def an_echo_precedes_its_next():
     async with connect(f"{WS}/web") as socket:
         await ready(socket)
         for message in ["", "äöü 😀", "x" * 100_000, {"any": ["JSON", None]}]:
             sent = {"opcode": "echo", "message": message}
-            await say(socket, sent)
+            await send(socket, sent)
             assert await packet(socket) == sent
             assert await packet(socket) == NEXT
 
 
-async def a_message_in_fragments_is_one_message():
+async def fragments_are_joined():
     async with connect(f"{WS}/web") as socket:
         await ready(socket)
         await socket.send(iter(['{"opcode":"echo",', '"message":', '"whole"}']))
@@ -66,27 +67,27 @@ async def a_message_in_fragments_is_one_message():
         assert await packet(socket) == NEXT
 
 
-async def feedback_reaches_one_and_tells_the_verdict():
+async def feedback_reaches_its_target_only_and_returns_the_verdict():
     async with connect(f"{WS}/web") as browser, connect(f"{WS}/web") as other:
         async with connect(f"{WS}/php", additional_headers={"Client-Type": "php"}) as script:
             uuid, _, _ = await ready(browser), await ready(other), await ready(script)
             sent = {"opcode": "feedback", "uuid": uuid, "message": "50 %", "extra": 1}
-            await say(script, sent)
+            await send(script, sent)
             assert await packet(script) == {"opcode": "next", "fyi": "delivered"}
             assert await packet(browser) == sent
             await browser.close()
-            await say(script, sent)
+            await send(script, sent)
             assert await packet(script) == {"opcode": "next", "fyi": "gone"}
-            await say(other, {"opcode": "echo", "message": "nothing else came"})
-            assert (await packet(other))["message"] == "nothing else came"
+            await send(other, {"opcode": "echo", "message": "no other packet"})
+            assert (await packet(other))["message"] == "no other packet"
 
 
-async def a_broadcast_reaches_all_but_its_sender_unchanged():
+async def a_broadcast_reaches_all_others_unchanged():
     sockets = [await connect(f"{WS}{path}") for path in ["/web", "/web", "/"]]
     for socket in sockets:
         await ready(socket)
     text = '{ "opcode":"broadcast",  "message":"to all", "z":1, "a":2 }'
-    await say(sockets[0], text)
+    await send(sockets[0], text)
     assert await packet(sockets[0]) == NEXT
     for socket in sockets[1:]:
         assert await socket.recv() == text
@@ -101,9 +102,9 @@ async def chunks_are_joined_and_each_is_acknowledged():
         text = json.dumps(sent)
         chunks = [text[at : at + 8192] for at in range(0, len(text), 8192)]
         for message in ["bufferON", *chunks]:
-            await say(socket, message)
+            await send(socket, message)
             assert await packet(socket) == NEXT
-        await say(socket, "bufferOFF")
+        await send(socket, "bufferOFF")
         assert await packet(socket) == sent
         assert await packet(socket) == NEXT
 
@@ -112,13 +113,13 @@ async def too_many_chunks_are_refused():
     async with connect(f"{WS}/web") as socket:
         await ready(socket)
         for message in ["bufferON"] + ["x"] * 101:
-            await say(socket, message)
-        packets, code, _ = await last_words(socket)
+            await send(socket, message)
+        packets, code, _ = await until_close(socket)
         assert packets[-1]["opcode"] == "close" and "chunk" in packets[-1]["error"], packets[-1]
         assert code == 1009, code
 
 
-async def binary_comes_back_byte_for_byte():
+async def binary_messages_are_echoed_byte_for_byte():
     async with connect(f"{WS}/echo", max_size=None) as socket:
         for size in [0, 1, 125, 126, 65_535, 65_536, 4_000_000]:
             sent = os.urandom(size)
@@ -130,11 +131,11 @@ async def binary_comes_back_byte_for_byte():
         assert await socket.recv() == "text stays text"
 
 
-async def many_messages_without_waiting_keep_their_order():
+async def pipelined_messages_are_answered_in_order():
     async with connect(f"{WS}/web") as socket:
         await ready(socket)
         for number in range(2_000):
-            await say(socket, {"opcode": "echo", "message": number})
+            await send(socket, {"opcode": "echo", "message": number})
         for number in range(2_000):
             assert (await packet(socket))["message"] == number
             assert await packet(socket) == NEXT
@@ -145,8 +146,8 @@ async def a_ping_is_answered():
         await asyncio.wait_for(await socket.ping(b"are you there"), 5)
 
 
-async def close_codes_say_why():
-    for path, message, code, is_told in [
+async def each_close_has_its_code_and_reason():
+    for path, message, code, has_error in [
         ("/web", {"opcode": "quit"}, 1000, False),
         ("/web", "no JSON", 1007, True),
         ("/nowhere", None, 1008, True),
@@ -154,22 +155,22 @@ async def close_codes_say_why():
         async with connect(f"{WS}{path}") as socket:
             if message is not None:
                 await ready(socket)
-                await say(socket, message)
-            packets, closed_with, _ = await last_words(socket)
+                await send(socket, message)
+            packets, closed_with, _ = await until_close(socket)
             assert closed_with == code, (path, message, closed_with)
-            told = [p for p in packets if p["opcode"] == "close" and p["error"]]
-            assert bool(told) == is_told, (path, message, packets)
-    # Not by `async with`: leaving it after such a close fails inside the package.
+            errors = [p for p in packets if p["opcode"] == "close" and p["error"]]
+            assert bool(errors) == has_error, (path, message, packets)
+    # Not `async with`, whose exit fails inside the package after such a close.
     socket = await connect(f"{WS}/echo")
     await socket.send(bytes(16 * 1024 * 1024 + 1))
-    _, code, _ = await last_words(socket)
+    _, code, _ = await until_close(socket)
     assert code == 1009, code
     socket = await connect(f"{WS}/echo")
     await socket.close(4321, "mine")
     assert (socket.protocol.close_rcvd.code, socket.protocol.close_rcvd.reason) == (4321, "mine")
 
 
-async def a_request_without_upgrade_is_refused_in_http():
+async def a_request_without_upgrade_gets_an_http_error():
     def get():
         try:
             urllib.request.urlopen(f"{HTTP}/web", timeout=5)
@@ -182,17 +183,17 @@ async def a_request_without_upgrade_is_refused_in_http():
 
 
 TESTS = [
-    an_echo_comes_before_its_next,
-    a_message_in_fragments_is_one_message,
-    feedback_reaches_one_and_tells_the_verdict,
-    a_broadcast_reaches_all_but_its_sender_unchanged,
+    an_echo_precedes_its_next,
+    fragments_are_joined,
+    feedback_reaches_its_target_only_and_returns_the_verdict,
+    a_broadcast_reaches_all_others_unchanged,
     chunks_are_joined_and_each_is_acknowledged,
     too_many_chunks_are_refused,
-    binary_comes_back_byte_for_byte,
-    many_messages_without_waiting_keep_their_order,
+    binary_messages_are_echoed_byte_for_byte,
+    pipelined_messages_are_answered_in_order,
     a_ping_is_answered,
-    close_codes_say_why,
-    a_request_without_upgrade_is_refused_in_http,
+    each_close_has_its_code_and_reason,
+    a_request_without_upgrade_gets_an_http_error,
 ]
 
 

@@ -1,10 +1,10 @@
 /**
- * The server that `attack` puts beside the host: npm `ws` as its own documentation starts one, on a free port of 127.0.0.1.
+ * The reference server for `attack`: npm `ws` with default options, on a free port of 127.0.0.1.
  *
  *     node tests/peers/node_ws.mjs
  *
- * Prints its port. `/web` sends each message to all others there; `/json` parses it; every other path echoes. Takes `ws` from
- * clients/js (`npm ci` there). Exit code 77: it is not installed.
+ * Prints the port. `/web` broadcasts each message to the other clients, `/json` parses it, every other
+ * path echoes it. Loads `ws` from clients/js (run `npm ci` there). Exit code 77: it is not installed.
  */
 import { createRequire } from 'node:module';
 
@@ -16,7 +16,7 @@ try {
   process.exit(77);
 }
 
-// The host's default; that of ws is 100 MiB.
+// The host's default; the default of ws is 100 MiB.
 const server = new ws.WebSocketServer({ host: '127.0.0.1', port: 0, maxPayload: 16 * 1024 * 1024 });
 const listeners = new Set();
 

@@ -132,8 +132,8 @@ impl TestHost {
         let mut command = self.setup.command();
         command.args(arguments).arg("--config").arg(self.folder.join("plugins.toml"));
         let output = within("the command to end", command.output()).await.unwrap();
-        let said = if output.status.success() { output.stdout } else { output.stderr };
-        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+        let printed = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
     }
 
     /// Returns the current configuration.

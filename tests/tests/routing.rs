@@ -112,11 +112,11 @@ async fn an_ident_is_accepted_only_from_allowed_backends() {
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
     let backend = Request::to("/web").header("Client-Type", "php").header("Ident", "import");
     let mut backend = host.open(backend).await.ready().await;
-    let stranger = |path: &str, ident: &str| {
+    let forwarded = |path: &str, ident: &str| {
         Request::to(path).header("Ident", ident).header("X-Forwarded-For", "203.0.113.7")
     };
-    let _duplicate = host.open(stranger("/web", "import")).await.ready().await;
-    let mut untrusted = host.open(stranger("/speak", "root")).await.ready().await;
+    let _duplicate = host.open(forwarded("/web", "import")).await.ready().await;
+    let mut untrusted = host.open(forwarded("/speak", "root")).await.ready().await;
     let mut sender = host.connect("/web").await;
     for (ident, verdict) in [("import", "delivered"), ("root", "gone")] {
         let feedback = json!({"opcode": "feedback", "ident": ident, "message": 1});

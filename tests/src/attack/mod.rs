@@ -340,8 +340,8 @@ async fn start_ws(attack: &Attack) -> Option<(Child, SocketAddr)> {
     let mut command = Command::new(words[0]);
     command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().ok()?;
-    let mut said = BufReader::new(child.stdout.take()?).lines();
-    let line = within("the ws server to listen", said.next_line()).await.ok()??;
+    let mut stdout = BufReader::new(child.stdout.take()?).lines();
+    let line = within("the ws server to listen", stdout.next_line()).await.ok()??;
     let Ok(port) = line.parse::<u16>() else {
         drop(timeout(Duration::from_secs(1), child.wait()).await);
         return None;

@@ -22,12 +22,12 @@ async fn endpoint(answer: impl Fn(&str) -> String + Send + Clone + 'static) -> E
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("\"http://{}/auth.php?v=1\"", listener.local_addr().unwrap());
     let (count, connections) = tokio::sync::watch::channel(0);
-    let (said, heads) = tokio::sync::mpsc::channel(64);
+    let (recorder, heads) = tokio::sync::mpsc::channel(64);
     #[expect(clippy::disallowed_methods, reason = "it ends with the test's runtime")]
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             count.send_modify(|count| *count += 1);
-            tokio::spawn(serve(stream, answer.clone(), said.clone()));
+            tokio::spawn(serve(stream, answer.clone(), recorder.clone()));
         }
     });
     Endpoint { url, connections, heads }
@@ -36,7 +36,7 @@ async fn endpoint(answer: impl Fn(&str) -> String + Send + Clone + 'static) -> E
 async fn serve(
     mut stream: TcpStream,
     answer: impl Fn(&str) -> String,
-    said: tokio::sync::mpsc::Sender<String>,
+    recorder: tokio::sync::mpsc::Sender<String>,
 ) {
     let mut read = Vec::new();
     while matches!(stream.read_buf(&mut read).await, Ok(1..)) {
@@ -45,7 +45,7 @@ async fn serve(
         }
         let head = String::from_utf8(std::mem::take(&mut read)).unwrap();
         let answer = answer(&head);
-        let is_recorded = said.send(head).await.is_ok();
+        let is_recorded = recorder.send(head).await.is_ok();
         // An empty answer simulates an endpoint that does not answer.
         if answer.is_empty() {
             continue;
@@ -264,9 +264,9 @@ async fn fetch(port: u16, target: &str) -> String {
     };
     let get = format!("GET {target} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
     stream.write_all(get.as_bytes()).await.unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).await.unwrap();
-    said
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    response
 }
 
 #[tokio::test]
@@ -293,9 +293,9 @@ async fn a_php_session_authenticates() {
     let folder = host.folder().to_owned();
     let _working = php(working, &folder, &folder);
     let _broken = php(broken, &folder, &folder.join("none"));
-    let said = within("php to answer", fetch(working, "/login.php?user=ann")).await;
+    let response = within("php to answer", fetch(working, "/login.php?user=ann")).await;
     within("the other php to answer", fetch(broken, "/login.php?user=ann")).await;
-    let cookie = said.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")).unwrap();
+    let cookie = response.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")).unwrap();
     let cookie = cookie.split(';').next().unwrap();
     for path in ["/private", "/careless"] {
         let request = Request::to(path).header("Cookie", cookie);

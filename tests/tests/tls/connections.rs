@@ -69,8 +69,12 @@ async fn http_on_a_tls_port_and_tls_on_a_plain_port_are_refused() {
     let mut client = host.raw().await;
     client.write([0x16, 3, 1, 2]).await;
     client.write([&[0, 1, 0][..], &[7; 400]].concat()).await;
-    let said = client.read_to_end().await;
-    assert!(said.is_empty() || said.starts_with(b"HTTP/1.1 400"), "{}", said.escape_ascii());
+    let response = client.read_to_end().await;
+    assert!(
+        response.is_empty() || response.starts_with(b"HTTP/1.1 400"),
+        "{}",
+        response.escape_ascii()
+    );
     // The host still accepts connections.
     host.connect("/web").await;
 }
@@ -85,10 +89,10 @@ async fn close_notify_is_sent_to_a_refused_client() {
     let beginning = "GET /web HTTP/1.1\r\n";
     for request in [unknown.as_str(), beginning, "GET /web HTTP/1.1\r\n\r\n"] {
         let mut stream = send(&address, request).await.into_stream();
-        let mut said = Vec::new();
+        let mut response = Vec::new();
         // Without close_notify this is an error.
-        within("the end", stream.read_to_end(&mut said)).await.unwrap();
-        assert!(said.starts_with(b"HTTP/1.1 "), "{}", said.escape_ascii());
+        within("the end", stream.read_to_end(&mut response)).await.unwrap();
+        assert!(response.starts_with(b"HTTP/1.1 "), "{}", response.escape_ascii());
     }
 }
 
@@ -166,14 +170,14 @@ async fn a_client_certificate_authenticates_a_backend() {
     assert_eq!(send(&backend, &forwarded).await.last_response().await.status, 403);
 
     // In TLS 1.3 the client sees the rejection when it reads.
-    let stranger = authority.tls_address_with_certificate(
+    let wrong_ca = authority.tls_address_with_certificate(
         secure(&host),
         "localhost",
         &authority.issue_client(),
     );
-    if let Ok(stream) = stranger.try_connect().await {
+    if let Ok(stream) = wrong_ca.try_connect().await {
         drop(stream);
-        let mut client = RawClient::connect(&stranger).await;
+        let mut client = RawClient::connect(&wrong_ca).await;
         drop(client.try_write(POST).await);
         assert_eq!(client.read_to_end().await, b"");
     }

@@ -21,12 +21,12 @@ async fn a_certificate_is_renewed_while_connections_stay() {
     host.put("own.pem", &new.certificate);
     let line = host.wait_for_error(position, "is not the key of").await;
     let (pem, key) = (host.folder().join("own.pem"), host.folder().join("own.key"));
-    let said = format!(
+    let expected = format!(
         "{} is not the key of {}; give the two that were made together; the former one serves on",
         key.display(),
         pem.display()
     );
-    assert_eq!(line.message(), said);
+    assert_eq!(line.message(), expected);
     assert_eq!(line.field("key"), "server.tls.certificates[0].key");
     assert_eq!(address.certificate().await, old.der());
     assert!(problem(&host).await.as_str().unwrap().contains("is not the key"));
@@ -50,7 +50,7 @@ async fn invalid_certificate_files_keep_the_previous_certificate() {
     let expired = authority.issue_until(&["localhost"], SystemTime::now() - DAY);
     let encrypted =
         "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    for (file, content, said) in [
+    for (file, content, expected) in [
         ("own.pem", &*expired.certificate, "expired on"),
         ("own.pem", "", "has no certificate in it"),
         ("own.pem", &*own.key, "has no certificate in it"),
@@ -65,9 +65,9 @@ async fn invalid_certificate_files_keep_the_previous_certificate() {
     ] {
         let position = host.log_position();
         host.put(file, content);
-        let line = host.wait_for_error(position, said).await;
+        let line = host.wait_for_error(position, expected).await;
         assert!(line.message().starts_with(&*host.folder().join(file).to_string_lossy()), "{line}");
-        assert_eq!(address.certificate().await, own.der(), "{said}");
+        assert_eq!(address.certificate().await, own.der(), "{expected}");
         host.put("own.pem", &own.certificate);
         host.put("own.key", &own.key);
         let is_resolved = async { while !problem(&host).await.is_null() {} };

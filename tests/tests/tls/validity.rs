@@ -64,7 +64,7 @@ async fn the_whole_chain_is_checked_and_text_around_pem_is_ignored() {
     let expired = authority.issue_until(&["x"], SystemTime::now() - DAY).certificate;
     let old_form = own.key.replace("KEY-----\nM", "KEY-----\nProc-Type: 4,ENCRYPTED\n\nM");
     let (fine, noted) = ("fine", format!("NOT ENCRYPTED, keep it safe\n{}", own.key));
-    for (behind, key, said) in [
+    for (behind, key, expected) in [
         (authority.pem(), &noted, fine),
         (OF_VERSION_1.to_owned(), &own.key, fine),
         (truncated(&authority.pem()), &own.key, "certificate 2 of "),
@@ -74,8 +74,8 @@ async fn the_whole_chain_is_checked_and_text_around_pem_is_ignored() {
         let setup = setup().with_tls(&own).put("own.pem", own.certificate.clone() + &behind);
         let outcome = setup.put("own.key", key).run(&["check"]).await;
         let is_fine = outcome.code == Some(0);
-        assert!(is_fine == (said == fine), "{outcome:?}");
-        assert!(is_fine || outcome.stderr.contains(said), "{outcome:?}");
+        assert!(is_fine == (expected == fine), "{outcome:?}");
+        assert!(is_fine || outcome.stderr.contains(expected), "{outcome:?}");
     }
 }
 
@@ -104,7 +104,7 @@ async fn certificate_errors_at_startup_are_reported_with_their_line() {
     let fine = setup().with_tls(&own);
     let line = fine.toml().lines().position(|l| l.starts_with("certificates")).unwrap() + 1;
     assert_eq!(fine.run(&["check"]).await.code, Some(0));
-    for (setup, part, said) in [
+    for (setup, part, expected) in [
         (fine.clone().put("own.key", &other.key), "certificates[0].key", "is not the key of"),
         (fine.clone().put("own.key", "x"), "certificates[0].key", "has no private key in it"),
         (
@@ -133,7 +133,7 @@ async fn certificate_errors_at_startup_are_reported_with_their_line() {
             assert_eq!(outcome.code, Some(1), "{outcome:?}");
             let place = format!("plugins.toml:{line}: server.tls.{part}: ");
             assert!(outcome.stderr.contains(&place), "{outcome:?}");
-            assert!(outcome.stderr.contains(said), "{outcome:?}");
+            assert!(outcome.stderr.contains(expected), "{outcome:?}");
         }
     }
     let authorities = fine.tls("client_ca", r#""own.key""#).run(&["check"]).await;
