@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{LifeError, live, rehearse};
+use super::{AppError, live, rehearse};
 use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, Outcome};
 use crate::ops::logging::{self, LogFormat};
@@ -26,7 +26,7 @@ use crate::plugin::{dylib, preflight};
 )]
 struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
     #[command(flatten)]
     options: Options,
 }
@@ -42,7 +42,7 @@ struct Options {
 }
 
 #[derive(Clone, Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Serve (the default).
     Run,
     /// Check the configuration, and load and start every plugin that it maps, without serving.
@@ -71,16 +71,16 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
-    match command.unwrap_or(Command::Run) {
-        Command::Preflight { library, settings: None, .. } => {
+    match command.unwrap_or(CliCommand::Run) {
+        CliCommand::Preflight { library, settings: None, .. } => {
             be_child(|| dylib::try_open(&library))
         }
-        Command::Preflight { library, settings: Some(settings), with_state } => {
+        CliCommand::Preflight { library, settings: Some(settings), with_state } => {
             be_child(|| Trial { library, with_state, settings, timeout: 0 }.rehearse())
         }
-        command @ Command::Ask(Ask::Plugin(AskPlugin::Check(_))) => with_runtime(command, options),
-        Command::Ask(ask) => tell(ask.run(&options.config)),
-        Command::Check { diff: true, json } => tell(client::difference(&options.config, json)),
+        command @ CliCommand::Ask(Ask::Plugin(AskPlugin::Check(_))) => with_runtime(command, options),
+        CliCommand::Ask(ask) => tell(ask.run(&options.config)),
+        CliCommand::Check { diff: true, json } => tell(client::difference(&options.config, json)),
         command => with_runtime(command, options),
     }
 }
@@ -115,13 +115,13 @@ fn be_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> ExitC
     code
 }
 
-fn with_runtime(command: Command, options: Options) -> ExitCode {
+fn with_runtime(command: CliCommand, options: Options) -> ExitCode {
     if let Err(error) = logging::start(options.log_format) {
         complain(&format!("RUST_LOG cannot be read: {error}"));
         return ExitCode::FAILURE;
     }
     // Before there are threads. Only what serves takes them.
-    let inherited = matches!(command, Command::Run).then(Inherited::take);
+    let inherited = matches!(command, CliCommand::Run).then(Inherited::take);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -132,7 +132,7 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
     let result = runtime.block_on(async {
         match (inherited, command) {
             (Some(inherited), _) => Ok(live(&options.config, inherited).await?),
-            (None, Command::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
+            (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
                 trial.run().await.map(|fine| say(&fine)).map_err(CommandError::Trial)
             }
             (None, _) => {
@@ -156,7 +156,7 @@ fn with_runtime(command: Command, options: Options) -> ExitCode {
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error(transparent)]
-    Life(#[from] LifeError),
+    Life(#[from] AppError),
     #[error(transparent)]
     Trial(TrialError),
 }

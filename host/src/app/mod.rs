@@ -26,22 +26,22 @@ use crate::auth;
 use crate::config::{Config, ConfigError, Listen, Reload};
 use crate::hub::Hub;
 use crate::net::accept;
-use crate::net::connection_limits::Census;
+use crate::net::connection_limits::ConnectionLimits;
 use crate::net::listener::{Layer, Listener};
 use crate::net::tls::{self, Served, Tls};
-use crate::ops::control::{self, Control, ControlError, Desk};
+use crate::ops::control::{self, Control, ControlError, ControlContext};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{snapshot_file, staging, watch};
-use crate::protocol::identity::Mint;
+use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
 use crate::routing::router::Router;
-use crate::supervisor::snapshots::{self, Keeper};
+use crate::supervisor::snapshots::{self, SnapshotWriter};
 use crate::supervisor::{self, Change, Supervisor, watchdog};
 
 /// Why a host does not serve, or not any more.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LifeError {
+pub(crate) enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("cannot listen on {address}")]
@@ -74,7 +74,7 @@ pub(crate) enum LifeError {
 ///
 /// # Errors
 /// It cannot begin, or a part without which it is none has ended.
-pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), LifeError> {
+pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), AppError> {
     let config = Config::load(path)?;
     let certificates = Served::load(&config, None)?;
     let mut signals = Signals::heard()?;
@@ -87,14 +87,14 @@ pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), LifeEr
     let before = watch::survey(&scope(&config));
     snapshot_file::sweep(&config.server.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
-    let keeper = Arc::new(Keeper::default());
+    let keeper = Arc::new(SnapshotWriter::default());
     // Applications may take their time to start, one after the other; the end need not wait for them.
     let is_started = tokio::select! {
         started = start(&hub, &mut supervisor) => started.map(|_| true)?,
         () = signals.end.come() => false,
     };
     let served = if is_started {
-        let doors = Doors { listeners, control, before };
+        let doors = Entrances { listeners, control, before };
         serve(&hub, (supervisor, &keeper), doors, signals).await
     } else {
         Ok(())
@@ -109,7 +109,7 @@ pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), LifeEr
 ///
 /// # Errors
 /// Something cannot be served; the log says what and why.
-pub(crate) async fn rehearse(path: &Path) -> Result<String, LifeError> {
+pub(crate) async fn rehearse(path: &Path) -> Result<String, AppError> {
     let mut config = Config::load(path)?;
     let certificates = Served::load(&config, None)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
@@ -120,13 +120,13 @@ pub(crate) async fn rehearse(path: &Path) -> Result<String, LifeError> {
     let failures = start(&hub, &mut supervisor).await?;
     stop_lanes(&hub).await;
     if !failures.is_empty() {
-        return Err(LifeError::Unserved(failures.len()));
+        return Err(AppError::Unserved(failures.len()));
     }
     Ok(format!("{}: fine, {resources} resources", file.display()))
 }
 
 /// Through what a host is reached, and how its files were before they were read.
-struct Doors {
+struct Entrances {
     listeners: Vec<Listener>,
     control: Option<Control>,
     before: watch::Survey,
@@ -135,10 +135,10 @@ struct Doors {
 /// Serves until it is asked to end, or until a part of it has ended without which it would only seem to serve.
 async fn serve(
     hub: &Arc<Hub>,
-    (supervisor, keeper): (Supervisor, &Arc<Keeper>),
-    doors: Doors,
+    (supervisor, keeper): (Supervisor, &Arc<SnapshotWriter>),
+    doors: Entrances,
     mut signals: Signals,
-) -> Result<(), LifeError> {
+) -> Result<(), AppError> {
     let (stop, stopped) = channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
@@ -149,12 +149,12 @@ async fn serve(
         accepting.spawn(accept::accept(listener, begin, stopped));
     }
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
-    let desk = Desk { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
+    let desk = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
     let mut background = background(hub, keeper, (doors.before, changes.clone()));
     if let Some(control) = doors.control {
         background.spawn(control.serve(desk));
     }
-    let watching = watchdog::start(hub.clone(), changes.clone()).map_err(LifeError::Watchdog)?;
+    let watching = watchdog::start(hub.clone(), changes.clone()).map_err(AppError::Watchdog)?;
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue, stopped));
     info!("ready");
@@ -165,9 +165,9 @@ async fn serve(
             Some(()) = asked_to_drain.recv() => break Ok(()),
             // A full queue is read to its end, and the file with it.
             _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
-            _ = supervising.join_next() => break Err(LifeError::Lost("supervisor")),
-            Some(_) = background.join_next() => break Err(LifeError::Lost("background task")),
-            Some(_) = accepting.join_next() => break Err(LifeError::Lost("accept loop")),
+            _ = supervising.join_next() => break Err(AppError::Lost("supervisor")),
+            Some(_) = background.join_next() => break Err(AppError::Lost("background task")),
+            Some(_) = accepting.join_next() => break Err(AppError::Lost("accept loop")),
         }
     };
     if let Err(error) = &served {
@@ -187,7 +187,7 @@ async fn serve(
 /// What goes on beside the connections for as long as the host serves.
 fn background(
     hub: &Arc<Hub>,
-    keeper: &Arc<Keeper>,
+    keeper: &Arc<SnapshotWriter>,
     (before, changes): (watch::Survey, mpsc::Sender<Change>),
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
@@ -207,29 +207,29 @@ fn background(
 
 /// What the system tells the host.
 struct Signals {
-    end: End,
+    end: StopSignals,
     hangup: Signal,
 }
 
 /// SIGTERM and SIGINT.
-struct End {
+struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
     /// From here on none of them ends the process by itself.
-    fn heard() -> Result<Self, LifeError> {
+    fn heard() -> Result<Self, AppError> {
         // Nobody waits for it: that it is heard makes it an error of the write instead of the end of the host.
         drop(wait_for(FILE_TOO_LARGE)?);
         let (terminate, interrupt) =
             (wait_for(SignalKind::terminate())?, wait_for(SignalKind::interrupt())?);
         let hangup = wait_for(SignalKind::hangup())?;
-        Ok(Self { end: End { terminate, interrupt }, hangup })
+        Ok(Self { end: StopSignals { terminate, interrupt }, hangup })
     }
 }
 
-impl End {
+impl StopSignals {
     /// One of the two has come.
     async fn come(&mut self) {
         tokio::select! {
@@ -274,8 +274,8 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
         resources,
         guards: ArcSwap::default(),
         registry,
-        mint: Mint::new(),
-        census: Arc::new(Census::default()),
+        mint: IdentityIssuer::new(),
+        census: Arc::new(ConnectionLimits::default()),
         tls: Tls::new(certificates),
         roster: ArcSwap::default(),
         started: std::time::Instant::now(),
@@ -284,30 +284,30 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
     (hub, supervisor)
 }
 
-async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, LifeError> {
+async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, AppError> {
     let guards = auth::guards(&hub.config.load(), &hub.guards.load())?;
     hub.guards.store(Arc::new(guards));
     let path = hub.config.load().server.staging_dir.clone();
-    supervisor.start().await.map_err(|source| LifeError::Staging { path, source })
+    supervisor.start().await.map_err(|source| AppError::Staging { path, source })
 }
 
-fn wait_for(kind: SignalKind) -> Result<Signal, LifeError> {
-    signal(kind).map_err(LifeError::Signals)
+fn wait_for(kind: SignalKind) -> Result<Signal, AppError> {
+    signal(kind).map_err(AppError::Signals)
 }
 
 /// The sockets that were handed over take the place of `listen`.
-async fn open_listeners(config: &Config, inherited: Inherited) -> Result<Vec<Listener>, LifeError> {
-    let listeners = inherited.listeners().map_err(LifeError::Inherited)?;
+async fn open_listeners(config: &Config, inherited: Inherited) -> Result<Vec<Listener>, AppError> {
+    let listeners = inherited.listeners().map_err(AppError::Inherited)?;
     if listeners.is_empty() {
         return listen(config).await;
     }
     for listener in &listeners {
-        let address = listener.address().map_err(LifeError::Inherited)?;
+        let address = listener.address().map_err(AppError::Inherited)?;
         if listener.is_tls() && config.server.tls.is_none() {
             let text = format!(
                 "the socket {address} is named tls, but plugins.toml has no [server.tls] with certificates"
             );
-            return Err(LifeError::Inherited(io::Error::other(text)));
+            return Err(AppError::Inherited(io::Error::other(text)));
         }
         info!(address, tls = listener.is_tls(), "listening");
         debug!("the service manager opened it; the key listen is not used");
@@ -315,12 +315,12 @@ async fn open_listeners(config: &Config, inherited: Inherited) -> Result<Vec<Lis
     Ok(listeners)
 }
 
-async fn listen(config: &Config) -> Result<Vec<Listener>, LifeError> {
+async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
     let mut listeners = Vec::new();
     let plain = config.server.listen.iter().map(|address| (address, Layer::Plain));
     let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
     for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
-        let failed = |source| LifeError::Listen { address: address.clone(), source };
+        let failed = |source| AppError::Listen { address: address.clone(), source };
         let listener = match address {
             Listen::Tcp { host, port } => Listener::bind_tcp(host, *port, layer).await,
             Listen::Unix(path) => Listener::bind_unix(path).await,
@@ -343,10 +343,10 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, LifeError> {
     Ok(listeners)
 }
 
-fn scope(config: &Config) -> watch::Scope {
+fn scope(config: &Config) -> watch::WatchedPaths {
     let Reload { quiet, rescan, .. } = config.server.reload;
     let (plugin_dir, file) = (config.server.plugin_dir.clone(), config.path.clone());
-    watch::Scope { plugin_dir, file, quiet, rescan }
+    watch::WatchedPaths { plugin_dir, file, quiet, rescan }
 }
 
 async fn watch_files(hub: Arc<Hub>, before: watch::Survey, changes: mpsc::Sender<Change>) {

@@ -30,12 +30,12 @@ use crate::fs::blocking::aside;
 
 /// An endpoint and the calls to it.
 #[derive(Debug)]
-pub(super) struct Endpoint {
+pub(super) struct AuthEndpoint {
     settings: Callback,
     /// Calls at once. A name that is being looked up keeps its place for as long as the system's resolver takes, whoever
     /// still waits for it: so a resolver that hangs never holds more threads than there are places.
     places: Arc<Semaphore>,
-    idle: Mutex<Vec<Line>>,
+    idle: Mutex<Vec<PooledConnection>>,
     /// Whether the last call failed: the first failure and the end of them are logged, not each.
     is_failing: AtomicBool,
 }
@@ -67,13 +67,13 @@ type Driver = Connection<TokioIo<Box<dyn Socket>>, Body>;
 
 /// A connection to the endpoint. It moves only while a call drives it.
 #[derive(Debug)]
-struct Line {
+struct PooledConnection {
     sender: SendRequest<Body>,
     /// None once it has ended.
     driver: Option<Pin<Box<Driver>>>,
 }
 
-impl Endpoint {
+impl AuthEndpoint {
     pub(super) fn new(settings: &Callback) -> Self {
         Self {
             settings: settings.clone(),
@@ -147,11 +147,11 @@ impl Endpoint {
         self.places.clone().acquire_owned().await.expect("it is never closed")
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Line>> {
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PooledConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, line: Line) {
+    fn keep(&self, line: PooledConnection) {
         let mut idle = self.idle();
         if idle.len() < MAX_IDLE {
             idle.push(line);
@@ -161,7 +161,7 @@ impl Endpoint {
     async fn connect(
         &self,
         place: OwnedSemaphorePermit,
-    ) -> Result<(Line, OwnedSemaphorePermit), CallError> {
+    ) -> Result<(PooledConnection, OwnedSemaphorePermit), CallError> {
         let (socket, place): (Box<dyn Socket>, _) = match &self.settings.url.place {
             EndpointPlace::Unix(path) => {
                 (Box::new(UnixStream::connect(path).await.map_err(CallError::Connect)?), place)
@@ -186,7 +186,7 @@ impl Endpoint {
             .handshake(TokioIo::new(socket))
             .await
             .map_err(CallError::Exchange)?;
-        Ok((Line { sender, driver: Some(Box::pin(driver)) }, place))
+        Ok((PooledConnection { sender, driver: Some(Box::pin(driver)) }, place))
     }
 
     fn request(&self, applicant: &Applicant<'_>) -> Result<Request<Body>, CallError> {
@@ -239,7 +239,7 @@ async fn look_up(
     Ok((found.map_err(CallError::Lookup)?, place))
 }
 
-impl Line {
+impl PooledConnection {
     /// One request and its answer; whether another may follow.
     async fn exchange(
         &mut self,

@@ -35,7 +35,7 @@ struct Looks {
 
 /// A file without keys, by its place in the list, and why, in one line.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Unfit {
+pub(super) struct UnfitKey {
     pub(super) at: usize,
     pub(super) problem: String,
 }
@@ -43,7 +43,7 @@ pub(super) struct Unfit {
 impl Keyring {
     /// # Errors
     /// All files that cannot be used.
-    pub(super) fn open(files: &[KeyFile], resource: &str) -> Result<Self, Vec<Unfit>> {
+    pub(super) fn open(files: &[KeyFile], resource: &str) -> Result<Self, Vec<UnfitKey>> {
         let stamps = stamps(files);
         let keys = ArcSwap::from_pointee(read(files)?.tell(resource));
         let looks = Mutex::new(Looks { read: stamps.clone(), last: stamps, told: None });
@@ -115,7 +115,7 @@ impl Found<'_> {
     }
 }
 
-fn read(files: &[KeyFile]) -> Result<Found<'_>, Vec<Unfit>> {
+fn read(files: &[KeyFile]) -> Result<Found<'_>, Vec<UnfitKey>> {
     let (mut found, mut unfit) = (Found::default(), Vec::new());
     for (at, file) in files.iter().enumerate() {
         match read_one(file) {
@@ -125,7 +125,7 @@ fn read(files: &[KeyFile]) -> Result<Found<'_>, Vec<Unfit>> {
                     found.skipped.push((&file.place.path, read.skipped));
                 }
             }
-            Err(problem) => unfit.push(Unfit { at, problem }),
+            Err(problem) => unfit.push(UnfitKey { at, problem }),
         }
     }
     if unfit.is_empty() { Ok(found) } else { Err(unfit) }

@@ -21,8 +21,8 @@ use plugsocket_plugin::Kind;
 use serde_json::Number;
 use tokio::time::{Instant, sleep};
 
-use self::callback::Endpoint;
-use self::keyring::{Keyring, Unfit};
+use self::callback::AuthEndpoint;
+use self::keyring::{Keyring, UnfitKey};
 use self::token::TokenError;
 use crate::config::{
     Auth, Backends, Config, ConfigError, KeyFile, Problem, Proof, Source, TokenRules,
@@ -43,7 +43,7 @@ pub(crate) struct Guard {
 #[derive(Debug)]
 enum Means {
     Keys(Keyring),
-    Endpoint(Endpoint),
+    Endpoint(AuthEndpoint),
 }
 
 /// Who wants in.
@@ -124,10 +124,10 @@ impl From<TokenError> for Denial {
 }
 
 impl Guard {
-    fn new(settings: &Auth, resource: &str) -> Result<Self, Vec<Unfit>> {
+    fn new(settings: &Auth, resource: &str) -> Result<Self, Vec<UnfitKey>> {
         let means = match &settings.proof {
             Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys, resource)?),
-            Proof::Callback(callback) => Means::Endpoint(Endpoint::new(callback)),
+            Proof::Callback(callback) => Means::Endpoint(AuthEndpoint::new(callback)),
         };
         Ok(Self { settings: settings.clone(), means })
     }
@@ -210,7 +210,7 @@ pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, Config
 fn problem(
     config: &Config,
     (resource, settings): (&str, &Auth),
-    Unfit { at, problem }: Unfit,
+    UnfitKey { at, problem }: UnfitKey,
 ) -> Option<Problem> {
     let Proof::Token(TokenRules { keys, .. }) = &settings.proof else { return None };
     let KeyFile { place, form } = keys.get(at)?;

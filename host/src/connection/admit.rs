@@ -12,19 +12,19 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug_span};
 
-use super::handshake::{self, Handshake, Wish};
-use super::reject::{Farewell, Nowhere, Patience, answer, denied};
-use super::timers::Pace;
+use super::handshake::{self, Handshake, Intent};
+use super::reject::{Rejector, Rejection, CloseTimeouts, answer, denied};
+use super::timers::Timers;
 use super::{Connection, http_post};
 use crate::auth::{Applicant, Pass};
 use crate::config::{Config, UnknownResource};
-use crate::net::connection_limits::{Arriving, Counted, Full};
+use crate::net::connection_limits::{Handshaking, ConnectionGuard, LimitReached};
 use crate::net::origin::Origin;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{self, Head};
 use crate::protocol::wire::Wire;
-use crate::routing::outbox::Bounds;
+use crate::routing::outbox::OutboxBounds;
 use crate::routing::registry::{Arrival, Peer};
 use crate::routing::resource::{Resource, Service, ServiceState};
 
@@ -48,14 +48,14 @@ pub(crate) struct Admitted<S> {
     /// When what it showed expires, where that ends it.
     until: Option<tokio::time::Instant>,
     /// Held for as long as the connection lasts.
-    _counted: Counted,
+    _counted: ConnectionGuard,
 }
 
 /// Reads the handshake and brings the connection to its resource. None if that was all.
 pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     origin: Origin,
-    arriving: Arriving,
+    arriving: Handshaking,
     hub: Arc<Hub>,
 ) -> Option<Admitted<S>> {
     let config = hub.config.load_full();
@@ -63,18 +63,18 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     let handshake = match handshake::read(&mut stream, origin, by, &config).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
-            Farewell::new(arriving, &config).refuse(stream, no, origin).await;
+            Rejector::new(arriving, &config).refuse(stream, no, origin).await;
             return None;
         }
     };
     let kind = match &handshake.wish {
-        Wish::Page(page) => {
-            Farewell::new(arriving, &config).answer(stream, page).await;
+        Intent::Page(page) => {
+            Rejector::new(arriving, &config).answer(stream, page).await;
             return None;
         }
-        Wish::WebSocket { kind, .. } => *kind,
-        Wish::Lines { .. } => Kind::Tcp,
-        Wish::Post { .. } => Kind::Backend,
+        Intent::WebSocket { kind, .. } => *kind,
+        Intent::Lines { .. } => Kind::Tcp,
+        Intent::Post { .. } => Kind::Backend,
     };
     match find_place(origin, &handshake, kind, &hub, &config).await {
         Ok(place) => {
@@ -84,14 +84,14 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
             welcome(stream, handshake, (kind, place), &hub, &config).await
         }
         Err(nowhere) => {
-            Farewell::new(arriving, &config).turn_away(stream, handshake, nowhere).await;
+            Rejector::new(arriving, &config).turn_away(stream, handshake, nowhere).await;
             None
         }
     }
 }
 
 /// Whether somebody for whom a proxy speaks may come in now: at the door only the proxy was seen.
-fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> Result<(), Full> {
+fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> Result<(), LimitReached> {
     match origin {
         Origin::Ip(ip) | Origin::Hidden(Some(ip)) if origin != peer => hub.census.pace(ip, config),
         _ => Ok(()),
@@ -99,12 +99,12 @@ fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> R
 }
 
 /// Where a connection belongs, and its place there.
-struct Place {
+struct Admission {
     resource: Arc<Resource>,
     inbox: Inbox,
     service: Arc<Service>,
     pass: Pass,
-    counted: Counted,
+    counted: ConnectionGuard,
 }
 
 /// Where the connection belongs, if there is room for it and it is let in. It is counted last: those who are not let in, or for whom
@@ -115,7 +115,7 @@ async fn find_place(
     kind: Kind,
     hub: &Hub,
     config: &Config,
-) -> Result<Place, Nowhere> {
+) -> Result<Admission, Rejection> {
     let Handshake { head, origin, .. } = handshake;
     pace_forwarded(peer, *origin, hub, config)?;
     hub.census.look(*origin, kind, config)?;
@@ -127,23 +127,23 @@ async fn find_place(
     match &service.state {
         ServiceState::Serving(inbox) => {
             let (inbox, counted) = (inbox.clone(), hub.census.count(*origin, kind, config)?);
-            Ok(Place { resource, inbox, service, pass, counted })
+            Ok(Admission { resource, inbox, service, pass, counted })
         }
         ServiceState::Unavailable(outage) => {
             let reason = outage.close_reason();
             Err(match service.dialog {
                 true => {
                     let protocol = protocol(head, &service, pass.protocol);
-                    Nowhere::Dialog(reason, protocol.map(Into::into))
+                    Rejection::Dialog(reason, protocol.map(Into::into))
                 }
-                false => Nowhere::http(reason),
+                false => Rejection::http(reason),
             })
         }
     }
 }
 
 /// Whether it is let in, where not everybody is.
-async fn judge(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Nowhere> {
+async fn judge(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rejection> {
     let Handshake { head, origin, .. } = handshake;
     let Some(guard) = hub.guards.load().get(head.path()).cloned() else {
         return Ok(Pass::default());
@@ -158,22 +158,22 @@ async fn judge(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Now
         match service.filter(|service| service.dialog && head.has("origin")) {
             Some(service) => {
                 let protocol = protocol(head, &service, denial.protocol).map(Into::into);
-                Nowhere::Dialog(denied(&denial), protocol)
+                Rejection::Dialog(denied(&denial), protocol)
             }
-            None => Nowhere::denied(denial),
+            None => Rejection::denied(denial),
         }
     })
 }
 
 /// Nothing is served there.
-fn unknown(head: &Head, config: &Config) -> Nowhere {
+fn unknown(head: &Head, config: &Config) -> Rejection {
     let text = format!("no application serves {}", head.path());
     let reason = CloseReason::host(CloseCode::POLICY, text);
     // A browser that offers subprotocols takes no handshake without one of them, and there is no resource to choose it.
     let may_close = !head.has("sec-websocket-protocol");
     match config.server.unknown_resource {
-        UnknownResource::Close if may_close => Nowhere::Dialog(reason, None),
-        UnknownResource::Close | UnknownResource::NotFound => Nowhere::http(reason),
+        UnknownResource::Close if may_close => Rejection::Dialog(reason, None),
+        UnknownResource::Close | UnknownResource::NotFound => Rejection::http(reason),
     }
 }
 
@@ -189,19 +189,19 @@ fn protocol<'a>(
 async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     handshake: Handshake,
-    (kind, place): (Kind, Place),
+    (kind, place): (Kind, Admission),
     hub: &Arc<Hub>,
     config: &Config,
 ) -> Option<Admitted<S>> {
     let Handshake { head, origin, read, wish } = handshake;
-    let Place { resource, inbox, service, pass, counted } = place;
+    let Admission { resource, inbox, service, pass, counted } = place;
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
     let rate = settings.map_or(&config.server.rate, |settings| &settings.rate);
-    let is_post = matches!(wish, Wish::Post { .. });
+    let is_post = matches!(wish, Intent::Post { .. });
     let switching = match &wish {
-        Wish::WebSocket { upgrade, .. } => {
+        Intent::WebSocket { upgrade, .. } => {
             http::switching(upgrade, protocol(&head, &service, of_token))
         }
         _ => Vec::new(),
@@ -215,7 +215,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         head,
         login,
         resource,
-        bounds: Bounds::new(limits, settings.map(|settings| &settings.outbox)),
+        bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
         max_rooms: limits.max_rooms,
         may_announce: origin.may_be_backend(&config.server.access),
     };
@@ -223,24 +223,24 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
     let wire = match wish {
-        Wish::Post { length } => {
-            let request = http_post::Request { length, read, inbox };
+        Intent::Post { length } => {
+            let request = http_post::PostRequest { length, read, inbox };
             let entry = hub.registry.enter(peer);
             let bytes =
                 http_post::serve(&mut stream, request, entry, config).instrument(span).await;
             // From here on it takes nobody's place.
             drop(counted);
-            answer(stream, &bytes, Patience::full(timeouts)).await;
+            answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
             return None;
         }
-        Wish::Lines { tail } => Wire::lines(stream, &read, tail, limits),
-        Wish::WebSocket { .. } | Wish::Page(_) => {
+        Intent::Lines { tail } => Wire::lines(stream, &read, tail, limits),
+        Intent::WebSocket { .. } | Intent::Page(_) => {
             let written = timeout(timeouts.write, stream.write_all(&switching)).await;
             matches!(written, Ok(Ok(()))).then_some(())?;
             Wire::websocket(stream, read, limits)
         }
     };
-    let pace = Pace::new(rate, timeouts.idle);
+    let pace = Timers::new(rate, timeouts.idle);
     let entry = hub.registry.enter(peer);
     let connection = Connection::new(wire, entry, inbox, (limits, timeouts), pace);
     Some(Admitted { connection, span, until, _counted: counted })

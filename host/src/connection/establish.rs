@@ -15,13 +15,13 @@ use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use super::admit::{self, Admitted, serve};
-use super::reject::Farewell;
+use super::reject::Rejector;
 use crate::config::Config;
 use crate::hub::Hub;
-use crate::net::connection_limits::{Arriving, Full};
+use crate::net::connection_limits::{Handshaking, LimitReached};
 use crate::net::listener::{Accepted, Layer};
 use crate::net::origin::Origin;
-use crate::net::proxy_protocol::{self, ProxyError, Said};
+use crate::net::proxy_protocol::{self, ProxyError, ProxyHeader};
 use crate::protocol::close::RETRY_AFTER;
 use crate::protocol::http::{Refusal, dated};
 
@@ -45,7 +45,7 @@ pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSe
                 turn_away_at_once(stream, (ip, layer), full);
                 return;
             }
-            let guest = Guest { ip, origin: Origin::Ip(ip), layer, arriving, hub: hub.clone() };
+            let guest = NewConnection { ip, origin: Origin::Ip(ip), layer, arriving, hub: hub.clone() };
             // Two kinds of tasks: one without TLS is none the larger for it.
             match layer {
                 Layer::Plain => connections.spawn(serve(Box::pin(guest.plain(stream)))),
@@ -67,16 +67,16 @@ fn is_introduced(layer: Layer, config: &Config) -> bool {
 type Secured = Box<TlsStream<TcpStream>>;
 
 /// A connection that has been let in, before it has said anything.
-struct Guest {
+struct NewConnection {
     /// The socket's, or what a proxy says of it.
     ip: IpAddr,
     origin: Origin,
     layer: Layer,
-    arriving: Arriving,
+    arriving: Handshaking,
     hub: Arc<Hub>,
 }
 
-impl Guest {
+impl NewConnection {
     async fn plain(self, stream: TcpStream) -> Option<Admitted<TcpStream>> {
         let (stream, guest) = self.enter(stream).await?;
         admit::admit(stream, guest.origin, guest.arriving, guest.hub).await
@@ -114,9 +114,9 @@ impl Guest {
         let by = self.arriving.by(config.server.timeouts.head);
         let address = self.ip;
         match timeout_at(by, proxy_protocol::read(stream)).await {
-            Ok(Ok(Said::Itself)) => Some(self),
-            Ok(Ok(Said::For(ip))) => Some(Self { ip, origin: Origin::Ip(ip), ..self }),
-            Ok(Ok(Said::Somebody)) => Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self }),
+            Ok(Ok(ProxyHeader::Itself)) => Some(self),
+            Ok(Ok(ProxyHeader::For(ip))) => Some(Self { ip, origin: Origin::Ip(ip), ..self }),
+            Ok(Ok(ProxyHeader::Somebody)) => Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self }),
             // Who ended it may only have looked whether somebody is there, as balancers do.
             Ok(Err(error @ ProxyError::Socket(_))) => {
                 debug!(%error, %address, "a proxy is not served");
@@ -150,7 +150,7 @@ impl Guest {
             // Text, or the empty line that may come before a request.
             if first[0].is_ascii_graphic() || matches!(first[0], b'\r' | b'\n') {
                 let answer = Refusal::bad_request(NO_TLS).to_bytes();
-                Farewell::new(self.arriving, &config).answer(stream, &answer).await;
+                Rejector::new(self.arriving, &config).answer(stream, &answer).await;
             }
             return None;
         }
@@ -181,19 +181,19 @@ impl Guest {
         }
     }
 
-    async fn turn_away(self, stream: TcpStream, full: Full) {
+    async fn turn_away(self, stream: TcpStream, full: LimitReached) {
         debug!(reason = full.0, address = %self.ip, "turned away");
         if self.layer == Layer::Tls {
             // To be told in TLS would cost what the limit saves.
             return;
         }
         let config = self.hub.config.load_full();
-        Farewell::new(self.arriving, &config).answer(stream, &refusal(&full)).await;
+        Rejector::new(self.arriving, &config).answer(stream, &refusal(&full)).await;
     }
 }
 
 /// Without a place to wait in for the peer to take it.
-fn turn_away_at_once(stream: TcpStream, (ip, layer): (IpAddr, Layer), full: Full) {
+fn turn_away_at_once(stream: TcpStream, (ip, layer): (IpAddr, Layer), full: LimitReached) {
     debug!(reason = full.0, address = %ip, "turned away");
     if layer == Layer::Plain {
         // Who does not get it sees the end.
@@ -220,6 +220,6 @@ fn say_at_once(stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
 /// Of 4 KiB: as much as the longest head that is usual.
 const MOST_READS: usize = 8;
 
-fn refusal(Full(reason): &Full) -> Vec<u8> {
+fn refusal(LimitReached(reason): &LimitReached) -> Vec<u8> {
     Refusal::unavailable(*reason, RETRY_AFTER).to_bytes()
 }

@@ -9,9 +9,9 @@ use crate::protocol::wire::BATCH_MESSAGES;
 /// What a connection had of its thread since the others had their turn. The runtime itself counts reads and writes, up to 128,
 /// whatever each costs: twenty peers that flood would make everybody else wait for a tenth of a second.
 #[derive(Default)]
-pub(crate) struct Share(u32);
+pub(crate) struct TurnBudget(u32);
 
-impl Share {
+impl TurnBudget {
     /// Reads or writes of a full batch.
     const MOST: u32 = 4;
     /// The application may have handled right here what was read.

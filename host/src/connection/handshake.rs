@@ -24,11 +24,11 @@ pub(crate) struct Handshake {
     pub(crate) origin: Origin,
     /// What came behind the head.
     pub(crate) read: Vec<u8>,
-    pub(crate) wish: Wish,
+    pub(crate) wish: Intent,
 }
 
 #[derive(Debug)]
-pub(crate) enum Wish {
+pub(crate) enum Intent {
     WebSocket {
         upgrade: Upgrade,
         kind: Kind,
@@ -45,7 +45,7 @@ pub(crate) enum Wish {
 
 /// Why there is no handshake.
 #[derive(Debug)]
-pub(crate) enum NoHandshake {
+pub(crate) enum HandshakeError {
     /// To be answered with this.
     Refused(Refusal),
     /// Not allowed on plain TCP, where the answer is the dialog's.
@@ -54,7 +54,7 @@ pub(crate) enum NoHandshake {
     Left,
 }
 
-impl From<Refusal> for NoHandshake {
+impl From<Refusal> for HandshakeError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
@@ -69,7 +69,7 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     peer: Origin,
     by: Instant,
     config: &Config,
-) -> Result<Handshake, (Origin, NoHandshake)> {
+) -> Result<Handshake, (Origin, HandshakeError)> {
     let access = &config.server.access;
     let mut buffer = Vec::with_capacity(1024);
     let mut origin = peer;
@@ -80,15 +80,15 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
             judge(head, read, origin, config).map_err(Into::into)
         }
         Ok(First::Opening(..)) if !peer.may_be_backend(access) => {
-            Err(NoHandshake::RefusedLines("this address may not be a backend"))
+            Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
         Ok(First::Opening(head, tail, read)) => {
-            Ok(Handshake { head, origin, read, wish: Wish::Lines { tail } })
+            Ok(Handshake { head, origin, read, wish: Intent::Lines { tail } })
         }
         Err(no) => Err(no),
     };
     judged.map_err(|no| match no {
-        NoHandshake::Refused(refusal) if asks_for_the_head(&buffer) => {
+        HandshakeError::Refused(refusal) if asks_for_the_head(&buffer) => {
             (origin, refusal.without_body().into())
         }
         no => (origin, no),
@@ -111,14 +111,14 @@ async fn read_first<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
     config: &Config,
-) -> Result<First, NoHandshake> {
+) -> Result<First, HandshakeError> {
     let (max_head, pause) = (config.server.limits.max_head, config.server.timeouts.ready_delay);
     let mut request = HeadReader::new(max_head);
     let mut opening = Opening::new(max_head);
     let mut decided = None;
     loop {
         if matches!(stream.read_buf(buffer).await, Ok(0) | Err(_)) {
-            return Err(NoHandshake::Left);
+            return Err(HandshakeError::Left);
         }
         if decided.is_none() {
             decided = way(buffer);
@@ -154,7 +154,7 @@ fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<H
         Method::Post => judge_post(&head, origin, config)?,
         Method::Get if config.server.page && !http::wants_websocket(&head) => {
             match page::answer(head.path()) {
-                Some(answer) => Wish::Page(answer),
+                Some(answer) => Intent::Page(answer),
                 None => judge_upgrade(&head, origin, access)?,
             }
         }
@@ -163,7 +163,7 @@ fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<H
     Ok(Handshake { head, origin, read, wish })
 }
 
-fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Wish, Refusal> {
+fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
     let upgrade = http::judge_upgrade(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
@@ -175,10 +175,10 @@ fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Wish, R
             return Err(Refusal::forbidden("this Origin is not allowed (allowed_origins)"));
         }
     };
-    Ok(Wish::WebSocket { upgrade, kind })
+    Ok(Intent::WebSocket { upgrade, kind })
 }
 
-fn judge_post(head: &Head, origin: Origin, config: &Config) -> Result<Wish, Refusal> {
+fn judge_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Refusal> {
     let access = &config.server.access;
     if !origin.may_be_backend(access) {
         return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
@@ -188,5 +188,5 @@ fn judge_post(head: &Head, origin: Origin, config: &Config) -> Result<Wish, Refu
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
     let length = http::post_length(head, config.server.limits.max_message)?;
-    Ok(Wish::Post { length })
+    Ok(Intent::Post { length })
 }

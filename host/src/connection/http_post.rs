@@ -25,7 +25,7 @@ use crate::routing::registry::Entry;
 
 pub(crate) const JSON: &str = "application/json";
 
-pub(crate) struct Request {
+pub(crate) struct PostRequest {
     /// Of the body, in bytes.
     pub(crate) length: usize,
     /// What of it came with the head.
@@ -36,12 +36,12 @@ pub(crate) struct Request {
 /// Hands the request to the application and returns the whole HTTP answer.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    request: Request,
+    request: PostRequest,
     entry: Entry,
     config: &Config,
 ) -> Vec<u8> {
     let limit = config.server.timeouts.message;
-    let Request { length, read, inbox } = request;
+    let PostRequest { length, read, inbox } = request;
     let asks_first = http::wants_continue(&entry.peer.head) && read.is_empty();
     let body = match timeout(limit, read_body(stream, read, length, asks_first)).await {
         Ok(Some(body)) => body,

@@ -31,9 +31,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::debug;
 
 use self::deadline::Deadline;
-use self::fairness::Share;
-use self::rate_limit::Excess;
-use self::timers::Pace;
+use self::fairness::TurnBudget;
+use self::rate_limit::RateExceeded;
+use self::timers::Timers;
 use crate::config::{Limits, Timeouts};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
@@ -45,7 +45,7 @@ use crate::protocol::wire::{
     BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire, WriteError,
 };
 use crate::routing::input::{Input, Load};
-use crate::routing::outbox::{First, Look, Taken};
+use crate::routing::outbox::{Priority, NextStep, Taken};
 use crate::routing::registry::{Entry, Peer};
 use crate::routing::resource::ServiceState;
 
@@ -98,7 +98,7 @@ pub(crate) struct Connection<S> {
     /// When it is no longer waited for the answers to a peer that is done.
     leaves_at: Option<Instant>,
     timeouts: Timeouts,
-    pace: Option<Box<Pace>>,
+    pace: Option<Box<Timers>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -107,7 +107,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         entry: Entry,
         inbox: Inbox,
         (limits, timeouts): (&Limits, &Timeouts),
-        pace: Option<Box<Pace>>,
+        pace: Option<Box<Timers>>,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
         let whole = Deadline::None;
@@ -147,12 +147,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     async fn serve(&mut self, pending: &mut Option<Item>) -> End {
         let peer = self.peer().clone();
         let mut batch = Vec::new();
-        let mut first = First::Write;
+        let mut first = Priority::Write;
         // What ended the reading, while what was read before is still pending.
         let mut last: Option<End> = None;
         // The lane deferred something and is to go on with it.
         let mut resumes = false;
-        let mut share = Share::default();
+        let mut share = TurnBudget::default();
         loop {
             share.rest().await;
             if pending.is_none() {
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match turn {
                 Turn::Taken => {}
                 Turn::Write(taken) => {
-                    first = First::Read;
+                    first = Priority::Read;
                     share.wrote(taken.queue.len());
                     resumes |= taken.resumes;
                     if let Err(end) = self.write(taken.queue).await {
@@ -189,7 +189,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     None => return End::Closed(lane_gone(&peer)),
                 },
                 Turn::Read(progress) => {
-                    first = First::Write;
+                    first = Priority::Write;
                     peer.heard();
                     last = self.take_in(progress, &mut batch, pending, &mut share).await;
                     self.leave(last.as_ref());
@@ -228,7 +228,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         progress: Progress,
         batch: &mut Vec<Received>,
         pending: &mut Option<Item>,
-        share: &mut Share,
+        share: &mut TurnBudget,
     ) -> Option<End> {
         let joined = match self.count(batch.len()) {
             Ok(frames) => {
@@ -237,7 +237,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 share.handled(begun);
                 joined
             }
-            Err(Excess { reason, allowed }) => {
+            Err(RateExceeded { reason, allowed }) => {
                 cut(batch, allowed);
                 self.hand_on(batch, pending).and(Err(reason))
             }
@@ -252,7 +252,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Waits for something to write or to read, if it reads, whichever comes `first`.
-    async fn turn(&mut self, (reads, first): (bool, First), batch: &mut Vec<Received>) -> Turn {
+    async fn turn(&mut self, (reads, first): (bool, Priority), batch: &mut Vec<Received>) -> Turn {
         let next_time = match self.leaves_at {
             None => self.next_time(),
             leaves_at => self.next_time().into_iter().chain(leaves_at).min(),
@@ -264,8 +264,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut clock = pin!(reached(next_time));
         poll_fn(|cx| {
             let (may_read, is_due) = match peer.outbox.look(cx, first, more, peer.bounds) {
-                Look::Write(taken) => return Poll::Ready(Turn::Write(taken)),
-                Look::Wait { may_read, is_due } => (is_paced && may_read, is_due),
+                NextStep::Write(taken) => return Poll::Ready(Turn::Write(taken)),
+                NextStep::Wait { may_read, is_due } => (is_paced && may_read, is_due),
             };
             if may_read == peer.is_held() {
                 hold(peer, whole, pace, !may_read);
@@ -333,7 +333,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     /// Counts what was read, and so many messages of it; returns how many frames brought none.
-    fn count(&mut self, messages: usize) -> Result<u32, Excess> {
+    fn count(&mut self, messages: usize) -> Result<u32, RateExceeded> {
         let Traffic { bytes, frames } = self.wire.take_traffic();
         if let Some(pace) = &mut self.pace {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
@@ -476,7 +476,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 async fn unread<T>(
     peer: &Peer,
     whole: &mut Deadline,
-    pace: &mut Option<Box<Pace>>,
+    pace: &mut Option<Box<Timers>>,
     mut writing: Pin<&mut impl Future<Output = T>>,
 ) -> T {
     if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
@@ -501,7 +501,7 @@ fn cut(batch: &mut Vec<Received>, mut allowed: Load) {
 }
 
 /// Whether the host reads from a peer: while it does not, the clocks for what the peer does stand still.
-fn hold(peer: &Peer, whole: &mut Deadline, pace: &mut Option<Box<Pace>>, is_held: bool) {
+fn hold(peer: &Peer, whole: &mut Deadline, pace: &mut Option<Box<Timers>>, is_held: bool) {
     if is_held == peer.is_held() {
         return;
     }

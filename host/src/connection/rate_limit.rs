@@ -14,7 +14,7 @@ use crate::routing::input::Load;
 
 /// The buckets of one connection.
 #[derive(Debug)]
-pub(crate) struct Throttle {
+pub(crate) struct RateLimiter {
     messages: Option<Bucket>,
     bytes: Option<Bucket>,
     policy: RatePolicy,
@@ -22,13 +22,13 @@ pub(crate) struct Throttle {
 
 /// More than is allowed, and the connection is to be closed for it.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Excess {
+pub(crate) struct RateExceeded {
     pub(crate) reason: CloseReason,
     /// How much of what was read was still allowed.
     pub(crate) allowed: Load,
 }
 
-impl Excess {
+impl RateExceeded {
     /// So many of the messages brought nothing, and may have come before the others.
     pub(crate) fn behind(mut self, frames: usize) -> Self {
         self.allowed.messages = self.allowed.messages.saturating_sub(frames);
@@ -49,7 +49,7 @@ struct Bucket {
     saved_until: Instant,
 }
 
-impl Throttle {
+impl RateLimiter {
     /// None if there is no limit.
     pub(crate) fn new(rate: &Rate, now: Instant) -> Option<Self> {
         let bucket = |per_second: Option<std::num::NonZeroUsize>| {
@@ -64,7 +64,7 @@ impl Throttle {
     ///
     /// # Errors
     /// It is more than is allowed, and the connection is to be closed for it.
-    pub(crate) fn spend(&mut self, read: Load, now: Instant) -> Result<Option<Instant>, Excess> {
+    pub(crate) fn spend(&mut self, read: Load, now: Instant) -> Result<Option<Instant>, RateExceeded> {
         let left = |bucket: &mut Option<Bucket>| {
             bucket.as_mut().map_or(usize::MAX, |bucket| bucket.fill(now))
         };
@@ -80,7 +80,7 @@ impl Throttle {
                         bucket.per_second
                     );
                     let reason = CloseReason::host(CloseCode::POLICY, text);
-                    return Err(Excess { reason, allowed });
+                    return Err(RateExceeded { reason, allowed });
                 }
             }
         }
@@ -142,18 +142,18 @@ mod tests {
     use std::num::NonZeroUsize;
     use tokio::time::{advance, sleep_until};
 
-    fn throttle(messages: usize, bytes: usize, burst: f64, policy: RatePolicy) -> Option<Throttle> {
+    fn throttle(messages: usize, bytes: usize, burst: f64, policy: RatePolicy) -> Option<RateLimiter> {
         let rate = Rate {
             messages: NonZeroUsize::new(messages),
             bytes: NonZeroUsize::new(bytes),
             burst: Duration::from_secs_f64(burst),
             policy,
         };
-        Throttle::new(&rate, Instant::now())
+        RateLimiter::new(&rate, Instant::now())
     }
 
     /// Seconds to wait after reading so many messages of 10 bytes at these times.
-    async fn waits(throttle: &mut Throttle, reads: &[(f64, usize)]) -> Vec<f64> {
+    async fn waits(throttle: &mut RateLimiter, reads: &[(f64, usize)]) -> Vec<f64> {
         let mut waits = Vec::new();
         let start = Instant::now();
         for (at, messages) in reads {
@@ -212,7 +212,7 @@ mod tests {
         assert_eq!(spend(10, 10), Ok(None));
         advance(Duration::from_secs(1)).await;
         assert_eq!(spend(5, 10), Ok(None));
-        let Excess { reason, allowed } = spend(1, 1).unwrap_err();
+        let RateExceeded { reason, allowed } = spend(1, 1).unwrap_err();
         assert_eq!(reason.code, CloseCode::POLICY);
         assert_eq!(reason.text, "more than 5 messages a second (rate.messages_per_second)");
         assert_eq!(allowed, Load { messages: 0, bytes: 1990 });
@@ -221,7 +221,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_the_host_left_unread_may_be_caught_up_with() {
         let mut throttle = throttle(5, 0, 1.0, RatePolicy::Close).unwrap();
-        let allowed = |result: Result<_, Excess>| result.map_err(|excess| excess.allowed.messages);
+        let allowed = |result: Result<_, RateExceeded>| result.map_err(|excess| excess.allowed.messages);
         advance(Duration::from_secs(4)).await;
         throttle.save(Duration::from_secs(4), Instant::now());
         for (after, messages, expected) in

@@ -11,11 +11,11 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::handshake::{Handshake, NoHandshake, Wish};
+use super::handshake::{Handshake, HandshakeError, Intent};
 use super::http_post;
 use crate::auth::Denial;
 use crate::config::{Config, Timeouts};
-use crate::net::connection_limits::{Arriving, Full, Leaving};
+use crate::net::connection_limits::{Handshaking, LimitReached, Rejecting};
 use crate::net::origin::Origin;
 use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
@@ -23,22 +23,22 @@ use crate::protocol::http::{self, Refusal};
 use crate::protocol::wire::{Wire, linger};
 
 /// Why a connection belongs nowhere, and how it is told.
-pub(crate) enum Nowhere {
+pub(crate) enum Rejection {
     /// By an HTTP answer.
     Http(CloseReason, Refusal),
     /// By the dialog, because a browser cannot read an HTTP error; with the subprotocol that the handshake needs.
     Dialog(CloseReason, Option<Box<str>>),
 }
 
-impl From<Full> for Nowhere {
+impl From<LimitReached> for Rejection {
     /// It may come back.
-    fn from(Full(text): Full) -> Self {
+    fn from(LimitReached(text): LimitReached) -> Self {
         let reason = CloseReason::host(CloseCode::TRY_AGAIN, text);
         Self::http(CloseReason { retry_after: Some(RETRY_AFTER), ..reason })
     }
 }
 
-impl Nowhere {
+impl Rejection {
     pub(crate) fn http(reason: CloseReason) -> Self {
         let refusal = refusal(&reason);
         Self::Http(reason, refusal)
@@ -62,14 +62,14 @@ pub(crate) fn denied(denial: &Denial) -> CloseReason {
 
 /// How long somebody may take to hear the last words.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
+pub(crate) struct CloseTimeouts {
     /// To take them.
     write: Duration,
     /// To end, too.
     close: Duration,
 }
 
-impl Patience {
+impl CloseTimeouts {
     /// With those who have a place of their own.
     pub(crate) fn full(timeouts: &Timeouts) -> Self {
         Self { write: timeouts.write, close: timeouts.close }
@@ -80,19 +80,19 @@ impl Patience {
 }
 
 /// The end of a connection that has no resource. Its place at the door is free for others meanwhile.
-pub(crate) struct Farewell<'a> {
+pub(crate) struct Rejector<'a> {
     config: &'a Config,
-    patience: Patience,
+    patience: CloseTimeouts,
     /// Held to the end.
-    _leaving: Leaving,
+    _leaving: Rejecting,
 }
 
-impl<'a> Farewell<'a> {
-    pub(crate) fn new(arriving: Arriving, config: &'a Config) -> Self {
+impl<'a> Rejector<'a> {
+    pub(crate) fn new(arriving: Handshaking, config: &'a Config) -> Self {
         let leaving = arriving.leave();
         let patience = match leaving.may_take_time(&config.server.limits) {
-            true => Patience::full(&config.server.timeouts),
-            false => Patience::NONE,
+            true => CloseTimeouts::full(&config.server.timeouts),
+            false => CloseTimeouts::NONE,
         };
         Self { config, patience, _leaving: leaving }
     }
@@ -106,28 +106,28 @@ impl<'a> Farewell<'a> {
     }
 
     /// To whom no handshake can be made.
-    pub(crate) async fn refuse<S>(self, mut stream: S, no: NoHandshake, origin: Origin)
+    pub(crate) async fn refuse<S>(self, mut stream: S, no: HandshakeError, origin: Origin)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let Patience { write, close } = self.patience;
-        if let NoHandshake::Refused(refusal) = &no {
+        let CloseTimeouts { write, close } = self.patience;
+        if let HandshakeError::Refused(refusal) = &no {
             debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "refused");
         }
         match no {
             // It may only have ended its own side, and TLS has an end of its own to tell (RFC 8446, section 6.1).
-            NoHandshake::Left => {
+            HandshakeError::Left => {
                 debug!(address = %origin.to_text(), "left before its request was whole");
                 drop(timeout(close, stream.shutdown()).await);
             }
             // Who has said nothing whole for so long is not waited for again; but what it did send was read, so the answer arrives.
-            NoHandshake::Refused(late) if late.status() == 408 => {
+            HandshakeError::Refused(late) if late.status() == 408 => {
                 drop(timeout(write, tell(&mut stream, &late.to_bytes())).await);
             }
-            NoHandshake::Refused(refusal) => {
+            HandshakeError::Refused(refusal) => {
                 self.answer(stream, &refusal.to_bytes()).await;
             }
-            NoHandshake::RefusedLines(reason) => {
+            HandshakeError::RefusedLines(reason) => {
                 debug!(reason, address = %origin.to_text(), "refused");
                 self.answer(stream, format!("{}\n", dialog::close(reason)).as_bytes()).await;
             }
@@ -135,27 +135,27 @@ impl<'a> Farewell<'a> {
     }
 
     /// Tells a peer why there is nothing for it, in the way that it can read.
-    pub(crate) async fn turn_away<S>(self, mut stream: S, handshake: Handshake, nowhere: Nowhere)
+    pub(crate) async fn turn_away<S>(self, mut stream: S, handshake: Handshake, nowhere: Rejection)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (Nowhere::Http(reason, _) | Nowhere::Dialog(reason, _)) = &nowhere;
+        let (Rejection::Http(reason, _) | Rejection::Dialog(reason, _)) = &nowhere;
         let address = handshake.origin.to_text();
         debug!(path = handshake.head.path(), reason = reason.text, %address, "turned away");
         let packet = close_packet(reason);
         match (handshake.wish, &nowhere) {
-            (Wish::Lines { .. }, _) => {
+            (Intent::Lines { .. }, _) => {
                 self.answer(stream, format!("{packet}\n").as_bytes()).await;
             }
-            (Wish::Post { .. }, nowhere) => {
+            (Intent::Post { .. }, nowhere) => {
                 let refusal = match nowhere {
-                    Nowhere::Http(_, refusal) => refusal.clone(),
-                    Nowhere::Dialog(reason, _) => refusal(reason),
+                    Rejection::Http(_, refusal) => refusal.clone(),
+                    Rejection::Dialog(reason, _) => refusal(reason),
                 };
                 let body = format!("{packet}\n");
                 self.answer(stream, &refusal.with_body(http_post::JSON, body.as_bytes())).await;
             }
-            (Wish::WebSocket { upgrade, .. }, Nowhere::Dialog(reason, protocol)) => {
+            (Intent::WebSocket { upgrade, .. }, Rejection::Dialog(reason, protocol)) => {
                 let goodbye = async {
                     stream.write_all(&http::switching(&upgrade, protocol.as_deref())).await?;
                     let limits = &self.config.server.limits;
@@ -169,10 +169,10 @@ impl<'a> Farewell<'a> {
                 // Also to one that did not answer, TLS has its end to tell (RFC 8446, section 6.1); it is not waited for again.
                 drop(timeout(Duration::ZERO, stream.shutdown()).await);
             }
-            (Wish::WebSocket { .. }, Nowhere::Http(_, refusal)) => {
+            (Intent::WebSocket { .. }, Rejection::Http(_, refusal)) => {
                 self.answer(stream, &refusal.to_bytes()).await;
             }
-            (Wish::Page(_), _) => self.answer(stream, &refusal(reason).to_bytes()).await,
+            (Intent::Page(_), _) => self.answer(stream, &refusal(reason).to_bytes()).await,
         }
     }
 }
@@ -189,7 +189,7 @@ fn refusal(reason: &CloseReason) -> Refusal {
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     bytes: &[u8],
-    patience: Patience,
+    patience: CloseTimeouts,
 ) {
     let bytes = http::dated(bytes, SystemTime::now());
     let written = timeout(patience.write, stream.write_all(&bytes)).await;

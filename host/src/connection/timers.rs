@@ -6,15 +6,15 @@ use std::time::Duration;
 use plugsocket_plugin::CloseCode;
 use tokio::time::Instant;
 
-use super::rate_limit::{Excess, Throttle};
+use super::rate_limit::{RateExceeded, RateLimiter};
 use crate::config::Rate;
 use crate::protocol::close::CloseReason;
 use crate::protocol::outgoing::Outgoing;
 use crate::routing::input::Load;
 
 #[derive(Debug)]
-pub(crate) struct Pace {
-    throttle: Option<Throttle>,
+pub(crate) struct Timers {
+    throttle: Option<RateLimiter>,
     /// The socket is not read until then.
     held_until: Option<Instant>,
     idle: Option<Duration>,
@@ -24,11 +24,11 @@ pub(crate) struct Pace {
     held_since: Option<Instant>,
 }
 
-impl Pace {
+impl Timers {
     /// None if there is nothing to watch.
     pub(crate) fn new(rate: &Rate, idle: Option<Duration>) -> Option<Box<Self>> {
         let heard = Instant::now();
-        let throttle = Throttle::new(rate, heard);
+        let throttle = RateLimiter::new(rate, heard);
         let is_needed = throttle.is_some() || idle.is_some();
         is_needed
             .then(|| Box::new(Self { throttle, held_until: None, idle, heard, held_since: None }))
@@ -61,7 +61,7 @@ impl Pace {
     ///
     /// # Errors
     /// It is more than is allowed.
-    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<(), Excess> {
+    pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<(), RateExceeded> {
         let now = Instant::now();
         if messages > 0 {
             self.heard = now;

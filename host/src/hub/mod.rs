@@ -9,12 +9,12 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use self::status::Roster;
+use self::status::PluginStatuses;
 use crate::auth::Guards;
 use crate::config::Config;
-use crate::net::connection_limits::Census;
+use crate::net::connection_limits::ConnectionLimits;
 use crate::net::tls::Tls;
-use crate::protocol::identity::Mint;
+use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
 use crate::routing::resource::Resources;
 
@@ -27,10 +27,10 @@ pub(crate) struct Hub {
     /// Who may come to them, where not everybody may.
     pub(crate) guards: ArcSwap<Guards>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) mint: Mint,
-    pub(crate) census: Arc<Census>,
+    pub(crate) mint: IdentityIssuer,
+    pub(crate) census: Arc<ConnectionLimits>,
     pub(crate) tls: Tls,
     /// How the plugins stand.
-    pub(crate) roster: ArcSwap<Roster>,
+    pub(crate) roster: ArcSwap<PluginStatuses>,
     pub(crate) started: Instant,
 }

@@ -6,12 +6,12 @@ use std::time::SystemTime;
 use crate::plugin::archive::Kept;
 
 /// All plugins that the supervisor has dealt with, by name.
-pub(crate) type Roster = BTreeMap<String, Standing>;
+pub(crate) type PluginStatuses = BTreeMap<String, PluginStatus>;
 
 /// How a plugin stands.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Standing {
-    pub(crate) generation: Option<Running>,
+pub(crate) struct PluginStatus {
+    pub(crate) generation: Option<RunningGeneration>,
     /// Why its newest library was not taken.
     pub(crate) refused: Option<String>,
     /// Generations that were replaced.
@@ -25,7 +25,7 @@ pub(crate) struct Standing {
 
 /// The generation that is loaded.
 #[derive(Clone, Debug)]
-pub(crate) struct Running {
+pub(crate) struct RunningGeneration {
     pub(crate) number: u64,
     pub(crate) hash: String,
     pub(crate) package: String,

@@ -9,9 +9,9 @@ use plugsocket_plugin::{Kind, Scope, Target};
 
 use crate::config::{LaneKind, Limits};
 use crate::protocol::http::Head;
-use crate::protocol::identity::Mint;
+use crate::protocol::identity::IdentityIssuer;
 use crate::protocol::payload::Payload;
-use crate::routing::outbox::Bounds;
+use crate::routing::outbox::OutboxBounds;
 use crate::routing::registry::{Arrival, Entry, Peer, Registry};
 use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
 use crate::routing::router::{Command, Router};
@@ -42,14 +42,14 @@ pub(crate) fn peer_within(
     let (head, _) =
         Head::parse(head.as_bytes(), 8192).expect("a head by the rules").expect("a whole head");
     let arrival = Arrival {
-        identity: Mint::with_secret([7; 32]).mint(),
+        identity: IdentityIssuer::with_secret([7; 32]).mint(),
         kind: Kind::WebSocket,
         dialog: true,
         address: address.into(),
         head,
         login: None,
         resource: resource.clone(),
-        bounds: Bounds::new(limits, None),
+        bounds: OutboxBounds::new(limits, None),
         max_rooms: 1,
         may_announce: false,
     };

@@ -20,21 +20,21 @@ pub use self::wire::{Ear, Heard, Manner, Said, close_code, hear, say};
 use std::path::{Path, PathBuf};
 
 pub use crate::auth::internals::{Held, find_token, judge_token};
-use crate::ops::control::protocol::Request;
+use crate::ops::control::protocol::ControlRequest;
 use crate::plugin::Snapshot;
-use crate::plugin::snapshot_file::{self, State};
+use crate::plugin::snapshot_file::{self, SnapshotFile};
 use crate::plugin::staging::check_elf;
 
 /// The file in which a snapshot is kept, whole.
 pub fn snapshot_file(plugin: &str, version: u32, bytes: &[u8]) -> Vec<u8> {
     let snapshot = Snapshot { version, bytes: bytes.to_vec().into() };
-    let state = State { plugin: plugin.to_owned(), snapshot };
+    let state = SnapshotFile { plugin: plugin.to_owned(), snapshot };
     [state.head().as_bytes(), bytes].concat()
 }
 
 /// Plugin, version and bytes of a snapshot's file; None if it is not a whole one.
 pub fn read_snapshot(file: &[u8]) -> Option<(String, u32, Vec<u8>)> {
-    let State { plugin, snapshot } = snapshot_file::parse(file)?;
+    let SnapshotFile { plugin, snapshot } = snapshot_file::parse(file)?;
     Some((plugin, snapshot.version, snapshot.bytes.to_vec()))
 }
 
@@ -53,6 +53,6 @@ pub fn library_problem(bytes: &[u8]) -> Option<String> {
 /// # Errors
 /// It cannot be read; why.
 pub fn control_request(line: &str) -> Result<String, String> {
-    let request: Request = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let request: ControlRequest = serde_json::from_str(line).map_err(|error| error.to_string())?;
     serde_json::to_string(&request).map_err(|error| error.to_string())
 }

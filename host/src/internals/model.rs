@@ -21,7 +21,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::outgoing::Outgoing;
 use crate::protocol::payload::Payload;
 use crate::routing::input::{Input, Load};
-use crate::routing::outbox::{Bounds, First, Gone, Look, Outbox, Taken};
+use crate::routing::outbox::{OutboxBounds, Priority, Gone, NextStep, Outbox, Taken};
 use crate::routing::registry::Peer;
 
 #[cfg(shuttle)]
@@ -56,11 +56,11 @@ mod ground {
 
 use ground::{block_on, check, mpsc, spawn, yield_now};
 
-const ROOMY: Bounds = bounds(100);
+const ROOMY: OutboxBounds = bounds(100);
 
-const fn bounds(messages: usize) -> Bounds {
+const fn bounds(messages: usize) -> OutboxBounds {
     let bytes = 100_000;
-    Bounds { messages, bytes, message_bytes: bytes, policy: OutboxPolicy::Close }
+    OutboxBounds { messages, bytes, message_bytes: bytes, policy: OutboxPolicy::Close }
 }
 
 fn text(pusher: usize, n: usize) -> Outgoing {
@@ -91,7 +91,7 @@ fn take_all(outbox: &Outbox) -> (Vec<Outgoing>, Vec<CloseReason>) {
 }
 
 /// Pushes until it is told that the connection has gone; returns how many were taken.
-fn push(outbox: Arc<Outbox>, pusher: usize, count: usize, bounds: Bounds) -> usize {
+fn push(outbox: Arc<Outbox>, pusher: usize, count: usize, bounds: OutboxBounds) -> usize {
     (0..count).take_while(|n| outbox.push(text(pusher, *n), bounds).is_ok()).count()
 }
 
@@ -171,7 +171,7 @@ fn of_several_who_close_the_first_one_counts() {
 
 #[test]
 fn an_outbox_that_is_full_says_so_once_and_takes_nothing_more() {
-    const TIGHT: Bounds = bounds(2);
+    const TIGHT: OutboxBounds = bounds(2);
     check(|| {
         let outbox = Arc::new(Outbox::default());
         outbox.accept(None);
@@ -210,7 +210,7 @@ fn an_outbox_that_is_full_says_so_once_and_takes_nothing_more() {
 
 #[test]
 fn a_connection_that_may_not_read_is_woken_when_it_may() {
-    const TIGHT: Bounds = bounds(4);
+    const TIGHT: OutboxBounds = bounds(4);
     const ONE: Load = Load { messages: 1, bytes: 3 };
     check(|| {
         let outbox = Arc::new(Outbox::default());
@@ -232,10 +232,10 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
         block_on(async {
             for n in 0..5 {
                 let look =
-                    |cx: &mut Context<'_>| match outbox.look(cx, First::Write, Some(ONE), TIGHT) {
-                        Look::Write(taken) => Poll::Ready(Some(taken)),
-                        Look::Wait { may_read: true, .. } => Poll::Ready(None),
-                        Look::Wait { .. } => Poll::Pending,
+                    |cx: &mut Context<'_>| match outbox.look(cx, Priority::Write, Some(ONE), TIGHT) {
+                        NextStep::Write(taken) => Poll::Ready(Some(taken)),
+                        NextStep::Wait { may_read: true, .. } => Poll::Ready(None),
+                        NextStep::Wait { .. } => Poll::Pending,
                     };
                 while let Some(next) = poll_fn(look).await {
                     outbox.attend();
@@ -279,10 +279,10 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
             }
         }
         // One that is done is woken when nothing of it is with the lane any more.
-        let look = |cx: &mut Context<'_>| match peer.outbox.look(cx, First::Read, None, peer.bounds)
+        let look = |cx: &mut Context<'_>| match peer.outbox.look(cx, Priority::Read, None, peer.bounds)
         {
-            Look::Wait { may_read: true, is_due: false } => Poll::Ready(()),
-            Look::Wait { is_due: false, .. } => Poll::Pending,
+            NextStep::Wait { may_read: true, is_due: false } => Poll::Ready(()),
+            NextStep::Wait { is_due: false, .. } => Poll::Pending,
             _ => panic!("more than was answered"),
         };
         poll_fn(look).await;
@@ -294,10 +294,10 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
 }
 
 /// One look of a connection's task that has read its last.
-async fn outbox_turn(outbox: &Outbox, bounds: Bounds) -> Taken {
-    let look = |cx: &mut Context<'_>| match outbox.look(cx, First::Write, None, bounds) {
-        Look::Write(taken) => Poll::Ready(taken),
-        Look::Wait { .. } => Poll::Pending,
+async fn outbox_turn(outbox: &Outbox, bounds: OutboxBounds) -> Taken {
+    let look = |cx: &mut Context<'_>| match outbox.look(cx, Priority::Write, None, bounds) {
+        NextStep::Write(taken) => Poll::Ready(taken),
+        NextStep::Wait { .. } => Poll::Pending,
     };
     let taken = poll_fn(look).await;
     outbox.attend();
@@ -380,7 +380,7 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
 
     fn retire(&mut self) {}
 
-    fn voice(&self) -> Option<(health::Voice, u8)> {
+    fn voice(&self) -> Option<(health::Revocation, u8)> {
         None
     }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::script::Script;
 use super::wire::finish;
-use crate::net::proxy_protocol::{self, Said};
+use crate::net::proxy_protocol::{self, ProxyHeader};
 
 /// The address for which the header speaks with which these reads begin, None where it says none, and how many of their bytes it took.
 ///
@@ -14,8 +14,8 @@ pub fn proxy_header(reads: &[&[u8]]) -> (Result<Option<IpAddr>, String>, usize) 
     let mut script = Script::of_reads(reads);
     let found = finish(proxy_protocol::read(&mut script)).map_err(|error| error.to_string());
     let found = found.map(|said| match said {
-        Said::For(ip) => Some(ip),
-        Said::Itself | Said::Somebody => None,
+        ProxyHeader::For(ip) => Some(ip),
+        ProxyHeader::Itself | ProxyHeader::Somebody => None,
     });
     let left: usize = script.reads.iter().map(Vec::len).sum();
     (found, reads.iter().map(|read| read.len()).sum::<usize>() - left)

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
-use super::fd_reserve::Descriptors;
+use super::fd_reserve::FdReserve;
 use super::listener::{Accepted, Listener, accept_one};
 
 /// Accepts until told to stop; then returns the connections that are still there.
@@ -20,7 +20,7 @@ pub(crate) async fn accept(
     mut stop: watch::Receiver<()>,
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
-    let mut shortage = Shortage { descriptors: Descriptors::new(), over: None };
+    let mut shortage = FdShortage { descriptors: FdReserve::new(), over: None };
     loop {
         tokio::select! {
             accepted = accept_one(&listener) => match accepted {
@@ -58,13 +58,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 const OVER: Duration = Duration::from_secs(1);
 
 /// Whether connections can be taken in. Says so once when it begins and once when it ends.
-struct Shortage {
-    descriptors: Descriptors,
+struct FdShortage {
+    descriptors: FdReserve,
     /// When it will have been over.
     over: Option<Instant>,
 }
 
-impl Shortage {
+impl FdShortage {
     fn note(&mut self, reason: &str) {
         if self.over.replace(Instant::now() + OVER).is_none() {
             let limit = self.descriptors.limit();

@@ -20,12 +20,12 @@ pub(crate) fn network(ip: IpAddr) -> IpAddr {
 
 /// When each network was last here.
 #[derive(Debug, Default)]
-pub(crate) struct Turnstile {
+pub(crate) struct ConnectRateLimiter {
     /// The moment at which all that it has had is used up; in the past for one that may have its whole burst.
     used_up: HashMap<IpAddr, Instant>,
 }
 
-impl Turnstile {
+impl ConnectRateLimiter {
     /// Whether one more may come now. Those who may not are not counted: who waits a second may again.
     pub(crate) fn admit(&mut self, ip: IpAddr, per_second: NonZeroUsize, now: Instant) -> bool {
         let per_second = u32::try_from(per_second.get()).unwrap_or(u32::MAX);
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn a_burst_and_then_so_many_in_a_second() {
         for (per_second, burst) in [(1, 5), (5, 5), (20, 20)] {
-            let (mut turnstile, start) = (Turnstile::default(), Instant::now());
+            let (mut turnstile, start) = (ConnectRateLimiter::default(), Instant::now());
             let ip = "192.0.2.1".parse().unwrap();
             let mut admitted = |after: f64| {
                 let now = start + Duration::from_secs_f64(after);
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn networks_do_not_use_up_each_other() {
-        let (mut turnstile, now) = (Turnstile::default(), Instant::now());
+        let (mut turnstile, now) = (ConnectRateLimiter::default(), Instant::now());
         let mut count = |ip: &str| {
             (0..100).filter(|_| turnstile.admit(ip.parse().unwrap(), rate(5), now)).count()
         };
@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn there_is_an_end_to_what_is_remembered() {
-        let (mut turnstile, start) = (Turnstile::default(), Instant::now());
+        let (mut turnstile, start) = (ConnectRateLimiter::default(), Instant::now());
         for n in 0..300_000_u32 {
             // The first half within one moment, the other over time.
             let now = start + Duration::from_micros(u64::from(n.saturating_sub(150_000)) * 10);

@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 
 use plugsocket_plugin::Kind;
 
-use super::connect_rate::{Turnstile, network};
+use super::connect_rate::{ConnectRateLimiter, network};
 use super::origin::Origin;
 use crate::config::{Config, Limits};
 
 /// How many connections there are, in total and from each address, and how many are about to be.
 #[derive(Debug, Default)]
-pub(crate) struct Census {
-    counts: Mutex<Counts>,
+pub(crate) struct ConnectionLimits {
+    counts: Mutex<ConnectionCounts>,
     /// Sockets whose request is awaited.
     arriving: AtomicUsize,
     /// Sockets that are told why they are not served.
     leaving: AtomicUsize,
-    turnstile: Mutex<Turnstile>,
+    turnstile: Mutex<ConnectRateLimiter>,
     /// When it was last said aloud that a proxy is not served.
     said_of_proxies: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct ConnectionCounts {
     total: usize,
     /// Web clients, by network; also while there is no limit, which may be set at any time.
     per_ip: HashMap<IpAddr, usize>,
@@ -37,17 +37,17 @@ const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Which limit leaves no room.
 #[derive(Debug)]
-pub(crate) struct Full(pub(crate) &'static str);
+pub(crate) struct LimitReached(pub(crate) &'static str);
 
-impl Census {
-    /// Counts a socket among those whose request is awaited, even if there are too many: see [`Arriving::check`].
-    pub(crate) fn arrive(self: &Arc<Self>) -> Arriving {
+impl ConnectionLimits {
+    /// Counts a socket among those whose request is awaited, even if there are too many: see [`Handshaking::check`].
+    pub(crate) fn arrive(self: &Arc<Self>) -> Handshaking {
         self.arriving.fetch_add(1, Ordering::Relaxed);
-        Arriving { census: self.clone(), since: Instant::now() }
+        Handshaking { census: self.clone(), since: Instant::now() }
     }
 
     /// Whether this address may come in now (`max_handshakes_per_ip`). Backends may always.
-    pub(crate) fn pace(&self, ip: IpAddr, config: &Config) -> Result<(), Full> {
+    pub(crate) fn pace(&self, ip: IpAddr, config: &Config) -> Result<(), LimitReached> {
         let Some(rate) = config.server.limits.max_handshakes_per_ip else { return Ok(()) };
         if config.server.access.allows_backend(ip) {
             return Ok(());
@@ -55,7 +55,7 @@ impl Census {
         let mut turnstile = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
         match turnstile.admit(ip, rate, Instant::now()) {
             true => Ok(()),
-            false => Err(Full("too many new connections from this address")),
+            false => Err(LimitReached("too many new connections from this address")),
         }
     }
 
@@ -72,7 +72,7 @@ impl Census {
 
     /// Whether there is room for one more now. Where that is asked before somebody is known, [`count`](Self::count) decides
     /// afterwards.
-    pub(crate) fn look(&self, origin: Origin, kind: Kind, config: &Config) -> Result<(), Full> {
+    pub(crate) fn look(&self, origin: Origin, kind: Kind, config: &Config) -> Result<(), LimitReached> {
         self.lock().room(origin, kind, &config.server.limits).map(drop)
     }
 
@@ -82,32 +82,32 @@ impl Census {
         origin: Origin,
         kind: Kind,
         config: &Config,
-    ) -> Result<Counted, Full> {
+    ) -> Result<ConnectionGuard, LimitReached> {
         let mut counts = self.lock();
         let ip = counts.room(origin, kind, &config.server.limits)?;
         if let Some(ip) = ip {
             *counts.per_ip.entry(ip).or_default() += 1;
         }
         counts.total += 1;
-        Ok(Counted { census: self.clone(), ip })
+        Ok(ConnectionGuard { census: self.clone(), ip })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionCounts> {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Counts {
+impl ConnectionCounts {
     /// Whether there is room for one more, and the network for which it is to be counted.
-    fn room(&self, origin: Origin, kind: Kind, limits: &Limits) -> Result<Option<IpAddr>, Full> {
+    fn room(&self, origin: Origin, kind: Kind, limits: &Limits) -> Result<Option<IpAddr>, LimitReached> {
         if limits.max_connections.is_some_and(|max| self.total >= max.get()) {
-            return Err(Full("too many connections"));
+            return Err(LimitReached("too many connections"));
         }
         let ip = origin.ip().filter(|_| kind == Kind::WebSocket).map(network);
         if let (Some(ip), Some(max)) = (ip, limits.max_per_ip)
             && self.per_ip.get(&ip).is_some_and(|count| *count >= max.get())
         {
-            return Err(Full("too many connections from this address"));
+            return Err(LimitReached("too many connections from this address"));
         }
         Ok(ip)
     }
@@ -115,17 +115,17 @@ impl Counts {
 
 /// Counts one socket whose request is awaited until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Arriving {
-    census: Arc<Census>,
+pub(crate) struct Handshaking {
+    census: Arc<ConnectionLimits>,
     since: Instant,
 }
 
-impl Arriving {
+impl Handshaking {
     /// Whether there was room for it (`max_handshakes`).
-    pub(crate) fn check(&self, limits: &Limits) -> Result<(), Full> {
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), LimitReached> {
         let arriving = self.census.arriving.load(Ordering::Relaxed);
         match limits.max_handshakes {
-            Some(max) if arriving > max.get() => Err(Full("too many handshakes at a time")),
+            Some(max) if arriving > max.get() => Err(LimitReached("too many handshakes at a time")),
             _ => Ok(()),
         }
     }
@@ -136,13 +136,13 @@ impl Arriving {
     }
 
     /// It is not awaited any more, and will not be served.
-    pub(crate) fn leave(self) -> Leaving {
+    pub(crate) fn leave(self) -> Rejecting {
         self.census.leaving.fetch_add(1, Ordering::Relaxed);
-        Leaving { census: self.census.clone() }
+        Rejecting { census: self.census.clone() }
     }
 }
 
-impl Drop for Arriving {
+impl Drop for Handshaking {
     fn drop(&mut self) {
         self.census.arriving.fetch_sub(1, Ordering::Relaxed);
     }
@@ -150,11 +150,11 @@ impl Drop for Arriving {
 
 /// Counts one socket that is told why it is not served, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Leaving {
-    census: Arc<Census>,
+pub(crate) struct Rejecting {
+    census: Arc<ConnectionLimits>,
 }
 
-impl Leaving {
+impl Rejecting {
     /// Whether it is waited for. As many are as may arrive at a time: to be refused must be no way to keep more sockets than that.
     pub(crate) fn may_take_time(&self, limits: &Limits) -> bool {
         let leaving = self.census.leaving.load(Ordering::Relaxed);
@@ -162,7 +162,7 @@ impl Leaving {
     }
 }
 
-impl Drop for Leaving {
+impl Drop for Rejecting {
     fn drop(&mut self) {
         self.census.leaving.fetch_sub(1, Ordering::Relaxed);
     }
@@ -170,12 +170,12 @@ impl Drop for Leaving {
 
 /// Counts one connection until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted {
-    census: Arc<Census>,
+pub(crate) struct ConnectionGuard {
+    census: Arc<ConnectionLimits>,
     ip: Option<IpAddr>,
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let mut counts = self.census.lock();
         counts.total -= 1;

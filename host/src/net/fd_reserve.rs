@@ -9,11 +9,11 @@ use std::os::fd::{AsRawFd, RawFd};
 
 /// The limit of the process (`RLIMIT_NOFILE`).
 #[derive(Debug)]
-pub(crate) struct Descriptors {
+pub(crate) struct FdReserve {
     limit: RawFd,
 }
 
-impl Descriptors {
+impl FdReserve {
     pub(crate) fn new() -> Self {
         Self { limit: limit().unwrap_or(RawFd::MAX) }
     }

@@ -22,7 +22,7 @@ pub(crate) enum ProxyError {
 
 /// For whom a connection was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Said {
+pub(crate) enum ProxyHeader {
     /// For the peer itself: `LOCAL`, and `UNKNOWN` of version 1, by which section 2.1 wants the socket's address to count.
     Itself,
     For(IpAddr),
@@ -34,7 +34,7 @@ pub(crate) enum Said {
 ///
 /// # Errors
 /// It is malformed, or the connection ended. What was read of it is lost.
-pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Said, ProxyError> {
+pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, ProxyError> {
     let mut start = [0; START];
     let mut filled = 0;
     while filled < START {
@@ -54,7 +54,7 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Said, P
 async fn read_line<S: AsyncRead + Unpin>(
     stream: &mut S,
     start: &[u8; START],
-) -> Result<Said, ProxyError> {
+) -> Result<ProxyHeader, ProxyError> {
     let mut line = [0; MAX_LINE];
     line[..START].copy_from_slice(start);
     // One by one: what is behind the line belongs to another.
@@ -67,7 +67,7 @@ async fn read_line<S: AsyncRead + Unpin>(
     Err(ProxyError::Malformed("the line is longer than 107 bytes"))
 }
 
-async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Said, ProxyError> {
+async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, ProxyError> {
     let mut kind = [0; 4];
     stream.read_exact(&mut kind).await?;
     let [command, family, length @ ..] = kind;
@@ -111,14 +111,14 @@ fn version(start: &[u8]) -> Result<Version, ProxyError> {
 }
 
 /// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`, with its line end (section 2.1).
-fn from_line(line: &[u8]) -> Result<Said, ProxyError> {
+fn from_line(line: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let malformed = ProxyError::Malformed;
     let line = line.strip_suffix(b"\r\n").ok_or(malformed("the line does not end in CR LF"))?;
     let line = str::from_utf8(line).map_err(|_| malformed("the line is not ASCII"))?;
     let mut words = line.split(' ').skip(1);
     let family = words.next().unwrap_or_default();
     if family == "UNKNOWN" {
-        return Ok(Said::Itself);
+        return Ok(ProxyHeader::Itself);
     }
     let words: Vec<&str> = words.collect();
     let &[source, destination, source_port, destination_port] = &*words else {
@@ -133,7 +133,7 @@ fn from_line(line: &[u8]) -> Result<Said, ProxyError> {
         _ => None,
     });
     match addresses {
-        [Some(source), Some(_)] => Ok(Said::For(source.to_canonical())),
+        [Some(source), Some(_)] => Ok(ProxyHeader::For(source.to_canonical())),
         _ => Err(malformed("the addresses are none of TCP4 or TCP6")),
     }
 }
@@ -144,21 +144,21 @@ fn is_port(text: &str) -> bool {
 }
 
 /// `addresses` are the first bytes behind the fixed header, at most 36 (section 2.2).
-fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<Said, ProxyError> {
+fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let short = ProxyError::Malformed("the addresses are cut off");
     match (command, family) {
         // A health check of the balancer's own: whatever else it says is skipped.
-        (0x20, _) => Ok(Said::Itself),
+        (0x20, _) => Ok(ProxyHeader::Itself),
         (0x21, 0x11) => match addresses.first_chunk::<12>() {
-            Some([a, b, c, d, ..]) => Ok(Said::For(Ipv4Addr::new(*a, *b, *c, *d).into())),
+            Some([a, b, c, d, ..]) => Ok(ProxyHeader::For(Ipv4Addr::new(*a, *b, *c, *d).into())),
             None => Err(short),
         },
         (0x21, 0x21) => match (addresses.len(), addresses.first_chunk::<16>()) {
-            (36.., Some(source)) => Ok(Said::For(IpAddr::from(*source).to_canonical())),
+            (36.., Some(source)) => Ok(ProxyHeader::For(IpAddr::from(*source).to_canonical())),
             _ => Err(short),
         },
         // Unspecified, datagrams, Unix sockets.
-        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(Said::Somebody),
+        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(ProxyHeader::Somebody),
         (0x21, _) => Err(ProxyError::Malformed("the address family is unknown")),
         _ => Err(ProxyError::Malformed("neither PROXY nor LOCAL of version 2")),
     }
@@ -176,9 +176,9 @@ mod tests {
             let mut script = tokio_script(bytes, piece);
             let found = runtime.block_on(read(&mut script));
             let text = |said| match said {
-                Said::Itself => None,
-                Said::For(ip) => Some(ip.to_string()),
-                Said::Somebody => Some("somebody".to_owned()),
+                ProxyHeader::Itself => None,
+                ProxyHeader::For(ip) => Some(ip.to_string()),
+                ProxyHeader::Somebody => Some("somebody".to_owned()),
             };
             let found = found.map(text).map_err(|e| e.to_string());
             let expected = expected.map(|ip| ip.map(str::to_owned)).map_err(str::to_owned);

@@ -25,14 +25,14 @@ use crate::fs::{owner_only, read};
 
 /// A snapshot and the application that it is of.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct SnapshotFile {
     pub(crate) plugin: String,
     pub(crate) snapshot: Snapshot,
 }
 
 /// Why a file is not taken for a state.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum StateError {
+pub(crate) enum SnapshotFileError {
     #[error("cannot read {}", path.display())]
     Read {
         path: PathBuf,
@@ -49,7 +49,7 @@ pub(crate) fn file(state_dir: &Path, resource: &str) -> PathBuf {
     state_dir.join("snapshots").join(format!("{name}.snapshot"))
 }
 
-impl State {
+impl SnapshotFile {
     /// Writes it in place of what is at `path`.
     ///
     /// # Errors
@@ -77,14 +77,14 @@ impl State {
     ///
     /// # Errors
     /// It cannot be read, or is not what was written.
-    pub(crate) fn read(path: &Path) -> Result<Option<Self>, StateError> {
+    pub(crate) fn read(path: &Path) -> Result<Option<Self>, SnapshotFileError> {
         match read::read(path, u64::MAX) {
             Ok(bytes) => match parse(&bytes) {
                 Some(state) => Ok(Some(state)),
-                None => Err(StateError::Damaged(path.to_owned())),
+                None => Err(SnapshotFileError::Damaged(path.to_owned())),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(StateError::Read { path: path.to_owned(), source }),
+            Err(source) => Err(SnapshotFileError::Read { path: path.to_owned(), source }),
         }
     }
 }
@@ -105,7 +105,7 @@ pub(crate) fn sweep(state_dir: &Path) {
     }
 }
 
-impl State {
+impl SnapshotFile {
     /// All that stands before the bytes of the snapshot, empty line included.
     pub(crate) fn head(&self) -> String {
         let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
@@ -118,7 +118,7 @@ impl State {
 const HEAD: &str = "plugsocket snapshot 2";
 
 /// What was written, from all the bytes of a file.
-pub(crate) fn parse(file: &[u8]) -> Option<State> {
+pub(crate) fn parse(file: &[u8]) -> Option<SnapshotFile> {
     let end = memchr::memmem::find(file, b"\n\n")?;
     let mut lines = std::str::from_utf8(&file[..end]).ok()?.lines();
     if lines.next()? != HEAD {
@@ -127,7 +127,7 @@ pub(crate) fn parse(file: &[u8]) -> Option<State> {
     let plugin = lines.next()?.strip_prefix("plugin ")?.to_owned();
     let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
     let snapshot = Snapshot { version, bytes: Bytes::copy_from_slice(&file[end + 2..]) };
-    let state = State { plugin, snapshot };
+    let state = SnapshotFile { plugin, snapshot };
     // The sum, and that nothing is spelled otherwise than it is written.
     (state.head().as_bytes() == &file[..end + 2]).then_some(state)
 }
@@ -141,12 +141,12 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("plugsocket-state-{}", std::process::id()));
         let path = file(&folder, "/a/100%");
         assert!(path.ends_with("snapshots/%2Fa%2F100%25.snapshot"));
-        assert!(State::read(&path).unwrap().is_none());
+        assert!(SnapshotFile::read(&path).unwrap().is_none());
         for bytes in [&b""[..], b"\n\n", &[0, 255, 10, 10, 7]] {
             let snapshot = Snapshot { version: 3, bytes: bytes.into() };
-            let state = State { plugin: "x".to_owned(), snapshot };
+            let state = SnapshotFile { plugin: "x".to_owned(), snapshot };
             state.write(&path).unwrap();
-            assert_eq!(State::read(&path).unwrap(), Some(state));
+            assert_eq!(SnapshotFile::read(&path).unwrap(), Some(state));
         }
         let whole = fs::read(&path).unwrap();
         for length in 0..whole.len() {
@@ -161,7 +161,7 @@ mod tests {
         sweep(&folder);
         assert!(!left.exists() && path.exists());
         fs::write(&path, "x").unwrap();
-        assert!(matches!(State::read(&path), Err(StateError::Damaged(_))));
+        assert!(matches!(SnapshotFile::read(&path), Err(SnapshotFileError::Damaged(_))));
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -11,7 +11,7 @@ use clap::Args;
 
 use super::dylib::{Generation, LoadError};
 use super::preflight::{self, PreflightError};
-use super::snapshot_file::{State, StateError};
+use super::snapshot_file::{SnapshotFile, SnapshotFileError};
 use super::staging::{self, ElfProblem};
 use super::{Failure, Instance};
 use crate::config::LaneKind;
@@ -51,7 +51,7 @@ pub(crate) enum TrialError {
     #[error(transparent)]
     Load(#[from] LoadError),
     #[error(transparent)]
-    State(#[from] StateError),
+    State(#[from] SnapshotFileError),
     #[error("{} is not there", .0.display())]
     NoState(PathBuf),
     #[error("it did not start: {0}")]
@@ -90,7 +90,7 @@ impl Trial {
     pub(crate) fn rehearse(&self) -> Result<(), TrialError> {
         let state = match &self.with_state {
             Some(path) => {
-                Some(State::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))?)
+                Some(SnapshotFile::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))?)
             }
             None => None,
         };
@@ -105,7 +105,7 @@ impl Trial {
         let router = Arc::new(Router::new(Arc::default(), Arc::default()));
         let started = generation.start(resource, router, &self.settings);
         let mut instance = started.map_err(|failure| TrialError::Start(failure.into_text()))?;
-        let Some(State { snapshot, .. }) = state else { return Ok(()) };
+        let Some(SnapshotFile { snapshot, .. }) = state else { return Ok(()) };
         let (bytes, version) = (snapshot.bytes.len(), snapshot.version);
         let refused =
             |failure: Failure| TrialError::Restore { bytes, version, text: failure.into_text() };

@@ -19,7 +19,7 @@ use crate::fs::stamp::FileStamp;
 
 /// What is watched.
 #[derive(Clone, Debug)]
-pub(crate) struct Scope {
+pub(crate) struct WatchedPaths {
     /// Every `lib*.so` in it.
     pub(crate) plugin_dir: PathBuf,
     /// The configuration.
@@ -34,7 +34,7 @@ pub(crate) type Survey = HashMap<PathBuf, FileStamp>;
 /// Sends the path of each file that changed, appeared or disappeared since `seen` and has been quiet since. Ends when nobody
 /// listens any more. `scope` is asked again each time, as its times may change.
 pub(crate) async fn watch(
-    scope: impl Fn() -> Scope + Send,
+    scope: impl Fn() -> WatchedPaths + Send,
     mut seen: Survey,
     changed: mpsc::Sender<PathBuf>,
 ) {
@@ -90,7 +90,7 @@ pub(crate) async fn watch(
 /// Events that may wait; each is a path or two.
 const EVENTS: usize = 1024;
 
-impl Scope {
+impl WatchedPaths {
     fn covers(&self, path: &Path) -> bool {
         path == self.file || path.parent() == Some(&self.plugin_dir) && plugin_name(path).is_some()
     }
@@ -114,7 +114,7 @@ fn tells_of_change(kind: EventKind) -> bool {
 }
 
 /// What lies there now. Taken before the files are read for the first time, it lets [`watch`] find what changed meanwhile.
-pub(crate) fn survey(scope: &Scope) -> Survey {
+pub(crate) fn survey(scope: &WatchedPaths) -> Survey {
     libraries(&scope.plugin_dir)
         .into_iter()
         .chain([scope.file.clone()])

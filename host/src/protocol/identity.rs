@@ -12,12 +12,12 @@ use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
 /// Mints identities.
-pub struct Mint {
+pub struct IdentityIssuer {
     /// Keyed once; a copy is cheaper than hashing the secret again.
     keyed: Hmac<Sha256>,
 }
 
-impl Mint {
+impl IdentityIssuer {
     /// A mint with a secret from the operating system: identities do not outlive the process.
     ///
     /// # Panics
@@ -65,13 +65,13 @@ impl Mint {
     }
 }
 
-impl Default for Mint {
+impl Default for IdentityIssuer {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl fmt::Debug for Mint {
+impl fmt::Debug for IdentityIssuer {
     /// Never the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mint").finish_non_exhaustive()
@@ -170,8 +170,8 @@ mod tests {
     /// `printf 00112233-4455-4677-8899-aabbccddeeff | openssl dgst -sha256 -mac HMAC -macopt hexkey:2a…2a` (32 times 2a)
     const KNOWN: &str = "00112233-4455-4677-8899-aabbccddeeff.caa4aba3c3cadfcb794ca7f8260a842af745c4ee4993791b6feb1ae8054dca44";
 
-    fn mint() -> Mint {
-        Mint::with_secret([42; 32])
+    fn mint() -> IdentityIssuer {
+        IdentityIssuer::with_secret([42; 32])
     }
 
     /// Whether a text finds and matches the identity that is [`KNOWN`].
@@ -232,7 +232,7 @@ mod tests {
 
     #[test]
     fn minted_identities_are_uuids_of_version_4_with_a_seal_of_this_mint() {
-        let mint = Mint::new();
+        let mint = IdentityIssuer::new();
         let (one, other) = (mint.mint(), mint.mint());
         assert_eq!(Identity::key_of(one.as_str()), Some(one.key()));
         assert_eq!(one.as_str().len(), Identity::LEN);
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().as_u64_pair().0, one.key());
         let uuid = &one.as_str().as_bytes()[..UUID_LEN];
         assert_eq!(mint.seal(uuid)[..], one.as_str().as_bytes()[UUID_LEN + 1..]);
-        assert_ne!(Mint::new().seal(uuid), mint.seal(uuid));
+        assert_ne!(IdentityIssuer::new().seal(uuid), mint.seal(uuid));
         assert!(one.matches(one.as_str()) && !one.matches(other.as_str()) && !one.matches(""));
         assert_ne!(one.key(), other.key());
     }

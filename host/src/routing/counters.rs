@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// Written by the lane, the watchdog and whoever sends, read by anybody; each figure is exact, the set of them is not one moment's.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
+pub(crate) struct Counters {
     messages: AtomicU64,
     refused: AtomicU64,
     panics: AtomicU64,
@@ -17,7 +17,7 @@ pub(crate) struct Tally {
 
 /// The figures of one look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Figures {
+pub(crate) struct CounterValues {
     /// Messages that the application was handed.
     pub(crate) messages: u64,
     /// Those of them that it refused.
@@ -34,7 +34,7 @@ pub(crate) struct Figures {
     pub(crate) last_pause: Duration,
 }
 
-impl Tally {
+impl Counters {
     pub(crate) fn add_messages(&self, count: u64) {
         self.messages.fetch_add(count, Ordering::Relaxed);
     }
@@ -61,9 +61,9 @@ impl Tally {
         self.swaps.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn figures(&self) -> Figures {
+    pub(crate) fn figures(&self) -> CounterValues {
         let figure = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Figures {
+        CounterValues {
             messages: figure(&self.messages),
             refused: figure(&self.refused),
             panics: figure(&self.panics),

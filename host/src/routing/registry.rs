@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
-use super::outbox::{Bounds, Gone, Outbox};
+use super::outbox::{OutboxBounds, Gone, Outbox};
 use super::resource::Resource;
 use crate::auth::Login;
 use crate::protocol::close::CloseReason;
@@ -39,7 +39,7 @@ pub(crate) struct Peer {
     pub(crate) login: Option<Box<Login>>,
     pub(crate) resource: Arc<Resource>,
     pub(crate) outbox: Outbox,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: OutboxBounds,
     /// In how many rooms it may be.
     pub(crate) max_rooms: usize,
     /// Whether the ident that it announces counts.
@@ -63,7 +63,7 @@ pub(crate) struct Arrival {
     pub(crate) head: Head,
     pub(crate) login: Option<Box<Login>>,
     pub(crate) resource: Arc<Resource>,
-    pub(crate) bounds: Bounds,
+    pub(crate) bounds: OutboxBounds,
     pub(crate) max_rooms: usize,
     /// Whether it may be a backend, wherever it comes from: a stranger's `Ident` would turn a backend's messages to the stranger.
     pub(crate) may_announce: bool,

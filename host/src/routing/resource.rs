@@ -11,7 +11,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ConnectionId, HostError};
 
-use super::counters::Tally;
+use super::counters::Counters;
 use super::registry::{ById, Peer};
 use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
@@ -24,7 +24,7 @@ pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 pub(crate) struct Resource {
     pub(crate) path: String,
     /// What its applications have done so far.
-    pub(crate) tally: Tally,
+    pub(crate) tally: Counters,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -85,7 +85,7 @@ impl Resource {
     pub(crate) fn new(path: String, service: Service) -> Self {
         Self {
             path,
-            tally: Tally::default(),
+            tally: Counters::default(),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tracing::{debug, error, info, warn};
 
-use super::commands::Outcome;
+use super::commands::CommandResult;
 use super::deploy::{Candidate, unserved};
-use super::restart::Memory;
+use super::restart::InitialState;
 use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
 use crate::config::Config;
@@ -18,7 +18,7 @@ use crate::plugin::lane::handover::Succession;
 use crate::routing::resource::{Resources, ServiceState};
 
 impl Supervisor {
-    pub(super) async fn configuration_changed(&mut self) -> Outcome {
+    pub(super) async fn configuration_changed(&mut self) -> CommandResult {
         (self.on_reload)(ReloadPhase::Begun);
         let outcome = self.read_configuration().await;
         (self.on_reload)(ReloadPhase::Finished(match &outcome {
@@ -28,7 +28,7 @@ impl Supervisor {
         outcome
     }
 
-    async fn read_configuration(&mut self) -> Outcome {
+    async fn read_configuration(&mut self) -> CommandResult {
         let old = self.hub.config.load_full();
         let path = old.path.clone();
         let mut new = read(move || Config::load(path)).await?;
@@ -180,7 +180,7 @@ impl Supervisor {
                 (None, Some(candidate)) => {
                     let resource = candidate.resource.clone();
                     if let Err(error) = self.serve_first(&resource, settings, candidate) {
-                        self.not_served(path, &error, Memory::Written);
+                        self.not_served(path, &error, InitialState::Written);
                     }
                     resource
                 }

@@ -7,7 +7,7 @@ use tracing::info;
 
 use super::Supervisor;
 use super::load::{Content, Refusal};
-use super::restart::Memory;
+use super::restart::InitialState;
 use crate::config::Config;
 use crate::fs::stamp::FileStamp;
 use crate::plugin::lane::handover::Succession;
@@ -16,7 +16,7 @@ use crate::routing::resource::{Outage, Resource};
 
 /// An operator's order.
 #[derive(Debug)]
-pub(crate) enum Order {
+pub(crate) enum OperatorCommand {
     /// Read `plugins.toml` again.
     Configuration,
     /// Load the library of a plugin again, even if it is the same.
@@ -32,22 +32,22 @@ pub(crate) enum Order {
 }
 
 /// What was done, or why it was not.
-pub(crate) type Outcome = Result<String, String>;
+pub(crate) type CommandResult = Result<String, String>;
 
 impl Supervisor {
-    pub(super) async fn obey(&mut self, order: Order) -> Outcome {
+    pub(super) async fn obey(&mut self, order: OperatorCommand) -> CommandResult {
         match order {
-            Order::Configuration => self.configuration_changed().await,
-            Order::Reload(name) => self.reload(&name).await,
-            Order::Disable(name) => self.disable(&name).await,
-            Order::Enable(name) => self.enable(&name).await,
-            Order::RollBack { plugin, generation, succession } => {
+            OperatorCommand::Configuration => self.configuration_changed().await,
+            OperatorCommand::Reload(name) => self.reload(&name).await,
+            OperatorCommand::Disable(name) => self.disable(&name).await,
+            OperatorCommand::Enable(name) => self.enable(&name).await,
+            OperatorCommand::RollBack { plugin, generation, succession } => {
                 self.roll_back(&plugin, generation, succession).await
             }
         }
     }
 
-    async fn reload(&mut self, name: &str) -> Outcome {
+    async fn reload(&mut self, name: &str) -> CommandResult {
         let config = self.hub.config.load_full();
         self.must_be_mapped(name, &config)?;
         if self.is_disabled(name) {
@@ -66,7 +66,7 @@ impl Supervisor {
         }
     }
 
-    async fn disable(&mut self, name: &str) -> Outcome {
+    async fn disable(&mut self, name: &str) -> CommandResult {
         let config = self.hub.config.load_full();
         self.must_be_mapped(name, &config)?;
         let plugin = self.plugins.entry(name.to_owned()).or_default();
@@ -91,7 +91,7 @@ impl Supervisor {
         self.forgive(&resource.path);
     }
 
-    async fn enable(&mut self, name: &str) -> Outcome {
+    async fn enable(&mut self, name: &str) -> CommandResult {
         let config = self.hub.config.load_full();
         self.must_be_mapped(name, &config)?;
         if !self.is_disabled(name) {
@@ -111,7 +111,7 @@ impl Supervisor {
         self.plugins.entry(name.to_owned()).or_default().is_disabled = false;
         let resources = self.resources_of(name, &config);
         for resource in &resources {
-            self.start_afresh(resource, Memory::Written).await;
+            self.start_afresh(resource, InitialState::Written).await;
         }
         info!(plugin = name, "enabled");
         Ok(format!("{name} is enabled; {} served", paths(&resources)))

@@ -8,9 +8,9 @@ use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::Supervisor;
-use super::commands::Outcome;
+use super::commands::CommandResult;
 use super::load::{Active, Refusal};
-use super::restart::Memory;
+use super::restart::InitialState;
 use crate::config::{Config, LaneKind, Resource as ResourceConfig};
 use crate::error::chain;
 use crate::plugin::Instance;
@@ -19,7 +19,7 @@ use crate::plugin::lane::handover::{
     Handover, HandoverLimits, Succession, Swap, SwapError, discard,
 };
 use crate::plugin::lane::inbox::Inbox;
-use crate::plugin::lane::{self, Berth, Item};
+use crate::plugin::lane::{self, Executor, Item};
 use crate::protocol::close::CloseReason;
 use crate::routing::registry::Peer;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
@@ -42,7 +42,7 @@ impl Supervisor {
         loaded: Active,
         config: &Config,
         succession: Succession,
-    ) -> Outcome {
+    ) -> CommandResult {
         let resources = self.hub.resources.load_full();
         let mut candidates = Vec::new();
         for (path, settings) in config.mapped_to(name) {
@@ -123,7 +123,7 @@ impl Supervisor {
             return Ok(());
         }
         // First: an instance that has left its lane must have where to go.
-        let berth = Berth::find(&resource.path, kind)?;
+        let berth = Executor::find(&resource.path, kind)?;
         // What is in the old inbox is done first; what comes waits in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
         let (next, standstill) = lane::follow(capacity, inbox.pulse().clone());
@@ -156,7 +156,7 @@ impl Supervisor {
         candidate: Candidate,
     ) -> Result<(), SwapError> {
         let Candidate { mut instance, lane: kind, .. } = candidate;
-        let berth = match Berth::find(&resource.path, kind) {
+        let berth = match Executor::find(&resource.path, kind) {
             Ok(berth) => berth,
             Err(error) => {
                 drop(discard(instance));
@@ -193,7 +193,7 @@ impl Supervisor {
             let served = self.serve_first(resource, settings, candidate);
             return served
                 .map(|()| None)
-                .inspect_err(|_| self.try_again_later(&resource.path, Memory::Written));
+                .inspect_err(|_| self.try_again_later(&resource.path, InitialState::Written));
         };
         let generation = candidate.instance.generation();
         let Candidate { instance: next, generation: origin, known, .. } = candidate;
@@ -209,7 +209,7 @@ impl Supervisor {
             Err(SwapError::Stuck) => {
                 if let Err(error) = self.on_fresh_lane(&origin, resource, settings).await {
                     // Nothing serves now; what is active did, until it got stuck.
-                    self.try_again_later(&resource.path, Memory::Written);
+                    self.try_again_later(&resource.path, InitialState::Written);
                     return Err(error);
                 }
                 return Ok(None);

@@ -13,7 +13,7 @@ use crate::fs::blocking::aside;
 use crate::fs::stamp::FileStamp;
 use crate::plugin::dylib::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
-use crate::plugin::staging::{self, Demands, Hash, StageError, Staged};
+use crate::plugin::staging::{self, StagingChecks, Hash, StageError, Staged};
 use crate::plugin::watch;
 
 /// The generation that a plugin runs, and the content that it was made of.
@@ -124,10 +124,10 @@ impl Supervisor {
     }
 
     /// What plugins.toml wants of a library now.
-    pub(super) fn demands(&self, name: &str) -> Demands {
+    pub(super) fn demands(&self, name: &str) -> StagingChecks {
         let config = self.hub.config.load();
         let sha256 = config.plugins.get(name).map(|plugin| plugin.sha256.clone());
-        Demands {
+        StagingChecks {
             check_owner: config.server.reload.check_owner,
             sha256: sha256.unwrap_or_default(),
         }

@@ -24,19 +24,19 @@ use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-pub(crate) use self::commands::Order;
-use self::commands::Outcome;
+pub(crate) use self::commands::OperatorCommand;
+use self::commands::CommandResult;
 use self::deploy::unserved;
 use self::load::{Active, Content};
 use self::probation::Probation;
-use self::restart::{Memory, Trouble};
+use self::restart::{InitialState, RestartState};
 use crate::config::Config;
 use crate::fs::stamp::FileStamp;
 use crate::hub::Hub;
 use crate::plugin::archive::Kept;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::Succession;
-use crate::plugin::lane::health::Pulse;
+use crate::plugin::lane::health::LaneHealth;
 use crate::plugin::{staging, watch};
 use crate::routing::resource::{Resources, ServiceState};
 use crate::routing::router::Router;
@@ -49,13 +49,13 @@ pub(crate) enum Change {
     /// The operator asks to read the configuration again.
     Configuration,
     /// The lane of a resource has been in this call past `callback_limit`.
-    Stuck { path: String, pulse: Arc<Pulse>, call: u64 },
+    Stuck { path: String, pulse: Arc<LaneHealth>, call: u64 },
     /// An application panicked more than `max_panics` times in a minute.
     Panicking(String),
     /// Somebody asks whether the supervisor still answers.
     Inquiry(oneshot::Sender<()>),
     /// An operator orders something, and waits for the answer.
-    Order(Order, oneshot::Sender<Outcome>),
+    Order(OperatorCommand, oneshot::Sender<CommandResult>),
 }
 
 /// What the service manager is told of a configuration that is read again.
@@ -72,9 +72,9 @@ pub(crate) struct Supervisor {
     router: Arc<Router>,
     /// Where this process keeps its copies of the libraries.
     staging: PathBuf,
-    plugins: BTreeMap<String, Plugin>,
+    plugins: BTreeMap<String, PluginState>,
     /// Resources whose applications failed of late.
-    troubles: BTreeMap<String, Trouble>,
+    troubles: BTreeMap<String, RestartState>,
     /// Plugins whose generation has just begun to serve.
     probations: BTreeMap<String, Probation>,
     /// Libraries that lie in the folder and serve nothing, as they were when that was said.
@@ -83,7 +83,7 @@ pub(crate) struct Supervisor {
 
 /// A plugin by name.
 #[derive(Default)]
-struct Plugin {
+struct PluginState {
     active: Option<Active>,
     /// The file that was last looked at, taken or refused: it is not tried again.
     seen: Option<FileStamp>,
@@ -139,7 +139,7 @@ impl Supervisor {
             match self.start_with_state(&generation, &resource, settings).await {
                 Ok(candidate) => {
                     if let Err(error) = self.serve_first(&resource, settings, candidate) {
-                        self.not_served(path, &error, Memory::Written);
+                        self.not_served(path, &error, InitialState::Written);
                         failures.push(chain(&error));
                     }
                 }

@@ -20,7 +20,7 @@ use crate::error::chain;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{self, Handover, Succession};
 use crate::plugin::{Snapshot, staging};
-use crate::routing::counters::Figures;
+use crate::routing::counters::CounterValues;
 use crate::routing::registry::Peer;
 use crate::routing::resource::{Resource, ServiceState};
 
@@ -34,7 +34,7 @@ pub(super) struct Probation {
 
 /// A resource at the moment of the swap.
 struct Before {
-    figures: Figures,
+    figures: CounterValues,
     state: Option<Snapshot>,
     sessions: Vec<Arc<Peer>>,
 }
@@ -46,7 +46,7 @@ const FEWEST_MESSAGES: u64 = 20;
 const FEWEST_SLOW_CALLS: u64 = 3;
 
 /// What speaks against a generation, from what happened on one resource since it serves.
-fn fault(before: &Figures, now: &Figures, share_percent: usize) -> Option<String> {
+fn fault(before: &CounterValues, now: &CounterValues, share_percent: usize) -> Option<String> {
     let messages = now.messages.saturating_sub(before.messages);
     let (refused, panics, slow) = (
         now.refused.saturating_sub(before.refused),
@@ -231,7 +231,7 @@ mod tests {
 
     #[test]
     fn what_speaks_against_a_generation() {
-        let before = Figures { messages: 100, refused: 50, panics: 7, ..Figures::default() };
+        let before = CounterValues { messages: 100, refused: 50, panics: 7, ..CounterValues::default() };
         for (messages, refused, panics, slow, expected) in [
             (0, 0, 0, 0, None),
             (1, 0, 1, 0, Some("it panicked")),
@@ -242,7 +242,7 @@ mod tests {
             (3, 0, 0, 3, Some("3 slow calls with 3 messages")),
             (1000, 0, 0, 3, None),
         ] {
-            let now = Figures {
+            let now = CounterValues {
                 messages: before.messages + messages,
                 refused: before.refused + refused,
                 panics: before.panics + panics,

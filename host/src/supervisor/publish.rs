@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Supervisor;
-use crate::hub::status::{Running, Standing};
+use crate::hub::status::{RunningGeneration, PluginStatus};
 use crate::plugin::staging;
 
 impl Supervisor {
@@ -14,7 +14,7 @@ impl Supervisor {
         let known =
             known.filter(|(name, plugin)| plugin.active.is_some() || config.maps(name.as_str()));
         let standings = known.map(|(name, plugin)| {
-            let generation = plugin.active.as_ref().map(|active| Running {
+            let generation = plugin.active.as_ref().map(|active| RunningGeneration {
                 number: active.generation.number,
                 hash: staging::hex(&active.hash),
                 package: active.generation.facts.package.clone(),
@@ -22,7 +22,7 @@ impl Supervisor {
                 build: active.generation.facts.build.clone(),
                 since: active.since,
             });
-            let standing = Standing {
+            let standing = PluginStatus {
                 generation,
                 refused: plugin.refused.clone(),
                 retired: plugin.retired,

@@ -15,29 +15,29 @@ use super::Supervisor;
 use crate::error::chain;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::{Succession, SwapError};
-use crate::plugin::lane::health::Pulse;
+use crate::plugin::lane::health::LaneHealth;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 
 /// The slate of one resource.
 #[derive(Debug, Default)]
-pub(super) struct Trouble {
+pub(super) struct RestartState {
     strikes: u32,
     latest: Option<Instant>,
     /// When a fresh instance is due, and what it may know; None while one serves.
-    restart_at: Option<(Instant, Memory)>,
+    restart_at: Option<(Instant, InitialState)>,
 }
 
 /// What an instance without a predecessor knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Memory {
+pub(super) enum InitialState {
     /// The state that was last written to disk, if any.
     Written,
     Nothing,
 }
 
-impl Trouble {
+impl RestartState {
     const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
     const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
@@ -60,7 +60,7 @@ impl Trouble {
 
 impl Supervisor {
     /// A lane has been in one callback for too long, says the watchdog.
-    pub(super) async fn stuck(&mut self, path: &str, pulse: &Arc<Pulse>, call: u64) {
+    pub(super) async fn stuck(&mut self, path: &str, pulse: &Arc<LaneHealth>, call: u64) {
         let Some(resource) = self.resource(path) else { return };
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { return };
@@ -70,7 +70,7 @@ impl Supervisor {
         }
         let pause = self.next_pause(path);
         if self.give_up(&resource, inbox, call, &Outage::of_stuck(pause)) {
-            self.restart_after(path, pause, Memory::Written);
+            self.restart_after(path, pause, InitialState::Written);
             error!(resource = path, ?pause, "lane given up; a fresh instance follows");
             self.fail_if_on_probation(path).await;
         }
@@ -83,15 +83,15 @@ impl Supervisor {
         let strikes = self.troubles.entry(path.to_owned()).or_default().strike(Instant::now());
         if strikes == 1 {
             warn!(resource = path, "panics again and again; a fresh instance takes its place");
-            return self.start_afresh(&resource, Memory::Nothing).await;
+            return self.start_afresh(&resource, InitialState::Nothing).await;
         }
-        let pause = Trouble::pause(strikes - 1, first);
+        let pause = RestartState::pause(strikes - 1, first);
         error!(resource = path, ?pause, "panics again and again; closed for a pause");
         let text = "the application failed too often; it is being started again".to_owned();
         let outage = Outage { text, retry_after: pause };
         let reason = outage.close_reason();
         self.close(&resource, outage, reason).await;
-        self.restart_after(path, pause, Memory::Nothing);
+        self.restart_after(path, pause, InitialState::Nothing);
     }
 
     /// When the next restart is due.
@@ -106,7 +106,7 @@ impl Supervisor {
             Some((at, memory)) if at <= now => Some((path.clone(), memory)),
             _ => None,
         });
-        let due: Vec<(String, Memory)> = due.collect();
+        let due: Vec<(String, InitialState)> = due.collect();
         for (path, memory) in due {
             self.settled(&path);
             let Some(resource) = self.resource(&path) else { continue };
@@ -186,7 +186,7 @@ impl Supervisor {
     }
 
     /// A resource that nothing serves, or that has the wrong instance, has to wait for its next start, if none is due already.
-    pub(super) fn try_again_later(&mut self, path: &str, memory: Memory) {
+    pub(super) fn try_again_later(&mut self, path: &str, memory: InitialState) {
         if self.troubles.get(path).is_some_and(|trouble| trouble.restart_at.is_some()) {
             return;
         }
@@ -195,7 +195,7 @@ impl Supervisor {
     }
 
     /// The same, with a line in the log.
-    pub(super) fn not_served(&mut self, path: &str, error: &SwapError, memory: Memory) {
+    pub(super) fn not_served(&mut self, path: &str, error: &SwapError, memory: InitialState) {
         error!(resource = path, error = chain(error), "not served; it is tried again");
         self.try_again_later(path, memory);
     }
@@ -204,22 +204,22 @@ impl Supervisor {
     fn next_pause(&mut self, path: &str) -> Duration {
         let first = self.hub.config.load().server.watchdog.restart_pause;
         let strikes = self.troubles.entry(path.to_owned()).or_default().strike(Instant::now());
-        Trouble::pause(strikes, first)
+        RestartState::pause(strikes, first)
     }
 
-    fn restart_after(&mut self, path: &str, pause: Duration, memory: Memory) {
+    fn restart_after(&mut self, path: &str, pause: Duration, memory: InitialState) {
         let trouble = self.troubles.entry(path.to_owned()).or_default();
         trouble.restart_at = Some((Instant::now() + pause, memory));
     }
 
     /// Puts a fresh instance of the active generation on a resource, whether or not it is served now.
-    pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>, memory: Memory) {
+    pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>, memory: InitialState) {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(&resource.path) else { return };
         let Some(generation) = self.active(&settings.plugin) else { return };
         let started = match memory {
-            Memory::Written => self.start_with_state(&generation, resource, settings).await,
-            Memory::Nothing => self.start_instance(&generation, resource, settings).await,
+            InitialState::Written => self.start_with_state(&generation, resource, settings).await,
+            InitialState::Nothing => self.start_instance(&generation, resource, settings).await,
         };
         match started {
             Ok(candidate) => {
@@ -252,9 +252,9 @@ mod tests {
     fn pauses_double_up_to_a_limit_and_are_forgiven() {
         let first = Duration::from_secs(5);
         for (n, seconds) in [(1, 5), (2, 10), (3, 20), (7, 320), (8, 600), (99, 600)] {
-            assert_eq!(Trouble::pause(n, first).as_secs(), seconds, "{n}");
+            assert_eq!(RestartState::pause(n, first).as_secs(), seconds, "{n}");
         }
-        let (mut trouble, now) = (Trouble::default(), Instant::now());
+        let (mut trouble, now) = (RestartState::default(), Instant::now());
         assert_eq!((trouble.strike(now), trouble.strike(now)), (1, 2));
         assert_eq!(trouble.strike(now + Duration::from_secs(599)), 3);
         assert_eq!(trouble.strike(now + Duration::from_secs(1300)), 1);

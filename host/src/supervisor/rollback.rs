@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 use super::Supervisor;
-use super::commands::Outcome;
+use super::commands::CommandResult;
 use super::load::{Active, Refusal, forget};
 use crate::fs::blocking::aside;
 use crate::fs::stamp::FileStamp;
@@ -23,7 +23,7 @@ impl Supervisor {
         name: &str,
         wanted: Option<u64>,
         succession: Succession,
-    ) -> Outcome {
+    ) -> CommandResult {
         let config = self.hub.config.load_full();
         self.must_be_mapped(name, &config)?;
         if self.is_disabled(name) {

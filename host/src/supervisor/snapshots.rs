@@ -21,18 +21,18 @@ use crate::hub::Hub;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::{self, SwapError};
-use crate::plugin::snapshot_file::{self, State};
+use crate::plugin::snapshot_file::{self, SnapshotFile};
 use crate::routing::resource::{Resource, ServiceState};
 
 /// Writes states, never two of one resource at once: the second would be of the same file, and perhaps the older one.
 #[derive(Debug, Default)]
-pub(crate) struct Keeper {
+pub(crate) struct SnapshotWriter {
     /// By resource. Held by the thread that writes, so that no one who stops waiting for it lets another one begin.
     writing: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
 }
 
 /// Takes a snapshot of each resource when it is due.
-pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<Keeper>) {
+pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<SnapshotWriter>) {
     /// How soon a changed interval is noticed.
     const LOOK: Duration = Duration::from_millis(100);
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
@@ -58,7 +58,7 @@ pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<Keeper>) {
 
 /// The last snapshots, before the lanes end, each after one that is being written. A lane that is stuck keeps only its own from being
 /// written.
-pub(crate) async fn write_last(hub: &Arc<Hub>, keeper: &Keeper) {
+pub(crate) async fn write_last(hub: &Arc<Hub>, keeper: &SnapshotWriter) {
     let config = hub.config.load_full();
     let mut writing = JoinSet::new();
     for (path, settings) in &config.resources {
@@ -71,7 +71,7 @@ pub(crate) async fn write_last(hub: &Arc<Hub>, keeper: &Keeper) {
     while writing.join_next().await.is_some() {}
 }
 
-impl Keeper {
+impl SnapshotWriter {
     fn turn(&self, path: &str) -> Arc<AsyncMutex<()>> {
         let mut writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         writing.entry(path.to_owned()).or_default().clone()
@@ -142,7 +142,7 @@ impl Supervisor {
             (snapshot_file::file(&config.server.state_dir, &resource.path), &resource.path);
         let read = aside({
             let file = file.clone();
-            move || State::read(&file)
+            move || SnapshotFile::read(&file)
         });
         let state = match read.await.map_err(Refusal::Host)? {
             Ok(Some(state)) if state.plugin == settings.plugin => state,

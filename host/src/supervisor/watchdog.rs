@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::Change;
 use crate::config::{Config, Watchdog as Limits};
 use crate::hub::Hub;
-use crate::plugin::lane::health::{Finding, Pulse, Watch, overslept};
+use crate::plugin::lane::health::{StallFinding, LaneHealth, StallDetector, overslept};
 use crate::routing::resource::{Resource, ServiceState};
 
 /// Ends the watch when it is dropped.
@@ -57,8 +57,8 @@ fn interval(limits: &Limits) -> Duration {
 
 /// What is remembered of a lane between two looks.
 struct Lane {
-    pulse: Arc<Pulse>,
-    watch: Watch,
+    pulse: Arc<LaneHealth>,
+    watch: StallDetector,
     generation: u64,
     panics: Recent,
 }
@@ -72,12 +72,12 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
         let pulse = inbox.pulse();
         let lane = lanes.entry(path.clone()).or_insert_with(|| Lane {
             pulse: pulse.clone(),
-            watch: Watch::new(now),
+            watch: StallDetector::new(now),
             generation: pulse.generation(),
             panics: Recent::new(0),
         });
         if !Arc::ptr_eq(&lane.pulse, pulse) {
-            (lane.pulse, lane.watch) = (pulse.clone(), Watch::new(now));
+            (lane.pulse, lane.watch) = (pulse.clone(), StallDetector::new(now));
         }
         if lane.generation != pulse.generation() {
             lane.generation = pulse.generation();
@@ -103,19 +103,19 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
 fn report(
     plugin: &str,
     resource: &Resource,
-    (pulse, finding): (&Arc<Pulse>, Finding),
+    (pulse, finding): (&Arc<LaneHealth>, StallFinding),
     changes: &Sender<Change>,
 ) -> bool {
     let (path, generation) = (resource.path.as_str(), pulse.generation());
     match finding {
-        Finding::Slow(callback, lasted) => {
+        StallFinding::Slow(callback, lasted) => {
             resource.tally.add_slow_call();
             warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback takes long and still runs");
         }
-        Finding::Ended(callback, lasted) => {
+        StallFinding::Ended(callback, lasted) => {
             info!(plugin, generation, resource = path, %callback, ?lasted, "the slow callback has ended");
         }
-        Finding::Stuck(call, callback, lasted) => {
+        StallFinding::Stuck(call, callback, lasted) => {
             let stuck = Change::Stuck { path: path.to_owned(), pulse: pulse.clone(), call };
             if changes.try_send(stuck).is_ok() {
                 warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback is stuck");

@@ -24,7 +24,7 @@ use tokio_rustls::rustls::{Error, ServerConfig, ServerConnection};
 use tracing::{error, info, warn};
 
 use self::authorities::Authorities;
-use self::pair::{Pair, Unfit};
+use self::pair::{CertifiedPair, PairError};
 pub(crate) use self::validity::date;
 use crate::config::{self, Config, ConfigError, Place, Problem};
 use crate::fs::blocking::aside;
@@ -55,7 +55,7 @@ impl Tls {
 pub(crate) struct Served {
     settings: config::Tls,
     /// In the order of the settings.
-    pairs: Vec<Pair>,
+    pairs: Vec<CertifiedPair>,
     authorities: Option<Authorities>,
     /// Files whose content is not in service, but what they held before.
     problems: Vec<Problem>,
@@ -77,7 +77,7 @@ enum Role {
 
 /// A certificate, for the operator to see.
 #[derive(Debug)]
-pub(crate) struct Standing<'a> {
+pub(crate) struct CertificateStatus<'a> {
     role: Role,
     pub(crate) file: &'a Path,
     pub(crate) names: &'a [String],
@@ -103,10 +103,10 @@ impl Served {
         let mut pairs = Vec::new();
         for (n, entry) in settings.certificates.iter().enumerate() {
             let (certificate, key) = (&entry.certificate, &entry.key);
-            let read = Pair::read(&certificate.path, &key.path, now(), &provider);
+            let read = CertifiedPair::read(&certificate.path, &key.path, now(), &provider);
             let read = read.map_err(|unfit| match unfit {
-                Unfit::Certificate(text) => (certificate, format!("[{n}].certificate"), text),
-                Unfit::Key(text) => (key, format!("[{n}].key"), text),
+                PairError::Certificate(text) => (certificate, format!("[{n}].certificate"), text),
+                PairError::Key(text) => (key, format!("[{n}].key"), text),
             });
             let read = read.map_err(|(at, part, text)| (at, format!("certificates{part}"), text));
             let former = former.and_then(|former| former.pair(entry).cloned());
@@ -134,7 +134,7 @@ impl Served {
         }))
     }
 
-    fn pair(&self, entry: &config::Certificate) -> Option<&Pair> {
+    fn pair(&self, entry: &config::Certificate) -> Option<&CertifiedPair> {
         let at = self.settings.certificates.iter().position(|own| own == entry)?;
         self.pairs.get(at)
     }
@@ -152,7 +152,7 @@ impl Served {
     }
 
     /// In the order of the settings; the authorities of clients last.
-    pub(crate) fn standings(&self) -> impl Iterator<Item = Standing<'_>> {
+    pub(crate) fn standings(&self) -> impl Iterator<Item = CertificateStatus<'_>> {
         let own = self.settings.certificates.iter().zip(&self.pairs).enumerate();
         let own = own.map(|(n, (entry, pair))| {
             let file = &entry.certificate.path;
@@ -170,7 +170,7 @@ impl Served {
         file: &'a Path,
         names: &'a [String],
         expires: u64,
-    ) -> Standing<'a> {
+    ) -> CertificateStatus<'a> {
         let key = role.key();
         // Of a certificate, there is one for each of its two files.
         let of_key = |problem: &&Problem| {
@@ -184,7 +184,7 @@ impl Served {
             let has_ended = now() > expires;
             has_ended.then(|| Cow::Owned(format!("expired on {}; renew it", date(expires))))
         });
-        Standing { role, file, names, expires, problem }
+        CertificateStatus { role, file, names, expires, problem }
     }
 }
 
@@ -197,7 +197,7 @@ impl Role {
     }
 }
 
-impl Standing<'_> {
+impl CertificateStatus<'_> {
     /// `server.tls.certificates[0]` or `server.tls.client_ca`.
     pub(crate) fn key(&self) -> String {
         self.role.key()
@@ -234,7 +234,7 @@ impl Reading<'_> {
 }
 
 fn server_config(
-    pairs: &[Pair],
+    pairs: &[CertifiedPair],
     authorities: Option<&Authorities>,
     provider: Arc<tokio_rustls::rustls::crypto::CryptoProvider>,
 ) -> Result<ServerConfig, Error> {
@@ -263,7 +263,7 @@ fn problem_of(config: &Config, error: &Error) -> Problem {
 /// Chooses a certificate by the name that the client asks for; the first where none has it.
 #[derive(Debug)]
 struct Chooser {
-    pairs: Vec<Pair>,
+    pairs: Vec<CertifiedPair>,
 }
 
 impl ResolvesServerCert for Chooser {
@@ -368,7 +368,7 @@ impl Served {
     }
 
     fn tell_names(&self) {
-        for Standing { role, file, names, expires, .. } in self.standings() {
+        for CertificateStatus { role, file, names, expires, .. } in self.standings() {
             let (file, names, expires) = (file.display(), names.join(" "), date(expires));
             match role {
                 Role::Own(_) => info!(%file, names, expires, "certificate in service"),
@@ -381,7 +381,7 @@ impl Served {
 /// Whether one was warned of.
 fn warn_of_end(served: &Served) -> bool {
     let mut is_near = false;
-    for Standing { role, file, expires, .. } in served.standings() {
+    for CertificateStatus { role, file, expires, .. } in served.standings() {
         let left = Duration::from_secs(expires.saturating_sub(now()));
         is_near |= left < END_IS_NEAR;
         let (has_ended, days_left) = (now() > expires, left.as_secs() / DAY.as_secs());

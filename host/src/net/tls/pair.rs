@@ -15,21 +15,21 @@ use super::validity::{Validity, date};
 
 /// What is wrong with a file, and what would be right; one line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unfit {
+pub(crate) enum PairError {
     Certificate(String),
     Key(String),
 }
 
 /// A certificate that can be served.
 #[derive(Clone, Debug)]
-pub(crate) struct Pair {
+pub(crate) struct CertifiedPair {
     /// DNS names, in lower case; `*.` for all that are one label longer.
     pub(crate) names: Vec<String>,
     pub(crate) validity: Validity,
     pub(crate) key: Arc<CertifiedKey>,
 }
 
-impl Pair {
+impl CertifiedPair {
     /// Reads both files; `now` is seconds since 1970.
     ///
     /// # Errors
@@ -39,15 +39,15 @@ impl Pair {
         key: &Path,
         now: u64,
         provider: &CryptoProvider,
-    ) -> Result<Self, Unfit> {
+    ) -> Result<Self, PairError> {
         let chain =
-            certificates(certificate, "the server's own first").map_err(Unfit::Certificate)?;
-        let judged = judge(&chain, certificate, now).map_err(Unfit::Certificate)?;
+            certificates(certificate, "the server's own first").map_err(PairError::Certificate)?;
+        let judged = judge(&chain, certificate, now).map_err(PairError::Certificate)?;
         let (names, validity) = judged;
-        let secret = read_key(key).map_err(Unfit::Key)?;
+        let secret = read_key(key).map_err(PairError::Key)?;
         let certified = CertifiedKey::from_der(chain, secret, provider);
         let certified =
-            certified.map_err(|error| Unfit::Key(mismatch(&error, certificate, key)))?;
+            certified.map_err(|error| PairError::Key(mismatch(&error, certificate, key)))?;
         Ok(Self { names, validity, key: Arc::new(certified) })
     }
 

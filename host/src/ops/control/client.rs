@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::protocol::{Answer, Certificate, Connection, Difference, Plugin, Request, Status};
+use super::protocol::{ControlAnswer, CertificateReport, ConnectionReport, DifferenceReport, PluginReport, ControlRequest, StatusReport};
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::ops::logging::escaped;
@@ -17,7 +17,7 @@ use crate::plugin::trial::Trial;
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Ask {
     /// Show what the running host serves.
-    Status(Form),
+    Status(OutputFormat),
     /// Show or change the plugins of the running host.
     #[command(subcommand)]
     Plugin(AskPlugin),
@@ -32,7 +32,7 @@ pub(crate) enum Ask {
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum AskPlugin {
     /// All plugins: those in the folder and those that run.
-    List(Form),
+    List(OutputFormat),
     /// Load the library again, even if it is the same, and let it take over with its state.
     Reload { name: String },
     /// Let a library that served before take over again, with the state. `plugin list` shows what is kept.
@@ -60,7 +60,7 @@ pub(crate) struct AskConnections {
     #[arg(long, value_name = "PATH")]
     resource: Option<String>,
     #[command(flatten)]
-    form: Form,
+    form: OutputFormat,
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -70,7 +70,7 @@ pub(crate) enum AskConnection {
 }
 
 #[derive(Clone, Copy, Debug, Args)]
-pub(crate) struct Form {
+pub(crate) struct OutputFormat {
     /// One JSON value instead of a table.
     #[arg(long)]
     json: bool,
@@ -118,30 +118,30 @@ impl Ask {
         Ok(print(answer, form))
     }
 
-    fn request(self) -> (Request, Form) {
-        const TABLE: Form = Form { json: false };
+    fn request(self) -> (ControlRequest, OutputFormat) {
+        const TABLE: OutputFormat = OutputFormat { json: false };
         match self {
-            Self::Status(form) => (Request::Status {}, form),
-            Self::Plugin(AskPlugin::List(form)) => (Request::Plugins {}, form),
+            Self::Status(form) => (ControlRequest::Status {}, form),
+            Self::Plugin(AskPlugin::List(form)) => (ControlRequest::Plugins {}, form),
             Self::Plugin(AskPlugin::Reload { name }) => {
-                (Request::PluginReload { plugin: name }, TABLE)
+                (ControlRequest::PluginReload { plugin: name }, TABLE)
             }
             Self::Plugin(AskPlugin::Rollback { name, generation, fresh }) => {
-                (Request::PluginRollback { plugin: name, generation, fresh }, TABLE)
+                (ControlRequest::PluginRollback { plugin: name, generation, fresh }, TABLE)
             }
             Self::Plugin(AskPlugin::Disable { name }) => {
-                (Request::PluginDisable { plugin: name }, TABLE)
+                (ControlRequest::PluginDisable { plugin: name }, TABLE)
             }
             Self::Plugin(AskPlugin::Enable { name }) => {
-                (Request::PluginEnable { plugin: name }, TABLE)
+                (ControlRequest::PluginEnable { plugin: name }, TABLE)
             }
             Self::Plugin(AskPlugin::Check(_)) => unreachable!("no question to a host"),
-            Self::Reload => (Request::Reload {}, TABLE),
+            Self::Reload => (ControlRequest::Reload {}, TABLE),
             Self::Connections(AskConnections { action, resource, form }) => match action {
-                Some(AskConnection::Close { uuid }) => (Request::Close { uuid }, TABLE),
-                None => (Request::Connections { resource }, form),
+                Some(AskConnection::Close { uuid }) => (ControlRequest::Close { uuid }, TABLE),
+                None => (ControlRequest::Connections { resource }, form),
             },
-            Self::Drain => (Request::Drain {}, TABLE),
+            Self::Drain => (ControlRequest::Drain {}, TABLE),
         }
     }
 }
@@ -151,11 +151,11 @@ impl Ask {
 /// # Errors
 /// As [`Ask::run`].
 pub(crate) fn difference(config: &Path, json: bool) -> Result<Outcome, AskError> {
-    let answer = ask(config, &Request::Diff {})?;
-    Ok(print(answer, Form { json }))
+    let answer = ask(config, &ControlRequest::Diff {})?;
+    Ok(print(answer, OutputFormat { json }))
 }
 
-fn ask(config: &Path, request: &Request) -> Result<Answer, AskError> {
+fn ask(config: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskError> {
     let path = Config::load(config)?.server.control;
     let failed = |source| AskError::NoHost { path: path.clone(), source };
     let mut stream = UnixStream::connect(&path).map_err(failed)?;
@@ -167,24 +167,24 @@ fn ask(config: &Path, request: &Request) -> Result<Answer, AskError> {
     serde_json::from_str(&answer).map_err(AskError::Answer)
 }
 
-fn print(answer: Answer, form: Form) -> Outcome {
-    let is_done = !matches!(answer, Answer::Refused(_));
+fn print(answer: ControlAnswer, form: OutputFormat) -> Outcome {
+    let is_done = !matches!(answer, ControlAnswer::Refused(_));
     let text = match answer {
-        Answer::Done(text) | Answer::Refused(text) => escaped(&text),
+        ControlAnswer::Done(text) | ControlAnswer::Refused(text) => escaped(&text),
         answer if form.json => {
             let value = serde_json::to_value(answer).unwrap_or_default();
             value["data"].to_string()
         }
-        Answer::Status(status) => print_status(&status),
-        Answer::Plugins(plugins) => print_plugins(&plugins),
-        Answer::Connections(connections) => print_connections(&connections),
-        Answer::Diff(difference) => print_difference(&difference),
+        ControlAnswer::Status(status) => print_status(&status),
+        ControlAnswer::Plugins(plugins) => print_plugins(&plugins),
+        ControlAnswer::Connections(connections) => print_connections(&connections),
+        ControlAnswer::Diff(difference) => print_difference(&difference),
     };
     Outcome { text: text.trim_end().to_owned(), is_done }
 }
 
-fn print_status(status: &Status) -> String {
-    let Status { version, pid, config, connections, .. } = status;
+fn print_status(status: &StatusReport) -> String {
+    let StatusReport { version, pid, config, connections, .. } = status;
     let up = age(status.uptime_seconds);
     let rows: Vec<Vec<String>> = status
         .resources
@@ -230,12 +230,12 @@ fn print_status(status: &Status) -> String {
     )
 }
 
-fn print_certificates(certificates: &[Certificate]) -> String {
+fn print_certificates(certificates: &[CertificateReport]) -> String {
     if certificates.is_empty() {
         return String::new();
     }
-    let row = |certificate: &Certificate| {
-        let Certificate { key, file, names, expires, days_left, problem } = certificate;
+    let row = |certificate: &CertificateReport| {
+        let CertificateReport { key, file, names, expires, days_left, problem } = certificate;
         let problem = problem.clone().unwrap_or_default();
         let names = if names.is_empty() { key.clone() } else { names.join(" ") };
         vec![names, expires.clone(), days_left.to_string(), file.clone(), problem]
@@ -244,11 +244,11 @@ fn print_certificates(certificates: &[Certificate]) -> String {
     format!("\n{}", table(&["CERTIFICATE", "EXPIRES", "DAYS", "FILE", "PROBLEM"], &rows))
 }
 
-fn print_plugins(plugins: &[Plugin]) -> String {
+fn print_plugins(plugins: &[PluginReport]) -> String {
     let rows: Vec<Vec<String>> = plugins
         .iter()
         .map(|plugin| {
-            let of = |text: fn(&super::protocol::Generation) -> String| {
+            let of = |text: fn(&super::protocol::GenerationReport) -> String| {
                 plugin.generation.as_ref().map_or("-".to_owned(), text)
             };
             vec![
@@ -296,16 +296,16 @@ fn print_plugins(plugins: &[Plugin]) -> String {
     text
 }
 
-fn kept(plugin: &Plugin) -> String {
+fn kept(plugin: &PluginReport) -> String {
     let numbers: Vec<String> = plugin.kept.iter().map(|kept| kept.number.to_string()).collect();
     numbers.join(" ")
 }
 
-fn print_connections(connections: &[Connection]) -> String {
+fn print_connections(connections: &[ConnectionReport]) -> String {
     let rows: Vec<Vec<String>> = connections
         .iter()
         .map(|connection| {
-            let Connection { uuid, kind, resource, address, ident } = connection;
+            let ConnectionReport { uuid, kind, resource, address, ident } = connection;
             let ident = ident.clone().unwrap_or_default();
             vec![uuid.clone(), kind.clone(), resource.clone(), address.clone(), ident]
         })
@@ -313,8 +313,8 @@ fn print_connections(connections: &[Connection]) -> String {
     table(&["UUID", "KIND", "RESOURCE", "ADDRESS", "IDENT"], &rows)
 }
 
-fn print_difference(difference: &Difference) -> String {
-    if *difference == Difference::default() {
+fn print_difference(difference: &DifferenceReport) -> String {
+    if *difference == DifferenceReport::default() {
         return "nothing would change".to_owned();
     }
     let lines = [

@@ -24,14 +24,14 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, timeout};
 use tracing::{info, warn};
 
-use self::protocol::{Answer, Request};
+use self::protocol::{ControlAnswer, ControlRequest};
 use crate::error::chain;
 use crate::fs::owner_only;
 use crate::hub::Hub;
 use crate::plugin::lane::handover::Succession;
 use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
-use crate::supervisor::{Change, Order};
+use crate::supervisor::{Change, OperatorCommand};
 
 /// The control socket, and the lock that keeps other hosts away from it. The lock ends with the process, however it ends.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Control {
     }
 
     /// Answers until it is aborted.
-    pub(crate) async fn serve(mut self, desk: Desk) {
+    pub(crate) async fn serve(mut self, desk: ControlContext) {
         let desk = Arc::new(desk);
         let mut asking = JoinSet::new();
         let mut look = interval(LOOK);
@@ -210,14 +210,14 @@ const MAX_REQUEST: u64 = 64 * 1024;
 
 /// What answers need.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct ControlContext {
     pub(crate) hub: Arc<Hub>,
     pub(crate) changes: mpsc::Sender<Change>,
     /// Told when the host is to drain and end.
     pub(crate) drain: mpsc::Sender<()>,
 }
 
-async fn answer_one(stream: UnixStream, desk: Arc<Desk>) {
+async fn answer_one(stream: UnixStream, desk: Arc<ControlContext>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     let read = async { (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line).await };
@@ -226,7 +226,7 @@ async fn answer_one(stream: UnixStream, desk: Arc<Desk>) {
     }
     let answer = match serde_json::from_slice(&line) {
         Ok(request) => desk.answer(request).await,
-        Err(error) => Answer::Refused(format!("the request cannot be read: {error}")),
+        Err(error) => ControlAnswer::Refused(format!("the request cannot be read: {error}")),
     };
     let Ok(mut text) = serde_json::to_vec(&answer) else { return };
     text.push(b'\n');
@@ -234,54 +234,54 @@ async fn answer_one(stream: UnixStream, desk: Arc<Desk>) {
     drop(timeout(PATIENCE, stream.get_mut().write_all(&text)).await);
 }
 
-impl Desk {
-    async fn answer(&self, request: Request) -> Answer {
+impl ControlContext {
+    async fn answer(&self, request: ControlRequest) -> ControlAnswer {
         match request {
-            Request::Status {} => Answer::Status(report::status(&self.hub)),
-            Request::Plugins {} => Answer::Plugins(report::plugins(&self.hub)),
-            Request::Connections { resource } => {
-                Answer::Connections(report::connections(&self.hub, resource.as_deref()))
+            ControlRequest::Status {} => ControlAnswer::Status(report::status(&self.hub)),
+            ControlRequest::Plugins {} => ControlAnswer::Plugins(report::plugins(&self.hub)),
+            ControlRequest::Connections { resource } => {
+                ControlAnswer::Connections(report::connections(&self.hub, resource.as_deref()))
             }
-            Request::Close { uuid } => self.close(&uuid),
-            Request::Diff {} => report::difference(self.hub.clone()).await,
-            Request::Reload {} => self.order(Order::Configuration).await,
-            Request::PluginReload { plugin } => self.order(Order::Reload(plugin)).await,
-            Request::PluginDisable { plugin } => self.order(Order::Disable(plugin)).await,
-            Request::PluginEnable { plugin } => self.order(Order::Enable(plugin)).await,
-            Request::PluginRollback { plugin, generation, fresh } => {
+            ControlRequest::Close { uuid } => self.close(&uuid),
+            ControlRequest::Diff {} => report::difference(self.hub.clone()).await,
+            ControlRequest::Reload {} => self.order(OperatorCommand::Configuration).await,
+            ControlRequest::PluginReload { plugin } => self.order(OperatorCommand::Reload(plugin)).await,
+            ControlRequest::PluginDisable { plugin } => self.order(OperatorCommand::Disable(plugin)).await,
+            ControlRequest::PluginEnable { plugin } => self.order(OperatorCommand::Enable(plugin)).await,
+            ControlRequest::PluginRollback { plugin, generation, fresh } => {
                 let succession = if fresh { Succession::Stranger } else { Succession::Heir };
-                self.order(Order::RollBack { plugin, generation, succession }).await
+                self.order(OperatorCommand::RollBack { plugin, generation, succession }).await
             }
-            Request::Drain {} => {
+            ControlRequest::Drain {} => {
                 info!("asked to drain");
                 // A second one changes nothing.
                 self.drain.try_send(()).ok();
-                Answer::Done("the host drains and ends".to_owned())
+                ControlAnswer::Done("the host drains and ends".to_owned())
             }
         }
     }
 
-    async fn order(&self, order: Order) -> Answer {
+    async fn order(&self, order: OperatorCommand) -> ControlAnswer {
         let (done, outcome) = oneshot::channel();
         if self.changes.send(Change::Order(order, done)).await.is_err() {
-            return Answer::Refused("the host is going down".to_owned());
+            return ControlAnswer::Refused("the host is going down".to_owned());
         }
         match outcome.await {
-            Ok(Ok(text)) => Answer::Done(text),
-            Ok(Err(text)) => Answer::Refused(text),
-            Err(_) => Answer::Refused("the host is going down".to_owned()),
+            Ok(Ok(text)) => ControlAnswer::Done(text),
+            Ok(Err(text)) => ControlAnswer::Refused(text),
+            Err(_) => ControlAnswer::Refused("the host is going down".to_owned()),
         }
     }
 
-    fn close(&self, uuid: &str) -> Answer {
+    fn close(&self, uuid: &str) -> ControlAnswer {
         let peer = Identity::key_of(uuid)
             .and_then(|key| self.hub.registry.find(plugsocket_plugin::ConnectionId(key)))
             .filter(|peer| peer.identity.matches(uuid));
         let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
         match peer.map(|peer| peer.outbox.close(reason)) {
-            Some(Ok(())) => Answer::Done(format!("{uuid} is being closed")),
-            Some(Err(_)) => Answer::Refused(format!("{uuid} is closing already")),
-            None => Answer::Refused(format!("nobody is connected as {uuid}")),
+            Some(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
+            Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is closing already")),
+            None => ControlAnswer::Refused(format!("nobody is connected as {uuid}")),
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// harmless; where there is nothing to say the braces see to that, as serde passes over all keys of a unit variant.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) enum Request {
+pub(crate) enum ControlRequest {
     Status {},
     Plugins {},
     Connections {
@@ -42,11 +42,11 @@ pub(crate) enum Request {
 /// What is answered: `{"answer":"done","data":"…"}`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "data", rename_all = "kebab-case")]
-pub(crate) enum Answer {
-    Status(Status),
-    Plugins(Vec<Plugin>),
-    Connections(Vec<Connection>),
-    Diff(Difference),
+pub(crate) enum ControlAnswer {
+    Status(StatusReport),
+    Plugins(Vec<PluginReport>),
+    Connections(Vec<ConnectionReport>),
+    Diff(DifferenceReport),
     /// It was done; a sentence.
     Done(String),
     /// It was not done, and nothing changed; why.
@@ -54,7 +54,7 @@ pub(crate) enum Answer {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Status {
+pub(crate) struct StatusReport {
     pub(crate) version: String,
     pub(crate) pid: u32,
     pub(crate) uptime_seconds: u64,
@@ -62,12 +62,12 @@ pub(crate) struct Status {
     pub(crate) connections: usize,
     /// What TLS listeners serve.
     #[serde(default)]
-    pub(crate) certificates: Vec<Certificate>,
-    pub(crate) resources: Vec<Resource>,
+    pub(crate) certificates: Vec<CertificateReport>,
+    pub(crate) resources: Vec<ResourceReport>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Certificate {
+pub(crate) struct CertificateReport {
     /// `server.tls.certificates[0]`, or `server.tls.client_ca`: the authorities of clients, which have no names.
     #[serde(default)]
     pub(crate) key: String,
@@ -81,7 +81,7 @@ pub(crate) struct Certificate {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Resource {
+pub(crate) struct ResourceReport {
     pub(crate) path: String,
     pub(crate) plugin: String,
     /// Of the instance that serves; None while none does.
@@ -90,14 +90,14 @@ pub(crate) struct Resource {
     pub(crate) closed: Option<String>,
     pub(crate) lane: String,
     #[serde(flatten)]
-    pub(crate) counts: Counts,
+    pub(crate) counts: CountsReport,
     pub(crate) swaps: u64,
     pub(crate) last_pause_micros: u64,
 }
 
 /// Since the host started, for a plugin the sum of its resources.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
-pub(crate) struct Counts {
+pub(crate) struct CountsReport {
     /// At this moment.
     pub(crate) sessions: u64,
     pub(crate) messages: u64,
@@ -110,7 +110,7 @@ pub(crate) struct Counts {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Plugin {
+pub(crate) struct PluginReport {
     pub(crate) name: String,
     /// `active`, `disabled`, `refused` (mapped, but nothing of it runs), `loaded` (runs nothing, as nothing is mapped
     /// to it any more) or `available` (in the folder, not mapped).
@@ -120,21 +120,21 @@ pub(crate) struct Plugin {
     /// The only contents that are loaded (`[plugins.NAME] sha256`), hexadecimal; empty: any.
     #[serde(default)]
     pub(crate) pinned: Vec<String>,
-    pub(crate) generation: Option<Generation>,
+    pub(crate) generation: Option<GenerationReport>,
     /// Generations that were replaced, and whose code is still mapped.
     pub(crate) retired: u64,
     /// Whether its generation is watched still, and how many were undone since the host started.
     pub(crate) on_probation: bool,
     pub(crate) failed_probations: u64,
     /// What can be rolled back to, the newest first; the active one is among them.
-    pub(crate) kept: Vec<Kept>,
+    pub(crate) kept: Vec<KeptReport>,
     pub(crate) resources: Vec<String>,
     #[serde(flatten)]
-    pub(crate) counts: Counts,
+    pub(crate) counts: CountsReport,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Generation {
+pub(crate) struct GenerationReport {
     pub(crate) number: u64,
     /// SHA-256 of the library, hexadecimal.
     pub(crate) hash: String,
@@ -147,14 +147,14 @@ pub(crate) struct Generation {
 
 /// A library that served before.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Kept {
+pub(crate) struct KeptReport {
     pub(crate) number: u64,
     pub(crate) hash: String,
     pub(crate) age_seconds: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionReport {
     pub(crate) uuid: String,
     pub(crate) kind: String,
     pub(crate) resource: String,
@@ -164,7 +164,7 @@ pub(crate) struct Connection {
 
 /// What reading `plugins.toml` and the plugin folder now would change.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Difference {
+pub(crate) struct DifferenceReport {
     pub(crate) added: Vec<String>,
     pub(crate) removed: Vec<String>,
     pub(crate) remapped: Vec<String>,
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     fn check(line: &str, is_request: bool) {
-        assert_eq!(serde_json::from_str::<Request>(line).is_ok(), is_request, "{line}");
+        assert_eq!(serde_json::from_str::<ControlRequest>(line).is_ok(), is_request, "{line}");
     }
 
     #[test]

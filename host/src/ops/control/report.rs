@@ -6,21 +6,21 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::protocol::{
-    Answer, Certificate, Connection, Counts, Difference, Generation, Kept, Plugin, Resource, Status,
+    ControlAnswer, CertificateReport, ConnectionReport, CountsReport, DifferenceReport, GenerationReport, KeptReport, PluginReport, ResourceReport, StatusReport,
 };
 use crate::config::{Config, LaneKind};
 use crate::error::chain;
 use crate::fs::blocking::aside;
 use crate::hub::Hub;
-use crate::hub::status::Standing;
+use crate::hub::status::PluginStatus;
 use crate::net::tls;
 use crate::plugin::{archive, staging, watch};
 use crate::routing::resource::{Resource as Served, ServiceState};
 
-pub(super) fn status(hub: &Hub) -> Status {
+pub(super) fn status(hub: &Hub) -> StatusReport {
     let config = hub.config.load();
     let resources = hub.resources.load();
-    Status {
+    StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
         uptime_seconds: hub.started.elapsed().as_secs(),
@@ -33,8 +33,8 @@ pub(super) fn status(hub: &Hub) -> Status {
     }
 }
 
-fn certificate(standing: &tls::Standing<'_>) -> Certificate {
-    Certificate {
+fn certificate(standing: &tls::CertificateStatus<'_>) -> CertificateReport {
+    CertificateReport {
         key: standing.key(),
         file: standing.file.display().to_string(),
         names: standing.names.to_vec(),
@@ -44,7 +44,7 @@ fn certificate(standing: &tls::Standing<'_>) -> Certificate {
     }
 }
 
-fn resource(served: &Served, config: &Config) -> Resource {
+fn resource(served: &Served, config: &Config) -> ResourceReport {
     let (service, figures) = (served.service(), served.tally.figures());
     let (generation, closed) = match &service.state {
         ServiceState::Serving(inbox) => (Some(inbox.pulse().generation()), None),
@@ -55,7 +55,7 @@ fn resource(served: &Served, config: &Config) -> Resource {
         LaneKind::Thread => "thread",
         LaneKind::Shared => "shared",
     };
-    Resource {
+    ResourceReport {
         path: served.path.clone(),
         plugin: plugin.unwrap_or_default(),
         generation,
@@ -67,9 +67,9 @@ fn resource(served: &Served, config: &Config) -> Resource {
     }
 }
 
-fn counts(served: &Served) -> Counts {
+fn counts(served: &Served) -> CountsReport {
     let figures = served.tally.figures();
-    Counts {
+    CountsReport {
         sessions: served.count() as u64,
         messages: figures.messages,
         refused_messages: figures.refused,
@@ -79,7 +79,7 @@ fn counts(served: &Served) -> Counts {
     }
 }
 
-impl std::iter::Sum for Counts {
+impl std::iter::Sum for CountsReport {
     fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
         counts.fold(Self::default(), |sum, next| Self {
             sessions: sum.sessions + next.sessions,
@@ -92,7 +92,7 @@ impl std::iter::Sum for Counts {
     }
 }
 
-pub(super) fn plugins(hub: &Hub) -> Vec<Plugin> {
+pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
     let (config, roster) = (hub.config.load(), hub.roster.load());
     let in_folder = watch::libraries(&config.server.plugin_dir);
     let mut names: BTreeSet<&str> =
@@ -102,7 +102,7 @@ pub(super) fn plugins(hub: &Hub) -> Vec<Plugin> {
     names.into_iter().map(|name| plugin(name, hub, &config, roster.get(name))).collect()
 }
 
-fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -> Plugin {
+fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&PluginStatus>) -> PluginReport {
     let served = hub.resources.load();
     let resources: Vec<String> = config.mapped_to(name).map(|(path, _)| path.clone()).collect();
     let generation = standing.and_then(|standing| standing.generation.as_ref());
@@ -113,7 +113,7 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -
         None if resources.is_empty() => "available",
         None => "refused",
     };
-    Plugin {
+    PluginReport {
         name: name.to_owned(),
         state: state.to_owned(),
         refused: standing.and_then(|standing| standing.refused.clone()),
@@ -122,7 +122,7 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -
             .get(name)
             .map(|plugin| plugin.sha256.iter().map(|hash| staging::hex(hash)).collect())
             .unwrap_or_default(),
-        generation: generation.map(|running| Generation {
+        generation: generation.map(|running| GenerationReport {
             number: running.number,
             hash: running.hash.clone(),
             package: running.package.clone(),
@@ -139,8 +139,8 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&Standing>) -
     }
 }
 
-fn kept(standing: &Standing) -> Vec<Kept> {
-    let kept = |kept: &archive::Kept| Kept {
+fn kept(standing: &PluginStatus) -> Vec<KeptReport> {
+    let kept = |kept: &archive::Kept| KeptReport {
         number: kept.number,
         hash: kept.hash.clone(),
         age_seconds: age(kept.since).as_secs(),
@@ -152,11 +152,11 @@ fn age(since: SystemTime) -> Duration {
     since.elapsed().unwrap_or_default()
 }
 
-pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<Connection> {
+pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionReport> {
     let mut found = Vec::new();
     hub.registry.for_each(|peer| {
         if resource.is_none_or(|path| peer.resource.path == path) {
-            found.push(Connection {
+            found.push(ConnectionReport {
                 uuid: peer.identity.as_str().to_owned(),
                 kind: peer.kind.as_str().to_owned(),
                 resource: peer.resource.path.clone(),
@@ -172,7 +172,7 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<Connection> 
 }
 
 /// Reads the file and hashes the libraries, off the runtime.
-pub(super) async fn difference(hub: Arc<Hub>) -> Answer {
+pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
     let compared = aside(move || {
         let old = hub.config.load_full();
         let new = Config::load(&old.path).map_err(|error| chain(&error))?;
@@ -182,16 +182,16 @@ pub(super) async fn difference(hub: Arc<Hub>) -> Answer {
         Ok::<_, String>(difference)
     });
     match compared.await {
-        Ok(Ok(difference)) => Answer::Diff(difference),
-        Ok(Err(text)) => Answer::Refused(text),
-        Err(error) => Answer::Refused(error.to_string()),
+        Ok(Ok(difference)) => ControlAnswer::Diff(difference),
+        Ok(Err(text)) => ControlAnswer::Refused(text),
+        Err(error) => ControlAnswer::Refused(error.to_string()),
     }
 }
 
-fn difference_of(old: &Config, new: &Config) -> Difference {
+fn difference_of(old: &Config, new: &Config) -> DifferenceReport {
     let diff = old.diff(new);
     let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
-    Difference {
+    DifferenceReport {
         added: diff.added,
         removed: diff.removed,
         remapped: diff.remapped,
@@ -206,7 +206,7 @@ fn difference_of(old: &Config, new: &Config) -> Difference {
 }
 
 /// Plugins that run, and whose library has another content than what runs.
-fn swapped(config: &Config, roster: &BTreeMap<String, Standing>) -> Vec<String> {
+fn swapped(config: &Config, roster: &BTreeMap<String, PluginStatus>) -> Vec<String> {
     let differs = |name: &&String| {
         let running = roster[*name].generation.as_ref();
         let file = watch::library(&config.server.plugin_dir, name);

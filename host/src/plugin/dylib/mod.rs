@@ -62,7 +62,7 @@ pub(crate) struct Generation {
     pub(crate) plugin: String,
     pub(crate) number: u64,
     pub(crate) path: PathBuf,
-    pub(crate) facts: Facts,
+    pub(crate) facts: PluginFacts,
     /// How many instances of it there are, and states in its memory.
     living: AtomicUsize,
     module: ModuleRef,
@@ -70,7 +70,7 @@ pub(crate) struct Generation {
 
 /// What a library says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
+pub(crate) struct PluginFacts {
     /// Package name and version of the plugin.
     pub(crate) package: String,
     pub(crate) version: String,
@@ -91,11 +91,11 @@ impl Generation {
     pub(crate) fn open(plugin: &str, number: u64, path: &Path) -> Result<Self, LoadError> {
         let module = open_module(path)?;
         module.attach()(LogSink {
-            context: leak(Origin { plugin: plugin.to_owned(), generation: number }),
+            context: leak(CallOrigin { plugin: plugin.to_owned(), generation: number }),
             max_level: max_level(),
             log: log_of_library,
         });
-        let facts = Facts {
+        let facts = PluginFacts {
             package: module.name().as_str().to_owned(),
             version: module.version().as_str().to_owned(),
             build: module.build().as_str().to_owned(),
@@ -116,8 +116,8 @@ impl Generation {
         router: Arc<Router>,
         config: &str,
     ) -> Result<DylibInstance, Failure> {
-        let voice: &'static Voice = Box::leak(Box::new(Voice {
-            state: AtomicU8::new(Voice::CANDIDATE),
+        let voice: &'static InstanceContext = Box::leak(Box::new(InstanceContext {
+            state: AtomicU8::new(InstanceContext::CANDIDATE),
             generation: self.clone(),
             resource,
             router,
@@ -243,7 +243,7 @@ fn advise_pageout(start: usize, length: usize) {
 /// An instance behind the boundary.
 pub(crate) struct DylibInstance {
     pointer: InstancePtr,
-    voice: &'static Voice,
+    voice: &'static InstanceContext,
 }
 
 impl DylibInstance {
@@ -285,14 +285,14 @@ impl Instance for DylibInstance {
         let snapshot = |raw: RawSnapshot| {
             let generation = self.voice.generation.clone();
             generation.living.fetch_add(1, Ordering::Relaxed);
-            let state = State { bytes: raw.bytes, generation };
+            let state = InstanceState { bytes: raw.bytes, generation };
             Snapshot { version: raw.version, bytes: Bytes::from_owner(state) }
         };
         Ok(taken.into_option().map(snapshot))
     }
 
     fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
-        self.voice.state.store(Voice::ACTIVE, Ordering::Release);
+        self.voice.state.store(InstanceContext::ACTIVE, Ordering::Release);
         let Some(Snapshot { version, bytes }) = snapshot else { return Ok(()) };
         self.module().restore()(self.pointer, *version, bytes.as_ref().into())
             .into_result()
@@ -300,11 +300,11 @@ impl Instance for DylibInstance {
     }
 
     fn retire(&mut self) {
-        self.voice.state.store(Voice::RETIRED, Ordering::Release);
+        self.voice.state.store(InstanceContext::RETIRED, Ordering::Release);
     }
 
-    fn voice(&self) -> Option<(health::Voice, u8)> {
-        Some((&self.voice.state, Voice::RETIRED))
+    fn voice(&self) -> Option<(health::Revocation, u8)> {
+        Some((&self.voice.state, InstanceContext::RETIRED))
     }
 
     fn tick_every(&mut self) -> Option<Duration> {
@@ -335,18 +335,18 @@ impl Drop for DylibInstance {
 }
 
 /// The state that an instance gave, in memory that only its library can free: 100 MB are not copied once more for that.
-struct State {
+struct InstanceState {
     bytes: RVec<u8>,
     generation: Arc<Generation>,
 }
 
-impl AsRef<[u8]> for State {
+impl AsRef<[u8]> for InstanceState {
     fn as_ref(&self) -> &[u8] {
         self.bytes.as_slice()
     }
 }
 
-impl Drop for State {
+impl Drop for InstanceState {
     fn drop(&mut self) {
         drop(std::mem::take(&mut self.bytes));
         self.generation.depart();
@@ -366,14 +366,14 @@ fn unix_millis(now: SystemTime) -> u64 {
 }
 
 /// What an instance speaks to the host with. Leaked: some 100 bytes for each instance ever started.
-struct Voice {
+struct InstanceContext {
     state: AtomicU8,
     generation: Arc<Generation>,
     resource: Arc<Resource>,
     router: Arc<Router>,
 }
 
-impl Voice {
+impl InstanceContext {
     /// Not serving yet: it may log, and nothing else.
     const CANDIDATE: u8 = 0;
     const ACTIVE: u8 = 1;
@@ -394,18 +394,18 @@ impl Voice {
 }
 
 /// Who a line of the log is from, where no instance is known.
-struct Origin {
+struct CallOrigin {
     plugin: String,
     generation: u64,
 }
 
-fn leak(origin: Origin) -> HostContext {
+fn leak(origin: CallOrigin) -> HostContext {
     HostContext(std::ptr::from_ref(Box::leak(Box::new(origin))).cast())
 }
 
-fn voice(context: HostContext) -> &'static Voice {
-    // SAFETY: `Generation::start` made the context from a leaked `Voice`; plugins hand it back unchanged.
-    unsafe { &*context.0.cast::<Voice>() }
+fn voice(context: HostContext) -> &'static InstanceContext {
+    // SAFETY: `Generation::start` made the context from a leaked `InstanceContext`; plugins hand it back unchanged.
+    unsafe { &*context.0.cast::<InstanceContext>() }
 }
 
 fn host_table() -> HostTableRef {
@@ -555,7 +555,7 @@ extern "C" fn set_fyi(context: HostContext, id: u64, fyi: RStr<'_>) -> u32 {
 
 extern "C" fn sessions(context: HostContext, visitor: Visitor<'_>) -> u32 {
     let voice = voice(context);
-    if voice.state.load(Ordering::Acquire) != Voice::ACTIVE {
+    if voice.state.load(Ordering::Acquire) != InstanceContext::ACTIVE {
         return status::RETIRED;
     }
     for peer in voice.resource.members() {
@@ -571,8 +571,8 @@ extern "C" fn log(context: HostContext, level: u32, _target: RStr<'_>, text: RSt
 }
 
 extern "C" fn log_of_library(context: HostContext, level: u32, target: RStr<'_>, text: RStr<'_>) {
-    // SAFETY: `Generation::open` made the context from a leaked `Origin`; plugins hand it back unchanged.
-    let origin = unsafe { &*context.0.cast::<Origin>() };
+    // SAFETY: `Generation::open` made the context from a leaked `CallOrigin`; plugins hand it back unchanged.
+    let origin = unsafe { &*context.0.cast::<CallOrigin>() };
     crate::ops::logging::plugin_line(
         level,
         &origin.plugin,

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::plugin::{Failure, Instance, Snapshot};
-use crate::routing::counters::Figures;
+use crate::routing::counters::CounterValues;
 use crate::routing::registry::Peer;
 
 /// A successor, ready to take over.
@@ -52,7 +52,7 @@ pub(crate) struct Handover {
     /// Who was there.
     pub(crate) sessions: Vec<Arc<Peer>>,
     /// What had been counted of the resource.
-    pub(crate) figures: Figures,
+    pub(crate) figures: CounterValues,
 }
 
 /// Why the predecessor goes on.
@@ -130,10 +130,10 @@ pub(crate) async fn restore(
 }
 
 /// Ends when an instance is gone.
-pub(crate) type Gone = oneshot::Receiver<()>;
+pub(crate) type RetiredReceiver = oneshot::Receiver<()>;
 
 /// Drops an instance where it holds nobody up: its `Drop` may join threads.
-pub(crate) fn discard(instance: Box<dyn Instance>) -> Gone {
+pub(crate) fn discard(instance: Box<dyn Instance>) -> RetiredReceiver {
     let (done, gone) = oneshot::channel();
     let name = format!("drop:{}", instance.generation());
     let work = move || {

@@ -1,7 +1,7 @@
 //! What a lane shows of itself while it runs, and the way to give it up.
 //!
 //! The lane stamps each callback with two stores; it reads no clock. Whoever wants to know how long a callback has been
-//! running looks at the stamp now and then ([`Watch`]). A callback that never returns cannot be ended: its lane is
+//! running looks at the stamp now and then ([`StallDetector`]). A callback that never returns cannot be ended: its lane is
 //! *given up*, which mutes the instance, makes the lane's inbox refuse, and leaves the thread to itself. Giving up and returning
 //! from the callback meet in one atomic word, so exactly one of them comes first.
 
@@ -44,20 +44,20 @@ impl Callback {
         [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot];
 
     fn of(word: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|callback| *callback as u64 == word & Pulse::CALLBACK)
+        Self::ALL.into_iter().find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
     }
 }
 
 /// Takes the voice of an instance from outside its lane.
-pub(crate) type Voice = &'static AtomicU8;
+pub(crate) type Revocation = &'static AtomicU8;
 
 /// Shared by a lane, its inbox and whoever watches it.
 #[derive(Debug, Default)]
-pub(crate) struct Pulse {
+pub(crate) struct LaneHealth {
     stamp: Stamp,
     generation: AtomicU64,
     /// State of the instance's voice and the value that mutes it.
-    voice: Mutex<Option<(Voice, u8)>>,
+    voice: Mutex<Option<(Revocation, u8)>>,
     is_given_up: AtomicBool,
     given_up: CancellationToken,
 }
@@ -67,7 +67,7 @@ pub(crate) struct Pulse {
 #[repr(align(128))]
 struct Stamp(AtomicU64);
 
-impl Pulse {
+impl LaneHealth {
     const CALLBACK: u64 = 0xf;
     const CALL: u64 = 0x10;
     const GIVEN_UP: u64 = 1 << 63;
@@ -86,7 +86,7 @@ impl Pulse {
     }
 
     /// The lane has another instance now.
-    pub(crate) fn serves(&self, generation: u64, voice: Option<(Voice, u8)>) {
+    pub(crate) fn serves(&self, generation: u64, voice: Option<(Revocation, u8)>) {
         self.generation.store(generation, Ordering::Relaxed);
         *self.voice.lock().unwrap_or_else(PoisonError::into_inner) = voice;
     }
@@ -160,7 +160,7 @@ const SHORT: Duration = Duration::from_millis(500);
 
 /// What is to be said of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Finding {
+pub(crate) enum StallFinding {
     /// A callback has been running for longer than it should, and still runs.
     Slow(Callback, Duration),
     /// It has come back after all.
@@ -171,7 +171,7 @@ pub(crate) enum Finding {
 
 /// Looks at one lane again and again. Durations are as exact as the looks are frequent.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct StallDetector {
     call: u64,
     callback: Option<Callback>,
     since: Instant,
@@ -179,7 +179,7 @@ pub(crate) struct Watch {
     is_known_stuck: bool,
 }
 
-impl Watch {
+impl StallDetector {
     pub(crate) fn new(now: Instant) -> Self {
         Self { call: 0, callback: None, since: now, was_slow: false, is_known_stuck: false }
     }
@@ -197,20 +197,20 @@ impl Watch {
     /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until it is known.
     pub(crate) fn look(
         &mut self,
-        pulse: &Pulse,
+        pulse: &LaneHealth,
         now: Instant,
         limits: &Watchdog,
-    ) -> Option<Finding> {
+    ) -> Option<StallFinding> {
         let (call, callback) = pulse.call().unzip();
         let lasted = now.saturating_duration_since(self.since);
         if callback.is_some() && call == Some(self.call) {
             let callback = callback?;
             if lasted >= limits.callback_limit && !self.is_known_stuck {
-                return Some(Finding::Stuck(self.call, callback, lasted));
+                return Some(StallFinding::Stuck(self.call, callback, lasted));
             }
             if lasted >= limits.callback_warn && !self.was_slow {
                 self.was_slow = true;
-                return Some(Finding::Slow(callback, lasted));
+                return Some(StallFinding::Slow(callback, lasted));
             }
             return None;
         }
@@ -222,7 +222,7 @@ impl Watch {
             was_slow: false,
             is_known_stuck: false,
         };
-        ended.map(|callback| Finding::Ended(callback, lasted))
+        ended.map(|callback| StallFinding::Ended(callback, lasted))
     }
 }
 
@@ -239,18 +239,18 @@ mod tests {
 
     #[test]
     fn a_slow_callback_is_reported_once_while_it_runs_and_once_when_it_ends() {
-        let (pulse, start) = (Pulse::default(), Instant::now());
+        let (pulse, start) = (LaneHealth::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let for_ = Duration::from_secs;
-        let mut watch = Watch::new(start);
+        let mut watch = StallDetector::new(start);
         assert_eq!(watch.look(&pulse, at(0), &LIMITS), None);
         pulse.begin(Callback::Message);
         assert_eq!(watch.look(&pulse, at(10), &LIMITS), None);
-        let slow = Finding::Slow(Callback::Message, for_(2));
+        let slow = StallFinding::Slow(Callback::Message, for_(2));
         assert_eq!(watch.look(&pulse, at(12), &LIMITS), Some(slow));
         assert_eq!(watch.look(&pulse, at(13), &LIMITS), None);
         assert!(pulse.end());
-        let ended = Finding::Ended(Callback::Message, for_(4));
+        let ended = StallFinding::Ended(Callback::Message, for_(4));
         assert_eq!(watch.look(&pulse, at(14), &LIMITS), Some(ended));
         assert_eq!(watch.look(&pulse, at(15), &LIMITS), None);
         // Another call at each look is no slow call, however often the lane is found at work.
@@ -269,27 +269,27 @@ mod tests {
         {
             assert_eq!(overslept(millis(elapsed), millis(pause)), millis(expected), "{elapsed}");
         }
-        let (pulse, start) = (Pulse::default(), Instant::now());
+        let (pulse, start) = (LaneHealth::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut watch = Watch::new(start);
+        let mut watch = StallDetector::new(start);
         pulse.begin(Callback::Message);
         assert_eq!(watch.look(&pulse, at(1), &LIMITS), None);
         watch.excuse(Duration::from_secs(60));
         assert_eq!(watch.look(&pulse, at(61), &LIMITS), None);
         let stuck = watch.look(&pulse, at(67), &LIMITS);
-        assert!(matches!(stuck, Some(Finding::Stuck(_, _, lasted)) if lasted.as_secs() == 6));
+        assert!(matches!(stuck, Some(StallFinding::Stuck(_, _, lasted)) if lasted.as_secs() == 6));
     }
 
     #[test]
     fn a_lane_is_given_up_in_the_call_that_was_meant_or_not_at_all() {
         static VOICE: AtomicU8 = AtomicU8::new(1);
-        let (pulse, start) = (Pulse::default(), Instant::now());
+        let (pulse, start) = (LaneHealth::default(), Instant::now());
         pulse.serves(1, Some((&VOICE, 2)));
-        let mut watch = Watch::new(start);
+        let mut watch = StallDetector::new(start);
         pulse.begin(Callback::Tick);
         watch.look(&pulse, start, &LIMITS);
         let found = watch.look(&pulse, start + Duration::from_secs(9), &LIMITS);
-        let Some(Finding::Stuck(call, Callback::Tick, _)) = found else { panic!("{found:?}") };
+        let Some(StallFinding::Stuck(call, Callback::Tick, _)) = found else { panic!("{found:?}") };
         assert!(pulse.end());
         assert!(!pulse.give_up(call) && !pulse.is_given_up());
         pulse.begin(Callback::Tick);

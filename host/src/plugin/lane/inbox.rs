@@ -1,7 +1,7 @@
 //! The way into a lane: a bounded queue that also refuses once the lane was given up, and the short way past it.
 //!
 //! The queue of a lane that is stuck stays open, because its receiver is on the stuck thread. So whoever sends looks at the
-//! lane's [`Pulse`] first, and whoever waits for a place waits for the end of the lane as well.
+//! lane's [`LaneHealth`] first, and whoever waits for a place waits for the end of the lane as well.
 //!
 //! **The short way.** An application that never blocks needs no task of its own: where nothing is queued and nobody is at
 //! it, the sender takes the lane's place for the length of its item and calls the application itself. That saves two task switches a
@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
-use super::health::Pulse;
-use super::{Clerk, Item, Place};
+use super::health::LaneHealth;
+use super::{Dispatcher, Item, DispatcherSlot};
 use crate::routing::input::{Input, Load};
 use crate::routing::registry::Peer;
 use crate::routing::sync::AtomicUsize;
@@ -22,24 +22,24 @@ use crate::routing::sync::AtomicUsize;
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
     items: mpsc::Sender<Item>,
-    desk: Arc<Desk>,
+    desk: Arc<LaneShared>,
 }
 
 /// What a lane and the ways into it share.
 #[derive(Debug)]
-pub(super) struct Desk {
-    pub(super) pulse: Arc<Pulse>,
+pub(super) struct LaneShared {
+    pub(super) pulse: Arc<LaneHealth>,
     /// Items that were sent and are not done.
     pub(super) queued: AtomicUsize,
-    pub(super) place: Place,
+    pub(super) place: DispatcherSlot,
 }
 
 impl Inbox {
-    pub(super) fn new(items: mpsc::Sender<Item>, desk: Arc<Desk>) -> Self {
+    pub(super) fn new(items: mpsc::Sender<Item>, desk: Arc<LaneShared>) -> Self {
         Self { items, desk }
     }
 
-    pub(crate) fn pulse(&self) -> &Arc<Pulse> {
+    pub(crate) fn pulse(&self) -> &Arc<LaneHealth> {
         &self.desk.pulse
     }
 
@@ -56,7 +56,7 @@ impl Inbox {
             _ => return self.queue(item),
         }
         let mut item = Some(item);
-        let work = |clerk: &mut Clerk| item.take().into_iter().for_each(|item| clerk.apply(item));
+        let work = |clerk: &mut Dispatcher| item.take().into_iter().for_each(|item| clerk.apply(item));
         self.take_turn(work);
         item.map_or(Ok(()), |item| self.queue(item))
     }
@@ -83,7 +83,7 @@ impl Inbox {
         self.queue(Item::Inputs { peer: peer.clone(), inputs, lent: Load::default() })
     }
 
-    fn take_turn(&self, work: impl FnOnce(&mut Clerk)) -> bool {
+    fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) -> bool {
         !self.desk.pulse.is_given_up()
             && self.desk.queued.load(Ordering::Acquire) == 0
             && self.desk.place.take_turn(work)
@@ -135,7 +135,7 @@ impl Inbox {
 /// A place in the queue.
 pub(crate) struct Permit<'a> {
     permit: mpsc::Permit<'a, Item>,
-    desk: &'a Desk,
+    desk: &'a LaneShared,
 }
 
 impl Permit<'_> {

@@ -4,7 +4,7 @@
 //! calls the application for each event in order, and writes the dialog's answers into the peers' outboxes. It also
 //! performs swaps, between two events. Connections wait here when an application is slow: the inbox is bounded, and a
 //! connection whose event does not fit does not read on. For an application that never blocks, a sender may take the
-//! lane's turn (`inbox.rs`): whoever has the [`Clerk`] is the lane.
+//! lane's turn (`inbox.rs`): whoever has the [`Dispatcher`] is the lane.
 
 pub(crate) mod handover;
 pub(crate) mod health;
@@ -23,11 +23,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
 use self::handover::{
-    Gone, Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
+    RetiredReceiver, Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
 };
-use self::health::{Callback, Pulse};
-use self::inbox::{Desk, Inbox};
-use super::snapshot_file::State;
+use self::health::{Callback, LaneHealth};
+use self::inbox::{LaneShared, Inbox};
+use super::snapshot_file::SnapshotFile;
 use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
 use crate::protocol::close::{CloseReason, sendable};
@@ -52,12 +52,12 @@ pub(crate) enum Item {
     Swap(Swap),
     /// Hands the state to somebody who keeps it, with the name of the application that gave it: only the lane knows which one serves
     /// at that moment. The instance goes on.
-    Snapshot(oneshot::Sender<Result<Option<State>, Failure>>),
+    Snapshot(oneshot::Sender<Result<Option<SnapshotFile>, Failure>>),
     /// Ends the lane after what is already in its inbox; the instance goes on in another one.
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after what is already in the inbox; every connection is closed. Answered then, with what tells when the
     /// instance is gone: its `Drop` may take its time.
-    Stop(oneshot::Sender<Gone>),
+    Stop(oneshot::Sender<RetiredReceiver>),
 }
 
 impl Item {
@@ -73,32 +73,32 @@ impl Item {
 }
 
 /// A lane that does not run yet: what comes in waits.
-pub(crate) struct Standstill {
+pub(crate) struct PendingLane {
     items: mpsc::Receiver<Item>,
-    desk: Arc<Desk>,
+    desk: Arc<LaneShared>,
 }
 
 /// Makes the inbox of a lane; `capacity` is in items.
-pub(crate) fn open(capacity: usize) -> (Inbox, Standstill) {
+pub(crate) fn open(capacity: usize) -> (Inbox, PendingLane) {
     follow(capacity, Arc::default())
 }
 
 /// Makes the inbox of a lane that will go on with the instance of another one: given up together with it.
-pub(crate) fn follow(capacity: usize, pulse: Arc<Pulse>) -> (Inbox, Standstill) {
+pub(crate) fn follow(capacity: usize, pulse: Arc<LaneHealth>) -> (Inbox, PendingLane) {
     let (inbox, items) = mpsc::channel(capacity);
-    let desk = Arc::new(Desk { pulse, queued: AtomicUsize::new(0), place: Place::default() });
-    (Inbox::new(inbox, desk.clone()), Standstill { items, desk })
+    let desk = Arc::new(LaneShared { pulse, queued: AtomicUsize::new(0), place: DispatcherSlot::default() });
+    (Inbox::new(inbox, desk.clone()), PendingLane { items, desk })
 }
 
 /// Where a lane is going to run. Had before anything depends on it, because the system may have no thread left; one that is not used
 /// ends by itself.
-pub(crate) enum Berth {
+pub(crate) enum Executor {
     Task,
     /// A thread that waits for its lane.
     Thread(std::sync::mpsc::Sender<Lane>),
 }
 
-impl Berth {
+impl Executor {
     /// For the lane of the resource with this path.
     ///
     /// # Errors
@@ -126,13 +126,13 @@ impl Berth {
     }
 }
 
-impl Standstill {
+impl PendingLane {
     /// Starts the lane of `resource`. It ends with [`Item::Stop`] or [`Item::Yield`].
-    pub(crate) fn start(self, resource: Arc<Resource>, berth: Berth, instance: Box<dyn Instance>) {
+    pub(crate) fn start(self, resource: Arc<Resource>, berth: Executor, instance: Box<dyn Instance>) {
         let lane = self.staffed(resource, berth.kind(), instance);
         match berth {
-            Berth::Task => drop(Handle::current().spawn(lane.run(SHARED_BATCH))),
-            Berth::Thread(thread) => {
+            Executor::Task => drop(Handle::current().spawn(lane.run(SHARED_BATCH))),
+            Executor::Thread(thread) => {
                 // It waits for that and for nothing else.
                 drop(thread.send(lane));
             }
@@ -143,12 +143,12 @@ impl Standstill {
     fn staffed(self, resource: Arc<Resource>, kind: LaneKind, instance: Box<dyn Instance>) -> Lane {
         let Self { items, desk } = self;
         desk.pulse.serves(instance.generation(), instance.voice());
-        let clerk = Clerk {
+        let clerk = Dispatcher {
             pulse: desk.pulse.clone(),
             resource,
             instance,
             next_tick: None,
-            ending: Ending::None,
+            ending: LaneEnd::None,
         };
         desk.place.put(Box::new(clerk));
         desk.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
@@ -176,7 +176,7 @@ const LONG_BATCH: Duration = Duration::from_millis(1);
 /// The consumer of the queue.
 pub(crate) struct Lane {
     items: mpsc::Receiver<Item>,
-    desk: Arc<Desk>,
+    desk: Arc<LaneShared>,
 }
 
 /// What comes of a lane's work.
@@ -192,8 +192,8 @@ enum Work {
 /// Where the clerk sits while it has nothing to do: whoever has taken it from here is the lane. On a thread of its own that is only
 /// the thread.
 #[derive(Default)]
-pub(super) struct Place {
-    clerk: Mutex<Option<Box<Clerk>>>,
+pub(super) struct DispatcherSlot {
+    clerk: Mutex<Option<Box<Dispatcher>>>,
     /// Whether a sender may take its turn here.
     is_open: AtomicBool,
     /// The clerk wants a tick that the lane does not know of.
@@ -201,20 +201,20 @@ pub(super) struct Place {
 }
 
 /// Calls the application; the single owner of the instance.
-pub(super) struct Clerk {
-    pulse: Arc<Pulse>,
+pub(super) struct Dispatcher {
+    pulse: Arc<LaneHealth>,
     resource: Arc<Resource>,
     instance: Box<dyn Instance>,
     next_tick: Option<Instant>,
-    ending: Ending,
+    ending: LaneEnd,
 }
 
 /// What becomes of the instance when the inbox is empty.
-enum Ending {
+enum LaneEnd {
     /// Nobody asked: every way into the lane was dropped.
     None,
     Yield(oneshot::Sender<Box<dyn Instance>>),
-    Stop(oneshot::Sender<Gone>),
+    Stop(oneshot::Sender<RetiredReceiver>),
     /// It was stuck; the resource has another lane by now. What is in the inbox is nobody's.
     GivenUp,
 }
@@ -320,7 +320,7 @@ impl Lane {
         }
         drop(items);
         self.desk.queued.fetch_sub(count, Ordering::AcqRel);
-        if !matches!(clerk.ending, Ending::None) {
+        if !matches!(clerk.ending, LaneEnd::None) {
             // Takes nothing new; what is already in the inbox is still done.
             self.items.close();
         }
@@ -333,7 +333,7 @@ impl Lane {
     }
 
     /// Takes the clerk from its place; None if a sender got stuck with it, and the lane was given up for that.
-    async fn clerk(&self) -> Option<Box<Clerk>> {
+    async fn clerk(&self) -> Option<Box<Dispatcher>> {
         const SHORT: usize = 20;
         let mut attempts = 0;
         loop {
@@ -351,23 +351,23 @@ impl Lane {
     }
 }
 
-impl Place {
+impl DispatcherSlot {
     /// Locked for as long as it takes to move the clerk in or out, never while it works.
-    fn take(&self) -> Option<Box<Clerk>> {
+    fn take(&self) -> Option<Box<Dispatcher>> {
         self.clerk.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put(&self, clerk: Box<Clerk>) {
+    fn put(&self, clerk: Box<Dispatcher>) {
         *self.clerk.lock().unwrap_or_else(PoisonError::into_inner) = Some(clerk);
     }
 
     /// Has the caller do the lane's work; false if the place is closed or empty.
-    pub(super) fn take_turn(&self, work: impl FnOnce(&mut Clerk)) -> bool {
+    pub(super) fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) -> bool {
         if !self.is_open.load(Ordering::Acquire) {
             return false;
         }
         let Some(mut clerk) = self.take() else { return false };
-        if !matches!(clerk.ending, Ending::None) {
+        if !matches!(clerk.ending, LaneEnd::None) {
             self.put(clerk);
             return false;
         }
@@ -390,24 +390,24 @@ impl Place {
     }
 }
 
-impl std::fmt::Debug for Place {
+impl std::fmt::Debug for DispatcherSlot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Place")
     }
 }
 
-impl Clerk {
+impl Dispatcher {
     fn end(mut self) {
-        let ending = std::mem::replace(&mut self.ending, Ending::None);
+        let ending = std::mem::replace(&mut self.ending, LaneEnd::None);
         match ending {
             // Nobody takes it only while the host goes down.
-            Ending::Yield(heir) => return drop(heir.send(self.instance)),
-            Ending::GivenUp => {
+            LaneEnd::Yield(heir) => return drop(heir.send(self.instance)),
+            LaneEnd::GivenUp => {
                 warn!("a lane that was given up has come back and ends");
                 drop(discard(self.instance));
                 return;
             }
-            Ending::None | Ending::Stop(_) => {}
+            LaneEnd::None | LaneEnd::Stop(_) => {}
         }
         let removed = CloseReason::host(CloseCode::AWAY, "this application was removed");
         for peer in self.resource.members() {
@@ -418,7 +418,7 @@ impl Clerk {
         self.instance.retire();
         // Not here: on a shared lane others wait for this thread.
         let gone = discard(self.instance);
-        if let Ending::Stop(done) = ending {
+        if let LaneEnd::Stop(done) = ending {
             // Who asked may have gone.
             drop(done.send(gone));
         }
@@ -435,13 +435,13 @@ impl Clerk {
             Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
             Item::Snapshot(done) => {
                 let plugin = self.instance.plugin().to_owned();
-                let of = |snapshot| State { plugin, snapshot };
+                let of = |snapshot| SnapshotFile { plugin, snapshot };
                 let taken = self.snapshot().map(|taken| taken.map(of));
                 // Who asked may have gone.
                 drop(done.send(taken));
             }
-            Item::Yield(heir) => self.ending = Ending::Yield(heir),
-            Item::Stop(done) => self.ending = Ending::Stop(done),
+            Item::Yield(heir) => self.ending = LaneEnd::Yield(heir),
+            Item::Stop(done) => self.ending = LaneEnd::Stop(done),
         }
     }
 
@@ -575,12 +575,12 @@ impl Clerk {
     /// A callback is over.
     fn left(&mut self) {
         if !self.pulse.end() {
-            self.ending = Ending::GivenUp;
+            self.ending = LaneEnd::GivenUp;
         }
     }
 
     fn is_given_up(&self) -> bool {
-        matches!(self.ending, Ending::GivenUp)
+        matches!(self.ending, LaneEnd::GivenUp)
     }
 
     /// For events to which the host has no answer.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 
-use self::ownership::Distrust;
+use self::ownership::OwnershipError;
 use crate::fs::{owner_only, read};
 
 /// A library's content.
@@ -42,7 +42,7 @@ pub(crate) enum StageError {
     #[error("{0}")]
     Elf(ElfProblem),
     #[error(transparent)]
-    Distrust(#[from] Distrust),
+    Distrust(#[from] OwnershipError),
     #[error(
         "its SHA-256 is {}, and [plugins.{plugin}] allows only {}; is it the library that you meant?",
         hex(found), .pinned.iter().map(|hash| hex(hash)).collect::<Vec<_>>().join(", ")
@@ -57,7 +57,7 @@ pub(crate) enum StageError {
 
 /// What a library must be, beside a library.
 #[derive(Clone, Debug)]
-pub(crate) struct Demands {
+pub(crate) struct StagingChecks {
     /// One that nobody else could have written (`reload.check_owner`).
     pub(crate) check_owner: bool,
     /// One of these, unless there are none (`[plugins.NAME]`).
@@ -124,7 +124,7 @@ pub(crate) fn stage(
     library: &Path,
     folder: &Path,
     (name, generation): (&str, u64),
-    demands: &Demands,
+    demands: &StagingChecks,
 ) -> Result<Staged, StageError> {
     restore(folder).map_err(|source| StageError::Copy { path: folder.to_owned(), source })?;
     // Without waiting for the other end, should it be a pipe.

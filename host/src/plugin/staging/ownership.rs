@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 /// Why a library is not trusted: what is wrong, and what puts it right.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Distrust {
+pub(crate) enum OwnershipError {
     #[error("{} is no regular file", .0.display())]
     NoFile(PathBuf),
     #[error(
@@ -47,14 +47,14 @@ pub(crate) enum Distrust {
 ///
 /// # Errors
 /// Somebody else could have written it.
-pub(crate) fn check(path: &Path, file: &File, staging: &Path) -> Result<(), Distrust> {
+pub(crate) fn check(path: &Path, file: &File, staging: &Path) -> Result<(), OwnershipError> {
     let unknown = |path: &Path| {
         let path = path.to_owned();
-        move |source| Distrust::Unknown { path, source }
+        move |source| OwnershipError::Unknown { path, source }
     };
     let accounts = Accounts::read().map_err(unknown(Path::new("/proc/self/status")))?;
     if !file.metadata().map_err(unknown(path))?.is_file() {
-        return Err(Distrust::NoFile(path.to_owned()));
+        return Err(OwnershipError::NoFile(path.to_owned()));
     }
     let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
     accounts.judge(path, &open)?;
@@ -133,29 +133,29 @@ impl Accounts {
     }
 
     /// What is called `path`, and reached by `at`.
-    fn judge(&self, path: &Path, at: &Path) -> Result<(), Distrust> {
+    fn judge(&self, path: &Path, at: &Path) -> Result<(), OwnershipError> {
         let path = path.to_owned();
         let judged =
             fs::metadata(at).and_then(|meta| Ok((meta.mode() & 0o020 != 0 && has_list(at)?, meta)));
         let (is_listed, meta) = match judged {
             Ok(found) => found,
-            Err(source) => return Err(Distrust::Unknown { path, source }),
+            Err(source) => return Err(OwnershipError::Unknown { path, source }),
         };
         let (owner, group, mode) = (meta.uid(), meta.gid(), meta.mode() & 0o7777);
         if owner != 0 && owner != self.host {
-            return Err(Distrust::Owner { path, owner, host: self.host });
+            return Err(OwnershipError::Owner { path, owner, host: self.host });
         }
         if mode & 0o002 != 0 {
             let who = "everybody".to_owned();
-            return Err(Distrust::Writable { path, who, mode, right: "go-w" });
+            return Err(OwnershipError::Writable { path, who, mode, right: "go-w" });
         }
         if is_listed {
-            return Err(Distrust::Listed { path, mode });
+            return Err(OwnershipError::Listed { path, mode });
         }
         // A umask of 002, as many systems have it, belongs to groups of one user each.
         if mode & 0o020 != 0 && !is_private(group, owner, &self.passwd, &self.group) {
             let who = format!("the group {group}, which is not one of its owner alone");
-            return Err(Distrust::Writable { path, who, mode, right: "g-w" });
+            return Err(OwnershipError::Writable { path, who, mode, right: "g-w" });
         }
         Ok(())
     }

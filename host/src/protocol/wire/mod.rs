@@ -263,7 +263,7 @@ thread_local! {
 pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     if stream.shutdown().await.is_ok() {
         let mut scrap = [0; 1024];
-        let mut leisure = Leisure::default();
+        let mut leisure = DiscardPacer::default();
         while let Ok(read @ 1..) = stream.read(&mut scrap).await {
             leisure.after(read).await;
         }
@@ -273,11 +273,11 @@ pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
 /// How fast the host reads what it throws away: 6 MB a second of each peer. One that is only late has soon ended; twenty that
 /// flood behind their own end would otherwise take the threads from everybody else until the time for it is over.
 #[derive(Debug, Default)]
-pub(super) struct Leisure {
+pub(super) struct DiscardPacer {
     read_bytes: usize,
 }
 
-impl Leisure {
+impl DiscardPacer {
     const PAUSE: Duration = Duration::from_millis(10);
 
     pub(super) async fn after(&mut self, read_bytes: usize) {

@@ -24,7 +24,7 @@ use crate::protocol::wire::{Progress, Received, left, not_utf8, too_long};
 
 /// tungstenite's state machine, at work on the frames that are not plain.
 #[derive(Debug)]
-pub(super) struct Unusual {
+pub(super) struct TungstenitePath {
     machine: WebSocketStream<Pipe>,
     /// Bytes of the present frame that it has not been given.
     frame_left: usize,
@@ -41,7 +41,7 @@ pub(super) struct Unusual {
     max_frames: usize,
 }
 
-impl Unusual {
+impl TungstenitePath {
     pub(super) fn new((max_message, max_frames): (usize, usize)) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(1024)

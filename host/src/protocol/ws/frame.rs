@@ -9,7 +9,7 @@ use thiserror::Error;
 
 /// What lies at the beginning of some bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Look {
+pub enum FrameHead {
     /// Not even the header is whole.
     Short,
     /// A plain frame; its payload may still be on its way.
@@ -76,12 +76,12 @@ pub struct Other {
 /// Looks at the frame that begins here. A payload of more than `max_message` bytes is not plain.
 #[must_use]
 #[inline]
-pub fn look(bytes: &[u8], max_message: usize) -> Look {
+pub fn look(bytes: &[u8], max_message: usize) -> FrameHead {
     // Nearly all of them: plain, whole headers, short payloads.
     if let &[first @ (0x81 | 0x82), second @ 0x80..=0xfd, a, b, c, d, ..] = bytes {
         let length = usize::from(second & 0x7f);
         if length <= max_message {
-            return Look::Plain(Plain {
+            return FrameHead::Plain(Plain {
                 is_text: first == 0x81,
                 header: 6,
                 length,
@@ -92,15 +92,15 @@ pub fn look(bytes: &[u8], max_message: usize) -> Look {
     look_closely(bytes, max_message)
 }
 
-fn look_closely(bytes: &[u8], max_message: usize) -> Look {
-    let &[first, ref rest @ ..] = bytes else { return Look::Short };
+fn look_closely(bytes: &[u8], max_message: usize) -> FrameHead {
+    let &[first, ref rest @ ..] = bytes else { return FrameHead::Short };
     let is_plain = matches!(first, 0x81 | 0x82);
     if !is_plain && let Some(fault) = fault_of(first, rest.first().copied()) {
-        return Look::Faulty(fault);
+        return FrameHead::Faulty(fault);
     }
-    let &[second, ref rest @ ..] = rest else { return Look::Short };
+    let &[second, ref rest @ ..] = rest else { return FrameHead::Short };
     if second & 0x80 == 0 {
-        return Look::Faulty(Fault::Unmasked);
+        return FrameHead::Faulty(Fault::Unmasked);
     }
     let (extended, minimum) = match second & 0x7f {
         126 => (2, 126),
@@ -109,9 +109,9 @@ fn look_closely(bytes: &[u8], max_message: usize) -> Look {
     };
     let Some((length, rest)) = rest.split_at_checked(extended) else {
         return if extended == 8 && rest.first().is_some_and(|byte| byte & 0x80 != 0) {
-            Look::Faulty(Fault::SignedLength)
+            FrameHead::Faulty(Fault::SignedLength)
         } else {
-            Look::Short
+            FrameHead::Short
         };
     };
     let length = match extended {
@@ -119,20 +119,20 @@ fn look_closely(bytes: &[u8], max_message: usize) -> Look {
         _ => length.iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
     };
     if length < minimum || length > max_message as u64 {
-        return Look::Faulty(match length {
+        return FrameHead::Faulty(match length {
             _ if length >> 63 != 0 => Fault::SignedLength,
             _ if length < minimum => Fault::LongLength,
             _ => Fault::TooLong,
         });
     }
-    let Some(&[a, b, c, d]) = rest.get(..4) else { return Look::Short };
+    let Some(&[a, b, c, d]) = rest.get(..4) else { return FrameHead::Short };
     // The bound was just checked, so it fits.
     let (header, length) = (6 + extended, length as usize);
     if is_plain {
-        return Look::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] });
+        return FrameHead::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] });
     }
     let leaves_open = (first & 0x08 == 0).then_some(first & 0x80 == 0);
-    Look::Other(Other { header, length, leaves_open })
+    FrameHead::Other(Other { header, length, leaves_open })
 }
 
 /// What is wrong with the first two bytes of a frame, as far as they are there, beside the mask.
@@ -213,21 +213,21 @@ mod tests {
         [&[first, second], rest].concat()
     }
 
-    fn check(bytes: &[u8], expected: Look) {
+    fn check(bytes: &[u8], expected: FrameHead) {
         assert_eq!(look(bytes, MAX), expected, "{:02x?}", &bytes[..bytes.len().min(16)]);
     }
 
     #[test]
     fn frames_are_told_apart_by_their_header() {
         let plain = |is_text, header, length| {
-            Look::Plain(Plain { is_text, header, length, mask: [1, 2, 3, 4] })
+            FrameHead::Plain(Plain { is_text, header, length, mask: [1, 2, 3, 4] })
         };
         let mask = [1, 2, 3, 4];
         check(&frame(0x81, 0x80, &mask), plain(true, 6, 0));
         check(&frame(0x82, 0x85, &mask), plain(false, 6, 5));
         check(&frame(0x81, 0xfe, &[0, 126, 1, 2, 3, 4]), plain(true, 8, 126));
         check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]), plain(true, 14, 0x1_0000));
-        let other = |leaves_open| Look::Other(Other { header: 6, length: 5, leaves_open });
+        let other = |leaves_open| FrameHead::Other(Other { header: 6, length: 5, leaves_open });
         check(&frame(0x01, 0x85, &mask), other(Some(true)));
         check(&frame(0x00, 0x85, &mask), other(Some(true)));
         check(&frame(0x80, 0x85, &mask), other(Some(false)));
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn what_breaks_the_protocol_is_never_plain() {
         let mask = [1, 2, 3, 4];
-        let faulty = Look::Faulty;
+        let faulty = FrameHead::Faulty;
         check(&frame(0x81, 0x05, b"hello"), faulty(Fault::Unmasked));
         check(&frame(0x89, 0x00, b""), faulty(Fault::Unmasked));
         check(&frame(0x81, 0xfe, &[0, 125, 1, 2, 3, 4]), faulty(Fault::LongLength));
@@ -270,9 +270,9 @@ mod tests {
             (&[0x02, 0xff, 0, 0, 0, 0, 0, 0, 0xff, 0xff], Fault::LongLength),
             (&[0x80, 0xff, 0, 0, 0, 1, 0, 0, 0, 0], Fault::TooLong),
         ] {
-            check(bytes, Look::Faulty(fault));
+            check(bytes, FrameHead::Faulty(fault));
             for end in 0..bytes.len() {
-                check(&bytes[..end], Look::Short);
+                check(&bytes[..end], FrameHead::Short);
             }
         }
     }
@@ -295,7 +295,7 @@ mod tests {
     fn a_header_is_whole_or_short_at_every_split() {
         let whole = frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]);
         for end in 0..whole.len() {
-            check(&whole[..end], Look::Short);
+            check(&whole[..end], FrameHead::Short);
         }
     }
 
@@ -307,7 +307,7 @@ mod tests {
             frame.header_mut().mask = Some([7, 8, 9, 10]);
             let mut bytes = Vec::new();
             frame.format(&mut bytes).unwrap();
-            let Look::Plain(found) = look(&bytes, MAX) else { panic!("{length}") };
+            let FrameHead::Plain(found) = look(&bytes, MAX) else { panic!("{length}") };
             assert_eq!(
                 (found.is_text, found.length, found.header + length),
                 (true, length, bytes.len())

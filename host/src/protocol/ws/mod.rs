@@ -1,7 +1,7 @@
 //! WebSocket on a socket: plain frames on the short way, everything else through tokio-tungstenite.
 //!
 //! Nearly all traffic is whole messages in one frame. They are read into a buffer of the thread's, unmasked and checked right there; so an
-//! idle connection owns no buffer. The first frame of another kind wakes tungstenite's state machine ([`Unusual`]), which is fed
+//! idle connection owns no buffer. The first frame of another kind wakes tungstenite's state machine ([`TungstenitePath`]), which is fed
 //! through a pipe in memory, frame by frame, and put away again when no fragment is under way. It puts fragments together and
 //! answers pings; what it says is written in order with the rest. The close handshake is the host's own (`closing`).
 
@@ -24,16 +24,16 @@ use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
-use self::fragments::Unusual;
-use self::frame::{Fault, Look, Other, Plain};
-use self::partial::Arriving;
+use self::fragments::TungstenitePath;
+use self::frame::{Fault, FrameHead, Other, Plain};
+use self::partial::PartialFrame;
 use self::utf8::NotUtf8;
 use super::chunk::Form;
 use super::close::CloseReason;
 use super::dialog;
 use super::outgoing::Outgoing;
 use super::wire::{
-    BATCH_MESSAGES, Leisure, NO_CLOSE_FRAME, Progress, Received, SCRATCH, STEP, Traffic,
+    BATCH_MESSAGES, DiscardPacer, NO_CLOSE_FRAME, Progress, Received, SCRATCH, STEP, Traffic,
     WriteError, WriteState, in_time, left, linger, not_utf8, too_long,
 };
 use crate::config::Limits;
@@ -47,7 +47,7 @@ pub(crate) struct WebSocket<S> {
     /// The beginning of a frame whose end has not come.
     input: Vec<u8>,
     /// What of that frame is done already.
-    arriving: Arriving,
+    arriving: PartialFrame,
     /// What was read and not asked for yet.
     traffic: Traffic,
     /// Whether `input` may hold whole frames: what came behind the request, or more messages than one read hands on.
@@ -56,7 +56,7 @@ pub(crate) struct WebSocket<S> {
     output: Vec<u8>,
     written: usize,
     /// While something is under way that is not plain.
-    unusual: Option<Box<Unusual>>,
+    unusual: Option<Box<TungstenitePath>>,
     /// Whether the peer has closed or broken the protocol: what it sends does not count any more.
     is_deaf: bool,
     /// Whether the host's close frame is on its way: nothing may be said behind it.
@@ -76,7 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             is_fresh: !input.is_empty(),
             traffic: Traffic { bytes: input.len() as u32, frames: 0 },
             input,
-            arriving: Arriving::default(),
+            arriving: PartialFrame::default(),
             output: Vec::new(),
             written: 0,
             unusual: None,
@@ -178,8 +178,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         // A large frame is read where it stays. The space grows with what came, not with what the header promises.
         let look = frame::look(&self.input, self.max_message);
         let whole = match look {
-            Look::Plain(Plain { header, length, .. }) => header + length,
-            Look::Short | Look::Other(_) | Look::Faulty(_) => 0,
+            FrameHead::Plain(Plain { header, length, .. }) => header + length,
+            FrameHead::Short | FrameHead::Other(_) | FrameHead::Faulty(_) => 0,
         };
         let missing = whole.saturating_sub(self.input.len());
         self.input.reserve_exact(missing.clamp(MIN_READ, MIN_READ.max(self.input.len())));
@@ -190,7 +190,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let mut input = std::mem::take(&mut self.input);
         let arriving = std::mem::take(&mut self.arriving);
         let progress = match look {
-            Look::Plain(plain) if self.unusual.is_none() => {
+            FrameHead::Plain(plain) if self.unusual.is_none() => {
                 let mut behind = input.split_off(whole);
                 match take_whole(input, plain, arriving, batch) {
                     Progress::More => self.take_frames(&mut behind, batch, cx),
@@ -204,7 +204,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     /// Checks what has come of the frame that `input` begins with, if it is a message in one frame.
     fn check_beginning(&mut self) -> Progress {
-        let Look::Plain(plain) = frame::look(&self.input, self.max_message) else {
+        let FrameHead::Plain(plain) = frame::look(&self.input, self.max_message) else {
             return Progress::More;
         };
         match self.arriving.advance(plain, &mut self.input) {
@@ -230,7 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             let begins = match &self.unusual {
                 Some(unusual) if unusual.is_in_frame() => None,
                 unusual => match frame::look(rest, self.max_message) {
-                    Look::Plain(_) if unusual.as_ref().is_none_or(|unusual| unusual.is_idle()) => {
+                    FrameHead::Plain(_) if unusual.as_ref().is_none_or(|unusual| unusual.is_idle()) => {
                         match take_plain(rest, self.max_message, batch) {
                             Ok(0) => break,
                             Ok(used) => rest = &mut rest[used..],
@@ -238,18 +238,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                         }
                         continue;
                     }
-                    Look::Plain(Plain { header, length, .. }) => {
+                    FrameHead::Plain(Plain { header, length, .. }) => {
                         Some(Other { header, length, leaves_open: Some(false) })
                     }
-                    Look::Other(Other { header, length, .. }) if rest[0] == frame::CLOSE => {
+                    FrameHead::Other(Other { header, length, .. }) if rest[0] == frame::CLOSE => {
                         match rest.get_mut(..header + length) {
                             Some(frame) => return self.take_close(frame),
                             None => break,
                         }
                     }
-                    Look::Other(other) => Some(other),
-                    Look::Short => break,
-                    Look::Faulty(fault) => return faulty(fault, self.max_message),
+                    FrameHead::Other(other) => Some(other),
+                    FrameHead::Short => break,
+                    FrameHead::Faulty(fault) => return faulty(fault, self.max_message),
                 },
             };
             let (used, made) = self.take_unusual(rest, begins, batch, cx);
@@ -301,7 +301,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         cx: &mut Context<'_>,
     ) -> (usize, Progress) {
         let limits = (self.max_message, self.max_frames);
-        let unusual = self.unusual.get_or_insert_with(|| Box::new(Unusual::new(limits)));
+        let unusual = self.unusual.get_or_insert_with(|| Box::new(TungstenitePath::new(limits)));
         let begun = begins.map_or(Ok(()), |frame| {
             self.traffic.frames = self.traffic.frames.saturating_add(1);
             unusual.begin(bytes, frame)
@@ -433,7 +433,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub(crate) async fn linger(&mut self) {
         if self.is_closing && !self.is_deaf {
             let mut scrap = Vec::new();
-            let mut leisure = Leisure::default();
+            let mut leisure = DiscardPacer::default();
             while let Progress::More | Progress::Pong =
                 poll_fn(|cx| self.poll_receive(cx, &mut scrap)).await
             {
@@ -466,7 +466,7 @@ fn take_plain(
     let (mut end, mut count) = (0, 0);
     let mut verdict = Ok(());
     while count < place
-        && let Look::Plain(Plain { is_text, header, length, mask }) =
+        && let FrameHead::Plain(Plain { is_text, header, length, mask }) =
             frame::look(&bytes[end..], max_message)
         && let Some(payload) = bytes.get_mut(end + header..end + header + length)
     {
@@ -482,7 +482,7 @@ fn take_plain(
     let mut rest = &bytes[..end];
     batch.reserve(count);
     // The headers are as they were.
-    while let Look::Plain(Plain { is_text, header, length, .. }) = frame::look(rest, max_message) {
+    while let FrameHead::Plain(Plain { is_text, header, length, .. }) = frame::look(rest, max_message) {
         let bytes = match &mut shared {
             Some(shared) => shared.split_to(header + length).slice(header..),
             None => Bytes::copy_from_slice(&rest[header..]),
@@ -497,7 +497,7 @@ fn take_plain(
 fn take_whole(
     mut input: Vec<u8>,
     plain: Plain,
-    arriving: Arriving,
+    arriving: PartialFrame,
     batch: &mut Vec<Received>,
 ) -> Progress {
     if arriving.finish(plain, &mut input).is_err() {

@@ -6,13 +6,13 @@ use super::utf8::{NotUtf8, Utf8};
 
 /// What is done of a plain frame that is read where it stays. Frames that arrive whole never get here.
 #[derive(Debug, Default)]
-pub(super) struct Arriving {
+pub(super) struct PartialFrame {
     /// Bytes of the payload that are unmasked and, if they are text, checked.
     done: u32,
     text: Utf8,
 }
 
-impl Arriving {
+impl PartialFrame {
     /// Takes what is new of the frame that is all of `bytes`, as far as it has come.
     pub(super) fn advance(&mut self, plain: Plain, bytes: &mut [u8]) -> Result<(), NotUtf8> {
         let new = &mut bytes[plain.header + self.done as usize..];

@@ -1,6 +1,6 @@
 //! How much may wait for one peer, and how much does. Pure.
 //!
-//! What waits and what is being written counts, up to [`Bounds::bytes`]; beside that **one** large message may wait uncounted, or a limit
+//! What waits and what is being written counts, up to [`OutboxBounds::bytes`]; beside that **one** large message may wait uncounted, or a limit
 //! that is small enough for thousands of slow peers would be too small for one large message. So a peer that does not read costs at
 //! most `bytes` and one message.
 
@@ -9,7 +9,7 @@ use crate::protocol::payload::Payload;
 
 /// How much may wait. The same for all connections of a resource.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub(crate) struct OutboxBounds {
     pub(crate) messages: usize,
     /// Of all that counts.
     pub(crate) bytes: usize,
@@ -19,7 +19,7 @@ pub(crate) struct Bounds {
     pub(crate) policy: OutboxPolicy,
 }
 
-impl Bounds {
+impl OutboxBounds {
     /// As configured, of a resource or of the server. A message may be as long as any client's, and 4 MiB more for what an application
     /// puts around it.
     pub(crate) fn new(limits: &Limits, own: Option<&config::Outbox>) -> Self {
@@ -39,16 +39,16 @@ impl Bounds {
 
 /// What counts at the moment.
 #[derive(Debug, Default)]
-pub(super) struct Room {
+pub(super) struct Budget {
     counted: usize,
     /// Of `counted`, what the connection has taken out and not yet written.
     in_writing: usize,
-    outsize: Outsize,
+    outsize: Oversized,
 }
 
 /// Where the one uncounted message is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Outsize {
+enum Oversized {
     #[default]
     None,
     Waits,
@@ -57,19 +57,19 @@ enum Outsize {
 
 /// How an entry was admitted: what must be given back if it is taken out by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Fit {
     Counted,
     Outsize,
 }
 
-impl Room {
+impl Budget {
     /// Takes an entry of so many bytes in, if there is a place for it.
     #[inline]
-    pub(super) fn admit(&mut self, bytes: usize, limit: usize) -> Option<Place> {
+    pub(super) fn admit(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
         let sum = self.counted + bytes;
         if sum <= limit && bytes <= limit / 2 {
             self.counted = sum;
-            return Some(Place::Counted);
+            return Some(Fit::Counted);
         }
         self.admit_outsize(bytes, limit)
     }
@@ -77,28 +77,28 @@ impl Room {
     /// One that is larger than half of the limit leaves the counted place to others where it can; any other takes this way only when
     /// that is full.
     #[cold]
-    fn admit_outsize(&mut self, bytes: usize, limit: usize) -> Option<Place> {
-        if self.outsize == Outsize::None {
-            self.outsize = Outsize::Waits;
-            return Some(Place::Outsize);
+    fn admit_outsize(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
+        if self.outsize == Oversized::None {
+            self.outsize = Oversized::Waits;
+            return Some(Fit::Outsize);
         }
         let sum = self.counted + bytes;
         (sum <= limit).then(|| {
             self.counted = sum;
-            Place::Counted
+            Fit::Counted
         })
     }
 
     /// Whether there is a place for entries of so many bytes, and a large one among them.
     pub(super) fn has_place(&self, bytes: usize, limit: usize) -> bool {
-        self.outsize == Outsize::None && self.counted + bytes + limit / 2 <= limit
+        self.outsize == Oversized::None && self.counted + bytes + limit / 2 <= limit
     }
 
     /// The connection has taken out all that waits.
     pub(super) fn hand_over(&mut self) {
         self.in_writing = self.counted;
-        if self.outsize == Outsize::Waits {
-            self.outsize = Outsize::InWriting;
+        if self.outsize == Oversized::Waits {
+            self.outsize = Oversized::InWriting;
         }
     }
 
@@ -106,8 +106,8 @@ impl Room {
     #[inline]
     pub(super) fn written(&mut self) {
         self.counted -= std::mem::take(&mut self.in_writing);
-        if self.outsize == Outsize::InWriting {
-            self.outsize = Outsize::None;
+        if self.outsize == Oversized::InWriting {
+            self.outsize = Oversized::None;
         }
     }
 
@@ -117,18 +117,18 @@ impl Room {
     }
 
     /// An entry that waits is taken out by itself.
-    pub(super) fn release(&mut self, bytes: usize, place: Place) {
+    pub(super) fn release(&mut self, bytes: usize, place: Fit) {
         match place {
-            Place::Counted => self.counted -= bytes,
-            Place::Outsize => self.outsize = Outsize::None,
+            Fit::Counted => self.counted -= bytes,
+            Fit::Outsize => self.outsize = Oversized::None,
         }
     }
 
     /// What waits is dropped.
     pub(super) fn clear(&mut self) {
         self.counted = self.in_writing;
-        if self.outsize == Outsize::Waits {
-            self.outsize = Outsize::None;
+        if self.outsize == Oversized::Waits {
+            self.outsize = Oversized::None;
         }
     }
 }
@@ -140,7 +140,7 @@ mod tests {
     /// Admits entries of these sizes under a limit of 100; what of them found no place.
     #[track_caller]
     fn check(sizes: &[usize], refused: &[usize]) {
-        let mut room = Room::default();
+        let mut room = Budget::default();
         let found: Vec<_> =
             sizes.iter().filter(|size| room.admit(**size, 100).is_none()).copied().collect();
         assert_eq!(found, refused, "{sizes:?}");
@@ -162,22 +162,22 @@ mod tests {
 
     #[test]
     fn what_is_being_written_counts_until_it_is_written() {
-        let mut room = Room::default();
-        assert_eq!(room.admit(1000, 100), Some(Place::Outsize));
-        assert_eq!(room.admit(40, 100), Some(Place::Counted));
+        let mut room = Budget::default();
+        assert_eq!(room.admit(1000, 100), Some(Fit::Outsize));
+        assert_eq!(room.admit(40, 100), Some(Fit::Counted));
         room.hand_over();
-        assert_eq!(room.admit(50, 100), Some(Place::Counted));
+        assert_eq!(room.admit(50, 100), Some(Fit::Counted));
         assert_eq!(room.admit(1000, 100), None);
         room.clear();
         assert_eq!(room.counted, 40);
         room.written();
-        assert_eq!((room.counted, room.outsize), (0, Outsize::None));
-        assert_eq!(room.admit(1000, 100), Some(Place::Outsize));
+        assert_eq!((room.counted, room.outsize), (0, Oversized::None));
+        assert_eq!(room.admit(1000, 100), Some(Fit::Outsize));
     }
 
     #[test]
     fn a_read_has_a_place_if_all_of_it_could_be_sent_back() {
-        let mut room = Room::default();
+        let mut room = Budget::default();
         assert!(room.has_place(50, 100));
         assert!(!room.has_place(51, 100));
         room.admit(1000, 100);

@@ -24,9 +24,9 @@ use std::task::{Context, Poll, Waker};
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
-pub(crate) use self::budget::Bounds;
-use self::budget::Room;
-use self::overflow::Keys;
+pub(crate) use self::budget::OutboxBounds;
+use self::budget::Budget;
+use self::overflow::ConflationKeys;
 use super::input::{Input, Load};
 use super::sync::{AtomicBool, Mutex, MutexGuard};
 
@@ -47,14 +47,14 @@ pub(crate) struct Taken {
 
 /// What a connection's task does first if there is both; in turn, so that neither keeps it from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum First {
+pub(crate) enum Priority {
     Write,
     Read,
 }
 
 /// What [`Outbox::look`] finds.
 #[derive(Debug)]
-pub(crate) enum Look {
+pub(crate) enum NextStep {
     Write(Taken),
     /// Nothing was taken. `is_due`: there is something to take, to be asked for once reading has been tried.
     Wait {
@@ -65,7 +65,7 @@ pub(crate) enum Look {
 
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    state: Mutex<State>,
+    state: Mutex<OutboxState>,
     /// Whether the connection's task runs, or was woken, and looks here before it waits again: nobody need wake it. It is only taken
     /// back under the lock, so whoever put something in before is seen.
     is_attended: AtomicBool,
@@ -76,9 +76,9 @@ pub(crate) struct Outbox {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct OutboxState {
     queue: VecDeque<Outgoing>,
-    room: Room,
+    room: Budget,
     phase: Phase,
     waker: Option<Waker>,
     /// The `next` packet, where its `fyi` is not empty: set once and sent often.
@@ -88,7 +88,7 @@ struct State {
     /// Whether the connection does not read because of that.
     is_held: bool,
     /// While messages with a key wait.
-    keys: Option<Box<Keys>>,
+    keys: Option<Box<ConflationKeys>>,
     /// While there is something.
     deferred: Option<Box<Deferred>>,
 }
@@ -133,7 +133,7 @@ impl Phase {
 impl Outbox {
     /// Appends. A full outbox is a slow peer: it is closed with 1013, and what waited is dropped, as nobody would read it; unless the
     /// bounds have another policy.
-    pub(crate) fn push(&self, item: Outgoing, bounds: Bounds) -> Result<(), Gone> {
+    pub(crate) fn push(&self, item: Outgoing, bounds: OutboxBounds) -> Result<(), Gone> {
         self.push_keyed(item, None, bounds).map(drop)
     }
 
@@ -142,13 +142,13 @@ impl Outbox {
         &self,
         item: Outgoing,
         key: Option<&Arc<str>>,
-        bounds: Bounds,
+        bounds: OutboxBounds,
     ) -> Result<u32, Gone> {
         self.append(&mut self.lock(), item, key, bounds)
     }
 
     /// Appends the dialog's `next`, as [`push`](Self::push) does.
-    pub(crate) fn acknowledge(&self, bounds: Bounds) -> Result<(), Gone> {
+    pub(crate) fn acknowledge(&self, bounds: OutboxBounds) -> Result<(), Gone> {
         let mut state = self.lock();
         let next = Outgoing::Next(state.next.clone());
         self.append(&mut state, next, None, bounds).map(drop)
@@ -161,10 +161,10 @@ impl Outbox {
 
     fn append(
         &self,
-        state: &mut State,
+        state: &mut OutboxState,
         item: Outgoing,
         key: Option<&Arc<str>>,
-        bounds: Bounds,
+        bounds: OutboxBounds,
     ) -> Result<u32, Gone> {
         match state.phase {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
@@ -282,7 +282,7 @@ impl Outbox {
     }
 
     /// Whether the lane is to leave what came from this connection for later: it would fill the outbox with the answers.
-    pub(crate) fn is_crowded(&self, bounds: Bounds) -> bool {
+    pub(crate) fn is_crowded(&self, bounds: OutboxBounds) -> bool {
         self.lock().is_crowded(bounds)
     }
 
@@ -350,21 +350,21 @@ impl Outbox {
     pub(crate) fn look(
         &self,
         cx: &Context<'_>,
-        first: First,
+        first: Priority,
         more: Option<Load>,
-        bounds: Bounds,
-    ) -> Look {
+        bounds: OutboxBounds,
+    ) -> NextStep {
         let mut state = self.lock();
         state.room.written();
-        if first == First::Write
+        if first == Priority::Write
             && let Some(taken) = state.take()
         {
-            return Look::Write(taken);
+            return NextStep::Write(taken);
         }
         let may_read = state.may_read(more, bounds);
         let is_due = state.is_due();
         let _: Poll<()> = self.watch(&mut state, cx);
-        Look::Wait { may_read, is_due }
+        NextStep::Wait { may_read, is_due }
     }
 
     /// What there is, without waiting.
@@ -387,7 +387,7 @@ impl Outbox {
         .await
     }
 
-    fn watch<T>(&self, state: &mut State, cx: &Context<'_>) -> Poll<T> {
+    fn watch<T>(&self, state: &mut OutboxState, cx: &Context<'_>) -> Poll<T> {
         if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.waker = Some(cx.waker().clone());
         }
@@ -395,7 +395,7 @@ impl Outbox {
         Poll::Pending
     }
 
-    fn wake(&self, state: &State) {
+    fn wake(&self, state: &OutboxState) {
         if !self.is_attended.swap(true, Ordering::Relaxed)
             && let Some(waker) = &state.waker
         {
@@ -403,13 +403,13 @@ impl Outbox {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, OutboxState> {
         // Held for a few instructions that do not panic; a poisoned lock would mean nothing here.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl OutboxState {
     fn drop_queue(&mut self) {
         self.queue.clear();
         self.room.clear();
@@ -465,7 +465,7 @@ impl State {
     }
 
     /// Whether another answer, which may be large, could find no place. For one that has gone none is needed.
-    fn is_crowded(&self, bounds: Bounds) -> bool {
+    fn is_crowded(&self, bounds: OutboxBounds) -> bool {
         if let Phase::Finished(_) = self.phase {
             return false;
         }
@@ -478,7 +478,7 @@ impl State {
     /// So a peer that sends without waiting is read no faster than its messages are handled, and is not taken for a slow one
     /// because of the answers to what it sent itself. Beside `more` there may be one message of any size. One that has read its last could
     /// read on once nothing of it is with the lane.
-    fn may_read(&mut self, more: Option<Load>, bounds: Bounds) -> bool {
+    fn may_read(&mut self, more: Option<Load>, bounds: OutboxBounds) -> bool {
         let Load { messages, bytes } = self.with_lane;
         let Some(more) = more.filter(|_| self.deferred.is_none()) else {
             // What is deferred is with the lane as well.
@@ -502,8 +502,8 @@ mod tests {
     use crate::protocol::payload::Payload;
     use futures_util::FutureExt;
 
-    const BOUNDS: Bounds =
-        Bounds { messages: 3, bytes: 1000, message_bytes: 5000, policy: OutboxPolicy::Close };
+    const BOUNDS: OutboxBounds =
+        OutboxBounds { messages: 3, bytes: 1000, message_bytes: 5000, policy: OutboxPolicy::Close };
 
     fn text(text: &str) -> Outgoing {
         Outgoing::Message(Payload::text(text))

@@ -6,14 +6,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::State;
-use super::budget::{Bounds, Place, Room};
+use super::OutboxState;
+use super::budget::{OutboxBounds, Fit, Budget};
 use crate::config::OutboxPolicy;
 use crate::protocol::outgoing::Outgoing;
 
 /// Where the messages with a key wait.
 #[derive(Debug, Default)]
-pub(super) struct Keys {
+pub(super) struct ConflationKeys {
     spots: HashMap<Arc<str>, Spot>,
     /// How many entries were put before the first since.
     before: usize,
@@ -22,19 +22,19 @@ pub(super) struct Keys {
 #[derive(Debug)]
 struct Spot {
     index: usize,
-    place: Place,
+    place: Fit,
 }
 
 /// An entry that found no place at all.
 pub(super) struct NoPlace;
 
-impl State {
+impl OutboxState {
     /// Appends an entry, or puts it in the place of the one with its key. How many others had to go.
     pub(super) fn enter(
         &mut self,
         item: Outgoing,
         key: Option<&Arc<str>>,
-        bounds: Bounds,
+        bounds: OutboxBounds,
     ) -> Result<u32, NoPlace> {
         let key = key.filter(|_| bounds.policy == OutboxPolicy::Conflate);
         if let Some(key) = key
@@ -65,7 +65,7 @@ impl State {
         index: usize,
         key: &Arc<str>,
         item: Outgoing,
-        bounds: Bounds,
+        bounds: OutboxBounds,
     ) -> Result<(), NoPlace> {
         let spot = self.keys.as_mut().and_then(|keys| keys.spots.get_mut(key)).ok_or(NoPlace)?;
         let entry = self.queue.get_mut(index).ok_or(NoPlace)?;
@@ -79,7 +79,7 @@ impl State {
         Ok(())
     }
 
-    fn find_place(&mut self, bytes: usize, bounds: Bounds) -> Result<(Place, u32), NoPlace> {
+    fn find_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Result<(Fit, u32), NoPlace> {
         if self.queue.len() < bounds.messages
             && let Some(place) = self.room.admit(bytes, bounds.bytes)
         {
@@ -89,7 +89,7 @@ impl State {
     }
 
     #[cold]
-    fn make_place(&mut self, bytes: usize, bounds: Bounds) -> Result<(Place, u32), NoPlace> {
+    fn make_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Result<(Fit, u32), NoPlace> {
         if bounds.policy == OutboxPolicy::Close {
             return Err(NoPlace);
         }
@@ -120,7 +120,7 @@ impl State {
         let mut places = messages.saturating_sub(others);
         let mut kept = VecDeque::with_capacity(self.queue.len());
         let mut dropped = 0;
-        self.room = Room::default();
+        self.room = Budget::default();
         while let Some(item) = self.queue.pop_back() {
             let is_kept = if is_message(&item) {
                 places > 0 && self.room.admit(item.bytes(), bytes).is_some()
@@ -145,7 +145,7 @@ impl State {
     }
 }
 
-impl Keys {
+impl ConflationKeys {
     fn index(&self, key: &Arc<str>) -> Option<usize> {
         self.spots.get(key).map(|spot| spot.index + self.before)
     }
@@ -158,8 +158,8 @@ mod tests {
     use crate::routing::outbox::Outbox;
     use futures_util::FutureExt;
 
-    fn bounds(policy: OutboxPolicy) -> Bounds {
-        Bounds { messages: 4, bytes: 10_000, message_bytes: 100_000, policy }
+    fn bounds(policy: OutboxPolicy) -> OutboxBounds {
+        OutboxBounds { messages: 4, bytes: 10_000, message_bytes: 100_000, policy }
     }
 
     fn message(text: &str) -> Outgoing {
@@ -257,8 +257,8 @@ mod tests {
 
     #[test]
     fn dropping_costs_the_same_however_many_wait() {
-        let bounds = Bounds { messages: 100_000, ..bounds(OutboxPolicy::DropOldest) };
-        let bounds = Bounds { bytes: 1 << 30, ..bounds };
+        let bounds = OutboxBounds { messages: 100_000, ..bounds(OutboxPolicy::DropOldest) };
+        let bounds = OutboxBounds { bytes: 1 << 30, ..bounds };
         let outbox = Outbox::default();
         outbox.accept(None);
         let dropped: u64 = (0..1_000_000)
