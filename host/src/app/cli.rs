@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{AppError, live, rehearse};
+use super::{AppError, check, run};
 use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, Outcome};
 use crate::ops::logging::{self, LogFormat};
@@ -76,9 +76,11 @@ pub fn main() -> ExitCode {
             be_child(|| dylib::try_open(&library))
         }
         CliCommand::Preflight { library, settings: Some(settings), with_state } => {
-            be_child(|| Trial { library, with_state, settings, timeout: 0 }.rehearse())
+            be_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
         }
-        command @ CliCommand::Ask(Ask::Plugin(AskPlugin::Check(_))) => with_runtime(command, options),
+        command @ CliCommand::Ask(Ask::Plugin(AskPlugin::Check(_))) => {
+            with_runtime(command, options)
+        }
         CliCommand::Ask(ask) => tell(ask.run(&options.config)),
         CliCommand::Check { diff: true, json } => tell(client::difference(&options.config, json)),
         command => with_runtime(command, options),
@@ -131,12 +133,12 @@ fn with_runtime(command: CliCommand, options: Options) -> ExitCode {
     };
     let result = runtime.block_on(async {
         match (inherited, command) {
-            (Some(inherited), _) => Ok(live(&options.config, inherited).await?),
+            (Some(inherited), _) => Ok(run(&options.config, inherited).await?),
             (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
                 trial.run().await.map(|fine| say(&fine)).map_err(CommandError::Trial)
             }
             (None, _) => {
-                say(&rehearse(&options.config).await?);
+                say(&check(&options.config).await?);
                 Ok(())
             }
         }

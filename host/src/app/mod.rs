@@ -29,7 +29,7 @@ use crate::net::accept;
 use crate::net::connection_limits::ConnectionLimits;
 use crate::net::listener::{Layer, Listener};
 use crate::net::tls::{self, Served, Tls};
-use crate::ops::control::{self, Control, ControlError, ControlContext};
+use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{snapshot_file, staging, watch};
@@ -74,7 +74,7 @@ pub(crate) enum AppError {
 ///
 /// # Errors
 /// It cannot begin, or a part without which it is none has ended.
-pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), AppError> {
+pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppError> {
     let config = Config::load(path)?;
     let certificates = Served::load(&config, None)?;
     let mut signals = Signals::heard()?;
@@ -87,19 +87,19 @@ pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), AppErr
     let before = watch::survey(&scope(&config));
     snapshot_file::sweep(&config.server.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
-    let keeper = Arc::new(SnapshotWriter::default());
+    let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications may take their time to start, one after the other; the end need not wait for them.
     let is_started = tokio::select! {
         started = start(&hub, &mut supervisor) => started.map(|_| true)?,
         () = signals.end.come() => false,
     };
     let served = if is_started {
-        let doors = Entrances { listeners, control, before };
-        serve(&hub, (supervisor, &keeper), doors, signals).await
+        let entrances = Entrances { listeners, control, before };
+        serve(&hub, (supervisor, &snapshot_writer), entrances, signals).await
     } else {
         Ok(())
     };
-    drop(timeout(LAST_SNAPSHOTS, snapshots::write_last(&hub, &keeper)).await);
+    drop(timeout(LAST_SNAPSHOTS, snapshots::write_last(&hub, &snapshot_writer)).await);
     stop_lanes(&hub).await;
     info!("plugsocket ends");
     served
@@ -109,7 +109,7 @@ pub(crate) async fn live(path: &Path, inherited: Inherited) -> Result<(), AppErr
 ///
 /// # Errors
 /// Something cannot be served; the log says what and why.
-pub(crate) async fn rehearse(path: &Path) -> Result<String, AppError> {
+pub(crate) async fn check(path: &Path) -> Result<String, AppError> {
     let mut config = Config::load(path)?;
     let certificates = Served::load(&config, None)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
@@ -135,14 +135,14 @@ struct Entrances {
 /// Serves until it is asked to end, or until a part of it has ended without which it would only seem to serve.
 async fn serve(
     hub: &Arc<Hub>,
-    (supervisor, keeper): (Supervisor, &Arc<SnapshotWriter>),
-    doors: Entrances,
+    (supervisor, snapshot_writer): (Supervisor, &Arc<SnapshotWriter>),
+    entrances: Entrances,
     mut signals: Signals,
 ) -> Result<(), AppError> {
     let (stop, stopped) = channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
-    for listener in doors.listeners {
+    for listener in entrances.listeners {
         let (hub, stopped) = (hub.clone(), stopped.clone());
         let begin =
             move |accepted, connections: &mut _| establish::begin(accepted, &hub, connections);
@@ -150,8 +150,8 @@ async fn serve(
     }
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
     let desk = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
-    let mut background = background(hub, keeper, (doors.before, changes.clone()));
-    if let Some(control) = doors.control {
+    let mut background = background(hub, snapshot_writer, (entrances.before, changes.clone()));
+    if let Some(control) = entrances.control {
         background.spawn(control.serve(desk));
     }
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(AppError::Watchdog)?;
@@ -187,13 +187,13 @@ async fn serve(
 /// What goes on beside the connections for as long as the host serves.
 fn background(
     hub: &Arc<Hub>,
-    keeper: &Arc<SnapshotWriter>,
+    snapshot_writer: &Arc<SnapshotWriter>,
     (before, changes): (watch::Survey, mpsc::Sender<Change>),
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
     background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(keep_alive::keep_alive(hub.clone()));
-    background.spawn(snapshots::keep_states(hub.clone(), keeper.clone()));
+    background.spawn(snapshots::keep_states(hub.clone(), snapshot_writer.clone()));
     let (guarded, secured) = (hub.clone(), hub.clone());
     background.spawn(async move { auth::keep(&guarded.guards).await });
     background.spawn(async move { tls::keep(&secured.config, &secured.tls).await });
@@ -274,10 +274,10 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
         resources,
         guards: ArcSwap::default(),
         registry,
-        mint: IdentityIssuer::new(),
-        census: Arc::new(ConnectionLimits::default()),
+        identity_issuer: IdentityIssuer::new(),
+        connection_limits: Arc::new(ConnectionLimits::default()),
         tls: Tls::new(certificates),
-        roster: ArcSwap::default(),
+        plugin_statuses: ArcSwap::default(),
         started: std::time::Instant::now(),
     });
     let supervisor = Supervisor::new(hub.clone(), router, announce_reload);

@@ -26,7 +26,7 @@ use super::answer::{self, Answer};
 use super::{Applicant, Denial, Login};
 use crate::config::{CallMethod, Callback, EndpointPlace};
 use crate::error::chain;
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 
 /// An endpoint and the calls to it.
 #[derive(Debug)]
@@ -235,7 +235,8 @@ async fn look_up(
     place: OwnedSemaphorePermit,
     lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<(Vec<SocketAddr>, OwnedSemaphorePermit), CallError> {
-    let (found, place) = aside(move || (lookup(), place)).await.map_err(CallError::Lookup)?;
+    let (found, place) =
+        run_blocking(move || (lookup(), place)).await.map_err(CallError::Lookup)?;
     Ok((found.map_err(CallError::Lookup)?, place))
 }
 

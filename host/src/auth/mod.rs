@@ -27,7 +27,7 @@ use self::token::TokenError;
 use crate::config::{
     Auth, Backends, Config, ConfigError, KeyFile, Problem, Proof, Source, TokenRules,
 };
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::protocol::http::{Head, Refusal};
 
 /// The guards of all resources that have one, by path. Replaced as a whole.
@@ -238,7 +238,7 @@ pub(crate) async fn keep(guards: &ArcSwap<Guards>) {
         if guards.is_empty() {
             continue;
         }
-        if let Err(error) = aside(move || refresh(&guards)).await {
+        if let Err(error) = run_blocking(move || refresh(&guards)).await {
             tracing::error!(%error, "the look at the files of keys failed");
         }
     }

@@ -13,12 +13,12 @@ use tokio::time::timeout;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
-use super::reject::{Rejector, Rejection, CloseTimeouts, answer, denied};
+use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied};
 use super::timers::Timers;
 use super::{Connection, http_post};
 use crate::auth::{Applicant, Pass};
 use crate::config::{Config, UnknownResource};
-use crate::net::connection_limits::{Handshaking, ConnectionGuard, LimitReached};
+use crate::net::connection_limits::{ConnectionGuard, Handshaking, LimitReached};
 use crate::net::origin::Origin;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
@@ -55,21 +55,21 @@ pub(crate) struct Admitted<S> {
 pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     origin: Origin,
-    arriving: Handshaking,
+    handshaking: Handshaking,
     hub: Arc<Hub>,
 ) -> Option<Admitted<S>> {
     let config = hub.config.load_full();
-    let by = arriving.by(config.server.timeouts.head);
+    let by = handshaking.by(config.server.timeouts.head);
     let handshake = match handshake::read(&mut stream, origin, by, &config).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
-            Rejector::new(arriving, &config).refuse(stream, no, origin).await;
+            Rejector::new(handshaking, &config).refuse(stream, no, origin).await;
             return None;
         }
     };
-    let kind = match &handshake.wish {
+    let kind = match &handshake.intent {
         Intent::Page(page) => {
-            Rejector::new(arriving, &config).answer(stream, page).await;
+            Rejector::new(handshaking, &config).answer(stream, page).await;
             return None;
         }
         Intent::WebSocket { kind, .. } => *kind,
@@ -78,22 +78,29 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     };
     match find_place(origin, &handshake, kind, &hub, &config).await {
         Ok(place) => {
-            drop(arriving);
+            drop(handshaking);
             // The present one: its place is among the present resources.
             let config = hub.config.load_full();
             welcome(stream, handshake, (kind, place), &hub, &config).await
         }
-        Err(nowhere) => {
-            Rejector::new(arriving, &config).turn_away(stream, handshake, nowhere).await;
+        Err(rejection) => {
+            Rejector::new(handshaking, &config).turn_away(stream, handshake, rejection).await;
             None
         }
     }
 }
 
 /// Whether somebody for whom a proxy speaks may come in now: at the door only the proxy was seen.
-fn pace_forwarded(peer: Origin, origin: Origin, hub: &Hub, config: &Config) -> Result<(), LimitReached> {
+fn pace_forwarded(
+    peer: Origin,
+    origin: Origin,
+    hub: &Hub,
+    config: &Config,
+) -> Result<(), LimitReached> {
     match origin {
-        Origin::Ip(ip) | Origin::Hidden(Some(ip)) if origin != peer => hub.census.pace(ip, config),
+        Origin::Ip(ip) | Origin::Hidden(Some(ip)) if origin != peer => {
+            hub.connection_limits.check_rate(ip, config)
+        }
         _ => Ok(()),
     }
 }
@@ -104,7 +111,7 @@ struct Admission {
     inbox: Inbox,
     service: Arc<Service>,
     pass: Pass,
-    counted: ConnectionGuard,
+    guard: ConnectionGuard,
 }
 
 /// Where the connection belongs, if there is room for it and it is let in. It is counted last: those who are not let in, or for whom
@@ -118,7 +125,7 @@ async fn find_place(
 ) -> Result<Admission, Rejection> {
     let Handshake { head, origin, .. } = handshake;
     pace_forwarded(peer, *origin, hub, config)?;
-    hub.census.look(*origin, kind, config)?;
+    hub.connection_limits.look(*origin, kind, config)?;
     let pass = judge(handshake, kind, hub).await?;
     let Some(resource) = hub.resources.load().get(head.path()).cloned() else {
         return Err(unknown(head, config));
@@ -126,8 +133,9 @@ async fn find_place(
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
-            let (inbox, counted) = (inbox.clone(), hub.census.count(*origin, kind, config)?);
-            Ok(Admission { resource, inbox, service, pass, counted })
+            let (inbox, guard) =
+                (inbox.clone(), hub.connection_limits.count(*origin, kind, config)?);
+            Ok(Admission { resource, inbox, service, pass, guard })
         }
         ServiceState::Unavailable(outage) => {
             let reason = outage.close_reason();
@@ -193,21 +201,21 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     hub: &Arc<Hub>,
     config: &Config,
 ) -> Option<Admitted<S>> {
-    let Handshake { head, origin, read, wish } = handshake;
-    let Admission { resource, inbox, service, pass, counted } = place;
+    let Handshake { head, origin, read, intent } = handshake;
+    let Admission { resource, inbox, service, pass, guard } = place;
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
     let rate = settings.map_or(&config.server.rate, |settings| &settings.rate);
-    let is_post = matches!(wish, Intent::Post { .. });
-    let switching = match &wish {
+    let is_post = matches!(intent, Intent::Post { .. });
+    let switching = match &intent {
         Intent::WebSocket { upgrade, .. } => {
             http::switching(upgrade, protocol(&head, &service, of_token))
         }
         _ => Vec::new(),
     };
     let arrival = Arrival {
-        identity: hub.mint.mint(),
+        identity: hub.identity_issuer.issue(),
         kind,
         // A POST is answered with the dialog's packets, or it would not be answered at all.
         dialog: service.dialog || is_post,
@@ -222,14 +230,14 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let peer = Arc::new(Peer::new(arrival));
     // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
-    let wire = match wish {
+    let wire = match intent {
         Intent::Post { length } => {
             let request = http_post::PostRequest { length, read, inbox };
             let entry = hub.registry.enter(peer);
             let bytes =
                 http_post::serve(&mut stream, request, entry, config).instrument(span).await;
             // From here on it takes nobody's place.
-            drop(counted);
+            drop(guard);
             answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
             return None;
         }
@@ -240,8 +248,8 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
             Wire::websocket(stream, read, limits)
         }
     };
-    let pace = Timers::new(rate, timeouts.idle);
+    let timers = Timers::new(rate, timeouts.idle);
     let entry = hub.registry.enter(peer);
-    let connection = Connection::new(wire, entry, inbox, (limits, timeouts), pace);
-    Some(Admitted { connection, span, until, _counted: counted })
+    let connection = Connection::new(wire, entry, inbox, (limits, timeouts), timers);
+    Some(Admitted { connection, span, until, _counted: guard })
 }

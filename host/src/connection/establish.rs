@@ -31,25 +31,26 @@ const NO_TLS: &str = "this port speaks TLS: use https:// or wss://";
 
 /// Gives a socket to its task, if there is room at the door.
 pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
-    let arriving = hub.census.arrive();
+    let handshaking = hub.connection_limits.arrive();
     match accepted {
         Accepted::Unix(stream) => {
-            let admission = admit::admit(stream, Origin::Unix, arriving, hub.clone());
+            let admission = admit::admit(stream, Origin::Unix, handshaking, hub.clone());
             connections.spawn(serve(Box::pin(admission)));
         }
         Accepted::Tcp(stream, ip, layer) => {
             let config = hub.config.load();
             if !config.server.access.allows_backend(ip)
-                && let Err(full) = arriving.check(&config.server.limits)
+                && let Err(full) = handshaking.check(&config.server.limits)
             {
                 turn_away_at_once(stream, (ip, layer), full);
                 return;
             }
-            let guest = NewConnection { ip, origin: Origin::Ip(ip), layer, arriving, hub: hub.clone() };
+            let connection =
+                NewConnection { ip, origin: Origin::Ip(ip), layer, handshaking, hub: hub.clone() };
             // Two kinds of tasks: one without TLS is none the larger for it.
             match layer {
-                Layer::Plain => connections.spawn(serve(Box::pin(guest.plain(stream)))),
-                Layer::Tls => connections.spawn(serve(Box::pin(guest.secured(stream)))),
+                Layer::Plain => connections.spawn(serve(Box::pin(connection.plain(stream)))),
+                Layer::Tls => connections.spawn(serve(Box::pin(connection.secured(stream)))),
             };
         }
     }
@@ -72,38 +73,38 @@ struct NewConnection {
     ip: IpAddr,
     origin: Origin,
     layer: Layer,
-    arriving: Handshaking,
+    handshaking: Handshaking,
     hub: Arc<Hub>,
 }
 
 impl NewConnection {
     async fn plain(self, stream: TcpStream) -> Option<Admitted<TcpStream>> {
-        let (stream, guest) = self.enter(stream).await?;
-        admit::admit(stream, guest.origin, guest.arriving, guest.hub).await
+        let (stream, connection) = self.enter(stream).await?;
+        admit::admit(stream, connection.origin, connection.handshaking, connection.hub).await
     }
 
     async fn secured(self, stream: TcpStream) -> Option<Admitted<Secured>> {
-        let (stream, guest) = self.enter(stream).await?;
-        let (stream, origin, guest) = Box::pin(guest.shake_hands(stream)).await?;
-        Box::pin(admit::admit(stream, origin, guest.arriving, guest.hub)).await
+        let (stream, connection) = self.enter(stream).await?;
+        let (stream, origin, connection) = Box::pin(connection.shake_hands(stream)).await?;
+        Box::pin(admit::admit(stream, origin, connection.handshaking, connection.hub)).await
     }
 
     /// Hears from a proxy for whom it speaks, and whether that one may come in now. None if not.
     async fn enter(self, mut stream: TcpStream) -> Option<(TcpStream, Self)> {
         let config = self.hub.config.load_full();
-        let is_trusted = |guest: &Self| config.server.access.is_trusted_proxy(guest.ip);
-        let guest = match is_trusted(&self) && is_introduced(self.layer, &config) {
+        let is_trusted = |connection: &Self| config.server.access.is_trusted_proxy(connection.ip);
+        let connection = match is_trusted(&self) && is_introduced(self.layer, &config) {
             true => self.introduced(&mut stream, &config).await?,
             false => self,
         };
         // For whom one speaks that is a proxy itself is not known before its request.
-        if guest.origin == Origin::Ip(guest.ip) && is_trusted(&guest) {
-            return Some((stream, guest));
+        if connection.origin == Origin::Ip(connection.ip) && is_trusted(&connection) {
+            return Some((stream, connection));
         }
-        match guest.hub.census.pace(guest.ip, &config) {
-            Ok(()) => Some((stream, guest)),
+        match connection.hub.connection_limits.check_rate(connection.ip, &config) {
+            Ok(()) => Some((stream, connection)),
             Err(full) => {
-                guest.turn_away(stream, full).await;
+                connection.turn_away(stream, full).await;
                 None
             }
         }
@@ -111,18 +112,20 @@ impl NewConnection {
 
     /// Who it is after a proxy has said so. None if it has not.
     async fn introduced(self, stream: &mut TcpStream, config: &Config) -> Option<Self> {
-        let by = self.arriving.by(config.server.timeouts.head);
+        let by = self.handshaking.by(config.server.timeouts.head);
         let address = self.ip;
         match timeout_at(by, proxy_protocol::read(stream)).await {
             Ok(Ok(ProxyHeader::Itself)) => Some(self),
             Ok(Ok(ProxyHeader::For(ip))) => Some(Self { ip, origin: Origin::Ip(ip), ..self }),
-            Ok(Ok(ProxyHeader::Somebody)) => Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self }),
+            Ok(Ok(ProxyHeader::Somebody)) => {
+                Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self })
+            }
             // Who ended it may only have looked whether somebody is there, as balancers do.
             Ok(Err(error @ ProxyError::Socket(_))) => {
                 debug!(%error, %address, "a proxy is not served");
                 None
             }
-            Ok(Err(error)) if self.hub.census.is_news_of_proxies() => {
+            Ok(Err(error)) if self.hub.connection_limits.is_news_of_proxies() => {
                 warn!(%error, %address, "a proxy is not served; let it send PROXY headers, or take it out of trusted_proxies");
                 None
             }
@@ -141,7 +144,7 @@ impl NewConnection {
     async fn shake_hands(self, stream: TcpStream) -> Option<(Secured, Origin, Self)> {
         let config = self.hub.config.load_full();
         let (served, settings) = (self.hub.tls.served()?, config.server.tls.as_ref()?);
-        let by = self.arriving.by(settings.timeout);
+        let by = self.handshaking.by(settings.timeout);
         let mut first = [0];
         // Looked at and left there: who says nothing costs no buffer.
         let is_there = matches!(timeout_at(by, stream.peek(&mut first)).await, Ok(Ok(1)));
@@ -150,7 +153,7 @@ impl NewConnection {
             // Text, or the empty line that may come before a request.
             if first[0].is_ascii_graphic() || matches!(first[0], b'\r' | b'\n') {
                 let answer = Refusal::bad_request(NO_TLS).to_bytes();
-                Rejector::new(self.arriving, &config).answer(stream, &answer).await;
+                Rejector::new(self.handshaking, &config).answer(stream, &answer).await;
             }
             return None;
         }
@@ -188,7 +191,7 @@ impl NewConnection {
             return;
         }
         let config = self.hub.config.load_full();
-        Rejector::new(self.arriving, &config).answer(stream, &refusal(&full)).await;
+        Rejector::new(self.handshaking, &config).answer(stream, &refusal(&full)).await;
     }
 }
 

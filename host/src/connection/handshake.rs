@@ -24,7 +24,7 @@ pub(crate) struct Handshake {
     pub(crate) origin: Origin,
     /// What came behind the head.
     pub(crate) read: Vec<u8>,
-    pub(crate) wish: Intent,
+    pub(crate) intent: Intent,
 }
 
 #[derive(Debug)]
@@ -83,7 +83,7 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
         Ok(First::Opening(head, tail, read)) => {
-            Ok(Handshake { head, origin, read, wish: Intent::Lines { tail } })
+            Ok(Handshake { head, origin, read, intent: Intent::Lines { tail } })
         }
         Err(no) => Err(no),
     };
@@ -150,7 +150,7 @@ async fn read_first<S: AsyncRead + Unpin>(
 
 fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<Handshake, Refusal> {
     let access = &config.server.access;
-    let wish = match head.method() {
+    let intent = match head.method() {
         Method::Post => judge_post(&head, origin, config)?,
         Method::Get if config.server.page && !http::wants_websocket(&head) => {
             match page::answer(head.path()) {
@@ -160,7 +160,7 @@ fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<H
         }
         _ => judge_upgrade(&head, origin, access)?,
     };
-    Ok(Handshake { head, origin, read, wish })
+    Ok(Handshake { head, origin, read, intent })
 }
 
 fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {

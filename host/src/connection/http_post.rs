@@ -57,7 +57,11 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let exchange = async {
         inbox.send(Item::Open(peer.clone())).await.ok()?;
         inbox
-            .send(Item::Inputs { peer: peer.clone(), inputs: vec![message], lent: Load::default() })
+            .send(Item::Inputs {
+                peer: peer.clone(),
+                inputs: vec![message],
+                reserved: Load::default(),
+            })
             .await
             .ok()?;
         listen(&entry, &inbox, &mut said).await

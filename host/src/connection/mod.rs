@@ -45,7 +45,7 @@ use crate::protocol::wire::{
     BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire, WriteError,
 };
 use crate::routing::input::{Input, Load};
-use crate::routing::outbox::{Priority, NextStep, Taken};
+use crate::routing::outbox::{NextStep, Priority, Taken};
 use crate::routing::registry::{Entry, Peer};
 use crate::routing::resource::ServiceState;
 
@@ -98,7 +98,7 @@ pub(crate) struct Connection<S> {
     /// When it is no longer waited for the answers to a peer that is done.
     leaves_at: Option<Instant>,
     timeouts: Timeouts,
-    pace: Option<Box<Timers>>,
+    timers: Option<Box<Timers>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
@@ -107,12 +107,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         entry: Entry,
         inbox: Inbox,
         (limits, timeouts): (&Limits, &Timeouts),
-        pace: Option<Box<Timers>>,
+        timers: Option<Box<Timers>>,
     ) -> Self {
         let joiner = Joiner::new(limits.max_message, limits.max_chunks);
         let whole = Deadline::None;
         let timeouts = timeouts.clone();
-        Self { wire, entry, inbox, joiner, whole, leaves_at: None, timeouts, pace }
+        Self { wire, entry, inbox, joiner, whole, leaves_at: None, timeouts, timers }
     }
 
     /// Serves the connection until it is to end. Then [`end`](Self::end) it.
@@ -152,9 +152,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let mut last: Option<End> = None;
         // The lane deferred something and is to go on with it.
         let mut resumes = false;
-        let mut share = TurnBudget::default();
+        let mut budget = TurnBudget::default();
         loop {
-            share.rest().await;
+            budget.rest().await;
             if pending.is_none() {
                 if take(&mut resumes) {
                     peer.outbox.written();
@@ -174,7 +174,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Turn::Taken => {}
                 Turn::Write(taken) => {
                     first = Priority::Read;
-                    share.wrote(taken.queue.len());
+                    budget.wrote(taken.queue.len());
                     resumes |= taken.resumes;
                     if let Err(end) = self.write(taken.queue).await {
                         return end;
@@ -190,8 +190,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 },
                 Turn::Read(progress) => {
                     first = Priority::Write;
-                    peer.heard();
-                    last = self.take_in(progress, &mut batch, pending, &mut share).await;
+                    peer.received();
+                    last = self.take_in(progress, &mut batch, pending, &mut budget).await;
                     self.leave(last.as_ref());
                 }
                 Turn::Clock => {
@@ -228,13 +228,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         progress: Progress,
         batch: &mut Vec<Received>,
         pending: &mut Option<Item>,
-        share: &mut TurnBudget,
+        budget: &mut TurnBudget,
     ) -> Option<End> {
         let joined = match self.count(batch.len()) {
             Ok(frames) => {
-                let begun = share.read(frames, batch.len());
+                let begun = budget.read(frames, batch.len());
                 let joined = self.hand_on(batch, pending);
-                share.handled(begun);
+                budget.handled(begun);
                 joined
             }
             Err(RateExceeded { reason, allowed }) => {
@@ -257,9 +257,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             None => self.next_time(),
             leaves_at => self.next_time().into_iter().chain(leaves_at).min(),
         };
-        let Self { wire, entry, whole, pace, .. } = self;
+        let Self { wire, entry, whole, timers, .. } = self;
         let peer = &*entry.peer;
-        let is_paced = !reads || pace.as_ref().is_none_or(|pace| pace.may_read());
+        let is_paced = !reads || timers.as_ref().is_none_or(|timers| timers.may_read());
         let more = reads.then_some(ONE_READ);
         let mut clock = pin!(reached(next_time));
         poll_fn(|cx| {
@@ -268,7 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 NextStep::Wait { may_read, is_due } => (is_paced && may_read, is_due),
             };
             if may_read == peer.is_held() {
-                hold(peer, whole, pace, !may_read);
+                hold(peer, whole, timers, !may_read);
                 // Other clocks run than those that are waited for here.
                 return Poll::Ready(Turn::Clock);
             }
@@ -281,7 +281,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
                 if wire.is_heard() {
                     // In the middle of a message a peer cannot answer a ping.
-                    peer.heard();
+                    peer.received();
                 }
             }
             if is_due && let Some(taken) = peer.outbox.try_take() {
@@ -294,7 +294,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Waits for a place in the lane's inbox, and meanwhile for something to write. What is `pending` must be there.
     async fn wait_for_lane(&mut self, pending: &mut Option<Item>) -> Turn {
-        hold(&self.entry.peer, &mut self.whole, &mut self.pace, true);
+        hold(&self.entry.peer, &mut self.whole, &mut self.timers, true);
         let clock = reached(self.next_time());
         tokio::select! {
             taken = self.entry.peer.outbox.take() => Turn::Write(taken),
@@ -311,19 +311,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// When a clock is over, if nothing happens before.
     fn next_time(&self) -> Option<Instant> {
-        match &self.pace {
+        match &self.timers {
             None => self.whole.time(),
-            Some(pace) => self.whole.time().into_iter().chain(pace.next()).min(),
+            Some(timers) => self.whole.time().into_iter().chain(timers.next()).min(),
         }
     }
 
     /// [`next_time`](Self::next_time) may have come.
     fn wake(&mut self) -> Result<(), CloseReason> {
-        if let Some(pace) = &mut self.pace {
+        if let Some(timers) = &mut self.timers {
             let peer = &self.entry.peer;
             // What is under way has a time of its own.
             let is_busy = peer.is_held() || peer.outbox.is_with_lane();
-            pace.wake(is_busy || self.whole.time().is_some())?;
+            timers.wake(is_busy || self.whole.time().is_some())?;
         }
         if self.whole.is_over() {
             let text = "a message was not whole in time (message_timeout)";
@@ -335,9 +335,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Counts what was read, and so many messages of it; returns how many frames brought none.
     fn count(&mut self, messages: usize) -> Result<u32, RateExceeded> {
         let Traffic { bytes, frames } = self.wire.take_traffic();
-        if let Some(pace) = &mut self.pace {
+        if let Some(timers) = &mut self.timers {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
-            pace.read(read, messages).map_err(|excess| excess.behind(frames as usize))?;
+            timers.read(read, messages).map_err(|excess| excess.behind(frames as usize))?;
         }
         Ok(frames)
     }
@@ -393,18 +393,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if queue.is_empty() {
             return Ok(());
         }
-        if let Some(pace) = &mut self.pace {
-            pace.write(queue.iter());
+        if let Some(timers) = &mut self.timers {
+            timers.write(queue.iter());
         }
-        let Self { wire, entry, whole, pace, timeouts, .. } = self;
+        let Self { wire, entry, whole, timers, timeouts, .. } = self;
         let writing = pin!(wire.write(queue, entry.peer.identity.as_str(), timeouts.write));
-        judge(unread(&entry.peer, whole, pace, writing).await)
+        judge(unread(&entry.peer, whole, timers, writing).await)
     }
 
     async fn flush(&mut self) -> Result<(), End> {
-        let Self { wire, entry, whole, pace, timeouts, .. } = self;
+        let Self { wire, entry, whole, timers, timeouts, .. } = self;
         let flushing = pin!(timeout(timeouts.write, wire.flush()));
-        let flushed = unread(&entry.peer, whole, pace, flushing).await;
+        let flushed = unread(&entry.peer, whole, timers, flushing).await;
         judge(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
     }
 
@@ -426,21 +426,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.settle(end, pending).await;
             return;
         }
-        let (inbox, patience) = (self.inbox, self.timeouts.close);
+        let (inbox, close_timeouts) = (self.inbox, self.timeouts.close);
         let mut wire = self.wire;
-        let farewell = async move {
+        let rejector = async move {
             if matches!(end, End::Left(_)) || wire.answer_goodbye().await.is_ok() {
                 wire.linger().await;
             }
         };
         // The application need not wait for a peer that keeps its socket, nor the socket for a lane that is stuck.
-        let farewell = async move { drop(timeout(patience, farewell).await) };
-        tokio::join!(depart(&inbox, &peer, pending, reason), farewell);
+        let rejector = async move { drop(timeout(close_timeouts, rejector).await) };
+        tokio::join!(depart(&inbox, &peer, pending, reason), rejector);
     }
 
     /// Tells the application, writes what the peer is owed, and says goodbye. A lane that is stuck must not keep the socket.
     async fn settle(mut self, end: End, pending: Option<Item>) {
-        let (peer, patience) = (self.peer().clone(), self.timeouts.close);
+        let (peer, close_timeouts) = (self.peer().clone(), self.timeouts.close);
         let mut departure = pin!(depart(&self.inbox, &peer, pending, end.reason().clone()));
         let mut is_told = false;
         let rest = async {
@@ -448,10 +448,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             is_told = true;
             peer.outbox.rest().await
         };
-        let rest = timeout(patience, rest).await.unwrap_or_default();
+        let rest = timeout(close_timeouts, rest).await.unwrap_or_default();
         let goodbye = async {
             // Behind a write that was given up nothing more is taken, or it would be missing in front of it.
-            let _lost = self.wire.write(rest, peer.identity.as_str(), patience).await;
+            let _lost = self.wire.write(rest, peer.identity.as_str(), close_timeouts).await;
             match &end {
                 End::Closed(reason) => {
                     let with_packet = peer.dialog && reason.code != CloseCode::NORMAL;
@@ -462,7 +462,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.wire.linger().await;
             io::Result::Ok(())
         };
-        if timeout(patience, goodbye).await.is_err() {
+        if timeout(close_timeouts, goodbye).await.is_err() {
             self.wire.hang_up().await;
         }
         drop(self.wire);
@@ -476,16 +476,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 async fn unread<T>(
     peer: &Peer,
     whole: &mut Deadline,
-    pace: &mut Option<Box<Timers>>,
+    timers: &mut Option<Box<Timers>>,
     mut writing: Pin<&mut impl Future<Output = T>>,
 ) -> T {
     if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
         return written;
     }
     let was_held = peer.is_held();
-    hold(peer, whole, pace, true);
+    hold(peer, whole, timers, true);
     let written = writing.await;
-    hold(peer, whole, pace, was_held);
+    hold(peer, whole, timers, was_held);
     written
 }
 
@@ -501,13 +501,13 @@ fn cut(batch: &mut Vec<Received>, mut allowed: Load) {
 }
 
 /// Whether the host reads from a peer: while it does not, the clocks for what the peer does stand still.
-fn hold(peer: &Peer, whole: &mut Deadline, pace: &mut Option<Box<Timers>>, is_held: bool) {
+fn hold(peer: &Peer, whole: &mut Deadline, timers: &mut Option<Box<Timers>>, is_held: bool) {
     if is_held == peer.is_held() {
         return;
     }
     peer.hold(is_held);
-    if let Some(pace) = pace {
-        pace.hold(is_held);
+    if let Some(timers) = timers {
+        timers.hold(is_held);
     }
     match is_held {
         true => whole.stop(),

@@ -64,7 +64,11 @@ impl RateLimiter {
     ///
     /// # Errors
     /// It is more than is allowed, and the connection is to be closed for it.
-    pub(crate) fn spend(&mut self, read: Load, now: Instant) -> Result<Option<Instant>, RateExceeded> {
+    pub(crate) fn spend(
+        &mut self,
+        read: Load,
+        now: Instant,
+    ) -> Result<Option<Instant>, RateExceeded> {
         let left = |bucket: &mut Option<Bucket>| {
             bucket.as_mut().map_or(usize::MAX, |bucket| bucket.fill(now))
         };
@@ -142,7 +146,12 @@ mod tests {
     use std::num::NonZeroUsize;
     use tokio::time::{advance, sleep_until};
 
-    fn throttle(messages: usize, bytes: usize, burst: f64, policy: RatePolicy) -> Option<RateLimiter> {
+    fn rate_limiter(
+        messages: usize,
+        bytes: usize,
+        burst: f64,
+        policy: RatePolicy,
+    ) -> Option<RateLimiter> {
         let rate = Rate {
             messages: NonZeroUsize::new(messages),
             bytes: NonZeroUsize::new(bytes),
@@ -153,13 +162,13 @@ mod tests {
     }
 
     /// Seconds to wait after reading so many messages of 10 bytes at these times.
-    async fn waits(throttle: &mut RateLimiter, reads: &[(f64, usize)]) -> Vec<f64> {
+    async fn waits(rate_limiter: &mut RateLimiter, reads: &[(f64, usize)]) -> Vec<f64> {
         let mut waits = Vec::new();
         let start = Instant::now();
         for (at, messages) in reads {
             sleep_until(start + Duration::from_secs_f64(*at)).await;
             let load = Load { messages: *messages, bytes: messages * 10 };
-            let until = throttle.spend(load, Instant::now()).unwrap();
+            let until = rate_limiter.spend(load, Instant::now()).unwrap();
             let wait = until.map_or(0.0, |until| (until - Instant::now()).as_secs_f64());
             waits.push((wait * 1000.0).round() / 1000.0);
         }
@@ -184,20 +193,20 @@ mod tests {
             ((1000, 100, 1.0), vec![(0.0, 20)], vec![1.0]),
         ] {
             let (messages, bytes, burst) = limits;
-            let mut throttle = throttle(messages, bytes, burst, RatePolicy::Delay).unwrap();
-            assert_eq!(waits(&mut throttle, &reads).await, expected, "{limits:?} {reads:?}");
+            let mut rate_limiter = rate_limiter(messages, bytes, burst, RatePolicy::Delay).unwrap();
+            assert_eq!(waits(&mut rate_limiter, &reads).await, expected, "{limits:?} {reads:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn over_a_long_time_it_is_the_rate_and_one_burst() {
-        let mut throttle = throttle(50, 0, 2.0, RatePolicy::Delay).unwrap();
+        let mut rate_limiter = rate_limiter(50, 0, 2.0, RatePolicy::Delay).unwrap();
         let start = Instant::now();
         let mut sent = 0;
         while start.elapsed() < Duration::from_secs(10) {
             sent += 7;
             if let Some(until) =
-                throttle.spend(Load { messages: 7, bytes: 0 }, Instant::now()).unwrap()
+                rate_limiter.spend(Load { messages: 7, bytes: 0 }, Instant::now()).unwrap()
             {
                 sleep_until(until).await;
             }
@@ -207,8 +216,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn or_the_connection_is_closed() {
-        let mut throttle = throttle(5, 1000, 2.0, RatePolicy::Close).unwrap();
-        let mut spend = |messages, bytes| throttle.spend(Load { messages, bytes }, Instant::now());
+        let mut rate_limiter = rate_limiter(5, 1000, 2.0, RatePolicy::Close).unwrap();
+        let mut spend =
+            |messages, bytes| rate_limiter.spend(Load { messages, bytes }, Instant::now());
         assert_eq!(spend(10, 10), Ok(None));
         advance(Duration::from_secs(1)).await;
         assert_eq!(spend(5, 10), Ok(None));
@@ -220,17 +230,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_the_host_left_unread_may_be_caught_up_with() {
-        let mut throttle = throttle(5, 0, 1.0, RatePolicy::Close).unwrap();
-        let allowed = |result: Result<_, RateExceeded>| result.map_err(|excess| excess.allowed.messages);
+        let mut rate_limiter = rate_limiter(5, 0, 1.0, RatePolicy::Close).unwrap();
+        let allowed =
+            |result: Result<_, RateExceeded>| result.map_err(|excess| excess.allowed.messages);
         advance(Duration::from_secs(4)).await;
-        throttle.save(Duration::from_secs(4), Instant::now());
+        rate_limiter.save(Duration::from_secs(4), Instant::now());
         for (after, messages, expected) in
             [(0, 12, Ok(None)), (3, 13, Ok(None)), (0, 1, Err(0)), (9, 6, Err(5))]
         {
             advance(Duration::from_secs(after)).await;
             let load = Load { messages, bytes: 0 };
             assert_eq!(
-                allowed(throttle.spend(load, Instant::now())),
+                allowed(rate_limiter.spend(load, Instant::now())),
                 expected,
                 "{after} {messages}"
             );
@@ -239,6 +250,6 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn without_a_limit_there_is_nothing() {
-        assert!(throttle(0, 0, 1.0, RatePolicy::Close).is_none());
+        assert!(rate_limiter(0, 0, 1.0, RatePolicy::Close).is_none());
     }
 }

@@ -82,19 +82,19 @@ impl CloseTimeouts {
 /// The end of a connection that has no resource. Its place at the door is free for others meanwhile.
 pub(crate) struct Rejector<'a> {
     config: &'a Config,
-    patience: CloseTimeouts,
+    close_timeouts: CloseTimeouts,
     /// Held to the end.
     _leaving: Rejecting,
 }
 
 impl<'a> Rejector<'a> {
-    pub(crate) fn new(arriving: Handshaking, config: &'a Config) -> Self {
-        let leaving = arriving.leave();
-        let patience = match leaving.may_take_time(&config.server.limits) {
+    pub(crate) fn new(handshaking: Handshaking, config: &'a Config) -> Self {
+        let rejecting = handshaking.leave();
+        let close_timeouts = match rejecting.may_take_time(&config.server.limits) {
             true => CloseTimeouts::full(&config.server.timeouts),
             false => CloseTimeouts::NONE,
         };
-        Self { config, patience, _leaving: leaving }
+        Self { config, close_timeouts, _leaving: rejecting }
     }
 
     /// Writes an answer and ends the connection.
@@ -102,7 +102,7 @@ impl<'a> Rejector<'a> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        answer(stream, bytes, self.patience).await;
+        answer(stream, bytes, self.close_timeouts).await;
     }
 
     /// To whom no handshake can be made.
@@ -110,7 +110,7 @@ impl<'a> Rejector<'a> {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let CloseTimeouts { write, close } = self.patience;
+        let CloseTimeouts { write, close } = self.close_timeouts;
         if let HandshakeError::Refused(refusal) = &no {
             debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "refused");
         }
@@ -135,20 +135,24 @@ impl<'a> Rejector<'a> {
     }
 
     /// Tells a peer why there is nothing for it, in the way that it can read.
-    pub(crate) async fn turn_away<S>(self, mut stream: S, handshake: Handshake, nowhere: Rejection)
-    where
+    pub(crate) async fn turn_away<S>(
+        self,
+        mut stream: S,
+        handshake: Handshake,
+        rejection: Rejection,
+    ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let (Rejection::Http(reason, _) | Rejection::Dialog(reason, _)) = &nowhere;
+        let (Rejection::Http(reason, _) | Rejection::Dialog(reason, _)) = &rejection;
         let address = handshake.origin.to_text();
         debug!(path = handshake.head.path(), reason = reason.text, %address, "turned away");
         let packet = close_packet(reason);
-        match (handshake.wish, &nowhere) {
+        match (handshake.intent, &rejection) {
             (Intent::Lines { .. }, _) => {
                 self.answer(stream, format!("{packet}\n").as_bytes()).await;
             }
-            (Intent::Post { .. }, nowhere) => {
-                let refusal = match nowhere {
+            (Intent::Post { .. }, rejection) => {
+                let refusal = match rejection {
                     Rejection::Http(_, refusal) => refusal.clone(),
                     Rejection::Dialog(reason, _) => refusal(reason),
                 };
@@ -165,7 +169,7 @@ impl<'a> Rejector<'a> {
                     io::Result::Ok(())
                 };
                 // A peer that does not take it goes without.
-                drop(timeout(self.patience.close, goodbye).await);
+                drop(timeout(self.close_timeouts.close, goodbye).await);
                 // Also to one that did not answer, TLS has its end to tell (RFC 8446, section 6.1); it is not waited for again.
                 drop(timeout(Duration::ZERO, stream.shutdown()).await);
             }
@@ -189,12 +193,12 @@ fn refusal(reason: &CloseReason) -> Refusal {
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     bytes: &[u8],
-    patience: CloseTimeouts,
+    close_timeouts: CloseTimeouts,
 ) {
     let bytes = http::dated(bytes, SystemTime::now());
-    let written = timeout(patience.write, stream.write_all(&bytes)).await;
+    let written = timeout(close_timeouts.write, stream.write_all(&bytes)).await;
     if matches!(written, Ok(Ok(()))) {
-        drop(timeout(patience.close, linger(&mut stream)).await);
+        drop(timeout(close_timeouts.close, linger(&mut stream)).await);
     }
 }
 

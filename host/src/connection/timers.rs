@@ -14,12 +14,12 @@ use crate::routing::input::Load;
 
 #[derive(Debug)]
 pub(crate) struct Timers {
-    throttle: Option<RateLimiter>,
+    rate_limiter: Option<RateLimiter>,
     /// The socket is not read until then.
     held_until: Option<Instant>,
     idle: Option<Duration>,
     /// The last message in either direction, or the last time that it was the peer who waited for the host.
-    heard: Instant,
+    received: Instant,
     /// Since when the host does not read.
     held_since: Option<Instant>,
 }
@@ -27,11 +27,12 @@ pub(crate) struct Timers {
 impl Timers {
     /// None if there is nothing to watch.
     pub(crate) fn new(rate: &Rate, idle: Option<Duration>) -> Option<Box<Self>> {
-        let heard = Instant::now();
-        let throttle = RateLimiter::new(rate, heard);
-        let is_needed = throttle.is_some() || idle.is_some();
-        is_needed
-            .then(|| Box::new(Self { throttle, held_until: None, idle, heard, held_since: None }))
+        let received = Instant::now();
+        let rate_limiter = RateLimiter::new(rate, received);
+        let is_needed = rate_limiter.is_some() || idle.is_some();
+        is_needed.then(|| {
+            Box::new(Self { rate_limiter, held_until: None, idle, received, held_since: None })
+        })
     }
 
     /// Whether the socket may be read.
@@ -41,7 +42,7 @@ impl Timers {
 
     /// When to come back, if nothing happens before.
     pub(crate) fn next(&self) -> Option<Instant> {
-        self.held_until.or_else(|| self.idle.map(|idle| self.heard + idle))
+        self.held_until.or_else(|| self.idle.map(|idle| self.received + idle))
     }
 
     /// Whether the host reads is another thing from here on.
@@ -50,9 +51,9 @@ impl Timers {
         if is_held {
             self.held_since = Some(now);
         } else if let Some(since) = self.held_since.take() {
-            self.heard = now;
-            if let Some(throttle) = &mut self.throttle {
-                throttle.save(now - since, now);
+            self.received = now;
+            if let Some(rate_limiter) = &mut self.rate_limiter {
+                rate_limiter.save(now - since, now);
             }
         }
     }
@@ -64,10 +65,10 @@ impl Timers {
     pub(crate) fn read(&mut self, read: Load, messages: usize) -> Result<(), RateExceeded> {
         let now = Instant::now();
         if messages > 0 {
-            self.heard = now;
+            self.received = now;
         }
-        if let Some(throttle) = &mut self.throttle {
-            self.held_until = throttle.spend(read, now)?;
+        if let Some(rate_limiter) = &mut self.rate_limiter {
+            self.held_until = rate_limiter.spend(read, now)?;
         }
         Ok(())
     }
@@ -75,7 +76,7 @@ impl Timers {
     /// This is about to be written.
     pub(crate) fn write<'q>(&mut self, mut queue: impl Iterator<Item = &'q Outgoing>) {
         if self.idle.is_some() && queue.any(|item| !matches!(item, Outgoing::Ping)) {
-            self.heard = Instant::now();
+            self.received = Instant::now();
         }
     }
 
@@ -88,9 +89,9 @@ impl Timers {
         let was_held = self.held_until.is_some();
         self.held_until = self.held_until.filter(|until| now < *until);
         if was_held || is_busy {
-            self.heard = now;
+            self.received = now;
         }
-        if self.idle.is_some_and(|idle| now >= self.heard + idle) {
+        if self.idle.is_some_and(|idle| now >= self.received + idle) {
             let text = "no message for too long (idle_timeout)";
             return Err(CloseReason::host(CloseCode::AWAY, text));
         }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 ///
 /// # Errors
 /// The system gives no thread (then the work is not done), or the work panicked.
-pub(crate) async fn aside<T: Send + 'static>(
+pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (done, result) = oneshot::channel();
@@ -31,8 +31,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_is_an_error_and_not_passed_on() {
-        assert_eq!(aside(|| 7).await.unwrap(), 7);
-        let panicked = aside(|| std::panic::resume_unwind(Box::new("on purpose")));
+        assert_eq!(run_blocking(|| 7).await.unwrap(), 7);
+        let panicked = run_blocking(|| std::panic::resume_unwind(Box::new("on purpose")));
         assert!(panicked.await.is_err());
     }
 }

@@ -27,10 +27,10 @@ pub(crate) struct Hub {
     /// Who may come to them, where not everybody may.
     pub(crate) guards: ArcSwap<Guards>,
     pub(crate) registry: Arc<Registry>,
-    pub(crate) mint: IdentityIssuer,
-    pub(crate) census: Arc<ConnectionLimits>,
+    pub(crate) identity_issuer: IdentityIssuer,
+    pub(crate) connection_limits: Arc<ConnectionLimits>,
     pub(crate) tls: Tls,
     /// How the plugins stand.
-    pub(crate) roster: ArcSwap<PluginStatuses>,
+    pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
     pub(crate) started: Instant,
 }

@@ -42,7 +42,7 @@ pub(crate) fn peer_within(
     let (head, _) =
         Head::parse(head.as_bytes(), 8192).expect("a head by the rules").expect("a whole head");
     let arrival = Arrival {
-        identity: IdentityIssuer::with_secret([7; 32]).mint(),
+        identity: IdentityIssuer::with_secret([7; 32]).issue(),
         kind: Kind::WebSocket,
         dialog: true,
         address: address.into(),

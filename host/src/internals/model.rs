@@ -21,7 +21,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::outgoing::Outgoing;
 use crate::protocol::payload::Payload;
 use crate::routing::input::{Input, Load};
-use crate::routing::outbox::{OutboxBounds, Priority, Gone, NextStep, Outbox, Taken};
+use crate::routing::outbox::{Gone, NextStep, Outbox, OutboxBounds, Priority, Taken};
 use crate::routing::registry::Peer;
 
 #[cfg(shuttle)]
@@ -224,7 +224,7 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
                     if n % 2 == 0 {
                         outbox.push(text(0, n), TIGHT).unwrap();
                     }
-                    outbox.give_back(ONE);
+                    outbox.release(ONE);
                 }
             })
         };
@@ -232,7 +232,8 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
         block_on(async {
             for n in 0..5 {
                 let look =
-                    |cx: &mut Context<'_>| match outbox.look(cx, Priority::Write, Some(ONE), TIGHT) {
+                    |cx: &mut Context<'_>| match outbox.look(cx, Priority::Write, Some(ONE), TIGHT)
+                    {
                         NextStep::Write(taken) => Poll::Ready(Some(taken)),
                         NextStep::Wait { may_read: true, .. } => Poll::Ready(None),
                         NextStep::Wait { .. } => Poll::Pending,
@@ -242,7 +243,7 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
                     taken.extend(next.queue);
                 }
                 outbox.attend();
-                outbox.lend(ONE);
+                outbox.reserve(ONE);
                 sender.send(n).unwrap();
             }
             drop(sender);
@@ -279,12 +280,12 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
             }
         }
         // One that is done is woken when nothing of it is with the lane any more.
-        let look = |cx: &mut Context<'_>| match peer.outbox.look(cx, Priority::Read, None, peer.bounds)
-        {
-            NextStep::Wait { may_read: true, is_due: false } => Poll::Ready(()),
-            NextStep::Wait { is_due: false, .. } => Poll::Pending,
-            _ => panic!("more than was answered"),
-        };
+        let look =
+            |cx: &mut Context<'_>| match peer.outbox.look(cx, Priority::Read, None, peer.bounds) {
+                NextStep::Wait { may_read: true, is_due: false } => Poll::Ready(()),
+                NextStep::Wait { is_due: false, .. } => Poll::Pending,
+                _ => panic!("more than was answered"),
+            };
         poll_fn(look).await;
         peer.outbox.attend();
         let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
@@ -323,8 +324,8 @@ fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
         let resource = crowd::resource("/x");
         // An answer and its `next` find a place as long as three quarters are not taken; all answers do not.
         let limits = Limits { outbox_messages: 16, ..Limits::default() };
-        let (inbox, standstill) = lane::open(1);
-        let running = standstill.into_running(resource.clone(), kind, talker());
+        let (inbox, pending_lane) = lane::open(1);
+        let running = pending_lane.into_running(resource.clone(), kind, talker());
         let lane = spawn(move || block_on(running));
         let peers: Vec<_> = ["a", "b"]
             .map(|name| crowd::peer_within(&limits, &resource, name, ""))
@@ -380,7 +381,7 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
 
     fn retire(&mut self) {}
 
-    fn voice(&self) -> Option<(health::Revocation, u8)> {
+    fn revocation(&self) -> Option<(health::Revocation, u8)> {
         None
     }
 
@@ -426,7 +427,7 @@ fn visit(inbox: Inbox, peer: Arc<Peer>) {
                     .send(Item::Inputs {
                         peer: peer.clone(),
                         inputs: vec![input],
-                        lent: Load::default()
+                        reserved: Load::default()
                     })
                     .await
                     .is_ok()
@@ -443,8 +444,8 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
         let resource = crowd::resource("/x");
         let scribe = |generation| scribe(generation, notes.clone());
         // Room for two: some have to wait for a place.
-        let (inbox, standstill) = lane::open(2);
-        let running = standstill.into_running(resource.clone(), kind, scribe(1));
+        let (inbox, pending_lane) = lane::open(2);
+        let running = pending_lane.into_running(resource.clone(), kind, scribe(1));
         let lane = spawn(move || block_on(running));
         let visitors: Vec<_> = ["a", "b"]
             .map(|name| {

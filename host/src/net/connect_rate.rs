@@ -84,11 +84,11 @@ mod tests {
     #[test]
     fn a_burst_and_then_so_many_in_a_second() {
         for (per_second, burst) in [(1, 5), (5, 5), (20, 20)] {
-            let (mut turnstile, start) = (ConnectRateLimiter::default(), Instant::now());
+            let (mut connect_rate, start) = (ConnectRateLimiter::default(), Instant::now());
             let ip = "192.0.2.1".parse().unwrap();
             let mut admitted = |after: f64| {
                 let now = start + Duration::from_secs_f64(after);
-                (0..1000).filter(|_| turnstile.admit(ip, rate(per_second), now)).count()
+                (0..1000).filter(|_| connect_rate.admit(ip, rate(per_second), now)).count()
             };
             assert_eq!(admitted(0.0), burst);
             assert_eq!(admitted(0.0), 0);
@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn networks_do_not_use_up_each_other() {
-        let (mut turnstile, now) = (ConnectRateLimiter::default(), Instant::now());
+        let (mut connect_rate, now) = (ConnectRateLimiter::default(), Instant::now());
         let mut count = |ip: &str| {
-            (0..100).filter(|_| turnstile.admit(ip.parse().unwrap(), rate(5), now)).count()
+            (0..100).filter(|_| connect_rate.admit(ip.parse().unwrap(), rate(5), now)).count()
         };
         assert_eq!(count("2001:db8::1"), 5);
         assert_eq!(count("2001:db8::2"), 0);
@@ -112,12 +112,12 @@ mod tests {
 
     #[test]
     fn there_is_an_end_to_what_is_remembered() {
-        let (mut turnstile, start) = (ConnectRateLimiter::default(), Instant::now());
+        let (mut connect_rate, start) = (ConnectRateLimiter::default(), Instant::now());
         for n in 0..300_000_u32 {
             // The first half within one moment, the other over time.
             let now = start + Duration::from_micros(u64::from(n.saturating_sub(150_000)) * 10);
-            assert!(turnstile.admit(std::net::Ipv4Addr::from(n).into(), rate(1), now));
-            assert!(turnstile.used_up.len() <= MOST);
+            assert!(connect_rate.admit(std::net::Ipv4Addr::from(n).into(), rate(1), now));
+            assert!(connect_rate.used_up.len() <= MOST);
         }
     }
 }

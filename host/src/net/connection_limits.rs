@@ -17,10 +17,10 @@ use crate::config::{Config, Limits};
 pub(crate) struct ConnectionLimits {
     counts: Mutex<ConnectionCounts>,
     /// Sockets whose request is awaited.
-    arriving: AtomicUsize,
+    handshaking: AtomicUsize,
     /// Sockets that are told why they are not served.
-    leaving: AtomicUsize,
-    turnstile: Mutex<ConnectRateLimiter>,
+    rejecting: AtomicUsize,
+    connect_rate: Mutex<ConnectRateLimiter>,
     /// When it was last said aloud that a proxy is not served.
     said_of_proxies: Mutex<Option<Instant>>,
 }
@@ -42,18 +42,18 @@ pub(crate) struct LimitReached(pub(crate) &'static str);
 impl ConnectionLimits {
     /// Counts a socket among those whose request is awaited, even if there are too many: see [`Handshaking::check`].
     pub(crate) fn arrive(self: &Arc<Self>) -> Handshaking {
-        self.arriving.fetch_add(1, Ordering::Relaxed);
-        Handshaking { census: self.clone(), since: Instant::now() }
+        self.handshaking.fetch_add(1, Ordering::Relaxed);
+        Handshaking { connection_limits: self.clone(), since: Instant::now() }
     }
 
     /// Whether this address may come in now (`max_handshakes_per_ip`). Backends may always.
-    pub(crate) fn pace(&self, ip: IpAddr, config: &Config) -> Result<(), LimitReached> {
+    pub(crate) fn check_rate(&self, ip: IpAddr, config: &Config) -> Result<(), LimitReached> {
         let Some(rate) = config.server.limits.max_handshakes_per_ip else { return Ok(()) };
         if config.server.access.allows_backend(ip) {
             return Ok(());
         }
-        let mut turnstile = self.turnstile.lock().unwrap_or_else(PoisonError::into_inner);
-        match turnstile.admit(ip, rate, Instant::now()) {
+        let mut connect_rate = self.connect_rate.lock().unwrap_or_else(PoisonError::into_inner);
+        match connect_rate.admit(ip, rate, Instant::now()) {
             true => Ok(()),
             false => Err(LimitReached("too many new connections from this address")),
         }
@@ -72,7 +72,12 @@ impl ConnectionLimits {
 
     /// Whether there is room for one more now. Where that is asked before somebody is known, [`count`](Self::count) decides
     /// afterwards.
-    pub(crate) fn look(&self, origin: Origin, kind: Kind, config: &Config) -> Result<(), LimitReached> {
+    pub(crate) fn look(
+        &self,
+        origin: Origin,
+        kind: Kind,
+        config: &Config,
+    ) -> Result<(), LimitReached> {
         self.lock().room(origin, kind, &config.server.limits).map(drop)
     }
 
@@ -89,7 +94,7 @@ impl ConnectionLimits {
             *counts.per_ip.entry(ip).or_default() += 1;
         }
         counts.total += 1;
-        Ok(ConnectionGuard { census: self.clone(), ip })
+        Ok(ConnectionGuard { connection_limits: self.clone(), ip })
     }
 
     fn lock(&self) -> MutexGuard<'_, ConnectionCounts> {
@@ -99,7 +104,12 @@ impl ConnectionLimits {
 
 impl ConnectionCounts {
     /// Whether there is room for one more, and the network for which it is to be counted.
-    fn room(&self, origin: Origin, kind: Kind, limits: &Limits) -> Result<Option<IpAddr>, LimitReached> {
+    fn room(
+        &self,
+        origin: Origin,
+        kind: Kind,
+        limits: &Limits,
+    ) -> Result<Option<IpAddr>, LimitReached> {
         if limits.max_connections.is_some_and(|max| self.total >= max.get()) {
             return Err(LimitReached("too many connections"));
         }
@@ -116,16 +126,18 @@ impl ConnectionCounts {
 /// Counts one socket whose request is awaited until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Handshaking {
-    census: Arc<ConnectionLimits>,
+    connection_limits: Arc<ConnectionLimits>,
     since: Instant,
 }
 
 impl Handshaking {
     /// Whether there was room for it (`max_handshakes`).
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), LimitReached> {
-        let arriving = self.census.arriving.load(Ordering::Relaxed);
+        let handshaking = self.connection_limits.handshaking.load(Ordering::Relaxed);
         match limits.max_handshakes {
-            Some(max) if arriving > max.get() => Err(LimitReached("too many handshakes at a time")),
+            Some(max) if handshaking > max.get() => {
+                Err(LimitReached("too many handshakes at a time"))
+            }
             _ => Ok(()),
         }
     }
@@ -137,47 +149,47 @@ impl Handshaking {
 
     /// It is not awaited any more, and will not be served.
     pub(crate) fn leave(self) -> Rejecting {
-        self.census.leaving.fetch_add(1, Ordering::Relaxed);
-        Rejecting { census: self.census.clone() }
+        self.connection_limits.rejecting.fetch_add(1, Ordering::Relaxed);
+        Rejecting { connection_limits: self.connection_limits.clone() }
     }
 }
 
 impl Drop for Handshaking {
     fn drop(&mut self) {
-        self.census.arriving.fetch_sub(1, Ordering::Relaxed);
+        self.connection_limits.handshaking.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Counts one socket that is told why it is not served, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Rejecting {
-    census: Arc<ConnectionLimits>,
+    connection_limits: Arc<ConnectionLimits>,
 }
 
 impl Rejecting {
     /// Whether it is waited for. As many are as may arrive at a time: to be refused must be no way to keep more sockets than that.
     pub(crate) fn may_take_time(&self, limits: &Limits) -> bool {
-        let leaving = self.census.leaving.load(Ordering::Relaxed);
-        limits.max_handshakes.is_none_or(|max| leaving <= max.get())
+        let rejecting = self.connection_limits.rejecting.load(Ordering::Relaxed);
+        limits.max_handshakes.is_none_or(|max| rejecting <= max.get())
     }
 }
 
 impl Drop for Rejecting {
     fn drop(&mut self) {
-        self.census.leaving.fetch_sub(1, Ordering::Relaxed);
+        self.connection_limits.rejecting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Counts one connection until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ConnectionGuard {
-    census: Arc<ConnectionLimits>,
+    connection_limits: Arc<ConnectionLimits>,
     ip: Option<IpAddr>,
 }
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let mut counts = self.census.lock();
+        let mut counts = self.connection_limits.lock();
         counts.total -= 1;
         if let Some(ip) = self.ip
             && let Some(count) = counts.per_ip.get_mut(&ip)

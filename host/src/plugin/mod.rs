@@ -83,7 +83,7 @@ pub(crate) trait Instance: Send {
     /// Its voice is heard no more.
     fn retire(&mut self);
     /// What silences it from outside its lane: the state of its voice, and the value to put there.
-    fn voice(&self) -> Option<(lane::health::Revocation, u8)>;
+    fn revocation(&self) -> Option<(lane::health::Revocation, u8)>;
     fn tick_every(&mut self) -> Option<Duration>;
     /// The name of its library.
     fn plugin(&self) -> &str;

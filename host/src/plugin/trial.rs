@@ -87,7 +87,7 @@ impl Trial {
     ///
     /// # Errors
     /// As [`run`](Self::run).
-    pub(crate) fn rehearse(&self) -> Result<(), TrialError> {
+    pub(crate) fn check(&self) -> Result<(), TrialError> {
         let state = match &self.with_state {
             Some(path) => {
                 Some(SnapshotFile::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))?)

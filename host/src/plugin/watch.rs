@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 
 /// What is watched.
@@ -63,7 +63,7 @@ pub(crate) async fn watch(
                 scope.watch_folders(watcher.as_mut());
                 let looked = scope.clone();
                 // Without a thread for it the next look finds what this one would have.
-                let Ok(found) = aside(move || survey(&looked)).await else { continue };
+                let Ok(found) = run_blocking(move || survey(&looked)).await else { continue };
                 let paths = seen.keys().chain(found.keys());
                 for path in paths.filter(|path| seen.get(*path) != found.get(*path)) {
                     restless.entry(path.clone()).or_insert_with(|| Instant::now() + scope.quiet);

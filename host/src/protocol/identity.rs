@@ -42,7 +42,7 @@ impl IdentityIssuer {
     /// # Panics
     ///
     /// When the operating system has no randomness to give.
-    pub fn mint(&self) -> Identity {
+    pub fn issue(&self) -> Identity {
         let uuid = Uuid::new_v4();
         let mut text = [0; Identity::LEN];
         uuid.hyphenated().encode_lower(&mut text[..UUID_LEN]);
@@ -74,7 +74,7 @@ impl Default for IdentityIssuer {
 impl fmt::Debug for IdentityIssuer {
     /// Never the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mint").finish_non_exhaustive()
+        f.debug_struct("IdentityIssuer").finish_non_exhaustive()
     }
 }
 
@@ -170,7 +170,7 @@ mod tests {
     /// `printf 00112233-4455-4677-8899-aabbccddeeff | openssl dgst -sha256 -mac HMAC -macopt hexkey:2a…2a` (32 times 2a)
     const KNOWN: &str = "00112233-4455-4677-8899-aabbccddeeff.caa4aba3c3cadfcb794ca7f8260a842af745c4ee4993791b6feb1ae8054dca44";
 
-    fn mint() -> IdentityIssuer {
+    fn identity_issuer() -> IdentityIssuer {
         IdentityIssuer::with_secret([42; 32])
     }
 
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn the_seal_is_the_hmac_of_the_uuid() {
         assert_eq!(
-            mint().seal(&KNOWN.as_bytes()[..UUID_LEN])[..],
+            identity_issuer().seal(&KNOWN.as_bytes()[..UUID_LEN])[..],
             KNOWN.as_bytes()[UUID_LEN + 1..]
         );
     }
@@ -232,23 +232,23 @@ mod tests {
 
     #[test]
     fn minted_identities_are_uuids_of_version_4_with_a_seal_of_this_mint() {
-        let mint = IdentityIssuer::new();
-        let (one, other) = (mint.mint(), mint.mint());
+        let identity_issuer = IdentityIssuer::new();
+        let (one, other) = (identity_issuer.issue(), identity_issuer.issue());
         assert_eq!(Identity::key_of(one.as_str()), Some(one.key()));
         assert_eq!(one.as_str().len(), Identity::LEN);
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().get_version_num(), 4);
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().as_u64_pair().0, one.key());
         let uuid = &one.as_str().as_bytes()[..UUID_LEN];
-        assert_eq!(mint.seal(uuid)[..], one.as_str().as_bytes()[UUID_LEN + 1..]);
-        assert_ne!(IdentityIssuer::new().seal(uuid), mint.seal(uuid));
+        assert_eq!(identity_issuer.seal(uuid)[..], one.as_str().as_bytes()[UUID_LEN + 1..]);
+        assert_ne!(IdentityIssuer::new().seal(uuid), identity_issuer.seal(uuid));
         assert!(one.matches(one.as_str()) && !one.matches(other.as_str()) && !one.matches(""));
         assert_ne!(one.key(), other.key());
     }
 
     #[test]
     fn secrets_are_not_printed() {
-        let identity = mint().mint();
-        assert_eq!(format!("{:?}", mint()), "Mint { .. }");
+        let identity = identity_issuer().issue();
+        assert_eq!(format!("{:?}", identity_issuer()), "IdentityIssuer { .. }");
         assert_eq!(format!("{identity:?}"), format!("Identity({})", &identity.as_str()[..36]));
     }
 }

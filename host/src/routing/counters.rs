@@ -61,7 +61,7 @@ impl Counters {
         self.swaps.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn figures(&self) -> CounterValues {
+    pub(crate) fn values(&self) -> CounterValues {
         let figure = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CounterValues {
             messages: figure(&self.messages),

@@ -13,7 +13,7 @@ use std::time::SystemTime;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
-use super::outbox::{OutboxBounds, Gone, Outbox};
+use super::outbox::{Gone, Outbox, OutboxBounds};
 use super::resource::Resource;
 use crate::auth::Login;
 use crate::protocol::close::CloseReason;
@@ -121,7 +121,7 @@ impl Peer {
     #[cold]
     fn tell_dropped(&self, dropped: u32) {
         const SECONDS: u64 = 60;
-        self.resource.tally.add_dropped(u64::from(dropped));
+        self.resource.counters.add_dropped(u64::from(dropped));
         let count = self.dropped.fetch_add(dropped, Ordering::Relaxed).wrapping_add(dropped);
         let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         // Enough of the time to tell minutes apart.
@@ -149,7 +149,7 @@ impl Peer {
         self.slot.load(Ordering::Relaxed) != usize::MAX
     }
 
-    pub(crate) fn heard(&self) {
+    pub(crate) fn received(&self) {
         self.alive.store(true, Ordering::Relaxed);
     }
 
@@ -161,7 +161,7 @@ impl Peer {
     /// The host does not read it for a while, or does again: its silence says nothing then. Only its own task says so.
     pub(crate) fn hold(&self, is_held: bool) {
         self.is_held.store(is_held, Ordering::Relaxed);
-        self.heard();
+        self.received();
     }
 
     /// Pings, or closes a peer that was not heard of since the last ping. Scripts are spared: one that works between two

@@ -24,7 +24,7 @@ pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 pub(crate) struct Resource {
     pub(crate) path: String,
     /// What its applications have done so far.
-    pub(crate) tally: Counters,
+    pub(crate) counters: Counters,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -85,7 +85,7 @@ impl Resource {
     pub(crate) fn new(path: String, service: Service) -> Self {
         Self {
             path,
-            tally: Counters::default(),
+            counters: Counters::default(),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }

@@ -12,7 +12,7 @@ use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
 use crate::config::Config;
 use crate::error::chain;
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::net::tls::Served;
 use crate::plugin::lane::handover::Succession;
 use crate::routing::resource::{Resources, ServiceState};
@@ -96,7 +96,7 @@ impl Supervisor {
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
-        let guards = aside(move || auth::guards(&config, &present)).await;
+        let guards = run_blocking(move || auth::guards(&config, &present)).await;
         // Only where a resource kept its former settings and their files are gone: it keeps the new guard.
         let keeps = |error: &dyn std::error::Error| {
             error!(reason = chain(error), "a resource keeps its new keys for authentication");
@@ -224,7 +224,7 @@ impl Supervisor {
 async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
-    let read = match aside(read).await {
+    let read = match run_blocking(read).await {
         Ok(read) => read.map_err(|error| chain(&error)),
         Err(error) => Err(chain(&error)),
     };

@@ -123,10 +123,10 @@ impl Supervisor {
             return Ok(());
         }
         // First: an instance that has left its lane must have where to go.
-        let berth = Executor::find(&resource.path, kind)?;
+        let executor = Executor::find(&resource.path, kind)?;
         // What is in the old inbox is done first; what comes waits in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
-        let (next, standstill) = lane::follow(capacity, inbox.pulse().clone());
+        let (next, pending_lane) = lane::follow(capacity, inbox.health().clone());
         let state = ServiceState::Serving(next);
         resource.set_service(Service { lane: kind, state, ..(*now).clone() });
         let (heir, instance) = oneshot::channel();
@@ -136,10 +136,10 @@ impl Supervisor {
             drop(inbox.send(Item::Yield(heir)).await);
             let instance = tokio::select! {
                 instance = instance => instance.ok(),
-                () = inbox.pulse().given_up() => None,
+                () = inbox.health().given_up() => None,
             };
             if let Some(instance) = instance {
-                standstill.start(resource, berth, instance);
+                pending_lane.start(resource, executor, instance);
             }
         });
         Ok(())
@@ -156,18 +156,18 @@ impl Supervisor {
         candidate: Candidate,
     ) -> Result<(), SwapError> {
         let Candidate { mut instance, lane: kind, .. } = candidate;
-        let berth = match Executor::find(&resource.path, kind) {
-            Ok(berth) => berth,
+        let executor = match Executor::find(&resource.path, kind) {
+            Ok(executor) => executor,
             Err(error) => {
                 drop(discard(instance));
                 return Err(SwapError::Thread(error));
             }
         };
-        let (inbox, standstill) = lane::open(self.hub.config.load().server.limits.inbox_messages);
+        let (inbox, pending_lane) = lane::open(self.hub.config.load().server.limits.inbox_messages);
         // There is nothing to restore: this only lets it speak.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
-        standstill.start(resource.clone(), berth, instance);
+        pending_lane.start(resource.clone(), executor, instance);
         let state = ServiceState::Serving(inbox);
         resource.set_service(Service { lane: kind, ..service(settings, state) });
         info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
@@ -249,7 +249,7 @@ impl Supervisor {
             let limit = self.hub.config.load().server.watchdog.callback_limit;
             let call = tokio::select! {
                 done = &mut work => return Some(done),
-                call = inbox.pulse().stuck_for(limit) => call,
+                call = inbox.health().stuck_for(limit) => call,
             };
             if self.give_up(resource, inbox, call, outage) {
                 error!(resource = resource.path, "the lane is stuck and was given up");

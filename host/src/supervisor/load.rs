@@ -9,11 +9,11 @@ use tracing::{debug, error, info, warn};
 use super::Supervisor;
 use crate::config::Config;
 use crate::error::chain;
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 use crate::plugin::dylib::{Generation, LoadError};
 use crate::plugin::preflight::{self, PreflightError};
-use crate::plugin::staging::{self, StagingChecks, Hash, StageError, Staged};
+use crate::plugin::staging::{self, Hash, StageError, Staged, StagingChecks};
 use crate::plugin::watch;
 
 /// The generation that a plugin runs, and the content that it was made of.
@@ -97,7 +97,7 @@ impl Supervisor {
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let demands = self.demands(name);
         let copied = move || staging::stage(&file, &folder, (&plugin, number), &demands);
-        let staged = aside(copied).await.map_err(Refusal::Host)??;
+        let staged = run_blocking(copied).await.map_err(Refusal::Host)??;
         if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);
             if let Some(plugin) = self.plugins.get_mut(name) {
@@ -142,7 +142,7 @@ impl Supervisor {
     ) -> Result<Generation, Refusal> {
         preflight::check(&staged.path, limit).await?;
         let (name, path) = (name.to_owned(), staged.path.clone());
-        let opened = aside(move || Generation::open(&name, number, &path)).await;
+        let opened = run_blocking(move || Generation::open(&name, number, &path)).await;
         Ok(opened.map_err(Refusal::Host)??)
     }
 

@@ -24,8 +24,8 @@ use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
 
-pub(crate) use self::commands::OperatorCommand;
 use self::commands::CommandResult;
+pub(crate) use self::commands::OperatorCommand;
 use self::deploy::unserved;
 use self::load::{Active, Content};
 use self::probation::Probation;
@@ -49,7 +49,7 @@ pub(crate) enum Change {
     /// The operator asks to read the configuration again.
     Configuration,
     /// The lane of a resource has been in this call past `callback_limit`.
-    Stuck { path: String, pulse: Arc<LaneHealth>, call: u64 },
+    Stuck { path: String, health: Arc<LaneHealth>, call: u64 },
     /// An application panicked more than `max_panics` times in a minute.
     Panicking(String),
     /// Somebody asks whether the supervisor still answers.
@@ -200,7 +200,7 @@ impl Supervisor {
                 return self.note_available(path);
             }
             Change::File(path) => self.library_changed(&path).await,
-            Change::Stuck { path, pulse, call } => self.stuck(&path, &pulse, call).await,
+            Change::Stuck { path, health, call } => self.stuck(&path, &health, call).await,
             Change::Panicking(path) => self.panicking(&path).await,
             // Who asked may have gone. Nothing has changed.
             Change::Inquiry(answer) => return answer.send(()).unwrap_or_default(),

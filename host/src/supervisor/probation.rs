@@ -34,7 +34,7 @@ pub(super) struct Probation {
 
 /// A resource at the moment of the swap.
 struct Before {
-    figures: CounterValues,
+    values: CounterValues,
     state: Option<Snapshot>,
     sessions: Vec<Arc<Peer>>,
 }
@@ -83,8 +83,8 @@ impl Supervisor {
         if is_same || time.is_zero() || handovers.is_empty() {
             return;
         }
-        let before = |(path, Handover { snapshot: state, sessions, figures, .. })| {
-            (path, Before { figures, state, sessions })
+        let before = |(path, Handover { snapshot: state, sessions, values, .. })| {
+            (path, Before { values, state, sessions })
         };
         let resources = handovers.into_iter().map(before).collect();
         let probation = Probation { previous, until: Instant::now() + time, resources };
@@ -118,9 +118,9 @@ impl Supervisor {
         let mut messages = 0;
         for (path, before) in &probation.resources {
             let Some(resource) = self.resource(path) else { continue };
-            let now = resource.tally.figures();
-            messages += now.messages.saturating_sub(before.figures.messages);
-            if let Some(fault) = fault(&before.figures, &now, rules.probation_share) {
+            let now = resource.counters.values();
+            messages += now.messages.saturating_sub(before.values.messages);
+            if let Some(fault) = fault(&before.values, &now, rules.probation_share) {
                 return Some(Err(format!("{path}: {fault}")));
             }
         }
@@ -231,7 +231,8 @@ mod tests {
 
     #[test]
     fn what_speaks_against_a_generation() {
-        let before = CounterValues { messages: 100, refused: 50, panics: 7, ..CounterValues::default() };
+        let before =
+            CounterValues { messages: 100, refused: 50, panics: 7, ..CounterValues::default() };
         for (messages, refused, panics, slow, expected) in [
             (0, 0, 0, 0, None),
             (1, 0, 1, 0, Some("it panicked")),

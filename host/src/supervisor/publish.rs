@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Supervisor;
-use crate::hub::status::{RunningGeneration, PluginStatus};
+use crate::hub::status::{PluginStatus, RunningGeneration};
 use crate::plugin::staging;
 
 impl Supervisor {
@@ -33,6 +33,6 @@ impl Supervisor {
             };
             (name.clone(), standing)
         });
-        self.hub.roster.store(Arc::new(standings.collect()));
+        self.hub.plugin_statuses.store(Arc::new(standings.collect()));
     }
 }

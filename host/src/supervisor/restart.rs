@@ -42,7 +42,7 @@ impl RestartState {
     const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
     /// Notes a strike, and returns how many there were of late.
-    fn strike(&mut self, now: Instant) -> u32 {
+    fn failure(&mut self, now: Instant) -> u32 {
         if self.latest.is_some_and(|latest| now - latest > Self::FORGIVEN_AFTER) {
             self.strikes = 0;
         }
@@ -60,12 +60,13 @@ impl RestartState {
 
 impl Supervisor {
     /// A lane has been in one callback for too long, says the watchdog.
-    pub(super) async fn stuck(&mut self, path: &str, pulse: &Arc<LaneHealth>, call: u64) {
+    pub(super) async fn stuck(&mut self, path: &str, health: &Arc<LaneHealth>, call: u64) {
         let Some(resource) = self.resource(path) else { return };
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { return };
         // It may have got another lane since, or come back.
-        if !Arc::ptr_eq(inbox.pulse(), pulse) || pulse.call().is_none_or(|(now, _)| now != call) {
+        if !Arc::ptr_eq(inbox.health(), health) || health.call().is_none_or(|(now, _)| now != call)
+        {
             return;
         }
         let pause = self.next_pause(path);
@@ -80,7 +81,7 @@ impl Supervisor {
     pub(super) async fn panicking(&mut self, path: &str) {
         let Some(resource) = self.resource(path) else { return };
         let first = self.hub.config.load().server.watchdog.restart_pause;
-        let strikes = self.troubles.entry(path.to_owned()).or_default().strike(Instant::now());
+        let strikes = self.troubles.entry(path.to_owned()).or_default().failure(Instant::now());
         if strikes == 1 {
             warn!(resource = path, "panics again and again; a fresh instance takes its place");
             return self.start_afresh(&resource, InitialState::Nothing).await;
@@ -139,7 +140,7 @@ impl Supervisor {
         let state = ServiceState::Unavailable(outage.clone());
         // First, so that a connection whose event is refused finds the reason.
         resource.set_service(Service { state, ..(*now).clone() });
-        if !inbox.pulse().give_up(call) {
+        if !inbox.health().give_up(call) {
             resource.set_service((*now).clone());
             return false;
         }
@@ -203,7 +204,7 @@ impl Supervisor {
     /// The pause that a strike costs from which only a fresh lane helps.
     fn next_pause(&mut self, path: &str) -> Duration {
         let first = self.hub.config.load().server.watchdog.restart_pause;
-        let strikes = self.troubles.entry(path.to_owned()).or_default().strike(Instant::now());
+        let strikes = self.troubles.entry(path.to_owned()).or_default().failure(Instant::now());
         RestartState::pause(strikes, first)
     }
 
@@ -255,8 +256,8 @@ mod tests {
             assert_eq!(RestartState::pause(n, first).as_secs(), seconds, "{n}");
         }
         let (mut trouble, now) = (RestartState::default(), Instant::now());
-        assert_eq!((trouble.strike(now), trouble.strike(now)), (1, 2));
-        assert_eq!(trouble.strike(now + Duration::from_secs(599)), 3);
-        assert_eq!(trouble.strike(now + Duration::from_secs(1300)), 1);
+        assert_eq!((trouble.failure(now), trouble.failure(now)), (1, 2));
+        assert_eq!(trouble.failure(now + Duration::from_secs(599)), 3);
+        assert_eq!(trouble.failure(now + Duration::from_secs(1300)), 1);
     }
 }

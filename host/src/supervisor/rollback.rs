@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use super::Supervisor;
 use super::commands::CommandResult;
 use super::load::{Active, Refusal, forget};
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 use crate::plugin::archive::{Archive, Kept};
 use crate::plugin::dylib::Generation;
@@ -39,7 +39,7 @@ impl Supervisor {
         // It was good before.
         self.probations.remove(name);
         let file = watch::library(&config.server.plugin_dir, name);
-        let content = aside({
+        let content = run_blocking({
             let file = file.clone();
             move || staging::hash_of(&file)
         });
@@ -82,7 +82,7 @@ impl Supervisor {
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
         let demands = self.demands(name);
         let copied = move || staging::stage(&path, &folder, (&plugin, number), &demands);
-        let staged = aside(copied).await.map_err(Refusal::Host)??;
+        let staged = run_blocking(copied).await.map_err(Refusal::Host)??;
         if staging::hex(&staged.hash) != kept.hash {
             forget(&staged.path);
             let (found, kept) = (staged.hash, kept.hash.clone());
@@ -108,7 +108,7 @@ impl Supervisor {
         }
         let archive = self.archive(name);
         let keep = move || archive.keep(&generation.path, generation.number, &hash, earlier);
-        if let Err(error) = aside(keep).await.flatten() {
+        if let Err(error) = run_blocking(keep).await.flatten() {
             warn!(plugin = name, %error, "this generation cannot be kept for a rollback");
         }
         self.look_into_archive(name).await;
@@ -124,7 +124,7 @@ impl Supervisor {
     /// What can be rolled back to is read here, and shown from memory.
     pub(super) async fn look_into_archive(&mut self, name: &str) {
         let archive = self.archive(name);
-        match aside(move || archive.list()).await {
+        match run_blocking(move || archive.list()).await {
             Ok(list) => self.plugins.entry(name.to_owned()).or_default().kept = Some(list),
             Err(error) => warn!(plugin = name, %error, "what is kept of it cannot be read"),
         }

@@ -16,7 +16,7 @@ use super::deploy::Candidate;
 use super::load::Refusal;
 use crate::config::{Config, Resource as ResourceConfig};
 use crate::error::chain;
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::Item;
@@ -32,7 +32,7 @@ pub(crate) struct SnapshotWriter {
 }
 
 /// Takes a snapshot of each resource when it is due.
-pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<SnapshotWriter>) {
+pub(crate) async fn keep_states(hub: Arc<Hub>, snapshot_writer: Arc<SnapshotWriter>) {
     /// How soon a changed interval is noticed.
     const LOOK: Duration = Duration::from_millis(100);
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
@@ -46,7 +46,7 @@ pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<SnapshotWriter>) {
                     let Some(every) = settings.snapshot_every else { continue };
                     let now = Instant::now();
                     let due = *last.entry(path.clone()).or_insert(now) + every <= now;
-                    if due && let Ok(turn) = keeper.turn(path).try_lock_owned() {
+                    if due && let Ok(turn) = snapshot_writer.turn(path).try_lock_owned() {
                         last.insert(path.clone(), now);
                         writing.spawn(write_one(hub.clone(), config.clone(), path.clone(), turn));
                     }
@@ -58,12 +58,12 @@ pub(crate) async fn keep_states(hub: Arc<Hub>, keeper: Arc<SnapshotWriter>) {
 
 /// The last snapshots, before the lanes end, each after one that is being written. A lane that is stuck keeps only its own from being
 /// written.
-pub(crate) async fn write_last(hub: &Arc<Hub>, keeper: &SnapshotWriter) {
+pub(crate) async fn write_last(hub: &Arc<Hub>, snapshot_writer: &SnapshotWriter) {
     let config = hub.config.load_full();
     let mut writing = JoinSet::new();
     for (path, settings) in &config.resources {
         if settings.snapshot_every.is_some() {
-            let (turn, hub) = (keeper.turn(path).lock_owned(), hub.clone());
+            let (turn, hub) = (snapshot_writer.turn(path).lock_owned(), hub.clone());
             let (config, path) = (config.clone(), path.clone());
             writing.spawn(async move { write_one(hub, config, path, turn.await).await });
         }
@@ -94,7 +94,7 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
     }
     let taken = tokio::select! {
         taken = taken => taken,
-        () = inbox.pulse().given_up() => return,
+        () = inbox.health().given_up() => return,
     };
     let (resource, limit) = (resource.path.as_str(), config.server.reload.snapshot_limit);
     let state = match taken {
@@ -119,7 +119,7 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
         drop(turn);
         written
     };
-    match aside(work).await.flatten() {
+    match run_blocking(work).await.flatten() {
         Ok(()) => debug!(resource, bytes, "state written"),
         Err(error) => error!(resource, %error, "the state cannot be written; the last one stays"),
     }
@@ -140,7 +140,7 @@ impl Supervisor {
         }
         let (file, path) =
             (snapshot_file::file(&config.server.state_dir, &resource.path), &resource.path);
-        let read = aside({
+        let read = run_blocking({
             let file = file.clone();
             move || SnapshotFile::read(&file)
         });
@@ -179,13 +179,13 @@ impl Supervisor {
 
 /// Moves a state out of the way that nobody takes, so that the next one does not write over it.
 fn set_aside(file: &Path, resource: &str, reason: &str) {
-    let aside = file.with_extension("refused");
-    let moved = std::fs::rename(file, &aside).is_ok();
+    let run_blocking = file.with_extension("refused");
+    let moved = std::fs::rename(file, &run_blocking).is_ok();
     error!(
         resource,
         reason,
         moved,
-        file = %aside.display(),
+        file = %run_blocking.display(),
         "the state on disk is not restored; the application starts without it"
     );
 }

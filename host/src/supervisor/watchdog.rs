@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::Change;
 use crate::config::{Config, Watchdog as Limits};
 use crate::hub::Hub;
-use crate::plugin::lane::health::{StallFinding, LaneHealth, StallDetector, overslept};
+use crate::plugin::lane::health::{LaneHealth, StallDetector, StallFinding, overslept};
 use crate::routing::resource::{Resource, ServiceState};
 
 /// Ends the watch when it is dropped.
@@ -57,7 +57,7 @@ fn interval(limits: &Limits) -> Duration {
 
 /// What is remembered of a lane between two looks.
 struct Lane {
-    pulse: Arc<LaneHealth>,
+    health: Arc<LaneHealth>,
     watch: StallDetector,
     generation: u64,
     panics: Recent,
@@ -69,32 +69,32 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
     for (path, resource) in resources.iter() {
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { continue };
-        let pulse = inbox.pulse();
+        let health = inbox.health();
         let lane = lanes.entry(path.clone()).or_insert_with(|| Lane {
-            pulse: pulse.clone(),
+            health: health.clone(),
             watch: StallDetector::new(now),
-            generation: pulse.generation(),
+            generation: health.generation(),
             panics: Recent::new(0),
         });
-        if !Arc::ptr_eq(&lane.pulse, pulse) {
-            (lane.pulse, lane.watch) = (pulse.clone(), StallDetector::new(now));
+        if !Arc::ptr_eq(&lane.health, health) {
+            (lane.health, lane.watch) = (health.clone(), StallDetector::new(now));
         }
-        if lane.generation != pulse.generation() {
-            lane.generation = pulse.generation();
-            lane.panics = Recent::new(resource.tally.figures().panics);
+        if lane.generation != health.generation() {
+            lane.generation = health.generation();
+            lane.panics = Recent::new(resource.counters.values().panics);
         }
         let limits = &config.server.watchdog;
-        if let Some(finding) = lane.watch.look(pulse, now, limits) {
+        if let Some(finding) = lane.watch.look(health, now, limits) {
             let plugin = config.resources.get(path).map_or("", |settings| &*settings.plugin);
-            if report(plugin, resource, (pulse, finding), changes) {
+            if report(plugin, resource, (health, finding), changes) {
                 lane.watch.stuck_is_known();
             }
         }
-        let panics = lane.panics.within_a_minute(resource.tally.figures().panics, now);
+        let panics = lane.panics.within_a_minute(resource.counters.values().panics, now);
         if limits.max_panics.is_some_and(|max| panics > max.get() as u64)
             && changes.try_send(Change::Panicking(path.clone())).is_ok()
         {
-            lane.panics = Recent::new(resource.tally.figures().panics);
+            lane.panics = Recent::new(resource.counters.values().panics);
         }
     }
 }
@@ -103,20 +103,20 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
 fn report(
     plugin: &str,
     resource: &Resource,
-    (pulse, finding): (&Arc<LaneHealth>, StallFinding),
+    (health, finding): (&Arc<LaneHealth>, StallFinding),
     changes: &Sender<Change>,
 ) -> bool {
-    let (path, generation) = (resource.path.as_str(), pulse.generation());
+    let (path, generation) = (resource.path.as_str(), health.generation());
     match finding {
         StallFinding::Slow(callback, lasted) => {
-            resource.tally.add_slow_call();
+            resource.counters.add_slow_call();
             warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback takes long and still runs");
         }
         StallFinding::Ended(callback, lasted) => {
             info!(plugin, generation, resource = path, %callback, ?lasted, "the slow callback has ended");
         }
         StallFinding::Stuck(call, callback, lasted) => {
-            let stuck = Change::Stuck { path: path.to_owned(), pulse: pulse.clone(), call };
+            let stuck = Change::Stuck { path: path.to_owned(), health: health.clone(), call };
             if changes.try_send(stuck).is_ok() {
                 warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback is stuck");
                 return true;

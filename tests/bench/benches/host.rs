@@ -7,7 +7,7 @@ use divan::{Bencher, black_box};
 use plugsocket::internals::{Crowd, Ear};
 use plugsocket::protocol::chunk::{Form, Joiner, Step};
 use plugsocket::protocol::dialog;
-use plugsocket::protocol::ws::frame::{self, Look};
+use plugsocket::protocol::ws::frame::{self, FrameHead};
 
 fn main() {
     divan::main();
@@ -145,7 +145,7 @@ mod frames {
     fn header(bencher: Bencher<'_, '_>) {
         let bytes = masked(&[b'x'; 128]);
         bencher.bench(|| match frame::look(black_box(&bytes), 1 << 20) {
-            Look::Plain(plain) => plain.length,
+            FrameHead::Plain(plain) => plain.length,
             _ => 0,
         });
     }

@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use plugsocket::protocol::chunk::Form;
-use plugsocket::protocol::ws::frame::{Fault, Look, look};
+use plugsocket::protocol::ws::frame::{Fault, FrameHead, look};
 use plugsocket::internals::{Manner, hear};
 use plugsocket_fuzz::{Input, frames};
 use tungstenite::error::ProtocolError;
@@ -42,11 +42,11 @@ fn before_end(bytes: &[u8], max_message: usize) -> (&[u8], Option<(u16, Vec<u8>)
     let (mut at, mut open) = (0, None);
     loop {
         let (header, length) = match look(&bytes[at..], max_message) {
-            Look::Faulty(Fault::TooLong) => return (&bytes[..at], Some((1009, Vec::new()))),
-            Look::Faulty(_) => return (&bytes[..at], Some((1002, Vec::new()))),
-            Look::Plain(plain) => (plain.header, plain.length),
-            Look::Other(other) => (other.header, other.length),
-            Look::Short => return (&bytes[..at], None),
+            FrameHead::Faulty(Fault::TooLong) => return (&bytes[..at], Some((1009, Vec::new()))),
+            FrameHead::Faulty(_) => return (&bytes[..at], Some((1002, Vec::new()))),
+            FrameHead::Plain(plain) => (plain.header, plain.length),
+            FrameHead::Other(other) => (other.header, other.length),
+            FrameHead::Short => return (&bytes[..at], None),
         };
         let (opcode, is_final) = (bytes[at] & 0x0f, bytes[at] & 0x80 != 0);
         let frame = bytes.get(at..at + header + length);

@@ -2,16 +2,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::protocol::identity::{Identity, Mint};
+use plugsocket::protocol::identity::{Identity, IdentityIssuer};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
-    let mint = Mint::with_secret([input.byte(); 32]);
-    let own = mint.mint();
+    let issuer = IdentityIssuer::with_secret([input.byte(); 32]);
+    let own = issuer.issue();
     let text = own.as_str();
     assert_eq!(text.len(), Identity::LEN);
-    assert!(own.matches(text) && !mint.mint().matches(text));
+    assert!(own.matches(text) && !issuer.issue().matches(text));
     assert_eq!(Identity::key_of(text), Some(own.key()));
     let (at, flip) = (input.below(Identity::LEN), input.byte() & 0x7f);
     let mut other = text.as_bytes().to_vec();

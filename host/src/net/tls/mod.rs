@@ -27,7 +27,7 @@ use self::authorities::Authorities;
 use self::pair::{CertifiedPair, PairError};
 pub(crate) use self::validity::date;
 use crate::config::{self, Config, ConfigError, Place, Problem};
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 
 /// What TLS listeners serve; nothing where there are none.
@@ -310,7 +310,7 @@ fn settings_of(config: &Config, served: &Served) -> config::Tls {
 async fn look(served: &Arc<Served>) -> Stamps {
     let served = served.clone();
     // One that was not done is as one that found nothing.
-    aside(move || survey(&served.settings)).await.unwrap_or_default()
+    run_blocking(move || survey(&served.settings)).await.unwrap_or_default()
 }
 
 /// Once the files are quiet: a certificate and its key are rarely replaced in the same moment.
@@ -325,7 +325,7 @@ async fn read_again(tls: &Tls, config: &Arc<Config>, served: &Arc<Served>) {
         found = again;
     }
     let (settings, former) = (config.clone(), served.clone());
-    let read = aside(move || Served::load(&settings, Some(&former))).await;
+    let read = run_blocking(move || Served::load(&settings, Some(&former))).await;
     let problems = match read {
         Ok(Ok(Some(next))) => {
             let problems = next.problems.clone();

@@ -7,7 +7,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::protocol::{ControlAnswer, CertificateReport, ConnectionReport, DifferenceReport, PluginReport, ControlRequest, StatusReport};
+use super::protocol::{
+    CertificateReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
+    PluginReport, StatusReport,
+};
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::ops::logging::escaped;

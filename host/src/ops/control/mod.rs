@@ -93,8 +93,8 @@ impl Control {
     }
 
     /// Answers until it is aborted.
-    pub(crate) async fn serve(mut self, desk: ControlContext) {
-        let desk = Arc::new(desk);
+    pub(crate) async fn serve(mut self, context: ControlContext) {
+        let context = Arc::new(context);
         let mut asking = JoinSet::new();
         let mut look = interval(LOOK);
         let (mut was_refused, mut was_gone) = (false, false);
@@ -103,7 +103,7 @@ impl Control {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) if self.admits(&stream) => {
                         was_refused = false;
-                        asking.spawn(answer_one(stream, desk.clone()));
+                        asking.spawn(answer_one(stream, context.clone()));
                     }
                     Ok(_) => warn!("somebody else asked on the control socket and was not answered"),
                     Err(error) => {
@@ -217,7 +217,7 @@ pub(crate) struct ControlContext {
     pub(crate) drain: mpsc::Sender<()>,
 }
 
-async fn answer_one(stream: UnixStream, desk: Arc<ControlContext>) {
+async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     let read = async { (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line).await };
@@ -225,7 +225,7 @@ async fn answer_one(stream: UnixStream, desk: Arc<ControlContext>) {
         return;
     }
     let answer = match serde_json::from_slice(&line) {
-        Ok(request) => desk.answer(request).await,
+        Ok(request) => context.answer(request).await,
         Err(error) => ControlAnswer::Refused(format!("the request cannot be read: {error}")),
     };
     let Ok(mut text) = serde_json::to_vec(&answer) else { return };
@@ -245,9 +245,15 @@ impl ControlContext {
             ControlRequest::Close { uuid } => self.close(&uuid),
             ControlRequest::Diff {} => report::difference(self.hub.clone()).await,
             ControlRequest::Reload {} => self.order(OperatorCommand::Configuration).await,
-            ControlRequest::PluginReload { plugin } => self.order(OperatorCommand::Reload(plugin)).await,
-            ControlRequest::PluginDisable { plugin } => self.order(OperatorCommand::Disable(plugin)).await,
-            ControlRequest::PluginEnable { plugin } => self.order(OperatorCommand::Enable(plugin)).await,
+            ControlRequest::PluginReload { plugin } => {
+                self.order(OperatorCommand::Reload(plugin)).await
+            }
+            ControlRequest::PluginDisable { plugin } => {
+                self.order(OperatorCommand::Disable(plugin)).await
+            }
+            ControlRequest::PluginEnable { plugin } => {
+                self.order(OperatorCommand::Enable(plugin)).await
+            }
             ControlRequest::PluginRollback { plugin, generation, fresh } => {
                 let succession = if fresh { Succession::Stranger } else { Succession::Heir };
                 self.order(OperatorCommand::RollBack { plugin, generation, succession }).await

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::protocol::{
-    ControlAnswer, CertificateReport, ConnectionReport, CountsReport, DifferenceReport, GenerationReport, KeptReport, PluginReport, ResourceReport, StatusReport,
+    CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
+    GenerationReport, KeptReport, PluginReport, ResourceReport, StatusReport,
 };
 use crate::config::{Config, LaneKind};
 use crate::error::chain;
-use crate::fs::blocking::aside;
+use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
 use crate::hub::status::PluginStatus;
 use crate::net::tls;
@@ -45,9 +46,9 @@ fn certificate(standing: &tls::CertificateStatus<'_>) -> CertificateReport {
 }
 
 fn resource(served: &Served, config: &Config) -> ResourceReport {
-    let (service, figures) = (served.service(), served.tally.figures());
+    let (service, values) = (served.service(), served.counters.values());
     let (generation, closed) = match &service.state {
-        ServiceState::Serving(inbox) => (Some(inbox.pulse().generation()), None),
+        ServiceState::Serving(inbox) => (Some(inbox.health().generation()), None),
         ServiceState::Unavailable(outage) => (None, Some(outage.text.clone())),
     };
     let plugin = config.resources.get(&served.path).map(|settings| settings.plugin.clone());
@@ -62,20 +63,20 @@ fn resource(served: &Served, config: &Config) -> ResourceReport {
         closed,
         lane: lane.to_owned(),
         counts: counts(served),
-        swaps: figures.swaps,
-        last_pause_micros: u64::try_from(figures.last_pause.as_micros()).unwrap_or(u64::MAX),
+        swaps: values.swaps,
+        last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
     }
 }
 
 fn counts(served: &Served) -> CountsReport {
-    let figures = served.tally.figures();
+    let values = served.counters.values();
     CountsReport {
         sessions: served.count() as u64,
-        messages: figures.messages,
-        refused_messages: figures.refused,
-        panics: figures.panics,
-        slow_calls: figures.slow_calls,
-        dropped_messages: figures.dropped,
+        messages: values.messages,
+        refused_messages: values.refused,
+        panics: values.panics,
+        slow_calls: values.slow_calls,
+        dropped_messages: values.dropped,
     }
 }
 
@@ -93,13 +94,13 @@ impl std::iter::Sum for CountsReport {
 }
 
 pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
-    let (config, roster) = (hub.config.load(), hub.roster.load());
+    let (config, plugin_statuses) = (hub.config.load(), hub.plugin_statuses.load());
     let in_folder = watch::libraries(&config.server.plugin_dir);
     let mut names: BTreeSet<&str> =
         in_folder.iter().filter_map(|p| watch::plugin_name(p)).collect();
-    names.extend(roster.keys().map(String::as_str));
+    names.extend(plugin_statuses.keys().map(String::as_str));
     names.extend(config.resources.values().map(|settings| &*settings.plugin));
-    names.into_iter().map(|name| plugin(name, hub, &config, roster.get(name))).collect()
+    names.into_iter().map(|name| plugin(name, hub, &config, plugin_statuses.get(name))).collect()
 }
 
 fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&PluginStatus>) -> PluginReport {
@@ -173,12 +174,12 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
 
 /// Reads the file and hashes the libraries, off the runtime.
 pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
-    let compared = aside(move || {
+    let compared = run_blocking(move || {
         let old = hub.config.load_full();
         let new = Config::load(&old.path).map_err(|error| chain(&error))?;
         old.must_not_end(&new)?;
         let mut difference = difference_of(&old, &new);
-        difference.swapped = swapped(&new, &hub.roster.load());
+        difference.swapped = swapped(&new, &hub.plugin_statuses.load());
         Ok::<_, String>(difference)
     });
     match compared.await {
@@ -206,13 +207,13 @@ fn difference_of(old: &Config, new: &Config) -> DifferenceReport {
 }
 
 /// Plugins that run, and whose library has another content than what runs.
-fn swapped(config: &Config, roster: &BTreeMap<String, PluginStatus>) -> Vec<String> {
+fn swapped(config: &Config, plugin_statuses: &BTreeMap<String, PluginStatus>) -> Vec<String> {
     let differs = |name: &&String| {
-        let running = roster[*name].generation.as_ref();
+        let running = plugin_statuses[*name].generation.as_ref();
         let file = watch::library(&config.server.plugin_dir, name);
         running.is_some_and(|running| hash_of(&file).is_some_and(|hash| hash != running.hash))
     };
-    roster.keys().filter(differs).cloned().collect()
+    plugin_statuses.keys().filter(differs).cloned().collect()
 }
 
 fn hash_of(file: &Path) -> Option<String> {

@@ -116,17 +116,17 @@ impl Generation {
         router: Arc<Router>,
         config: &str,
     ) -> Result<DylibInstance, Failure> {
-        let voice: &'static InstanceContext = Box::leak(Box::new(InstanceContext {
+        let instance_context: &'static InstanceContext = Box::leak(Box::new(InstanceContext {
             state: AtomicU8::new(InstanceContext::CANDIDATE),
             generation: self.clone(),
             resource,
             router,
         }));
-        let context = HostContext(std::ptr::from_ref(voice).cast());
+        let context = HostContext(std::ptr::from_ref(instance_context).cast());
         let host = HostRef { context, table: host_table() };
         self.living.fetch_add(1, Ordering::Relaxed);
         match self.module.start()(host, config.into()).into_result() {
-            Ok(pointer) => Ok(DylibInstance { pointer, voice }),
+            Ok(pointer) => Ok(DylibInstance { pointer, instance_context }),
             Err(raw) => {
                 let failure = failure(raw);
                 self.depart();
@@ -243,12 +243,12 @@ fn advise_pageout(start: usize, length: usize) {
 /// An instance behind the boundary.
 pub(crate) struct DylibInstance {
     pointer: InstancePtr,
-    voice: &'static InstanceContext,
+    instance_context: &'static InstanceContext,
 }
 
 impl DylibInstance {
     fn module(&self) -> ModuleRef {
-        self.voice.generation.module
+        self.instance_context.generation.module
     }
 }
 
@@ -283,7 +283,7 @@ impl Instance for DylibInstance {
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
         let taken = self.module().snapshot()(self.pointer).into_result().map_err(failure)?;
         let snapshot = |raw: RawSnapshot| {
-            let generation = self.voice.generation.clone();
+            let generation = self.instance_context.generation.clone();
             generation.living.fetch_add(1, Ordering::Relaxed);
             let state = InstanceState { bytes: raw.bytes, generation };
             Snapshot { version: raw.version, bytes: Bytes::from_owner(state) }
@@ -292,7 +292,7 @@ impl Instance for DylibInstance {
     }
 
     fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure> {
-        self.voice.state.store(InstanceContext::ACTIVE, Ordering::Release);
+        self.instance_context.state.store(InstanceContext::ACTIVE, Ordering::Release);
         let Some(Snapshot { version, bytes }) = snapshot else { return Ok(()) };
         self.module().restore()(self.pointer, *version, bytes.as_ref().into())
             .into_result()
@@ -300,11 +300,11 @@ impl Instance for DylibInstance {
     }
 
     fn retire(&mut self) {
-        self.voice.state.store(InstanceContext::RETIRED, Ordering::Release);
+        self.instance_context.state.store(InstanceContext::RETIRED, Ordering::Release);
     }
 
-    fn voice(&self) -> Option<(health::Revocation, u8)> {
-        Some((&self.voice.state, InstanceContext::RETIRED))
+    fn revocation(&self) -> Option<(health::Revocation, u8)> {
+        Some((&self.instance_context.state, InstanceContext::RETIRED))
     }
 
     fn tick_every(&mut self) -> Option<Duration> {
@@ -315,11 +315,11 @@ impl Instance for DylibInstance {
     }
 
     fn plugin(&self) -> &str {
-        &self.voice.generation.plugin
+        &self.instance_context.generation.plugin
     }
 
     fn generation(&self) -> u64 {
-        self.voice.generation.number
+        self.instance_context.generation.number
     }
 }
 
@@ -327,10 +327,10 @@ impl Drop for DylibInstance {
     fn drop(&mut self) {
         self.retire();
         if let RResult::RErr(failed) = self.module().destroy()(self.pointer) {
-            let plugin = self.voice.generation.plugin.as_str();
+            let plugin = self.instance_context.generation.plugin.as_str();
             tracing::warn!(plugin, reason = failed.text.as_str(), "dropping an instance failed");
         }
-        self.voice.generation.depart();
+        self.instance_context.generation.depart();
     }
 }
 
@@ -403,7 +403,7 @@ fn leak(origin: CallOrigin) -> HostContext {
     HostContext(std::ptr::from_ref(Box::leak(Box::new(origin))).cast())
 }
 
-fn voice(context: HostContext) -> &'static InstanceContext {
+fn instance_context(context: HostContext) -> &'static InstanceContext {
     // SAFETY: `Generation::start` made the context from a leaked `InstanceContext`; plugins hand it back unchanged.
     unsafe { &*context.0.cast::<InstanceContext>() }
 }
@@ -435,10 +435,12 @@ fn payload(message: RawMessage<'_>) -> Payload {
 }
 
 extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u32 {
-    let (voice, payload) = (voice(context), payload(message));
+    let (instance_context, payload) = (instance_context(context), payload(message));
     let sent = with_present(|present| match present.filter(|peer| peer.id().0 == id) {
-        Some(to) => voice.deliver(Command::Answer { to, payload }),
-        None => voice.deliver(Command::Send { to: ConnectionId(id), key: None, payload }),
+        Some(to) => instance_context.deliver(Command::Answer { to, payload }),
+        None => {
+            instance_context.deliver(Command::Send { to: ConnectionId(id), key: None, payload })
+        }
     });
     sent.status
 }
@@ -473,7 +475,7 @@ extern "C" fn send_latest(
     message: RawMessage<'_>,
 ) -> u32 {
     let (to, key) = (ConnectionId(id), Some(key.as_str()));
-    voice(context).deliver(Command::Send { to, key, payload: payload(message) }).status
+    instance_context(context).deliver(Command::Send { to, key, payload: payload(message) }).status
 }
 
 extern "C" fn broadcast(
@@ -481,7 +483,7 @@ extern "C" fn broadcast(
     to: RawAudience<'_>,
     message: RawMessage<'_>,
 ) -> Count {
-    voice(context).deliver(broadcasting(&to, None, message))
+    instance_context(context).deliver(broadcasting(&to, None, message))
 }
 
 extern "C" fn broadcast_latest(
@@ -490,7 +492,7 @@ extern "C" fn broadcast_latest(
     key: RStr<'_>,
     message: RawMessage<'_>,
 ) -> Count {
-    voice(context).deliver(broadcasting(&to, Some(key.as_str()), message))
+    instance_context(context).deliver(broadcasting(&to, Some(key.as_str()), message))
 }
 
 fn broadcasting<'a>(
@@ -512,15 +514,19 @@ extern "C" fn feedback(context: HostContext, to: RawTarget<'_>, message: RawMess
         abi::target::UUID => Target::Uuid(to.text.as_str()),
         _ => Target::Ident(to.text.as_str()),
     };
-    voice(context).deliver(Command::Feedback { to, payload: payload(message) }).status
+    instance_context(context).deliver(Command::Feedback { to, payload: payload(message) }).status
 }
 
 extern "C" fn join(context: HostContext, id: u64, room: RStr<'_>) -> u32 {
-    voice(context).deliver(Command::Join { id: ConnectionId(id), room: room.as_str() }).status
+    instance_context(context)
+        .deliver(Command::Join { id: ConnectionId(id), room: room.as_str() })
+        .status
 }
 
 extern "C" fn leave(context: HostContext, id: u64, room: RStr<'_>) -> u32 {
-    voice(context).deliver(Command::Leave { id: ConnectionId(id), room: room.as_str() }).status
+    instance_context(context)
+        .deliver(Command::Leave { id: ConnectionId(id), room: room.as_str() })
+        .status
 }
 
 extern "C" fn publish(
@@ -530,7 +536,7 @@ extern "C" fn publish(
     message: RawMessage<'_>,
 ) -> Count {
     let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
-    voice(context).deliver(Command::Publish { room, except, key: None, payload })
+    instance_context(context).deliver(Command::Publish { room, except, key: None, payload })
 }
 
 extern "C" fn publish_latest(
@@ -541,33 +547,46 @@ extern "C" fn publish_latest(
     message: RawMessage<'_>,
 ) -> Count {
     let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
-    voice(context).deliver(Command::Publish { room, except, key: Some(key.as_str()), payload })
+    instance_context(context).deliver(Command::Publish {
+        room,
+        except,
+        key: Some(key.as_str()),
+        payload,
+    })
 }
 
 extern "C" fn close(context: HostContext, id: u64, code: u16, reason: RStr<'_>) -> u32 {
     let (id, code) = (ConnectionId(id), CloseCode(code));
-    voice(context).deliver(Command::Close { id, code, reason: reason.as_str() }).status
+    instance_context(context).deliver(Command::Close { id, code, reason: reason.as_str() }).status
 }
 
 extern "C" fn set_fyi(context: HostContext, id: u64, fyi: RStr<'_>) -> u32 {
-    voice(context).deliver(Command::SetFyi { id: ConnectionId(id), fyi: fyi.as_str() }).status
+    instance_context(context)
+        .deliver(Command::SetFyi { id: ConnectionId(id), fyi: fyi.as_str() })
+        .status
 }
 
 extern "C" fn sessions(context: HostContext, visitor: Visitor<'_>) -> u32 {
-    let voice = voice(context);
-    if voice.state.load(Ordering::Acquire) != InstanceContext::ACTIVE {
+    let instance_context = instance_context(context);
+    if instance_context.state.load(Ordering::Acquire) != InstanceContext::ACTIVE {
         return status::RETIRED;
     }
-    for peer in voice.resource.members() {
+    for peer in instance_context.resource.members() {
         (visitor.visit)(visitor.context, raw_session(&peer));
     }
     status::OK
 }
 
 extern "C" fn log(context: HostContext, level: u32, _target: RStr<'_>, text: RStr<'_>) {
-    let voice = voice(context);
-    let Generation { plugin, number, .. } = &*voice.generation;
-    crate::ops::logging::plugin_line(level, plugin, *number, &voice.resource.path, text.as_str());
+    let instance_context = instance_context(context);
+    let Generation { plugin, number, .. } = &*instance_context.generation;
+    crate::ops::logging::plugin_line(
+        level,
+        plugin,
+        *number,
+        &instance_context.resource.path,
+        text.as_str(),
+    );
 }
 
 extern "C" fn log_of_library(context: HostContext, level: u32, target: RStr<'_>, text: RStr<'_>) {

@@ -52,7 +52,7 @@ pub(crate) struct Handover {
     /// Who was there.
     pub(crate) sessions: Vec<Arc<Peer>>,
     /// What had been counted of the resource.
-    pub(crate) figures: CounterValues,
+    pub(crate) values: CounterValues,
 }
 
 /// Why the predecessor goes on.
@@ -105,7 +105,7 @@ pub(crate) async fn restore(
     snapshot: Snapshot,
     limit: Duration,
 ) -> Result<(Box<dyn Instance>, Snapshot), SwapError> {
-    let voice = next.voice();
+    let revocation = next.revocation();
     let (done, restored) = oneshot::channel();
     let work = move || match next.restore(Some(&snapshot)) {
         // What comes too late is dropped here.
@@ -121,8 +121,8 @@ pub(crate) async fn restore(
         Ok(Ok(restored)) => restored,
         Ok(Err(_)) => Err(SwapError::Restore("its thread ended".to_owned())),
         Err(_) => {
-            if let Some((state, muted)) = voice {
-                state.store(muted, Ordering::Release);
+            if let Some((state, revoked)) = revocation {
+                state.store(revoked, Ordering::Release);
             }
             Err(SwapError::RestoreHung(limit))
         }

@@ -57,7 +57,7 @@ pub(crate) struct LaneHealth {
     stamp: Stamp,
     generation: AtomicU64,
     /// State of the instance's voice and the value that mutes it.
-    voice: Mutex<Option<(Revocation, u8)>>,
+    revocation: Mutex<Option<(Revocation, u8)>>,
     is_given_up: AtomicBool,
     given_up: CancellationToken,
 }
@@ -86,9 +86,9 @@ impl LaneHealth {
     }
 
     /// The lane has another instance now.
-    pub(crate) fn serves(&self, generation: u64, voice: Option<(Revocation, u8)>) {
+    pub(crate) fn serves(&self, generation: u64, revocation: Option<(Revocation, u8)>) {
         self.generation.store(generation, Ordering::Relaxed);
-        *self.voice.lock().unwrap_or_else(PoisonError::into_inner) = voice;
+        *self.revocation.lock().unwrap_or_else(PoisonError::into_inner) = revocation;
     }
 
     pub(crate) fn generation(&self) -> u64 {
@@ -108,8 +108,10 @@ impl LaneHealth {
         if stamp.compare_exchange(call, marked, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        if let Some((state, muted)) = *self.voice.lock().unwrap_or_else(PoisonError::into_inner) {
-            state.store(muted, Ordering::Release);
+        if let Some((state, revoked)) =
+            *self.revocation.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            state.store(revoked, Ordering::Release);
         }
         self.is_given_up.store(true, Ordering::Release);
         self.given_up.cancel();
@@ -197,11 +199,11 @@ impl StallDetector {
     /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until it is known.
     pub(crate) fn look(
         &mut self,
-        pulse: &LaneHealth,
+        health: &LaneHealth,
         now: Instant,
         limits: &Watchdog,
     ) -> Option<StallFinding> {
-        let (call, callback) = pulse.call().unzip();
+        let (call, callback) = health.call().unzip();
         let lasted = now.saturating_duration_since(self.since);
         if callback.is_some() && call == Some(self.call) {
             let callback = callback?;
@@ -239,25 +241,25 @@ mod tests {
 
     #[test]
     fn a_slow_callback_is_reported_once_while_it_runs_and_once_when_it_ends() {
-        let (pulse, start) = (LaneHealth::default(), Instant::now());
+        let (health, start) = (LaneHealth::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let for_ = Duration::from_secs;
         let mut watch = StallDetector::new(start);
-        assert_eq!(watch.look(&pulse, at(0), &LIMITS), None);
-        pulse.begin(Callback::Message);
-        assert_eq!(watch.look(&pulse, at(10), &LIMITS), None);
+        assert_eq!(watch.look(&health, at(0), &LIMITS), None);
+        health.begin(Callback::Message);
+        assert_eq!(watch.look(&health, at(10), &LIMITS), None);
         let slow = StallFinding::Slow(Callback::Message, for_(2));
-        assert_eq!(watch.look(&pulse, at(12), &LIMITS), Some(slow));
-        assert_eq!(watch.look(&pulse, at(13), &LIMITS), None);
-        assert!(pulse.end());
+        assert_eq!(watch.look(&health, at(12), &LIMITS), Some(slow));
+        assert_eq!(watch.look(&health, at(13), &LIMITS), None);
+        assert!(health.end());
         let ended = StallFinding::Ended(Callback::Message, for_(4));
-        assert_eq!(watch.look(&pulse, at(14), &LIMITS), Some(ended));
-        assert_eq!(watch.look(&pulse, at(15), &LIMITS), None);
+        assert_eq!(watch.look(&health, at(14), &LIMITS), Some(ended));
+        assert_eq!(watch.look(&health, at(15), &LIMITS), None);
         // Another call at each look is no slow call, however often the lane is found at work.
         for second in 20..30 {
-            pulse.begin(Callback::Message);
-            assert_eq!(watch.look(&pulse, at(second), &LIMITS), None);
-            assert!(pulse.end());
+            health.begin(Callback::Message);
+            assert_eq!(watch.look(&health, at(second), &LIMITS), None);
+            assert!(health.end());
         }
     }
 
@@ -269,34 +271,34 @@ mod tests {
         {
             assert_eq!(overslept(millis(elapsed), millis(pause)), millis(expected), "{elapsed}");
         }
-        let (pulse, start) = (LaneHealth::default(), Instant::now());
+        let (health, start) = (LaneHealth::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut watch = StallDetector::new(start);
-        pulse.begin(Callback::Message);
-        assert_eq!(watch.look(&pulse, at(1), &LIMITS), None);
+        health.begin(Callback::Message);
+        assert_eq!(watch.look(&health, at(1), &LIMITS), None);
         watch.excuse(Duration::from_secs(60));
-        assert_eq!(watch.look(&pulse, at(61), &LIMITS), None);
-        let stuck = watch.look(&pulse, at(67), &LIMITS);
+        assert_eq!(watch.look(&health, at(61), &LIMITS), None);
+        let stuck = watch.look(&health, at(67), &LIMITS);
         assert!(matches!(stuck, Some(StallFinding::Stuck(_, _, lasted)) if lasted.as_secs() == 6));
     }
 
     #[test]
     fn a_lane_is_given_up_in_the_call_that_was_meant_or_not_at_all() {
         static VOICE: AtomicU8 = AtomicU8::new(1);
-        let (pulse, start) = (LaneHealth::default(), Instant::now());
-        pulse.serves(1, Some((&VOICE, 2)));
+        let (health, start) = (LaneHealth::default(), Instant::now());
+        health.serves(1, Some((&VOICE, 2)));
         let mut watch = StallDetector::new(start);
-        pulse.begin(Callback::Tick);
-        watch.look(&pulse, start, &LIMITS);
-        let found = watch.look(&pulse, start + Duration::from_secs(9), &LIMITS);
+        health.begin(Callback::Tick);
+        watch.look(&health, start, &LIMITS);
+        let found = watch.look(&health, start + Duration::from_secs(9), &LIMITS);
         let Some(StallFinding::Stuck(call, Callback::Tick, _)) = found else { panic!("{found:?}") };
-        assert!(pulse.end());
-        assert!(!pulse.give_up(call) && !pulse.is_given_up());
-        pulse.begin(Callback::Tick);
-        assert!(!pulse.give_up(call));
-        let (call, _) = pulse.call().unwrap();
-        assert!(pulse.give_up(call) && pulse.is_given_up());
+        assert!(health.end());
+        assert!(!health.give_up(call) && !health.is_given_up());
+        health.begin(Callback::Tick);
+        assert!(!health.give_up(call));
+        let (call, _) = health.call().unwrap();
+        assert!(health.give_up(call) && health.is_given_up());
         assert_eq!(VOICE.load(Ordering::Relaxed), 2);
-        assert!(!pulse.end());
+        assert!(!health.end());
     }
 }

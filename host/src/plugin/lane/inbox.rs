@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
 use super::health::LaneHealth;
-use super::{Dispatcher, Item, DispatcherSlot};
+use super::{Dispatcher, DispatcherSlot, Item};
 use crate::routing::input::{Input, Load};
 use crate::routing::registry::Peer;
 use crate::routing::sync::AtomicUsize;
@@ -22,25 +22,25 @@ use crate::routing::sync::AtomicUsize;
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
     items: mpsc::Sender<Item>,
-    desk: Arc<LaneShared>,
+    shared: Arc<LaneShared>,
 }
 
 /// What a lane and the ways into it share.
 #[derive(Debug)]
 pub(super) struct LaneShared {
-    pub(super) pulse: Arc<LaneHealth>,
+    pub(super) health: Arc<LaneHealth>,
     /// Items that were sent and are not done.
     pub(super) queued: AtomicUsize,
     pub(super) place: DispatcherSlot,
 }
 
 impl Inbox {
-    pub(super) fn new(items: mpsc::Sender<Item>, desk: Arc<LaneShared>) -> Self {
-        Self { items, desk }
+    pub(super) fn new(items: mpsc::Sender<Item>, shared: Arc<LaneShared>) -> Self {
+        Self { items, shared }
     }
 
-    pub(crate) fn pulse(&self) -> &Arc<LaneHealth> {
-        &self.desk.pulse
+    pub(crate) fn health(&self) -> &Arc<LaneHealth> {
+        &self.shared.health
     }
 
     pub(crate) fn same_channel(&self, other: &Self) -> bool {
@@ -56,7 +56,9 @@ impl Inbox {
             _ => return self.queue(item),
         }
         let mut item = Some(item);
-        let work = |clerk: &mut Dispatcher| item.take().into_iter().for_each(|item| clerk.apply(item));
+        let work = |dispatcher: &mut Dispatcher| {
+            item.take().into_iter().for_each(|item| dispatcher.apply(item))
+        };
         self.take_turn(work);
         item.map_or(Ok(()), |item| self.queue(item))
     }
@@ -68,44 +70,44 @@ impl Inbox {
         peer: &Arc<Peer>,
         mut inputs: Vec<Input>,
     ) -> Result<(), TrySendError<Item>> {
-        self.take_turn(|clerk| {
-            let handled = clerk.inputs(peer, &inputs);
+        self.take_turn(|dispatcher| {
+            let handled = dispatcher.inputs(peer, &inputs);
             inputs.drain(..handled);
             if !inputs.is_empty() && peer.outbox.is_crowded(peer.bounds) {
                 let rest = std::mem::take(&mut inputs);
-                peer.outbox.lend(Load::of(&rest));
+                peer.outbox.reserve(Load::of(&rest));
                 peer.outbox.defer(rest);
             }
         });
         if inputs.is_empty() {
             return Ok(());
         }
-        self.queue(Item::Inputs { peer: peer.clone(), inputs, lent: Load::default() })
+        self.queue(Item::Inputs { peer: peer.clone(), inputs, reserved: Load::default() })
     }
 
     fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) -> bool {
-        !self.desk.pulse.is_given_up()
-            && self.desk.queued.load(Ordering::Acquire) == 0
-            && self.desk.place.take_turn(work)
+        !self.shared.health.is_given_up()
+            && self.shared.queued.load(Ordering::Acquire) == 0
+            && self.shared.place.take_turn(work)
     }
 
     fn queue(&self, mut item: Item) -> Result<(), TrySendError<Item>> {
-        item.lend();
-        if self.desk.pulse.is_given_up() {
+        item.reserve();
+        if self.shared.health.is_given_up() {
             return Err(TrySendError::Closed(item));
         }
-        self.desk.queued.fetch_add(1, Ordering::AcqRel);
+        self.shared.queued.fetch_add(1, Ordering::AcqRel);
         self.items.try_send(item).inspect_err(|_| {
-            self.desk.queued.fetch_sub(1, Ordering::AcqRel);
+            self.shared.queued.fetch_sub(1, Ordering::AcqRel);
         })
     }
 
     /// Waits for a place; not for the end of a lane that is given up: who waits here is told of that by its outbox.
     pub(crate) async fn reserve(&self) -> Result<Permit<'_>, SendError<()>> {
-        if self.desk.pulse.is_given_up() {
+        if self.shared.health.is_given_up() {
             return Err(SendError(()));
         }
-        Ok(Permit { permit: self.items.reserve().await?, desk: &self.desk })
+        Ok(Permit { permit: self.items.reserve().await?, shared: &self.shared })
     }
 
     /// Waits for a place or for the end of the lane.
@@ -119,7 +121,7 @@ impl Inbox {
         let permit = Box::pin(async {
             tokio::select! {
                 permit = self.reserve() => permit.ok(),
-                () = self.desk.pulse.given_up() => None,
+                () = self.shared.health.given_up() => None,
             }
         });
         match permit.await {
@@ -135,12 +137,12 @@ impl Inbox {
 /// A place in the queue.
 pub(crate) struct Permit<'a> {
     permit: mpsc::Permit<'a, Item>,
-    desk: &'a LaneShared,
+    shared: &'a LaneShared,
 }
 
 impl Permit<'_> {
     pub(crate) fn send(self, item: Item) {
-        self.desk.queued.fetch_add(1, Ordering::AcqRel);
+        self.shared.queued.fetch_add(1, Ordering::AcqRel);
         self.permit.send(item);
     }
 }

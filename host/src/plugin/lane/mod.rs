@@ -23,10 +23,11 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, debug, info_span, warn};
 
 use self::handover::{
-    RetiredReceiver, Handover, HandoverLimits, Succession, Swap, SwapError, discard, restore, take_up,
+    Handover, HandoverLimits, RetiredReceiver, Succession, Swap, SwapError, discard, restore,
+    take_up,
 };
 use self::health::{Callback, LaneHealth};
-use self::inbox::{LaneShared, Inbox};
+use self::inbox::{Inbox, LaneShared};
 use super::snapshot_file::SnapshotFile;
 use super::{Event, Failure, Instance, Snapshot};
 use crate::config::LaneKind;
@@ -44,7 +45,7 @@ pub(crate) enum Item {
     Inputs {
         peer: Arc<Peer>,
         inputs: Vec<Input>,
-        lent: Load,
+        reserved: Load,
     },
     /// Goes on with what was deferred of a connection.
     Resume(Arc<Peer>),
@@ -62,12 +63,12 @@ pub(crate) enum Item {
 
 impl Item {
     /// It is going to wait: what was read and not yet handled counts against its connection.
-    pub(super) fn lend(&mut self) {
-        if let Self::Inputs { peer, inputs, lent } = self
-            && *lent == Load::default()
+    pub(super) fn reserve(&mut self) {
+        if let Self::Inputs { peer, inputs, reserved } = self
+            && *reserved == Load::default()
         {
-            *lent = Load::of(inputs);
-            peer.outbox.lend(*lent);
+            *reserved = Load::of(inputs);
+            peer.outbox.reserve(*reserved);
         }
     }
 }
@@ -75,7 +76,7 @@ impl Item {
 /// A lane that does not run yet: what comes in waits.
 pub(crate) struct PendingLane {
     items: mpsc::Receiver<Item>,
-    desk: Arc<LaneShared>,
+    shared: Arc<LaneShared>,
 }
 
 /// Makes the inbox of a lane; `capacity` is in items.
@@ -84,10 +85,14 @@ pub(crate) fn open(capacity: usize) -> (Inbox, PendingLane) {
 }
 
 /// Makes the inbox of a lane that will go on with the instance of another one: given up together with it.
-pub(crate) fn follow(capacity: usize, pulse: Arc<LaneHealth>) -> (Inbox, PendingLane) {
+pub(crate) fn follow(capacity: usize, health: Arc<LaneHealth>) -> (Inbox, PendingLane) {
     let (inbox, items) = mpsc::channel(capacity);
-    let desk = Arc::new(LaneShared { pulse, queued: AtomicUsize::new(0), place: DispatcherSlot::default() });
-    (Inbox::new(inbox, desk.clone()), PendingLane { items, desk })
+    let shared = Arc::new(LaneShared {
+        health,
+        queued: AtomicUsize::new(0),
+        place: DispatcherSlot::default(),
+    });
+    (Inbox::new(inbox, shared.clone()), PendingLane { items, shared })
 }
 
 /// Where a lane is going to run. Had before anything depends on it, because the system may have no thread left; one that is not used
@@ -107,7 +112,7 @@ impl Executor {
         if kind == LaneKind::Shared {
             return Ok(Self::Task);
         }
-        let (berth, given) = std::sync::mpsc::channel::<Lane>();
+        let (executor, given) = std::sync::mpsc::channel::<Lane>();
         let runtime = Handle::current();
         let work = move || {
             if let Ok(lane) = given.recv() {
@@ -115,7 +120,7 @@ impl Executor {
             }
         };
         drop(std::thread::Builder::new().name(format!("lane:{path}")).spawn(work)?);
-        Ok(Self::Thread(berth))
+        Ok(Self::Thread(executor))
     }
 
     pub(crate) fn kind(&self) -> LaneKind {
@@ -128,9 +133,14 @@ impl Executor {
 
 impl PendingLane {
     /// Starts the lane of `resource`. It ends with [`Item::Stop`] or [`Item::Yield`].
-    pub(crate) fn start(self, resource: Arc<Resource>, berth: Executor, instance: Box<dyn Instance>) {
-        let lane = self.staffed(resource, berth.kind(), instance);
-        match berth {
+    pub(crate) fn start(
+        self,
+        resource: Arc<Resource>,
+        executor: Executor,
+        instance: Box<dyn Instance>,
+    ) {
+        let lane = self.staffed(resource, executor.kind(), instance);
+        match executor {
             Executor::Task => drop(Handle::current().spawn(lane.run(SHARED_BATCH))),
             Executor::Thread(thread) => {
                 // It waits for that and for nothing else.
@@ -141,18 +151,18 @@ impl PendingLane {
 
     /// With a clerk in its place.
     fn staffed(self, resource: Arc<Resource>, kind: LaneKind, instance: Box<dyn Instance>) -> Lane {
-        let Self { items, desk } = self;
-        desk.pulse.serves(instance.generation(), instance.voice());
-        let clerk = Dispatcher {
-            pulse: desk.pulse.clone(),
+        let Self { items, shared } = self;
+        shared.health.serves(instance.generation(), instance.revocation());
+        let dispatcher = Dispatcher {
+            health: shared.health.clone(),
             resource,
             instance,
             next_tick: None,
             ending: LaneEnd::None,
         };
-        desk.place.put(Box::new(clerk));
-        desk.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
-        Lane { items, desk }
+        shared.place.put(Box::new(dispatcher));
+        shared.place.is_open.store(kind == LaneKind::Shared, Ordering::Release);
+        Lane { items, shared }
     }
 
     /// The lane as a future, for who runs it by himself.
@@ -176,7 +186,7 @@ const LONG_BATCH: Duration = Duration::from_millis(1);
 /// The consumer of the queue.
 pub(crate) struct Lane {
     items: mpsc::Receiver<Item>,
-    desk: Arc<LaneShared>,
+    shared: Arc<LaneShared>,
 }
 
 /// What comes of a lane's work.
@@ -193,7 +203,7 @@ enum Work {
 /// the thread.
 #[derive(Default)]
 pub(super) struct DispatcherSlot {
-    clerk: Mutex<Option<Box<Dispatcher>>>,
+    dispatcher: Mutex<Option<Box<Dispatcher>>>,
     /// Whether a sender may take its turn here.
     is_open: AtomicBool,
     /// The clerk wants a tick that the lane does not know of.
@@ -202,7 +212,7 @@ pub(super) struct DispatcherSlot {
 
 /// Calls the application; the single owner of the instance.
 pub(super) struct Dispatcher {
-    pulse: Arc<LaneHealth>,
+    health: Arc<LaneHealth>,
     resource: Arc<Resource>,
     instance: Box<dyn Instance>,
     next_tick: Option<Instant>,
@@ -224,9 +234,10 @@ impl Lane {
     async fn run(mut self, most: usize) {
         let mut batch = Vec::with_capacity(most);
         loop {
-            let Some(clerk) = self.clerk().await else { return };
-            let (path, generation) = (clerk.resource.path.clone(), clerk.instance.generation());
-            self.desk.place.put(clerk);
+            let Some(dispatcher) = self.dispatcher().await else { return };
+            let (path, generation) =
+                (dispatcher.resource.path.clone(), dispatcher.instance.generation());
+            self.shared.place.put(dispatcher);
             let span = info_span!("lane", resource = path, generation);
             if self.run_generation(&mut batch, most).instrument(span).await == Work::Over {
                 return;
@@ -246,10 +257,10 @@ impl Lane {
             }
         }
         loop {
-            let Some(mut clerk) = self.clerk().await else { return Work::Over };
-            clerk.schedule_tick();
-            let next_tick = clerk.next_tick;
-            self.desk.place.put(clerk);
+            let Some(mut dispatcher) = self.dispatcher().await else { return Work::Over };
+            dispatcher.schedule_tick();
+            let next_tick = dispatcher.next_tick;
+            self.shared.place.put(dispatcher);
             let tick = async {
                 match next_tick {
                     Some(at) => sleep_until(at).await,
@@ -274,12 +285,12 @@ impl Lane {
                         tokio::task::consume_budget().await;
                     }
                 }
-                () = self.desk.place.tick_wanted.notified() => {}
+                () = self.shared.place.tick_wanted.notified() => {}
                 () = tick => {
-                    let Some(mut clerk) = self.clerk().await else { return Work::Over };
-                    clerk.next_tick = None;
-                    clerk.tell(Event::Tick(SystemTime::now()));
-                    self.desk.place.put(clerk);
+                    let Some(mut dispatcher) = self.dispatcher().await else { return Work::Over };
+                    dispatcher.next_tick = None;
+                    dispatcher.tell(Event::Tick(SystemTime::now()));
+                    self.shared.place.put(dispatcher);
                 }
             }
         }
@@ -287,63 +298,65 @@ impl Lane {
     }
 
     async fn end(&self) -> Work {
-        if let Some(clerk) = self.clerk().await {
-            clerk.end();
+        if let Some(dispatcher) = self.dispatcher().await {
+            dispatcher.end();
         }
         Work::Over
     }
 
     /// Does what was taken from the inbox, up to a swap.
     async fn work(&mut self, batch: &mut Vec<Item>) -> Work {
-        let Some(mut clerk) = self.clerk().await else { return Work::Over };
+        let Some(mut dispatcher) = self.dispatcher().await else { return Work::Over };
         let (mut work, mut count, mut rest) = (Work::GoesOn, 0, Vec::new());
         let mut items = batch.drain(..);
         while let Some(item) = items.next() {
             count += 1;
             match item {
                 Item::Swap(swap) => {
-                    let before = clerk.instance.generation();
-                    clerk.swap(swap).await;
-                    if clerk.instance.generation() != before {
+                    let before = dispatcher.instance.generation();
+                    dispatcher.swap(swap).await;
+                    if dispatcher.instance.generation() != before {
                         work = Work::Swapped;
                         rest.extend(items.by_ref());
                     }
                 }
-                Item::Inputs { peer, inputs, lent } => clerk.handle(&peer, inputs, lent, 0).await,
-                Item::Resume(peer) => clerk.resume(&peer).await,
-                Item::Close(peer, reason) => {
-                    clerk.resume(&peer).await;
-                    clerk.apply(Item::Close(peer, reason));
+                Item::Inputs { peer, inputs, reserved } => {
+                    dispatcher.handle(&peer, inputs, reserved, 0).await
                 }
-                item => clerk.apply(item),
+                Item::Resume(peer) => dispatcher.resume(&peer).await,
+                Item::Close(peer, reason) => {
+                    dispatcher.resume(&peer).await;
+                    dispatcher.apply(Item::Close(peer, reason));
+                }
+                item => dispatcher.apply(item),
             }
         }
         drop(items);
-        self.desk.queued.fetch_sub(count, Ordering::AcqRel);
-        if !matches!(clerk.ending, LaneEnd::None) {
+        self.shared.queued.fetch_sub(count, Ordering::AcqRel);
+        if !matches!(dispatcher.ending, LaneEnd::None) {
             // Takes nothing new; what is already in the inbox is still done.
             self.items.close();
         }
-        if clerk.is_given_up() {
+        if dispatcher.is_given_up() {
             work = Work::Over;
         }
-        self.desk.place.put(clerk);
+        self.shared.place.put(dispatcher);
         batch.append(&mut rest);
         work
     }
 
     /// Takes the clerk from its place; None if a sender got stuck with it, and the lane was given up for that.
-    async fn clerk(&self) -> Option<Box<Dispatcher>> {
+    async fn dispatcher(&self) -> Option<Box<Dispatcher>> {
         const SHORT: usize = 20;
         let mut attempts = 0;
         loop {
-            if let Some(clerk) = self.desk.place.take() {
-                return Some(clerk);
+            if let Some(dispatcher) = self.shared.place.take() {
+                return Some(dispatcher);
             }
             // A sender is at it, for some microseconds; but one that is stuck there must not keep this thread as well.
             attempts += 1;
             match attempts {
-                _ if self.desk.pulse.is_given_up() => return None,
+                _ if self.shared.health.is_given_up() => return None,
                 0..SHORT => tokio::task::yield_now().await,
                 _ => pause(Duration::from_millis(1)).await,
             }
@@ -354,11 +367,11 @@ impl Lane {
 impl DispatcherSlot {
     /// Locked for as long as it takes to move the clerk in or out, never while it works.
     fn take(&self) -> Option<Box<Dispatcher>> {
-        self.clerk.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn put(&self, clerk: Box<Dispatcher>) {
-        *self.clerk.lock().unwrap_or_else(PoisonError::into_inner) = Some(clerk);
+    fn put(&self, dispatcher: Box<Dispatcher>) {
+        *self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(dispatcher);
     }
 
     /// Has the caller do the lane's work; false if the place is closed or empty.
@@ -366,23 +379,23 @@ impl DispatcherSlot {
         if !self.is_open.load(Ordering::Acquire) {
             return false;
         }
-        let Some(mut clerk) = self.take() else { return false };
-        if !matches!(clerk.ending, LaneEnd::None) {
-            self.put(clerk);
+        let Some(mut dispatcher) = self.take() else { return false };
+        if !matches!(dispatcher.ending, LaneEnd::None) {
+            self.put(dispatcher);
             return false;
         }
-        work(&mut clerk);
-        if clerk.is_given_up() {
+        work(&mut dispatcher);
+        if dispatcher.is_given_up() {
             // The lane finds its place empty and itself given up.
-            clerk.end();
+            dispatcher.end();
             return true;
         }
-        let had_tick = clerk.next_tick.is_some();
+        let had_tick = dispatcher.next_tick.is_some();
         if !had_tick {
-            clerk.schedule_tick();
+            dispatcher.schedule_tick();
         }
-        let wants_tick = !had_tick && clerk.next_tick.is_some();
-        self.put(clerk);
+        let wants_tick = !had_tick && dispatcher.next_tick.is_some();
+        self.put(dispatcher);
         if wants_tick {
             self.tick_wanted.notify_one();
         }
@@ -458,8 +471,14 @@ impl Dispatcher {
     }
 
     /// Handles what a peer sent, with breaks for others; what would overfill its outbox is deferred, but `at_least` so many are handled.
-    /// `lent` is what was lent of it.
-    async fn handle(&mut self, peer: &Peer, mut inputs: Vec<Input>, lent: Load, at_least: usize) {
+    /// `reserved` is what was lent of it.
+    async fn handle(
+        &mut self,
+        peer: &Peer,
+        mut inputs: Vec<Input>,
+        reserved: Load,
+        at_least: usize,
+    ) {
         let mut handled = 0;
         while handled < inputs.len() && (handled < at_least || !peer.outbox.is_crowded(peer.bounds))
         {
@@ -469,7 +488,7 @@ impl Dispatcher {
             handled += self.inputs(peer, &inputs[handled..]);
         }
         let rest = inputs.split_off(handled);
-        peer.outbox.give_back(lent.without(Load::of(&rest)));
+        peer.outbox.release(reserved.without(Load::of(&rest)));
         if !rest.is_empty() {
             peer.outbox.defer(rest);
         }
@@ -478,9 +497,9 @@ impl Dispatcher {
     async fn resume(&mut self, peer: &Peer) {
         if peer.outbox.is_deferring() {
             let inputs = peer.outbox.take_deferred();
-            let lent = Load::of(&inputs);
+            let reserved = Load::of(&inputs);
             // All that waited is written: one goes on whatever else has come for the peer since.
-            self.handle(peer, inputs, lent, 1).await;
+            self.handle(peer, inputs, reserved, 1).await;
         }
     }
 
@@ -509,7 +528,7 @@ impl Dispatcher {
             self.input(peer, input);
             handled += 1;
         }
-        self.resource.tally.add_messages(handled as u64);
+        self.resource.counters.add_messages(handled as u64);
         handled
     }
 
@@ -523,7 +542,7 @@ impl Dispatcher {
             Input::Chunk => Ok(()),
         };
         if let Err(Failure::Refused(..)) = &result {
-            self.resource.tally.add_refused();
+            self.resource.counters.add_refused();
         }
         match result {
             _ if self.is_given_up() => {}
@@ -539,7 +558,7 @@ impl Dispatcher {
             // What was read is handled, though there is no place for the answers any more.
             peer.outbox.finish();
             deferred.iter().for_each(|input| self.input(peer, input));
-            self.resource.tally.add_messages(deferred.len() as u64);
+            self.resource.counters.add_messages(deferred.len() as u64);
         }
         // One that was refused is no member, and the application does not know it.
         if self.resource.dismiss(peer) {
@@ -556,17 +575,17 @@ impl Dispatcher {
         if self.is_given_up() {
             return Err(Failure::Refused(CloseCode::AWAY, String::new()));
         }
-        self.pulse.begin(event.callback());
+        self.health.begin(event.callback());
         let result = self.instance.handle(event);
         self.left();
         if let Err(Failure::Panicked(_)) = &result {
-            self.resource.tally.add_panic();
+            self.resource.counters.add_panic();
         }
         result
     }
 
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
-        self.pulse.begin(Callback::Snapshot);
+        self.health.begin(Callback::Snapshot);
         let snapshot = self.instance.snapshot();
         self.left();
         snapshot
@@ -574,7 +593,7 @@ impl Dispatcher {
 
     /// A callback is over.
     fn left(&mut self) {
-        if !self.pulse.end() {
+        if !self.health.end() {
             self.ending = LaneEnd::GivenUp;
         }
     }
@@ -609,9 +628,9 @@ impl Dispatcher {
                 if self.put_in_place(next, succession, &known) {
                     let sessions = self.resource.members();
                     let pause = begun.elapsed();
-                    self.resource.tally.add_swap(pause);
-                    let figures = self.resource.tally.figures();
-                    drop(done.send(Ok(Handover { pause, snapshot, sessions, figures })));
+                    self.resource.counters.add_swap(pause);
+                    let values = self.resource.counters.values();
+                    drop(done.send(Ok(Handover { pause, snapshot, sessions, values })));
                 }
             }
         }
@@ -639,7 +658,7 @@ impl Dispatcher {
         }
         std::mem::swap(&mut self.instance, &mut next);
         next.retire();
-        self.pulse.serves(self.instance.generation(), self.instance.voice());
+        self.health.serves(self.instance.generation(), self.instance.revocation());
         let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
         for peer in known.iter().filter(|peer| !peer.is_member()) {
             self.tell(Event::Close(peer, &left));
@@ -684,7 +703,7 @@ impl Dispatcher {
     }
 
     fn schedule_tick(&mut self) {
-        self.pulse.begin(Callback::Tick);
+        self.health.begin(Callback::Tick);
         let every = self.instance.tick_every();
         self.left();
         self.next_tick = every.map(|every| {

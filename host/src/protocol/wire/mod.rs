@@ -263,9 +263,9 @@ thread_local! {
 pub(crate) async fn linger<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) {
     if stream.shutdown().await.is_ok() {
         let mut scrap = [0; 1024];
-        let mut leisure = DiscardPacer::default();
+        let mut pacer = DiscardPacer::default();
         while let Ok(read @ 1..) = stream.read(&mut scrap).await {
-            leisure.after(read).await;
+            pacer.after(read).await;
         }
     }
 }

@@ -129,7 +129,12 @@ fn look_closely(bytes: &[u8], max_message: usize) -> FrameHead {
     // The bound was just checked, so it fits.
     let (header, length) = (6 + extended, length as usize);
     if is_plain {
-        return FrameHead::Plain(Plain { is_text: first == 0x81, header, length, mask: [a, b, c, d] });
+        return FrameHead::Plain(Plain {
+            is_text: first == 0x81,
+            header,
+            length,
+            mask: [a, b, c, d],
+        });
     }
     let leaves_open = (first & 0x08 == 0).then_some(first & 0x80 == 0);
     FrameHead::Other(Other { header, length, leaves_open })

@@ -47,7 +47,7 @@ pub(crate) struct WebSocket<S> {
     /// The beginning of a frame whose end has not come.
     input: Vec<u8>,
     /// What of that frame is done already.
-    arriving: PartialFrame,
+    handshaking: PartialFrame,
     /// What was read and not asked for yet.
     traffic: Traffic,
     /// Whether `input` may hold whole frames: what came behind the request, or more messages than one read hands on.
@@ -56,7 +56,7 @@ pub(crate) struct WebSocket<S> {
     output: Vec<u8>,
     written: usize,
     /// While something is under way that is not plain.
-    unusual: Option<Box<TungstenitePath>>,
+    tungstenite: Option<Box<TungstenitePath>>,
     /// Whether the peer has closed or broken the protocol: what it sends does not count any more.
     is_deaf: bool,
     /// Whether the host's close frame is on its way: nothing may be said behind it.
@@ -76,10 +76,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             is_fresh: !input.is_empty(),
             traffic: Traffic { bytes: input.len() as u32, frames: 0 },
             input,
-            arriving: PartialFrame::default(),
+            handshaking: PartialFrame::default(),
             output: Vec::new(),
             written: 0,
-            unusual: None,
+            tungstenite: None,
             is_deaf: false,
             is_closing: false,
             goodbye: None,
@@ -143,14 +143,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// Whether a message has begun whose end has not come.
     pub(crate) fn is_midway(&self) -> bool {
         // What is fresh may be whole messages.
-        !self.is_fresh && !self.input.is_empty() || self.unusual.is_some()
+        !self.is_fresh && !self.input.is_empty() || self.tungstenite.is_some()
     }
 
     /// Bytes of memory for what came and is no message yet.
     #[cfg(any(test, feature = "internals"))]
     pub(crate) fn kept(&self) -> usize {
-        let unusual = self.unusual.as_ref();
-        self.input.capacity() + unusual.map_or(0, |unusual| unusual.kept())
+        let tungstenite = self.tungstenite.as_ref();
+        self.input.capacity() + tungstenite.map_or(0, |tungstenite| tungstenite.kept())
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut S {
@@ -188,11 +188,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             return Poll::Ready(Ok((read, self.check_beginning())));
         }
         let mut input = std::mem::take(&mut self.input);
-        let arriving = std::mem::take(&mut self.arriving);
+        let handshaking = std::mem::take(&mut self.handshaking);
         let progress = match look {
-            FrameHead::Plain(plain) if self.unusual.is_none() => {
+            FrameHead::Plain(plain) if self.tungstenite.is_none() => {
                 let mut behind = input.split_off(whole);
-                match take_whole(input, plain, arriving, batch) {
+                match take_whole(input, plain, handshaking, batch) {
                     Progress::More => self.take_frames(&mut behind, batch, cx),
                     ended => ended,
                 }
@@ -207,7 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let FrameHead::Plain(plain) = frame::look(&self.input, self.max_message) else {
             return Progress::More;
         };
-        match self.arriving.advance(plain, &mut self.input) {
+        match self.handshaking.advance(plain, &mut self.input) {
             Ok(()) => Progress::More,
             Err(NotUtf8) => invalid_text(),
         }
@@ -227,10 +227,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 self.is_fresh = true;
                 break;
             }
-            let begins = match &self.unusual {
-                Some(unusual) if unusual.is_in_frame() => None,
-                unusual => match frame::look(rest, self.max_message) {
-                    FrameHead::Plain(_) if unusual.as_ref().is_none_or(|unusual| unusual.is_idle()) => {
+            let begins = match &self.tungstenite {
+                Some(tungstenite) if tungstenite.is_in_frame() => None,
+                tungstenite => match frame::look(rest, self.max_message) {
+                    FrameHead::Plain(_)
+                        if tungstenite.as_ref().is_none_or(|tungstenite| tungstenite.is_idle()) =>
+                    {
                         match take_plain(rest, self.max_message, batch) {
                             Ok(0) => break,
                             Ok(used) => rest = &mut rest[used..],
@@ -261,8 +263,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
                 ended => return ended,
             }
         }
-        if self.unusual.as_ref().is_some_and(|unusual| unusual.is_idle()) {
-            self.unusual = None;
+        if self.tungstenite.as_ref().is_some_and(|tungstenite| tungstenite.is_idle()) {
+            self.tungstenite = None;
         }
         if rest.is_empty() {
             return progress;
@@ -301,25 +303,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         cx: &mut Context<'_>,
     ) -> (usize, Progress) {
         let limits = (self.max_message, self.max_frames);
-        let unusual = self.unusual.get_or_insert_with(|| Box::new(TungstenitePath::new(limits)));
+        let tungstenite =
+            self.tungstenite.get_or_insert_with(|| Box::new(TungstenitePath::new(limits)));
         let begun = begins.map_or(Ok(()), |frame| {
             self.traffic.frames = self.traffic.frames.saturating_add(1);
-            unusual.begin(bytes, frame)
+            tungstenite.begin(bytes, frame)
         });
-        let used = match begun.and_then(|()| unusual.feed(bytes)) {
+        let used = match begun.and_then(|()| tungstenite.feed(bytes)) {
             Ok(used) => used,
             Err(reason) => return (0, Progress::Violated(reason)),
         };
         let messages = batch.len();
-        let made = unusual.drain(batch, cx);
+        let made = tungstenite.drain(batch, cx);
         if batch.len() > messages {
             // It counts as what it brought.
             self.traffic.frames = self.traffic.frames.saturating_sub(1);
         }
         if self.is_closing {
-            unusual.speak(&mut Vec::new());
+            tungstenite.speak(&mut Vec::new());
         } else {
-            unusual.speak(&mut self.output);
+            tungstenite.speak(&mut self.output);
         }
         (used, made)
     }
@@ -433,12 +436,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub(crate) async fn linger(&mut self) {
         if self.is_closing && !self.is_deaf {
             let mut scrap = Vec::new();
-            let mut leisure = DiscardPacer::default();
+            let mut pacer = DiscardPacer::default();
             while let Progress::More | Progress::Pong =
                 poll_fn(|cx| self.poll_receive(cx, &mut scrap)).await
             {
                 scrap.clear();
-                leisure.after(self.take_traffic().bytes as usize).await;
+                pacer.after(self.take_traffic().bytes as usize).await;
             }
         }
         linger(&mut self.stream).await;
@@ -482,7 +485,9 @@ fn take_plain(
     let mut rest = &bytes[..end];
     batch.reserve(count);
     // The headers are as they were.
-    while let FrameHead::Plain(Plain { is_text, header, length, .. }) = frame::look(rest, max_message) {
+    while let FrameHead::Plain(Plain { is_text, header, length, .. }) =
+        frame::look(rest, max_message)
+    {
         let bytes = match &mut shared {
             Some(shared) => shared.split_to(header + length).slice(header..),
             None => Bytes::copy_from_slice(&rest[header..]),
@@ -497,10 +502,10 @@ fn take_plain(
 fn take_whole(
     mut input: Vec<u8>,
     plain: Plain,
-    arriving: PartialFrame,
+    handshaking: PartialFrame,
     batch: &mut Vec<Received>,
 ) -> Progress {
-    if arriving.finish(plain, &mut input).is_err() {
+    if handshaking.finish(plain, &mut input).is_err() {
         return invalid_text();
     }
     let form = if plain.is_text { Form::Text } else { Form::Binary };

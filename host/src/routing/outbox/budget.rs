@@ -40,10 +40,10 @@ impl OutboxBounds {
 /// What counts at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
-    counted: usize,
-    /// Of `counted`, what the connection has taken out and not yet written.
+    guard: usize,
+    /// Of `guard`, what the connection has taken out and not yet written.
     in_writing: usize,
-    outsize: Oversized,
+    oversized: Oversized,
 }
 
 /// Where the one uncounted message is.
@@ -66,9 +66,9 @@ impl Budget {
     /// Takes an entry of so many bytes in, if there is a place for it.
     #[inline]
     pub(super) fn admit(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
-        let sum = self.counted + bytes;
+        let sum = self.guard + bytes;
         if sum <= limit && bytes <= limit / 2 {
-            self.counted = sum;
+            self.guard = sum;
             return Some(Fit::Counted);
         }
         self.admit_outsize(bytes, limit)
@@ -78,57 +78,57 @@ impl Budget {
     /// that is full.
     #[cold]
     fn admit_outsize(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
-        if self.outsize == Oversized::None {
-            self.outsize = Oversized::Waits;
+        if self.oversized == Oversized::None {
+            self.oversized = Oversized::Waits;
             return Some(Fit::Outsize);
         }
-        let sum = self.counted + bytes;
+        let sum = self.guard + bytes;
         (sum <= limit).then(|| {
-            self.counted = sum;
+            self.guard = sum;
             Fit::Counted
         })
     }
 
     /// Whether there is a place for entries of so many bytes, and a large one among them.
     pub(super) fn has_place(&self, bytes: usize, limit: usize) -> bool {
-        self.outsize == Oversized::None && self.counted + bytes + limit / 2 <= limit
+        self.oversized == Oversized::None && self.guard + bytes + limit / 2 <= limit
     }
 
     /// The connection has taken out all that waits.
     pub(super) fn hand_over(&mut self) {
-        self.in_writing = self.counted;
-        if self.outsize == Oversized::Waits {
-            self.outsize = Oversized::InWriting;
+        self.in_writing = self.guard;
+        if self.oversized == Oversized::Waits {
+            self.oversized = Oversized::InWriting;
         }
     }
 
     /// What it took out is written.
     #[inline]
     pub(super) fn written(&mut self) {
-        self.counted -= std::mem::take(&mut self.in_writing);
-        if self.outsize == Oversized::InWriting {
-            self.outsize = Oversized::None;
+        self.guard -= std::mem::take(&mut self.in_writing);
+        if self.oversized == Oversized::InWriting {
+            self.oversized = Oversized::None;
         }
     }
 
     /// Counts an entry that is in already.
     pub(super) fn count(&mut self, bytes: usize) {
-        self.counted += bytes;
+        self.guard += bytes;
     }
 
     /// An entry that waits is taken out by itself.
     pub(super) fn release(&mut self, bytes: usize, place: Fit) {
         match place {
-            Fit::Counted => self.counted -= bytes,
-            Fit::Outsize => self.outsize = Oversized::None,
+            Fit::Counted => self.guard -= bytes,
+            Fit::Outsize => self.oversized = Oversized::None,
         }
     }
 
     /// What waits is dropped.
     pub(super) fn clear(&mut self) {
-        self.counted = self.in_writing;
-        if self.outsize == Oversized::Waits {
-            self.outsize = Oversized::None;
+        self.guard = self.in_writing;
+        if self.oversized == Oversized::Waits {
+            self.oversized = Oversized::None;
         }
     }
 }
@@ -140,11 +140,11 @@ mod tests {
     /// Admits entries of these sizes under a limit of 100; what of them found no place.
     #[track_caller]
     fn check(sizes: &[usize], refused: &[usize]) {
-        let mut room = Budget::default();
+        let mut budget = Budget::default();
         let found: Vec<_> =
-            sizes.iter().filter(|size| room.admit(**size, 100).is_none()).copied().collect();
+            sizes.iter().filter(|size| budget.admit(**size, 100).is_none()).copied().collect();
         assert_eq!(found, refused, "{sizes:?}");
-        assert!(room.counted <= 100);
+        assert!(budget.guard <= 100);
     }
 
     #[test]
@@ -162,28 +162,28 @@ mod tests {
 
     #[test]
     fn what_is_being_written_counts_until_it_is_written() {
-        let mut room = Budget::default();
-        assert_eq!(room.admit(1000, 100), Some(Fit::Outsize));
-        assert_eq!(room.admit(40, 100), Some(Fit::Counted));
-        room.hand_over();
-        assert_eq!(room.admit(50, 100), Some(Fit::Counted));
-        assert_eq!(room.admit(1000, 100), None);
-        room.clear();
-        assert_eq!(room.counted, 40);
-        room.written();
-        assert_eq!((room.counted, room.outsize), (0, Oversized::None));
-        assert_eq!(room.admit(1000, 100), Some(Fit::Outsize));
+        let mut budget = Budget::default();
+        assert_eq!(budget.admit(1000, 100), Some(Fit::Outsize));
+        assert_eq!(budget.admit(40, 100), Some(Fit::Counted));
+        budget.hand_over();
+        assert_eq!(budget.admit(50, 100), Some(Fit::Counted));
+        assert_eq!(budget.admit(1000, 100), None);
+        budget.clear();
+        assert_eq!(budget.guard, 40);
+        budget.written();
+        assert_eq!((budget.guard, budget.oversized), (0, Oversized::None));
+        assert_eq!(budget.admit(1000, 100), Some(Fit::Outsize));
     }
 
     #[test]
     fn a_read_has_a_place_if_all_of_it_could_be_sent_back() {
-        let mut room = Budget::default();
-        assert!(room.has_place(50, 100));
-        assert!(!room.has_place(51, 100));
-        room.admit(1000, 100);
-        assert!(!room.has_place(0, 100));
-        room.hand_over();
-        room.written();
-        assert!(room.has_place(0, 100));
+        let mut budget = Budget::default();
+        assert!(budget.has_place(50, 100));
+        assert!(!budget.has_place(51, 100));
+        budget.admit(1000, 100);
+        assert!(!budget.has_place(0, 100));
+        budget.hand_over();
+        budget.written();
+        assert!(budget.has_place(0, 100));
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Many write, one reads: lanes, routers and the pinger put things in and never wait; the connection's task takes
 //! everything there is at once, so that a burst costs one wake-up and one write. Bounded in messages and in bytes
-//! (`room`): a peer that does not read is disconnected (1013), it never slows down a sender.
+//! (`budget`): a peer that does not read is disconnected (1013), it never slows down a sender.
 //!
 //! A peer that does read, but sends without waiting for large answers, must not be taken for that one. So the lane handles nothing
 //! more for a peer whose outbox is *crowded*: it leaves the rest here, [deferred](Outbox::defer), until the connection has written what
@@ -24,8 +24,8 @@ use std::task::{Context, Poll, Waker};
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
-pub(crate) use self::budget::OutboxBounds;
 use self::budget::Budget;
+pub(crate) use self::budget::OutboxBounds;
 use self::overflow::ConflationKeys;
 use super::input::{Input, Load};
 use super::sync::{AtomicBool, Mutex, MutexGuard};
@@ -78,7 +78,7 @@ pub(crate) struct Outbox {
 #[derive(Debug, Default)]
 struct OutboxState {
     queue: VecDeque<Outgoing>,
-    room: Budget,
+    budget: Budget,
     phase: Phase,
     waker: Option<Waker>,
     /// The `next` packet, where its `fyi` is not empty: set once and sent often.
@@ -257,14 +257,14 @@ impl Outbox {
     }
 
     /// This waits for the lane.
-    pub(crate) fn lend(&self, load: Load) {
+    pub(crate) fn reserve(&self, load: Load) {
         let mut state = self.lock();
         state.with_lane.messages += load.messages;
         state.with_lane.bytes += load.bytes;
     }
 
     /// The lane has dealt with this.
-    pub(crate) fn give_back(&self, load: Load) {
+    pub(crate) fn release(&self, load: Load) {
         if load == Load::default() {
             return;
         }
@@ -297,7 +297,7 @@ impl Outbox {
 
     /// What was taken is written. Said before the lane is told to go on: it counts on the place.
     pub(crate) fn written(&self) {
-        self.lock().room.written();
+        self.lock().budget.written();
     }
 
     /// What the lane left for later: it handles at least the first of it now.
@@ -339,7 +339,7 @@ impl Outbox {
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| {
             let mut state = self.lock();
-            state.room.written();
+            state.budget.written();
             state.take().map_or_else(|| self.watch(&mut state, cx), Poll::Ready)
         })
         .await
@@ -355,7 +355,7 @@ impl Outbox {
         bounds: OutboxBounds,
     ) -> NextStep {
         let mut state = self.lock();
-        state.room.written();
+        state.budget.written();
         if first == Priority::Write
             && let Some(taken) = state.take()
         {
@@ -412,7 +412,7 @@ impl Outbox {
 impl OutboxState {
     fn drop_queue(&mut self) {
         self.queue.clear();
-        self.room.clear();
+        self.budget.clear();
         self.keys = None;
     }
 
@@ -459,7 +459,7 @@ impl OutboxState {
             }
             Phase::Closing { reason, .. } | Phase::Finished(reason) => close = reason.take(),
         }
-        self.room.hand_over();
+        self.budget.hand_over();
         self.keys = None;
         Some(Taken { queue: take(&mut self.queue), close, resumes })
     }
@@ -471,7 +471,7 @@ impl OutboxState {
         }
         self.deferred.is_some()
             || self.queue.len() > bounds.messages / 4 * 3
-            || !self.room.has_place(0, bounds.bytes)
+            || !self.budget.has_place(0, bounds.bytes)
     }
 
     /// Whether the connection may read `more`: if all that it sent were sent back to it, and acknowledged, there would be a place here.
@@ -489,7 +489,7 @@ impl OutboxState {
         let answers = 2 * (messages + more.messages);
         let answer_bytes = bytes + more.bytes + answers * Outgoing::OVERHEAD;
         let has_place = self.queue.len() + answers <= bounds.messages
-            && self.room.has_place(answer_bytes, bounds.bytes);
+            && self.budget.has_place(answer_bytes, bounds.bytes);
         self.is_held = !is_idle && !has_place;
         !self.is_held
     }
@@ -551,7 +551,7 @@ mod tests {
     #[test]
     fn a_peer_that_is_done_is_owed_what_waits_and_what_is_with_the_lane() {
         let load = Load { messages: 1, bytes: 0 };
-        for (waits, lent, is_owed) in
+        for (waits, reserved, is_owed) in
             [(false, false, false), (true, false, true), (false, true, true)]
         {
             let outbox = Outbox::default();
@@ -559,8 +559,8 @@ mod tests {
             if waits {
                 outbox.push(text("answer"), BOUNDS).unwrap();
             }
-            if lent {
-                outbox.lend(load);
+            if reserved {
+                outbox.reserve(load);
             }
             assert_eq!(outbox.settle(), is_owed);
             assert_eq!(outbox.push(text("more"), BOUNDS).is_ok(), is_owed);

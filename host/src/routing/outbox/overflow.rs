@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::OutboxState;
-use super::budget::{OutboxBounds, Fit, Budget};
+use super::budget::{Budget, Fit, OutboxBounds};
 use crate::config::OutboxPolicy;
 use crate::protocol::outgoing::Outgoing;
 
@@ -69,10 +69,10 @@ impl OutboxState {
     ) -> Result<(), NoPlace> {
         let spot = self.keys.as_mut().and_then(|keys| keys.spots.get_mut(key)).ok_or(NoPlace)?;
         let entry = self.queue.get_mut(index).ok_or(NoPlace)?;
-        self.room.release(entry.bytes(), spot.place);
-        let place = self.room.admit(item.bytes(), bounds.bytes).or_else(|| {
-            self.room.written();
-            self.room.admit(item.bytes(), bounds.bytes)
+        self.budget.release(entry.bytes(), spot.place);
+        let place = self.budget.admit(item.bytes(), bounds.bytes).or_else(|| {
+            self.budget.written();
+            self.budget.admit(item.bytes(), bounds.bytes)
         });
         spot.place = place.ok_or(NoPlace)?;
         *entry = item;
@@ -81,7 +81,7 @@ impl OutboxState {
 
     fn find_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Result<(Fit, u32), NoPlace> {
         if self.queue.len() < bounds.messages
-            && let Some(place) = self.room.admit(bytes, bounds.bytes)
+            && let Some(place) = self.budget.admit(bytes, bounds.bytes)
         {
             return Ok((place, 0));
         }
@@ -94,7 +94,7 @@ impl OutboxState {
             return Err(NoPlace);
         }
         // What is being written takes no place from the newest: these policies are for values that grow old.
-        self.room.written();
+        self.budget.written();
         let mut dropped = 0;
         let eighth = bounds.messages.div_ceil(8);
         let some = (bounds.messages - eighth, bounds.bytes - bounds.bytes / 8);
@@ -105,7 +105,7 @@ impl OutboxState {
                 dropped += self.keep_newest(messages, bytes);
             }
             if self.queue.len() < bounds.messages
-                && let Some(place) = self.room.admit(bytes, bounds.bytes)
+                && let Some(place) = self.budget.admit(bytes, bounds.bytes)
             {
                 return Ok((place, dropped));
             }
@@ -120,12 +120,12 @@ impl OutboxState {
         let mut places = messages.saturating_sub(others);
         let mut kept = VecDeque::with_capacity(self.queue.len());
         let mut dropped = 0;
-        self.room = Budget::default();
+        self.budget = Budget::default();
         while let Some(item) = self.queue.pop_back() {
             let is_kept = if is_message(&item) {
-                places > 0 && self.room.admit(item.bytes(), bytes).is_some()
+                places > 0 && self.budget.admit(item.bytes(), bytes).is_some()
             } else {
-                self.room.count(item.bytes());
+                self.budget.count(item.bytes());
                 true
             };
             match is_kept {
