@@ -1,14 +1,14 @@
-//! Reading `[resources."/path".config]`, so that every application explains a mistake in the same words.
+//! Reads `[resources."/path".config]`, with the same error texts for all applications.
 
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use crate::StartError;
 
-/// Reads the configuration that [`Plugin::start`](crate::Plugin::start) is handed.
+/// Reads the configuration that [`Plugin::start`](crate::Plugin::start) receives.
 ///
-/// `C` derives `Deserialize` with `#[serde(deny_unknown_fields, default)]`: a misspelt key is then an error, and
-/// each key may be left out. Values that are of the right type and still wrong are the application's to check.
+/// `C` derives `Deserialize` with `#[serde(deny_unknown_fields, default)]`: an unknown key is an
+/// error, and every key is optional. The application itself validates ranges.
 ///
 /// ```
 /// #[derive(serde::Deserialize)]
@@ -30,10 +30,10 @@ use crate::StartError;
 /// ```
 ///
 /// # Errors
-/// Names the key that cannot be used, and what would be right.
+/// The text names the key and what its value should be.
 pub fn read_config<C: DeserializeOwned>(text: &str) -> Result<C, StartError> {
     let table: Map<String, Value> = serde_json::from_str(text)?;
-    // One key at a time first: serde's own error says what is wrong with a value, but not whose value it is.
+    // Each key alone first: serde's error does not name the key whose value is wrong.
     for (key, value) in &table {
         let alone = Map::from_iter([(key.clone(), value.clone())]);
         if let Err(error) = C::deserialize(Value::Object(alone)) {
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_is_told_with_the_key_that_it_is_in() {
+    fn an_error_names_its_key() {
         for (text, expected) in [
             (r#"{"seat":1}"#, "unknown field `seat`, expected `seats` or `words`"),
             (r#"{"seats":-1}"#, "`seats`: invalid value: integer `-1`, expected u32"),
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_are_left_out_have_their_defaults() {
+    fn missing_keys_have_their_defaults() {
         assert_eq!(read_config::<Config>("{}"), Ok(Config::default()));
         assert_eq!(read_config::<Config>(r#"{"seats":3}"#).unwrap().seats, 3);
     }

@@ -1,11 +1,8 @@
-//! `export_plugin!` and the glue it instantiates: it turns the host's calls into calls of a
-//! [`Plugin`], catches panics, and turns values into what may cross the boundary.
+//! The macro `export_plugin!` and the functions that it exports: they call a [`Plugin`], catch its
+//! panics, and convert values at the boundary.
 //!
-//! The glue is compiled into the plugin, because only the plugin's own copy of std can catch its panics.
-#![expect(
-    unsafe_code,
-    reason = "turns opaque instance pointers back into the type they were made from"
-)]
+//! They are compiled into the plugin: only the plugin's own copy of std can catch its panics.
+#![expect(unsafe_code, reason = "casts opaque instance pointers back to their type")]
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,14 +21,15 @@ use crate::types::{
 };
 use crate::{Host, logging};
 
-/// Makes a library of the crate: exports `$plugin`, a type that implements [`Plugin`](crate::Plugin).
+/// Exports a type that implements [`Plugin`](crate::Plugin), which makes the crate a plugin.
 ///
-/// Once per crate, whose `Cargo.toml` says `crate-type = ["cdylib"]`. An environment variable
-/// `PLUGSOCKET_BUILD` at build time (a git hash, a date) is shown to operators beside the version.
+/// Use it once per crate, with `crate-type = ["cdylib"]` in `Cargo.toml`. Operators see the
+/// package's name and version, and the environment variable `PLUGSOCKET_BUILD` of the build (a git
+/// hash, a date).
 #[macro_export]
 macro_rules! export_plugin {
     ($plugin:ty) => {
-        #[allow(unsafe_code, reason = "the exported symbol that the host looks for")]
+        #[allow(unsafe_code, reason = "exports the symbol that the host looks up")]
         const _: () = {
             #[unsafe(export_name = "_1as_0lib_1header_0root_bmodule_bloader")]
             static HEADER: $crate::__private::LibHeader = {
@@ -51,7 +49,7 @@ macro_rules! export_plugin {
     };
 }
 
-/// What the macro needs. Not for authors.
+/// Items that the macro uses. Not public API.
 #[doc(hidden)]
 pub mod __private {
     use abi_stable::library::CheckTypeLayout;
@@ -60,16 +58,16 @@ pub mod __private {
     pub use super::module;
     pub use crate::abi::ModuleRef;
 
-    /// The header that the host finds by its symbol.
+    /// Creates the header that the host finds by its symbol.
     #[must_use]
     pub const fn header(erased: extern "C" fn() -> RootModuleResult) -> LibHeader {
-        // SAFETY: `export_plugin!`, the only caller, passes a function whose result is made by `load`
+        // SAFETY: `export_plugin!`, the only caller, passes a function whose result `load` creates
         // from a `ModuleRef`.
         unsafe { LibHeader::from_constructor::<ModuleRef>(erased, CheckTypeLayout::Yes) }
     }
 }
 
-/// The table of functions of the plugin `P`. Leaked: it lives as long as the library.
+/// Creates the function table of the plugin `P`. Leaked: it lives as long as the library.
 #[doc(hidden)]
 pub fn module<P: Plugin>(
     name: &'static str,
@@ -128,7 +126,7 @@ extern "C" fn message<P: Plugin>(
     guard(|| {
         let bytes = message.bytes.as_slice();
         let message = if message.kind == abi::message::TEXT {
-            // SAFETY: the host marks as text only what it has checked to be UTF-8 (RFC 6455, section 8.1).
+            // SAFETY: the host validates the UTF-8 of every text message (RFC 6455 section 8.1).
             Message::Text(unsafe { std::str::from_utf8_unchecked(bytes) })
         } else {
             Message::Binary(bytes)
@@ -199,20 +197,20 @@ extern "C" fn restore<P: Plugin>(
 
 extern "C" fn destroy<P: Plugin>(instance: InstancePtr) -> RResult<(), Failure> {
     guard(|| {
-        // SAFETY: `start::<P>` made the pointer from a box; the host calls `destroy` once, last.
+        // SAFETY: `start::<P>` created the pointer from a box; the host calls `destroy` once, last.
         drop(unsafe { Box::from_raw(instance.0.cast::<P>()) });
         Ok(())
     })
 }
 
-/// The plugin behind an instance pointer, for the length of one call.
+/// Returns the plugin of an instance pointer, for the duration of one call.
 fn plugin<'a, P: Plugin>(instance: InstancePtr) -> &'a mut P {
-    // SAFETY: `start::<P>` of the same library made the pointer; the host calls one function at a time
-    // with it and none after `destroy`, so the reference is unique while the caller's call lasts.
+    // SAFETY: `start::<P>` of the same library created the pointer. The host calls one function at
+    // a time with it and none after `destroy`, so the reference is unique during the caller's call.
     unsafe { &mut *instance.0.cast::<P>() }
 }
 
-/// Runs `call`; a panic becomes a [`Failure`]. Its message and place went to the log through the panic hook.
+/// Runs `call` and converts a panic to a [`Failure`]. The panic hook has logged its location.
 fn guard<T>(call: impl FnOnce() -> Result<T, Failure>) -> RResult<T, Failure> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(result) => result.into(),
@@ -228,7 +226,7 @@ fn guard<T>(call: impl FnOnce() -> Result<T, Failure>) -> RResult<T, Failure> {
     }
 }
 
-/// Drops what a panic carried. That drop may panic too; what it throws is leaked, because it must end somewhere.
+/// Drops the payload of a panic. If that drop panics, the second payload is leaked.
 #[expect(clippy::mem_forget, reason = "a third drop could panic as well")]
 pub(crate) fn discard(payload: Box<dyn Any + Send>) {
     if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
@@ -236,13 +234,13 @@ pub(crate) fn discard(payload: Box<dyn Any + Send>) {
     }
 }
 
-/// What a panic said, where it said it in the usual two ways.
+/// Returns the text of a panic whose payload is one of the two usual types.
 pub(crate) fn panic_text(payload: &(dyn Any + Send)) -> &str {
     payload
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| payload.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("a payload that is no text")
+        .unwrap_or("a payload that is not a string")
 }
 
 fn refused(text: String) -> Failure {
@@ -258,7 +256,7 @@ impl From<Refused> for Failure {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn the_exported_symbol_is_the_one_that_abi_stable_looks_for() {
+    fn the_exported_symbol_is_the_one_abi_stable_looks_up() {
         assert_eq!(
             abi_stable::library::ROOT_MODULE_LOADER_NAME,
             "_1as_0lib_1header_0root_bmodule_bloader"

@@ -1,4 +1,4 @@
-//! What an author may call.
+//! [`Host`]: the functions that an application calls.
 
 use crate::abi::{self, HostRef, Opaque, RawAudience, RawMessage, RawSession, RawTarget, Visitor};
 use crate::plugin::Session;
@@ -6,12 +6,15 @@ use crate::types::{
     Audience, CloseCode, ConnectionId, HostError, Level, Message, Scope, Target, Verdict,
 };
 
-/// The host, as one instance sees it: cheap to clone, usable from any thread, also after the instance
-/// has been replaced (every call is then [`HostError::Retired`]).
+/// The functions of the host, for one instance. Cheap to clone, usable from any thread.
 ///
-/// Nothing here blocks and nothing waits for a peer: a message goes into the outbox of the peer's
-/// connection. A peer that does not read fills its outbox and is disconnected (1013), unless the operator says otherwise
-/// (`outbox_policy`); the sender need not care.
+/// No function blocks or waits for a client. A message is copied into the outbox of each receiver's
+/// connection, and messages to one connection arrive in the order of the calls. The outbox is
+/// bounded (`outbox_messages`, `outbox_bytes`): a slow consumer is closed with 1013, or handled as
+/// the resource's `outbox_policy` says. The sender does not have to act.
+///
+/// Every function that returns a `Result` fails with [`HostError::Retired`] in
+/// [`Plugin::start`](crate::Plugin::start) and after the instance has been replaced.
 #[derive(Clone)]
 pub struct Host {
     raw: HostRef,
@@ -25,7 +28,8 @@ impl Host {
     /// Sends a message to one connection of this resource.
     ///
     /// # Errors
-    /// [`HostError::Gone`] if it has ended.
+    /// [`HostError::Gone`]; [`HostError::TooLarge`] above `max_message` plus 4 MiB, or above
+    /// `outbox_bytes` if that is larger.
     pub fn send<'m>(
         &self,
         to: ConnectionId,
@@ -34,12 +38,14 @@ impl Host {
         check(self.raw.table.send()(self.raw.context, to.0, raw_message(message.into())))
     }
 
-    /// Sends a message to many connections; answers to how many. The payload is copied once, not once for each.
+    /// Sends a message to multiple connections; returns the number of outboxes that took it.
+    ///
+    /// The payload is copied once for all of them.
     ///
     /// ```
     /// # use plugsocket_plugin::{Host, Session, Audience, HostError};
     /// # fn f(host: &Host, session: &Session<'_>) -> Result<(), HostError> {
-    /// host.broadcast(Audience::resource().except(&[session.id()]), "somebody is here")?;
+    /// host.broadcast(Audience::resource().except(&[session.id()]), "a client connected")?;
     /// # Ok(()) }
     /// ```
     ///
@@ -55,10 +61,11 @@ impl Host {
         count(self.raw.table.broadcast()(self.raw.context, audience, raw_message(message.into())))
     }
 
-    /// Sends a value that grows old: a price, a position, a percentage. On a resource with `outbox_policy = "conflate"` it takes the
-    /// place of the message with the same `key` that still waits for this connection, if there is one; so a peer that reads slowly
-    /// reads fewer values, and always the last one. Elsewhere, and on a host that is older than this function, it is
-    /// [`send`](Self::send).
+    /// Sends a value of which only the latest matters: a price, a position, a percentage.
+    ///
+    /// With `outbox_policy = "conflate"` it replaces the message with the same `key` that is still
+    /// waiting for this connection, so a slow consumer skips intermediate values. With any other
+    /// policy, and on a host before ABI step 2, it is [`send`](Self::send).
     ///
     /// ```
     /// # use plugsocket_plugin::{Host, Session, HostError};
@@ -68,7 +75,7 @@ impl Host {
     /// ```
     ///
     /// # Errors
-    /// As [`send`](Self::send); [`HostError::TooLarge`] for a key of over 256 bytes.
+    /// Those of [`send`](Self::send); [`HostError::TooLarge`] for a key over 256 bytes.
     pub fn send_latest<'m>(
         &self,
         to: ConnectionId,
@@ -81,10 +88,12 @@ impl Host {
         check(send_latest(self.raw.context, to.0, key.into(), raw_message(message.into())))
     }
 
-    /// [`broadcast`](Self::broadcast) of a value that grows old, as [`send_latest`](Self::send_latest).
+    /// Broadcasts a value of which only the latest matters, see [`send_latest`](Self::send_latest).
+    ///
+    /// ABI step 2; on an older host it is [`broadcast`](Self::broadcast).
     ///
     /// # Errors
-    /// [`HostError::Retired`]; [`HostError::TooLarge`] for a key of over 256 bytes.
+    /// [`HostError::TooLarge`] for a key over 256 bytes.
     pub fn broadcast_latest<'m>(
         &self,
         to: Audience<'_>,
@@ -99,10 +108,12 @@ impl Host {
         count(broadcast_latest(self.raw.context, audience, key.into(), raw_message(message.into())))
     }
 
-    /// Sends a message to the one peer with this uuid or ident, on whichever resource it is.
+    /// Sends a message to the client with this uuid or ident, on any resource.
+    ///
+    /// Returns [`Verdict::Gone`] if there is no such client.
     ///
     /// # Errors
-    /// [`HostError::Retired`]. A peer that is not there is no error but [`Verdict::Gone`].
+    /// [`HostError::TooLarge`], as [`send`](Self::send).
     pub fn feedback<'m>(
         &self,
         to: Target<'_>,
@@ -123,17 +134,19 @@ impl Host {
         }
     }
 
-    /// Puts a connection into a room of this resource; the room exists while somebody is in it.
-    /// Joining twice is joining once. Rooms outlive a reload; a connection that ends leaves all of its rooms.
+    /// Adds a connection to a room of this resource.
+    ///
+    /// A room exists while it has members, and survives a reload. A connection that ends leaves all
+    /// of its rooms. Joining a room again has no effect.
     ///
     /// # Errors
-    /// [`HostError::Gone`]; [`HostError::TooLarge`] for a name of over 256 bytes; [`HostError::TooMany`] if it is in as many rooms
-    /// as the operator allows (`max_rooms`, 100 by default).
+    /// [`HostError::Gone`]; [`HostError::TooLarge`] for a name over 256 bytes;
+    /// [`HostError::TooMany`] beyond `max_rooms` rooms of this connection.
     pub fn join(&self, id: ConnectionId, room: &str) -> Result<(), HostError> {
         check(self.raw.table.join()(self.raw.context, id.0, room.into()))
     }
 
-    /// Takes a connection out of a room; no error if it was not in it.
+    /// Removes a connection from a room. It need not be a member.
     ///
     /// # Errors
     /// [`HostError::Gone`].
@@ -141,10 +154,11 @@ impl Host {
         check(self.raw.table.leave()(self.raw.context, id.0, room.into()))
     }
 
-    /// Sends a message to everybody in a room but the connections of `except`; answers to how many.
+    /// Sends a message to the members of a room without those in `except`; returns the number of
+    /// outboxes that took it, 0 for an empty room.
     ///
     /// # Errors
-    /// [`HostError::Retired`]. An empty room is 0.
+    /// [`HostError::Retired`].
     pub fn publish<'m>(
         &self,
         room: &str,
@@ -160,10 +174,12 @@ impl Host {
         ))
     }
 
-    /// [`publish`](Self::publish) of a value that grows old, as [`send_latest`](Self::send_latest).
+    /// Publishes a value of which only the latest matters, see [`send_latest`](Self::send_latest).
+    ///
+    /// ABI step 2; on an older host it is [`publish`](Self::publish).
     ///
     /// # Errors
-    /// [`HostError::Retired`]; [`HostError::TooLarge`] for a key of over 256 bytes.
+    /// [`HostError::TooLarge`] for a key over 256 bytes.
     pub fn publish_latest<'m>(
         &self,
         room: &str,
@@ -184,8 +200,11 @@ impl Host {
         ))
     }
 
-    /// Closes a connection after everything already sent to it. On a resource with a dialog, the peer
-    /// reads `{"opcode":"close","error":"<reason>"}` first, except with [`CloseCode::NORMAL`].
+    /// Closes a connection after everything that was sent to it before.
+    ///
+    /// On a resource with a dialog, the client receives `{"opcode":"close","error":"<reason>"}`
+    /// first, except with [`CloseCode::NORMAL`]. A close frame holds the first 123 bytes of
+    /// `reason`. [`Plugin::close`](crate::Plugin::close) follows.
     ///
     /// # Errors
     /// [`HostError::Gone`].
@@ -193,15 +212,17 @@ impl Host {
         check(self.raw.table.close()(self.raw.context, id.0, code.0, reason.into()))
     }
 
-    /// Sets the `fyi` that this connection's acknowledgements carry, until it is set again. Empty by default.
+    /// Sets the `fyi` of this connection's following `next` packets, until it is set again.
+    ///
+    /// A text for the client, for example the result of its message. Empty by default.
     ///
     /// # Errors
-    /// [`HostError::Gone`]; [`HostError::TooLarge`] over 4096 bytes.
+    /// [`HostError::Gone`]; [`HostError::TooLarge`] for more than 4096 bytes.
     pub fn set_fyi(&self, id: ConnectionId, fyi: &str) -> Result<(), HostError> {
         check(self.raw.table.set_fyi()(self.raw.context, id.0, fyi.into()))
     }
 
-    /// Shows every connection of this resource that is open now, in no order.
+    /// Calls `visit` for every open connection of this resource, in no particular order.
     ///
     /// # Errors
     /// [`HostError::Retired`].
@@ -212,8 +233,10 @@ impl Host {
         }))
     }
 
-    /// Writes a line to the host's log, with the plugin's name, its generation and the resource.
-    /// `tracing`'s and `log`'s macros do the same without the resource.
+    /// Writes a line to the host's log, with the fields plugin, generation and resource.
+    ///
+    /// The macros of `tracing` and `log` do the same without the resource. Works in every state of
+    /// the instance.
     pub fn log(&self, level: Level, text: &str) {
         self.raw.table.log()(self.raw.context, level as u32, "".into(), text.into());
     }
@@ -261,7 +284,7 @@ fn count(count: abi::Count) -> Result<usize, HostError> {
     check(count.status).map(|()| usize::try_from(count.count).unwrap_or(usize::MAX))
 }
 
-/// The host's call back into [`Host::sessions`]' closure. A panic of the closure must not cross the boundary.
+/// Calls the closure of [`Host::sessions`]. A panic of the closure must not unwind into the host.
 pub(crate) extern "C" fn visit<'a>(context: Opaque<'a>, session: RawSession<'_>) {
     let session = Session::new(session);
     let visited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -1,21 +1,33 @@
-//! What an application for the **plugsocket** WebSocket host implements and calls.
+//! Plugin API of the **plugsocket** WebSocket host.
 //!
-//! The host owns sockets, handshake, dialog, chunks and routing. An application is a shared library that
-//! decides what messages mean. It is loaded while the host runs, and replaced while its peers stay connected.
+//! The host accepts connections, performs the handshake and routes messages. An application decides
+//! what the messages of one URL path mean. It is a shared library that the host loads while it
+//! runs, and replaces without closing a connection.
 //!
-//! # The smallest application
+//! | term | meaning |
+//! |---|---|
+//! | host | the server program `plugsocket`, configured by `plugins.toml` |
+//! | resource | a URL path, such as `/chat`, that `plugins.toml` maps to a plugin |
+//! | plugin | the shared library, `lib<name>.so` |
+//! | application | what the plugin implements: a type with the trait [`Plugin`] |
+//! | instance | one value of that type; each resource has its own |
+//! | session | a client's connection to a resource, as the application sees it: [`Session`] |
 //!
-//! `Cargo.toml`:
+//! # A first application
+//!
+//! `Cargo.toml` of a package named `counter`:
 //!
 //! ```toml
 //! [lib]
 //! crate-type = ["cdylib"]
 //!
 //! [dependencies]
-//! plugsocket-plugin = "1.0.0"
+//! plugsocket-plugin = { path = "../plugsocket/plugin-api" }   # this crate
+//! tracing = "0.1"
 //! ```
 //!
-//! `src/lib.rs`: counts its messages, tells everybody, and keeps counting when it is replaced.
+//! `src/lib.rs`. The application counts messages, sends the count to every client of its resource,
+//! and keeps the count when its library is replaced:
 //!
 //! ```
 //! use plugsocket_plugin::*;
@@ -35,9 +47,9 @@
 //!     fn message(&mut self, session: &Session<'_>, _: Message<'_>) -> Result<(), Refused> {
 //!         self.count += 1;
 //!         let packet = format!(r#"{{"opcode":"count","count":{}}}"#, self.count);
-//!         // Fails only when this instance has been replaced; there is nothing to do then.
+//!         // The only possible error is that this instance has been replaced.
 //!         let _ = self.host.broadcast(Audience::resource(), &packet);
-//!         tracing::debug!(from = session.address(), count = self.count, "counted");
+//!         tracing::debug!(from = session.address(), count = self.count, "message counted");
 //!         Ok(())
 //!     }
 //!
@@ -53,7 +65,7 @@
 //!
 //! export_plugin!(Counter);
 //!
-//! // A test needs no socket and no host.
+//! // A test needs neither a socket nor a host.
 //! # fn main() {
 //! let mut app = testing::Harness::<Counter>::start("{}").unwrap();
 //! let ann = app.open(testing::Peer::websocket()).unwrap();
@@ -66,37 +78,71 @@
 //! # }
 //! ```
 //!
-//! Build it, put the library (`libcounter.so`) into the host's `plugin_dir`, and map it in `plugins.toml`:
+//! Run `cargo build --release`, copy `target/release/libcounter.so` into the host's `plugin_dir`,
+//! and map it in `plugins.toml`. The running host reads both at once; a new build takes over when
+//! it is copied over the old one.
 //!
 //! ```toml
 //! [resources."/counter"]
 //! plugin = "counter"
+//!
+//! [resources."/counter".config]   # optional; passed to `start` as JSON
 //! ```
 //!
-//! # The life of an instance
+//! # Callbacks
 //!
-//! 1. **start**: the configuration is checked, the instance made.
-//! 2. **restore**, if there was a predecessor that left a **snapshot**.
-//! 3. For each connection: **open** → **message** … → **close**. One call at a time, in order, for all
-//!    connections of the resource: the instance is never called from two threads at once.
-//! 4. **tick** between messages, if [`Plugin::tick_every`] asks for it.
-//! 5. When a new library or another configuration is there: **snapshot**; the successor restores it and gets the next
-//!    message. The old instance is dropped. Its threads must end in `Drop`; should one go on, its calls to [`Host`] answer
-//!    [`HostError::Retired`].
+//! The host makes one call at a time to an instance, in this order:
 //!
-//! If anything of the successor fails, the old instance goes on as if nothing had happened.
+//! 1. [`start`](Plugin::start) validates the configuration and creates the instance.
+//! 2. [`restore`](Plugin::restore), if there is a snapshot of a predecessor.
+//! 3. For each connection [`open`](Plugin::open), any number of [`message`](Plugin::message), then
+//!    [`close`](Plugin::close) once. Callbacks for different connections alternate.
+//! 4. [`tick`](Plugin::tick) between messages, if [`tick_every`](Plugin::tick_every) requests it.
+//! 5. [`snapshot`](Plugin::snapshot) when the library or the configuration is replaced. The new
+//!    instance receives the next message; the old one is dropped, on another thread. If the new
+//!    instance fails to start or to restore, the old one continues.
 //!
-//! # Threads, time and logs
+//! # What clients see
 //!
-//! A library has its own copy of every crate: the host's tokio runtime and `tracing` subscriber do not reach into it. Start
-//! threads or a runtime of your own for slow work; [`Host`] works from any thread. What you say through `tracing` or
-//! `log` is forwarded to the host's log.
+//! On a resource with a dialog (the default; `dialog = false` is a plain WebSocket) the host itself
+//! sends three packets:
+//!
+//! | packet | when |
+//! |---|---|
+//! | `{"opcode":"ready","uuid":"…"}` | `open` has accepted the connection |
+//! | `{"opcode":"next","fyi":"…"}` | `message` has returned; after everything that it sent to the sender. `fyi` is empty unless [`Host::set_fyi`] sets it |
+//! | `{"opcode":"close","error":"…"}` | the host will close the connection, except with code 1000 |
+//!
+//! All other packets are the application's. A message in fragments or chunks arrives as a whole.
+//! Scripts can connect over plain TCP or send one message by HTTP POST: see [`Kind`]. An instance
+//! sees a POST as `open`, one `message` and `close`; the response contains what it sent.
+//!
+//! # Threads and blocking
+//!
+//! A plugin has its own copy of every crate: it cannot use the host's tokio runtime or `tracing`
+//! subscriber. Start threads or a runtime of your own for slow work, keep a clone of [`Host`] there
+//! (it works from any thread), and end them in `Drop`. Output of the `tracing` and `log` macros is
+//! forwarded to the host's log.
+//!
+//! # Failures
+//!
+//! | event | effect |
+//! |---|---|
+//! | `start` or `restore` returns an error, panics, or exceeds `start_timeout` or `restore_timeout` (10 s each) | the old instance continues; the operator reads the text |
+//! | `open` or `message` returns [`Refused`] | the connection is closed with its code and reason |
+//! | a callback panics | its connection is closed with 1011; the instance continues. More than `max_panics` (5) within a minute replace it with a fresh one |
+//! | a callback runs longer than `callback_limit` (30 s) | all connections of the resource are closed with 1013; a fresh instance starts |
+//! | stack overflow, a panic while unwinding, `abort`, `exit` | the host process ends |
+//!
+//! Names in code font are keys of `plugins.toml`.
 //!
 //! # Compatibility
 //!
-//! A library built against any 1.x of this crate is loaded by any host of 1.x, older or newer, whatever compiler built it. The
-//! crate's version in the manifest stays 1.0.0 and functions are only appended; what an older host lacks answers
-//! [`HostError::Unsupported`]. The library must be built with `panic = "unwind"`, cargo's default.
+//! Every host of API version 1 loads every plugin built against API version 1, older or newer,
+//! built by any compiler version. The manifest version of this crate stays 1.0.0; functions are
+//! only added, in numbered *ABI steps*. What an older host lacks either has a documented fallback
+//! or returns [`HostError::Unsupported`]. A plugin must be built with `panic = "unwind"`, cargo's
+//! default.
 
 #[doc(hidden)]
 pub mod abi;

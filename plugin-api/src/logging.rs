@@ -1,7 +1,7 @@
-//! Carries what a plugin says through `tracing`, `log` and panics to the host's log.
+//! Forwards `tracing` events, `log` records and panics of a plugin to the host's log.
 //!
-//! A library has its own copies of these crates' statics, so the host's subscriber is not seen here; without this
-//! file all of it would be lost. Spans are not carried: the host adds the plugin's name and generation itself.
+//! A plugin has its own copies of these crates' statics, so the host's subscriber does not receive
+//! them. Spans are not forwarded; the host adds the plugin's name and generation.
 
 use std::fmt::{self, Write};
 use std::panic::PanicHookInfo;
@@ -15,15 +15,15 @@ use tracing_core::{Dispatch, Event, LevelFilter, Metadata, Subscriber, dispatche
 use crate::abi::LogSink;
 use crate::types::Level;
 
-/// One host for the whole library: it is loaded once per generation, under a path of its own.
+/// The host's log. One per library: each generation is loaded separately, from its own path.
 static SINK: OnceLock<LogSink> = OnceLock::new();
 
-/// Called by the host before anything else of the library runs. A second call changes nothing.
+/// Installs the forwarding. The host calls this first; a second call has no effect.
 pub(crate) fn attach(sink: LogSink) {
     if SINK.set(sink).is_err() {
         return;
     }
-    // A plugin that installed subscribers of its own keeps them.
+    // A plugin that installed its own subscribers keeps them.
     let _ = dispatcher::set_global_default(Dispatch::new(Forward));
     if log::set_logger(&Forward).is_ok() {
         log::set_max_level(match sink.max_level {
@@ -35,7 +35,8 @@ pub(crate) fn attach(sink: LogSink) {
             _ => log::LevelFilter::Trace,
         });
     }
-    // No backtrace: with RUST_BACKTRACE=1 each generation that panics would build a symbol cache of its own, of megabytes.
+    // No backtrace: with RUST_BACKTRACE=1 it would cost each generation a symbol cache of
+    // megabytes.
     std::panic::set_hook(Box::new(|info| write(Level::Error, "panic", &panic_line(info))));
 }
 
@@ -81,7 +82,7 @@ impl Subscriber for Forward {
         write(level, event.metadata().target(), &line.finish());
     }
 
-    // Spans are never enabled; these are called only by code that does not ask.
+    // Spans are never enabled; only code that ignores `enabled` calls these.
     fn new_span(&self, _: &Attributes<'_>) -> Id {
         Id::from_u64(1)
     }
@@ -121,7 +122,7 @@ fn max_level() -> LevelFilter {
     }
 }
 
-/// `message key=value key=value`, as the host's own text log has it.
+/// A log line `message key=value key=value`, the format of the host's text log.
 #[derive(Default)]
 struct Line {
     message: String,
@@ -136,7 +137,7 @@ impl Line {
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Writing to a String does not fail; a Debug that does is the plugin's own affair.
+        // Fails only if the plugin's `Debug` implementation does; the line is then incomplete.
         let _ = match field.name() {
             "message" => write!(self.message, "{value:?}"),
             name => write!(self.fields, " {name}={value:?}"),
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tracing_log_and_a_panic_say_arrives_with_level_and_fields() {
+    fn tracing_log_and_panics_arrive_with_level_and_fields() {
         let before = std::panic::take_hook();
         attach(LogSink { context: HostContext(std::ptr::null()), max_level: 3, log: keep });
         tracing::info!(books = 3, "locked");

@@ -1,4 +1,4 @@
-//! What an author implements, and what each callback is handed.
+//! The trait that an application implements, and the [`Session`] that its callbacks receive.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,95 +8,121 @@ use crate::types::{
     CloseReason, ConnectionId, Kind, Message, Refused, RestoreError, Snapshot, StartError,
 };
 
-/// An application.
+/// An application: the callbacks that the host makes for one resource.
 ///
-/// One value of the implementing type, an *instance*, serves one resource. The host calls it from
-/// one thread at a time, in order, never overlapping: `&mut self` is all the locking there is.
-/// For one connection the order is `open`, then any number of `message`, then `close`, once.
+/// Each resource has its own *instance* of the implementing type. The host makes one call at a time
+/// to an instance, so `&mut self` needs no lock. The calls may come from different threads.
 ///
-/// **Blocking.** Unless [`NEVER_BLOCKS`](Self::NEVER_BLOCKS) is set, an instance has a thread of its
-/// own: a slow callback delays this resource and no other. Its peers are slowed down through TCP.
+/// **Blocking.** Unless [`NEVER_BLOCKS`](Self::NEVER_BLOCKS) is set, an instance has its own
+/// thread: a slow callback delays this resource only, and its clients through TCP backpressure.
 ///
-/// **Panics** are caught: message and place are logged, the connection whose callback it was is closed
-/// with 1011, and the same instance goes on. Code that panics half-way through a change of its state
-/// should put the state right first, or not panic.
-/// A stack overflow, a panic during a panic and `process::exit` end the whole host.
+/// **Panics** are caught and logged with their location. The host closes the connection that the
+/// callback was about with 1011 and keeps the instance, so a callback that may panic must not leave
+/// the state half-changed. Stack overflow, a panic while unwinding and `process::exit` end the
+/// host.
 pub trait Plugin: Send + Sized + 'static {
-    /// Whether no callback ever waits for anything: no file, no network, no lock held elsewhere, no long
-    /// computation. The instance then shares the host's threads and answers some 20 µs sooner.
-    /// An operator can override it with `lane = "thread" | "shared"`.
+    /// Whether every callback returns without blocking: no file or network access, no waiting for a
+    /// lock, no long computation.
+    ///
+    /// With `true` the instance runs on the host's runtime threads and answers about 20 µs sooner.
+    /// `lane = "thread" | "shared"` in `plugins.toml` overrides it. Default: `false`.
     const NEVER_BLOCKS: bool = false;
 
-    /// Makes an instance. `config` is the JSON object of `[resources."/path".config]`, `{}` where there is none:
-    /// check all of it here ([`read_config`](crate::read_config)), so that a mistake is found before anything changes.
+    /// Creates an instance.
     ///
-    /// Called on a thread of its own, while an older instance may still be serving: do not take away
-    /// what that one needs (a port, a file) before [`restore`](Self::restore).
+    /// `config` is the table `[resources."/path".config]` as a JSON object, `{}` if there is none.
+    /// Validate all of it here, with [`read_config`](crate::read_config): nothing has changed yet
+    /// when this fails.
+    ///
+    /// Runs on a thread of its own and may block, up to `start_timeout` (10 s by default). An older
+    /// instance may still be serving: leave its resources (port, file) alone until
+    /// [`restore`](Self::restore). Until the handover every function of `host` except [`Host::log`]
+    /// returns [`HostError::Retired`](crate::HostError::Retired).
     ///
     /// # Errors
-    /// The text goes to the operator; the older instance, if there is one, goes on.
+    /// The operator reads the text. An older instance continues to serve.
     fn start(host: Host, config: &str) -> Result<Self, StartError>;
 
-    /// A peer has connected. What is sent to it from here on arrives after its `ready`.
+    /// Accepts or refuses a new connection.
+    ///
+    /// Messages sent to it here arrive after `ready`. Default: accepts.
     ///
     /// # Errors
-    /// Refuses the connection; neither `message` nor `close` will be called for it.
+    /// The host closes the connection with this code and reason; no other callback is made for it.
     fn open(&mut self, session: &Session<'_>) -> Result<(), Refused> {
         let _ = session;
         Ok(())
     }
 
-    /// A whole message. When this returns, the peer is sent its `next` (on a resource with a dialog),
-    /// after everything that was sent to it meanwhile.
+    /// Handles one complete message.
+    ///
+    /// It has at most `max_message` bytes (16 MiB by default). When this returns, the host sends
+    /// `next` to the client (on a resource with a dialog), after everything that was sent to the
+    /// client meanwhile.
     ///
     /// # Errors
-    /// Closes the connection with the code and the reason; `close` is called.
+    /// The host closes the connection with this code and reason, then calls [`close`](Self::close).
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused>;
 
-    /// The connection has ended; nothing can be sent to it any more. Called exactly once if `open` accepted it.
+    /// Reports the end of a connection. Nothing can be sent to it any more.
+    ///
+    /// Called exactly once for each connection that `open` accepted.
     fn close(&mut self, session: &Session<'_>, reason: &CloseReason<'_>) {
         let _ = (session, reason);
     }
 
-    /// Something went wrong with the connection: it broke, or its peer broke the protocol. `close` follows.
+    /// Reports that a connection failed: it broke, violated the protocol or exceeded a limit.
+    ///
+    /// [`close`](Self::close) follows. Default: does nothing.
     fn error(&mut self, session: &Session<'_>, reason: &str) {
         let _ = (session, reason);
     }
 
-    /// How often [`tick`](Self::tick) is wanted; asked again after every few callbacks and after each tick, so the
-    /// answer may depend on whether there is anything to do. At least a millisecond. None, the default: not now.
+    /// Returns the interval between calls of [`tick`](Self::tick), or `None` for no ticks.
+    ///
+    /// The host asks again after each tick and after every few other callbacks, so the answer may
+    /// depend on whether there is work to do. The minimum is one millisecond. Default: `None`.
     fn tick_every(&self) -> Option<Duration> {
         None
     }
 
-    /// Called at the pace of [`tick_every`](Self::tick_every), between messages, never early. Late ticks are not made up for.
+    /// Runs periodic work, at the interval of [`tick_every`](Self::tick_every).
+    ///
+    /// Called between messages, never early; missed ticks are not repeated. `now` is the wall
+    /// clock.
     fn tick(&mut self, now: SystemTime) {
         let _ = now;
     }
 
-    /// The state for a successor, when the library or the configuration is replaced. None, the default:
-    /// there is none worth keeping. Peers stay connected either way; they, their rooms and their uuids are the host's.
+    /// Returns the state for a successor, or `None` (the default) if there is none to keep.
     ///
-    /// Messages wait while it runs. The instance may have to go on if the successor refuses: do not take the state apart.
+    /// The host calls this when the library or the configuration is replaced, and for copies on
+    /// disk (`snapshot_every`). Messages wait meanwhile. The limit is `snapshot_limit` (256 MiB by
+    /// default). Leave the state intact: this instance continues if the successor refuses.
+    /// Connections, their rooms and uuids belong to the host and survive without a snapshot.
     fn snapshot(&mut self) -> Option<Snapshot> {
         None
     }
 
-    /// Takes over the state of a predecessor, before the first event. Its connections are listed by
-    /// [`Host::sessions`]; they are not opened again.
+    /// Takes over the state of a predecessor, before the first event.
+    ///
+    /// The predecessor's connections are not opened again: [`Host::sessions`] lists those that are
+    /// still open. After a start from a copy on disk there are none. Runs on a thread of its own,
+    /// up to `restore_timeout` (10 s by default).
     ///
     /// # Errors
-    /// The predecessor goes on serving. The default refuses every snapshot, so that state is never dropped by accident.
+    /// The predecessor continues to serve. The default refuses every snapshot, so that no state is
+    /// lost by accident.
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
         Err(RestoreError::new(format!(
-            "this plugin takes over no state (it was offered {} bytes of version {})",
+            "this application does not restore state (offered: {} bytes of version {})",
             snapshot.bytes.len(),
             snapshot.version
         )))
     }
 }
 
-/// A connection as an application sees it. Borrowed for one call: keep [`Session::id`], not the session.
+/// A client's connection, borrowed for one callback. To refer to it later, keep [`Session::id`].
 pub struct Session<'a> {
     raw: RawSession<'a>,
 }
@@ -106,19 +132,23 @@ impl<'a> Session<'a> {
         Self { raw }
     }
 
-    /// What [`Host`]'s functions take.
+    /// Returns the identifier by which [`Host`]'s functions address this connection.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         ConnectionId(self.raw.id)
     }
 
-    /// What the peer was told in `ready`, and what others name it by in a feedback.
+    /// Returns the uuid that the client received in `ready`: the address for
+    /// [`Target::Uuid`](crate::Target::Uuid).
+    ///
+    /// It is a random UUID, a dot and a signature. Treat it as a secret of the client and its
+    /// scripts.
     #[must_use]
     pub fn uuid(&self) -> &'a str {
         self.raw.uuid.as_str()
     }
 
-    /// How it came in.
+    /// Returns how the client connected.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self.raw.kind {
@@ -128,32 +158,34 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// The name it announced by `Ident:`; none if it announced none or an empty one.
+    /// Returns the name that a backend announced in its `Ident` header: 1 to 256 bytes without
+    /// control characters.
     #[must_use]
     pub fn ident(&self) -> Option<&'a str> {
         self.field(abi::field::IDENT, "")
     }
 
-    /// The peer's IP address in text, without port: behind a trusted proxy the one that the proxy
-    /// names, `unix` on a Unix socket.
+    /// Returns the client's IP address as text, without a port.
+    ///
+    /// Behind a trusted proxy this is the address that the proxy reports; on a Unix socket, `unix`.
     #[must_use]
     pub fn address(&self) -> &'a str {
         self.field(abi::field::ADDRESS, "").unwrap_or_default()
     }
 
-    /// The path of the resource, e.g. `/chat`.
+    /// Returns the path of the resource, for example `/chat`.
     #[must_use]
     pub fn resource(&self) -> &'a str {
         self.field(abi::field::RESOURCE, "").unwrap_or_default()
     }
 
-    /// What followed `?` in the address, undecoded; empty if nothing did.
+    /// Returns the query of the request, not decoded and without `?`; empty if there is none.
     #[must_use]
     pub fn query(&self) -> &'a str {
         self.field(abi::field::QUERY, "").unwrap_or_default()
     }
 
-    /// The value of one parameter of the query, decoded (`%20` and `+` are a space); the first if there are several.
+    /// Returns the first value of a query parameter, decoded as a form: `%20` and `+` are a space.
     #[must_use]
     pub fn query_value(&self, name: &str) -> Option<String> {
         self.query().split('&').find_map(|pair| {
@@ -162,24 +194,31 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// The first header of the request with this name (any letter case), if it is UTF-8.
+    /// Returns the first request header with this name, compared without case, if it is UTF-8.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&'a str> {
         self.field(abi::field::HEADER, name)
     }
 
-    /// Who this is, as the resource's `auth` found out before [`open`](Plugin::open): the claim of a token (`user_claim`,
-    /// by default `sub`), or what an endpoint answered.
+    /// Returns the authenticated user, as the resource's `auth` established it before
+    /// [`open`](Plugin::open).
     ///
-    /// None on a resource without `auth`, for a backend that is exempt from it, where an endpoint named nobody, and on a
-    /// host before 1.1. An application that depends on it must say no to None.
+    /// This is a claim of the token (`user_claim`, by default `sub`) or the user in the answer of
+    /// the authentication endpoint. `None` on a resource without `auth`, for a backend that is
+    /// exempt, and if the endpoint named no user. An application that requires a user must refuse
+    /// `None`.
+    ///
+    /// Added after 1.0: on an older host always `None`.
     #[must_use]
     pub fn user(&self) -> Option<&'a str> {
         self.field(abi::field::USER, "")
     }
 
-    /// What else the resource's `auth` knows of it, as JSON text: all claims of a token, an object; or the `claims` of an
-    /// endpoint's answer, any JSON. None as with [`user`](Self::user), and where an endpoint answered none.
+    /// Returns the claims of the authenticated user as JSON text.
+    ///
+    /// For a token, an object with all of its claims; for an authentication endpoint, the `claims`
+    /// of its answer, which may be any JSON. `None` as for [`user`](Self::user), and if the
+    /// endpoint returned no claims.
     #[must_use]
     pub fn claims(&self) -> Option<&'a str> {
         self.field(abi::field::CLAIMS, "")
@@ -203,7 +242,7 @@ impl std::fmt::Debug for Session<'_> {
     }
 }
 
-/// Percent-decoding as in a form (WHATWG URL, `application/x-www-form-urlencoded`); what is no UTF-8 is replaced.
+/// Decodes `application/x-www-form-urlencoded` (WHATWG URL); invalid UTF-8 is replaced by U+FFFD.
 fn decode(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes().iter();

@@ -1,12 +1,12 @@
-//! The vocabulary of the boundary: plain values that both sides understand. No pointers, no functions.
+//! Plain values that applications and host exchange.
 
 use std::fmt;
 use std::time::Duration;
 
-/// Names one connection for as long as it lasts.
+/// Identifier of one connection, for as long as it is open.
 ///
-/// Opaque: unique on this host, random, never reused in practice. It is *not* the uuid that the
-/// peer knows (see [`Session::uuid`](crate::Session::uuid)) and it must not be sent to a peer.
+/// Opaque and random; unique on this host. It is half of the client's
+/// [uuid](crate::Session::uuid): never send it to a client.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub u64);
 
@@ -22,27 +22,27 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// How a peer came in.
+/// How a client connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
     /// A browser or any other WebSocket client.
     WebSocket,
-    /// A script of the operator's own: a WebSocket with `Client-Type: php|backend`, or an HTTP POST.
-    /// Only addresses of `allowed_ips` get this far.
+    /// A script of the operator: a WebSocket with the header `Client-Type: backend` (or `php`), or
+    /// an HTTP POST. Only allowed addresses (`allowed_ips`) and holders of a client certificate.
     Backend,
-    /// A script on plain TCP. Only addresses of `allowed_ips` get this far.
+    /// A script on plain TCP. Allowed as [`Kind::Backend`] is.
     Tcp,
 }
 
 impl Kind {
-    /// Whether this is one of the operator's own scripts ([`Kind::Backend`] or [`Kind::Tcp`]).
+    /// Returns whether this is a script of the operator: [`Kind::Backend`] or [`Kind::Tcp`].
     #[must_use]
     pub fn is_backend(self) -> bool {
         self != Self::WebSocket
     }
 
-    /// `websocket`, `backend` or `tcp`.
+    /// Returns `websocket`, `backend` or `tcp`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -53,20 +53,21 @@ impl Kind {
     }
 }
 
-/// One whole message, text or binary.
+/// One complete message, text or binary.
 ///
-/// Borrowed: what a callback receives is valid until the callback returns; what is passed to
-/// [`Host`](crate::Host) is copied before the call returns.
+/// It borrows its payload: until the callback returns, or until the function of
+/// [`Host`](crate::Host), which copies it, returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message<'a> {
-    /// UTF-8 text.
+    /// A text message.
     Text(&'a str),
-    /// Bytes as they came. A peer on plain TCP is sent them as text, replaced where they are no UTF-8.
+    /// A binary message. A client on plain TCP receives it as text, with invalid UTF-8 replaced by
+    /// U+FFFD.
     Binary(&'a [u8]),
 }
 
 impl<'a> Message<'a> {
-    /// The payload's bytes, whichever kind it is.
+    /// Returns the bytes of the payload.
     #[must_use]
     pub fn as_bytes(&self) -> &'a [u8] {
         match self {
@@ -75,7 +76,7 @@ impl<'a> Message<'a> {
         }
     }
 
-    /// The payload as text: the text itself, or a binary message that is valid UTF-8.
+    /// Returns the payload as text, or `None` for a binary message that is not valid UTF-8.
     #[must_use]
     pub fn to_text(&self) -> Option<&'a str> {
         match self {
@@ -103,89 +104,97 @@ impl<'a> From<&'a [u8]> for Message<'a> {
     }
 }
 
-/// A WebSocket close code (RFC 6455, section 7.4.1; the registry is IANA's).
+/// WebSocket close code (RFC 6455 section 7.4.1, and IANA's registry).
+///
+/// An application may use 1000–1003, 1007–1014 and 3000–4999 (its own meaning). The host replaces
+/// any other code with 1008.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CloseCode(pub u16);
 
 impl CloseCode {
-    /// 1000: the purpose is fulfilled.
+    /// 1000: normal end.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: the server goes down, or the page was left.
+    /// 1001: the server shuts down, or the user left the page.
     pub const AWAY: Self = Self(1001);
-    /// 1002: the peer broke the protocol.
+    /// 1002: protocol violation.
     pub const PROTOCOL: Self = Self(1002);
-    /// 1003: a kind of message that this application does not take.
+    /// 1003: unsupported kind of message, for example binary.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// 1006: the connection ended without a close frame. Reported, never sent.
+    /// 1006: the connection ended without a close frame. Reported only, never sent.
     pub const ABNORMAL: Self = Self(1006);
-    /// 1007: a message whose content is not what it must be (text that is no UTF-8, broken JSON).
+    /// 1007: invalid content, for example malformed JSON.
     pub const INVALID: Self = Self(1007);
-    /// 1008: a message or connection that the application's rules refuse.
+    /// 1008: policy violation; the general refusal.
     pub const POLICY: Self = Self(1008);
-    /// 1009: a message that is too large.
+    /// 1009: message too large.
     pub const TOO_BIG: Self = Self(1009);
-    /// 1011: the application failed.
+    /// 1011: internal error of the application.
     pub const ERROR: Self = Self(1011);
     /// 1013: try again later.
     pub const TRY_AGAIN: Self = Self(1013);
 }
 
-/// Whose doing the end of a connection was.
+/// Which side ended a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClosedBy {
-    /// The peer closed, or its connection broke.
+    /// The client: it closed the connection, or the connection broke.
     Peer,
-    /// An application asked for it, or refused something.
+    /// An application: it closed the connection or refused a message.
     Plugin,
-    /// The host: a limit, a violation of the protocol, a shutdown.
+    /// The host: a limit, a protocol violation, a shutdown.
     Host,
 }
 
-/// Why a connection ended, as given to [`Plugin::close`](crate::Plugin::close).
+/// Why a connection ended, as passed to [`Plugin::close`](crate::Plugin::close).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CloseReason<'a> {
-    /// The close code that was sent or received; 1006 where there was none.
+    /// The close code sent or received; 1005 if the client's close frame had none, 1006 without a
+    /// close frame.
     pub code: CloseCode,
-    /// Whose doing it was.
+    /// Which side ended the connection.
     pub by: ClosedBy,
-    /// The reason in words; may be empty.
+    /// The reason as text; may be empty.
     pub text: &'a str,
 }
 
-/// An application's *no* to a connection (from `open`) or to a message (from `message`).
+/// Refusal of a connection (from [`open`](crate::Plugin::open)) or of a message (from
+/// [`message`](crate::Plugin::message)).
 ///
-/// The host tells the peer `{"opcode":"close","error":"<reason>"}` (on a resource with a dialog),
-/// closes with the code, and counts it.
+/// The host sends `{"opcode":"close","error":"<reason>"}` (on a resource with a dialog), closes the
+/// connection with the code, and counts the refusal in its metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Sent in the close frame; 1008 by default.
+    /// Code of the close frame.
     pub code: CloseCode,
-    /// Told to the peer: one sentence without secrets.
+    /// Reason that the client reads: one sentence without secrets. A close frame holds its first
+    /// 123 bytes.
     pub reason: String,
 }
 
 impl Refused {
-    /// A refusal with close code 1008.
+    /// Creates a refusal with close code 1008.
     pub fn new(reason: impl Into<String>) -> Self {
         Self { code: CloseCode::POLICY, reason: reason.into() }
     }
 
-    /// A refusal with another close code, e.g. [`CloseCode::INVALID`] for a message that cannot be read.
+    /// Creates a refusal with another close code, for example [`CloseCode::INVALID`] for malformed
+    /// JSON.
     pub fn with_code(code: CloseCode, reason: impl Into<String>) -> Self {
         Self { code, reason: reason.into() }
     }
 }
 
-/// Why an instance cannot start. The text is read by the operator: say what in the configuration is
-/// wrong and what would be right.
+/// Why an instance cannot start, for the operator: what in the configuration is wrong, and what
+/// would be right.
 ///
-/// Any `std::error::Error` turns into it by `?`; so that this is possible it is none itself.
+/// `?` converts any `std::error::Error` into it. It does not implement that trait itself, because
+/// the conversion rules it out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartError(pub String);
 
 impl StartError {
-    /// An error with this text.
+    /// Creates an error with this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -197,14 +206,14 @@ impl<E: std::error::Error> From<E> for StartError {
     }
 }
 
-/// Why a snapshot cannot be taken over. The old instance goes on serving.
+/// Why an instance does not take over a snapshot. The old instance continues to serve.
 ///
-/// Any `std::error::Error` turns into it by `?`.
+/// `?` converts any `std::error::Error` into it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreError(pub String);
 
 impl RestoreError {
-    /// An error with this text.
+    /// Creates an error with this text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -216,82 +225,82 @@ impl<E: std::error::Error> From<E> for RestoreError {
     }
 }
 
-/// An instance's state on its way to its successor.
+/// State of an instance, for its successor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The format's version: the author counts it up when the bytes change their meaning.
+    /// Version of the format. Increase it when the meaning of the bytes changes.
     pub version: u32,
-    /// The state in any form that the successor can read; JSON is a good choice.
+    /// The state, in a format of the author's choice; JSON works well.
     pub bytes: Vec<u8>,
 }
 
-/// Who of all connections is meant by a [`broadcast`](crate::Host::broadcast).
+/// The receivers of a [`broadcast`](crate::Host::broadcast).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Audience<'a> {
-    /// How far it reaches.
+    /// Which resources it reaches.
     pub scope: Scope,
-    /// Only peers of kind `websocket`, not the operator's scripts.
+    /// Whether only clients of [`Kind::WebSocket`] receive it, and not the operator's scripts.
     pub websockets_only: bool,
-    /// Left out, most often the sender.
+    /// Connections that do not receive it, for example the sender.
     pub except: &'a [ConnectionId],
 }
 
 impl<'a> Audience<'a> {
-    /// Everybody on this resource.
+    /// Selects all connections of this resource.
     #[must_use]
     pub fn resource() -> Self {
         Self { scope: Scope::Resource, websockets_only: false, except: &[] }
     }
 
-    /// Everybody on every resource that has a dialog.
+    /// Selects all connections of all resources with a dialog.
     #[must_use]
     pub fn all() -> Self {
         Self { scope: Scope::All, ..Self::resource() }
     }
 
-    /// Only peers of kind `websocket`.
+    /// Excludes the operator's scripts.
     #[must_use]
     pub fn websockets(self) -> Self {
         Self { websockets_only: true, ..self }
     }
 
-    /// But these.
+    /// Excludes these connections.
     #[must_use]
     pub fn except(self, except: &'a [ConnectionId]) -> Self {
         Self { except, ..self }
     }
 }
 
-/// How far a broadcast reaches.
+/// Which resources a broadcast reaches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
     /// The resource that this instance serves.
     Resource,
-    /// Every resource with `dialog = true`: plain WebSocket clients never get packets that they did not ask for.
+    /// Every resource with `dialog = true`. Plain WebSocket clients receive only what their own
+    /// application sends.
     All,
 }
 
-/// Whom a [`feedback`](crate::Host::feedback) is for.
+/// The receiver of a [`feedback`](crate::Host::feedback).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
-    /// The `websocket` peer that was given this uuid in its `ready`.
+    /// The client of [`Kind::WebSocket`] that received this uuid in `ready`.
     Uuid(&'a str),
-    /// The peer of any kind that announced `Ident:` with this text, from an address that may be a backend; the newest if there are
-    /// several.
+    /// The backend that announced this name as its `Ident`; the newest one if there are several.
     Ident(&'a str),
 }
 
-/// What became of a [`feedback`](crate::Host::feedback).
+/// Result of a [`feedback`](crate::Host::feedback).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It is in the outbox of the peer's connection.
+    /// The message is in the outbox of the client's connection.
     Delivered,
-    /// Nobody has this uuid or ident, or not any more.
+    /// No connected client has this uuid or ident.
     Gone,
 }
 
 impl Verdict {
-    /// `delivered` or `gone`, as the wire says it.
+    /// Returns `delivered` or `gone`, as sent to clients.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -301,20 +310,21 @@ impl Verdict {
     }
 }
 
-/// Why the host did not do what it was asked.
+/// Why a function of [`Host`](crate::Host) failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HostError {
-    /// The connection has ended, or belongs to another resource.
+    /// The connection is closed, closing, or on another resource.
     Gone,
-    /// This instance has been replaced: a thread of it still speaks. It should end.
+    /// This instance is not serving: it has been replaced, or it is still in
+    /// [`start`](crate::Plugin::start). A thread of a replaced instance should end.
     Retired,
-    /// The message or name is larger than a limit of the host allows.
+    /// The message or name exceeds a size limit of the host.
     TooLarge,
-    /// More of something than the host allows: rooms of one connection (`max_rooms` in `plugins.toml`). A library built before
-    /// this was there sees [`HostError::Unsupported`] instead.
+    /// The connection is in `max_rooms` rooms (100 by default). ABI step 2: a plugin built against
+    /// step 1 receives [`HostError::Unsupported`] instead.
     TooMany,
-    /// Something that this host does not know; it may be older than the plugin's `plugsocket-plugin`.
+    /// The host does not know this function; it is older than the plugin's copy of this crate.
     Unsupported,
 }
 
@@ -332,22 +342,22 @@ impl fmt::Display for HostError {
 
 impl std::error::Error for HostError {}
 
-/// How loud a line of [`Host::log`](crate::Host::log) is.
+/// Severity of a line of [`Host::log`](crate::Host::log).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Level {
-    /// The application could not do its job.
+    /// The application failed to do its work.
     Error = 1,
-    /// Somebody should look.
+    /// A problem that the operator should look at.
     Warn = 2,
-    /// Worth a line in normal operation.
+    /// A notable event of normal operation.
     Info = 3,
-    /// For finding errors.
+    /// Details for debugging.
     Debug = 4,
-    /// Everything.
+    /// All details.
     Trace = 5,
 }
 
-/// How often [`Plugin::tick`](crate::Plugin::tick) is wanted, at most.
+/// Converts [`Plugin::tick_every`](crate::Plugin::tick_every) to milliseconds; 0 means no ticks.
 pub(crate) fn tick_millis(every: Option<Duration>) -> u64 {
     every.map_or(0, |every| u64::try_from(every.as_millis()).unwrap_or(u64::MAX).max(1))
 }

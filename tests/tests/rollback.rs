@@ -83,7 +83,7 @@ async fn state_that_the_earlier_library_refuses_is_dropped_only_with_fresh() {
     host.reload("app", "counter_v1").await;
     assert_eq!(count(&mut client).await.1, 1);
     let (code, output) = host.command(&["plugin", "rollback", "app", "1"]).await;
-    assert!(code == 1 && output.contains("takes over no state"), "{output}");
+    assert!(code == 1 && output.contains("does not restore state"), "{output}");
     assert_eq!(count(&mut client).await.1, 2);
     let (code, _) = host.command(&["plugin", "rollback", "app", "1", "--fresh"]).await;
     assert_eq!(code, 0);
