@@ -1,4 +1,4 @@
-//! The one form in which results are printed: Markdown, so that docs/performance.md can take it as it is.
+//! Prints results as Markdown tables, the form that docs/explanation/performance.md uses.
 
 use std::fmt;
 

@@ -1,5 +1,5 @@
 //! Fault injection: a full disk, too few threads or too little memory, a killed process, signals,
-//! and plugins that misbehave. docs/reliability.md lists each fault with its outcome.
+//! and plugins that misbehave. docs/explanation/reliability.md lists each fault with its outcome.
 #![allow(
     clippy::unwrap_used,
     clippy::panic,

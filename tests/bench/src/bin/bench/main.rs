@@ -4,7 +4,8 @@
 //! cargo build --release --workspace && target/release/bench [--quick] [--large] [CASE…]
 //! ```
 //!
-//! Servers run on core 0, the load on core 1; each server in turn, several times. docs/performance.md explains the tables.
+//! Servers run on core 0, the load on core 1; each server in turn, several times.
+//! docs/explanation/performance.md explains the tables.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
 
 mod case;

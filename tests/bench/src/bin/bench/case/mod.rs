@@ -17,7 +17,7 @@ use std::io;
 
 use plugsocket_bench::{Effort, Program, RAW, Setup, Subject, Talk, has_node};
 
-/// All, in the order in which docs/performance.md has their tables.
+/// All, in the order in which docs/explanation/performance.md has their tables.
 pub(crate) const ALL: &[&str] = &[
     "echo",
     "broadcast",
