@@ -10,7 +10,6 @@ use std::io::{self, IsTerminal, Write};
 use clap::ValueEnum;
 use tracing::field::Field;
 use tracing::subscriber::set_global_default;
-use tracing::{debug, error, info, trace, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
@@ -134,17 +133,6 @@ impl<W: Write> Write for JsonLines<W> {
 
     fn flush(&mut self) -> io::Result<()> {
         self.0.flush()
-    }
-}
-
-/// Writes a line that a plugin said. `place` is the resource of the instance, or the module that spoke.
-pub(crate) fn plugin_line(level: u32, plugin: &str, generation: u64, place: &str, text: &str) {
-    match level {
-        1 => error!(target: "plugin", plugin, generation, place, "{text}"),
-        2 => warn!(target: "plugin", plugin, generation, place, "{text}"),
-        3 => info!(target: "plugin", plugin, generation, place, "{text}"),
-        4 => debug!(target: "plugin", plugin, generation, place, "{text}"),
-        _ => trace!(target: "plugin", plugin, generation, place, "{text}"),
     }
 }
 

@@ -580,7 +580,7 @@ extern "C" fn sessions(context: HostContext, visitor: Visitor<'_>) -> u32 {
 extern "C" fn log(context: HostContext, level: u32, _target: RStr<'_>, text: RStr<'_>) {
     let instance_context = instance_context(context);
     let Generation { plugin, number, .. } = &*instance_context.generation;
-    crate::ops::logging::plugin_line(
+    crate::plugin::log::plugin_line(
         level,
         plugin,
         *number,
@@ -592,7 +592,7 @@ extern "C" fn log(context: HostContext, level: u32, _target: RStr<'_>, text: RSt
 extern "C" fn log_of_library(context: HostContext, level: u32, target: RStr<'_>, text: RStr<'_>) {
     // SAFETY: `Generation::open` made the context from a leaked `CallOrigin`; plugins hand it back unchanged.
     let origin = unsafe { &*context.0.cast::<CallOrigin>() };
-    crate::ops::logging::plugin_line(
+    crate::plugin::log::plugin_line(
         level,
         &origin.plugin,
         origin.generation,
