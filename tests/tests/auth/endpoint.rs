@@ -231,9 +231,10 @@ if (!isset($_SESSION['user'])) { http_response_code(401); exit(json_encode(['err
 echo json_encode(['user' => $_SESSION['user']]);
 "#;
 
-/// Returns the script from the manual.
+/// Returns the script from the guide.
 fn documented_script() -> &'static str {
-    let (_, behind) = include_str!("../../../docs/operating.md").split_once("```php\n").unwrap();
+    let guide = include_str!("../../../docs/guides/authentication.md");
+    let (_, behind) = guide.split_once("```php\n").unwrap();
     behind.split_once("```").unwrap().0
 }
 

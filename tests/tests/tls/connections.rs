@@ -222,11 +222,11 @@ async fn no_session_is_resumed_past_the_expiry_of_the_client_certificate() {
     assert!(address.resumes().await && post(&address).await.starts_with(b"HTTP/1.1 200"));
 }
 
-/// Returns the commands in the manual for creating a backend's certificate.
+/// Returns the commands in the guide for creating a backend's certificate.
 fn documented_commands() -> String {
-    let manual = include_str!("../../../docs/operating.md");
-    let mut blocks = manual.split("```sh\n").map(|block| block.split("```").next().unwrap());
-    let block = blocks.find(|block| block.contains("openssl req -x509")).unwrap();
+    let guide = include_str!("../../../docs/guides/tls-and-reverse-proxies.md");
+    let mut blocks = guide.split("```sh\n").map(|block| block.split("```").next().unwrap());
+    let block = blocks.find(|block| block.contains("-keyout ca.key")).unwrap();
     block.lines().filter(|line| line.starts_with("openssl")).collect::<Vec<_>>().join(" && ")
 }
 
