@@ -83,7 +83,7 @@ async fn a_library_that_is_not_a_plugin_is_refused() {
 
 #[tokio::test]
 async fn a_plugin_with_an_incompatible_abi_is_refused() {
-    expect_reason(setup().library("bad", "old_abi"), "does not fit this host's").await;
+    expect_reason(setup().library("bad", "old_abi"), "is incompatible with this host's").await;
 }
 
 #[tokio::test]

@@ -25,8 +25,8 @@ async fn plugin_check_accepts_a_valid_library_and_reports_errors() {
         ("panicker", r#"{"panic_in_start": true}"#, "it panicked"),
         ("ctor_crash", "{}", "its constructor crashed: SIGSEGV"),
         ("ctor_exit", "{}", "exit code 3"),
-        ("no_plugin", "{}", "it is no plugsocket plugin"),
-        ("old_abi", "{}", "does not fit this host's"),
+        ("no_plugin", "{}", "it is not a plugsocket plugin"),
+        ("old_abi", "{}", "is incompatible with this host's"),
     ] {
         let (code, output) = check(&plugin_path(library), &["--settings", settings]).await;
         assert!(code == Some(1) && output.contains(part), "{library}: {code:?} {output}");

@@ -23,7 +23,7 @@ enum Content {
 /// All kinds of invalid libraries.
 pub(super) const ALL: [InvalidLibrary; 10] = [
     invalid("truncated", Content::Half, "it is incomplete"),
-    invalid("of another ABI", Content::Built("old_abi"), "does not fit this host's"),
+    invalid("of another ABI", Content::Built("old_abi"), "is incompatible with this host's"),
     invalid("crashing constructor", Content::Built("ctor_crash"), "SIGSEGV"),
     invalid("hanging constructor", Content::Built("ctor_hang"), "did not end within"),
     invalid("exit in constructor", Content::Built("ctor_exit"), "exit code 3"),

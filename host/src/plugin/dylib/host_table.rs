@@ -1,0 +1,337 @@
+//! The functions through which a library calls the host, and the contexts that it passes to them.
+#![expect(unsafe_code, reason = "turns the pointers that libraries pass back into references")]
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use abi_stable::prefix_type::PrefixTypeTrait;
+use abi_stable::std_types::{ROption, RSlice, RStr};
+use plugsocket_plugin::abi::{
+    self, Count, HostContext, HostTable, HostTableRef, LogSink, Opaque, RawAudience, RawMessage,
+    RawSession, RawTarget, Visitor, status,
+};
+use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind, Scope, Target};
+use tracing::level_filters::LevelFilter;
+
+use super::Generation;
+use crate::plugin::lane::health::Revocation;
+use crate::plugin::log::plugin_line;
+use crate::protocol::payload::Payload;
+use crate::routing::registry::Peer;
+use crate::routing::resource::Resource;
+use crate::routing::router::{Command, Router};
+
+/// What an instance passes to each function of the host. Leaked: about 100 bytes for each instance.
+pub(super) struct InstanceContext {
+    state: AtomicU8,
+    pub(super) generation: Arc<Generation>,
+    resource: Arc<Resource>,
+    router: Arc<Router>,
+}
+
+impl InstanceContext {
+    /// Not serving yet; may only log.
+    const CANDIDATE: u8 = 0;
+    const ACTIVE: u8 = 1;
+    const RETIRED: u8 = 2;
+
+    pub(super) fn leak(
+        generation: Arc<Generation>,
+        resource: Arc<Resource>,
+        router: Arc<Router>,
+    ) -> &'static Self {
+        let state = AtomicU8::new(Self::CANDIDATE);
+        Box::leak(Box::new(Self { state, generation, resource, router }))
+    }
+
+    pub(super) fn as_raw(&'static self) -> HostContext {
+        HostContext(std::ptr::from_ref(self).cast())
+    }
+
+    fn from_raw(context: HostContext) -> &'static Self {
+        // SAFETY: `Generation::start` passed a leaked `InstanceContext`; plugins return it unchanged.
+        unsafe { &*context.0.cast::<Self>() }
+    }
+
+    pub(super) fn activate(&self) {
+        self.state.store(Self::ACTIVE, Ordering::Release);
+    }
+
+    pub(super) fn retire(&self) {
+        self.state.store(Self::RETIRED, Ordering::Release);
+    }
+
+    pub(super) fn revocation(&'static self) -> (Revocation, u8) {
+        (&self.state, Self::RETIRED)
+    }
+
+    fn is_active(&self) -> bool {
+        self.state.load(Ordering::Acquire) == Self::ACTIVE
+    }
+
+    fn deliver(&self, command: Command<'_>) -> Count {
+        if !self.is_active() {
+            return Count { status: status::RETIRED, count: 0 };
+        }
+        match self.router.deliver(&self.resource, command) {
+            Ok(count) => Count { status: status::OK, count },
+            Err(HostError::TooLarge) => Count { status: status::TOO_LARGE, count: 0 },
+            Err(HostError::TooMany) => Count { status: status::TOO_MANY, count: 0 },
+            Err(HostError::Retired) => Count { status: status::RETIRED, count: 0 },
+            Err(_) => Count { status: status::GONE, count: 0 },
+        }
+    }
+}
+
+/// The origin of log lines that a library writes outside its instances.
+struct LibraryContext {
+    plugin: String,
+    generation: u64,
+}
+
+/// Returns where a library writes its own log lines. Leaks the context.
+pub(super) fn log_sink(plugin: &str, generation: u64) -> LogSink {
+    let context = Box::leak(Box::new(LibraryContext { plugin: plugin.to_owned(), generation }));
+    LogSink {
+        context: HostContext(std::ptr::from_ref(context).cast()),
+        max_level: max_level(),
+        log: log_of_library,
+    }
+}
+
+pub(super) fn host_table() -> HostTableRef {
+    static TABLE: OnceLock<HostTableRef> = OnceLock::new();
+    *TABLE.get_or_init(|| {
+        let table = HostTable {
+            send,
+            broadcast,
+            feedback,
+            join,
+            leave,
+            publish,
+            close,
+            set_fyi,
+            sessions,
+            log,
+            send_latest,
+            broadcast_latest,
+            publish_latest,
+        };
+        table.leak_into_prefix()
+    })
+}
+
+fn payload(message: RawMessage<'_>) -> Payload {
+    Payload::copied(message.kind == abi::message::TEXT, message.bytes.as_slice())
+}
+
+extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u32 {
+    let (context, payload) = (InstanceContext::from_raw(context), payload(message));
+    let sent = with_sender(|sender| match sender.filter(|peer| peer.id().0 == id) {
+        Some(to) => context.deliver(Command::Answer { to, payload }),
+        None => context.deliver(Command::Send { to: ConnectionId(id), key: None, payload }),
+    });
+    sent.status
+}
+
+thread_local! {
+    /// The peer whose message an instance handles on this thread, set during the call. Most messages
+    /// go back to their sender, which needs no lookup then.
+    static SENDER: Cell<*const Peer> = const { Cell::new(std::ptr::null()) };
+}
+
+/// Calls an instance with a message of `peer`.
+pub(super) fn while_handling<T>(peer: &Peer, call: impl FnOnce() -> T) -> T {
+    struct Previous(*const Peer);
+    impl Drop for Previous {
+        fn drop(&mut self) {
+            SENDER.set(self.0);
+        }
+    }
+    let _previous = Previous(SENDER.replace(peer));
+    call()
+}
+
+fn with_sender<T>(act: impl FnOnce(Option<&Peer>) -> T) -> T {
+    // SAFETY: not null only during `while_handling` on this thread, which borrows the peer.
+    act(unsafe { SENDER.get().as_ref() })
+}
+
+extern "C" fn send_latest(
+    context: HostContext,
+    id: u64,
+    key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> u32 {
+    let (to, key) = (ConnectionId(id), Some(key.as_str()));
+    InstanceContext::from_raw(context)
+        .deliver(Command::Send { to, key, payload: payload(message) })
+        .status
+}
+
+extern "C" fn broadcast(
+    context: HostContext,
+    to: RawAudience<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    InstanceContext::from_raw(context).deliver(broadcasting(&to, None, message))
+}
+
+extern "C" fn broadcast_latest(
+    context: HostContext,
+    to: RawAudience<'_>,
+    key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    InstanceContext::from_raw(context).deliver(broadcasting(&to, Some(key.as_str()), message))
+}
+
+fn broadcasting<'a>(
+    to: &RawAudience<'a>,
+    key: Option<&'a str>,
+    message: RawMessage<'_>,
+) -> Command<'a> {
+    Command::Broadcast {
+        scope: if to.scope == abi::scope::ALL { Scope::All } else { Scope::Resource },
+        websockets_only: to.websockets_only,
+        except: to.except.as_slice(),
+        key,
+        payload: payload(message),
+    }
+}
+
+extern "C" fn feedback(context: HostContext, to: RawTarget<'_>, message: RawMessage<'_>) -> u32 {
+    let to = match to.by {
+        abi::target::UUID => Target::Uuid(to.text.as_str()),
+        _ => Target::Ident(to.text.as_str()),
+    };
+    InstanceContext::from_raw(context)
+        .deliver(Command::Feedback { to, payload: payload(message) })
+        .status
+}
+
+extern "C" fn join(context: HostContext, id: u64, room: RStr<'_>) -> u32 {
+    InstanceContext::from_raw(context)
+        .deliver(Command::Join { id: ConnectionId(id), room: room.as_str() })
+        .status
+}
+
+extern "C" fn leave(context: HostContext, id: u64, room: RStr<'_>) -> u32 {
+    InstanceContext::from_raw(context)
+        .deliver(Command::Leave { id: ConnectionId(id), room: room.as_str() })
+        .status
+}
+
+extern "C" fn publish(
+    context: HostContext,
+    room: RStr<'_>,
+    except: RSlice<'_, u64>,
+    message: RawMessage<'_>,
+) -> Count {
+    let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
+    InstanceContext::from_raw(context).deliver(Command::Publish {
+        room,
+        except,
+        key: None,
+        payload,
+    })
+}
+
+extern "C" fn publish_latest(
+    context: HostContext,
+    room: RStr<'_>,
+    except: RSlice<'_, u64>,
+    key: RStr<'_>,
+    message: RawMessage<'_>,
+) -> Count {
+    let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
+    InstanceContext::from_raw(context).deliver(Command::Publish {
+        room,
+        except,
+        key: Some(key.as_str()),
+        payload,
+    })
+}
+
+extern "C" fn close(context: HostContext, id: u64, code: u16, reason: RStr<'_>) -> u32 {
+    let (id, code) = (ConnectionId(id), CloseCode(code));
+    InstanceContext::from_raw(context)
+        .deliver(Command::Close { id, code, reason: reason.as_str() })
+        .status
+}
+
+extern "C" fn set_fyi(context: HostContext, id: u64, fyi: RStr<'_>) -> u32 {
+    InstanceContext::from_raw(context)
+        .deliver(Command::SetFyi { id: ConnectionId(id), fyi: fyi.as_str() })
+        .status
+}
+
+extern "C" fn sessions(context: HostContext, visitor: Visitor<'_>) -> u32 {
+    let context = InstanceContext::from_raw(context);
+    if !context.is_active() {
+        return status::RETIRED;
+    }
+    for peer in context.resource.members() {
+        (visitor.visit)(visitor.context, raw_session(&peer));
+    }
+    status::OK
+}
+
+extern "C" fn log(context: HostContext, level: u32, _target: RStr<'_>, text: RStr<'_>) {
+    let context = InstanceContext::from_raw(context);
+    let Generation { plugin, number, .. } = &*context.generation;
+    plugin_line(level, plugin, *number, &context.resource.path, &text);
+}
+
+extern "C" fn log_of_library(context: HostContext, level: u32, target: RStr<'_>, text: RStr<'_>) {
+    // SAFETY: `log_sink` passed a leaked `LibraryContext`; plugins return it unchanged.
+    let context = unsafe { &*context.0.cast::<LibraryContext>() };
+    plugin_line(level, &context.plugin, context.generation, &target, &text);
+}
+
+/// Returns the most verbose level that the host logs, as a number of the ABI.
+fn max_level() -> u32 {
+    match LevelFilter::current() {
+        LevelFilter::OFF => 0,
+        LevelFilter::ERROR => 1,
+        LevelFilter::WARN => 2,
+        LevelFilter::INFO => 3,
+        LevelFilter::DEBUG => 4,
+        _ => 5,
+    }
+}
+
+/// Lends a peer to a plugin for one call.
+pub(super) fn raw_session(peer: &Peer) -> RawSession<'_> {
+    RawSession {
+        id: peer.id().0,
+        kind: match peer.kind {
+            Kind::Backend => abi::kind::BACKEND,
+            Kind::Tcp => abi::kind::TCP,
+            _ => abi::kind::WEBSOCKET,
+        },
+        // SAFETY: identities consist of ASCII. Not checked here, because this runs for each message.
+        uuid: unsafe { std::str::from_utf8_unchecked(peer.identity.as_ascii()) }.into(),
+        context: Opaque { pointer: std::ptr::from_ref(peer).cast(), life: PhantomData },
+        field,
+    }
+}
+
+extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROption<RStr<'a>> {
+    // SAFETY: `raw_session` made it from a `&'a Peer`, whose lifetime it carries.
+    let peer: &'a Peer = unsafe { &*context.pointer.cast::<Peer>() };
+    match field {
+        abi::field::IDENT => peer.ident(),
+        abi::field::ADDRESS => Some(&*peer.address),
+        abi::field::RESOURCE => Some(peer.resource.path.as_str()),
+        abi::field::QUERY => Some(peer.head.query()),
+        abi::field::HEADER => peer.head.header(name.as_str()),
+        abi::field::USER => peer.login.as_ref().and_then(|login| login.user.as_deref()),
+        abi::field::CLAIMS => peer.login.as_ref().and_then(|login| login.claims.as_deref()),
+        _ => None,
+    }
+    .map(RStr::from)
+    .into()
+}
