@@ -173,7 +173,7 @@ async fn a_reload_recovers_a_stuck_resource() {
     let host = setup.reload("probation_time", "0").start().await;
     let mut failing = host.connect("/stuck").await;
     failing.send("block forever").await;
-    // Before the watchdog abandons the lane.
+    // Once before the watchdog abandons the lane, once after.
     for library in ["speaker", "blocker"] {
         host.reload("app", library).await;
         let mut client = host.connect("/stuck").await;
