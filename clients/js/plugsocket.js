@@ -1,8 +1,8 @@
 /**
- * The JavaScript client of plugsocket, for browsers and Node: one file, no dependency, no build step.
+ * JavaScript client of plugsocket, for browsers and Node: one file, no dependencies, no build step.
  *
- * Owns one connection to one resource at a time, the queue in front of it, and the decision when to connect again.
- * Speaks the dialog (`ready`, `next`, `close`); knows nothing of what an application means by its packets.
+ * Manages one connection to one resource, a queue of outgoing messages, and reconnects. Implements
+ * the dialog (`ready`, `next`, `close`); the meaning of packets is left to the application.
  *
  *     import { Plugsocket } from '/plugsocket/plugsocket.js';
  *     const socket = new Plugsocket('/web');
@@ -10,46 +10,46 @@
  *     const verdict = await socket.feedback(uuid, '50 %');   // 'delivered' or 'gone'
  */
 
-/** What each option is when it is not given. Durations are in milliseconds; 0 switches a limit in time off. */
+/** Default options. Durations are in milliseconds; 0 disables a timeout. */
 const DEFAULTS = {
-  /** The WebSocket class; Node before 22 has none of its own: `import WebSocket from 'ws'`. */
+  /** The WebSocket class. Node before 22 has no global one: `import WebSocket from 'ws'`. */
   WebSocket: undefined,
   /** Subprotocols to offer. */
   protocols: [],
-  /** Text messages of more bytes than this are sent in chunks of at most so many bytes; 0: never. At least 16. */
+  /** Splits longer text messages into chunks of at most this many bytes, at least 16; 0: never. */
   chunkSize: 0,
-  /** How many messages may wait, the one that is being sent included; a `send` beyond it is rejected as `full`. */
+  /** Maximum number of queued messages; a further `send` is rejected as `full`. */
   maxQueued: 1000,
-  /** How often a message is sent again that may have been handled already when its connection was lost. */
+  /** How often to send a message again that may have been handled when its connection was lost. */
   resend: 0,
-  /** Whether to connect again after a connection was lost. */
+  /** Whether to reconnect after a lost connection. */
   reconnect: true,
-  /** The wait before connecting again doubles from the first to the second. */
+  /** The wait before a reconnect doubles from the first to the second value. */
   reconnectMinMs: 500,
   reconnectMaxMs: 30_000,
-  /** A connection that is not `ready` within this time is given up. */
+  /** Closes a connection that is not `ready` within this time. */
   readyTimeoutMs: 10_000,
-  /** A connection on which a message is not acknowledged within this time is given up. */
+  /** Closes a connection that does not acknowledge a message within this time. */
   acknowledgeTimeoutMs: 60_000,
 };
 
-/** Names that `on` keeps for itself: a packet whose opcode is one of them is found under `message` only. */
+/** Event names of this class: packets with such an opcode are delivered as `message` only. */
 const OWN_EVENTS = new Set(['status', 'message', 'binary']);
 
-/** A connection that was ready for so long is a good one: the next wait begins at `reconnectMinMs` again. */
+/** A connection that was ready for this long resets the backoff to `reconnectMinMs`. */
 const STABLE_MS = 5_000;
 
-/** A message of which the application has certainly seen nothing (its chunks were not all sent) goes out again so often. */
+/** How often to resend a message whose chunks were not all sent: the application saw none of it. */
 const RESEND_UNSEEN = 3;
 
-/** RFC 6455 section 7.4.1: the message was refused (no UTF-8, against the policy, too big); it would be refused again. */
+/** Close codes that refuse the message itself (RFC 6455): invalid data, policy, too big. */
 const REFUSED = new Set([1007, 1008, 1009]);
 
 /**
- * Why a message was not acknowledged. `code` is
- * `full` (never sent: `maxQueued` messages are waiting), `closed` (never sent: the socket was closed),
- * `lost` (sent, the connection ended before its `next`: it may have been handled) or
- * `refused` (the server closed the connection over it, with `closeCode` 1007, 1008 or 1009).
+ * Reason why a message was not acknowledged. `code` is
+ * `full` (not sent: `maxQueued` messages are waiting), `closed` (not sent: the socket was closed),
+ * `lost` (sent, but the connection ended before its `next`: it may have been handled) or
+ * `refused` (the server closed the connection because of it, with `closeCode` 1007, 1008 or 1009).
  */
 export class PlugsocketError extends Error {
   constructor(code, message, closeCode) {
@@ -61,26 +61,27 @@ export class PlugsocketError extends Error {
 }
 
 /**
- * A connection to one resource that stays: messages go out in order, one at a time, each after the `next` of the one before.
+ * Persistent connection to one resource. Sends messages in order, one at a time, each after the
+ * `next` of the previous one.
  */
 export class Plugsocket {
   #url;
   #options;
   #listeners = new Map();
   #status = { status: 'closed' };
-  #connection = null; // { ws, readyAt, error, retryAfter, timer }: replaced, never reused
-  #queue = []; // { frames, text, attempts, seen, resolve, reject }; the first one is in flight if #frame is not null
-  #frame = null; // the position in frames of the first message of what awaits its `next`
+  #connection = null; // { ws, readyAt, error, retryAfter, timer }, a new object for each connection
+  #queue = []; // { frames, text, attempts, seen, resolve, reject }; see #frame for the first one
+  #frame = null; // index of the frame of the first message that awaits its `next`; null: none
   #failures = 0;
   #retryTimer = null;
   #ready;
 
   /**
-   * Connects at once.
+   * Connects immediately.
    *
-   * @param {string} [url] `ws://`, `wss://`, `http://` or `https://`, or relative to the page: `'/web'`, `'../web?room=7'`, `''`
+   * @param {string} [url] absolute, or relative to the page: `'/web'`, `'../web?room=7'`, `''`
    * @param {object} [options] see DEFAULTS
-   * @throws {TypeError} an unknown option, a relative url outside a page, or no WebSocket class
+   * @throws {TypeError} unknown option, relative URL outside a page, or no WebSocket class
    */
   constructor(url = '', options = {}) {
     for (const name of Object.keys(options)) {
@@ -88,44 +89,44 @@ export class Plugsocket {
     }
     this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
     const { WebSocket, chunkSize } = this.#options;
-    if (typeof WebSocket !== 'function') throw new TypeError('plugsocket: no WebSocket class here; pass one as the option WebSocket');
-    if (chunkSize !== 0 && !(chunkSize >= 16)) throw new TypeError('plugsocket: chunkSize is 0 (never) or at least 16 bytes');
+    if (typeof WebSocket !== 'function') throw new TypeError('plugsocket: no global WebSocket; pass a class as the option WebSocket');
+    if (chunkSize !== 0 && !(chunkSize >= 16)) throw new TypeError('plugsocket: chunkSize must be 0 (never) or at least 16 bytes');
     this.#url = absolute(url);
     this.open();
   }
 
-  /** The address that it connects to, `ws://` or `wss://`. */
+  /** The URL that it connects to, `ws:` or `wss:`. */
   get url() {
     return this.#url;
   }
 
-  /** This connection's uuid, or null while there is none. A new connection has a new uuid. */
+  /** The uuid of this connection, or null while not ready. A new connection has a new uuid. */
   get uuid() {
     return this.#status.uuid ?? null;
   }
 
-  /** `connecting`, `ready`, `waiting` (to connect again) or `closed`. */
+  /** `connecting`, `ready`, `waiting` (to reconnect) or `closed`. */
   get status() {
     return this.#status.status;
   }
 
-  /** A promise of the uuid: of this connection, or of the next one that becomes ready. Rejected when the socket is closed. */
+  /** Promise of the uuid of this connection, or of the next one; rejected by a close. */
   get ready() {
     return this.#ready.promise;
   }
 
-  /** How many messages are not yet acknowledged. */
+  /** Number of messages that are not acknowledged. */
   get queued() {
     return this.#queue.length;
   }
 
   /**
-   * Calls `listener` for each of them; returns a function that ends it.
+   * Adds a listener; returns a function that removes it.
    *
-   * `on('status', ({status, uuid, error, closeCode, retryMs}) => …)` each change of the connection;
-   * `on('message', packet => …)` everything that the application sends as text: a packet, or a string if it is no JSON object;
-   * `on('binary', buffer => …)` a binary message, as ArrayBuffer;
-   * `on(opcode, packet => …)` packets with this opcode.
+   * `on('status', ({status, uuid, error, closeCode, retryMs}) => …)`: changes of the connection;
+   * `on('message', packet => …)`: every text message; a string if it is not a JSON object;
+   * `on('binary', buffer => …)`: every binary message, as ArrayBuffer;
+   * `on(opcode, packet => …)`: packets with this opcode.
    */
   on(name, listener) {
     if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
@@ -134,10 +135,11 @@ export class Plugsocket {
   }
 
   /**
-   * Queues one message: an object (sent as JSON), a string (sent as it is), or an ArrayBuffer, a view of one or a Blob (sent as binary).
+   * Queues one message: an object (sent as JSON), a string (sent unchanged), or an ArrayBuffer, a
+   * view or a Blob (sent as binary).
    *
-   * The promise is fulfilled with the `fyi` of its `next`, and rejected with a PlugsocketError. A rejection that nobody
-   * looks at is no unhandled rejection: a message may be sent and forgotten.
+   * The promise is fulfilled with the `fyi` of the acknowledgement, or rejected with a
+   * PlugsocketError. Ignoring it never causes an unhandled rejection.
    */
   send(packet) {
     if (typeof packet === 'string') return this.#enqueue(() => packet);
@@ -145,34 +147,34 @@ export class Plugsocket {
     else if (ArrayBuffer.isView(packet)) packet = packet.buffer.slice(packet.byteOffset, packet.byteOffset + packet.byteLength);
     else if (!(packet instanceof Blob)) {
       const json = JSON.stringify(packet);
-      if (json === undefined) throw new TypeError('plugsocket: send wants an object, a string or binary data');
+      if (json === undefined) throw new TypeError('plugsocket: send takes an object, a string or binary data');
       return this.#enqueue(() => json);
     }
     return this.#enqueue(() => packet);
   }
 
-  /** To every browser but this one. */
+  /** Sends to every browser except this one. */
   broadcast(message) {
     return this.send({ opcode: 'broadcast', message });
   }
 
   /**
-   * To one connection: `to` is its uuid, or `{uuid}`, or `{ident}` for one that announced an ident.
+   * Sends to one connection; `to` is its uuid, `{uuid}`, or `{ident}` as it announced it.
    * The promise is fulfilled with `'delivered'` or `'gone'`.
    */
   feedback(to, message) {
     const target = typeof to === 'string' ? { uuid: to } : to;
     const json = JSON.stringify({ opcode: 'feedback', ...target, message });
-    // The sender's uuid is that of the connection it goes out on, which may not be the one it was queued on.
+    // Evaluated when it is sent: a reconnect may have changed the uuid since it was queued.
     return this.#enqueue(() => `${json.slice(0, -1)},"fromUUID":${JSON.stringify(this.uuid)}}`);
   }
 
-  /** Back to this connection; it arrives as a packet with the opcode `echo`. */
+  /** Sends to this connection itself; arrives as a packet with the opcode `echo`. */
   echo(message) {
     return this.send({ opcode: 'echo', message });
   }
 
-  /** Connects now: ends a wait, or opens a closed socket again. Does nothing while connected or connecting. */
+  /** Connects now: ends a wait, or opens a closed socket again. No effect while connected. */
   open() {
     if (this.#connection) return;
     clearTimeout(this.#retryTimer);
@@ -191,7 +193,7 @@ export class Plugsocket {
     this.#change({ status: 'connecting' });
   }
 
-  /** Closes for good (until `open`); what is not acknowledged by now is rejected. */
+  /** Closes until `open` is called, and rejects all messages that are not acknowledged. */
   close(code = 1000, reason = '') {
     const { ws } = this.#detach() ?? {};
     clearTimeout(this.#retryTimer);
@@ -207,7 +209,7 @@ export class Plugsocket {
     if (this.#status.status === 'closed') {
       promised.reject(new PlugsocketError('closed', 'the socket is closed'));
     } else if (this.#queue.length >= this.#options.maxQueued) {
-      promised.reject(new PlugsocketError('full', `${this.#options.maxQueued} messages are waiting already`));
+      promised.reject(new PlugsocketError('full', `${this.#options.maxQueued} messages are already waiting`));
     } else {
       this.#queue.push({ text, frames: null, attempts: 0, seen: false, ...promised });
       this.#pump();
@@ -215,7 +217,7 @@ export class Plugsocket {
     return promised.promise;
   }
 
-  /** Begins the first message, if the connection is ready and nothing is in flight. */
+  /** Starts the first message if the connection is ready and no message is in flight. */
   #pump() {
     if (this.#frame !== null || this.#queue.length === 0 || this.#status.status !== 'ready') return;
     const first = this.#queue[0];
@@ -227,7 +229,7 @@ export class Plugsocket {
   #sendFrame(position) {
     const [first] = this.#queue;
     this.#frame = position;
-    // The application gets the message with its last frame; before that, nothing of it.
+    // The application sees the message only after its last frame.
     if (position === first.frames.length - 1) first.seen = true;
     this.#giveUpAfter(this.#options.acknowledgeTimeoutMs, 'no acknowledgement from the server');
     this.#connection.ws.send(first.frames[position]);
@@ -280,7 +282,7 @@ export class Plugsocket {
     clearTimeout(connection.timer);
     if (milliseconds === 0) return;
     connection.timer = setTimeout(() => {
-      // A dead network never answers a close frame, so its close event is not waited for.
+      // On a dead network the close event may never come, so do not wait for it.
       connection.error = `${what} within ${milliseconds / 1000} s`;
       connection.ws.close();
       this.#lost(1006, '');
@@ -299,7 +301,7 @@ export class Plugsocket {
     const why = { error: error || reason || (closeCode === 1000 ? 'closed by the server' : 'connection lost'), closeCode };
     if (readyAt !== null && Date.now() - readyAt >= STABLE_MS) this.#failures = 0;
     if (this.#frame !== null) this.#lostInFlight(why);
-    // 1000 without a time to come back: the application has ended the conversation, and nothing went wrong.
+    // 1000 without retry_after: the application has ended the conversation.
     const isEnd = closeCode === 1000 && retryAfter === null;
     if (isEnd || !this.#options.reconnect) return this.#end({ status: 'closed', ...why }, why.error);
     if (readyAt !== null) this.#ready = deferred();
@@ -317,17 +319,17 @@ export class Plugsocket {
     else this.#frame = null;
   }
 
-  // Delays are spread, so that the browsers of a restarted server do not come back all at once.
+  // Delays have jitter, so that clients of a restarted server do not reconnect all at once.
 
   #announcedDelay(seconds) {
     return Math.round(seconds * 1000 + Math.random() * this.#options.reconnectMinMs);
   }
 
-  /** `isTurnedAway`: no such resource here, or not allowed. It may be mended one day, but not in a moment. */
-  #backoff(isTurnedAway) {
+  /** Exponential backoff. `isRefused` (unknown resource, not allowed) always waits longest. */
+  #backoff(isRefused) {
     const { reconnectMinMs, reconnectMaxMs } = this.#options;
-    const whole = isTurnedAway ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
-    return Math.round(whole * (0.5 + Math.random() / 2));
+    const wait = isRefused ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
+    return Math.round(wait * (0.5 + Math.random() / 2));
   }
 
   #end(status, why) {
@@ -347,7 +349,7 @@ export class Plugsocket {
       try {
         listener(value);
       } catch (error) {
-        // A listener's mistake is reported as its own, and stops neither the others nor the dialog.
+        // Report it as an uncaught error of the listener; other listeners and the dialog continue.
         queueMicrotask(() => {
           throw error;
         });
@@ -356,20 +358,20 @@ export class Plugsocket {
   }
 }
 
-/** The address as ws:// or wss://, read relative to the page. */
+/** Resolves a URL against the page and returns it as `ws:` or `wss:`. */
 function absolute(url) {
   let address;
   try {
     address = new URL(url, globalThis.location?.href);
   } catch {
-    throw new TypeError(`plugsocket: ${JSON.stringify(url)} is no whole address, and there is no page that it is relative to`);
+    throw new TypeError(`plugsocket: ${JSON.stringify(url)} is not an absolute URL, and there is no page to resolve it against`);
   }
   address.protocol = address.protocol.replace(/^http/, 'ws');
   address.hash = '';
   return address.href;
 }
 
-/** A JSON object, or null for any other text. */
+/** Parses a JSON object; returns null for any other text. */
 function parsePacket(text) {
   if (!/^\s*\{/.test(text)) return null;
   try {
@@ -380,11 +382,11 @@ function parsePacket(text) {
 }
 
 /**
- * The messages that carry `message`: itself, or `bufferON`, chunks of at most `chunkSize` bytes of UTF-8, `bufferOFF`.
- * A chunk never ends inside a character, and never reads like one of the two marks.
+ * Returns the frames that carry `message`: itself, or `bufferON`, chunks of at most `chunkSize` bytes,
+ * `bufferOFF`. A chunk never ends inside a character, and never equals one of the two commands.
  */
 function inChunks(message, chunkSize) {
-  const isMark = text => text === 'bufferON' || text === 'bufferOFF';
+  const isCommand = text => text === 'bufferON' || text === 'bufferOFF';
   if (typeof message !== 'string') return [message];
   const isLong = chunkSize > 0 && message.length * 3 > chunkSize && new TextEncoder().encode(message).length > chunkSize;
   if (!isLong && message !== 'bufferON') return [message];
@@ -393,13 +395,13 @@ function inChunks(message, chunkSize) {
   for (let rest = message; rest !== ''; ) {
     const { read } = new TextEncoder().encodeInto(rest, bytes);
     const chunk = rest.slice(0, read);
-    chunks.push(...(isMark(chunk) ? [chunk.slice(0, 6), chunk.slice(6)] : [chunk]));
+    chunks.push(...(isCommand(chunk) ? [chunk.slice(0, 6), chunk.slice(6)] : [chunk]));
     rest = rest.slice(read);
   }
   return ['bufferON', ...chunks, 'bufferOFF'];
 }
 
-/** A promise with its two ends; its rejection is not unhandled if nobody looks. */
+/** Returns a promise with its resolve and reject functions; ignoring its rejection is allowed. */
 function deferred() {
   let resolve, reject;
   const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));

@@ -1,8 +1,8 @@
 <?php
 /**
- * The PHP client of plugsocket, for scripts on the server: one file, no dependency, PHP 7.4 or newer.
+ * PHP client of plugsocket, for scripts on the server: one file, no dependencies, PHP 7.4 or newer.
  *
- * A script that has one thing to say posts it; a script that reports again and again keeps a connection:
+ * A script posts a single message, or keeps a connection for many:
  *
  *     require 'plugsocket.php';
  *     plugsocket_post('http://127.0.0.1:8095/php', ['opcode' => 'feedback', 'uuid' => $uuid, 'message' => '50 %']);
@@ -10,7 +10,7 @@
  *     $backend = new Plugsocket\Backend('127.0.0.1:8095');
  *     $isThere = $backend->feedback($uuid, '50 %');
  *
- * The host accepts either only from the addresses in its `allowed_ips`.
+ * The host accepts both only from addresses in its `allowed_ips`.
  */
 
 declare(strict_types=1);
@@ -20,60 +20,60 @@ namespace Plugsocket {
     use InvalidArgumentException;
     use RuntimeException;
 
-    /** Whatever went wrong; its subclasses say what a script can do about it. */
+    /** Base class of all exceptions of this client. */
     class Exception extends RuntimeException
     {
     }
 
-    /** Nobody listens there, or the connection broke. A message that was being sent may have been handled. */
+    /** No connection, or it broke. A message that was being sent may have been handled. */
     class ConnectionException extends Exception
     {
     }
 
-    /** The host did not answer in time. A message that was being sent may have been handled. The connection is closed. */
+    /** No answer in time. The message may have been handled; the connection is closed. */
     class TimeoutException extends ConnectionException
     {
     }
 
-    /** The host said no, and why: no such resource, address not allowed, message too long. */
+    /** The host refused: unknown resource, address not allowed, message too long. */
     class RefusedException extends Exception
     {
     }
 
     /**
-     * One connection to one resource, over plain TCP (or a unix socket, or TLS), in the line protocol of the host.
+     * Connection to one resource, in the line protocol, over plain TCP, TLS or a Unix socket.
      *
-     * Every message is sent and then acknowledged by the host before the method returns. Nothing connects again by itself:
-     * after a ConnectionException the object is of no more use.
+     * Methods that send return after the host has acknowledged the message. There is no reconnect:
+     * after a ConnectionException, create a new object.
      */
     final class Backend
     {
         private const READ_BYTES = 65536;
-        /** So many packets are kept for `receive`; the oldest go first. */
+        /** Maximum number of packets kept for `receive`; the oldest are dropped first. */
         private const KEPT_PACKETS = 1000;
 
         /** @var resource|null */
         private $stream;
-        /** What was read and holds no whole line yet. */
+        /** Bytes read after the last complete line. */
         private string $unread = '';
-        /** @var list<array<string, mixed>> packets that came while something else was awaited */
+        /** @var list<array<string, mixed>> packets kept for `receive` */
         private array $received = [];
         private float $timeout;
         private string $resource;
         private string $uuid;
 
         /**
-         * Connects, and waits until the host is ready for messages.
+         * Connects and waits for `ready`.
          *
          * @param string $address `host:port`, `[v6]:port`, `tcp://…`, `tls://…` or `unix:///path`
-         * @param string $resource the path in plugins.toml: `/php` for feedback and broadcast, `/jobs` for progress
+         * @param string $resource path: `/php` for feedback and broadcast, `/jobs` for progress
          * @param array{ident?: string, timeout?: float, context?: resource} $options
-         *     `ident`: the name under which others reach this script by feedback;
-         *     `timeout`: seconds for connecting, and for the answer to each message (default 10);
-         *     `context`: a stream context, for the options of TLS
-         * @throws ConnectionException nobody listens there, or no answer in time (TimeoutException)
-         * @throws RefusedException the host said no
-         * @throws InvalidArgumentException an unknown option, or one that cannot be
+         *     `ident`: name under which others reach this script by feedback;
+         *     `timeout`: seconds to connect, and for the answer to each message (default 10);
+         *     `context`: stream context, for TLS options
+         * @throws ConnectionException no connection, or no answer in time (TimeoutException)
+         * @throws RefusedException the host refused
+         * @throws InvalidArgumentException unknown option or invalid value
          */
         public function __construct(string $address = '127.0.0.1:8095', string $resource = '/php', array $options = [])
         {
@@ -99,17 +99,17 @@ namespace Plugsocket {
             $this->close();
         }
 
-        /** This connection's own uuid. */
+        /** Returns the uuid of this connection. */
         public function uuid(): string
         {
             return $this->uuid;
         }
 
         /**
-         * Sends to the one browser with this uuid.
+         * Sends to the browser with this uuid.
          *
-         * @param mixed $message anything that JSON can carry
-         * @return bool whether it was delivered; false: that browser is gone, and a script may stop working for it
+         * @param mixed $message any JSON value
+         * @return bool whether it was delivered; false: this browser is no longer connected
          */
         public function feedback(string $uuid, $message): bool
         {
@@ -118,7 +118,7 @@ namespace Plugsocket {
         }
 
         /**
-         * Sends to the one connection, of a browser or a script, that announced this ident.
+         * Sends to the connection that announced this ident.
          *
          * @param mixed $message
          */
@@ -139,12 +139,12 @@ namespace Plugsocket {
         }
 
         /**
-         * Reports how far a job is; for a connection to the resource of the jobs.
+         * Reports the progress of a job; for a connection to the application `jobs`.
          *
-         * @param float|null $percent 0 to 100; null: nobody knows
-         * @param string|null $uuid a browser that is to watch the job from now on
-         * @return bool whether somebody asked to abort: then stop, and say `finish($job, 'aborted', …)`
-         * @throws RefusedException this resource knows no jobs, or this job not
+         * @param float|null $percent 0 to 100; null: unknown
+         * @param string|null $uuid browser that watches the job from now on
+         * @return bool whether someone asked to abort: then call `finish($job, 'aborted', …)`
+         * @throws RefusedException the resource or the job is not one that takes reports
          */
         public function progress(string $job, string $text, ?float $percent = null, ?string $uuid = null): bool
         {
@@ -156,7 +156,7 @@ namespace Plugsocket {
             return $verdict === 'abort';
         }
 
-        /** The last report of a job: `done`, `failed` or `aborted`. */
+        /** Sends the last report of a job: `done`, `failed` or `aborted`. */
         public function finish(string $job, string $state = 'done', string $text = ''): void
         {
             $this->send(['opcode' => $state, 'job' => $job, 'text' => $text]);
@@ -166,14 +166,14 @@ namespace Plugsocket {
          * Sends any packet.
          *
          * @param array<string, mixed> $packet
-         * @return array<string, mixed> the `next` that acknowledges it; what an application has to say is in its `fyi`
+         * @return array<string, mixed> the acknowledgement; its `fyi` is the application's answer
          * @throws ConnectionException broken, or no answer in time (TimeoutException)
-         * @throws RefusedException the host closes the connection over it
-         * @throws \JsonException the packet cannot be written as JSON
+         * @throws RefusedException the host closed the connection because of it
+         * @throws \JsonException the packet cannot be encoded
          */
         public function send(array $packet): array
         {
-            // JSON writes a line end inside a text as \n, so one message is one line.
+            // JSON escapes line ends, so one message is one line.
             $line = json_encode((object) $packet, JSON_THROW_ON_ERROR | JSON_UNESCAPED_UNICODE | JSON_UNESCAPED_SLASHES) . "\n";
             $until = microtime(true) + $this->timeout;
             $this->write($line, $until);
@@ -181,17 +181,17 @@ namespace Plugsocket {
         }
 
         /**
-         * The next packet that somebody sent to this script (feedback to its ident or uuid, an echo), in order.
+         * Returns the next packet that was sent to this script (feedback, echo), in order.
          *
-         * @param float $seconds how long to wait for one; 0: only what is there
-         * @return array<string, mixed>|null null: none came
+         * @param float $seconds how long to wait; 0: do not wait
+         * @return array<string, mixed>|null null: no packet
          */
         public function receive(float $seconds = 0.0): ?array
         {
             return array_shift($this->received) ?? $this->read(microtime(true) + $seconds);
         }
 
-        /** Ends the connection. Also done when the object is no longer used. */
+        /** Closes the connection, as the destructor does. */
         public function close(): void
         {
             if ($this->stream !== null) {
@@ -221,7 +221,7 @@ namespace Plugsocket {
             return $stream;
         }
 
-        /** Reads until a packet with this opcode comes; the others are kept for `receive`. */
+        /** Reads until a packet with this opcode arrives; keeps the others for `receive`. */
         private function await(string $opcode, float $until): array
         {
             while (($packet = $this->read($until)) !== null) {
@@ -233,12 +233,12 @@ namespace Plugsocket {
                     array_shift($this->received);
                 }
             }
-            // A late answer would be taken for that of the next message.
+            // A late answer would be mistaken for that of the next message.
             $this->close();
             throw new TimeoutException("no `$opcode` from the host within {$this->timeout} s");
         }
 
-        /** The next packet, or null when there is none by then. */
+        /** Returns the next packet, or null if none arrives in time. */
         private function read(float $until): ?array
         {
             while (($end = strpos($this->unread, "\n")) === false) {
@@ -269,7 +269,7 @@ namespace Plugsocket {
             return $packet;
         }
 
-        /** A host that does not take the opening says so in HTTP: the status line was read, the reason is in the last line. */
+        /** Handles an HTTP response to the opening; its last line is the reason. */
         private function refusedByHttp(string $statusLine): RefusedException
         {
             stream_set_blocking($this->open(), true);
@@ -293,7 +293,7 @@ namespace Plugsocket {
             }
         }
 
-        /** A host that closes says why first; the reason is still there to be read after a write has failed. */
+        /** After a failed write, reads the `close` packet with the reason, if there is one. */
         private function explainBroken(): void
         {
             while ($this->read(0.0) !== null) {
@@ -325,7 +325,7 @@ namespace Plugsocket {
         {
             $microseconds = (int) max(0, ($until - microtime(true)) * 1e6);
             $none = [];
-            // A signal ends the wait early, with false: then there is nothing to read, and the caller asks again.
+            // A signal interrupts the wait with false; then the caller tries again.
             $ready = @stream_select($readable, $writable, $none, intdiv($microseconds, 1000000), $microseconds % 1000000);
             return $ready === false ? microtime(true) < $until : $ready > 0;
         }
@@ -335,15 +335,15 @@ namespace Plugsocket {
 namespace {
 
     /**
-     * Sends one packet by HTTP POST, without keeping a connection.
+     * Sends one packet by HTTP POST.
      *
      * @param string $url `http://host:port/resource`
      * @param array<string, mixed> $packet
      * @param float $timeout seconds
-     * @return array<string, mixed> the `next` that acknowledges it; the verdict of a feedback, `delivered` or `gone`, is in its `fyi`
+     * @return array<string, mixed> the acknowledgement, with `fyi` `delivered` or `gone` for feedback
      * @throws Plugsocket\ConnectionException no answer
-     * @throws Plugsocket\RefusedException the host said no
-     * @throws JsonException the packet cannot be written as JSON
+     * @throws Plugsocket\RefusedException the host refused
+     * @throws JsonException the packet cannot be encoded
      */
     function plugsocket_post(string $url, array $packet, float $timeout = 10.0): array
     {
@@ -363,13 +363,13 @@ namespace {
         }
         $meta = stream_get_meta_data($stream);
         if ($meta['timed_out']) {
-            throw new Plugsocket\TimeoutException("no whole answer from $url within $timeout s");
+            throw new Plugsocket\TimeoutException("no complete answer from $url within $timeout s");
         }
         $status = (int) (explode(' ', $meta['wrapper_data'][0] ?? '')[1] ?? 0);
         if ($status < 200 || $status >= 300) {
             throw new Plugsocket\RefusedException("$url answered $status: " . trim(substr($body, 0, 500)));
         }
-        // What an application sent to the poster comes first, one packet a line; the acknowledgement is the last line.
+        // The last line is the acknowledgement; packets from the application precede it.
         $lines = explode("\n", trim($body));
         return json_decode((string) end($lines), true) ?? ['opcode' => 'next', 'fyi' => ''];
     }

@@ -1,9 +1,9 @@
 /**
- * A stand-in for the host, for tests of the clients and of the page: speaks the dialog and the bundled applications well
- * enough for that, over WebSocket and HTTP POST, and serves the page under /plugsocket/ with the host's own
- * Content-Security-Policy. Not a reference: docs/ is.
+ * Mock host for tests of the client and of the page. Implements as much of the dialog and of the
+ * bundled applications as they need, over WebSocket and HTTP POST, and serves /plugsocket/ with the
+ * Content-Security-Policy of the host. docs/reference/ is the specification.
  *
- *     node tests/mock_host.js [port] [resources that are not mapped…]
+ *     node tests/mock_host.js [port] [unmapped resources…]
  */
 import { createHash, randomUUID } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -20,12 +20,12 @@ const PAGE = {
 };
 
 export class MockHost {
-  /** Every text and binary message that reached an application, in order. */
+  /** Messages that reached an application, in order. */
   messages = [];
-  /** Every text frame that arrived, marks and chunks included. */
+  /** Text frames that arrived, including chunks and chunk commands. */
   frames = [];
   connections = new Set();
-  /** Tests replace them: whether to send `ready`, whether to answer a message by `next`, and what to do on connecting. */
+  /** Set by tests: whether to send `ready`, which messages to acknowledge, an action on connect. */
   sendsReady = true;
   acknowledges = () => true;
   onConnection = () => {};

@@ -1,10 +1,10 @@
 /**
- * The page in a real browser. Without PLUGSOCKET_URL it runs against the stand-in; with it, against a host that serves the
- * page and maps all bundled applications, jobs with `demo = true`:
+ * Tests of the host's page in a real browser, against the mock host, or, with PLUGSOCKET_URL,
+ * against a host that maps all bundled applications, jobs with `demo = true`:
  *
  *     PLUGSOCKET_URL=http://127.0.0.1:8095 node --test tests/page.test.js
  *
- * Skipped where there is no Chromium (CHROMIUM, default /usr/bin/chromium).
+ * Skipped without Chromium (CHROMIUM, default /usr/bin/chromium).
  */
 import assert from 'node:assert/strict';
 import { existsSync } from 'node:fs';
@@ -31,7 +31,7 @@ after(async () => {
   await host?.stop();
 });
 
-/** A page that is connected, in a browser context of its own; fails the test on any error in its console. */
+/** Opens a connected page in its own browser context; an error in its console fails the test. */
 async function openPage(t, { url = address, awaits = ['web'] } = {}) {
   const context = await browser.newContext();
   const page = await context.newPage();
@@ -53,7 +53,7 @@ async function openPage(t, { url = address, awaits = ['web'] } = {}) {
 const isStatus = (page, name, status) => page.waitForSelector(`#${name}-status[data-status="${status}"]`);
 const hasText = (page, selector, text) => page.locator(selector, { hasText: text }).first().waitFor();
 
-test('the one-liner of the page delivers to the page', OPTIONS, async t => {
+test('the curl command that the page shows delivers to the page', OPTIONS, async t => {
   const page = await openPage(t);
   const line = await page.textContent('#feedback-curl');
   const [, packet, url] = line.match(/^curl -d '(.*)' (\S+)$/);
@@ -63,7 +63,7 @@ test('the one-liner of the page delivers to the page', OPTIONS, async t => {
   await hasText(page, '#log li[data-opcode="feedback"]', '50 %');
 });
 
-test('what is received is shown as text', OPTIONS, async t => {
+test('received markup is shown as text', OPTIONS, async t => {
   const page = await openPage(t);
   await page.fill('#echo-input', '<img src=x onerror="document.title=1">');
   await page.click('#echo-send');
@@ -86,7 +86,7 @@ test('broadcast and feedback reach another page', OPTIONS, async t => {
   await hasText(one, '#feedback-verdict', 'Gone');
 });
 
-test('a job is shown, survives a reload and is aborted', OPTIONS, async t => {
+test('a job is shown, survives a page reload and can be aborted', OPTIONS, async t => {
   const page = await openPage(t, { awaits: ['web', 'jobs'] });
   await page.click('#jobs-demo');
   await page.waitForSelector('#jobs-state[data-state="running"]');
@@ -98,7 +98,7 @@ test('a job is shown, survives a reload and is aborted', OPTIONS, async t => {
   await page.waitForSelector('#jobs-state[data-state="aborted"]');
 });
 
-test('a script reports to a job by the line that the page shows', OPTIONS, async t => {
+test('the commands that the page shows report to a job', OPTIONS, async t => {
   const page = await openPage(t, { awaits: ['jobs'] });
   await page.click('#jobs-start');
   await page.waitForSelector('#jobs-script[open]');
@@ -110,7 +110,7 @@ test('a script reports to a job by the line that the page shows', OPTIONS, async
   await page.waitForSelector('#jobs-state[data-state="done"]');
 });
 
-test('a lock is seen by the other page, and kept over a reload', OPTIONS, async t => {
+test('another page sees a lock, and it survives a page reload', OPTIONS, async t => {
   const [one, two] = [await openPage(t, { awaits: ['locks'] }), await openPage(t, { awaits: ['locks'] })];
   const book = state => `#locks-table tr[data-id="B-1041"][data-state="${state}"]`;
   await one.click(`${book('free')} button`);
@@ -123,7 +123,7 @@ test('a lock is seen by the other page, and kept over a reload', OPTIONS, async 
   await two.waitForSelector(book('free'));
 });
 
-test('two people chat, and what they write is shown as they wrote it', OPTIONS, async t => {
+test('two pages chat, and special characters are shown as written', OPTIONS, async t => {
   const [one, two] = [await openPage(t, { awaits: ['chat'] }), await openPage(t, { awaits: ['chat'] })];
   for (const [page, name] of [[one, 'Ann'], [two, 'Bob']]) {
     await page.fill('#chat-name', name);
@@ -143,7 +143,7 @@ test('the talking echo answers', OPTIONS, async t => {
   await hasText(page, '#talk-log li:not(.mine)', 'good morning');
 });
 
-test('an application that is not mapped is a note in its section, without a hurry to connect', OPTIONS, async t => {
+test('an unmapped application is reported in its section and retried slowly', OPTIONS, async t => {
   const bare = await MockHost.start({ unmapped: ['/jobs', '/chat', '/locks', '/talk'] });
   t.after(() => bare.stop());
   const page = await openPage(t, { url: `http://127.0.0.1:${bare.port}` });
@@ -159,10 +159,10 @@ test('an application that is not mapped is a note in its section, without a hurr
   assert.equal(await page.isVisible('#talk-problem'), false);
 });
 
-test('a lost connection comes back, with its new uuid in the lines to copy', OPTIONS, async t => {
+test('the page reconnects and shows the new uuid in its commands', OPTIONS, async t => {
   const flaky = await MockHost.start();
   t.after(() => flaky.stop());
-  // All of them: a handshake that is cut is an error in the console.
+  // Wait for all of them: a handshake that is interrupted is an error in the console.
   const awaits = ['web', 'jobs', 'locks', 'chat', 'talk'];
   const page = await openPage(t, { url: `http://127.0.0.1:${flaky.port}`, awaits });
   const uuid = await page.textContent('#uuid');
@@ -176,7 +176,7 @@ test('a lost connection comes back, with its new uuid in the lines to copy', OPT
   assert.ok((await page.textContent('#feedback-curl')).includes(present));
 });
 
-test('a demo that is switched off is told', OPTIONS, async t => {
+test('the page reports a disabled demo', OPTIONS, async t => {
   const bare = await MockHost.start();
   t.after(() => bare.stop());
   bare.applications['/jobs'] = { packet() {} };
@@ -185,7 +185,7 @@ test('a demo that is switched off is told', OPTIONS, async t => {
   await hasText(page, '#jobs-note', 'demo = true');
 });
 
-test('nothing is wider than the screen of a phone', OPTIONS, async t => {
+test('the page fits the width of a phone', OPTIONS, async t => {
   const page = await openPage(t);
   for (const width of [320, 390, 800, 1280]) {
     await page.setViewportSize({ width, height: 800 });

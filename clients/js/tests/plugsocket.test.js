@@ -6,7 +6,7 @@ import { MockHost } from './mock_host.js';
 
 const TIMEOUT = { timeout: 10_000 };
 
-/** A mock host, and sockets to it that are closed with it when the test is over. */
+/** Starts a mock host; closes it, and the sockets connected to it, at the end of the test. */
 async function setUp(t, options) {
   const host = await MockHost.start(options);
   const sockets = [];
@@ -34,7 +34,7 @@ const statusOf = (socket, status) =>
 
 const codeOf = promise => promise.then(() => 'fulfilled', error => error.code);
 
-test('ready tells the uuid', TIMEOUT, async t => {
+test('ready resolves to the uuid', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const socket = connect('/web');
   assert.equal(socket.uuid, null);
@@ -45,7 +45,7 @@ test('ready tells the uuid', TIMEOUT, async t => {
   assert.equal(socket.status, 'ready');
 });
 
-test('messages sent before ready arrive in order, each after the next of the one before', TIMEOUT, async t => {
+test('messages sent before ready arrive in order, each after the previous acknowledgement', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   let open = 0;
   let most = 0;
@@ -64,7 +64,7 @@ test('messages sent before ready arrive in order, each after the next of the one
   assert.equal(socket.queued, 0);
 });
 
-test('broadcast reaches the others, feedback one, echo the sender', TIMEOUT, async t => {
+test('broadcast reaches all others, feedback one client, echo the sender', TIMEOUT, async t => {
   const { connect } = await setUp(t);
   const [one, two] = [connect('/web'), connect('/web')];
   await Promise.all([one.ready, two.ready]);
@@ -85,7 +85,7 @@ test('broadcast reaches the others, feedback one, echo the sender', TIMEOUT, asy
   assert.equal((await echo).message, 'Grüße');
 });
 
-test('feedback by ident reaches a connection that announced one', TIMEOUT, async t => {
+test('feedback by ident reaches the connection that announced it', TIMEOUT, async t => {
   const { connect } = await setUp(t);
   class WithIdent extends WebSocket {
     constructor(url, protocols) {
@@ -117,7 +117,7 @@ test('packets without opcode, plain text and binary messages are delivered', TIM
   assert.deepEqual(new Uint8Array(await binary), new Uint8Array([1, 2, 255]));
 });
 
-test('a packet with the opcode of an own event is delivered once, as message', TIMEOUT, async t => {
+test('a packet whose opcode is a reserved event name is delivered once, as message', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const socket = connect('/web');
   await socket.ready;
@@ -129,7 +129,7 @@ test('a packet with the opcode of an own event is delivered once, as message', T
   assert.deepEqual(seen.map(([name]) => name), ['message', 'message', 'message', 'message']);
 });
 
-test('long messages go in chunks that end between characters', TIMEOUT, async t => {
+test('long messages are split into chunks between characters', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const socket = connect('/talk', { chunkSize: 16 });
   const long = '😀ä€a'.repeat(50);
@@ -146,7 +146,7 @@ test('long messages go in chunks that end between characters', TIMEOUT, async t 
   assert.equal(host.frames.at(-1), 'x'.repeat(16));
 });
 
-test('a text that reads like a mark arrives as text', TIMEOUT, async t => {
+test('a text that equals a chunk command arrives as text', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const socket = connect('/talk', { chunkSize: 16 });
   const texts = ['bufferON', `${'x'.repeat(16)}bufferOFF`, `${'x'.repeat(16)}bufferON`, 'after'];
@@ -154,7 +154,7 @@ test('a text that reads like a mark arrives as text', TIMEOUT, async t => {
   assert.deepEqual(host.messages, texts);
 });
 
-test('the queue is kept across a reconnect, and the uuid is new', TIMEOUT, async t => {
+test('the queue survives a reconnect, and the uuid changes', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const socket = connect('/web');
   const first = await socket.ready;
@@ -168,7 +168,7 @@ test('the queue is kept across a reconnect, and the uuid is new', TIMEOUT, async
   assert.equal(JSON.parse(host.messages[1]).fromUUID, second);
 });
 
-test('an unacknowledged message is rejected as lost, and what waits behind it is sent', TIMEOUT, async t => {
+test('an unacknowledged message is rejected as lost, and the next one is sent', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.acknowledges = text => !text.includes('fatal') || void [...host.connections][0].ws.terminate();
   const socket = connect('/web');
@@ -179,7 +179,7 @@ test('an unacknowledged message is rejected as lost, and what waits behind it is
   assert.equal(host.messages.filter(text => text.includes('fatal')).length, 1);
 });
 
-test('an unacknowledged message is sent again as often as resend says', TIMEOUT, async t => {
+test('an unacknowledged message is sent again up to resend times', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.acknowledges = text => !text.includes('fatal') || void [...host.connections][0].ws.terminate();
   const socket = connect('/web', { resend: 2 });
@@ -187,7 +187,7 @@ test('an unacknowledged message is sent again as often as resend says', TIMEOUT,
   assert.equal(host.messages.filter(text => text.includes('fatal')).length, 3);
 });
 
-test('a message whose chunks were not all sent is sent again whole', TIMEOUT, async t => {
+test('a message whose chunks were not all sent is sent again completely', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   let cuts = 0;
   host.acknowledges = text => text !== 'c'.repeat(16) || (cuts += 1) > 2 || void [...host.connections][0].ws.terminate();
@@ -196,7 +196,7 @@ test('a message whose chunks were not all sent is sent again whole', TIMEOUT, as
   assert.deepEqual(host.messages, ['c'.repeat(40)]);
 });
 
-test('a message over which the server closes is refused and not sent again', TIMEOUT, async t => {
+test('a message for which the server closes is rejected as refused and not sent again', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.acknowledges = () => false;
   const socket = connect('/web', { resend: 5 });
@@ -209,7 +209,7 @@ test('a message over which the server closes is refused and not sent again', TIM
   assert.equal(host.messages.length, 1);
 });
 
-test('the queue has a bound, beyond which a message is rejected', TIMEOUT, async t => {
+test('a message beyond maxQueued is rejected as full', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.sendsReady = false;
   const socket = connect('/web', { maxQueued: 2 });
@@ -237,7 +237,7 @@ test('retry_after of a close packet is honoured', TIMEOUT, async t => {
   assert.ok(Date.now() - began >= 290);
 });
 
-test('a resource that is not mapped is tried again slowly, with the reason told', TIMEOUT, async t => {
+test('an unmapped resource is retried slowly, and the status has the reason', TIMEOUT, async t => {
   const { host, connect } = await setUp(t, { unmapped: ['/jobs'] });
   const socket = connect('/jobs', { reconnectMaxMs: 30_000 });
   const { error, closeCode, retryMs } = await statusOf(socket, 'waiting');
@@ -249,7 +249,7 @@ test('a resource that is not mapped is tried again slowly, with the reason told'
   await socket.ready;
 });
 
-test('the wait grows from one failure to the next', TIMEOUT, async t => {
+test('the wait doubles from one failure to the next', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const { port } = host;
   await host.stop();
@@ -262,7 +262,7 @@ test('the wait grows from one failure to the next', TIMEOUT, async t => {
   delays.forEach((delay, number) => assert.ok(delay >= bounds[number] / 2 && delay <= bounds[number], `${delays}`));
 });
 
-test('a close with 1000 ends it, and open begins anew', TIMEOUT, async t => {
+test('a close with 1000 ends the connection, and open starts a new one', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const socket = connect('/web');
   await socket.ready;
@@ -274,7 +274,7 @@ test('a close with 1000 ends it, and open begins anew', TIMEOUT, async t => {
   assert.equal(host.handshakes, 2);
 });
 
-test('a connection that is not ready, or does not acknowledge, in time is given up', TIMEOUT, async t => {
+test('a connection that misses the ready or acknowledge timeout is closed', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.sendsReady = false;
   const silent = connect('/web', { readyTimeoutMs: 50 });
@@ -286,7 +286,7 @@ test('a connection that is not ready, or does not acknowledge, in time is given 
   assert.equal(await codeOf(hanging.echo('')), 'lost');
 });
 
-test('a listener that throws stops neither the others nor the dialog', TIMEOUT, async t => {
+test('an exception in a listener stops neither other listeners nor the dialog', TIMEOUT, async t => {
   const { connect } = await setUp(t);
   const socket = connect('/web');
   const thrown = [];
@@ -308,13 +308,13 @@ test('a listener that throws stops neither the others nor the dialog', TIMEOUT, 
   assert.deepEqual(thrown, ['mine']);
 });
 
-test('mistakes in the arguments are told at once', () => {
+test('invalid arguments throw immediately', () => {
   assert.throws(() => new Plugsocket('/web', { WebSocket }), /there is no page/);
   assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, chunksize: 5 }), /no option chunksize/);
   assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, chunkSize: 5 }), /at least 16/);
 });
 
-test('an address relative to the page becomes ws or wss', TIMEOUT, t => {
+test('a URL relative to the page becomes ws or wss', TIMEOUT, t => {
   class Unconnected extends EventTarget {
     close() {}
   }

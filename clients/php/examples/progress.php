@@ -1,10 +1,11 @@
 <?php
 /**
- * A script that works for a while and tells the browser that started it.
+ * Example: reports the progress of a job to the browser that started it.
  *
  *     php examples/progress.php JOB [ADDRESS]
  *
- * The browser got JOB from {"opcode":"start"} on /jobs and passed it on, for example in the request that started this script.
+ * The browser received JOB in answer to {"opcode":"start"} on /jobs, and passed it on with the request
+ * that started this script.
  */
 
 declare(strict_types=1);
@@ -21,7 +22,7 @@ try {
     $jobs = new Plugsocket\Backend($address, '/jobs');
     $parts = 20;
     for ($part = 1; $part <= $parts; $part++) {
-        usleep(300000); // the work
+        usleep(300000); // stands for the work
         if ($jobs->progress($job, "part $part of $parts", 100 * $part / $parts)) {
             $jobs->finish($job, 'aborted', "stopped after part $part");
             exit(1);

@@ -1,11 +1,11 @@
 <?php
 /**
- * A stand-in for the host, for the tests of the PHP client: one connection after the other, plain TCP or HTTP POST.
+ * Mock host for the tests of the PHP client: one connection at a time, plain TCP or HTTP POST.
  *
  *     php mock_host.php tcp://127.0.0.1:0      prints the address that it listens on
  *
- * A message `{"opcode":"script","writes":[…]}` is answered by exactly these bytes, one write each, a moment apart;
- * `"then":"close"` ends the connection after them.
+ * Answers a message `{"opcode":"script","writes":[…]}` with these bytes, one write each, 20 ms apart;
+ * `"then":"close"` then ends the connection.
  */
 
 declare(strict_types=1);
@@ -50,7 +50,7 @@ function serve($client): void
         return;
     }
     if ($opening[1] === 'GET /full HTTP/1.1') {
-        // Reads nothing: the buffers in between fill up.
+        // Read nothing, so that the socket buffers fill up.
         fwrite($client, "{\"opcode\":\"ready\",\"uuid\":\"U\"}\n");
         sleep(600);
         return;

@@ -1,6 +1,6 @@
 <?php
 /**
- * The tests of the PHP client, against the stand-in beside this file.
+ * Tests of the PHP client, against mock_host.php.
  *
  *     php clients/php/tests/run.php
  */
@@ -22,7 +22,7 @@ set_error_handler(static function (int $level, string $message, string $file, in
     return false;
 });
 
-/** Starts the stand-in; it ends with this script. Returns the address that it listens on. */
+/** Starts a mock host, which ends with this script, and returns its address. */
 function start_host(string $listen): string
 {
     static $hosts = [];
@@ -60,7 +60,7 @@ register_shutdown_function('unlink', $socket);
 $next = '{"opcode":"next","fyi":"late"}' . "\n";
 
 $tests = [
-    'the opening names resource and ident' => static function () use ($address): void {
+    'the opening contains resource and ident' => static function () use ($address): void {
         $backend = new Backend($address, '/php', ['ident' => 'printer']);
         same('U', $backend->uuid());
         $backend->send(['opcode' => 'opening']);
@@ -70,7 +70,7 @@ $tests = [
         $backend->send(['opcode' => 'opening']);
         same(['php process', 'GET /php HTTP/1.1'], $backend->receive()['lines']);
     },
-    'feedback tells whether it was delivered' => static function () use ($address): void {
+    'feedback returns whether it was delivered' => static function () use ($address): void {
         $backend = new Backend($address);
         same(true, $backend->feedback('here', ['percent' => 50]));
         same(['opcode' => 'feedback', 'uuid' => 'here', 'message' => ['percent' => 50], 'fromUUID' => 'U'], $backend->receive()['packet']);
@@ -79,7 +79,7 @@ $tests = [
         same(false, $backend->feedbackIdent('nobody', '50 %'));
         $backend->broadcast('to all');
     },
-    'progress tells whether to abort' => static function () use ($address): void {
+    'progress returns whether to abort' => static function () use ($address): void {
         $backend = new Backend($address, '/jobs');
         same(false, $backend->progress('J', 'half way', 50.0));
         same(false, $backend->progress('J', 'nobody knows how far'));
@@ -89,20 +89,20 @@ $tests = [
         $backend = new Backend($address, '/php');
         throws(RefusedException::class, 'is it the resource of the jobs?', static fn () => $backend->progress('J', 'x'));
     },
-    'line ends and other characters in a message arrive' => static function () use ($address): void {
+    'line ends and special characters in a message arrive unchanged' => static function () use ($address): void {
         $backend = new Backend($address);
         $message = "two\nlines, \r\n Grüße, 😀, / and \"quotes\"";
         $backend->send(['opcode' => 'echo', 'message' => $message]);
         same($message, $backend->receive()['message']);
         same(null, $backend->receive());
     },
-    'a long message arrives whole' => static function () use ($address): void {
+    'a long message arrives completely' => static function () use ($address): void {
         $backend = new Backend($address);
         $message = str_repeat('0123456789', 300000);
         $backend->send(['opcode' => 'echo', 'message' => $message]);
         same(true, $message === $backend->receive()['message']);
     },
-    'several packets in one read, and one packet in several' => static function () use ($address, $next): void {
+    'several packets in one read, and one packet in several reads' => static function () use ($address, $next): void {
         $backend = new Backend($address);
         $writes = ["{\"opcode\":\"a\"}\n{\"opcode\":\"b\"}\n{\"opc", 'ode":"c"', "}\n" . substr($next, 0, 9), substr($next, 9) . '{"opcode":"d"}', "\n"];
         same(['opcode' => 'next', 'fyi' => 'late'], $backend->send(['opcode' => 'script', 'writes' => $writes]));
@@ -111,32 +111,32 @@ $tests = [
         }
         same(null, $backend->receive());
     },
-    'a resource that is not mapped is refused with the reason' => static function () use ($address): void {
+    'an unmapped resource is refused with the reason' => static function () use ($address): void {
         throws(RefusedException::class, 'no application is mapped to /nowhere', static fn () => new Backend($address, '/nowhere'));
     },
-    'an opening that is refused in HTTP is told with the reason' => static function () use ($address): void {
+    'an HTTP response to the opening is reported with the reason' => static function () use ($address): void {
         throws(RefusedException::class, '403 Forbidden: this address is not allowed', static fn () => new Backend($address, '/forbidden'));
     },
-    'a close packet is told as the reason, and what follows says that it is closed' => static function () use ($address): void {
+    'a close packet is reported with its reason, and later calls report a closed connection' => static function () use ($address): void {
         $backend = new Backend($address);
         $writes = ["{\"opcode\":\"close\",\"error\":\"server shutting down\"}\n"];
         $packet = ['opcode' => 'script', 'writes' => $writes, 'then' => 'close'];
         throws(RefusedException::class, 'server shutting down', static fn () => $backend->send($packet));
         throws(ConnectionException::class, 'the connection is closed', static fn () => $backend->broadcast('x'));
     },
-    'a close packet that came in between is told by the next message' => static function () use ($address, $next): void {
+    'a close packet between two messages is reported by the next message' => static function () use ($address, $next): void {
         $backend = new Backend($address);
         $writes = [$next, "{\"opcode\":\"close\",\"error\":\"server shutting down\"}\n"];
         $backend->send(['opcode' => 'script', 'writes' => $writes, 'then' => 'close']);
         usleep(100000);
         throws(RefusedException::class, 'server shutting down', static fn () => $backend->broadcast('x'));
     },
-    'a connection that ends without a word' => static function () use ($address): void {
+    'a connection that ends without a close packet' => static function () use ($address): void {
         $backend = new Backend($address);
         $packet = ['opcode' => 'script', 'writes' => ['{"half'], 'then' => 'close'];
         throws(ConnectionException::class, 'the host closed the connection', static fn () => $backend->send($packet));
     },
-    'no ready and no next in time' => static function () use ($address): void {
+    'ready and next time out' => static function () use ($address): void {
         throws(TimeoutException::class, 'no `ready`', static fn () => new Backend($address, '/silent', ['timeout' => 0.1]));
         $backend = new Backend($address, '/php', ['timeout' => 1.5]);
         $began = microtime(true);
@@ -144,16 +144,16 @@ $tests = [
         same(true, microtime(true) - $began < 2.0);
         throws(ConnectionException::class, 'the connection is closed', static fn () => $backend->broadcast('x'));
     },
-    'a host that reads nothing' => static function (): void {
-        // One of its own: it is deaf from then on.
+    'a write to a host that does not read times out' => static function (): void {
+        // A separate mock host, because this one does not answer afterwards.
         $backend = new Backend(start_host('tcp://127.0.0.1:0'), '/full', ['timeout' => 0.3]);
         throws(TimeoutException::class, 'took no message', static fn () => $backend->broadcast(str_repeat('x', 20000000)));
     },
-    'nobody listens' => static function (): void {
+    'a refused connection' => static function (): void {
         throws(ConnectionException::class, 'no connection to tcp://127.0.0.1:1', static fn () => new Backend('127.0.0.1:1'));
         throws(ConnectionException::class, 'no answer from', static fn () => plugsocket_post('http://127.0.0.1:1/php', []));
     },
-    'mistakes in the arguments are told at once' => static function () use ($address): void {
+    'invalid arguments throw immediately' => static function () use ($address): void {
         throws(InvalidArgumentException::class, 'no option idnet', static fn () => new Backend($address, '/php', ['idnet' => 'x']));
         throws(InvalidArgumentException::class, 'an ident has no line end', static fn () => new Backend($address, '/php', ['ident' => "a\nb"]));
     },
