@@ -132,7 +132,8 @@ async fn messages_in_progress_at_shutdown_are_answered_before_the_close() {
     // Both messages have been sent before the signal.
     let position = host.log_position();
     host.signal("TERM");
-    host.wait_for_log_since(position, "the drain", |line| line.message() == "draining").await;
+    host.wait_for_log_since(position, "the drain", |line| line.message() == "draining connections")
+        .await;
     for text in ["block 400", "after"] {
         assert_eq!(client.receive_text().await, text);
         client.expect_next().await;

@@ -1,4 +1,4 @@
-//! The command line: what is asked, and how it is answered.
+//! The command line: parses it, runs the command, and prints the result.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -9,20 +9,20 @@ use clap::{Args, Parser, Subcommand};
 
 use super::{AppError, check, run};
 use crate::error::chain;
-use crate::ops::control::client::{self, Ask, AskError, AskPlugin, Outcome};
+use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
 use crate::plugin::trial::{Trial, TrialError};
 use crate::plugin::{dylib, preflight};
 
-/// A WebSocket application host: each resource path is served by a shared library, which is replaced
-/// while it runs, without closing a connection or losing a message.
+/// A WebSocket application host: each resource path is served by a shared library, which the host
+/// replaces while it runs, without closing a connection or losing a message.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 1 refused or could not do it, 2 wrong command line, 3 no host answers on the control socket.\n\
-    RUST_LOG says what is logged, e.g. RUST_LOG=debug (default: info). SIGHUP reads plugins.toml again; \
-    SIGTERM and SIGINT drain and end."
+    after_help = "Exit codes: 0 success, 1 refused or failed, 2 invalid command line, 3 no host answers on the control socket.\n\
+    RUST_LOG sets the log level, for example RUST_LOG=debug (default: info).\n\
+    SIGHUP reads plugins.toml again; SIGTERM and SIGINT drain connections and stop the host."
 )]
 struct Arguments {
     #[command(subcommand)]
@@ -33,30 +33,30 @@ struct Arguments {
 
 #[derive(Clone, Debug, Args)]
 struct Options {
-    /// The configuration; paths in it are relative to it.
+    /// Configuration file; relative paths in it are relative to the file.
     #[arg(long, short, value_name = "FILE", default_value = "plugins.toml", global = true)]
     config: PathBuf,
-    /// How the log on standard error looks.
+    /// Format of the log on standard error.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
     log_format: LogFormat,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum CliCommand {
-    /// Serve (the default).
+    /// Serve (the default command).
     Run,
-    /// Check the configuration, and load and start every plugin that it maps, without serving.
+    /// Check the configuration: load and start every plugin that it maps, without serving.
     Check {
-        /// Say instead what the files would change for the host that runs.
+        /// Show what applying the files would change in the running host.
         #[arg(long)]
         diff: bool,
-        /// With --diff: one JSON value.
+        /// With --diff: print one JSON value.
         #[arg(long, requires = "diff")]
         json: bool,
     },
     #[command(flatten)]
     Ask(Ask),
-    /// Open one library and say whether it is a plugin for this host; with settings or a state, whether it would serve.
+    /// Open one library and report whether it is a plugin for this host; with settings, also start it and restore a state.
     #[command(name = preflight::COMMAND, hide = true)]
     Preflight {
         library: PathBuf,
@@ -73,61 +73,63 @@ pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(CliCommand::Run) {
         CliCommand::Preflight { library, settings: None, .. } => {
-            be_child(|| dylib::try_open(&library))
+            run_child(|| dylib::try_open(&library))
         }
         CliCommand::Preflight { library, settings: Some(settings), with_state } => {
-            be_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
+            run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
         }
         command @ CliCommand::Ask(Ask::Plugin(AskPlugin::Check(_))) => {
             with_runtime(command, options)
         }
-        CliCommand::Ask(ask) => tell(ask.run(&options.config)),
-        CliCommand::Check { diff: true, json } => tell(client::difference(&options.config, json)),
+        CliCommand::Ask(ask) => print_outcome(ask.run(&options.config)),
+        CliCommand::Check { diff: true, json } => {
+            print_outcome(client::difference(&options.config, json))
+        }
         command => with_runtime(command, options),
     }
 }
 
-/// Prints what a running host answered.
-fn tell(asked: Result<Outcome, AskError>) -> ExitCode {
+/// Prints the answer of the running host.
+fn print_outcome(asked: Result<CommandOutput, AskError>) -> ExitCode {
     match asked {
-        Ok(Outcome { text, is_done: true }) => {
-            say(&text);
+        Ok(CommandOutput { text, is_done: true }) => {
+            print_line(&text);
             ExitCode::SUCCESS
         }
-        Ok(Outcome { text, is_done: false }) => {
-            complain(&text);
+        Ok(CommandOutput { text, is_done: false }) => {
+            print_error(&text);
             ExitCode::FAILURE
         }
         Err(error) => {
-            complain(&chain(&error));
+            print_error(&chain(&error));
             error.code()
         }
     }
 }
 
-/// The preflight child: no runtime, no log, one line.
-fn be_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
+/// Runs as the preflight child: no runtime, no log, one line of output.
+fn run_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
     preflight::end_with_parent();
     let found = work();
-    let (said, code) = match found {
+    let (line, code) = match found {
         Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
         Err(error) => (chain(&error), ExitCode::FAILURE),
     };
-    say(&said);
+    print_line(&line);
     code
 }
 
 fn with_runtime(command: CliCommand, options: Options) -> ExitCode {
     if let Err(error) = logging::start(options.log_format) {
-        complain(&format!("RUST_LOG cannot be read: {error}"));
+        print_error(&format!("cannot parse RUST_LOG: {error}"));
         return ExitCode::FAILURE;
     }
-    // Before there are threads. Only what serves takes them.
+    // Before any thread starts, because it changes the environment. Only `run` uses the sockets.
     let inherited = matches!(command, CliCommand::Run).then(Inherited::take);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            complain(&format!("the system gives no threads: {error}"));
+            print_error(&format!("cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -135,39 +137,39 @@ fn with_runtime(command: CliCommand, options: Options) -> ExitCode {
         match (inherited, command) {
             (Some(inherited), _) => Ok(run(&options.config, inherited).await?),
             (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
-                trial.run().await.map(|fine| say(&fine)).map_err(CommandError::Trial)
+                trial.run().await.map(|fine| print_line(&fine)).map_err(CommandError::Trial)
             }
             (None, _) => {
-                say(&check(&options.config).await?);
+                print_line(&check(&options.config).await?);
                 Ok(())
             }
         }
     });
-    // A plugin's thread that is stuck must not keep the program.
+    // A stuck thread of a plugin must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(100));
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(&chain(&error));
+            print_error(&chain(&error));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Why a command could not do what it was asked.
+/// Reasons for which a command fails.
 #[derive(Debug, thiserror::Error)]
 enum CommandError {
     #[error(transparent)]
-    Life(#[from] AppError),
+    App(#[from] AppError),
     #[error(transparent)]
     Trial(TrialError),
 }
 
-fn say(line: &str) {
-    // Nobody may be reading.
+fn print_line(line: &str) {
+    // The reader may have closed the pipe.
     drop(writeln!(io::stdout(), "{line}"));
 }
 
-fn complain(line: &str) {
+fn print_error(line: &str) {
     drop(writeln!(io::stderr(), "plugsocket: {line}"));
 }

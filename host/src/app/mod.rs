@@ -1,13 +1,12 @@
-//! A host from its start to its end: what is opened in which order, what has to go on, and what is done before the process is over.
+//! Starts the host, runs it until it has to stop, and drains it.
 //!
-//! Decides nothing of what is served; that is `supervisor`'s.
+//! Owns the order in which parts start and stop, and the exit code. Does not decide what is served;
+//! `supervisor` does.
 
 mod cli;
+mod listeners;
+mod signals;
 
-pub use self::cli::main;
-
-use crate::connection::{establish, keep_alive};
-use crate::supervisor::ReloadPhase;
 use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,19 +14,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::sync::watch::channel;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
+pub use self::cli::main;
+use self::signals::Signals;
 use crate::auth;
 use crate::config::{Config, ConfigError, Listen, Reload};
+use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
 use crate::net::accept;
 use crate::net::connection_limits::ConnectionLimits;
-use crate::net::listener::{Layer, Listener};
+use crate::net::listener::Listener;
 use crate::net::tls::{self, Served, Tls};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
@@ -37,9 +38,9 @@ use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
 use crate::routing::router::Router;
 use crate::supervisor::snapshots::{self, SnapshotWriter};
-use crate::supervisor::{self, Change, Supervisor, watchdog};
+use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
 
-/// Why a host does not serve, or not any more.
+/// Reasons for which the host does not start, or stops by itself.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppError {
     #[error(transparent)]
@@ -50,9 +51,9 @@ pub(crate) enum AppError {
         #[source]
         source: io::Error,
     },
-    #[error("cannot use the sockets that the service manager opened (LISTEN_FDS)")]
+    #[error("cannot use the sockets that systemd passed (LISTEN_FDS)")]
     Inherited(#[source] io::Error),
-    #[error("cannot use {} for the copies of the libraries (server.staging_dir)", path.display())]
+    #[error("cannot use {} for copies of the libraries (server.staging_dir)", path.display())]
     Staging {
         path: PathBuf,
         #[source]
@@ -60,60 +61,62 @@ pub(crate) enum AppError {
     },
     #[error(transparent)]
     Control(#[from] ControlError),
-    #[error("no thread for the watchdog")]
+    #[error("cannot start the thread of the watchdog")]
     Watchdog(#[source] io::Error),
-    #[error("cannot wait for signals")]
+    #[error("cannot install signal handlers")]
     Signals(#[source] io::Error),
-    #[error("the {0} has ended, without which the host cannot go on; the lines before say why")]
+    #[error(
+        "the {0} has ended and the host cannot run without it; see the log lines before this one"
+    )]
     Lost(&'static str),
-    #[error("{0} of the plugins or resources cannot be served")]
+    #[error("{0} plugins or resources cannot be served")]
     Unserved(usize),
 }
 
-/// Serves until it is told to end, or a part of it has.
+/// Serves until a signal, a `drain` command or the end of an essential part stops the host.
 ///
 /// # Errors
-/// It cannot begin, or a part without which it is none has ended.
+/// The host cannot start, or an essential part has ended.
 pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppError> {
     let config = Config::load(path)?;
     let certificates = Served::load(&config, None)?;
-    let mut signals = Signals::heard()?;
-    info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "plugsocket starts");
-    // First: a second host by mistake ends here, before it touches anything.
+    let mut signals = Signals::install()?;
+    info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "host starting");
+    // First, so that a second host with this configuration stops before it changes anything.
     let control = open_control(&config)?;
-    let _alone = control::claim_state(&config.server.state_dir)?;
-    let listeners = open_listeners(&config, inherited).await?;
+    let _state_lock = control::lock_state_dir(&config.server.state_dir)?;
+    let listeners = listeners::open(&config, inherited).await?;
     certificates.iter().for_each(Served::tell);
     let before = watch::survey(&scope(&config));
     snapshot_file::sweep(&config.server.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
     let snapshot_writer = Arc::new(SnapshotWriter::default());
-    // Applications may take their time to start, one after the other; the end need not wait for them.
+    // Applications start one after the other and may take long; a stop signal does not wait for them.
     let is_started = tokio::select! {
         started = start(&hub, &mut supervisor) => started.map(|_| true)?,
-        () = signals.end.come() => false,
+        () = signals.stop.received() => false,
     };
     let served = if is_started {
-        let entrances = Entrances { listeners, control, before };
-        serve(&hub, (supervisor, &snapshot_writer), entrances, signals).await
+        let inputs = Inputs { listeners, control, signals, files: before };
+        serve(&hub, supervisor, &snapshot_writer, inputs).await
     } else {
         Ok(())
     };
     drop(timeout(LAST_SNAPSHOTS, snapshots::write_last(&hub, &snapshot_writer)).await);
     stop_lanes(&hub).await;
-    info!("plugsocket ends");
+    info!("host stopped");
     served
 }
 
-/// Starts all that the configuration maps, serves nobody, and ends. What there is to say of it.
+/// Starts every application that the configuration maps, without serving. Returns the line to print.
 ///
 /// # Errors
-/// Something cannot be served; the log says what and why.
+/// Something cannot be served; the log has the reason.
 pub(crate) async fn check(path: &Path) -> Result<String, AppError> {
     let mut config = Config::load(path)?;
     let certificates = Served::load(&config, None)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
-    // Only a host that serves has good generations.
+    // Generations that never served are not kept for rollback.
     config.server.reload.keep_generations = 0;
     config.resources.values_mut().for_each(|resource| resource.snapshot_every = None);
     let (hub, mut supervisor) = assemble(config, certificates);
@@ -125,34 +128,39 @@ pub(crate) async fn check(path: &Path) -> Result<String, AppError> {
     Ok(format!("{}: fine, {resources} resources", file.display()))
 }
 
-/// Through what a host is reached, and how its files were before they were read.
-struct Entrances {
+/// Everything from outside that a running host reacts to.
+struct Inputs {
     listeners: Vec<Listener>,
     control: Option<Control>,
-    before: watch::Survey,
+    signals: Signals,
+    /// The watched files as they were before the configuration was read.
+    files: watch::Survey,
 }
 
-/// Serves until it is asked to end, or until a part of it has ended without which it would only seem to serve.
+/// Serves until a stop is requested, or an essential part ends: without it the host would only
+/// seem to serve.
 async fn serve(
     hub: &Arc<Hub>,
-    (supervisor, snapshot_writer): (Supervisor, &Arc<SnapshotWriter>),
-    entrances: Entrances,
-    mut signals: Signals,
+    supervisor: Supervisor,
+    snapshot_writer: &Arc<SnapshotWriter>,
+    inputs: Inputs,
 ) -> Result<(), AppError> {
+    let Inputs { listeners, control, mut signals, files } = inputs;
     let (stop, stopped) = channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
-    for listener in entrances.listeners {
+    for listener in listeners {
         let (hub, stopped) = (hub.clone(), stopped.clone());
         let begin =
             move |accepted, connections: &mut _| establish::begin(accepted, &hub, connections);
         accepting.spawn(accept::accept(listener, begin, stopped));
     }
     let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
-    let desk = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
-    let mut background = background(hub, snapshot_writer, (entrances.before, changes.clone()));
-    if let Some(control) = entrances.control {
-        background.spawn(control.serve(desk));
+    let context = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
+    let mut background = background(hub, snapshot_writer, &changes);
+    background.spawn(watch_files(hub.clone(), files, changes.clone()));
+    if let Some(control) = control {
+        background.spawn(control.serve(context));
     }
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(AppError::Watchdog)?;
     let mut supervising = JoinSet::new();
@@ -161,9 +169,9 @@ async fn serve(
     systemd::ready("serving");
     let served = loop {
         tokio::select! {
-            () = signals.end.come() => break Ok(()),
+            () = signals.stop.received() => break Ok(()),
             Some(()) = asked_to_drain.recv() => break Ok(()),
-            // A full queue is read to its end, and the file with it.
+            // If the queue is full, an earlier entry already leads to reading the file.
             _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
             _ = supervising.join_next() => break Err(AppError::Lost("supervisor")),
             Some(_) = background.join_next() => break Err(AppError::Lost("background task")),
@@ -177,92 +185,56 @@ async fn serve(
     drop(watching);
     drop(changes);
     background.shutdown().await;
-    // An accept loop that has ended needs no word.
+    // Fails only if no accept loop is left.
     stop.send(()).ok();
     drain::drain(hub, accepting).await;
     while supervising.join_next().await.is_some() {}
     served
 }
 
-/// What goes on beside the connections for as long as the host serves.
+/// Starts the periodic tasks, which run for as long as the host serves.
 fn background(
     hub: &Arc<Hub>,
     snapshot_writer: &Arc<SnapshotWriter>,
-    (before, changes): (watch::Survey, mpsc::Sender<Change>),
+    changes: &mpsc::Sender<Change>,
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
-    background.spawn(watch_files(hub.clone(), before, changes.clone()));
     background.spawn(keep_alive::keep_alive(hub.clone()));
     background.spawn(snapshots::keep_states(hub.clone(), snapshot_writer.clone()));
     let (guarded, secured) = (hub.clone(), hub.clone());
     background.spawn(async move { auth::keep(&guarded.guards).await });
     background.spawn(async move { tls::keep(&secured.config, &secured.tls).await });
+    let changes = changes.clone();
     background.spawn(async move {
         systemd::heartbeat(changes).await;
-        // Nobody wants to hear it.
+        // Returns where systemd asks for no heartbeat; the task must not end.
         pending().await
     });
     background
 }
 
-/// What the system tells the host.
-struct Signals {
-    end: StopSignals,
-    hangup: Signal,
-}
-
-/// SIGTERM and SIGINT.
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// From here on none of them ends the process by itself.
-    fn heard() -> Result<Self, AppError> {
-        // Nobody waits for it: that it is heard makes it an error of the write instead of the end of the host.
-        drop(wait_for(FILE_TOO_LARGE)?);
-        let (terminate, interrupt) =
-            (wait_for(SignalKind::terminate())?, wait_for(SignalKind::interrupt())?);
-        let hangup = wait_for(SignalKind::hangup())?;
-        Ok(Self { end: StopSignals { terminate, interrupt }, hangup })
-    }
-}
-
-impl StopSignals {
-    /// One of the two has come.
-    async fn come(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Ends all instances, and takes away what only this process needed.
+/// Drops all instances and removes the staged copies of this process.
 async fn stop_lanes(hub: &Arc<Hub>) {
     drop(timeout(STOP_LANES, supervisor::stop_lanes(hub)).await);
     staging::clear(&hub.config.load().server.staging_dir);
 }
 
-/// None where the default path is too long: the folder of plugins.toml may lie as deep as it likes.
+/// Returns `None` if the path is longer than a Unix socket allows: plugins.toml may be in a deep folder.
 fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
     match Control::open(&config.server.control) {
         Err(ControlError::Socket { path, .. }) if path.as_os_str().len() > 107 => {
-            warn!(path = %path.display(), "no control socket, its path is too long; set server.control");
+            warn!(path = %path.display(), "no control socket: its path is too long; set server.control");
             Ok(None)
         }
         opened => opened.map(Some),
     }
 }
 
-/// SIGXFSZ: a file, such as the copy of a library, would outgrow the limit of the process.
-const FILE_TOO_LARGE: SignalKind = SignalKind::from_raw(25);
-/// Changes that may wait.
+/// Length of the queue of changes.
 const CHANGES: usize = 64;
-/// How long the last snapshots may take.
+/// Time limit for writing the last snapshots.
 const LAST_SNAPSHOTS: Duration = Duration::from_secs(10);
-/// How long instances may take to be dropped.
+/// Time limit for dropping all instances.
 const STOP_LANES: Duration = Duration::from_secs(2);
 
 fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervisor) {
@@ -291,58 +263,6 @@ async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, Ap
     supervisor.start().await.map_err(|source| AppError::Staging { path, source })
 }
 
-fn wait_for(kind: SignalKind) -> Result<Signal, AppError> {
-    signal(kind).map_err(AppError::Signals)
-}
-
-/// The sockets that were handed over take the place of `listen`.
-async fn open_listeners(config: &Config, inherited: Inherited) -> Result<Vec<Listener>, AppError> {
-    let listeners = inherited.listeners().map_err(AppError::Inherited)?;
-    if listeners.is_empty() {
-        return listen(config).await;
-    }
-    for listener in &listeners {
-        let address = listener.address().map_err(AppError::Inherited)?;
-        if listener.is_tls() && config.server.tls.is_none() {
-            let text = format!(
-                "the socket {address} is named tls, but plugins.toml has no [server.tls] with certificates"
-            );
-            return Err(AppError::Inherited(io::Error::other(text)));
-        }
-        info!(address, tls = listener.is_tls(), "listening");
-        debug!("the service manager opened it; the key listen is not used");
-    }
-    Ok(listeners)
-}
-
-async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
-    let mut listeners = Vec::new();
-    let plain = config.server.listen.iter().map(|address| (address, Layer::Plain));
-    let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
-    for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
-        let failed = |source| AppError::Listen { address: address.clone(), source };
-        let listener = match address {
-            Listen::Tcp { host, port } => Listener::bind_tcp(host, *port, layer).await,
-            Listen::Unix(path) => Listener::bind_unix(path).await,
-        };
-        let listener = listener.map_err(failed)?;
-        let local = listener.address().map_err(failed)?;
-        match listener {
-            Listener::Tcp(..) => info!(address = %local, tls = listener.is_tls(), "listening"),
-            Listener::Unix(_) => info!(address = %local, "listening"),
-        }
-        if config.server.page
-            && listeners.is_empty()
-            && let Listener::Tcp(_, layer) = listener
-        {
-            let scheme = if layer == Layer::Tls { "https" } else { "http" };
-            info!("try it: {scheme}://{local}{}", crate::connection::page::FOLDER);
-        }
-        listeners.push(listener);
-    }
-    Ok(listeners)
-}
-
 fn scope(config: &Config) -> watch::WatchedPaths {
     let Reload { quiet, rescan, .. } = config.server.reload;
     let (plugin_dir, file) = (config.server.plugin_dir.clone(), config.path.clone());
@@ -362,7 +282,7 @@ async fn watch_files(hub: Arc<Hub>, before: watch::Survey, changes: mpsc::Sender
     tokio::join!(watch::watch(scope, before, changed), forward);
 }
 
-/// Tells the service manager of a reload.
+/// Reports a reload to systemd.
 fn announce_reload(phase: ReloadPhase<'_>) {
     match phase {
         ReloadPhase::Begun => systemd::reloading(),

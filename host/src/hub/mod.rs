@@ -18,19 +18,19 @@ use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
 use crate::routing::resource::Resources;
 
-/// What all connections share.
+/// Shared by connections, supervisor and operator commands.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    /// The configuration in force; a connection looks once, when it comes.
+    /// The configuration in effect; a connection reads it once, when it opens.
     pub(crate) config: ArcSwap<Config>,
     pub(crate) resources: Arc<ArcSwap<Resources>>,
-    /// Who may come to them, where not everybody may.
+    /// Authentication of the resources that require it.
     pub(crate) guards: ArcSwap<Guards>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) identity_issuer: IdentityIssuer,
     pub(crate) connection_limits: Arc<ConnectionLimits>,
     pub(crate) tls: Tls,
-    /// How the plugins stand.
+    /// Published by the supervisor after each change.
     pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
     pub(crate) started: Instant,
 }

@@ -1,29 +1,29 @@
-//! What everybody may know of the plugins: published by the supervisor after each change, so that looking never waits for it.
+//! The published status of all plugins, which is read without waiting for the supervisor.
 
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use crate::plugin::archive::Kept;
 
-/// All plugins that the supervisor has dealt with, by name.
+/// Status of each plugin that the supervisor knows, by name.
 pub(crate) type PluginStatuses = BTreeMap<String, PluginStatus>;
 
-/// How a plugin stands.
+/// Status of one plugin.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct PluginStatus {
     pub(crate) generation: Option<RunningGeneration>,
-    /// Why its newest library was not taken.
+    /// Why the newest library was refused.
     pub(crate) refused: Option<String>,
-    /// Generations that were replaced.
+    /// Number of replaced generations.
     pub(crate) retired: u64,
     pub(crate) is_disabled: bool,
     pub(crate) is_on_probation: bool,
     pub(crate) failed_probations: u64,
-    /// Generations that can be rolled back to, the newest first.
+    /// Generations available for rollback, newest first.
     pub(crate) kept: Vec<Kept>,
 }
 
-/// The generation that is loaded.
+/// The loaded generation.
 #[derive(Clone, Debug)]
 pub(crate) struct RunningGeneration {
     pub(crate) number: u64,

@@ -1,7 +1,7 @@
-//! The last seconds of a host: every connection is told to go, a part of them at a time, and gets the time to.
+//! Graceful shutdown: closes all connections in steps and waits for them within `drain`.
 //!
-//! Thousands of clients that are closed in the same moment come back in the same moment. So they are closed in even steps over
-//! the first half of `drain`, and each is told a time of its own to come back at. Who accepts and who serves is not known here.
+//! Clients that are closed at the same moment reconnect at the same moment. So connections are closed
+//! in even steps over the first half of `drain`, each with a `retry_after` of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,11 +16,12 @@ use crate::hub::Hub;
 use crate::protocol::close::CloseReason;
 use crate::routing::registry::Peer;
 
-/// Lets every connection finish, within `drain`. `accepting` yields the connections of each listener once it has stopped.
+/// Closes every connection and waits for its end, at most `drain`. `accepting` yields the connections
+/// of each listener once that has stopped.
 pub(crate) async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
     let limit = hub.config.load().server.timeouts.drain;
     let count = hub.registry.len();
-    info!(connections = count, ?limit, "draining");
+    info!(connections = count, ?limit, "draining connections");
     let mut connections = Vec::new();
     while let Some(accepted) = accepting.join_next().await {
         connections.extend(accepted.ok());
@@ -38,14 +39,14 @@ pub(crate) async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
     });
     if drained.await.is_err() {
         let left: usize = connections.iter().map(JoinSet::len).sum();
-        warn!(connections = left, "not all connections ended in time; they are cut");
+        warn!(connections = left, "drain time is over; remaining connections are cut");
     }
 }
 
-/// Closes the connections in even steps within `window`, and then those that come. Does not end.
+/// Closes all connections in even steps within `window`, then new ones. Does not return.
 async fn close_all(hub: &Hub, window: Duration) {
     let spread = hub.config.load().server.timeouts.retry_spread;
-    // In the order of their ids, which are random.
+    // Ordered by id, which is random.
     let mut peers = Vec::new();
     hub.registry.for_each(|peer| peers.push(peer.clone()));
     let step = step(peers.len(), window);
@@ -53,20 +54,21 @@ async fn close_all(hub: &Hub, window: Duration) {
         let rest = peers.len().saturating_sub(step);
         peers.drain(rest..).for_each(|peer| close(&peer, spread));
         if rest > 0 {
-            sleep(PACE).await;
+            sleep(STEP_INTERVAL).await;
         }
     }
     loop {
-        // Again and again: a connection whose handshake was under way has come since.
+        // Repeatedly: handshakes that were in progress add connections.
         hub.registry.for_each(|peer| close(peer, spread));
-        sleep(PACE).await;
+        sleep(STEP_INTERVAL).await;
     }
 }
 
-/// How many connections are closed at a time.
+/// Returns how many connections one step closes.
 fn step(count: usize, window: Duration) -> usize {
-    let steps = usize::try_from(window.as_millis() / PACE.as_millis()).unwrap_or(usize::MAX);
-    count.div_ceil(steps.max(1)).max(AT_ONCE)
+    let steps =
+        usize::try_from(window.as_millis() / STEP_INTERVAL.as_millis()).unwrap_or(usize::MAX);
+    count.div_ceil(steps.max(1)).max(MIN_STEP)
 }
 
 fn close(peer: &Peer, spread: Duration) {
@@ -74,30 +76,30 @@ fn close(peer: &Peer, spread: Duration) {
         return;
     }
     let reason = CloseReason::host(CloseCode::AWAY, "server shutting down");
-    let retry_after = (!spread.is_zero()).then(|| at_random(spread));
-    // One that is closing already is as good.
+    let retry_after = (!spread.is_zero()).then(|| random_delay(spread));
+    // Fails only for a connection that is already closing.
     peer.outbox.close(CloseReason { retry_after, ..reason }).ok();
 }
 
-/// A time between none and `spread`.
-fn at_random(spread: Duration) -> Duration {
-    // The low half of a uuid is 62 random bits under two fixed ones.
+/// Returns a random time between zero and `spread`.
+fn random_delay(spread: Duration) -> Duration {
+    // The low half of a UUID has 62 random bits.
     let (_, low) = Uuid::new_v4().as_u64_pair();
     let share = (low & u64::from(u32::MAX)) as f64 / f64::from(u32::MAX);
     spread.mul_f64(share)
 }
 
-/// Between two steps.
-const PACE: Duration = Duration::from_millis(50);
-/// So many are closed in one step even if there is time for more of them.
-const AT_ONCE: usize = 10;
+/// Time between two steps.
+const STEP_INTERVAL: Duration = Duration::from_millis(50);
+/// Smallest step, even where the window has time for smaller ones.
+const MIN_STEP: usize = 10;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn steps_fill_the_window_and_few_connections_go_at_once() {
+    fn steps_fill_the_window_and_have_a_minimum_size() {
         for (count, millis, expected) in [
             (0, 5000, 10),
             (9, 5000, 10),
@@ -112,9 +114,9 @@ mod tests {
     }
 
     #[test]
-    fn times_to_come_back_are_spread_evenly() {
+    fn retry_delays_are_spread_evenly() {
         let spread = Duration::from_secs(10);
-        let times: Vec<Duration> = (0..10_000).map(|_| at_random(spread)).collect();
+        let times: Vec<Duration> = (0..10_000).map(|_| random_delay(spread)).collect();
         for second in 0..10 {
             let within = |time: &&Duration| time.as_secs() == second;
             let count = times.iter().filter(within).count();

@@ -1,8 +1,8 @@
-//! The log: where it goes, in which form, and how a plugin's lines enter it.
+//! The log: destination, format and escaping.
 //!
-//! One event is one line, whatever peers and plugins put into it: what could end a line, move a cursor or turn text around is
-//! written as an escape, here and nowhere else. What is logged at all is up to each place; no library that the host uses
-//! has a voice of its own in it, because some print what they carry: with `RUST_LOG=trace`, tungstenite every payload.
+//! One event is one line, whatever text clients and plugins put into it: line feeds, terminal control
+//! sequences and invisible characters are escaped here and nowhere else. Libraries that log through
+//! the crate `log` are left out: with `RUST_LOG=trace`, tungstenite would print every payload.
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -15,20 +15,21 @@ use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
-/// How a line of the log looks.
+/// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line, for programs.
+    /// One JSON object per line, for programs.
     Json,
 }
 
-/// Starts the log, on standard error. `RUST_LOG` says what of it (`info` by default), e.g. `plugsocket=debug`.
+/// Starts the log on standard error. `RUST_LOG` sets the level (default `info`), for example
+/// `plugsocket=debug`.
 ///
 /// # Errors
-/// `RUST_LOG` cannot be read.
+/// `RUST_LOG` cannot be parsed.
 pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
     let filter = match std::env::var("RUST_LOG") {
         Ok(directives) if !directives.is_empty() => directives.parse()?,
@@ -36,10 +37,11 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // What cannot be written (a full disk, a pipe that nobody reads) is lost: to say so on the same standard error would panic.
+        // Lines that cannot be written (full disk, closed pipe) are lost: reporting that on the same
+        // standard error would panic.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
-    // Not `init`: it would let in what libraries write through the crate `log`. A second start changes nothing.
+    // Not `init`, which would also install the adapter for the crate `log`. A second start has no effect.
     drop(match format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
@@ -54,7 +56,7 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
     Ok(())
 }
 
-/// `message key=value key=value`.
+/// Writes one field of `message key=value key=value`.
 fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Result {
     if field.name() != "message" {
         write!(to, "{}=", field.name())?;
@@ -62,10 +64,10 @@ fn write_field(to: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> fmt::Re
     write!(Escaped(to), "{value:?}")
 }
 
-/// Whether a character could make one line look like another, or one name like another: control characters (C0, DEL, C1), line
-/// separators, marks that turn the direction of text around, and what is not seen: Unicode's Default_Ignorable_Code_Point, the
-/// annotations and the empty Braille pattern. Joiners and variation selectors are among them: a name that is two names is worse than
-/// an emoji in pieces.
+/// Returns whether a character could forge a log line or make two names look alike: control
+/// characters (C0, DEL, C1), line separators, direction marks, and invisible characters (Unicode's
+/// Default_Ignorable_Code_Point, annotations, the empty Braille pattern). Joiners and variation
+/// selectors are included: two names that look alike are worse than a split emoji.
 fn is_hidden(c: char) -> bool {
     c.is_control()
         || matches!(
@@ -78,15 +80,15 @@ fn is_hidden(c: char) -> bool {
         || matches!(c, '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}')
 }
 
-/// Text as it stands in a line of the log: for tables and sentences on a terminal.
+/// Escapes text as the log does, for output on a terminal.
 pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    // Writing to a String does not fail.
+    // Writing to a String never fails.
     let _infallible = Escaped(&mut escaped).write_str(text);
     escaped
 }
 
-/// Writes text with escapes, as in a Rust string.
+/// Writes text with the escapes of a Rust string.
 struct Escaped<W>(W);
 
 impl<W: fmt::Write> fmt::Write for Escaped<W> {
@@ -105,8 +107,7 @@ impl<W: fmt::Write> fmt::Write for Escaped<W> {
     }
 }
 
-/// Writes lines of JSON, in which only the line's end is a control character below 0x80; the others are escaped as JSON has it.
-/// They can only be in strings.
+/// Writes lines of JSON and escapes hidden characters as JSON does; they occur only in strings.
 struct JsonLines<W>(W);
 
 impl<W: Write> Write for JsonLines<W> {
@@ -120,7 +121,7 @@ impl<W: Write> Write for JsonLines<W> {
         for c in String::from_utf8_lossy(line).chars() {
             if c != '\n' && is_hidden(c) {
                 for unit in c.encode_utf16(&mut [0; 2]) {
-                    // Writing to a String does not fail.
+                    // Writing to a String never fails.
                     let _infallible = write!(escaped, "\\u{unit:04x}");
                 }
             } else {
@@ -141,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_that_is_not_seen_is_left_as_it_is() {
+    fn invisible_characters_are_escaped() {
         // Default_Ignorable_Code_Point of Unicode 16, as ranges.
         for range in [
             0xad..=0xad,
@@ -170,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_forge_a_line_is_escaped_and_nothing_else_is() {
+    fn characters_that_could_forge_a_line_are_escaped_and_no_others() {
         for (text, as_text, as_json) in [
             (
                 "plain ä 字 \u{1f600} \\ \"",

@@ -1,7 +1,7 @@
-//! What the service manager is told, and what it hands over: notifications, the heartbeat, sockets that it opened.
+//! systemd integration: readiness notifications, watchdog heartbeat and socket activation.
 //!
-//! Without systemd (`NOTIFY_SOCKET`, `LISTEN_FDS` are not set) all of this does nothing. A failure here never keeps the host
-//! from serving. What the words mean: `sd_notify(3)`, `sd_listen_fds(3)`.
+//! Does nothing where `NOTIFY_SOCKET` and `LISTEN_FDS` are not set. A failure here never stops the
+//! host from serving. See `sd_notify(3)` and `sd_listen_fds(3)`.
 
 use std::ffi::OsStr;
 use std::io;
@@ -20,32 +20,34 @@ use tracing::{debug, warn};
 use crate::net::listener::{Layer, Listener};
 use crate::supervisor::Change;
 
-/// Serving.
+/// Reports that the host serves.
 pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
-/// Reading the configuration again; ends with [`ready`].
+/// Reports that a reload has begun; [`ready`] ends it.
 pub(crate) fn reloading() {
     match NotifyState::monotonic_usec_now() {
         Ok(now) => notify(&[
             NotifyState::Reloading,
             now,
-            NotifyState::Status("reading the configuration again"),
+            NotifyState::Status("reloading the configuration"),
         ]),
-        // Without the time systemd would wait for it in vain.
-        Err(error) => debug!(%error, "no clock for the service manager"),
+        // systemd rejects a reload notification without a timestamp.
+        Err(error) => {
+            debug!(%error, "cannot read the monotonic clock; reload not reported to systemd")
+        }
     }
 }
 
-/// Draining.
+/// Reports that the host drains its connections.
 pub(crate) fn stopping(connections: usize) {
     let status = format!("stopping; {connections} connections are being closed");
     notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
 }
 
-/// Tells twice per `WATCHDOG_USEC` that the host lives, and only if the supervisor has just answered: it has a place in its
-/// queue like everybody else. A supervisor that is stuck ends the heartbeat, and systemd the host.
+/// Sends the heartbeat twice per `WATCHDOG_USEC`, each time only after the supervisor has answered an
+/// inquiry in its queue. If the supervisor hangs, the heartbeat stops and systemd restarts the host.
 pub(crate) async fn heartbeat(changes: mpsc::Sender<Change>) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         return;
@@ -64,45 +66,48 @@ pub(crate) async fn heartbeat(changes: mpsc::Sender<Change>) {
     }
 }
 
-fn notify(words: &[NotifyState<'_>]) {
+fn notify(states: &[NotifyState<'_>]) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
-    let text: String = words.iter().map(|word| format!("{word}\n")).collect();
+    let text: String = states.iter().map(|state| format!("{state}\n")).collect();
     if let Err(error) = send(&socket, text.as_bytes()) {
-        warn!(%error, "the service manager cannot be told");
+        warn!(%error, "sd_notify failed");
     }
 }
 
-/// One datagram, to a socket file or to an abstract socket (`@name`), which the crate's own sender takes for a file.
+/// Sends one datagram to a socket file or an abstract socket (`@name`); the crate's own sender does
+/// not support abstract sockets.
 fn send(socket: &OsStr, text: &[u8]) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
         _ => SocketAddr::from_pathname(socket)?,
     };
     let sender = UnixDatagram::unbound()?;
-    // Rather untold than a host that waits for its manager.
+    // A lost notification is better than a host that blocks on systemd.
     sender.set_nonblocking(true)?;
     sender.send_to_addr(text, &address).map(drop)
 }
 
-/// Sockets that were open when the program began.
+/// Sockets that systemd passed to the process.
 pub(crate) struct Inherited {
     sockets: ListenFd,
-    /// `FileDescriptorName` of each; may be fewer.
+    /// `FileDescriptorName` of each socket; may be shorter.
     names: Vec<String>,
 }
 
 impl Inherited {
-    /// Takes them out of the environment, so that no child process believes that they are its own. Before there are threads.
+    /// Takes the sockets and removes them from the environment, so that child processes do not use
+    /// them. Must run before other threads start.
     pub(crate) fn take() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
         let names = names.split(':').map(ToOwned::to_owned).collect();
         Self { sockets: ListenFd::from_env(), names }
     }
 
-    /// Makes listeners of them, for TLS of those that are named `tls`; none without socket activation.
+    /// Turns the sockets into listeners, with TLS for those with the name `tls`. Empty without socket
+    /// activation.
     ///
     /// # Errors
-    /// One of them is no listening stream socket, TCP or Unix. `Display` says which.
+    /// One of the sockets is not a listening TCP or Unix stream socket.
     pub(crate) fn listeners(mut self) -> io::Result<Vec<Listener>> {
         let count = self.sockets.len();
         let layer = |index: usize| match self.names.get(index) {

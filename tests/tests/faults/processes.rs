@@ -131,7 +131,7 @@ async fn a_second_sigterm_does_not_cut_the_drain_short() {
         clients.push(host.connect("/count").await);
     }
     host.signal("TERM");
-    host.wait_for_log("the drain", |line| line.message() == "draining").await;
+    host.wait_for_log("the drain", |line| line.message() == "draining connections").await;
     host.signal("TERM");
     for mut client in clients {
         client.expect_close_packet(1001).await;

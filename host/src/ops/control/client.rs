@@ -1,4 +1,4 @@
-//! The command line's side of the control socket: asks one thing, prints the answer, and ends with a code.
+//! The client side of the control socket: sends one request, prints the answer and returns an exit code.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,14 +9,14 @@ use clap::{Args, Subcommand};
 
 use super::protocol::{
     CertificateReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
-    PluginReport, StatusReport,
+    GenerationReport, PluginReport, StatusReport,
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::ops::logging::escaped;
 use crate::plugin::trial::Trial;
 
-/// Commands that a running host answers.
+/// Commands that the running host answers.
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Ask {
     /// Show what the running host serves.
@@ -24,34 +24,34 @@ pub(crate) enum Ask {
     /// Show or change the plugins of the running host.
     #[command(subcommand)]
     Plugin(AskPlugin),
-    /// Let the running host read the configuration again.
+    /// Make the running host read the configuration again.
     Reload,
-    /// Show or close connections of the running host.
+    /// List or close connections of the running host.
     Connections(AskConnections),
-    /// Let the running host close its connections and end, as SIGTERM does.
+    /// Drain the connections of the running host and stop it, as SIGTERM does.
     Drain,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum AskPlugin {
-    /// All plugins: those in the folder and those that run.
+    /// List all plugins: in the folder and running.
     List(OutputFormat),
-    /// Load the library again, even if it is the same, and let it take over with its state.
+    /// Load the library again, even if unchanged, and hand the state over.
     Reload { name: String },
-    /// Let a library that served before take over again, with the state. `plugin list` shows what is kept.
+    /// Replace the library by one that served before, with the state. `plugin list` shows those kept.
     Rollback {
         name: String,
-        /// Its number; without it, the one before the active one.
+        /// Generation number; default: the one before the active generation.
         generation: Option<u64>,
-        /// Without the state: connections stay, the application sees them open again.
+        /// Discard the state; connections stay open and the application sees them open again.
         #[arg(long)]
         fresh: bool,
     },
-    /// Close the resources of a plugin until it is enabled again, or the host starts again.
+    /// Close the resources of a plugin until it is enabled or the host restarts.
     Disable { name: String },
     /// Serve the resources of a disabled plugin again.
     Enable { name: String },
-    /// Try a library in a process of its own: open it, start it, let it take over a state. Needs no host.
+    /// Try a library in a child process: open it, start it, restore a state. Needs no running host.
     Check(Trial),
 }
 
@@ -59,7 +59,7 @@ pub(crate) enum AskPlugin {
 pub(crate) struct AskConnections {
     #[command(subcommand)]
     action: Option<AskConnection>,
-    /// Only those of one resource.
+    /// List only connections of this resource.
     #[arg(long, value_name = "PATH")]
     resource: Option<String>,
     #[command(flatten)]
@@ -68,34 +68,34 @@ pub(crate) struct AskConnections {
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum AskConnection {
-    /// Close one, by the uuid that the list shows.
+    /// Close one connection, by the uuid that the list shows.
     Close { uuid: String },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
 pub(crate) struct OutputFormat {
-    /// One JSON value instead of a table.
+    /// Print one JSON value instead of a table.
     #[arg(long)]
     json: bool,
 }
 
-/// How a command ended, as its exit code: 0 done, 1 refused, 3 no host answers.
+/// Reasons for which the host was not asked, or its answer is unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("no host answers on {}; is it running, with this --config?", path.display())]
+    #[error("no host answers on {}; check that it runs with this --config", path.display())]
     NoHost {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
-    #[error("the host's answer cannot be read")]
+    #[error("cannot parse the answer of the host")]
     Answer(#[source] serde_json::Error),
 }
 
 impl AskError {
-    /// The exit code.
+    /// Returns the exit code: 3 if no host answers, else 1.
     pub(crate) fn code(&self) -> ExitCode {
         match self {
             Self::NoHost { .. } => ExitCode::from(3),
@@ -104,18 +104,18 @@ impl AskError {
     }
 }
 
-/// What to print, and the code to end with.
-pub(crate) struct Outcome {
+/// The text to print, and whether the command succeeded.
+pub(crate) struct CommandOutput {
     pub(crate) text: String,
     pub(crate) is_done: bool,
 }
 
 impl Ask {
-    /// Asks the host that runs with this configuration.
+    /// Sends the command to the host that runs with this configuration.
     ///
     /// # Errors
-    /// No host answers, or not in a way that can be read.
-    pub(crate) fn run(self, config: &Path) -> Result<Outcome, AskError> {
+    /// No host answers, or the answer cannot be parsed.
+    pub(crate) fn run(self, config: &Path) -> Result<CommandOutput, AskError> {
         let (request, form) = self.request();
         let answer = ask(config, &request)?;
         Ok(print(answer, form))
@@ -138,7 +138,7 @@ impl Ask {
             Self::Plugin(AskPlugin::Enable { name }) => {
                 (ControlRequest::PluginEnable { plugin: name }, TABLE)
             }
-            Self::Plugin(AskPlugin::Check(_)) => unreachable!("no question to a host"),
+            Self::Plugin(AskPlugin::Check(_)) => unreachable!("needs no running host"),
             Self::Reload => (ControlRequest::Reload {}, TABLE),
             Self::Connections(AskConnections { action, resource, form }) => match action {
                 Some(AskConnection::Close { uuid }) => (ControlRequest::Close { uuid }, TABLE),
@@ -149,11 +149,11 @@ impl Ask {
     }
 }
 
-/// What the files would change for the running host.
+/// Asks what applying the files would change in the running host.
 ///
 /// # Errors
-/// As [`Ask::run`].
-pub(crate) fn difference(config: &Path, json: bool) -> Result<Outcome, AskError> {
+/// See [`Ask::run`].
+pub(crate) fn difference(config: &Path, json: bool) -> Result<CommandOutput, AskError> {
     let answer = ask(config, &ControlRequest::Diff {})?;
     Ok(print(answer, OutputFormat { json }))
 }
@@ -170,7 +170,7 @@ fn ask(config: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskErro
     serde_json::from_str(&answer).map_err(AskError::Answer)
 }
 
-fn print(answer: ControlAnswer, form: OutputFormat) -> Outcome {
+fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
     let is_done = !matches!(answer, ControlAnswer::Refused(_));
     let text = match answer {
         ControlAnswer::Done(text) | ControlAnswer::Refused(text) => escaped(&text),
@@ -183,7 +183,7 @@ fn print(answer: ControlAnswer, form: OutputFormat) -> Outcome {
         ControlAnswer::Connections(connections) => print_connections(&connections),
         ControlAnswer::Diff(difference) => print_difference(&difference),
     };
-    Outcome { text: text.trim_end().to_owned(), is_done }
+    CommandOutput { text: text.trim_end().to_owned(), is_done }
 }
 
 fn print_status(status: &StatusReport) -> String {
@@ -251,7 +251,7 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
     let rows: Vec<Vec<String>> = plugins
         .iter()
         .map(|plugin| {
-            let of = |text: fn(&super::protocol::GenerationReport) -> String| {
+            let of = |text: fn(&GenerationReport) -> String| {
                 plugin.generation.as_ref().map_or("-".to_owned(), text)
             };
             vec![
@@ -332,6 +332,6 @@ fn print_difference(difference: &DifferenceReport) -> String {
         ("server", &difference.server_keys),
         ("needs a restart", &difference.needs_restart),
     ];
-    let told = lines.into_iter().filter(|(_, names)| !names.is_empty());
-    told.map(|(what, names)| format!("{what}: {}\n", escaped(&names.join(", ")))).collect()
+    let shown = lines.into_iter().filter(|(_, names)| !names.is_empty());
+    shown.map(|(what, names)| format!("{what}: {}\n", escaped(&names.join(", ")))).collect()
 }

@@ -1,8 +1,8 @@
-//! The operator's way in: a Unix socket on which one line is asked and one is answered.
+//! The control socket: a Unix socket on which an operator sends one JSON request and gets one answer.
 //!
-//! Only who runs the host may use it, and root: the socket is theirs alone (0600), and the system says who is at the other end.
-//! What only looks is answered from what everybody may see, so it is answered while a reload takes its time; what changes
-//! something is an order to the supervisor, in the queue with all other changes.
+//! Only the host's user and root may use it: the socket has mode 0600, and the peer's credentials
+//! are checked. Queries are answered from published state, also during a long reload. Commands that
+//! change something enter the supervisor's queue with all other changes.
 
 pub(crate) mod client;
 pub(crate) mod protocol;
@@ -21,11 +21,10 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::protocol::{ControlAnswer, ControlRequest};
-use crate::error::chain;
 use crate::fs::owner_only;
 use crate::hub::Hub;
 use crate::plugin::lane::handover::Succession;
@@ -33,31 +32,29 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
 use crate::supervisor::{Change, OperatorCommand};
 
-/// The control socket, and the lock that keeps other hosts away from it. The lock ends with the process, however it ends.
+/// The control socket, and the lock that reserves its path for this process.
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
-    /// Who may ask, besides root.
+    /// User id that may send requests, besides root.
     owner: u32,
-    /// What lies at `path`, as long as nobody has removed it.
-    socket: Mark,
-    lock: File,
+    /// Device and inode of the socket.
+    socket: (u64, u64),
+    /// The system releases it when the process ends, however it ends.
+    _lock: File,
 }
 
-/// Device and inode of a file.
-type Mark = (u64, u64);
-
-/// Why there is no control socket.
+/// Reasons for which the control socket or `state_dir` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ControlError {
-    #[error("another host uses {} (server.control); two hosts need two", .0.display())]
+    #[error("another host uses {} (server.control); give each host a path of its own", .0.display())]
     Taken(PathBuf),
-    #[error("another host keeps its state in {} (server.state_dir); two hosts need two", .0.display())]
+    #[error("another host keeps its state in {} (server.state_dir); give each host a folder of its own", .0.display())]
     StateTaken(PathBuf),
-    #[error("{} (server.control) is no socket; remove it or name another path", .0.display())]
+    #[error("{} (server.control) exists and is not a socket; remove it or set another path", .0.display())]
     NoSocket(PathBuf),
-    #[error("cannot make the socket {} (server.control)", path.display())]
+    #[error("cannot create the socket {} (server.control)", path.display())]
     Socket {
         path: PathBuf,
         #[source]
@@ -66,14 +63,14 @@ pub(crate) enum ControlError {
 }
 
 impl Control {
-    /// Opens the socket. One that a host left that does not run any more is replaced.
+    /// Opens the socket, and replaces one that a host left behind when it was killed.
     ///
     /// # Errors
-    /// Another host runs on it, or it cannot be made.
+    /// Another host uses it, or it cannot be created.
     pub(crate) fn open(path: &Path) -> Result<Self, ControlError> {
         let failed = |source| ControlError::Socket { path: path.to_owned(), source };
         if let Some(folder) = path.parent() {
-            // A socket of `listen` may lie there as well, so others may look in.
+            // 0755: a socket of `listen` may be in the same folder.
             DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
         }
         let lock = lock(&lock_file(path)).map_err(|error| match error {
@@ -88,66 +85,33 @@ impl Control {
         let listener = UnixListener::bind(path).map_err(failed)?;
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed)?;
         let meta = fs::metadata(path).map_err(failed)?;
-        let (owner, socket) = (meta.uid(), mark(&meta));
-        Ok(Self { listener, path: path.to_owned(), owner, socket, lock })
+        let (owner, socket) = (meta.uid(), (meta.dev(), meta.ino()));
+        Ok(Self { listener, path: path.to_owned(), owner, socket, _lock: lock })
     }
 
-    /// Answers until it is aborted.
-    pub(crate) async fn serve(mut self, context: ControlContext) {
+    /// Answers requests until the task is aborted.
+    pub(crate) async fn serve(self, context: ControlContext) {
         let context = Arc::new(context);
-        let mut asking = JoinSet::new();
-        let mut look = interval(LOOK);
-        let (mut was_refused, mut was_gone) = (false, false);
+        let mut requests = JoinSet::new();
+        let mut has_failed = false;
         loop {
             tokio::select! {
                 accepted = self.listener.accept() => match accepted {
                     Ok((stream, _)) if self.admits(&stream) => {
-                        was_refused = false;
-                        asking.spawn(answer_one(stream, context.clone()));
+                        has_failed = false;
+                        requests.spawn(answer_one(stream, context.clone()));
                     }
-                    Ok(_) => warn!("somebody else asked on the control socket and was not answered"),
+                    Ok(_) => warn!("control request rejected: peer is neither the host's user nor root"),
                     Err(error) => {
-                        if !std::mem::replace(&mut was_refused, true) {
-                            warn!(%error, "cannot accept on the control socket; tried again and again");
+                        if !std::mem::replace(&mut has_failed, true) {
+                            warn!(%error, "cannot accept on the control socket; retrying");
                         }
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
                 },
-                _ = look.tick() => was_gone = self.come_back(was_gone),
-                Some(_) = asking.join_next() => {}
+                Some(_) = requests.join_next() => {}
             }
         }
-    }
-
-    /// Makes the socket anew if somebody has removed it; true if it is gone and cannot be made, which is said once.
-    fn come_back(&mut self, was_gone: bool) -> bool {
-        if marked(&self.path).is_some() {
-            // Ours, or another host's by now: then somebody has removed the lock as well, and has said what he wants.
-            return false;
-        }
-        match self.reopen() {
-            Ok(()) => {
-                warn!(path = %self.path.display(), "the control socket had been removed; it is there again");
-                false
-            }
-            Err(error) => {
-                if !was_gone {
-                    warn!(error = chain(&error), "the control socket has been removed");
-                }
-                true
-            }
-        }
-    }
-
-    fn reopen(&mut self) -> Result<(), ControlError> {
-        let own = self.lock.metadata().ok().map(|meta| mark(&meta));
-        if own == marked(&lock_file(&self.path)) {
-            // Let go for a moment, so that there is one way only to open it. Nothing else can be open that would notice.
-            self.lock.unlock().ok();
-        }
-        let path = self.path.clone();
-        *self = Self::open(&path)?;
-        Ok(())
     }
 
     fn admits(&self, stream: &UnixStream) -> bool {
@@ -157,25 +121,26 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // Another host's by now is not this one's to remove.
-        if marked(&self.path) == Some(self.socket) {
+        // The path may belong to another process by now.
+        let is_own = |meta: fs::Metadata| (meta.dev(), meta.ino()) == self.socket;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_own) {
             drop(fs::remove_file(&self.path));
         }
     }
 }
 
-/// Keeps other hosts away from `state_dir` for as long as this process holds it: two would write over each other's states, and have
-/// different things under the same number. None where there can be no such folder; whoever wants to write there says so.
+/// Locks `state_dir` for as long as the returned file is open: two hosts would overwrite each
+/// other's snapshots and use the same generation numbers. `None` if the folder is not writable.
 ///
 /// # Errors
-/// Another host has it.
-pub(crate) fn claim_state(state_dir: &Path) -> Result<Option<File>, ControlError> {
+/// Another host holds the lock.
+pub(crate) fn lock_state_dir(state_dir: &Path) -> Result<Option<File>, ControlError> {
     drop(owner_only::folder(state_dir));
     match lock(&state_dir.join("lock")) {
         Ok(lock) => Ok(Some(lock)),
         Err(TryLockError::WouldBlock) => Err(ControlError::StateTaken(state_dir.to_owned())),
         Err(TryLockError::Error(error)) => {
-            warn!(%error, path = %state_dir.display(), "server.state_dir cannot be written: nothing outlives this host");
+            warn!(%error, path = %state_dir.display(), "server.state_dir is not writable; snapshots and rollback are disabled");
             Ok(None)
         }
     }
@@ -185,35 +150,25 @@ fn lock_file(socket: &Path) -> PathBuf {
     socket.with_extension("lock")
 }
 
-/// Others who could open the file could hold the lock, and keep every host from starting.
+/// Creates the file for the host's user alone: anyone who can open it can hold the lock.
 fn lock(path: &Path) -> Result<File, TryLockError> {
     let file = owner_only::file(path).map_err(TryLockError::Error)?;
     file.try_lock()?;
     Ok(file)
 }
 
-fn mark(meta: &fs::Metadata) -> Mark {
-    (meta.dev(), meta.ino())
-}
-
-fn marked(path: &Path) -> Option<Mark> {
-    fs::symlink_metadata(path).ok().map(|meta| mark(&meta))
-}
-
-/// How soon it is noticed that the socket has gone.
-const LOOK: Duration = Duration::from_secs(1);
-
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// From connecting to a whole request.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Time limit for a request, and for its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest request, in bytes.
 const MAX_REQUEST: u64 = 64 * 1024;
 
-/// What answers need.
+/// The parts of the host that answers need.
 #[derive(Debug)]
 pub(crate) struct ControlContext {
     pub(crate) hub: Arc<Hub>,
     pub(crate) changes: mpsc::Sender<Change>,
-    /// Told when the host is to drain and end.
+    /// Requests that the host drains and stops.
     pub(crate) drain: mpsc::Sender<()>,
 }
 
@@ -221,17 +176,17 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
     let mut stream = BufReader::new(stream);
     let mut line = Vec::new();
     let read = async { (&mut stream).take(MAX_REQUEST).read_until(b'\n', &mut line).await };
-    if !matches!(timeout(PATIENCE, read).await, Ok(Ok(1..))) {
+    if !matches!(timeout(REQUEST_TIMEOUT, read).await, Ok(Ok(1..))) {
         return;
     }
     let answer = match serde_json::from_slice(&line) {
         Ok(request) => context.answer(request).await,
-        Err(error) => ControlAnswer::Refused(format!("the request cannot be read: {error}")),
+        Err(error) => ControlAnswer::Refused(format!("invalid request: {error}")),
     };
     let Ok(mut text) = serde_json::to_vec(&answer) else { return };
     text.push(b'\n');
-    // Who does not wait for the answer goes without.
-    drop(timeout(PATIENCE, stream.get_mut().write_all(&text)).await);
+    // The peer may have left.
+    drop(timeout(REQUEST_TIMEOUT, stream.get_mut().write_all(&text)).await);
 }
 
 impl ControlContext {
@@ -244,38 +199,38 @@ impl ControlContext {
             }
             ControlRequest::Close { uuid } => self.close(&uuid),
             ControlRequest::Diff {} => report::difference(self.hub.clone()).await,
-            ControlRequest::Reload {} => self.order(OperatorCommand::Configuration).await,
+            ControlRequest::Reload {} => self.command(OperatorCommand::Configuration).await,
             ControlRequest::PluginReload { plugin } => {
-                self.order(OperatorCommand::Reload(plugin)).await
+                self.command(OperatorCommand::Reload(plugin)).await
             }
             ControlRequest::PluginDisable { plugin } => {
-                self.order(OperatorCommand::Disable(plugin)).await
+                self.command(OperatorCommand::Disable(plugin)).await
             }
             ControlRequest::PluginEnable { plugin } => {
-                self.order(OperatorCommand::Enable(plugin)).await
+                self.command(OperatorCommand::Enable(plugin)).await
             }
             ControlRequest::PluginRollback { plugin, generation, fresh } => {
                 let succession = if fresh { Succession::Stranger } else { Succession::Heir };
-                self.order(OperatorCommand::RollBack { plugin, generation, succession }).await
+                self.command(OperatorCommand::RollBack { plugin, generation, succession }).await
             }
             ControlRequest::Drain {} => {
-                info!("asked to drain");
-                // A second one changes nothing.
+                info!("drain requested on the control socket");
+                // A second request changes nothing.
                 self.drain.try_send(()).ok();
-                ControlAnswer::Done("the host drains and ends".to_owned())
+                ControlAnswer::Done("the host drains its connections and stops".to_owned())
             }
         }
     }
 
-    async fn order(&self, order: OperatorCommand) -> ControlAnswer {
+    async fn command(&self, command: OperatorCommand) -> ControlAnswer {
         let (done, outcome) = oneshot::channel();
-        if self.changes.send(Change::Order(order, done)).await.is_err() {
-            return ControlAnswer::Refused("the host is going down".to_owned());
+        if self.changes.send(Change::Order(command, done)).await.is_err() {
+            return ControlAnswer::Refused("the host is stopping".to_owned());
         }
         match outcome.await {
             Ok(Ok(text)) => ControlAnswer::Done(text),
             Ok(Err(text)) => ControlAnswer::Refused(text),
-            Err(_) => ControlAnswer::Refused("the host is going down".to_owned()),
+            Err(_) => ControlAnswer::Refused("the host is stopping".to_owned()),
         }
     }
 
@@ -286,8 +241,8 @@ impl ControlContext {
         let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
         match peer.map(|peer| peer.outbox.close(reason)) {
             Some(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
-            Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is closing already")),
-            None => ControlAnswer::Refused(format!("nobody is connected as {uuid}")),
+            Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
+            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid}")),
         }
     }
 }

@@ -1,9 +1,12 @@
-//! What host and command line say to each other on the control socket: one JSON line each way. docs/operating.md describes it for others.
+//! Requests and answers on the control socket, one JSON line each. docs/reference/command-line.md
+//! describes them for other programs.
 
 use serde::{Deserialize, Serialize};
 
-/// What is asked: `{"do":"plugin-reload","plugin":"chat"}`. A key too many is refused, for it may be what makes the request
-/// harmless; where there is nothing to say the braces see to that, as serde passes over all keys of a unit variant.
+/// A request, such as `{"do":"plugin-reload","plugin":"chat"}`.
+///
+/// Unknown keys are refused: one of them might have limited the request. Variants without keys have
+/// braces because serde ignores unknown keys of a unit variant.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ControlRequest {
@@ -29,17 +32,17 @@ pub(crate) enum ControlRequest {
     },
     PluginRollback {
         plugin: String,
-        /// None: the one before the active one.
+        /// `None`: the generation before the active one.
         #[serde(default)]
         generation: Option<u64>,
-        /// Without the state.
+        /// Discards the state.
         #[serde(default)]
         fresh: bool,
     },
     Drain {},
 }
 
-/// What is answered: `{"answer":"done","data":"…"}`.
+/// An answer, such as `{"answer":"done","data":"…"}`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "data", rename_all = "kebab-case")]
 pub(crate) enum ControlAnswer {
@@ -47,9 +50,9 @@ pub(crate) enum ControlAnswer {
     Plugins(Vec<PluginReport>),
     Connections(Vec<ConnectionReport>),
     Diff(DifferenceReport),
-    /// It was done; a sentence.
+    /// The command succeeded; one sentence.
     Done(String),
-    /// It was not done, and nothing changed; why.
+    /// The command failed and changed nothing; the reason.
     Refused(String),
 }
 
@@ -60,7 +63,7 @@ pub(crate) struct StatusReport {
     pub(crate) uptime_seconds: u64,
     pub(crate) config: String,
     pub(crate) connections: usize,
-    /// What TLS listeners serve.
+    /// Certificates of the TLS listeners.
     #[serde(default)]
     pub(crate) certificates: Vec<CertificateReport>,
     pub(crate) resources: Vec<ResourceReport>,
@@ -68,15 +71,15 @@ pub(crate) struct StatusReport {
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct CertificateReport {
-    /// `server.tls.certificates[0]`, or `server.tls.client_ca`: the authorities of clients, which have no names.
+    /// `server.tls.certificates[0]`, or `server.tls.client_ca`, which has no names.
     #[serde(default)]
     pub(crate) key: String,
     pub(crate) file: String,
     pub(crate) names: Vec<String>,
-    /// The last day, `2027-01-31`; of several authorities that of the first to end.
+    /// Last day of validity, `2027-01-31`; of several authorities, the earliest.
     pub(crate) expires: String,
     pub(crate) days_left: u64,
-    /// Why what lies there now is not in service, or what is in service is of no use.
+    /// Why the file is not in use, or why the certificate in use is invalid.
     pub(crate) problem: Option<String>,
 }
 
@@ -84,9 +87,9 @@ pub(crate) struct CertificateReport {
 pub(crate) struct ResourceReport {
     pub(crate) path: String,
     pub(crate) plugin: String,
-    /// Of the instance that serves; None while none does.
+    /// Generation of the serving instance, if one serves.
     pub(crate) generation: Option<u64>,
-    /// Why it is closed, where it is.
+    /// Why the resource is unavailable, if it is.
     pub(crate) closed: Option<String>,
     pub(crate) lane: String,
     #[serde(flatten)]
@@ -95,16 +98,16 @@ pub(crate) struct ResourceReport {
     pub(crate) last_pause_micros: u64,
 }
 
-/// Since the host started, for a plugin the sum of its resources.
+/// Counts since the host started; for a plugin, the sum over its resources.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct CountsReport {
-    /// At this moment.
+    /// Connections now.
     pub(crate) sessions: u64,
     pub(crate) messages: u64,
     pub(crate) refused_messages: u64,
     pub(crate) panics: u64,
     pub(crate) slow_calls: u64,
-    /// To peers that read slowly (`outbox_policy = "drop_oldest"`).
+    /// Messages dropped for slow consumers (`outbox_policy = "drop_oldest"`).
     #[serde(default)]
     pub(crate) dropped_messages: u64,
 }
@@ -112,25 +115,32 @@ pub(crate) struct CountsReport {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PluginReport {
     pub(crate) name: String,
-    /// `active`, `disabled`, `refused` (mapped, but nothing of it runs), `loaded` (runs nothing, as nothing is mapped
-    /// to it any more) or `available` (in the folder, not mapped).
+    /// `active`, `disabled`, `refused` (mapped, but no generation runs), `loaded` (no longer mapped) or
+    /// `available` (in the folder, not mapped).
     pub(crate) state: String,
-    /// Why its newest library was not taken.
+    /// Why the newest library was refused.
     pub(crate) refused: Option<String>,
-    /// The only contents that are loaded (`[plugins.NAME] sha256`), hexadecimal; empty: any.
+    /// Accepted SHA-256 hashes (`[plugins.NAME] sha256`), hexadecimal; empty: any.
     #[serde(default)]
     pub(crate) pinned: Vec<String>,
     pub(crate) generation: Option<GenerationReport>,
-    /// Generations that were replaced, and whose code is still mapped.
+    /// Number of replaced generations; their code stays mapped.
     pub(crate) retired: u64,
-    /// Whether its generation is watched still, and how many were undone since the host started.
-    pub(crate) on_probation: bool,
-    pub(crate) failed_probations: u64,
-    /// What can be rolled back to, the newest first; the active one is among them.
+    #[serde(flatten)]
+    pub(crate) probation: ProbationReport,
+    /// Generations available for rollback, newest first, including the active one.
     pub(crate) kept: Vec<KeptReport>,
     pub(crate) resources: Vec<String>,
     #[serde(flatten)]
     pub(crate) counts: CountsReport,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct ProbationReport {
+    /// Whether the active generation is on probation.
+    pub(crate) on_probation: bool,
+    /// Number of generations that were rolled back since the host started.
+    pub(crate) failed_probations: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -140,12 +150,12 @@ pub(crate) struct GenerationReport {
     pub(crate) hash: String,
     pub(crate) package: String,
     pub(crate) version: String,
-    /// What the author put in; may be empty.
+    /// Build text of the author; may be empty.
     pub(crate) build: String,
     pub(crate) age_seconds: u64,
 }
 
-/// A library that served before.
+/// A generation that is kept for rollback.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct KeptReport {
     pub(crate) number: u64,
@@ -162,7 +172,7 @@ pub(crate) struct ConnectionReport {
     pub(crate) ident: Option<String>,
 }
 
-/// What reading `plugins.toml` and the plugin folder now would change.
+/// What applying `plugins.toml` and the plugin folder now would change.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DifferenceReport {
     pub(crate) added: Vec<String>,
@@ -176,7 +186,7 @@ pub(crate) struct DifferenceReport {
     pub(crate) plugins: Vec<String>,
     pub(crate) server_keys: Vec<String>,
     pub(crate) needs_restart: Vec<String>,
-    /// Plugins whose library is another one than the one that runs.
+    /// Plugins whose library file differs from the running generation.
     pub(crate) swapped: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What is to be seen of a running host: looks at what everybody shares, and asks nobody.
+//! Builds the answers to queries from the state that the host publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use super::protocol::{
     CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
-    GenerationReport, KeptReport, PluginReport, ResourceReport, StatusReport,
+    GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, StatusReport,
 };
 use crate::config::{Config, LaneKind};
 use crate::error::chain;
@@ -28,20 +28,20 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         config: config.path.display().to_string(),
         connections: hub.registry.len(),
         certificates: hub.tls.served().map_or_else(Vec::new, |served| {
-            served.standings().map(|standing| certificate(&standing)).collect()
+            served.standings().map(|status| certificate(&status)).collect()
         }),
         resources: resources.values().map(|served| resource(served, &config)).collect(),
     }
 }
 
-fn certificate(standing: &tls::CertificateStatus<'_>) -> CertificateReport {
+fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
     CertificateReport {
-        key: standing.key(),
-        file: standing.file.display().to_string(),
-        names: standing.names.to_vec(),
-        expires: tls::date(standing.expires),
-        days_left: standing.expires.saturating_sub(tls::now()) / 86_400,
-        problem: standing.problem.as_deref().map(ToOwned::to_owned),
+        key: status.key(),
+        file: status.file.display().to_string(),
+        names: status.names.to_vec(),
+        expires: tls::date(status.expires),
+        days_left: status.expires.saturating_sub(tls::now()) / 86_400,
+        problem: status.problem.as_deref().map(ToOwned::to_owned),
     }
 }
 
@@ -103,12 +103,12 @@ pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
     names.into_iter().map(|name| plugin(name, hub, &config, plugin_statuses.get(name))).collect()
 }
 
-fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&PluginStatus>) -> PluginReport {
+fn plugin(name: &str, hub: &Hub, config: &Config, status: Option<&PluginStatus>) -> PluginReport {
     let served = hub.resources.load();
     let resources: Vec<String> = config.mapped_to(name).map(|(path, _)| path.clone()).collect();
-    let generation = standing.and_then(|standing| standing.generation.as_ref());
+    let generation = status.and_then(|status| status.generation.as_ref());
     let state = match generation {
-        _ if standing.is_some_and(|standing| standing.is_disabled) => "disabled",
+        _ if status.is_some_and(|status| status.is_disabled) => "disabled",
         Some(_) if resources.is_empty() => "loaded",
         Some(_) => "active",
         None if resources.is_empty() => "available",
@@ -117,7 +117,7 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&PluginStatus
     PluginReport {
         name: name.to_owned(),
         state: state.to_owned(),
-        refused: standing.and_then(|standing| standing.refused.clone()),
+        refused: status.and_then(|status| status.refused.clone()),
         pinned: config
             .plugins
             .get(name)
@@ -131,22 +131,24 @@ fn plugin(name: &str, hub: &Hub, config: &Config, standing: Option<&PluginStatus
             build: running.build.clone(),
             age_seconds: age(running.since).as_secs(),
         }),
-        on_probation: standing.is_some_and(|standing| standing.is_on_probation),
-        failed_probations: standing.map_or(0, |standing| standing.failed_probations),
-        kept: standing.map(kept).unwrap_or_default(),
-        retired: standing.map_or(0, |standing| standing.retired),
+        probation: ProbationReport {
+            on_probation: status.is_some_and(|status| status.is_on_probation),
+            failed_probations: status.map_or(0, |status| status.failed_probations),
+        },
+        kept: status.map(kept).unwrap_or_default(),
+        retired: status.map_or(0, |status| status.retired),
         counts: resources.iter().filter_map(|path| served.get(path)).map(|s| counts(s)).sum(),
         resources,
     }
 }
 
-fn kept(standing: &PluginStatus) -> Vec<KeptReport> {
+fn kept(status: &PluginStatus) -> Vec<KeptReport> {
     let kept = |kept: &archive::Kept| KeptReport {
         number: kept.number,
         hash: kept.hash.clone(),
         age_seconds: age(kept.since).as_secs(),
     };
-    standing.kept.iter().map(kept).collect()
+    status.kept.iter().map(kept).collect()
 }
 
 fn age(since: SystemTime) -> Duration {
@@ -172,7 +174,7 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
     found
 }
 
-/// Reads the file and hashes the libraries, off the runtime.
+/// Compares the running host with the files; reads and hashes off the runtime.
 pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
     let compared = run_blocking(move || {
         let old = hub.config.load_full();
@@ -206,7 +208,7 @@ fn difference_of(old: &Config, new: &Config) -> DifferenceReport {
     }
 }
 
-/// Plugins that run, and whose library has another content than what runs.
+/// Returns the running plugins whose library file differs from the running generation.
 fn swapped(config: &Config, plugin_statuses: &BTreeMap<String, PluginStatus>) -> Vec<String> {
     let differs = |name: &&String| {
         let running = plugin_statuses[*name].generation.as_ref();

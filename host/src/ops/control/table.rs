@@ -1,9 +1,11 @@
-//! Tables for people: columns as wide as they must be, two spaces between them. What peers and files are called is written as in
-//! the log: it could be a line of its own, or move a cursor. Pure.
+//! Prints tables: columns as wide as their widest cell, two spaces apart. Pure.
+//!
+//! Cells are escaped as in the log: a name chosen by a client could contain line feeds or terminal
+//! control sequences.
 
 use crate::ops::logging::escaped;
 
-/// Rows under headings; a row may be shorter than the heading.
+/// Formats rows under headings; a row may have fewer cells than there are headings.
 pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let rows: Vec<Vec<String>> =
         rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
@@ -27,7 +29,7 @@ pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// `3 s`, `4 min`, `5 h`, `6 d`: the largest unit that is whole.
+/// Formats a duration in its largest whole unit: `3 s`, `4 min`, `5 h`, `6 d`.
 pub(super) fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

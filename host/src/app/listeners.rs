@@ -1,0 +1,62 @@
+//! Opens the sockets on which the host accepts: those of `listen`, or those that systemd passed.
+
+use std::io;
+
+use tracing::{debug, info};
+
+use super::AppError;
+use crate::config::{Config, Listen};
+use crate::connection::page;
+use crate::net::listener::{Layer, Listener};
+use crate::ops::systemd::Inherited;
+
+/// Opens all listening sockets. Sockets that systemd passed replace `listen`.
+///
+/// # Errors
+/// An address cannot be bound, or a passed socket does not fit the configuration.
+pub(super) async fn open(config: &Config, inherited: Inherited) -> Result<Vec<Listener>, AppError> {
+    let listeners = inherited.listeners().map_err(AppError::Inherited)?;
+    if listeners.is_empty() {
+        return listen(config).await;
+    }
+    for listener in &listeners {
+        let address = listener.address().map_err(AppError::Inherited)?;
+        if listener.is_tls() && config.server.tls.is_none() {
+            let text = format!(
+                "socket {address} has the name tls, but plugins.toml has no [server.tls] with certificates"
+            );
+            return Err(AppError::Inherited(io::Error::other(text)));
+        }
+        info!(address, tls = listener.is_tls(), "listening");
+        debug!("systemd opened the socket; the key listen is not used");
+    }
+    Ok(listeners)
+}
+
+async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
+    let mut listeners = Vec::new();
+    let plain = config.server.listen.iter().map(|address| (address, Layer::Plain));
+    let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
+    for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
+        let failed = |source| AppError::Listen { address: address.clone(), source };
+        let listener = match address {
+            Listen::Tcp { host, port } => Listener::bind_tcp(host, *port, layer).await,
+            Listen::Unix(path) => Listener::bind_unix(path).await,
+        };
+        let listener = listener.map_err(failed)?;
+        let local = listener.address().map_err(failed)?;
+        match listener {
+            Listener::Tcp(..) => info!(address = %local, tls = listener.is_tls(), "listening"),
+            Listener::Unix(_) => info!(address = %local, "listening"),
+        }
+        if config.server.page
+            && listeners.is_empty()
+            && let Listener::Tcp(_, layer) = listener
+        {
+            let scheme = if layer == Layer::Tls { "https" } else { "http" };
+            info!("try it at {scheme}://{local}{}", page::FOLDER);
+        }
+        listeners.push(listener);
+    }
+    Ok(listeners)
+}
