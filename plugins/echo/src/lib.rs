@@ -1,20 +1,21 @@
-//! **echo** sends back what it gets, text and binary, byte for byte. With a configuration it talks a little.
+//! **echo** returns each text or binary message byte for byte. Its configuration can define
+//! answers.
 //!
 //! ```toml
-//! [resources."/echo"]             # for test suites: plain WebSocket
+//! [resources."/echo"]             # plain WebSocket, for test suites
 //! plugin = "echo"
 //! dialog = false
 //!
-//! [resources."/talk"]             # the same library once more
+//! [resources."/talk"]             # the same library with a configuration
 //! plugin = "echo"
 //!
 //! [resources."/talk".config]
-//! prefix = "You have entered: "   # put before a text that is sent back; default: nothing
+//! prefix = "You have entered: "   # precedes a text that is sent back; default: empty
 //!
 //! [resources."/talk".config.commands]
-//! hello = "Hello, human"          # the whole message, in any letter case = the answer
+//! hello = "Hello, human"          # complete message, compared without case = answer
 //! date  = "Today is {date}"       # {date} and {time} are UTC
-//! bye   = "{close}Goodbye"        # answers, then closes
+//! bye   = "{close}Goodbye"        # answers, then closes the connection
 //! ```
 
 use std::collections::BTreeMap;
@@ -29,7 +30,7 @@ use serde::Deserialize;
 struct Echo {
     host: Host,
     prefix: String,
-    /// In lower case, with the answers.
+    /// Commands in lower case, with their answers.
     commands: Vec<(String, String)>,
 }
 
@@ -49,11 +50,11 @@ impl Plugin for Echo {
         for (command, answer) in config.commands {
             let lower = command.trim().to_lowercase();
             if lower.is_empty() {
-                return Err(StartError::new("`commands`: an empty message cannot be a command"));
+                return Err(StartError::new("`commands`: a command must not be empty"));
             }
             if commands.iter().any(|(known, _)| *known == lower) {
                 return Err(StartError::new(format!(
-                    "`commands`: `{command}` is there twice; letter case makes no difference"
+                    "`commands`: `{command}` occurs twice; case is ignored"
                 )));
             }
             commands.push((lower, answer));
@@ -78,7 +79,8 @@ impl Plugin for Echo {
 export_plugin!(Echo);
 
 impl Echo {
-    /// The answer to a command. Compared character by character: most messages differ in the first one.
+    /// Returns the answer to a command. Compares without allocating a lower-case copy of the
+    /// message.
     fn command(&self, text: &str) -> Option<&str> {
         let lower = text.trim().chars().flat_map(char::to_lowercase);
         let found = self.commands.iter().find(|(command, _)| lower.clone().eq(command.chars()));
@@ -92,18 +94,18 @@ impl Echo {
             self.send(id, Message::Text(&text));
         }
         if closing.is_some() {
-            // A peer that is gone is as good as closed.
+            // Fails only if the connection has ended already.
             let _ = self.host.close(id, CloseCode::NORMAL, "");
         }
     }
 
     fn send(&self, id: ConnectionId, message: Message<'_>) {
-        // Fails when the peer is gone or this instance replaced; nothing is left to do then.
+        // Fails only if the client is gone or this instance has been replaced.
         let _ = self.host.send(id, message);
     }
 }
 
-/// Puts date and time of day (UTC) into an answer.
+/// Replaces `{date}` and `{time}` in an answer by the UTC date and time.
 fn fill_in(answer: &str, now: SystemTime) -> String {
     if !answer.contains('{') {
         return answer.to_owned();
@@ -116,8 +118,9 @@ fn fill_in(answer: &str, now: SystemTime) -> String {
         .replace("{time}", &format!("{hour:02}:{minute:02}:{second:02}"))
 }
 
-/// Year, month and day of a day since 1970-01-01. A year begins on the 1st of March here, so that a leap day is its last
-/// (Howard Hinnant, *chrono-Compatible Low-Level Date Algorithms*, `civil_from_days`).
+/// Converts days since 1970-01-01 to year, month and day. Internally a year begins on March 1,
+/// which makes the leap day its last (Howard Hinnant, *chrono-Compatible Low-Level Date
+/// Algorithms*, `civil_from_days`).
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let era = days / 146_097;
@@ -141,7 +144,7 @@ mod tests {
         "Hello":"Hello, human","straße":"Weg","date":"Today is {date}","bye":"{close}Goodbye","off":"{close}"}}"#;
 
     #[test]
-    fn without_configuration_every_message_comes_back_byte_for_byte() {
+    fn without_configuration_every_message_returns_byte_for_byte() {
         let mut app = Harness::<Echo>::start("{}").unwrap();
         let ann = app.open(Peer::websocket()).unwrap();
         for text in ["", " hello ", "{close}{date}", "\u{0}\u{1f600}", "bufferOFF"] {
@@ -153,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_answered_in_any_letter_case_and_the_rest_is_prefixed() {
+    fn commands_match_without_case_and_other_messages_are_prefixed() {
         let mut app = Harness::<Echo>::start(TALK).unwrap();
         let ann = app.open(Peer::websocket()).unwrap();
         for (text, expected) in [
@@ -169,13 +172,13 @@ mod tests {
             assert_eq!(app.received(ann), [expected], "{text:?}");
         }
         app.message(ann, "hello".as_bytes()).unwrap();
-        assert_eq!(app.received(ann), ["hello"], "binary is sent back as it is");
+        assert_eq!(app.received(ann), ["hello"], "binary messages are returned unchanged");
         app.message(ann, "date").unwrap();
         assert_eq!(app.received(ann)[0].len(), "Today is 2026-01-31".len());
     }
 
     #[test]
-    fn a_closing_answer_is_sent_and_then_the_connection_closed() {
+    fn a_closing_answer_is_sent_before_the_connection_is_closed() {
         for (command, expected) in [("Bye", &["Goodbye"][..]), ("off", &[])] {
             let mut app = Harness::<Echo>::start(TALK).unwrap();
             let ann = app.open(Peer::websocket()).unwrap();
@@ -186,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn date_and_time_are_right_also_on_a_leap_day() {
+    fn dates_are_correct_on_leap_days() {
         for (seconds, expected) in [
             (0, "1970-01-01 00:00:00"),
             (951_782_399, "2000-02-28 23:59:59"),
@@ -203,14 +206,14 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_the_configuration_is_named() {
+    fn a_configuration_error_names_its_key() {
         for (config, expected) in [
             (r#"{"prefx":""}"#, "unknown field `prefx`, expected `prefix` or `commands`"),
             (r#"{"prefix":1}"#, "`prefix`: invalid type: integer `1`, expected a string"),
-            (r#"{"commands":{" ":"x"}}"#, "`commands`: an empty message cannot be a command"),
+            (r#"{"commands":{" ":"x"}}"#, "`commands`: a command must not be empty"),
             (
                 r#"{"commands":{"HI":"x","hi":"y"}}"#,
-                "`commands`: `hi` is there twice; letter case makes no difference",
+                "`commands`: `hi` occurs twice; case is ignored",
             ),
         ] {
             assert_eq!(Harness::<Echo>::start(config).err().unwrap().0, expected);
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_changes_nothing_for_those_who_are_connected() {
+    fn connections_survive_a_reload() {
         let mut app = Harness::<Echo>::start("{}").unwrap();
         let ann = app.open(Peer::websocket()).unwrap();
         let mut app = app.reload::<Echo>(r#"{"prefix":"now: "}"#).unwrap();

@@ -1,15 +1,16 @@
-//! What is read of a packet: as little as its way requires. It borrows from the text wherever a value has no escapes.
+//! Reads the three keys that route a packet, and nothing else. Values without escapes are borrowed.
 //!
-//! `serde_json` says whether the text is JSON, without making anything of it: a number may be one that no double holds, a text half a
-//! surrogate pair, and no depth of nesting costs more than its length. Then the top level is cut into keys and values as they are written.
+//! `serde_json` validates the syntax without building values: numbers may exceed a double, strings
+//! may contain half a surrogate pair, and nesting costs no more than its length. Then the top level
+//! is split into the source text of keys and values.
 
 use std::borrow::Cow;
 
 use memchr::memchr2;
 use serde::de::IgnoredAny;
 
-/// The three keys that decide where a packet goes. Empty texts and values that are no texts are absent: nobody is called
-/// `true` or `0`. Of a key that stands there twice the last counts, as in JavaScript and PHP.
+/// The keys that route a packet. An empty string and a value of another type count as absent. If a
+/// key occurs twice, the last value counts, as in JavaScript and PHP.
 #[derive(Default)]
 pub(crate) struct Envelope<'a> {
     pub(crate) opcode: Option<Cow<'a, str>>,
@@ -18,35 +19,35 @@ pub(crate) struct Envelope<'a> {
 }
 
 impl<'a> Envelope<'a> {
-    /// None if the text is no JSON object.
+    /// Returns `None` if the text is not a JSON object.
     pub(crate) fn read(text: &'a str) -> Option<Self> {
         serde_json::from_str::<IgnoredAny>(text).ok()?;
         let members = Members { rest: text.trim_ascii_start().strip_prefix('{')? };
         let mut envelope = Self::default();
         for (key, value) in members {
-            let place = match text_of(key).as_deref() {
+            let slot = match string_of(key).as_deref() {
                 Some("opcode") => &mut envelope.opcode,
                 Some("uuid") => &mut envelope.uuid,
                 Some("ident") => &mut envelope.ident,
                 _ => continue,
             };
-            *place = text_of(value);
+            *slot = string_of(value);
         }
         Some(envelope)
     }
 }
 
-/// A text that is not empty; None for any other value, and where no text can be made of it.
-fn text_of(written: &str) -> Option<Cow<'_, str>> {
-    let inside = written.strip_prefix('"')?.strip_suffix('"')?;
+/// Decodes a non-empty JSON string; `None` for any other value and for a lone surrogate.
+fn string_of(source: &str) -> Option<Cow<'_, str>> {
+    let inside = source.strip_prefix('"')?.strip_suffix('"')?;
     match inside {
         "" => None,
-        _ if inside.contains('\\') => serde_json::from_str(written).ok().map(Cow::Owned),
+        _ if inside.contains('\\') => serde_json::from_str(source).ok().map(Cow::Owned),
         _ => Some(Cow::Borrowed(inside)),
     }
 }
 
-/// The keys and values of an object, as they are written, behind its opening brace. That it is JSON is known.
+/// Splits a valid object, after its opening brace, into the source text of its keys and values.
 struct Members<'a> {
     rest: &'a str,
 }
@@ -62,25 +63,25 @@ impl<'a> Iterator for Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// The next key or value; None at the end of the object.
+    /// Returns the next key or value; `None` at the end of the object.
     fn take(&mut self) -> Option<&'a str> {
-        let is_between = |byte: u8| matches!(byte, b':' | b',') || is_blank(byte);
+        let is_between = |byte: u8| matches!(byte, b':' | b',') || is_whitespace(byte);
         let begin = self.rest.bytes().position(|byte| !is_between(byte))?;
         let rest = &self.rest[begin..];
-        let (written, behind) = rest.split_at_checked(length(rest.as_bytes()))?;
+        let (source, behind) = rest.split_at_checked(value_length(rest.as_bytes()))?;
         self.rest = behind;
-        (!written.is_empty()).then_some(written)
+        (!source.is_empty()).then_some(source)
     }
 }
 
-/// Of the value that these bytes begin with; 0 where they begin with the end of an object.
-fn length(bytes: &[u8]) -> usize {
-    let ends = |byte: &u8| matches!(byte, b',' | b'}') || is_blank(*byte);
+/// Returns the length of the value at the start of `bytes`; 0 at the end of an object.
+fn value_length(bytes: &[u8]) -> usize {
+    let ends = |byte: &u8| matches!(byte, b',' | b'}') || is_whitespace(*byte);
     let mut depth = 0_usize;
     let mut at = 0;
     loop {
         match bytes.get(at) {
-            Some(b'"') => at += text_length(&bytes[at..]),
+            Some(b'"') => at += string_length(&bytes[at..]),
             Some(b'{' | b'[') => (depth, at) = (depth + 1, at + 1),
             Some(b'}' | b']') if depth > 0 => (depth, at) = (depth - 1, at + 1),
             Some(_) if depth > 0 => {
@@ -95,8 +96,8 @@ fn length(bytes: &[u8]) -> usize {
     }
 }
 
-/// Of the text in quotes that these bytes begin with.
-fn text_length(bytes: &[u8]) -> usize {
+/// Returns the length of the string at the start of `bytes`, with its quotes.
+fn string_length(bytes: &[u8]) -> usize {
     let mut at = 1;
     while let Some(found) = bytes.get(at..).and_then(|rest| memchr2(b'"', b'\\', rest)) {
         at += found;
@@ -108,8 +109,8 @@ fn text_length(bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-/// RFC 8259, section 2.
-fn is_blank(byte: u8) -> bool {
+/// Whitespace of JSON (RFC 8259 section 2).
+fn is_whitespace(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
 }
 
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_text_is_absent_and_harms_nothing() {
+    fn values_of_other_types_count_as_absent() {
         let long = format!(r#"{{"uuid":{},"opcode":"echo"}}"#, "9".repeat(400));
         for packet in [
             r#"{"opcode":"echo","uuid":1e999}"#,
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_without_escapes_are_not_copied() {
+    fn strings_without_escapes_are_borrowed() {
         let envelope = Envelope::read(r#"{"uuid":"a.b","ident":"a\u0062"}"#).unwrap();
         assert!(matches!(envelope.uuid, Some(Cow::Borrowed("a.b"))));
         assert_eq!(envelope.ident, Some(Cow::Owned("ab".to_owned())));

@@ -1,15 +1,15 @@
-//! **feedback** carries packets between browsers, and from the operator's scripts to the one browser that waits for them.
+//! **feedback** forwards packets from the operator's scripts to one browser, and between browsers.
 //!
-//! A packet is one JSON object; only `opcode`, `uuid` and `ident` are looked at, and what is passed on is the unchanged
-//! text. `docs/applications.md` has the table of packets. The `fyi` of the `next` that acknowledges a feedback says
-//! `delivered` or `gone`.
+//! A packet is a JSON object. Only `opcode`, `uuid` and `ident` are read; the text is forwarded
+//! unchanged. The `fyi` that acknowledges a feedback is `delivered` or `gone`. The packets are
+//! listed in `docs/reference/bundled-applications.md`.
 //!
 //! ```toml
 //! [resources."/web"]
 //! plugin = "feedback"
 //!
 //! [resources."/web".config]
-//! # What clients of kind `websocket` may send; scripts may send everything. Default: all four.
+//! # Opcodes that clients of kind `websocket` may send; scripts may send all. Default: all four.
 //! web_opcodes = ["feedback", "echo", "quit"]
 //! ```
 
@@ -28,10 +28,10 @@ use crate::envelope::Envelope;
 struct Feedback {
     host: Host,
     web_opcodes: Vec<Opcode>,
-    /// What the `fyi` of a connection says; connections whose `fyi` is empty are not in it.
+    /// The `fyi` of each connection, unless it is empty.
     verdicts: HashMap<ConnectionId, Verdict>,
-    /// Connections about which the log has its line.
-    reproved: HashSet<ConnectionId>,
+    /// Connections whose first forbidden opcode has been logged.
+    warned: HashSet<ConnectionId>,
 }
 
 #[derive(Deserialize)]
@@ -60,23 +60,23 @@ impl Plugin for Feedback {
 
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
         let Config { web_opcodes } = read_config(config)?;
-        Ok(Self { host, web_opcodes, verdicts: HashMap::new(), reproved: HashSet::new() })
+        Ok(Self { host, web_opcodes, verdicts: HashMap::new(), warned: HashSet::new() })
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
         let read = message.to_text().and_then(|text| Some((text, Envelope::read(text)?)));
         let Some((text, envelope)) = read else {
-            tracing::warn!(from = session.address(), "a message is no JSON object");
+            tracing::warn!(from = session.address(), "message is not a JSON object");
             return Err(Refused::with_code(
                 CloseCode::INVALID,
-                r#"a message here is one JSON object, such as {"opcode":"echo","message":"hello"}"#,
+                r#"a message must be a JSON object, such as {"opcode":"echo","message":"hello"}"#,
             ));
         };
         let opcode = envelope.opcode.as_deref().and_then(Opcode::named);
         let verdict = match opcode.filter(|opcode| self.may_send(session, *opcode)) {
             Some(Opcode::Feedback) => Some(self.feedback(&envelope, text)),
             Some(opcode) => {
-                self.pass_on(session.id(), opcode, text);
+                self.forward(session.id(), opcode, text);
                 None
             }
             None => None,
@@ -87,7 +87,7 @@ impl Plugin for Feedback {
 
     fn close(&mut self, session: &Session<'_>, _: &CloseReason<'_>) {
         self.verdicts.remove(&session.id());
-        self.reproved.remove(&session.id());
+        self.warned.remove(&session.id());
     }
 
     fn snapshot(&mut self) -> Option<Snapshot> {
@@ -123,15 +123,15 @@ export_plugin!(Feedback);
 impl Feedback {
     fn may_send(&mut self, session: &Session<'_>, opcode: Opcode) -> bool {
         let may = session.kind().is_backend() || self.web_opcodes.contains(&opcode);
-        // One line for a connection: the log is not the peer's to fill.
-        if !may && self.reproved.insert(session.id()) {
-            tracing::warn!(?opcode, from = session.address(), "opcode not in web_opcodes, ignored");
+        // Once per connection, so that a client cannot fill the log.
+        if !may && self.warned.insert(session.id()) {
+            tracing::warn!(?opcode, from = session.address(), "opcode ignored: not in web_opcodes");
         }
         may
     }
 
-    /// What these answer does not matter: a peer that is gone needs nothing, and a retired instance has a successor.
-    fn pass_on(&self, sender: ConnectionId, opcode: Opcode, text: &str) {
+    /// Ignores errors: the client is gone or this instance has been replaced.
+    fn forward(&self, sender: ConnectionId, opcode: Opcode, text: &str) {
         match opcode {
             Opcode::Broadcast => {
                 let others = [sender];
@@ -148,7 +148,7 @@ impl Feedback {
         }
     }
 
-    /// By uuid, and if nobody has it, by ident. What names nobody reaches nobody.
+    /// Sends to the client with the uuid, or else to the one with the ident.
     fn feedback(&self, envelope: &Envelope<'_>, text: &str) -> Verdict {
         let targets = [
             envelope.uuid.as_deref().map(Target::Uuid),
@@ -161,7 +161,7 @@ impl Feedback {
         }
     }
 
-    /// Tells the host only what has changed: most messages are no feedback and come after one that was none.
+    /// Calls the host only when the `fyi` changes, which is rare.
     fn set_fyi(&mut self, id: ConnectionId, verdict: Option<Verdict>) {
         let before = match verdict {
             Some(verdict) => self.verdicts.insert(id, verdict),
@@ -185,10 +185,10 @@ impl Opcode {
     }
 }
 
-/// The `fyi` stays with the connections when this library is replaced, so the successor must know it.
+/// The snapshot. The host keeps each `fyi` across a reload, so the successor must know it.
 #[derive(Serialize, Deserialize)]
 struct State {
-    /// Connection, and whether its last feedback was delivered.
+    /// Connections, and whether their last feedback was delivered.
     fyi: Vec<(u64, bool)>,
 }
 
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_broadcast_reaches_every_browser_but_the_sender_unchanged() {
+    fn a_broadcast_reaches_every_other_browser_unchanged() {
         let mut app = app("{}");
         let [ann, bob] = [(); 2].map(|()| app.open(Peer::websocket()).unwrap());
         let script = app.open(Peer::backend()).unwrap();
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn a_feedback_reaches_one_and_its_verdict_comes_back() {
+    fn a_feedback_reaches_one_client_and_returns_its_verdict() {
         let mut app = app("{}");
         let ann = app.open(Peer::websocket()).unwrap();
         let script = app.open(Peer::backend().ident("import")).unwrap();
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_or_ident_that_is_no_text_matches_nobody() {
+    fn a_uuid_or_ident_that_is_not_a_string_matches_no_client() {
         let mut app = app("{}");
         let script = app.open(Peer::backend().ident("0")).unwrap();
         let nameless = app.open(Peer::websocket().ident("")).unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn an_echo_comes_back_and_a_quit_closes() {
+    fn echo_returns_the_packet_and_quit_closes() {
         let mut app = app("{}");
         let ann = app.open(Peer::websocket()).unwrap();
         app.message(ann, &br#"{"opcode":"echo"}"#[..]).unwrap();
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_object_closes_with_1007() {
+    fn anything_but_a_json_object_closes_with_1007() {
         for text in
             ["", "hello", "[]", "1", "null", r#"{"opcode":"echo"} x"#, r#"{"opcode""#, "{'a':1}"]
         {
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn another_opcode_is_ignored() {
+    fn an_unknown_opcode_is_ignored() {
         let mut app = app("{}");
         let ann = app.open(Peer::websocket()).unwrap();
         let bob = app.open(Peer::websocket()).unwrap();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn browsers_may_send_only_what_is_configured_and_scripts_everything() {
+    fn web_opcodes_restricts_browsers_but_not_scripts() {
         let mut app = app(r#"{"web_opcodes":["echo"]}"#);
         let ann = app.open(Peer::websocket()).unwrap();
         let bob = app.open(Peer::websocket()).unwrap();
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nesting_bomb_is_harmless() {
+    fn deeply_nested_json_is_harmless() {
         let mut app = app("{}");
         let ann = app.open(Peer::websocket()).unwrap();
         for key in ["message", "uuid", "opcode"] {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_in_the_configuration_is_named() {
+    fn a_configuration_error_names_its_key() {
         for (config, expected) in [
             (r#"{"web_opcode":[]}"#, "unknown field `web_opcode`, expected `web_opcodes`"),
             (
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reload_an_old_verdict_does_not_stick() {
+    fn a_verdict_from_before_a_reload_is_cleared() {
         let mut app = app("{}");
         let [ann, bob] = [(); 2].map(|()| app.open(Peer::websocket()).unwrap());
         app.message(ann, r#"{"opcode":"feedback"}"#).unwrap();
@@ -365,12 +365,12 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_a_connection_that_has_ended() {
+    fn a_closed_connection_leaves_no_state() {
         let mut app = app(r#"{"web_opcodes":["feedback"]}"#);
         let ann = app.open(Peer::websocket()).unwrap();
         app.message(ann, r#"{"opcode":"echo"}"#).unwrap();
         app.message(ann, r#"{"opcode":"feedback"}"#).unwrap();
         app.close(ann);
-        assert!(app.plugin().verdicts.is_empty() && app.plugin().reproved.is_empty());
+        assert!(app.plugin().verdicts.is_empty() && app.plugin().warned.is_empty());
     }
 }

@@ -1,4 +1,5 @@
-//! One job: what was reported of it last, and what may be reported next. Knows no watchers, no packets, no clock.
+//! One job: its last report and the reports that may follow. Pure: independent of watchers and
+//! packets; the caller passes the time.
 
 use std::time::{Duration, Instant};
 
@@ -6,11 +7,11 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) struct Job {
     phase: Phase,
-    abort_wanted: bool,
+    abort_requested: bool,
     text: String,
-    /// 0 to 100; None: nobody knows.
+    /// 0 to 100, or unknown.
     percent: Option<f64>,
-    /// Of the last report or wish.
+    /// Time of the last report or request to abort.
     touched: Instant,
 }
 
@@ -20,13 +21,13 @@ enum Phase {
     Running {
         begun: Instant,
     },
-    Over {
+    Ended {
         end: End,
         took: Duration,
     },
 }
 
-/// What a script says about its job.
+/// A report of a script.
 pub(crate) struct Report {
     step: Step,
     text: String,
@@ -43,14 +44,14 @@ impl Report {
     }
 }
 
-/// What a report makes of a job.
+/// The phase that a report sets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     Progress,
     Last(End),
 }
 
-/// How a job has ended.
+/// How a job ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum End {
@@ -59,7 +60,7 @@ pub(crate) enum End {
     Aborted,
 }
 
-/// As watchers read it.
+/// The state that watchers receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum State {
@@ -71,27 +72,27 @@ pub(crate) enum State {
     Failed,
 }
 
-/// The job has ended before; the report has changed nothing.
+/// The job had already ended; the report had no effect.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct IsOver;
+pub(crate) struct AlreadyEnded;
 
 impl Job {
     pub(crate) fn new(now: Instant) -> Self {
         Self {
             phase: Phase::Waiting,
-            abort_wanted: false,
+            abort_requested: false,
             text: String::new(),
             percent: None,
             touched: now,
         }
     }
 
-    /// A last report without a number leaves it as it was, and a job that is done is done wholly.
-    pub(crate) fn report(&mut self, report: Report, now: Instant) -> Result<(), IsOver> {
+    /// Applies a report. A last report without `percent` keeps the previous one; `done` means 100.
+    pub(crate) fn report(&mut self, report: Report, now: Instant) -> Result<(), AlreadyEnded> {
         let begun = match self.phase {
             Phase::Waiting => now,
             Phase::Running { begun } => begun,
-            Phase::Over { .. } => return Err(IsOver),
+            Phase::Ended { .. } => return Err(AlreadyEnded),
         };
         let percent = report.percent.map(|percent| percent.clamp(0.0, 100.0));
         (self.phase, self.percent) = match report.step {
@@ -99,7 +100,7 @@ impl Job {
             Step::Last(end) => {
                 let whole = (end == End::Done).then_some(100.0);
                 let took = now.saturating_duration_since(begun);
-                (Phase::Over { end, took }, percent.or(whole).or(self.percent))
+                (Phase::Ended { end, took }, percent.or(whole).or(self.percent))
             }
         };
         self.text = report.text;
@@ -107,11 +108,11 @@ impl Job {
         Ok(())
     }
 
-    /// Answers whether this is new: the job has not ended, and nobody asked before.
+    /// Requests an abort. Returns `false` if it was requested before or the job has ended.
     pub(crate) fn abort(&mut self, now: Instant) -> bool {
-        let is_new = !self.is_over() && !self.abort_wanted;
+        let is_new = !self.has_ended() && !self.abort_requested;
         if is_new {
-            self.abort_wanted = true;
+            self.abort_requested = true;
             self.touched = now;
         }
         is_new
@@ -123,10 +124,10 @@ impl Job {
 
     pub(crate) fn state(&self) -> State {
         match self.phase {
-            Phase::Over { end: End::Done, .. } => State::Done,
-            Phase::Over { end: End::Failed, .. } => State::Failed,
-            Phase::Over { end: End::Aborted, .. } => State::Aborted,
-            _ if self.abort_wanted => State::Aborting,
+            Phase::Ended { end: End::Done, .. } => State::Done,
+            Phase::Ended { end: End::Failed, .. } => State::Failed,
+            Phase::Ended { end: End::Aborted, .. } => State::Aborted,
+            _ if self.abort_requested => State::Aborting,
             Phase::Waiting => State::Unknown,
             Phase::Running { .. } => State::Running,
         }
@@ -136,8 +137,8 @@ impl Job {
         matches!(self.phase, Phase::Waiting)
     }
 
-    pub(crate) fn is_over(&self) -> bool {
-        matches!(self.phase, Phase::Over { .. })
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.phase, Phase::Ended { .. })
     }
 
     pub(crate) fn text(&self) -> &str {
@@ -152,12 +153,12 @@ impl Job {
         self.touched
     }
 
-    /// Since the first report, until the last.
+    /// Returns the time from the first report to the last one, or to now.
     pub(crate) fn elapsed(&self, now: Instant) -> Duration {
         match self.phase {
             Phase::Waiting => Duration::ZERO,
             Phase::Running { begun } => now.saturating_duration_since(begun),
-            Phase::Over { took, .. } => took,
+            Phase::Ended { took, .. } => took,
         }
     }
 
@@ -165,11 +166,11 @@ impl Job {
         let phase = match self.phase {
             Phase::Waiting => SavedPhase::Waiting,
             Phase::Running { begun } => SavedPhase::Running { for_ms: millis(now - begun) },
-            Phase::Over { end, took } => SavedPhase::Over { end, took_ms: millis(took) },
+            Phase::Ended { end, took } => SavedPhase::Over { end, took_ms: millis(took) },
         };
         SavedJob {
             phase,
-            abort_wanted: self.abort_wanted,
+            abort_requested: self.abort_requested,
             text: self.text.clone(),
             percent: self.percent,
             silent_ms: millis(now - self.touched),
@@ -181,12 +182,12 @@ impl Job {
             SavedPhase::Waiting => Phase::Waiting,
             SavedPhase::Running { for_ms } => Phase::Running { begun: ago(for_ms, now) },
             SavedPhase::Over { end, took_ms } => {
-                Phase::Over { end, took: Duration::from_millis(took_ms) }
+                Phase::Ended { end, took: Duration::from_millis(took_ms) }
             }
         };
         Self {
             phase,
-            abort_wanted: saved.abort_wanted,
+            abort_requested: saved.abort_requested,
             text: saved.text,
             percent: saved.percent,
             touched: ago(saved.silent_ms, now),
@@ -194,11 +195,12 @@ impl Job {
     }
 }
 
-/// A job in a snapshot, version 1: times as what has passed, for the clock has no fixed beginning.
+/// A job in a snapshot, format version 1. Times are durations: the monotonic clock has no epoch.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct SavedJob {
     phase: SavedPhase,
-    abort_wanted: bool,
+    #[serde(rename = "abort_wanted")]
+    abort_requested: bool,
     text: String,
     percent: Option<f64>,
     silent_ms: u64,
@@ -227,7 +229,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn an_abort_is_a_wish_that_the_script_grants() {
+    fn an_abort_is_a_request_that_the_script_fulfils() {
         let now = Instant::now();
         let mut job = Job::new(now);
         assert_eq!(job.state(), State::Unknown);
@@ -247,19 +249,19 @@ mod tests {
     }
 
     #[test]
-    fn the_last_report_is_the_last() {
+    fn a_report_after_the_last_one_has_no_effect() {
         let now = Instant::now();
         let mut job = Job::new(now);
         job.report(Report::new(Step::Progress, "", Some(30.0)), now).unwrap();
         job.report(Report::new(Step::Last(End::Failed), "disk full", None), now + 5 * SECOND)
             .unwrap();
         let late = job.report(Report::new(Step::Progress, "late", Some(99.0)), now + 9 * SECOND);
-        assert_eq!((late, job.text(), job.percent()), (Err(IsOver), "disk full", Some(30.0)));
+        assert_eq!((late, job.text(), job.percent()), (Err(AlreadyEnded), "disk full", Some(30.0)));
         assert_eq!(job.elapsed(now + 100 * SECOND), 5 * SECOND);
     }
 
     #[test]
-    fn percents_stay_within_their_bounds_and_done_is_all_of_it() {
+    fn percent_is_clamped_and_done_is_100() {
         let now = Instant::now();
         let mut job = Job::new(now);
         for (reported, expected) in [(-5.0, 0.0), (50.5, 50.5), (1e300, 100.0)] {

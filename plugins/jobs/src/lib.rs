@@ -1,25 +1,24 @@
-//! **jobs** shows in the browser how far long work on the server is.
+//! **jobs** shows the progress of long-running work on the server in the browser.
 //!
-//! The job's id connects the two: a browser gets one by `start` and hands it to the script that does the work, or the
-//! script makes one up and names the browser by its uuid. Whoever knows the id may watch and ask for an abort; only the
-//! operator's scripts may report. `docs/applications.md` has the table of packets.
+//! The id of the job connects them: a browser receives one for `start` and gives it to the script
+//! that does the work, or the script chooses one and names the browser by its uuid. Any client that
+//! knows the id may watch the job and request its abort; only the operator's scripts may report.
+//! The packets are listed in `docs/reference/bundled-applications.md`.
 //!
 //! ```toml
 //! [resources."/jobs"]
 //! plugin = "jobs"
 //!
 //! [resources."/jobs".config]
-//! interval    = 0.1     # seconds between two packets about one job, at least; 0: every report is a packet
-//! keep        = 600     # seconds that a finished, or a silent and unwatched job is remembered
+//! interval    = 0.1     # minimum seconds between two packets about one job; 0: one per report
+//! keep        = 600     # seconds to keep a finished job, or a silent one without watchers
 //! max_jobs    = 10000
-//! demo        = false   # whether a browser may ask for a pretended job
-//! web_reports = false   # whether browsers may report too
+//! demo        = false   # whether browsers may start simulated jobs
+//! web_reports = false   # whether browsers may report
 //! ```
-//!
-//! To read on: `job` is what a job goes through, `board` all jobs and who watches them.
 
-mod board;
 mod job;
+mod job_table;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -32,17 +31,19 @@ use plugsocket_plugin::{
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
 
-use crate::board::{Asker, Board, Full, MAX_WATCHED, MAX_WATCHERS, Rules, SavedEntry};
-use crate::job::{End, IsOver, Report, State, Step, ago, millis};
+use crate::job::{AlreadyEnded, End, Report, State, Step, ago, millis};
+use crate::job_table::{
+    JobTable, LimitReached, MAX_WATCHED, MAX_WATCHERS, Requester, SavedEntry, Settings,
+};
 
 struct Jobs {
     host: Host,
     config: Config,
-    board: Board,
-    /// By job.
+    table: JobTable,
+    /// Simulated scripts, keyed by job.
     demos: HashMap<String, Demo>,
     interval: Duration,
-    /// When silent jobs were looked for last.
+    /// Time of the last search for silent jobs.
     swept: Instant,
 }
 
@@ -67,9 +68,9 @@ impl Default for Config {
     }
 }
 
-/// What a browser or a script says. Absent and null are the same.
+/// A packet from a browser or script. Missing and null are the same.
 #[derive(Deserialize)]
-struct Wish {
+struct Request {
     opcode: Option<String>,
     job: Option<String>,
     text: Option<String>,
@@ -91,43 +92,44 @@ impl Plugin for Jobs {
 
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
         let config: Config = read_config(config)?;
-        let rules = Rules {
+        let settings = Settings {
             interval: seconds("interval", config.interval, 0.0..=60.0)?,
             keep: seconds("keep", config.keep, 1.0..=604_800.0)?,
             max_jobs: config.max_jobs,
         };
         if config.max_jobs == 0 || config.max_jobs > 1_000_000 {
-            let text = format!("`max_jobs` is {}, it must be from 1 to 1000000", config.max_jobs);
+            let text = format!("`max_jobs` is {}; it must be from 1 to 1000000", config.max_jobs);
             return Err(StartError(text));
         }
-        let interval = rules.interval;
-        let board = Board::new(rules);
-        Ok(Self { host, config, board, demos: HashMap::new(), interval, swept: Instant::now() })
+        let interval = settings.interval;
+        let table = JobTable::new(settings);
+        Ok(Self { host, config, table, demos: HashMap::new(), interval, swept: Instant::now() })
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
-        let wish = message.to_text().ok_or_else(|| "a packet is JSON in UTF-8".to_owned());
-        let wish = wish.and_then(read);
-        let fyi = wish.and_then(|wish| self.grant(session, wish)).unwrap_or_else(|why| {
-            let shown: String = why.chars().take(MAX_ERROR).collect();
-            self.send(session.id(), &json(&Packet::Error { error: &shown }));
-            "refused"
-        });
-        // Each time anew: what it said before, also under another configuration, is of no more use.
+        let request = message.to_text().ok_or_else(|| "a packet must be UTF-8 JSON".to_owned());
+        let request = request.and_then(read);
+        let fyi =
+            request.and_then(|request| self.handle(session, request)).unwrap_or_else(|error| {
+                let error: String = error.chars().take(MAX_ERROR).collect();
+                self.send(session.id(), &json(&Packet::Error { error: &error }));
+                "refused"
+            });
+        // Always set: a previous value, also of another configuration, must not remain.
         let fyi = if self.may_report(session) { fyi } else { "" };
         let _ = self.host.set_fyi(session.id(), fyi);
         Ok(())
     }
 
     fn close(&mut self, session: &Session<'_>, _: &CloseReason<'_>) {
-        self.board.leave(session.uuid());
+        self.table.remove_watcher(session.uuid());
     }
 
     fn tick_every(&self) -> Option<Duration> {
-        if self.board.has_news() || !self.demos.is_empty() {
+        if self.table.has_pending() || !self.demos.is_empty() {
             return Some(self.interval.clamp(Duration::from_millis(10), Duration::from_secs(1)));
         }
-        (!self.board.is_empty()).then_some(IDLE)
+        (!self.table.is_empty()).then_some(IDLE)
     }
 
     fn tick(&mut self, _: SystemTime) {
@@ -139,12 +141,12 @@ impl Plugin for Jobs {
         let demos = self.demos.iter().map(|(job, demo)| {
             (job.clone(), millis(now.saturating_duration_since(demo.begun)), millis(demo.lasts))
         });
-        let saved = Saved { entries: self.board.save(now), demos: demos.collect() };
+        let saved = Saved { entries: self.table.save(now), demos: demos.collect() };
         let bytes = serde_json::to_vec(&saved).ok()?;
         Some(Snapshot { version: Saved::VERSION, bytes })
     }
 
-    /// Watchers that have gone meanwhile show themselves when they are told something.
+    /// Watchers that have gone meanwhile are detected when a packet is sent to them.
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
         if snapshot.version != Saved::VERSION {
             let (expected, version) = (Saved::VERSION, snapshot.version);
@@ -154,7 +156,7 @@ impl Plugin for Jobs {
         }
         let saved: Saved = serde_json::from_slice(&snapshot.bytes)?;
         let now = Instant::now();
-        self.board.load(saved.entries, now);
+        self.table.load(saved.entries, now);
         self.demos.extend(saved.demos.into_iter().map(|(job, for_ms, lasts_ms)| {
             (job, Demo { begun: ago(for_ms, now), lasts: Duration::from_millis(lasts_ms) })
         }));
@@ -164,19 +166,19 @@ impl Plugin for Jobs {
 
 export_plugin!(Jobs);
 
-/// Answers to the wishes of browsers and scripts: the `fyi`, or why not.
+/// Requests of browsers and scripts. Each returns the `fyi` or an error for the sender.
 impl Jobs {
-    fn grant(&mut self, session: &Session<'_>, wish: Wish) -> Result<&'static str, String> {
+    fn handle(&mut self, session: &Session<'_>, request: Request) -> Result<&'static str, String> {
         let now = Instant::now();
-        match wish.opcode.as_deref() {
+        match request.opcode.as_deref() {
             Some("start") => self.start_job(session, now).map(|_| ""),
-            Some("demo") => self.start_demo(session, wish.seconds, now).map(|()| ""),
-            Some("watch") => self.watch(session, &job_of(wish.job)?, now).map(|()| ""),
-            Some("abort") => self.abort(session, &job_of(wish.job)?, now).map(|()| ""),
-            Some("progress") => self.report(session, Step::Progress, wish, now),
-            Some("done") => self.report(session, Step::Last(End::Done), wish, now),
-            Some("failed") => self.report(session, Step::Last(End::Failed), wish, now),
-            Some("aborted") => self.report(session, Step::Last(End::Aborted), wish, now),
+            Some("demo") => self.start_demo(session, request.seconds, now).map(|()| ""),
+            Some("watch") => self.watch(session, &job_of(request.job)?, now).map(|()| ""),
+            Some("abort") => self.abort(session, &job_of(request.job)?, now).map(|()| ""),
+            Some("progress") => self.report(session, Step::Progress, request, now),
+            Some("done") => self.report(session, Step::Last(End::Done), request, now),
+            Some("failed") => self.report(session, Step::Last(End::Failed), request, now),
+            Some("aborted") => self.report(session, Step::Last(End::Aborted), request, now),
             _ => {
                 Err("`opcode` must be start, watch, abort, demo, progress, done, failed or aborted"
                     .to_owned())
@@ -186,9 +188,9 @@ impl Jobs {
 
     fn start_job(&mut self, session: &Session<'_>, now: Instant) -> Result<String, String> {
         let id = uuid::Uuid::new_v4().simple().to_string();
-        self.board.ensure(&id, Asker::Browser, now).map_err(|full| self.why(full))?;
+        self.table.ensure(&id, Requester::Browser, now).map_err(|limit| self.limit_error(limit))?;
         if session.kind() == Kind::WebSocket {
-            self.board.watch(&id, session.uuid()).map_err(|full| self.why(full))?;
+            self.table.watch(&id, session.uuid()).map_err(|limit| self.limit_error(limit))?;
         }
         self.send(session.id(), &json(&Packet::Job { job: &id }));
         Ok(id)
@@ -201,32 +203,34 @@ impl Jobs {
         now: Instant,
     ) -> Result<(), String> {
         if !self.config.demo {
-            return Err("there are no demos here; `demo = true` would allow them".to_owned());
+            return Err("demos are disabled; `demo = true` enables them".to_owned());
         }
         if self.demos.len() >= MAX_DEMOS {
-            return Err(format!("{MAX_DEMOS} demos are running; try again later"));
+            return Err(format!(
+                "{MAX_DEMOS} demos are running, which is the limit; try again later"
+            ));
         }
         let seconds = seconds.filter(|seconds| (0.1..=3600.0).contains(seconds));
         let lasts = seconds.ok_or("`seconds` must be a number from 0.1 to 3600")?;
         let id = self.start_job(session, now)?;
         self.demos.insert(id, Demo { begun: now, lasts: Duration::from_secs_f64(lasts) });
-        self.play_demos(now);
+        self.run_demos(now);
         Ok(())
     }
 
     fn watch(&mut self, session: &Session<'_>, id: &str, now: Instant) -> Result<(), String> {
         if session.kind() != Kind::WebSocket {
-            return Err("only clients of kind websocket can watch".to_owned());
+            return Err("only clients of kind websocket can watch a job".to_owned());
         }
-        self.board.ensure(id, Asker::Browser, now).map_err(|full| self.why(full))?;
-        self.board.watch(id, session.uuid()).map_err(|full| self.why(full))?;
+        self.table.ensure(id, Requester::Browser, now).map_err(|limit| self.limit_error(limit))?;
+        self.table.watch(id, session.uuid()).map_err(|limit| self.limit_error(limit))?;
         self.show(session.id(), id, now);
         Ok(())
     }
 
     fn abort(&mut self, session: &Session<'_>, id: &str, now: Instant) -> Result<(), String> {
-        let job = self.board.job_mut(id).ok_or("there is no job with this id")?;
-        let watchers = if job.abort(now) { self.tell_watchers(id, now) } else { Vec::new() };
+        let job = self.table.job_mut(id).ok_or("no job has this id")?;
+        let watchers = if job.abort(now) { self.notify_watchers(id, now) } else { Vec::new() };
         if !watchers.iter().any(|uuid| uuid == session.uuid()) {
             self.show(session.id(), id, now);
         }
@@ -237,43 +241,46 @@ impl Jobs {
         &mut self,
         session: &Session<'_>,
         step: Step,
-        wish: Wish,
+        request: Request,
         now: Instant,
     ) -> Result<&'static str, String> {
         if !self.may_report(session) {
-            return Err("only scripts may report; `web_reports = true` would allow it".to_owned());
+            return Err(
+                "only scripts may report; `web_reports = true` allows browsers too".to_owned()
+            );
         }
-        let id = job_of(wish.job)?;
-        let uuid = wish.uuid.filter(|uuid| !uuid.is_empty());
+        let id = job_of(request.job)?;
+        let uuid = request.uuid.filter(|uuid| !uuid.is_empty());
         if uuid.as_ref().is_some_and(|uuid| uuid.len() > MAX_UUID) {
-            return Err("`uuid` must be that of a browser, from its `ready`".to_owned());
+            return Err("`uuid` must be the uuid that a browser received in `ready`".to_owned());
         }
-        self.board.ensure(&id, Asker::Script, now).map_err(|full| self.why(full))?;
-        let newcomer = match uuid {
+        self.table.ensure(&id, Requester::Script, now).map_err(|limit| self.limit_error(limit))?;
+        let new_watcher = match uuid {
             Some(uuid) => {
-                let is_new = self.board.watch(&id, &uuid).map_err(|full| self.why(full))?;
+                let is_new =
+                    self.table.watch(&id, &uuid).map_err(|limit| self.limit_error(limit))?;
                 Some(uuid).filter(|_| is_new)
             }
             None => None,
         };
-        let mut text = wish.text.unwrap_or_default();
+        let mut text = request.text.unwrap_or_default();
         if let Some((end, _)) = text.char_indices().nth(MAX_TEXT) {
             text.truncate(end);
         }
-        let told = self
-            .take_report(&id, Report::new(step, text, wish.percent), now)
-            .map_err(|IsOver| "this job is over; another run needs another id".to_owned())?;
-        let is_watched = match told {
+        let notified = self
+            .apply_report(&id, Report::new(step, text, request.percent), now)
+            .map_err(|AlreadyEnded| "this job has ended; a new run needs a new id".to_owned())?;
+        let is_watched = match notified {
             Some(watchers) => !watchers.is_empty(),
             None => {
-                // The others have to wait, it has heard nothing yet.
-                if let Some(uuid) = newcomer {
-                    self.tell(&uuid, &id, now);
+                // The others wait for the interval; the new watcher has received nothing yet.
+                if let Some(uuid) = new_watcher {
+                    self.notify(&uuid, &id, now);
                 }
-                self.board.is_watched(&id)
+                self.table.is_watched(&id)
             }
         };
-        Ok(match self.board.job(&id).map(job::Job::state) {
+        Ok(match self.table.job(&id).map(job::Job::state) {
             Some(State::Aborting) => "abort",
             _ if is_watched => "watched",
             _ => "unwatched",
@@ -284,79 +291,84 @@ impl Jobs {
         session.kind().is_backend() || self.config.web_reports
     }
 
-    fn why(&self, full: Full) -> String {
-        match full {
-            Full::Board => {
-                format!("all {} places for jobs are taken; try again later", self.config.max_jobs)
+    fn limit_error(&self, limit: LimitReached) -> String {
+        match limit {
+            LimitReached::Jobs => {
+                format!("the limit of {} jobs is reached; try again later", self.config.max_jobs)
             }
-            Full::Job => format!("this job has {MAX_WATCHERS} watchers already"),
-            Full::Watcher => format!("this browser watches {MAX_WATCHED} unfinished jobs already"),
+            LimitReached::Watchers => {
+                format!("this job has {MAX_WATCHERS} watchers, which is the limit")
+            }
+            LimitReached::Watched => {
+                format!("this browser watches {MAX_WATCHED} unfinished jobs, which is the limit")
+            }
         }
     }
 }
 
-/// What happens by itself, and telling it.
+/// Periodic work, and sending states to watchers.
 impl Jobs {
     fn advance(&mut self, now: Instant) {
-        self.play_demos(now);
-        for id in self.board.due(now) {
-            self.tell_watchers(&id, now);
+        self.run_demos(now);
+        for id in self.table.due(now) {
+            self.notify_watchers(&id, now);
         }
         if now.saturating_duration_since(self.swept) >= Duration::from_secs(1) {
             self.swept = now;
-            for id in self.board.expire(now) {
-                self.tell_watchers(&id, now);
+            for id in self.table.expire(now) {
+                self.notify_watchers(&id, now);
             }
         }
     }
 
-    /// Plays the script for every demo.
-    fn play_demos(&mut self, now: Instant) {
+    /// Reports for every demo, in place of a script.
+    fn run_demos(&mut self, now: Instant) {
         let mut demos = std::mem::take(&mut self.demos);
         demos.retain(|id, Demo { begun, lasts }| {
             let part = now.saturating_duration_since(*begun).as_secs_f64() / lasts.as_secs_f64();
-            let is_unwanted = self.board.job(id).map(job::Job::state) == Some(State::Aborting);
+            let is_aborting = self.table.job(id).map(job::Job::state) == Some(State::Aborting);
             let (step, text) = match part {
-                _ if is_unwanted => (Step::Last(End::Aborted), "stopped on request".to_owned()),
+                _ if is_aborting => (Step::Last(End::Aborted), "stopped on request".to_owned()),
                 1.0.. => (Step::Last(End::Done), "the demo is over".to_owned()),
                 _ => (Step::Progress, format!("step {:.0} of 10", (part * 10.0).floor() + 1.0)),
             };
             let percent = (step == Step::Progress).then_some(part * 100.0);
-            // Over, should somebody else have ended it.
+            // Fails if a script has ended the job.
             let report = Report::new(step, text, percent);
-            self.take_report(id, report, now).is_ok() && step == Step::Progress
+            self.apply_report(id, report, now).is_ok() && step == Step::Progress
         });
         self.demos = demos;
     }
 
-    /// Answers who was told; None if they have to wait. A last report waits for nothing.
-    fn take_report(
+    /// Applies a report and sends it, unless it must wait for the interval. A last report never
+    /// waits. Returns the watchers that it was sent to, `None` if it waits.
+    fn apply_report(
         &mut self,
         id: &str,
         report: Report,
         now: Instant,
-    ) -> Result<Option<Vec<String>>, IsOver> {
-        let job = self.board.job_mut(id).ok_or(IsOver)?;
+    ) -> Result<Option<Vec<String>>, AlreadyEnded> {
+        let job = self.table.job_mut(id).ok_or(AlreadyEnded)?;
         let is_last = report.is_last();
         job.report(report, now)?;
-        let is_due = self.board.news(id, now) || is_last;
-        Ok(is_due.then(|| self.tell_watchers(id, now)))
+        let is_due = self.table.changed(id, now) || is_last;
+        Ok(is_due.then(|| self.notify_watchers(id, now)))
     }
 
-    /// Tells every watcher the newest state; answers those whom it has reached.
-    fn tell_watchers(&mut self, id: &str, now: Instant) -> Vec<String> {
-        let mut watchers = self.board.watchers(id);
-        watchers.retain(|uuid| self.tell(uuid, id, now));
-        self.board.told(id, now);
+    /// Sends the newest state to every watcher; returns those that are connected.
+    fn notify_watchers(&mut self, id: &str, now: Instant) -> Vec<String> {
+        let mut watchers = self.table.watchers(id);
+        watchers.retain(|uuid| self.notify(uuid, id, now));
+        self.table.sent(id, now);
         watchers
     }
 
-    /// By uuid, so that it reaches a browser on any resource. One that is gone is forgotten.
-    fn tell(&mut self, uuid: &str, id: &str, now: Instant) -> bool {
+    /// Sends the newest state to a browser on any resource. Removes the watcher if it is gone.
+    fn notify(&mut self, uuid: &str, id: &str, now: Instant) -> bool {
         let Some(packet) = self.packet(id, now) else { return false };
         let is_gone = self.host.feedback(Target::Uuid(uuid), &packet) == Ok(Verdict::Gone);
         if is_gone {
-            self.board.leave(uuid);
+            self.table.remove_watcher(uuid);
         }
         !is_gone
     }
@@ -368,7 +380,7 @@ impl Jobs {
     }
 
     fn packet(&self, id: &str, now: Instant) -> Option<String> {
-        let job = self.board.job(id)?;
+        let job = self.table.job(id)?;
         Some(json(&Packet::Progress {
             job: id,
             state: job.state(),
@@ -380,7 +392,7 @@ impl Jobs {
 
     fn send(&self, to: ConnectionId, packet: &str) {
         match self.host.send(to, packet) {
-            // Nothing is left to do for one that is gone, or by an instance that has been replaced.
+            // The client is gone, or this instance has been replaced.
             Ok(()) | Err(HostError::Gone | HostError::Retired) => {}
             Err(error) => self.host.log(plugsocket_plugin::Level::Warn, &error.to_string()),
         }
@@ -389,19 +401,19 @@ impl Jobs {
 
 fn job_of(id: Option<String>) -> Result<String, String> {
     id.filter(|id| (1..=MAX_ID).contains(&id.chars().count()))
-        .ok_or_else(|| format!("`job` must be a text of 1 to {MAX_ID} characters"))
+        .ok_or_else(|| format!("`job` must be a string of 1 to {MAX_ID} characters"))
 }
 
 fn seconds(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<Duration, StartError> {
     if !range.contains(&value) {
         let (least, most) = range.into_inner();
-        let text = format!("`{key}` is {value}, it must be from {least} to {most} seconds");
+        let text = format!("`{key}` is {value}; it must be from {least} to {most} seconds");
         return Err(StartError(text));
     }
     Ok(Duration::from_secs_f64(value))
 }
 
-/// With one decimal, and without one where it is 0.
+/// Rounds to one decimal; a whole number has none.
 fn tenths(value: f64) -> Number {
     let rounded = (value * 10.0).round() / 10.0;
     match rounded.fract() == 0.0 {
@@ -411,23 +423,23 @@ fn tenths(value: f64) -> Number {
     .unwrap_or_else(|| Number::from(0))
 }
 
-/// What a packet says. For serde, a list of the values in the order of the fields would be one, too.
-fn read(text: &str) -> Result<Wish, String> {
+/// Parses a packet. The first character is checked because serde would also accept an array.
+fn read(text: &str) -> Result<Request, String> {
     if !text.trim_start().starts_with('{') {
-        return Err("a packet is one JSON object".to_owned());
+        return Err("a packet must be a JSON object".to_owned());
     }
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn json(packet: &Packet<'_>) -> String {
-    serde_json::to_string(packet).expect("texts and numbers always have a JSON form")
+    serde_json::to_string(packet).expect("strings and numbers always have a JSON form")
 }
 
-/// What a successor is handed.
+/// The snapshot.
 #[derive(Serialize, Deserialize)]
 struct Saved {
     entries: Vec<SavedEntry>,
-    /// Job, and in milliseconds: for how long it has been running, and how long it lasts.
+    /// Job, milliseconds since its start, milliseconds that it lasts.
     demos: Vec<(String, u64, u64)>,
 }
 
@@ -435,14 +447,14 @@ impl Saved {
     const VERSION: u32 = 1;
 }
 
-/// Between ticks when nothing is to be told but jobs may fall silent.
+/// Interval between ticks while no state waits to be sent.
 const IDLE: Duration = Duration::from_secs(1);
 const MAX_DEMOS: usize = 100;
 /// Characters of a job's id.
 const MAX_ID: usize = 100;
-/// Characters of a report's text; the rest is cut off.
+/// Characters of a report's text; the rest is discarded.
 const MAX_TEXT: usize = 1000;
-/// Bytes. The host's are shorter.
+/// Bytes of a uuid. The host's are shorter.
 const MAX_UUID: usize = 200;
 /// Characters of an error, which may quote the packet.
 const MAX_ERROR: usize = 200;

@@ -1,4 +1,4 @@
-//! The promises of `docs/applications.md` about jobs.
+//! The behavior that `docs/reference/bundled-applications.md` describes.
 
 use super::*;
 use plugsocket_plugin::testing::{Harness, Peer};
@@ -9,7 +9,7 @@ fn app(config: &str) -> App {
     Harness::start(config).unwrap()
 }
 
-/// A browser and a script.
+/// Connects a browser and a script.
 fn both(app: &mut App) -> (ConnectionId, ConnectionId) {
     (app.open(Peer::websocket()).unwrap(), app.open(Peer::backend()).unwrap())
 }
@@ -19,7 +19,7 @@ fn ask(app: &mut App, id: ConnectionId, packet: &str) -> Vec<String> {
     app.received(id)
 }
 
-/// Reports, and answers the `fyi`.
+/// Sends a report and returns the `fyi`.
 fn report(app: &mut App, id: ConnectionId, packet: &str) -> String {
     assert_eq!(ask(app, id, packet), [""; 0], "{packet}");
     app.fyi(id)
@@ -67,11 +67,11 @@ fn a_browser_sees_what_the_script_reports() {
         let expected = format!(r#"{{"opcode":"progress","job":"{job}",{expected}}}"#);
         assert_eq!(app.received(ann), [expected]);
     }
-    assert!(app.plugin().board.watchers(&job).is_empty());
+    assert!(app.plugin().table.watchers(&job).is_empty());
 }
 
 #[test]
-fn whoever_knows_the_id_may_watch_before_and_after() {
+fn a_job_can_be_watched_before_and_after_its_reports() {
     let mut app = app("{}");
     let (ann, script) = both(&mut app);
     let watch = r#"{"opcode":"watch","job":"J"}"#;
@@ -90,7 +90,7 @@ fn whoever_knows_the_id_may_watch_before_and_after() {
 }
 
 #[test]
-fn a_script_may_name_the_browser_that_is_to_watch() {
+fn a_script_may_name_the_browser_that_watches() {
     let mut app = app(r#"{"interval":60}"#);
     let (ann, script) = both(&mut app);
     let bob = app.open(Peer::websocket()).unwrap();
@@ -102,17 +102,17 @@ fn a_script_may_name_the_browser_that_is_to_watch() {
     assert_eq!(report(&mut app, script, &for_ann), "watched");
     assert_eq!(app.received(ann).len(), 1);
     assert_eq!(report(&mut app, script, &for_bob), "watched");
-    assert_eq!(app.received(bob).len(), 1, "at once, in whatever interval of the others");
+    assert_eq!(app.received(bob).len(), 1, "at once, independent of the interval");
     assert_eq!(app.received(ann).len(), 0);
     app.close(ann);
-    assert_eq!(report(&mut app, script, &for_ann), "watched", "by bob");
+    assert_eq!(report(&mut app, script, &for_ann), "watched", "bob still watches");
     app.close(bob);
     assert_eq!(report(&mut app, script, &for_ann), "unwatched");
     assert_eq!(report(&mut app, script, r#"{"opcode":"done","job":"J","uuid":"x"}"#), "unwatched");
 }
 
 #[test]
-fn a_flood_of_reports_arrives_as_its_newest_and_its_last() {
+fn of_many_reports_the_newest_and_the_last_arrive() {
     let mut app = app(r#"{"interval":60}"#);
     let (ann, script) = both(&mut app);
     assert_eq!(app.plugin().tick_every(), None);
@@ -138,7 +138,7 @@ fn a_flood_of_reports_arrives_as_its_newest_and_its_last() {
 }
 
 #[test]
-fn the_script_learns_of_an_abort_with_its_next_report() {
+fn the_next_report_returns_the_abort_to_the_script() {
     let mut app = app(r#"{"interval":60}"#);
     let (ann, script) = both(&mut app);
     let job = start(&mut app, ann);
@@ -151,21 +151,18 @@ fn the_script_learns_of_an_abort_with_its_next_report() {
     assert_eq!(
         ask(&mut app, bob, &say("abort")).len(),
         1,
-        "asking twice is no news for the others"
+        "a second request changes nothing for the others"
     );
     assert_eq!(app.received(ann), [""; 0]);
     assert_eq!(report(&mut app, script, &say("progress")), "abort");
     assert_eq!(report(&mut app, script, &say("aborted")), "watched");
     let [aborted] = app.received(ann).try_into().unwrap();
     assert!(aborted.contains(r#""state":"aborted""#));
-    assert_eq!(
-        error(&mut app, bob, r#"{"opcode":"abort","job":"else"}"#),
-        "there is no job with this id"
-    );
+    assert_eq!(error(&mut app, bob, r#"{"opcode":"abort","job":"else"}"#), "no job has this id");
 }
 
 #[test]
-fn a_demo_plays_the_script() {
+fn a_demo_simulates_a_script() {
     let mut app = app(r#"{"demo":true}"#);
     let ann = app.open(Peer::websocket()).unwrap();
     let [job, first] = ask(&mut app, ann, r#"{"opcode":"demo","seconds":20}"#).try_into().unwrap();
@@ -199,38 +196,35 @@ fn only_scripts_may_report_unless_configured() {
     let ann = closed.open(Peer::websocket()).unwrap();
     assert_eq!(
         error(&mut closed, ann, progress),
-        "only scripts may report; `web_reports = true` would allow it"
+        "only scripts may report; `web_reports = true` allows browsers too"
     );
-    assert_eq!((closed.fyi(ann).as_str(), closed.plugin().board.job("J").is_none()), ("", true));
+    assert_eq!((closed.fyi(ann).as_str(), closed.plugin().table.job("J").is_none()), ("", true));
     let mut open = app(r#"{"web_reports":true}"#);
     let ann = open.open(Peer::websocket()).unwrap();
     assert_eq!(report(&mut open, ann, progress), "unwatched");
 }
 
 #[test]
-fn what_cannot_be_used_is_explained_to_the_sender_and_refused() {
+fn an_invalid_packet_is_answered_with_an_error_and_refused() {
     let mut app = app("{}");
     let (_, script) = both(&mut app);
     report(&mut app, script, r#"{"opcode":"done","job":"over"}"#);
-    let job = "`job` must be a text of 1 to 100 characters";
+    let job = "`job` must be a string of 1 to 100 characters";
     let opcode = "`opcode` must be start, watch, abort, demo, progress, done, failed or aborted";
     for (packet, expected) in [
         ("{}", opcode),
-        (r#"["progress","J","text",1,null,null]"#, "a packet is one JSON object"),
+        (r#"["progress","J","text",1,null,null]"#, "a packet must be a JSON object"),
         (r#"{"opcode":"run"}"#, opcode),
         (r#"{"opcode":"progress"}"#, job),
         (r#"{"opcode":"progress","job":""}"#, job),
         (&format!(r#"{{"opcode":"done","job":"{}"}}"#, "x".repeat(101)), job),
         (
             &format!(r#"{{"opcode":"done","job":"J","uuid":"{}"}}"#, "x".repeat(201)),
-            "`uuid` must be that of a browser, from its `ready`",
+            "`uuid` must be the uuid that a browser received in `ready`",
         ),
-        (r#"{"opcode":"progress","job":"over"}"#, "this job is over; another run needs another id"),
-        (r#"{"opcode":"watch","job":"J"}"#, "only clients of kind websocket can watch"),
-        (
-            r#"{"opcode":"demo","seconds":1}"#,
-            "there are no demos here; `demo = true` would allow them",
-        ),
+        (r#"{"opcode":"progress","job":"over"}"#, "this job has ended; a new run needs a new id"),
+        (r#"{"opcode":"watch","job":"J"}"#, "only clients of kind websocket can watch a job"),
+        (r#"{"opcode":"demo","seconds":1}"#, "demos are disabled; `demo = true` enables them"),
     ] {
         assert_eq!(error(&mut app, script, packet), expected, "{packet}");
         assert_eq!(app.fyi(script), "refused", "{packet}");
@@ -241,11 +235,11 @@ fn what_cannot_be_used_is_explained_to_the_sender_and_refused() {
         error(&mut app, script, packet);
     }
     ask(&mut app, script, r#"{"opcode":"start"}"#);
-    assert_eq!(app.fyi(script), "", "an old verdict does not stick");
+    assert_eq!(app.fyi(script), "", "the previous `fyi` is cleared");
 }
 
 #[test]
-fn a_long_text_is_cut_at_a_character() {
+fn a_long_text_is_truncated_at_a_character() {
     let mut app = app("{}");
     let (ann, script) = both(&mut app);
     ask(&mut app, ann, r#"{"opcode":"watch","job":"J"}"#);
@@ -255,20 +249,20 @@ fn a_long_text_is_cut_at_a_character() {
 }
 
 #[test]
-fn clients_cannot_fill_the_board() {
+fn browsers_cannot_block_scripts_by_filling_the_table() {
     let mut app = app(r#"{"max_jobs":3}"#);
     let (ann, script) = both(&mut app);
     let jobs = [(); 3].map(|()| start(&mut app, ann));
-    let full = "all 3 places for jobs are taken; try again later";
+    let full = "the limit of 3 jobs is reached; try again later";
     assert_eq!(error(&mut app, ann, r#"{"opcode":"start"}"#), full);
     assert_eq!(error(&mut app, ann, r#"{"opcode":"watch","job":"J"}"#), full);
     assert_eq!(report(&mut app, script, r#"{"opcode":"progress","job":"J"}"#), "unwatched");
     app.close(ann);
-    assert!(jobs.iter().all(|job| app.plugin().board.job(job).is_none()));
+    assert!(jobs.iter().all(|job| app.plugin().table.job(job).is_none()));
 }
 
 #[test]
-fn a_silent_job_is_told_again_and_then_forgotten_with_its_last_watcher() {
+fn a_silent_job_is_sent_again_and_removed_after_its_last_watcher() {
     let mut app = app(r#"{"keep":60}"#);
     let (ann, script) = both(&mut app);
     ask(&mut app, ann, r#"{"opcode":"watch","job":"J"}"#);
@@ -278,13 +272,13 @@ fn a_silent_job_is_told_again_and_then_forgotten_with_its_last_watcher() {
     assert!(app.received(ann)[0].contains(r#""state":"running""#));
     app.close(ann);
     after(&mut app, 119.0);
-    assert!(app.plugin().board.job("J").is_some());
+    assert!(app.plugin().table.job("J").is_some());
     after(&mut app, 122.0);
-    assert!(app.plugin().board.job("J").is_none());
+    assert!(app.plugin().table.job("J").is_none());
 }
 
 #[test]
-fn jobs_and_their_watchers_outlive_a_reload() {
+fn jobs_and_their_watchers_survive_a_reload() {
     let mut app = app(r#"{"interval":60}"#);
     let (ann, script) = both(&mut app);
     let bob = app.open(Peer::websocket()).unwrap();
@@ -308,7 +302,7 @@ fn jobs_and_their_watchers_outlive_a_reload() {
 }
 
 #[test]
-fn a_snapshot_that_it_cannot_read_is_refused() {
+fn an_unknown_snapshot_is_refused() {
     let mut app = app("{}");
     let plugin = app.plugin();
     assert!(plugin.restore(Snapshot { version: 2, bytes: b"{}".to_vec() }).is_err());
@@ -316,15 +310,15 @@ fn a_snapshot_that_it_cannot_read_is_refused() {
 }
 
 #[test]
-fn a_mistake_in_the_configuration_is_named() {
+fn a_configuration_error_names_its_key() {
     for (config, expected) in [
         (
             r#"{"intervall":1}"#,
             "unknown field `intervall`, expected one of `interval`, `keep`, `max_jobs`, `demo`, `web_reports`",
         ),
-        (r#"{"interval":-1}"#, "`interval` is -1, it must be from 0 to 60 seconds"),
-        (r#"{"keep":0}"#, "`keep` is 0, it must be from 1 to 604800 seconds"),
-        (r#"{"max_jobs":0}"#, "`max_jobs` is 0, it must be from 1 to 1000000"),
+        (r#"{"interval":-1}"#, "`interval` is -1; it must be from 0 to 60 seconds"),
+        (r#"{"keep":0}"#, "`keep` is 0; it must be from 1 to 604800 seconds"),
+        (r#"{"max_jobs":0}"#, "`max_jobs` is 0; it must be from 1 to 1000000"),
         (r#"{"demo":"yes"}"#, r#"`demo`: invalid type: string "yes", expected a boolean"#),
     ] {
         assert_eq!(Harness::<Jobs>::start(config).err().unwrap().0, expected);

@@ -1,21 +1,22 @@
-//! **locks** shows everybody which records somebody is working on: the books at a library's acquisition desk.
+//! **locks** shows which records other users are editing, such as the books on order in a library.
 //!
-//! A *holder* is a browser tab. It names itself by a token of its own making (`/locks?holder=TOKEN&name=NAME`), by
-//! which it has its locks again after a page reload; nobody else ever sees the token. `docs/applications.md` has the
-//! table of packets.
+//! A *holder* owns locks, usually one browser tab. It chooses a token
+//! (`/locks?holder=TOKEN&name=NAME`) by which it keeps its locks across a page reload; other
+//! clients never receive the token. The packets are listed in
+//! `docs/reference/bundled-applications.md`.
 //!
 //! ```toml
 //! [resources."/locks"]
 //! plugin = "locks"
 //!
 //! [resources."/locks".config]
-//! lease     = 300     # seconds until a lock that is not renewed ends
-//! grace     = 5       # seconds that a holder has to come back, 0: none
-//! max_locks = 500     # of one holder
-//! max_total = 20000   # of all holders
+//! lease     = 300     # seconds until a lock expires that is not renewed
+//! grace     = 5       # seconds within which a holder with a token may reconnect; 0: none
+//! max_locks = 500     # locks of one holder
+//! max_total = 20000   # locks of all holders
 //! ```
 
-mod desk;
+mod lock_table;
 
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
@@ -28,12 +29,12 @@ use plugsocket_plugin::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::desk::{Desk, Ended, Full, Key, Locked, Rules, SavedHolder};
+use crate::lock_table::{Expired, Key, LimitReached, Limits, LockTable, Locked, SavedHolder};
 
 struct Locks {
     host: Host,
     config: Config,
-    desk: Desk,
+    table: LockTable,
     tick_every: Duration,
 }
 
@@ -53,7 +54,7 @@ impl Default for Config {
 }
 
 #[derive(Deserialize)]
-struct Wish {
+struct Request {
     opcode: Option<String>,
     ids: Option<Vec<Value>>,
 }
@@ -73,7 +74,7 @@ impl Plugin for Locks {
 
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
         let config: Config = read_config(config)?;
-        let rules = Rules {
+        let limits = Limits {
             lease: seconds("lease", config.lease, 0.1..=DAY)?,
             grace: seconds("grace", config.grace, 0.0..=DAY)?,
             max_locks: config.max_locks,
@@ -81,42 +82,42 @@ impl Plugin for Locks {
         };
         for (key, value) in [("max_locks", config.max_locks), ("max_total", config.max_total)] {
             if value == 0 || value > 1_000_000 {
-                let text = format!("`{key}` is {value}, it must be from 1 to 1000000");
+                let text = format!("`{key}` is {value}; it must be from 1 to 1000000");
                 return Err(StartError(text));
             }
         }
-        // Fine enough for the shorter of the two, and idle enough.
+        // A fifth of the shorter of lease and grace: precise enough, and rarely awake.
         let shorter =
-            if rules.grace.is_zero() { rules.lease } else { rules.lease.min(rules.grace) };
+            if limits.grace.is_zero() { limits.lease } else { limits.lease.min(limits.grace) };
         let tick_every = (shorter / 5).clamp(Duration::from_millis(20), Duration::from_secs(1));
-        Ok(Self { host, config, desk: Desk::new(rules), tick_every })
+        Ok(Self { host, config, table: LockTable::new(limits), tick_every })
     }
 
     fn open(&mut self, session: &Session<'_>) -> Result<(), Refused> {
-        let (key, name) = who(session)?;
-        self.desk.connect(key, name, session.id());
+        let (key, name) = identify(session)?;
+        self.table.connect(key, name, session.id());
         Ok(())
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
-        let (key, name) = who(session)?;
-        // Known since `open`, but for a predecessor that left no state.
-        if !self.desk.connections(&key).contains(&session.id()) {
-            self.desk.connect(key.clone(), name, session.id());
+        let (key, name) = identify(session)?;
+        // Unknown only after a predecessor that left no state.
+        if !self.table.connections(&key).contains(&session.id()) {
+            self.table.connect(key.clone(), name, session.id());
         }
-        let wish = message.to_text().ok_or_else(|| "a packet is JSON in UTF-8".to_owned());
-        let wish = wish.and_then(read);
-        if let Err(why) = wish.and_then(|wish| self.grant(&key, session.id(), wish)) {
-            let shown: String = why.chars().take(MAX_ERROR).collect();
-            self.send(&[session.id()], &Packet::Error { error: &shown });
+        let request = message.to_text().ok_or_else(|| "a packet must be UTF-8 JSON".to_owned());
+        let request = request.and_then(read);
+        if let Err(error) = request.and_then(|request| self.handle(&key, session.id(), request)) {
+            let error: String = error.chars().take(MAX_ERROR).collect();
+            self.send(&[session.id()], &Packet::Error { error: &error });
         }
         Ok(())
     }
 
     fn close(&mut self, session: &Session<'_>, _: &CloseReason<'_>) {
-        if let Ok((key, _)) = who(session) {
-            let free = self.desk.disconnect(&key, session.id(), Instant::now());
-            self.tell_others(&[], &free, &Packet::Unlocked { ids: &free });
+        if let Ok((key, _)) = identify(session) {
+            let free = self.table.disconnect(&key, session.id(), Instant::now());
+            self.notify_others(&[], &free, &Packet::Unlocked { ids: &free });
         }
     }
 
@@ -129,7 +130,7 @@ impl Plugin for Locks {
     }
 
     fn snapshot(&mut self) -> Option<Snapshot> {
-        let bytes = serde_json::to_vec(&self.desk.save(Instant::now())).ok()?;
+        let bytes = serde_json::to_vec(&self.table.save(Instant::now())).ok()?;
         Some(Snapshot { version: SNAPSHOT_VERSION, bytes })
     }
 
@@ -141,11 +142,11 @@ impl Plugin for Locks {
             )));
         }
         let saved: Vec<SavedHolder> = serde_json::from_slice(&snapshot.bytes)?;
-        let mut here = HashSet::new();
+        let mut connected = HashSet::new();
         self.host.sessions(|session| {
-            here.insert(session.id());
+            connected.insert(session.id());
         })?;
-        self.desk.load(saved, |id| here.contains(&id), Instant::now());
+        self.table.load(saved, |id| connected.contains(&id), Instant::now());
         Ok(())
     }
 }
@@ -153,39 +154,45 @@ impl Plugin for Locks {
 export_plugin!(Locks);
 
 impl Locks {
-    fn grant(&mut self, key: &Key, id: ConnectionId, wish: Wish) -> Result<(), String> {
-        let asked = wish.ids.map(ids).transpose()?;
-        match wish.opcode.as_deref() {
+    fn handle(&mut self, key: &Key, id: ConnectionId, request: Request) -> Result<(), String> {
+        let requested = request.ids.map(ids).transpose()?;
+        match request.opcode.as_deref() {
             Some("lock") => {
-                let asked = asked.ok_or("`ids` is missing: a list of what to lock")?;
-                let locked = self.desk.lock(key, asked.clone(), Instant::now());
-                let locked = locked.map_err(|full| self.why(full))?;
-                let by = self.desk.name(key);
-                self.tell_others(
-                    self.desk.connections(key),
+                let requested = requested.ok_or("`ids` is missing: an array of the ids to lock")?;
+                let locked = self.table.lock(key, requested.clone(), Instant::now());
+                let locked = locked.map_err(|limit| self.limit_error(limit))?;
+                let by = self.table.name(key);
+                self.notify_others(
+                    self.table.connections(key),
                     &locked,
                     &Packet::Locked { ids: &locked, by },
                 );
-                self.tell_holder(key, self.desk.others_among(key, &asked));
+                self.notify_holder(key, self.table.owned_by_others_among(key, &requested));
             }
             Some("unlock") => {
-                let free = match asked.clone() {
-                    Some(ids) => self.desk.unlock(key, ids),
-                    None => self.desk.unlock_all(key),
+                let free = match requested.clone() {
+                    Some(ids) => self.table.unlock(key, ids),
+                    None => self.table.unlock_all(key),
                 };
-                self.tell_others(
-                    self.desk.connections(key),
+                self.notify_others(
+                    self.table.connections(key),
                     &free,
                     &Packet::Unlocked { ids: &free },
                 );
-                self.tell_holder(key, self.desk.others_among(key, &asked.unwrap_or_default()));
+                self.notify_holder(
+                    key,
+                    self.table.owned_by_others_among(key, &requested.unwrap_or_default()),
+                );
             }
             Some("renew") => {
-                self.desk.renew(key, Instant::now());
-                self.send(&[id], &Packet::Locks { mine: self.desk.mine(key), locked: Vec::new() });
+                self.table.renew(key, Instant::now());
+                self.send(
+                    &[id],
+                    &Packet::Locks { mine: self.table.locks_of(key), locked: Vec::new() },
+                );
             }
             Some("list") => {
-                let (mine, locked) = (self.desk.mine(key), self.desk.others(key));
+                let (mine, locked) = (self.table.locks_of(key), self.table.owned_by_others(key));
                 self.send(&[id], &Packet::Locks { mine, locked });
             }
             _ => return Err("`opcode` must be lock, unlock, renew or list".to_owned()),
@@ -194,32 +201,34 @@ impl Locks {
     }
 
     fn expire(&mut self, now: Instant) {
-        for Ended { of, ids } in self.desk.expire(now) {
-            self.send(&of, &Packet::Expired { ids: &ids });
-            self.tell_others(&of, &ids, &Packet::Unlocked { ids: &ids });
+        for Expired { connections, ids } in self.table.expire(now) {
+            self.send(&connections, &Packet::Expired { ids: &ids });
+            self.notify_others(&connections, &ids, &Packet::Unlocked { ids: &ids });
         }
     }
 
-    fn why(&self, full: Full) -> String {
+    fn limit_error(&self, limit: LimitReached) -> String {
         let Config { max_locks, max_total, .. } = self.config;
-        match full {
-            Full::Holder => {
-                format!("you would have more than {max_locks} locks; unlock something first")
+        match limit {
+            LimitReached::Holder => {
+                format!("this exceeds your limit of {max_locks} locks; unlock some first")
             }
-            Full::Desk => format!("all {max_total} locks are taken; try again later"),
+            LimitReached::Total => {
+                format!("this exceeds the limit of {max_total} locks in total; try again later")
+            }
         }
     }
 
-    /// All connections of the holder: a tab that was duplicated has the token of the first.
-    fn tell_holder(&self, key: &Key, locked: Vec<Locked<'_>>) {
-        let packet = Packet::Locks { mine: self.desk.mine(key), locked };
-        self.send(self.desk.connections(key), &packet);
+    /// Sends `locks` to all connections of the holder: a duplicated tab has the same token.
+    fn notify_holder(&self, key: &Key, locked: Vec<Locked<'_>>) {
+        let packet = Packet::Locks { mine: self.table.locks_of(key), locked };
+        self.send(self.table.connections(key), &packet);
     }
 
-    // These two fail when somebody is gone or this instance replaced: nothing is left to do then.
+    // The next two ignore errors: the client is gone or this instance has been replaced.
 
-    /// Everybody but `holder`, if `ids` are any.
-    fn tell_others(&self, holder: &[ConnectionId], ids: &[String], packet: &Packet<'_>) {
+    /// Sends `packet` to all connections except those of the holder, unless `ids` is empty.
+    fn notify_others(&self, holder: &[ConnectionId], ids: &[String], packet: &Packet<'_>) {
         if !ids.is_empty() {
             let _ = self.host.broadcast(Audience::resource().except(holder), &json(packet));
         }
@@ -233,11 +242,11 @@ impl Locks {
     }
 }
 
-/// Which holder a connection belongs to, and its name.
-fn who(session: &Session<'_>) -> Result<(Key, String), Refused> {
+/// Reads the holder and its name from the query.
+fn identify(session: &Session<'_>) -> Result<(Key, String), Refused> {
     let given = |key: &str, most: usize| match session.query_value(key) {
         Some(value) if value.chars().count() > most => {
-            Err(Refused::new(format!("`{key}` in the address has over {most} characters")))
+            Err(Refused::new(format!("`{key}` in the query has more than {most} characters")))
         }
         value => Ok(value.filter(|value| !value.is_empty())),
     };
@@ -249,15 +258,15 @@ fn who(session: &Session<'_>) -> Result<(Key, String), Refused> {
     Ok((key, given("name", 100)?.unwrap_or_else(guest)))
 }
 
-/// The ids of a packet; a number is taken as its text.
+/// Converts the ids of a packet to strings.
 fn ids(values: Vec<Value>) -> Result<Vec<String>, String> {
     if values.len() > MAX_IDS {
-        return Err(format!("`ids` has {} entries; it may have {MAX_IDS}", values.len()));
+        return Err(format!("`ids` has {} entries; the limit is {MAX_IDS}", values.len()));
     }
     let id = |value| match value {
         Value::String(text) if (1..=MAX_ID).contains(&text.chars().count()) => Ok(text),
         Value::Number(number) => Ok(number.to_string()),
-        _ => Err(format!("each of `ids` must be a text of 1 to {MAX_ID} characters or a number")),
+        _ => Err(format!("each of `ids` must be a string of 1 to {MAX_ID} characters or a number")),
     };
     values.into_iter().map(id).collect()
 }
@@ -265,244 +274,33 @@ fn ids(values: Vec<Value>) -> Result<Vec<String>, String> {
 fn seconds(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<Duration, StartError> {
     if !range.contains(&value) {
         let (least, most) = range.into_inner();
-        let text = format!("`{key}` is {value}, it must be from {least} to {most} seconds");
+        let text = format!("`{key}` is {value}; it must be from {least} to {most} seconds");
         return Err(StartError(text));
     }
     Ok(Duration::from_secs_f64(value))
 }
 
-/// What a packet says. For serde, a list of the values in the order of the fields would be one, too.
-fn read(text: &str) -> Result<Wish, String> {
+/// Parses a packet. The first character is checked because serde would also accept an array.
+fn read(text: &str) -> Result<Request, String> {
     if !text.trim_start().starts_with('{') {
-        return Err("a packet is one JSON object".to_owned());
+        return Err("a packet must be a JSON object".to_owned());
     }
     serde_json::from_str(text).map_err(|error| error.to_string())
 }
 
 fn json(packet: &Packet<'_>) -> String {
-    serde_json::to_string(packet).expect("texts always have a JSON form")
+    serde_json::to_string(packet).expect("strings always have a JSON form")
 }
 
-/// In seconds.
+/// Seconds.
 const DAY: f64 = 86_400.0;
-/// Entries of one packet.
+/// Ids in one packet.
 const MAX_IDS: usize = 500;
-/// Characters of one id.
+/// Characters of an id.
 const MAX_ID: usize = 200;
 /// Characters of an error, which may quote the packet.
 const MAX_ERROR: usize = 200;
 const SNAPSHOT_VERSION: u32 = 1;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use plugsocket_plugin::testing::{Harness, Peer};
-
-    type App = Harness<Locks>;
-
-    fn app(config: &str) -> App {
-        Harness::start(config).unwrap()
-    }
-
-    fn enter(app: &mut App, query: &str) -> ConnectionId {
-        app.open(Peer::websocket().query(query)).unwrap()
-    }
-
-    fn ask(app: &mut App, id: ConnectionId, packet: &str) -> Vec<String> {
-        app.message(id, packet).unwrap();
-        app.received(id)
-    }
-
-    fn after(app: &mut App, seconds: u64) {
-        app.plugin().expire(Instant::now() + Duration::from_secs(seconds));
-    }
-
-    const ANN: &str = "holder=a-secret&name=Ann";
-    const BOB: &str = "holder=another&name=Bob";
-
-    #[test]
-    fn a_lock_is_told_to_the_holder_and_to_the_others() {
-        let mut app = app("{}");
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        assert_eq!(
-            ask(&mut app, ann, r#"{"opcode":"lock","ids":["b-2",1,"b-2"]}"#),
-            [r#"{"opcode":"locks","mine":["1","b-2"],"locked":[]}"#]
-        );
-        assert_eq!(app.received(bob), [r#"{"opcode":"locked","ids":["1","b-2"],"by":"Ann"}"#]);
-        assert_eq!(
-            ask(&mut app, bob, r#"{"opcode":"lock","ids":["b-2","b-3"]}"#),
-            [r#"{"opcode":"locks","mine":["b-3"],"locked":[{"id":"b-2","by":"Ann"}]}"#]
-        );
-        assert_eq!(app.received(ann), [r#"{"opcode":"locked","ids":["b-3"],"by":"Bob"}"#]);
-        assert_eq!(
-            ask(&mut app, ann, r#"{"opcode":"list"}"#),
-            [r#"{"opcode":"locks","mine":["1","b-2"],"locked":[{"id":"b-3","by":"Bob"}]}"#]
-        );
-        assert_eq!(
-            ask(&mut app, ann, r#"{"opcode":"unlock","ids":["1","b-3"]}"#),
-            [r#"{"opcode":"locks","mine":["b-2"],"locked":[{"id":"b-3","by":"Bob"}]}"#]
-        );
-        assert_eq!(app.received(bob), [r#"{"opcode":"unlocked","ids":["1"]}"#]);
-        assert_eq!(
-            ask(&mut app, ann, r#"{"opcode":"unlock"}"#),
-            [r#"{"opcode":"locks","mine":[],"locked":[]}"#]
-        );
-        assert_eq!(app.received(bob), [r#"{"opcode":"unlocked","ids":["b-2"]}"#]);
-    }
-
-    #[test]
-    fn what_changes_nothing_is_told_to_nobody_else() {
-        let mut app = app("{}");
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        ask(&mut app, ann, r#"{"opcode":"lock","ids":["x"]}"#);
-        assert_eq!(app.received(bob).len(), 1);
-        for packet in [
-            r#"{"opcode":"lock","ids":["x"]}"#,
-            r#"{"opcode":"lock","ids":[]}"#,
-            r#"{"opcode":"unlock","ids":["y"]}"#,
-            r#"{"opcode":"renew"}"#,
-            r#"{"opcode":"list"}"#,
-        ] {
-            let answer = ask(&mut app, ann, packet);
-            assert_eq!(answer, [r#"{"opcode":"locks","mine":["x"],"locked":[]}"#], "{packet}");
-            assert_eq!(app.received(bob).len(), 0, "{packet}");
-        }
-    }
-
-    #[test]
-    fn a_page_reload_keeps_the_locks_and_a_closed_tab_gives_them_back() {
-        let mut app = app("{}");
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        ask(&mut app, ann, r#"{"opcode":"lock","ids":["x"]}"#);
-        app.close(ann);
-        let ann = enter(&mut app, ANN);
-        after(&mut app, 60);
-        assert_eq!(app.received(bob).len(), 1, "only `locked`");
-        assert!(ask(&mut app, ann, r#"{"opcode":"list"}"#)[0].contains(r#""mine":["x"]"#));
-        app.close(ann);
-        after(&mut app, 4);
-        assert_eq!(app.received(bob).len(), 0);
-        after(&mut app, 6);
-        assert_eq!(app.received(bob), [r#"{"opcode":"unlocked","ids":["x"]}"#]);
-    }
-
-    #[test]
-    fn without_a_token_the_connection_is_the_holder() {
-        let mut app = app("{}");
-        let [ann, bob] = ["name=Ann", ""].map(|query| enter(&mut app, query));
-        ask(&mut app, bob, r#"{"opcode":"lock","ids":["x"]}"#);
-        assert_eq!(app.received(ann), [r#"{"opcode":"locked","ids":["x"],"by":"guest-0000"}"#]);
-        app.close(bob);
-        assert_eq!(app.received(ann), [r#"{"opcode":"unlocked","ids":["x"]}"#]);
-    }
-
-    #[test]
-    fn the_end_of_a_lease_is_told_to_holder_and_others() {
-        let mut app = app(r#"{"lease":60}"#);
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        ask(&mut app, ann, r#"{"opcode":"lock","ids":["x"]}"#);
-        drop(app.received(bob));
-        app.tick(SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 40));
-        assert_eq!(app.received(ann).len(), 0, "a wall clock that jumps ends nothing");
-        after(&mut app, 61);
-        assert_eq!(app.received(ann), [r#"{"opcode":"expired","ids":["x"]}"#]);
-        assert_eq!(app.received(bob), [r#"{"opcode":"unlocked","ids":["x"]}"#]);
-    }
-
-    #[test]
-    fn two_tabs_with_one_token_are_one_holder() {
-        let mut app = app("{}");
-        let [ann, too] = [ANN, ANN].map(|query| enter(&mut app, query));
-        let answer = ask(&mut app, ann, r#"{"opcode":"lock","ids":["x"]}"#);
-        assert_eq!(app.received(too), answer);
-        app.close(ann);
-        after(&mut app, 60);
-        assert!(ask(&mut app, too, r#"{"opcode":"list"}"#)[0].contains(r#""mine":["x"]"#));
-    }
-
-    #[test]
-    fn nobody_sees_the_token_of_another() {
-        let mut app = app("{}");
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        ask(&mut app, ann, r#"{"opcode":"lock","ids":["x"]}"#);
-        ask(&mut app, bob, r#"{"opcode":"lock","ids":["x"]}"#);
-        app.message(bob, r#"{"opcode":"list"}"#).unwrap();
-        after(&mut app, 400);
-        assert!(app.received(bob).iter().all(|packet| !packet.contains("a-secret")));
-    }
-
-    #[test]
-    fn what_cannot_be_used_is_explained_to_the_sender() {
-        let mut app = app(r#"{"max_locks":2,"max_total":3}"#);
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        ask(&mut app, bob, r#"{"opcode":"lock","ids":["1","2"]}"#);
-        drop(app.received(ann));
-        let opcode = "`opcode` must be lock, unlock, renew or list";
-        let id = "each of `ids` must be a text of 1 to 200 characters or a number";
-        for (packet, expected) in [
-            ("{}", opcode),
-            (r#"["lock",["1"]]"#, "a packet is one JSON object"),
-            (r#"{"opcode":"steal"}"#, opcode),
-            (r#"{"opcode":"lock"}"#, "`ids` is missing: a list of what to lock"),
-            (r#"{"opcode":"lock","ids":[""]}"#, id),
-            (r#"{"opcode":"lock","ids":[true]}"#, id),
-            (&format!(r#"{{"opcode":"lock","ids":["{}"]}}"#, "x".repeat(201)), id),
-            (
-                &format!(r#"{{"opcode":"lock","ids":[{}1]}}"#, "1,".repeat(500)),
-                "`ids` has 501 entries; it may have 500",
-            ),
-            (
-                r#"{"opcode":"lock","ids":["3","4","5"]}"#,
-                "you would have more than 2 locks; unlock something first",
-            ),
-            (r#"{"opcode":"lock","ids":["3","4"]}"#, "all 3 locks are taken; try again later"),
-        ] {
-            let expected = format!(r#"{{"opcode":"error","error":"{expected}"}}"#);
-            assert_eq!(ask(&mut app, ann, packet), [expected], "{packet}");
-        }
-        for packet in ["", "null", r#"{"opcode":"lock","ids":"x"}"#, &"[".repeat(100_000)] {
-            assert!(ask(&mut app, ann, packet)[0].starts_with(r#"{"opcode":"error""#), "{packet}");
-        }
-        assert_eq!(app.received(bob).len(), 0);
-        let long = format!("holder={}", "x".repeat(201));
-        assert!(app.open(Peer::websocket().query(&long)).is_err());
-    }
-
-    #[test]
-    fn locks_outlive_a_reload() {
-        let mut app = app("{}");
-        let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
-        let guest = enter(&mut app, "");
-        ask(&mut app, ann, r#"{"opcode":"lock","ids":["x"]}"#);
-        ask(&mut app, bob, r#"{"opcode":"lock","ids":["y"]}"#);
-        ask(&mut app, guest, r#"{"opcode":"lock","ids":["z"]}"#);
-        app.close(bob);
-        let mut app = app.reload::<Locks>("{}").unwrap();
-        drop((app.received(ann), app.received(guest)));
-        let bob = enter(&mut app, BOB);
-        for (id, mine) in [(ann, "x"), (bob, "y"), (guest, "z")] {
-            let answer = ask(&mut app, id, r#"{"opcode":"list"}"#);
-            assert!(answer[0].contains(&format!(r#""mine":["{mine}"]"#)), "{answer:?}");
-        }
-        app.close(guest);
-        assert_eq!(app.received(ann), [r#"{"opcode":"unlocked","ids":["z"]}"#]);
-        after(&mut app, 301);
-        assert!(app.received(ann).contains(&r#"{"opcode":"expired","ids":["x"]}"#.to_owned()));
-    }
-
-    #[test]
-    fn a_mistake_in_the_configuration_is_named() {
-        for (config, expected) in [
-            (
-                r#"{"leese":1}"#,
-                "unknown field `leese`, expected one of `lease`, `grace`, `max_locks`, `max_total`",
-            ),
-            (r#"{"lease":0}"#, "`lease` is 0, it must be from 0.1 to 86400 seconds"),
-            (r#"{"grace":-1}"#, "`grace` is -1, it must be from 0 to 86400 seconds"),
-            (r#"{"grace":"5s"}"#, r#"`grace`: invalid type: string "5s", expected f64"#),
-            (r#"{"max_locks":0}"#, "`max_locks` is 0, it must be from 1 to 1000000"),
-        ] {
-            assert_eq!(Harness::<Locks>::start(config).err().unwrap().0, expected);
-        }
-    }
-}
+mod tests;

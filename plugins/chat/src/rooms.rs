@@ -1,62 +1,64 @@
-//! Who is in which room, and what was said there last. A room is there as long as somebody is in it, so all of this is
-//! bounded by the number of connections. Knows no packets and no host.
+//! Rooms with their members and latest messages. Independent of packets and host.
+//!
+//! A room exists while it has members, so the number of connections bounds all of this.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use plugsocket_plugin::ConnectionId;
 use serde::{Deserialize, Serialize};
 
-/// Names and rooms are kept as they were given: escaping is for what is sent.
-pub(crate) struct Hall {
+/// All rooms. Names are stored unescaped; they are escaped when they are sent.
+pub(crate) struct Rooms {
     members: HashMap<ConnectionId, Member>,
     rooms: HashMap<String, Room>,
-    /// How many messages a room keeps.
+    /// Messages that a room keeps.
     history: usize,
-    arrivals: u64,
+    last_arrival: u64,
 }
 
 pub(crate) struct Member {
     pub(crate) name: String,
     pub(crate) room: String,
+    /// Position in the order of arrival.
     arrival: u64,
 }
 
 #[derive(Default)]
 struct Room {
-    /// By arrival.
+    /// Keyed by arrival.
     members: BTreeMap<u64, ConnectionId>,
-    said: VecDeque<Said>,
+    messages: VecDeque<ChatMessage>,
 }
 
-/// A message as everybody in the room reads it: already escaped.
+/// A message as the members receive it: already escaped.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename = "usermsg")]
-pub(crate) struct Said {
+pub(crate) struct ChatMessage {
     pub(crate) name: String,
     pub(crate) message: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) color: Option<String>,
 }
 
-impl Hall {
+impl Rooms {
     pub(crate) fn new(history: usize) -> Self {
-        Self { members: HashMap::new(), rooms: HashMap::new(), history, arrivals: 0 }
+        Self { members: HashMap::new(), rooms: HashMap::new(), history, last_arrival: 0 }
     }
 
-    /// Leaves another room that it was in; in the same room it keeps its place, and the room what was said.
+    /// Moves a connection to a room. If it is there already, only its name changes.
     pub(crate) fn enter(&mut self, id: ConnectionId, room: String, name: String) {
         if let Some(member) = self.members.get_mut(&id).filter(|member| member.room == room) {
             member.name = name;
             return;
         }
         self.leave(id);
-        self.arrivals += 1;
-        let arrival = self.arrivals;
+        self.last_arrival += 1;
+        let arrival = self.last_arrival;
         self.rooms.entry(room.clone()).or_default().members.insert(arrival, id);
         self.members.insert(id, Member { name, room, arrival });
     }
 
-    /// The last one out takes the room and its history along.
+    /// Removes a connection. A room without members is removed with its history.
     pub(crate) fn leave(&mut self, id: ConnectionId) -> Option<Member> {
         let member = self.members.remove(&id)?;
         if let Some(room) = self.rooms.get_mut(&member.room) {
@@ -72,12 +74,12 @@ impl Hall {
         self.members.get(&id)
     }
 
-    /// Answers the former name; None if the connection is not here.
+    /// Returns the previous name, or `None` if the connection is in no room.
     pub(crate) fn rename(&mut self, id: ConnectionId, name: String) -> Option<String> {
         self.members.get_mut(&id).map(|member| std::mem::replace(&mut member.name, name))
     }
 
-    /// The names in a room in the order of arrival, the last `limit` of them.
+    /// Returns the names of the newest `limit` members of a room, in the order of arrival.
     pub(crate) fn names(&self, room: &str, limit: usize) -> Vec<&str> {
         let Some(room) = self.rooms.get(room) else { return Vec::new() };
         let ids = room.members.values().rev().take(limit);
@@ -86,20 +88,22 @@ impl Hall {
         names
     }
 
-    pub(crate) fn remember(&mut self, room: &str, said: &Said) {
+    /// Appends a message to a room's history.
+    pub(crate) fn remember(&mut self, room: &str, message: &ChatMessage) {
         if self.history == 0 {
             return;
         }
         if let Some(room) = self.rooms.get_mut(room) {
-            room.said.push_back(said.clone());
-            let excess = room.said.len().saturating_sub(self.history);
-            room.said.drain(..excess);
+            room.messages.push_back(message.clone());
+            let excess = room.messages.len().saturating_sub(self.history);
+            room.messages.drain(..excess);
         }
     }
 
-    pub(crate) fn said(&self, room: &str) -> impl ExactSizeIterator<Item = &Said> {
-        static SILENCE: VecDeque<Said> = VecDeque::new();
-        self.rooms.get(room).map_or(&SILENCE, |room| &room.said).iter()
+    /// Returns a room's latest messages, oldest first.
+    pub(crate) fn history(&self, room: &str) -> impl ExactSizeIterator<Item = &ChatMessage> {
+        static EMPTY: VecDeque<ChatMessage> = VecDeque::new();
+        self.rooms.get(room).map_or(&EMPTY, |room| &room.messages).iter()
     }
 
     pub(crate) fn save(&self) -> Saved {
@@ -110,32 +114,33 @@ impl Hall {
             room: member.room.clone(),
             name: member.name.clone(),
         });
-        let rooms = self.rooms.iter().filter(|(_, room)| !room.said.is_empty());
+        let rooms = self.rooms.iter().filter(|(_, room)| !room.messages.is_empty());
         Saved {
             members: members.collect(),
-            said: rooms.map(|(name, room)| (name.clone(), room.said.clone())).collect(),
+            messages: rooms.map(|(name, room)| (name.clone(), room.messages.clone())).collect(),
         }
     }
 
-    /// Takes over those for whom `is_here` holds.
-    pub(crate) fn load(&mut self, saved: Saved, is_here: impl Fn(ConnectionId) -> bool) {
+    /// Restores a snapshot; skips members for whom `is_connected` returns false.
+    pub(crate) fn load(&mut self, saved: Saved, is_connected: impl Fn(ConnectionId) -> bool) {
         for SavedMember { id, room, name } in saved.members {
-            if is_here(ConnectionId(id)) {
+            if is_connected(ConnectionId(id)) {
                 self.enter(ConnectionId(id), room, name);
             }
         }
-        for (room, said) in saved.said {
-            said.iter().for_each(|said| self.remember(&room, said));
+        for (room, messages) in saved.messages {
+            messages.iter().for_each(|message| self.remember(&room, message));
         }
     }
 }
 
-/// What a successor is handed, version 1.
+/// The snapshot, format version 1.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Saved {
-    /// By arrival.
+    /// In the order of arrival.
     members: Vec<SavedMember>,
-    said: HashMap<String, VecDeque<Said>>,
+    #[serde(rename = "said")]
+    messages: HashMap<String, VecDeque<ChatMessage>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,32 +155,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_left_of_a_room_that_everybody_has_left() {
-        let mut hall = Hall::new(5);
+    fn an_empty_room_is_removed_with_its_history() {
+        let mut rooms = Rooms::new(5);
         for id in 0..100 {
-            hall.enter(ConnectionId(id), format!("room {}", id % 7), "x".to_owned());
-            hall.remember("room 0", &Said { name: "x".into(), message: "y".into(), color: None });
-        }
-        assert_eq!(hall.said("room 0").len(), 5);
-        for id in 0..100 {
-            hall.enter(ConnectionId(id), "elsewhere".to_owned(), "x".to_owned());
-        }
-        assert_eq!((hall.rooms.len(), hall.names("elsewhere", 500).len()), (1, 100));
-        for id in 0..100 {
-            assert!(
-                hall.leave(ConnectionId(id)).is_some() && hall.leave(ConnectionId(id)).is_none()
+            rooms.enter(ConnectionId(id), format!("room {}", id % 7), "x".to_owned());
+            rooms.remember(
+                "room 0",
+                &ChatMessage { name: "x".into(), message: "y".into(), color: None },
             );
         }
-        assert!(hall.rooms.is_empty() && hall.members.is_empty());
+        assert_eq!(rooms.history("room 0").len(), 5);
+        for id in 0..100 {
+            rooms.enter(ConnectionId(id), "elsewhere".to_owned(), "x".to_owned());
+        }
+        assert_eq!((rooms.rooms.len(), rooms.names("elsewhere", 500).len()), (1, 100));
+        for id in 0..100 {
+            assert!(
+                rooms.leave(ConnectionId(id)).is_some() && rooms.leave(ConnectionId(id)).is_none()
+            );
+        }
+        assert!(rooms.rooms.is_empty() && rooms.members.is_empty());
     }
 
     #[test]
-    fn a_long_list_of_names_is_that_of_the_newest_in_order() {
-        let mut hall = Hall::new(0);
+    fn a_limited_list_of_names_contains_the_newest_in_order() {
+        let mut rooms = Rooms::new(0);
         for id in 0..10 {
-            hall.enter(ConnectionId(id), "lobby".to_owned(), id.to_string());
+            rooms.enter(ConnectionId(id), "lobby".to_owned(), id.to_string());
         }
-        assert_eq!(hall.names("lobby", 3), ["7", "8", "9"]);
-        assert_eq!(hall.names("nowhere", 3), [""; 0]);
+        assert_eq!(rooms.names("lobby", 3), ["7", "8", "9"]);
+        assert_eq!(rooms.names("nowhere", 3), [""; 0]);
     }
 }
