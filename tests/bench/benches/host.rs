@@ -47,6 +47,27 @@ mod dialogs {
     }
 }
 
+/// What the host computes to open a connection.
+mod handshakes {
+    use super::*;
+    use plugsocket::protocol::http::{Head, judge_upgrade};
+    use plugsocket::protocol::identity::{Identity, IdentityIssuer};
+
+    #[divan::bench]
+    fn issue_identity(bencher: Bencher<'_, '_>) {
+        let issuer = IdentityIssuer::new();
+        bencher.bench(|| -> Identity { issuer.issue() });
+    }
+
+    #[divan::bench]
+    fn accept_upgrade(bencher: Bencher<'_, '_>) {
+        let request = "GET /x HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
+        let (head, _) = Head::parse(request.as_bytes(), 8192).unwrap().unwrap();
+        bencher.bench(|| judge_upgrade(black_box(&head)).is_ok());
+    }
+}
+
 mod chunks {
     use super::*;
 
