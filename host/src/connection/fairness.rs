@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::protocol::wire::BATCH_MESSAGES;
+use crate::protocol::io::BATCH_MESSAGES;
 
 /// What a connection had of its thread since the others had their turn. The runtime itself counts reads and writes, up to 128,
 /// whatever each costs: twenty peers that flood would make everybody else wait for a tenth of a second.

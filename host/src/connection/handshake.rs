@@ -14,7 +14,7 @@ use crate::config::{Access, Config};
 use crate::protocol::http::{
     self, ClientType, Head, HeadReader, Method, Refusal, Upgrade, client_type,
 };
-use crate::protocol::lines::{Opening, Tail, Way, way};
+use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
 
 /// What a peer wants, having been allowed it.
 #[derive(Debug)]
@@ -121,10 +121,10 @@ async fn read_first<S: AsyncRead + Unpin>(
             return Err(HandshakeError::Left);
         }
         if decided.is_none() {
-            decided = way(buffer);
+            decided = detect_transport(buffer);
         }
         match decided {
-            Some(Way::Plain) => {
+            Some(Transport::Lines) => {
                 let Some(mut opened) = opening.read(buffer)? else { continue };
                 while opened.tail == Tail::Awaited
                     && let Ok(Ok(1..)) = timeout(pause, stream.read_buf(buffer)).await
@@ -138,7 +138,7 @@ async fn read_first<S: AsyncRead + Unpin>(
                 let read = buffer.split_off(opened.used);
                 return Ok(First::Opening(opened.head, opened.tail, read));
             }
-            Some(Way::Http) => {
+            Some(Transport::Http) => {
                 if let Some((head, used)) = request.read(buffer)? {
                     return Ok(First::Request(head, buffer.split_off(used)));
                 }
@@ -164,7 +164,7 @@ fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<H
 }
 
 fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
-    let upgrade = http::judge_upgrade(head)?;
+    let upgrade = http::check_upgrade(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
         ClientType::Backend => {

@@ -38,12 +38,11 @@ use crate::config::{Limits, Timeouts};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::chunk::{Form, Joiner, Step};
-use crate::protocol::close::CloseReason;
+use crate::protocol::close::{CloseReason, close_packet};
+use crate::protocol::io::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, WriteError};
 use crate::protocol::outgoing::Outgoing;
 use crate::protocol::payload::Payload;
-use crate::protocol::wire::{
-    BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, Wire, WriteError,
-};
+use crate::protocol::wire::Wire;
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{NextStep, Priority, Taken};
 use crate::routing::registry::{Entry, Peer};
@@ -243,9 +242,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
         };
         match (joined, progress) {
-            (Err(reason), _) | (Ok(()), Progress::Violated(reason)) => Some(End::Closed(reason)),
+            (Err(reason), _) | (Ok(()), Progress::Violation(reason)) => Some(End::Closed(reason)),
             (Ok(()), Progress::Done(reason)) => Some(End::Done(reason)),
-            (Ok(()), Progress::Left(reason)) => Some(End::Left(reason)),
+            (Ok(()), Progress::Broken(reason)) => Some(End::Left(reason)),
             (Ok(()), Progress::Pong) => self.flush().await.err(),
             (Ok(()), Progress::More) => None,
         }
@@ -279,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
                     return Poll::Ready(Turn::Read(progress));
                 }
-                if wire.is_heard() {
+                if wire.has_received() {
                     // In the middle of a message a peer cannot answer a ping.
                     peer.received();
                 }
@@ -370,7 +369,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Input::Message(Payload::shared(form != Form::Binary, bytes))
                 }
                 Step::Acknowledge => Input::Chunk,
-                Step::TooMuch(limit) => {
+                Step::LimitExceeded(limit) => {
                     return Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()));
                 }
                 Step::Invalid => {
@@ -379,11 +378,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             });
         }
         // The time begins anew with the next message; a chunk is only a part of one.
-        let is_midway = self.joiner.is_open() || self.wire.is_midway();
-        if !is_midway || inputs.iter().any(|input| matches!(input, Input::Message(_))) {
+        let is_mid_message = self.joiner.is_open() || self.wire.is_mid_message();
+        if !is_mid_message || inputs.iter().any(|input| matches!(input, Input::Message(_))) {
             self.whole = Deadline::None;
         }
-        if is_midway {
+        if is_mid_message {
             self.whole.begin(self.timeouts.message);
         }
         Ok(())
@@ -429,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let (inbox, close_timeouts) = (self.inbox, self.timeouts.close);
         let mut wire = self.wire;
         let rejector = async move {
-            if matches!(end, End::Left(_)) || wire.answer_goodbye().await.is_ok() {
+            if matches!(end, End::Left(_)) || wire.answer_close().await.is_ok() {
                 wire.linger().await;
             }
         };
@@ -455,15 +454,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             match &end {
                 End::Closed(reason) => {
                     let with_packet = peer.dialog && reason.code != CloseCode::NORMAL;
-                    self.wire.say_goodbye(reason, with_packet).await?;
+                    let packet = with_packet.then(|| close_packet(reason));
+                    self.wire.send_close(reason, packet).await?;
                 }
-                End::Done(_) | End::Left(_) => self.wire.answer_goodbye().await?,
+                End::Done(_) | End::Left(_) => self.wire.answer_close().await?,
             }
             self.wire.linger().await;
             io::Result::Ok(())
         };
         if timeout(close_timeouts, goodbye).await.is_err() {
-            self.wire.hang_up().await;
+            self.wire.start_shutdown().await;
         }
         drop(self.wire);
         if !is_told && !peer.outbox.is_finished() {

@@ -20,7 +20,8 @@ use crate::net::origin::Origin;
 use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Refusal};
-use crate::protocol::wire::{Wire, linger};
+use crate::protocol::io::linger;
+use crate::protocol::wire::Wire;
 
 /// Why a connection belongs nowhere, and how it is told.
 pub(crate) enum Rejection {
@@ -164,7 +165,7 @@ impl<'a> Rejector<'a> {
                     stream.write_all(&http::switching(&upgrade, protocol.as_deref())).await?;
                     let limits = &self.config.server.limits;
                     let mut wire = Wire::websocket(&mut stream, handshake.read, limits);
-                    wire.say_goodbye(reason, true).await?;
+                    wire.send_close(reason, Some(close_packet(reason))).await?;
                     wire.linger().await;
                     io::Result::Ok(())
                 };

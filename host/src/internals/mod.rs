@@ -15,7 +15,9 @@ mod wire;
 
 pub use self::crowd::Crowd;
 pub use self::proxy::proxy_header;
-pub use self::wire::{Ear, Heard, Manner, Said, close_code, hear, say};
+pub use self::wire::{
+    Framing, HostMessage, ReadOutcome, SocketReader, close_code, read_all, write_all,
+};
 
 use std::path::{Path, PathBuf};
 

@@ -6,7 +6,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::{Manner, hear};
+use super::{Framing, read_all};
 use crate::protocol::chunk::{Form, Joiner, Step};
 use crate::protocol::lines::Tail;
 use crate::protocol::ws::frame;
@@ -111,16 +111,16 @@ proptest! {
         let (mut frames, mut pongs) = (Vec::new(), Vec::new());
         messages.iter().for_each(|message| message.append(&mut frames, &mut pongs));
         let (first, rest) = frames.split_at(behind.index(frames.len() + 1));
-        let heard = hear(Manner::WebSocket, first, &pieces(rest, &cuts), MAX);
+        let outcome = read_all(Framing::WebSocket, first, &pieces(rest, &cuts), MAX);
         let expected: Vec<_> = messages
             .into_iter()
             .map(|Sent { is_text, payload, .. }| {
                 (if is_text { Form::Text } else { Form::Binary }, Bytes::from(payload))
             })
             .collect();
-        prop_assert_eq!(heard.messages, expected);
-        prop_assert_eq!(heard.answers, pongs);
-        prop_assert_eq!(heard.end, (1006, false));
+        prop_assert_eq!(outcome.messages, expected);
+        prop_assert_eq!(outcome.answers, pongs);
+        prop_assert_eq!(outcome.end, (1006, false));
     }
 
     #[test]
@@ -134,7 +134,7 @@ proptest! {
         let message = message.replace(['\n', '\r'], " ");
         let mut sent = Vec::new();
         let chunks = pieces(message.as_bytes(), &chunk_cuts);
-        // What has no place of its own in either manner.
+        // What has no place of its own in either framing.
         prop_assume!(!chunks.iter().any(|chunk| chunk.starts_with(b"buffer")));
         let whole = [&[&b"bufferON"[..]], &chunks[..], &[b"bufferOFF"]].concat();
         for part in whole {
@@ -145,12 +145,12 @@ proptest! {
             }
         }
         // The first line must not end with its read before it is whole, or this is an old peer.
-        let manner = if is_websocket { Manner::WebSocket } else { Manner::Lines(Tail::Closed) };
+        let framing = if is_websocket { Framing::WebSocket } else { Framing::Lines(Tail::Closed) };
         let (first, rest) = sent.split_at(if is_websocket { 0 } else { b"bufferON\n".len() });
-        let heard = hear(manner, first, &pieces(rest, &cuts), MAX);
+        let outcome = read_all(framing, first, &pieces(rest, &cuts), MAX);
         let mut joiner = Joiner::new(MAX, 100);
         let steps: Vec<Step> =
-            heard.messages.into_iter().map(|(form, bytes)| joiner.take(bytes, form)).collect();
+            outcome.messages.into_iter().map(|(form, bytes)| joiner.take(bytes, form)).collect();
         let (last, before) = steps.split_last().expect("two commands at least");
         prop_assert!(before.iter().all(|step| *step == Step::Acknowledge));
         prop_assert_eq!(last, &Step::Deliver(Bytes::from(message)));
@@ -166,12 +166,12 @@ proptest! {
             sent.extend_from_slice(message.as_bytes());
             sent.extend_from_slice(if *with_return { b"\r\n" } else { b"\n" });
         }
-        let heard = hear(Manner::Lines(Tail::Closed), &[], &pieces(&sent, &cuts), MAX);
+        let outcome = read_all(Framing::Lines(Tail::Closed), &[], &pieces(&sent, &cuts), MAX);
         let expected: Vec<_> = messages
             .into_iter()
             .map(|(message, _)| (Form::Unchecked, Bytes::from(message)))
             .collect();
-        prop_assert_eq!(heard.messages, expected);
+        prop_assert_eq!(outcome.messages, expected);
     }
 
     #[test]
@@ -179,8 +179,8 @@ proptest! {
         messages in vec("\\{\"a\":\"[^\u{0}-\u{1f}\"\\\\]{0,40}\"\\}", 1..9),
     ) {
         let reads: Vec<&[u8]> = messages.iter().map(String::as_bytes).collect();
-        let heard = hear(Manner::Lines(Tail::Awaited), &[], &reads, MAX);
-        let found: Vec<_> = heard.messages.iter().map(|(_, bytes)| &bytes[..]).collect();
+        let outcome = read_all(Framing::Lines(Tail::Awaited), &[], &reads, MAX);
+        let found: Vec<_> = outcome.messages.iter().map(|(_, bytes)| &bytes[..]).collect();
         prop_assert_eq!(found, reads);
     }
 }

@@ -1,4 +1,4 @@
-//! Both kinds of sockets, read and written in memory, as `connection` does it.
+//! Reads and writes both kinds of sockets in memory, as `connection` does.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -12,76 +12,82 @@ use super::crowd;
 use super::script::Script;
 use crate::config::Limits;
 use crate::protocol::chunk::Form;
-use crate::protocol::close::CloseReason;
+use crate::protocol::close::{CloseReason, close_packet};
 use crate::protocol::dialog;
+use crate::protocol::io::{Progress, Received};
 use crate::protocol::lines::Tail;
 use crate::protocol::outgoing::Outgoing;
 use crate::protocol::payload::Payload;
-use crate::protocol::wire::{Progress, Received, Wire};
+use crate::protocol::wire::Wire;
 
-/// How messages lie on the socket.
+/// How messages are framed on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Manner {
+pub enum Framing {
     /// Frames, after the handshake.
     WebSocket,
     /// Lines, after the opening.
     Lines(Tail),
 }
 
-/// What came of the bytes that a peer sent.
+/// The result of reading all bytes that a peer sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heard {
-    /// In order.
+pub struct ReadOutcome {
+    /// The messages in order.
     pub messages: Vec<(Form, Bytes)>,
-    /// With which close code, and whether it is the host that would say so.
+    /// The close code, and whether the host closes.
     pub end: (u16, bool),
-    /// What the host answered by itself: pongs, and its side of a close that the peer began.
+    /// Pongs, and the answer to the peer's close frame.
     pub answers: Vec<u8>,
-    /// The most memory that was kept between two reads for what was no message yet.
-    pub most_kept: usize,
-    /// The most messages that one read handed on.
+    /// The most memory held between two reads for incomplete messages.
+    pub most_buffered: usize,
+    /// The most messages of one read.
     pub most_at_once: usize,
 }
 
 /// Reads to the end: first what came `behind` the handshake, then each of `reads`.
-pub fn hear(manner: Manner, behind: &[u8], reads: &[&[u8]], max_message: usize) -> Heard {
+pub fn read_all(
+    framing: Framing,
+    behind: &[u8],
+    reads: &[&[u8]],
+    max_message: usize,
+) -> ReadOutcome {
     let limits = Limits { max_message, ..Limits::default() };
     let script = Script::of_reads(reads);
-    let mut wire = match manner {
-        Manner::WebSocket => Wire::websocket(script, behind.to_vec(), &limits),
-        Manner::Lines(tail) => Wire::lines(script, behind, tail, &limits),
+    let mut wire = match framing {
+        Framing::WebSocket => Wire::websocket(script, behind.to_vec(), &limits),
+        Framing::Lines(tail) => Wire::lines(script, behind, tail, &limits),
     };
     let (mut messages, mut batch) = (Vec::new(), Vec::new());
-    let (mut most_kept, mut most_at_once) = (0, 0);
+    let (mut most_buffered, mut most_at_once) = (0, 0);
     let end = loop {
         let progress = finish(poll_fn(|cx| wire.poll_receive(cx, &mut batch)));
         most_at_once = most_at_once.max(batch.len());
-        most_kept = most_kept.max(wire.kept());
+        most_buffered = most_buffered.max(wire.buffered_bytes());
         messages.extend(batch.drain(..).map(|received| (received.form, received.bytes)));
         finish(wire.flush()).expect("a script takes everything");
         match progress {
             Progress::More | Progress::Pong => {}
             Progress::Done(reason) => {
-                finish(wire.answer_goodbye()).expect("a script takes everything");
+                finish(wire.answer_close()).expect("a script takes everything");
                 break (reason.code.0, false);
             }
-            Progress::Left(reason) => break (reason.code.0, false),
-            Progress::Violated(reason) => break (reason.code.0, true),
+            Progress::Broken(reason) => break (reason.code.0, false),
+            Progress::Violation(reason) => break (reason.code.0, true),
         }
     };
     let answers = stream(wire).written;
-    Heard { messages, end, answers, most_kept, most_at_once }
+    ReadOutcome { messages, end, answers, most_buffered, most_at_once }
 }
 
-/// A WebSocket that is read over and over.
+/// A WebSocket for benchmarks of reading.
 #[derive(Debug)]
-pub struct Ear {
+pub struct SocketReader {
     wire: Wire<Script>,
     batch: Vec<Received>,
 }
 
-impl Ear {
-    /// Of a connection that has been idle so far.
+impl SocketReader {
+    /// A connection that was idle so far.
     pub fn new(max_message: usize) -> Self {
         let limits = Limits { max_message, ..Limits::default() };
         Self {
@@ -90,7 +96,7 @@ impl Ear {
         }
     }
 
-    /// One read that brings `bytes`; how many messages it was.
+    /// Performs one read that brings `bytes` and returns the number of messages.
     pub fn read(&mut self, bytes: Vec<u8>) -> usize {
         let Wire::WebSocket(socket) = &mut self.wire else { return 0 };
         socket.stream_mut().reads.push_back(bytes);
@@ -99,62 +105,65 @@ impl Ear {
     }
 }
 
-/// One thing that the host says.
+/// One item that the host writes.
 #[derive(Clone, Debug)]
-pub enum Said {
-    /// `ready`, with the uuid that [`say`] returns.
+pub enum HostMessage {
+    /// `ready`, with the uuid that [`write_all`] returns.
     Ready,
-    /// An application's text.
+    /// A text message of an application.
     Text(String),
-    /// An application's bytes.
+    /// A binary message of an application.
     Binary(Vec<u8>),
     /// `next`, with this `fyi`.
     Next(String),
     /// A ping.
     Ping,
-    /// What was said before is written before the rest.
+    /// Writes the items before it first.
     Flush,
 }
 
-/// Writes these and says goodbye with this code and reason, on a socket whose writes take as much as `allowed` says, over and over (0: not
-/// now; empty: all). Returns the bytes and the peer's uuid.
-pub fn say(
-    manner: Manner,
-    things: &[Said],
-    goodbye: (u16, &str),
+/// Writes `things` and closes with this code and reason. The writes of the socket take as many bytes
+/// as `allowed` lists, cyclically (0: not now; empty: all). Returns the bytes and the peer's uuid.
+pub fn write_all(
+    framing: Framing,
+    things: &[HostMessage],
+    close: (u16, &str),
     allowed: &[usize],
 ) -> (Vec<u8>, String) {
     let peer = crowd::peer(&crowd::resource("/web"), "127.0.0.1", "");
     let script = Script::of_writes(allowed);
-    let mut wire = match manner {
-        Manner::WebSocket => Wire::websocket(script, Vec::new(), &Limits::default()),
-        Manner::Lines(tail) => Wire::lines(script, &[], tail, &Limits::default()),
+    let mut wire = match framing {
+        Framing::WebSocket => Wire::websocket(script, Vec::new(), &Limits::default()),
+        Framing::Lines(tail) => Wire::lines(script, &[], tail, &Limits::default()),
     };
-    for queue in things.split(|thing| matches!(thing, Said::Flush)) {
+    for queue in things.split(|thing| matches!(thing, HostMessage::Flush)) {
         let queue = queue.iter().map(outgoing).collect();
         finish(wire.write(queue, peer.identity.as_str(), LIMIT))
             .expect("a script takes everything");
     }
-    let reason = CloseReason::host(CloseCode(goodbye.0), goodbye.1);
-    finish(wire.say_goodbye(&reason, true)).expect("a script takes everything");
+    let reason = CloseReason::host(CloseCode(close.0), close.1);
+    finish(wire.send_close(&reason, Some(close_packet(&reason))))
+        .expect("a script takes everything");
     (stream(wire).written, peer.identity.as_str().to_owned())
 }
 
-/// The code that an application's choice becomes in a close frame.
+/// Returns the code that is sent in a close frame when an application chooses `code`.
 pub fn close_code(code: u16) -> u16 {
     crate::protocol::close::sendable(CloseCode(code)).0
 }
 
-/// Nothing waits: a write that is put off is polled again at once, without a clock.
+/// Writes that must wait are polled again at once, without a clock.
 const LIMIT: Duration = Duration::MAX;
 
-fn outgoing(thing: &Said) -> Outgoing {
+fn outgoing(thing: &HostMessage) -> Outgoing {
     match thing {
-        Said::Ready => Outgoing::Ready,
-        Said::Text(text) => Outgoing::Message(Payload::copied(true, text.as_bytes())),
-        Said::Binary(bytes) => Outgoing::Message(Payload::copied(false, bytes)),
-        Said::Next(fyi) => Outgoing::Next((!fyi.is_empty()).then(|| dialog::next(fyi).into())),
-        Said::Ping | Said::Flush => Outgoing::Ping,
+        HostMessage::Ready => Outgoing::Ready,
+        HostMessage::Text(text) => Outgoing::Message(Payload::copied(true, text.as_bytes())),
+        HostMessage::Binary(bytes) => Outgoing::Message(Payload::copied(false, bytes)),
+        HostMessage::Next(fyi) => {
+            Outgoing::Next((!fyi.is_empty()).then(|| dialog::next(fyi).into()))
+        }
+        HostMessage::Ping | HostMessage::Flush => Outgoing::Ping,
     }
 }
 
@@ -165,7 +174,7 @@ fn stream(wire: Wire<Script>) -> Script {
     }
 }
 
-/// Polls to the end: nothing in memory waits for anything else.
+/// Polls a future to completion: in memory nothing waits for another task.
 pub(super) fn finish<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let mut cx = Context::from_waker(Waker::noop());

@@ -52,7 +52,7 @@ impl Origin {
             Self::Unix | Self::Hidden(_) => return self,
         }
         match forwarded_for(head, self.ip(), |ip| access.is_trusted_proxy(ip)) {
-            Forwarded::Nobody => self,
+            Forwarded::Direct => self,
             Forwarded::For(ip) => Self::Ip(ip),
             Forwarded::Unreadable(ip) => Self::Hidden(ip),
         }

@@ -31,14 +31,14 @@ pub enum Step {
     /// Nothing for the application; the sender gets its `next`.
     Acknowledge,
     /// Over a limit: close with 1009. The chunks are gone.
-    TooMuch(TooMuch),
+    LimitExceeded(LimitExceeded),
     /// Text that is not UTF-8: close with 1007. The chunks are gone.
     Invalid,
 }
 
 /// Which limit a message in pieces went past; its sentence is fit for the `close` of the dialog.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum TooMuch {
+pub enum LimitExceeded {
     /// More chunks than configured (`max_chunks`).
     #[error("more than {max} chunks in one message (max_chunks)")]
     Chunks {
@@ -109,16 +109,16 @@ impl Joiner {
     fn keep(&mut self, message: &Bytes) -> Step {
         let Some(chunks) = &mut self.open else { return Step::Acknowledge };
         let too_much = if chunks.count >= self.max_chunks {
-            TooMuch::Chunks { max: self.max_chunks }
+            LimitExceeded::Chunks { max: self.max_chunks }
         } else if message.len() > self.max_message.saturating_sub(chunks.message.len()) {
-            TooMuch::Bytes { max_bytes: self.max_message }
+            LimitExceeded::Bytes { max_bytes: self.max_message }
         } else {
             chunks.count += 1;
             chunks.message.extend_from_slice(message);
             return Step::Acknowledge;
         };
         self.open = None;
-        Step::TooMuch(too_much)
+        Step::LimitExceeded(too_much)
     }
 }
 
@@ -145,8 +145,8 @@ mod tests {
                 match joiner.take(Bytes::copy_from_slice(&message[1..]), form) {
                     Step::Deliver(bytes) => bytes.escape_ascii().to_string(),
                     Step::Acknowledge => ".".to_owned(),
-                    Step::TooMuch(TooMuch::Chunks { .. }) => "!".to_owned(),
-                    Step::TooMuch(_) => ">".to_owned(),
+                    Step::LimitExceeded(LimitExceeded::Chunks { .. }) => "!".to_owned(),
+                    Step::LimitExceeded(_) => ">".to_owned(),
                     Step::Invalid => "x".to_owned(),
                 }
             })
@@ -220,9 +220,12 @@ mod tests {
     #[test]
     fn the_reasons_name_their_limit() {
         for (limit, expected) in [
-            (TooMuch::Chunks { max: 3 }, "more than 3 chunks in one message (max_chunks)"),
-            (TooMuch::Bytes { max_bytes: 10 }, "more than 10 bytes in one message (max_message)"),
-            (TooMuch::Frames { max: 3 }, "more than 3 frames in one message (max_frames)"),
+            (LimitExceeded::Chunks { max: 3 }, "more than 3 chunks in one message (max_chunks)"),
+            (
+                LimitExceeded::Bytes { max_bytes: 10 },
+                "more than 10 bytes in one message (max_message)",
+            ),
+            (LimitExceeded::Frames { max: 3 }, "more than 3 frames in one message (max_frames)"),
         ] {
             assert_eq!(limit.to_string(), expected);
         }

@@ -5,9 +5,8 @@ use std::time::Duration;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
 use super::dialog;
-use super::ws::frame;
 
-/// How long a refused client is told to wait where waiting helps.
+/// How long a rejected client should wait before it retries, where a retry can succeed.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Why and how a connection ends.
@@ -16,7 +15,7 @@ pub(crate) struct CloseReason {
     pub(crate) code: CloseCode,
     pub(crate) by: ClosedBy,
     pub(crate) text: String,
-    /// After which the peer may come back, told in the `close` packet.
+    /// When the peer may reconnect; sent in the `close` packet.
     pub(crate) retry_after: Option<Duration>,
 }
 
@@ -25,8 +24,18 @@ impl CloseReason {
         Self { code, by, text: text.into(), retry_after: None }
     }
 
-    /// Whether something went wrong, as opposed to somebody leaving. A peer that says goodbye has left, whatever its code: that of
-    /// a browser's plain `close()` is 1005.
+    /// A connection that the host closes.
+    pub(crate) fn host(code: CloseCode, text: impl Into<String>) -> Self {
+        Self::new(code, ClosedBy::Host, text)
+    }
+
+    /// A connection that the peer closed.
+    pub(crate) fn peer(code: CloseCode, text: impl Into<String>) -> Self {
+        Self::new(code, ClosedBy::Peer, text)
+    }
+
+    /// Returns whether something failed. A close frame from the peer is never a failure, whatever
+    /// its code: a browser's plain `close()` yields 1005.
     pub(crate) fn is_fault(&self) -> bool {
         match self.by {
             ClosedBy::Peer => self.code == CloseCode::ABNORMAL,
@@ -34,13 +43,9 @@ impl CloseReason {
             _ => !matches!(self.code, CloseCode::NORMAL | CloseCode::AWAY),
         }
     }
-
-    pub(crate) fn host(code: CloseCode, text: impl Into<String>) -> Self {
-        Self::new(code, ClosedBy::Host, text)
-    }
 }
 
-/// The `close` packet for a reason.
+/// Returns the `close` packet for a reason.
 pub(crate) fn close_packet(reason: &CloseReason) -> String {
     match reason.retry_after {
         Some(after) => dialog::close_retry(&reason.text, after),
@@ -48,7 +53,12 @@ pub(crate) fn close_packet(reason: &CloseReason) -> String {
     }
 }
 
-/// A code that may stand in a close frame (RFC 6455, section 7.4); any other becomes 1008.
+/// Returns the code to send in a close frame; codes that may not be sent become 1008.
 pub(crate) fn sendable(code: CloseCode) -> CloseCode {
-    if frame::is_close_code(code.0) { code } else { CloseCode::POLICY }
+    if is_sendable(code.0) { code } else { CloseCode::POLICY }
+}
+
+/// Returns whether a close frame may carry this code (RFC 6455, section 7.4, and IANA's registry).
+pub(crate) fn is_sendable(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }

@@ -7,6 +7,7 @@ pub(crate) mod close;
 pub mod dialog;
 pub mod http;
 pub mod identity;
+pub(crate) mod io;
 pub mod lines;
 pub(crate) mod outgoing;
 pub(crate) mod payload;

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use plugsocket::internals::{Crowd, Ear};
+use plugsocket::internals::{Crowd, SocketReader};
 use plugsocket::protocol::chunk::{Form, Joiner, Step};
 use plugsocket::protocol::dialog;
 use plugsocket::protocol::ws::frame::{self, FrameHead};
@@ -50,7 +50,7 @@ mod dialogs {
 /// What the host computes to open a connection.
 mod handshakes {
     use super::*;
-    use plugsocket::protocol::http::{Head, judge_upgrade};
+    use plugsocket::protocol::http::{Head, check_upgrade};
     use plugsocket::protocol::identity::{Identity, IdentityIssuer};
 
     #[divan::bench]
@@ -63,8 +63,9 @@ mod handshakes {
     fn accept_upgrade(bencher: Bencher<'_, '_>) {
         let request = "GET /x HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
-        let (head, _) = Head::parse(request.as_bytes(), 8192).unwrap().unwrap();
-        bencher.bench(|| judge_upgrade(black_box(&head)).is_ok());
+        let (head, _) =
+            Head::parse(request.as_bytes(), 8192).expect("a valid head").expect("a whole head");
+        bencher.bench(|| check_upgrade(black_box(&head)).is_ok());
     }
 }
 
@@ -165,7 +166,7 @@ mod frames {
     #[divan::bench]
     fn header(bencher: Bencher<'_, '_>) {
         let bytes = masked(&[b'x'; 128]);
-        bencher.bench(|| match frame::look(black_box(&bytes), 1 << 20) {
+        bencher.bench(|| match frame::parse_header(black_box(&bytes), 1 << 20) {
             FrameHead::Plain(plain) => plain.length,
             _ => 0,
         });
@@ -183,7 +184,7 @@ mod frames {
     #[divan::bench(args = [1, 16])]
     fn read(bencher: Bencher<'_, '_>, frames: usize) {
         let bytes = masked(&[b'x'; 128]).repeat(frames);
-        let mut ear = Ear::new(1 << 20);
+        let mut ear = SocketReader::new(1 << 20);
         bencher
             .counter(ItemsCount::new(frames))
             .with_inputs(|| bytes.clone())

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use plugsocket::protocol::chunk::{Form, Joiner, Step, TooMuch};
+use plugsocket::protocol::chunk::{Form, Joiner, Step, LimitExceeded};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -59,11 +59,11 @@ fn model(
     chunks.push(message.to_vec());
     if chunks.len() > max_chunks {
         *open = None;
-        return Step::TooMuch(TooMuch::Chunks { max: max_chunks });
+        return Step::LimitExceeded(LimitExceeded::Chunks { max: max_chunks });
     }
     if chunks.concat().len() > max_message {
         *open = None;
-        return Step::TooMuch(TooMuch::Bytes { max_bytes: max_message });
+        return Step::LimitExceeded(LimitExceeded::Bytes { max_bytes: max_message });
     }
     Step::Acknowledge
 }

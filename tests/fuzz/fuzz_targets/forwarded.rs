@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
         .map(<[u8]>::trim_ascii)
         .collect();
     if !is_trusted(peer.to_canonical()) || entries.is_empty() {
-        assert_eq!(found, Forwarded::Nobody);
+        assert_eq!(found, Forwarded::Direct);
         return;
     }
     // An entry or the peer, and only trusted ones between the two.

@@ -6,8 +6,8 @@ use std::io::{self, Read, Write};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use plugsocket::protocol::chunk::Form;
-use plugsocket::protocol::ws::frame::{Fault, FrameHead, look};
-use plugsocket::internals::{Manner, hear};
+use plugsocket::protocol::ws::frame::{Fault, FrameHead, parse_header};
+use plugsocket::internals::{Framing, read_all};
 use plugsocket_fuzz::{Input, frames};
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::{Role, WebSocketConfig};
@@ -18,12 +18,12 @@ fuzz_target!(|bytes: &[u8]| {
     let max_message = [125, 1000, 70_000][input.below(3)];
     let cuts = input.cuts();
     let bytes = if input.below(4) == 0 { input.0.to_vec() } else { frames(&mut input) };
-    let heard = hear(Manner::WebSocket, &[], &cuts.of(&bytes), max_message);
+    let outcome = read_all(Framing::WebSocket, &[], &cuts.of(&bytes), max_message);
     let (sound, end) = before_end(&bytes, max_message);
     let mut expected = alone(sound, max_message);
     match (expected.code, end) {
         // Text that cannot become UTF-8 any more is told before its frame or message has come, and so before what follows.
-        (1006, _) if heard.end == (1007, true) => expected.code = 1007,
+        (1006, _) if outcome.end == (1007, true) => expected.code = 1007,
         // All was well up to a frame that the host itself judges.
         (1006, Some((code, answer))) => {
             expected.code = code;
@@ -31,9 +31,9 @@ fuzz_target!(|bytes: &[u8]| {
         }
         _ => {}
     }
-    assert_eq!(heard.messages, expected.messages);
-    assert_eq!(heard.end.0, expected.code);
-    assert_eq!(heard.answers, expected.answers);
+    assert_eq!(outcome.messages, expected.messages);
+    assert_eq!(outcome.end.0, expected.code);
+    assert_eq!(outcome.answers, expected.answers);
 });
 
 /// The frames before the first one that the host judges without tungstenite, and what comes of that one: the code, and the answer to a
@@ -41,7 +41,7 @@ fuzz_target!(|bytes: &[u8]| {
 fn before_end(bytes: &[u8], max_message: usize) -> (&[u8], Option<(u16, Vec<u8>)>) {
     let (mut at, mut open) = (0, None);
     loop {
-        let (header, length) = match look(&bytes[at..], max_message) {
+        let (header, length) = match parse_header(&bytes[at..], max_message) {
             FrameHead::Faulty(Fault::TooLong) => return (&bytes[..at], Some((1009, Vec::new()))),
             FrameHead::Faulty(_) => return (&bytes[..at], Some((1002, Vec::new()))),
             FrameHead::Plain(plain) => (plain.header, plain.length),

@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use plugsocket::protocol::http::{
-    Head, HeadReader, MAX_HEADERS, Method, Refusal, choose_protocol, ident, judge_upgrade,
+    Head, HeadReader, MAX_HEADERS, Method, Refusal, choose_protocol, ident, check_upgrade,
     post_length, switching,
 };
 use plugsocket_fuzz::Input;
@@ -78,7 +78,7 @@ fn check_head(head: &Head, bytes: &[u8]) {
 }
 
 fn check_meaning(head: &Head) {
-    match judge_upgrade(head) {
+    match check_upgrade(head) {
         Err(refusal) => check_refusal(&refusal),
         Ok(upgrade) => {
             let key = head.header("sec-websocket-key").unwrap();

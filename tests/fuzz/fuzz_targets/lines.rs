@@ -43,8 +43,8 @@ fn read(reads: &[&[u8]], tail: Tail, max_message: usize) -> (Vec<Bytes>, Option<
         }
         // Room grows to twice what it holds: a message that may still become one, its line end, and a read.
         longest = longest.max(read.len());
-        assert!(lines.kept() <= 2 * (max_message + 2 + longest) + 64, "{}", lines.kept());
-        assert_eq!(lines.is_midway(), lines.kept() > 0);
+        assert!(lines.buffered_bytes() <= 2 * (max_message + 2 + longest) + 64, "{}", lines.buffered_bytes());
+        assert_eq!(lines.is_mid_message(), lines.buffered_bytes() > 0);
     }
     (messages, None)
 }

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use plugsocket::protocol::http::{Refusal, ident};
-use plugsocket::protocol::lines::{Lines, Opened, Opening, Tail, Way, way};
+use plugsocket::protocol::lines::{Lines, Opened, Opening, Tail, Transport, detect_transport};
 use plugsocket_fuzz::Input;
 
 const MAX_HEAD: usize = 256;
@@ -41,15 +41,15 @@ fn check_way(bytes: &[u8]) {
     // Once known it stays.
     let mut known = None;
     for end in 0..=bytes.len().min(20) {
-        let now = way(&bytes[..end]);
+        let now = detect_transport(&bytes[..end]);
         assert!(known.is_none() || now == known);
         known = now;
     }
     let accepted = Opening::new(MAX_HEAD).read(bytes);
     if let Ok(Some(_)) = accepted {
-        assert_eq!(known, Some(Way::Plain));
+        assert_eq!(known, Some(Transport::Lines));
     }
-    if known == Some(Way::Http) {
+    if known == Some(Transport::Http) {
         assert!(!matches!(accepted, Ok(Some(_))), "HTTP that is an opening as well");
     }
     if let Err(refusal) = accepted {

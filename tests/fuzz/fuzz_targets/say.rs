@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 
 use libfuzzer_sys::fuzz_target;
 use plugsocket::protocol::dialog;
-use plugsocket::internals::{Manner, Said, close_code, say};
+use plugsocket::internals::{Framing, HostMessage, close_code, write_all};
 use plugsocket::protocol::lines::Tail;
 use plugsocket_fuzz::Input;
 use tungstenite::protocol::Role;
@@ -24,22 +24,22 @@ fuzz_target!(|bytes: &[u8]| {
     while !input.is_empty() {
         let what = input.byte();
         things.push(match what % 8 {
-            0 => Said::Ready,
-            1 | 2 => Said::Text(input.text()),
-            3 => Said::Binary(input.piece().to_vec()),
-            4 => Said::Next(input.text()),
-            5 => Said::Ping,
-            6 => Said::Flush,
+            0 => HostMessage::Ready,
+            1 | 2 => HostMessage::Text(input.text()),
+            3 => HostMessage::Binary(input.piece().to_vec()),
+            4 => HostMessage::Next(input.text()),
+            5 => HostMessage::Ping,
+            6 => HostMessage::Flush,
             // Too long to be copied, and about as long as that.
-            _ => Said::Text("x".repeat(16_000 + 4 * usize::from(what))),
+            _ => HostMessage::Text("x".repeat(16_000 + 4 * usize::from(what))),
         });
     }
     check_frames(&things, (code, &reason), &allowed);
     check_lines(&things, (code, &reason), &allowed);
 });
 
-fn check_frames(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
-    let (written, uuid) = say(Manner::WebSocket, things, goodbye, allowed);
+fn check_frames(things: &[HostMessage], goodbye: (u16, &str), allowed: &[usize]) {
+    let (written, uuid) = write_all(Framing::WebSocket, things, goodbye, allowed);
     // Bytes, not what the client makes of them: to this one the registered code 1014 is none.
     let end = written.len() - reason_length(goodbye.1) - 4;
     let head = [0x88, 2 + reason_length(goodbye.1) as u8];
@@ -52,12 +52,12 @@ fn check_frames(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
     let mut client = WebSocket::from_raw_socket(stream, Role::Client, None);
     for thing in things {
         let expected = match thing {
-            Said::Ready => Message::text(dialog::ready(&uuid)),
-            Said::Text(text) => Message::text(text.clone()),
-            Said::Binary(bytes) => Message::binary(bytes.clone()),
-            Said::Next(fyi) => Message::text(dialog::next(fyi)),
-            Said::Ping => Message::Ping(Vec::new().into()),
-            Said::Flush => continue,
+            HostMessage::Ready => Message::text(dialog::ready(&uuid)),
+            HostMessage::Text(text) => Message::text(text.clone()),
+            HostMessage::Binary(bytes) => Message::binary(bytes.clone()),
+            HostMessage::Next(fyi) => Message::text(dialog::next(fyi)),
+            HostMessage::Ping => Message::Ping(Vec::new().into()),
+            HostMessage::Flush => continue,
         };
         assert_eq!(read(&mut client), expected);
     }
@@ -93,17 +93,17 @@ impl Write for Memory {
     }
 }
 
-fn check_lines(things: &[Said], goodbye: (u16, &str), allowed: &[usize]) {
-    let (written, uuid) = say(Manner::Lines(Tail::Closed), things, goodbye, allowed);
+fn check_lines(things: &[HostMessage], goodbye: (u16, &str), allowed: &[usize]) {
+    let (written, uuid) = write_all(Framing::Lines(Tail::Closed), things, goodbye, allowed);
     let written = String::from_utf8(written).expect("lines are text");
     let mut lines = written.split('\n');
     for thing in things {
         let expected = match thing {
-            Said::Ready => dialog::ready(&uuid),
-            Said::Text(text) => text.replace('\n', " "),
-            Said::Binary(bytes) => String::from_utf8_lossy(bytes).replace('\n', " "),
-            Said::Next(fyi) => dialog::next(fyi),
-            Said::Ping | Said::Flush => continue,
+            HostMessage::Ready => dialog::ready(&uuid),
+            HostMessage::Text(text) => text.replace('\n', " "),
+            HostMessage::Binary(bytes) => String::from_utf8_lossy(bytes).replace('\n', " "),
+            HostMessage::Next(fyi) => dialog::next(fyi),
+            HostMessage::Ping | HostMessage::Flush => continue,
         };
         assert_eq!(lines.next(), Some(&expected[..]));
     }

@@ -1,8 +1,8 @@
-//! A WebSocket read in pieces: no split changes what is heard, and no more is kept than a message and a read.
+//! A WebSocket read in pieces: no split changes what is outcome, and no more is kept than a message and a read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::internals::{Manner, hear};
+use plugsocket::internals::{Framing, read_all};
 use plugsocket_fuzz::{Input, frames};
 
 fuzz_target!(|bytes: &[u8]| {
@@ -10,10 +10,10 @@ fuzz_target!(|bytes: &[u8]| {
     let max_message = [125, 1000, 20_000][input.below(3)];
     let (cuts, behind) = (input.cuts(), input.below(128));
     let bytes = if input.below(4) == 0 { input.0.to_vec() } else { frames(&mut input) };
-    let whole = hear(Manner::WebSocket, &[], &[&bytes], max_message);
+    let whole = read_all(Framing::WebSocket, &[], &[&bytes], max_message);
     let (behind, rest) = bytes.split_at(behind.min(bytes.len()));
     let reads = cuts.of(rest);
-    let split = hear(Manner::WebSocket, behind, &reads, max_message);
+    let split = read_all(Framing::WebSocket, behind, &reads, max_message);
     assert_eq!(whole.messages, split.messages);
     // Of two faults in one frame, its header's and its text's, the one that is seen first counts.
     let is_fault = |end| matches!(end, (1002 | 1007, true));
@@ -22,12 +22,12 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(whole.answers, split.answers);
     let longest_read =
         reads.iter().map(|read| read.len()).max().unwrap_or_default().max(behind.len());
-    for (heard, read) in [(&whole, bytes.len()), (&split, longest_read)] {
+    for (outcome, read) in [(&whole, bytes.len()), (&split, longest_read)] {
         // A frame and its header, once here and once in the machine that judges it; room grows to twice what it holds.
         let most = 4 * (max_message + 14 + read.min(64 * 1024)) + 8 * 1024;
-        assert!(heard.most_kept <= most, "{} of {most}", heard.most_kept);
-        assert!(heard.messages.iter().all(|(_, message)| message.len() <= max_message));
+        assert!(outcome.most_buffered <= most, "{} of {most}", outcome.most_buffered);
+        assert!(outcome.messages.iter().all(|(_, message)| message.len() <= max_message));
         // What one look yields, and the end of a fragmented one.
-        assert!(heard.most_at_once <= 65, "{}", heard.most_at_once);
+        assert!(outcome.most_at_once <= 65, "{}", outcome.most_at_once);
     }
 });

@@ -86,7 +86,7 @@ pub fn wants_continue(head: &Head) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
     /// For its peer: it is not trusted to speak for others, or names nobody.
-    Nobody,
+    Direct,
     /// For this address.
     For(IpAddr),
     /// For somebody whom this address, the peer's or that of another trusted one, names in a way that cannot be read. None where the
@@ -109,7 +109,7 @@ pub fn forwarded_for(
 ) -> Forwarded {
     let peer = peer.map(|peer| peer.to_canonical());
     if !peer.is_none_or(&is_trusted) || !head.has("x-forwarded-for") {
-        return Forwarded::Nobody;
+        return Forwarded::Direct;
     }
     let mut nearest = peer;
     let lines: Vec<&[u8]> = head.values("x-forwarded-for").collect();
@@ -123,7 +123,7 @@ pub fn forwarded_for(
             break;
         }
     }
-    nearest.map_or(Forwarded::Nobody, Forwarded::For)
+    nearest.map_or(Forwarded::Direct, Forwarded::For)
 }
 
 /// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`, the last three also as `fe80::1%eth0`.
@@ -194,7 +194,7 @@ mod tests {
             ("X-Forwarded-For: [fe80::1%25en1]:80\r\n", "127.0.0.1", Some("fe80::1")),
         ] {
             let address = expected.map(|address| address.parse().unwrap());
-            check_forwarded(fields, peer, address.map_or(Forwarded::Nobody, Forwarded::For));
+            check_forwarded(fields, peer, address.map_or(Forwarded::Direct, Forwarded::For));
         }
     }
 

@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 ///
 /// # Errors
 /// 400, with the name of the header.
-pub(super) fn judge(head: &Head) -> Result<(), Refusal> {
+pub(super) fn check_lists(head: &Head) -> Result<(), Refusal> {
     let is_list = |name, is_member: fn(&[u8]) -> bool| head.members(name).all(is_member);
     let is_any = |name| !head.has(name) || head.members(name).next().is_some();
     let malformed = |name, what| Err(Refusal::bad_request(format!("{name} is no list of {what}")));
@@ -135,7 +135,7 @@ mod tests {
     fn check(name: &str, value: &str, is_good: bool) {
         let text = format!("GET / HTTP/1.1\r\nHost: h\r\n{name}: {value}\r\n\r\n");
         let (head, _) = Head::parse(text.as_bytes(), 8192).unwrap().unwrap();
-        assert_eq!(judge(&head).is_ok(), is_good, "{name}: {value:?}");
+        assert_eq!(check_lists(&head).is_ok(), is_good, "{name}: {value:?}");
     }
 
     #[test]

@@ -18,4 +18,4 @@ pub use fields::{
 };
 pub use head::{Head, HeadReader, MAX_HEADERS, Method};
 pub use refusal::{CONTINUE, Refusal, dated, response};
-pub use upgrade::{Upgrade, choose_protocol, judge_upgrade, switching, wants_websocket};
+pub use upgrade::{Upgrade, check_upgrade, choose_protocol, switching, wants_websocket};

@@ -24,7 +24,7 @@ pub struct Upgrade {
 /// # Errors
 ///
 /// 405 for another method than GET, 426 for another version than 13, 400 for everything else that is missing or malformed.
-pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
+pub fn check_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
     if head.method() != Method::Get {
         return Err(Refusal::method_not_allowed("GET"));
     }
@@ -38,7 +38,7 @@ pub fn judge_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
             )));
         }
     }
-    lists::judge(head)?;
+    lists::check_lists(head)?;
     origin(head)?;
     // The version before the key: older drafts had other keys, and 426 is what tells their speakers so.
     match only(head, "sec-websocket-version")? {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn check(changed: &[(&str, &str)], expected: Result<(), u16>) {
-        let verdict = judge_upgrade(&head("GET", changed));
+        let verdict = check_upgrade(&head("GET", changed));
         let found = verdict.as_ref().map(|_| ()).map_err(Refusal::status);
         assert_eq!(found, expected, "{changed:?}: {verdict:?}");
     }
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn only_get_upgrades() {
         for method in ["POST", "HEAD", "OPTIONS", "get", "GETT"] {
-            let refusal = judge_upgrade(&head(method, &[])).unwrap_err();
+            let refusal = check_upgrade(&head(method, &[])).unwrap_err();
             assert_eq!(refusal.status(), 405, "{method}");
             assert!(String::from_utf8(refusal.to_bytes()).unwrap().contains("\r\nAllow: GET\r\n"));
         }
@@ -236,7 +236,7 @@ mod tests {
 
     #[test]
     fn the_answer_has_the_exact_layout() {
-        let upgrade = judge_upgrade(&head("GET", &[])).unwrap();
+        let upgrade = check_upgrade(&head("GET", &[])).unwrap();
         assert_eq!(upgrade.accept, ACCEPT);
         let lines = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\

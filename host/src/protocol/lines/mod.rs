@@ -30,7 +30,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use self::json_scan::Shape;
-pub use self::opening::{Opened, Opening, Tail, Way, way};
+pub use self::opening::{Opened, Opening, Tail, Transport, detect_transport};
 use super::dialog::{is_buffer_off, is_buffer_on};
 
 /// Why no further message can be told apart.
@@ -189,13 +189,13 @@ impl Lines {
     }
 
     /// Whether bytes are kept that are no whole message yet.
-    pub fn is_midway(&self) -> bool {
+    pub fn is_mid_message(&self) -> bool {
         !self.buffer.is_empty()
     }
 
     /// Bytes of memory for what came and is no message yet.
     #[cfg(any(test, feature = "internals"))]
-    pub fn kept(&self) -> usize {
+    pub fn buffered_bytes(&self) -> usize {
         self.buffer.capacity()
     }
 

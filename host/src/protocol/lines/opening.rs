@@ -8,19 +8,19 @@ use crate::protocol::http::{Head, Refusal};
 
 /// What the first bytes of a connection announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
+pub enum Transport {
     /// An HTTP request, or nothing known: [`Head`] judges.
     Http,
     /// The opening lines of plain TCP.
-    Plain,
+    Lines,
 }
 
 /// Which way a connection begins; `None` while its first bytes fit both.
-pub fn way(buf: &[u8]) -> Option<Way> {
+pub fn detect_transport(buf: &[u8]) -> Option<Transport> {
     if FIRST_LINES.iter().any(|line| buf.starts_with(line)) {
-        return Some(Way::Plain);
+        return Some(Transport::Lines);
     }
-    if FIRST_LINES.iter().any(|line| line.starts_with(buf)) { None } else { Some(Way::Http) }
+    if FIRST_LINES.iter().any(|line| line.starts_with(buf)) { None } else { Some(Transport::Http) }
 }
 
 /// Whether the opening may still go on behind what was read.
@@ -160,19 +160,19 @@ mod tests {
             ("php process\r", None),
             ("back", None),
             ("backend", None),
-            ("php process\n", Some(Way::Plain)),
-            ("php process\r\nGET", Some(Way::Plain)),
-            ("backend\n", Some(Way::Plain)),
-            ("backend\r\n", Some(Way::Plain)),
-            ("G", Some(Way::Http)),
-            ("GET / HTTP/1.1\r\n", Some(Way::Http)),
-            ("php processes\n", Some(Way::Http)),
-            ("backend /x", Some(Way::Http)),
-            ("Backend\n", Some(Way::Http)),
-            ("\n", Some(Way::Http)),
-            ("\u{16}\u{3}", Some(Way::Http)),
+            ("php process\n", Some(Transport::Lines)),
+            ("php process\r\nGET", Some(Transport::Lines)),
+            ("backend\n", Some(Transport::Lines)),
+            ("backend\r\n", Some(Transport::Lines)),
+            ("G", Some(Transport::Http)),
+            ("GET / HTTP/1.1\r\n", Some(Transport::Http)),
+            ("php processes\n", Some(Transport::Http)),
+            ("backend /x", Some(Transport::Http)),
+            ("Backend\n", Some(Transport::Http)),
+            ("\n", Some(Transport::Http)),
+            ("\u{16}\u{3}", Some(Transport::Http)),
         ] {
-            assert_eq!(way(buf.as_bytes()), expected, "{buf:?}");
+            assert_eq!(detect_transport(buf.as_bytes()), expected, "{buf:?}");
         }
     }
 

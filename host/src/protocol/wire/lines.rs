@@ -1,4 +1,6 @@
-//! Plain TCP: one packet, one line. Which bytes are a message is the business of `crate::protocol::lines`.
+//! Plain TCP: each message is written as one line.
+//!
+//! [`Lines`] decides where a received message ends; this module owns the socket.
 
 use std::collections::VecDeque;
 use std::io;
@@ -6,17 +8,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-use super::{
-    BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
-    left, linger,
-};
 use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
-use crate::protocol::lines::{Lines, Tail};
+use crate::protocol::io::{
+    BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
+    linger,
+};
+use crate::protocol::lines::{LineError, Lines, Tail};
 use crate::protocol::outgoing::Outgoing;
 
 /// Plain TCP after its opening.
@@ -24,14 +26,14 @@ use crate::protocol::outgoing::Outgoing;
 pub(crate) struct LineStream<S> {
     stream: S,
     lines: Lines,
-    /// Whether something was pushed that was not looked at.
+    /// Whether `lines` may hold whole messages.
     is_fresh: bool,
     traffic: Traffic,
     state: WriteState,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
-    /// `read` is what came behind the opening.
+    /// `read` is what followed the opening.
     pub(crate) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
@@ -44,57 +46,51 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         cx: &mut Context<'_>,
         batch: &mut Vec<Received>,
     ) -> Poll<Progress> {
-        // `push` puts bytes there whether or not they end a message.
-        let was_midway = self.is_midway() && !self.is_fresh;
+        let was_mid_message = self.is_mid_message() && !self.is_fresh;
         loop {
             if self.is_fresh {
                 match self.take_lines(batch) {
                     Ok(()) if batch.is_empty() => {
                         self.is_fresh = false;
-                        if self.is_midway() != was_midway || self.traffic.is_much() {
+                        if self.is_mid_message() != was_mid_message || self.traffic.is_much() {
                             return Poll::Ready(Progress::More);
                         }
                     }
                     Ok(()) => return Poll::Ready(Progress::More),
-                    Err(reason) => return Poll::Ready(Progress::Violated(reason)),
+                    Err(reason) => return Poll::Ready(Progress::Violation(reason)),
                 }
             }
             match ready!(self.poll_read(cx)) {
-                // It may only have ended its own side, as `nc -N` does: what it asked for is still answered.
-                Ok(0) => return Poll::Ready(Progress::Done(left(CloseCode::AWAY, ""))),
+                // The peer may have shut down its own side only, as `nc -N` does: its requests
+                // are still answered.
+                Ok(0) => {
+                    let reason = CloseReason::peer(CloseCode::AWAY, "");
+                    return Poll::Ready(Progress::Done(reason));
+                }
                 Ok(read) => {
                     self.is_fresh = true;
-                    self.traffic.bytes = self.traffic.bytes.saturating_add(read as u32);
+                    self.traffic.add_bytes(read);
                 }
-                Err(error) => {
-                    return Poll::Ready(Progress::Left(left(
-                        CloseCode::ABNORMAL,
-                        &error.to_string(),
-                    )));
-                }
+                Err(error) => return Poll::Ready(Progress::broken(&error)),
             }
         }
     }
 
-    /// What was read since the last call.
     pub(crate) fn take_traffic(&mut self) -> Traffic {
         std::mem::take(&mut self.traffic)
     }
 
-    /// Whether anything was read since then.
-    pub(crate) fn is_heard(&self) -> bool {
+    pub(crate) fn has_received(&self) -> bool {
         self.traffic.bytes > 0
     }
 
-    /// Whether a message has begun whose end has not come.
-    pub(crate) fn is_midway(&self) -> bool {
-        self.lines.is_midway()
+    pub(crate) fn is_mid_message(&self) -> bool {
+        self.lines.is_mid_message()
     }
 
-    /// Bytes of memory for what came and is no message yet.
     #[cfg(any(test, feature = "internals"))]
-    pub(crate) fn kept(&self) -> usize {
-        self.lines.kept()
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.lines.buffered_bytes()
     }
 
     pub(crate) fn stream_mut(&mut self) -> &mut S {
@@ -126,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         Ok(())
     }
 
-    pub(crate) async fn say_goodbye(&mut self, packet: Option<String>) -> io::Result<()> {
+    pub(crate) async fn send_close(&mut self, packet: Option<String>) -> io::Result<()> {
         self.state.check()?;
         if let Some(packet) = packet {
             self.stream.write_all(format!("{packet}\n").as_bytes()).await?;
@@ -139,9 +135,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
     }
 
     fn take_lines(&mut self, batch: &mut Vec<Received>) -> Result<(), CloseReason> {
-        let too_long = |error: crate::protocol::lines::LineError| {
-            CloseReason::new(CloseCode::TOO_BIG, ClosedBy::Host, error.to_string())
-        };
+        let too_long = |error: LineError| CloseReason::host(CloseCode::TOO_BIG, error.to_string());
         while batch.len() < BATCH_MESSAGES {
             let Some(bytes) = self.lines.next_message().map_err(too_long)? else { break };
             batch.push(Received { bytes, form: Form::Unchecked });
@@ -150,8 +144,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // Where a read ends can end a message of an old client, so a read takes all that is there; and a connection that waits
-        // has no use for a buffer of its own.
+        // The end of a read can end a message of an old client, so a read takes all there is.
         SCRATCH.with_borrow_mut(|scratch| {
             let mut buffer = ReadBuf::new(scratch);
             ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
@@ -161,7 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
     }
 }
 
-/// One packet, one line: a line feed in a JSON text is white space between its parts.
+/// Appends one item as one line. A line feed in JSON outside strings is white space.
 fn append_line(out: &mut Vec<u8>, item: Outgoing, uuid: &str) {
     match item {
         Outgoing::Message(payload) if payload.is_text => {

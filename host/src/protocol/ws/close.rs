@@ -3,22 +3,22 @@
 use plugsocket_plugin::CloseCode;
 
 use super::frame;
-use crate::protocol::close::CloseReason;
-use crate::protocol::wire::not_utf8;
+use crate::protocol::close::{CloseReason, is_sendable};
+use crate::protocol::io::not_utf8;
 
-/// 1005: a close frame without a code. Reported, never sent.
+/// 1005: a close frame without a code. Reported to the application, never sent.
 const NO_CODE: CloseCode = CloseCode(1005);
 
-/// The code and the reason that a peer gives.
+/// Parses the code and the reason of the peer's close frame.
 ///
 /// # Errors
-/// How the host closes for it: no code that may be sent, or a reason that is not UTF-8.
+/// The code may not be sent, or the reason is not UTF-8: how the host closes.
 pub(super) fn parse(payload: &[u8]) -> Result<(CloseCode, String), CloseReason> {
     let Some((code, text)) = payload.split_first_chunk() else {
         return Ok((NO_CODE, String::new()));
     };
     let code = u16::from_be_bytes(*code);
-    if !frame::is_close_code(code) {
+    if !is_sendable(code) {
         let text = format!("a close frame with the code {code}");
         return Err(CloseReason::host(CloseCode::PROTOCOL, text));
     }
@@ -26,7 +26,8 @@ pub(super) fn parse(payload: &[u8]) -> Result<(CloseCode, String), CloseReason> 
     Ok((CloseCode(code), text.to_owned()))
 }
 
-/// Appends the host's close frame. A control frame holds 125 bytes, two of them are the code: the text is cut to the rest.
+/// Appends the host's close frame. A control frame has at most 125 bytes of payload, so `text` is
+/// truncated to 123.
 pub(super) fn append(out: &mut Vec<u8>, code: CloseCode, text: &str) {
     let mut end = text.len().min(MAX_TEXT);
     while !text.is_char_boundary(end) {
@@ -37,9 +38,9 @@ pub(super) fn append(out: &mut Vec<u8>, code: CloseCode, text: &str) {
     out.extend(&text.as_bytes()[..end]);
 }
 
-/// Appends the answer to a close frame with this payload: the same.
+/// Appends the answer to a close frame, which has the same payload.
 pub(super) fn append_answer(out: &mut Vec<u8>, payload: &[u8]) {
-    // One of more than 125 bytes was refused.
+    // At most 125 bytes: longer control frames are rejected.
     out.extend([frame::CLOSE, payload.len() as u8]);
     out.extend(payload);
 }
@@ -51,14 +52,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn codes_that_may_be_sent_are_told_and_others_are_violations() {
+    fn sendable_codes_are_reported_and_others_are_violations() {
         for code in [1000, 1003, 1007, 1012, 1013, 1014, 3000, 4999] {
             let payload = [&u16::to_be_bytes(code)[..], "ü".as_bytes()].concat();
             assert_eq!(parse(&payload), Ok((CloseCode(code), "ü".to_owned())));
         }
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
-            let refused = parse(&u16::to_be_bytes(code)).map_err(|reason| reason.code);
-            assert_eq!(refused, Err(CloseCode::PROTOCOL), "{code}");
+            let rejected = parse(&u16::to_be_bytes(code)).map_err(|reason| reason.code);
+            assert_eq!(rejected, Err(CloseCode::PROTOCOL), "{code}");
         }
         assert_eq!(parse(b""), Ok((NO_CODE, String::new())));
         let invalid = parse(b"\x03\xe8\xff").map_err(|reason| reason.code);
@@ -66,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_reason_is_cut_at_the_end_of_a_character() {
+    fn a_long_reason_is_truncated_at_a_character_boundary() {
         let mut out = Vec::new();
         append(&mut out, CloseCode::NORMAL, &"ü".repeat(100));
         assert_eq!((out[1], out.len()), (124, 126));

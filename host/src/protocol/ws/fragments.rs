@@ -1,11 +1,15 @@
-//! tungstenite's state machine, for the frames that are neither plain nor the end: fragments, pings and pongs.
+//! The slow path: fragments, pings and pongs, on tokio-tungstenite's state machine.
 //!
-//! It is fed through a pipe in memory, and what it says is taken from there; it never touches the socket. It judges a frame once that is
-//! whole; what its header or the beginning of a text proves is judged here before, so that nobody has to send the rest first.
+//! Only these frames come here. Plain frames bypass the state machine because it owns a buffer per
+//! connection and copies each message; close frames bypass it because the host delays its answer
+//! until the peer has received everything it is owed. Reassembly and pongs, in contrast, are rare
+//! and intricate, so a well-tested implementation is worth its cost. It reads from a pipe in memory
+//! and never touches the socket. It checks whole frames only; limits, order and text are checked
+//! here as early as the bytes prove a violation.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use futures_util::Stream;
 use plugsocket_plugin::CloseCode;
@@ -18,31 +22,31 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use super::frame::Other;
 use super::partial::Fragments;
 use super::utf8::NotUtf8;
-use crate::protocol::chunk::{Form, TooMuch};
+use crate::protocol::chunk::{Form, LimitExceeded};
 use crate::protocol::close::CloseReason;
-use crate::protocol::wire::{Progress, Received, left, not_utf8, too_long};
+use crate::protocol::io::{Progress, Received, not_utf8, too_long};
 
-/// tungstenite's state machine, at work on the frames that are not plain.
+/// tokio-tungstenite's state machine and the checks ahead of it.
 #[derive(Debug)]
 pub(super) struct TungstenitePath {
     machine: WebSocketStream<Pipe>,
-    /// Bytes of the present frame that it has not been given.
+    /// Bytes of the current frame that were not fed yet.
     frame_left: usize,
-    /// What will be under way behind the present frame.
+    /// What the current frame makes of `is_open`.
     leaves_open: Option<bool>,
-    /// Whether a fragmented message is under way.
+    /// Whether a fragmented message is incomplete.
     is_open: bool,
     fragments: Fragments,
-    /// Of the message under way.
+    /// Frames of the current message.
     frames: usize,
-    /// Of its payload, with the present frame.
+    /// Payload bytes of the current message, with those of the current frame.
     bytes: usize,
     max_message: usize,
     max_frames: usize,
 }
 
 impl TungstenitePath {
-    pub(super) fn new((max_message, max_frames): (usize, usize)) -> Self {
+    pub(super) fn new(max_message: usize, max_frames: usize) -> Self {
         let config = WebSocketConfig::default()
             .read_buffer_size(1024)
             .write_buffer_size(0)
@@ -50,7 +54,7 @@ impl TungstenitePath {
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
         let machine = WebSocketStream::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        // It awaits nothing: there is no handshake.
+        // There is no handshake to wait for.
         let machine = futures_util::FutureExt::now_or_never(machine).expect("ready at once");
         Self {
             machine,
@@ -65,7 +69,7 @@ impl TungstenitePath {
         }
     }
 
-    /// Nothing is under way: plain frames may pass by, and it may be put away.
+    /// Returns whether plain frames may bypass the state machine, and whether it can be dropped.
     pub(super) fn is_idle(&self) -> bool {
         !self.is_open && !self.is_in_frame()
     }
@@ -74,10 +78,10 @@ impl TungstenitePath {
         self.frame_left > 0
     }
 
-    /// Begins with the frame whose header these bytes are the beginning of.
+    /// Begins the frame whose header is at the start of `bytes`.
     ///
     /// # Errors
-    /// It has no place behind what came before (RFC 6455, section 5.4), or is one frame or byte too many.
+    /// The frame must not follow the previous one (RFC 6455, section 5.4), or exceeds a limit.
     pub(super) fn begin(&mut self, bytes: &[u8], frame: Other) -> Result<(), CloseReason> {
         self.frame_left = frame.header + frame.length;
         self.leaves_open = frame.leaves_open;
@@ -97,7 +101,7 @@ impl TungstenitePath {
             return Err(too_long(self.max_message));
         }
         if self.frames > self.max_frames {
-            let limit = TooMuch::Frames { max: self.max_frames };
+            let limit = LimitExceeded::Frames { max: self.max_frames };
             return Err(CloseReason::host(CloseCode::TOO_BIG, limit.to_string()));
         }
         if !leaves_open {
@@ -106,13 +110,13 @@ impl TungstenitePath {
         Ok(())
     }
 
-    /// Gives it what belongs to the present frame, and returns how much that was.
+    /// Feeds the bytes of the current frame and returns their number.
     ///
     /// # Errors
-    /// It is the text of a fragment and can never become UTF-8.
+    /// The text cannot become UTF-8.
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
         let used = self.frame_left.min(bytes.len());
-        self.fragments.take(&bytes[..used]).map_err(|NotUtf8| not_utf8())?;
+        self.fragments.push(&bytes[..used]).map_err(|NotUtf8| not_utf8())?;
         self.machine.get_mut().input.extend_from_slice(&bytes[..used]);
         self.frame_left -= used;
         if !self.is_in_frame() {
@@ -121,23 +125,28 @@ impl TungstenitePath {
         Ok(used)
     }
 
-    /// Moves what it says behind `output`.
-    pub(super) fn speak(&mut self, output: &mut Vec<u8>) {
+    /// Appends pongs to `output`.
+    pub(super) fn take_output(&mut self, output: &mut Vec<u8>) {
         output.append(&mut self.machine.get_mut().output);
     }
 
-    /// Bytes of memory for what it was given and has not taken.
+    /// Returns the memory held for bytes that the state machine has not read.
     #[cfg(any(test, feature = "internals"))]
-    pub(super) fn kept(&self) -> usize {
+    pub(super) fn buffered_bytes(&self) -> usize {
         self.machine.get_ref().input.capacity()
     }
 
-    pub(super) fn drain(&mut self, batch: &mut Vec<Received>, cx: &mut Context<'_>) -> Progress {
+    /// Moves complete messages to `batch`.
+    pub(super) fn drain(&mut self, batch: &mut Vec<Received>) -> Progress {
+        // Fed bytes are followed by a call of this function, so nothing has to wake the task.
+        let cx = &mut Context::from_waker(Waker::noop());
         let mut progress = Progress::More;
         loop {
             let received = match Pin::new(&mut self.machine).poll_next(cx) {
                 Poll::Pending => return progress,
-                Poll::Ready(None) => return Progress::Left(left(CloseCode::ABNORMAL, "")),
+                Poll::Ready(None) => {
+                    return Progress::Broken(CloseReason::peer(CloseCode::ABNORMAL, ""));
+                }
                 Poll::Ready(Some(Err(error))) => return ended(error, self.max_message),
                 Poll::Ready(Some(Ok(message))) => message,
             };
@@ -146,27 +155,27 @@ impl TungstenitePath {
                     batch.push(Received { bytes: text.into(), form: Form::Text })
                 }
                 WsMessage::Binary(bytes) => batch.push(Received { bytes, form: Form::Binary }),
-                // A pong, too, ends the read: it is all that shows that an idle peer is alive.
+                // A pong, too, must be reported: it proves that an idle peer is alive.
                 WsMessage::Ping(_) | WsMessage::Pong(_) => progress = Progress::Pong,
-                // It is given no close frames.
+                // Close frames are not fed.
                 WsMessage::Frame(_) | WsMessage::Close(_) => {}
             }
         }
     }
 }
 
-/// More than the pongs to the pings of one read.
+/// More than the pongs of one read.
 const MAX_PIPE: usize = 1024 * 1024;
 
 fn ended(error: WsError, max_bytes: usize) -> Progress {
-    Progress::Violated(match error {
+    Progress::Violation(match error {
         WsError::Utf8(_) => not_utf8(),
         WsError::Capacity(_) => too_long(max_bytes),
         error => CloseReason::host(CloseCode::PROTOCOL, error.to_string()),
     })
 }
 
-/// A socket in memory, between the real one and tungstenite.
+/// An in-memory stream between the socket and tungstenite.
 #[derive(Debug, Default)]
 struct Pipe {
     input: Vec<u8>,
@@ -174,7 +183,7 @@ struct Pipe {
 }
 
 impl AsyncRead for Pipe {
-    /// Whoever fills it polls again.
+    /// Registers no waker: see [`TungstenitePath::drain`].
     fn poll_read(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,

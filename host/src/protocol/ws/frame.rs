@@ -1,50 +1,50 @@
-//! The frames that nearly all traffic consists of, told apart, unmasked and made without a state machine.
+//! Frame codec (RFC 6455, section 5.2): parses headers, unmasks payloads and writes headers.
 //!
-//! A *plain* frame is a whole message in one frame: final, text or binary, masked as a client must, no reserved bit, its length in
-//! the shortest form (RFC 6455, section 5.2). Fragments and control frames are only measured here. What a header proves to be a violation
-//! is told by its first byte that does, and not when the rest of the frame has come. Pure: bytes in, values out; constant work for each
-//! byte.
+//! A *plain* frame is a whole message in one frame: final, text or binary, masked, without reserved
+//! bits, its length in the shortest form. Of fragments and control frames, only the size is
+//! determined here. A violation is reported at the first byte that proves it. Pure: bytes in,
+//! values out.
 
 use thiserror::Error;
 
-/// What lies at the beginning of some bytes.
+/// What the bytes received so far begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameHead {
-    /// Not even the header is whole.
+    /// An incomplete header.
     Short,
-    /// A plain frame; its payload may still be on its way.
+    /// A plain frame; its payload may be incomplete.
     Plain(Plain),
-    /// Another frame of this kind, as far as its header can be believed.
+    /// A fragment or a control frame; its payload may be incomplete.
     Other(Other),
-    /// A header that breaks the protocol or goes past a limit, whatever follows.
+    /// A header that violates the protocol or exceeds a limit.
     Faulty(Fault),
 }
 
-/// What is wrong with a header.
+/// Why a header is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Fault {
-    /// RFC 6455, section 5.1.
+    /// Clients must mask (RFC 6455, section 5.1).
     #[error("a frame that is not masked")]
     Unmasked,
-    /// RFC 6455, section 5.2: the shortest form must be used.
+    /// The shortest form must be used (RFC 6455, section 5.2).
     #[error("a frame whose length is not in its shortest form")]
     LongLength,
-    /// RFC 6455, section 5.2: the first bit must be 0.
+    /// The first bit must be 0 (RFC 6455, section 5.2).
     #[error("a frame whose length has its first bit set")]
     SignedLength,
-    /// RFC 6455, section 5.5.
+    /// Control frames have at most 125 bytes (RFC 6455, section 5.5).
     #[error("a control frame of more than 125 bytes")]
     LongControl,
-    /// RFC 6455, section 5.5.
+    /// Control frames must not be fragmented (RFC 6455, section 5.5).
     #[error("a control frame in fragments")]
     FragmentedControl,
-    /// RFC 6455, section 5.5.1: a code is two bytes.
+    /// A close code has two bytes (RFC 6455, section 5.5.1).
     #[error("a close frame of one byte")]
     ShortClose,
-    /// RFC 6455, section 5.2.
+    /// Reserved bits and opcodes need an extension (RFC 6455, section 5.2).
     #[error("a frame with a reserved bit or of a reserved kind")]
     Reserved,
-    /// Past `max_message`: close with 1009, and for any other with 1002.
+    /// Exceeds `max_message`: closed with 1009, all others with 1002.
     #[error("a frame that is longer than max_message")]
     TooLong,
 }
@@ -52,32 +52,33 @@ pub enum Fault {
 /// A whole message in one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
-    /// Text, else binary.
+    /// Whether the payload is text; otherwise it is binary.
     pub is_text: bool,
     /// Bytes before the payload.
     pub header: usize,
     /// Bytes of the payload.
     pub length: usize,
-    /// What the payload is masked with.
+    /// The masking key.
     pub mask: [u8; 4],
 }
 
-/// A frame that needs a state machine.
+/// A fragment or a control frame: needs a state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Other {
     /// Bytes before the payload.
     pub header: usize,
     /// Bytes of the payload.
     pub length: usize,
-    /// Whether a fragmented message is under way behind this frame; `None`: as it was before (a control frame).
+    /// Whether a fragmented message continues after this frame; `None` for control frames, which
+    /// do not change that.
     pub leaves_open: Option<bool>,
 }
 
-/// Looks at the frame that begins here. A payload of more than `max_message` bytes is not plain.
+/// Parses the header that `bytes` begin with.
 #[must_use]
 #[inline]
-pub fn look(bytes: &[u8], max_message: usize) -> FrameHead {
-    // Nearly all of them: plain, whole headers, short payloads.
+pub fn parse_header(bytes: &[u8], max_message: usize) -> FrameHead {
+    // Nearly all frames: plain, a whole header, a short payload.
     if let &[first @ (0x81 | 0x82), second @ 0x80..=0xfd, a, b, c, d, ..] = bytes {
         let length = usize::from(second & 0x7f);
         if length <= max_message {
@@ -89,10 +90,10 @@ pub fn look(bytes: &[u8], max_message: usize) -> FrameHead {
             });
         }
     }
-    look_closely(bytes, max_message)
+    parse_any_header(bytes, max_message)
 }
 
-fn look_closely(bytes: &[u8], max_message: usize) -> FrameHead {
+fn parse_any_header(bytes: &[u8], max_message: usize) -> FrameHead {
     let &[first, ref rest @ ..] = bytes else { return FrameHead::Short };
     let is_plain = matches!(first, 0x81 | 0x82);
     if !is_plain && let Some(fault) = fault_of(first, rest.first().copied()) {
@@ -126,7 +127,7 @@ fn look_closely(bytes: &[u8], max_message: usize) -> FrameHead {
         });
     }
     let Some(&[a, b, c, d]) = rest.get(..4) else { return FrameHead::Short };
-    // The bound was just checked, so it fits.
+    // `length` is at most `max_message`.
     let (header, length) = (6 + extended, length as usize);
     if is_plain {
         return FrameHead::Plain(Plain {
@@ -140,7 +141,7 @@ fn look_closely(bytes: &[u8], max_message: usize) -> FrameHead {
     FrameHead::Other(Other { header, length, leaves_open })
 }
 
-/// What is wrong with the first two bytes of a frame, as far as they are there, beside the mask.
+/// Returns the fault that the first two bytes of a frame prove, except a missing mask.
 fn fault_of(first: u8, second: Option<u8>) -> Option<Fault> {
     let length = second.map(|second| second & 0x7f);
     match first {
@@ -153,18 +154,13 @@ fn fault_of(first: u8, second: Option<u8>) -> Option<Fault> {
     }
 }
 
-/// Whether a close frame may carry this code (RFC 6455, section 7.4, and what IANA registered since).
-#[must_use]
-pub fn is_close_code(code: u16) -> bool {
-    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
-}
-
 /// The first byte of a close frame (RFC 6455, section 5.5.1).
 pub const CLOSE: u8 = 0x88;
 
-/// The length of the header that begins here and its mask, if it is whole and has one.
+/// Returns the length of the header that `bytes` begin with and its masking key; `None` if the
+/// header is incomplete or the frame is not masked.
 #[must_use]
-pub fn header(bytes: &[u8]) -> Option<(usize, [u8; 4])> {
+pub fn header_and_mask(bytes: &[u8]) -> Option<(usize, [u8; 4])> {
     let second = *bytes.get(1)?;
     let header = match second & 0x7f {
         126 => 8,
@@ -175,7 +171,7 @@ pub fn header(bytes: &[u8]) -> Option<(usize, [u8; 4])> {
     (second & 0x80 != 0).then_some((header, mask))
 }
 
-/// Takes the mask off a payload, or puts it on (RFC 6455, section 5.3).
+/// Masks or unmasks a payload (RFC 6455, section 5.3).
 pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     let word = u64::from_ne_bytes([
         mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
@@ -219,11 +215,11 @@ mod tests {
     }
 
     fn check(bytes: &[u8], expected: FrameHead) {
-        assert_eq!(look(bytes, MAX), expected, "{:02x?}", &bytes[..bytes.len().min(16)]);
+        assert_eq!(parse_header(bytes, MAX), expected, "{:02x?}", &bytes[..bytes.len().min(16)]);
     }
 
     #[test]
-    fn frames_are_told_apart_by_their_header() {
+    fn the_header_decides_the_kind_of_frame() {
         let plain = |is_text, header, length| {
             FrameHead::Plain(Plain { is_text, header, length, mask: [1, 2, 3, 4] })
         };
@@ -240,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_protocol_is_never_plain() {
+    fn violations_are_never_plain() {
         let mask = [1, 2, 3, 4];
         let faulty = FrameHead::Faulty;
         check(&frame(0x81, 0x05, b"hello"), faulty(Fault::Unmasked));
@@ -262,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_is_told_by_the_first_byte_that_proves_it() {
+    fn a_violation_is_reported_at_the_first_byte_that_proves_it() {
         for (bytes, fault) in [
             (&[0x91][..], Fault::Reserved),
             (&[0x0b], Fault::Reserved),
@@ -283,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_has_a_length_and_a_mask() {
+    fn length_and_mask_need_a_whole_header() {
         for (bytes, expected) in [
             (frame(0x01, 0x80, &[1, 2, 3, 4]), Some((6, [1, 2, 3, 4]))),
             (frame(0x01, 0xfe, &[0, 0, 1, 2, 3, 4, 5]), Some((8, [1, 2, 3, 4]))),
@@ -292,12 +288,12 @@ mod tests {
             (frame(0x01, 0x04, &[1, 2, 3, 4]), None),
             (vec![], None),
         ] {
-            assert_eq!(header(&bytes), expected, "{bytes:?}");
+            assert_eq!(header_and_mask(&bytes), expected, "{bytes:?}");
         }
     }
 
     #[test]
-    fn a_header_is_whole_or_short_at_every_split() {
+    fn an_incomplete_header_is_short_at_every_split() {
         let whole = frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]);
         for end in 0..whole.len() {
             check(&whole[..end], FrameHead::Short);
@@ -305,14 +301,14 @@ mod tests {
     }
 
     #[test]
-    fn what_tungstenite_makes_is_understood_and_what_is_made_it_understands() {
+    fn frames_agree_with_tungstenite_in_both_directions() {
         for length in [0, 1, 7, 8, 9, 125, 126, 127, 4096, 0xffff, 0x1_0000] {
             let text = "x".repeat(length);
             let mut frame = Frame::message(text.clone(), OpCode::Data(Data::Text), true);
             frame.header_mut().mask = Some([7, 8, 9, 10]);
             let mut bytes = Vec::new();
             frame.format(&mut bytes).unwrap();
-            let FrameHead::Plain(found) = look(&bytes, MAX) else { panic!("{length}") };
+            let FrameHead::Plain(found) = parse_header(&bytes, MAX) else { panic!("{length}") };
             assert_eq!(
                 (found.is_text, found.length, found.header + length),
                 (true, length, bytes.len())

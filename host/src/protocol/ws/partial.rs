@@ -1,19 +1,21 @@
-//! Frames whose end has not come: their text is checked as it arrives, so that what can never become UTF-8 ends the connection at once
-//! (RFC 6455 section 8.1), not when the rest has come.
+//! Checks the text of frames that are still incomplete.
+//!
+//! Text that can never become UTF-8 closes the connection at the first wrong byte (RFC 6455,
+//! section 8.1), not at the end of the frame.
 
 use super::frame::{self, Plain};
 use super::utf8::{NotUtf8, Utf8};
 
-/// What is done of a plain frame that is read where it stays. Frames that arrive whole never get here.
+/// Progress on a plain frame that is read in place. Frames that arrive whole do not need it.
 #[derive(Debug, Default)]
 pub(super) struct PartialFrame {
-    /// Bytes of the payload that are unmasked and, if they are text, checked.
+    /// Bytes of the payload that are unmasked and, if text, checked.
     done: u32,
     text: Utf8,
 }
 
 impl PartialFrame {
-    /// Takes what is new of the frame that is all of `bytes`, as far as it has come.
+    /// Unmasks and checks the new bytes at the end of `bytes`, which begins with the header.
     pub(super) fn advance(&mut self, plain: Plain, bytes: &mut [u8]) -> Result<(), NotUtf8> {
         let new = &mut bytes[plain.header + self.done as usize..];
         frame::unmask(new, rotated(plain.mask, self.done));
@@ -21,70 +23,71 @@ impl PartialFrame {
         if plain.is_text { self.text.push(new) } else { Ok(()) }
     }
 
-    /// The same with the last of it.
+    /// Does the same for a frame that is now complete.
     pub(super) fn finish(mut self, plain: Plain, bytes: &mut [u8]) -> Result<(), NotUtf8> {
         self.advance(plain, bytes)?;
         if self.text.is_whole() { Ok(()) } else { Err(NotUtf8) }
     }
 }
 
-/// The text of a fragmented message on its way to the state machine, which looks at whole fragments only.
+/// Checks the text of a fragmented message ahead of the state machine, which checks whole fragments
+/// only.
 #[derive(Debug, Default)]
 pub(super) struct Fragments {
     text: Utf8,
-    /// Whether the message under way is a text.
+    /// Whether the current message is text.
     is_text: bool,
-    /// Of the present frame, if it is one of that message.
-    frame: Option<Piece>,
+    /// The current frame, if it belongs to that message.
+    frame: Option<Fragment>,
 }
 
 #[derive(Debug)]
-struct Piece {
-    /// Bytes of the header that have not come.
+struct Fragment {
+    /// Bytes of the header that were not received yet.
     header_left: usize,
     mask: [u8; 4],
     done: u32,
 }
 
 impl Fragments {
-    /// A frame begins here.
+    /// Begins the frame whose header is at the start of `bytes`.
     pub(super) fn begin(&mut self, bytes: &[u8]) {
         self.frame = None;
         match bytes.first() {
             Some(0x01) => (self.is_text, self.text) = (true, Utf8::default()),
             Some(0x00 | 0x80) if self.is_text => {}
-            // A control frame comes between two fragments; any other frame is another message, or a violation.
+            // A control frame may come between two fragments; any other frame ends the text.
             Some(first) => {
                 self.is_text &= first & 0x08 != 0;
                 return;
             }
             None => return,
         }
-        let piece = |(header_left, mask)| Piece { header_left, mask, done: 0 };
-        self.frame = frame::header(bytes).map(piece);
+        let fragment = |(header_left, mask)| Fragment { header_left, mask, done: 0 };
+        self.frame = frame::header_and_mask(bytes).map(fragment);
     }
 
-    /// Takes what is new of the frame.
-    pub(super) fn take(&mut self, bytes: &[u8]) -> Result<(), NotUtf8> {
-        let Some(piece) = &mut self.frame else { return Ok(()) };
-        let header = piece.header_left.min(bytes.len());
-        piece.header_left -= header;
+    /// Checks the next bytes of the current frame.
+    pub(super) fn push(&mut self, bytes: &[u8]) -> Result<(), NotUtf8> {
+        let Some(fragment) = &mut self.frame else { return Ok(()) };
+        let header = fragment.header_left.min(bytes.len());
+        fragment.header_left -= header;
         for part in bytes[header..].chunks(BLOCK) {
             let mut block = [0; BLOCK];
             let plain = &mut block[..part.len()];
             plain.copy_from_slice(part);
-            frame::unmask(plain, rotated(piece.mask, piece.done));
-            piece.done += part.len() as u32;
+            frame::unmask(plain, rotated(fragment.mask, fragment.done));
+            fragment.done += part.len() as u32;
             self.text.push(plain)?;
         }
         Ok(())
     }
 }
 
-/// Unmasked at a time, on the stack.
+/// How many bytes are unmasked at once, on the stack.
 const BLOCK: usize = 512;
 
-/// The mask as it is for a payload of which so much is done.
+/// Returns the mask for the payload after its first `done` bytes.
 fn rotated(mut mask: [u8; 4], done: u32) -> [u8; 4] {
     mask.rotate_left(done as usize % 4);
     mask

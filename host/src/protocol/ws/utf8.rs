@@ -1,25 +1,25 @@
-//! Text that arrives in pieces: whether what came so far can still become UTF-8.
+//! Incremental UTF-8 validation of text that arrives in pieces.
 //!
-//! RFC 6455 section 8.1 has a connection fail on text that is no UTF-8; with this it fails at the first wrong byte, not at the end of
-//! the message. Looks at each byte once, and keeps no more than the three that a character may lack its end. Pure.
+//! Fails at the first wrong byte, not at the end of the message (RFC 6455, section 8.1). Examines
+//! each byte once and keeps at most three bytes of an incomplete character. Pure.
 
-/// What is known of a text so far.
+/// The state of a text between two pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Utf8 {
-    /// The beginning of a character whose end has not come.
+    /// The first bytes of an incomplete character.
     begun: [u8; 3],
     length: u8,
 }
 
-/// This will never be UTF-8.
+/// The text cannot become UTF-8, whatever follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotUtf8;
 
 impl Utf8 {
-    /// Looks at the next piece.
+    /// Checks the next piece.
     ///
     /// # Errors
-    /// No bytes that may follow make it UTF-8.
+    /// No continuation makes the text UTF-8.
     pub fn push(&mut self, mut piece: &[u8]) -> Result<(), NotUtf8> {
         while self.length > 0 {
             let [first, rest @ ..] = piece else { return Ok(()) };
@@ -38,13 +38,13 @@ impl Utf8 {
         }
     }
 
-    /// Whether the text may end here.
+    /// Returns whether the text can end here.
     #[must_use]
     pub fn is_whole(self) -> bool {
         self.length == 0
     }
 
-    /// Puts the next byte behind those that have begun.
+    /// Adds one byte to the incomplete character.
     fn finish_character(&mut self, byte: u8) -> Result<(), NotUtf8> {
         let length = usize::from(self.length);
         let mut character = [0; 4];
@@ -67,7 +67,8 @@ impl Utf8 {
 mod tests {
     use super::*;
 
-    /// The bytes taken when it fails, or whether it is whole at the end, in pieces of this size.
+    /// Reads `text` in pieces of this size: whether it is whole at its end, or the bytes read
+    /// when it failed.
     fn read(text: &[u8], piece: usize) -> Result<bool, usize> {
         let mut utf8 = Utf8::default();
         let mut taken = 0;
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_fails_at_its_first_wrong_byte_however_it_is_cut() {
+    fn text_fails_at_its_first_wrong_byte_at_every_split() {
         for (text, expected) in [
             (&b""[..], Ok(true)),
             (b"plain", Ok(true)),
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn it_judges_as_the_standard_library_does() {
+    fn the_result_is_that_of_the_standard_library() {
         let mut state = 1_u64;
         for _ in 0..20_000 {
             let bytes: Vec<u8> = (0..6)

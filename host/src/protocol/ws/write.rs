@@ -1,0 +1,197 @@
+//! The write side of a WebSocket: frames small messages together, and writes large ones as they are.
+//!
+//! Owns what the socket has not taken yet, and whether an earlier write was cancelled.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::{close, frame};
+use crate::protocol::close::CloseReason;
+use crate::protocol::dialog;
+use crate::protocol::io::{STEP, WriteError, WriteState, in_time};
+use crate::protocol::outgoing::Outgoing;
+
+/// The write side of a WebSocket.
+#[derive(Debug)]
+pub(super) struct FrameWriter {
+    /// What the socket has not taken yet.
+    output: Vec<u8>,
+    /// Whether the host's close frame was queued: no frame may follow it.
+    is_closing: bool,
+    state: WriteState,
+}
+
+impl FrameWriter {
+    pub(super) fn new() -> Self {
+        Self { output: Vec::new(), is_closing: false, state: WriteState::Whole }
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// Where a pong is appended, to be written by the next flush.
+    pub(super) fn output_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.output
+    }
+
+    /// Writes all of `queue`, with as few writes as the socket permits.
+    pub(super) async fn write<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        queue: VecDeque<Outgoing>,
+        uuid: &str,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        self.state.check()?;
+        self.state = WriteState::Gap;
+        let mut queue = queue.into_iter().peekable();
+        while queue.peek().is_some() {
+            let mut large = None;
+            if !self.output.is_empty() {
+                in_time(limit, self.flush(stream)).await?;
+            }
+            let first_write = poll_fn(|cx| {
+                Poll::Ready(FRAMES.with_borrow_mut(|frames| {
+                    frames.clear();
+                    large = append_frames(frames, &mut queue, uuid);
+                    if large.is_some() {
+                        self.state = WriteState::Torn;
+                    }
+                    self.poll_write_some(stream, cx, frames)
+                }))
+            });
+            first_write.await?;
+            if !self.output.is_empty() {
+                in_time(limit, self.flush(stream)).await?;
+            }
+            if let Some(payload) = large {
+                for step in payload.chunks(STEP) {
+                    in_time(limit, stream.write_all(step)).await?;
+                }
+                self.state = WriteState::Gap;
+            }
+        }
+        in_time(limit, stream.flush()).await?;
+        self.state = WriteState::Whole;
+        Ok(())
+    }
+
+    /// Writes what the socket takes now and keeps the rest.
+    fn poll_write_some<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        cx: &mut Context<'_>,
+        frames: &[u8],
+    ) -> io::Result<()> {
+        let mut rest = frames;
+        while !rest.is_empty() {
+            match Pin::new(&mut *stream).poll_write(cx, rest) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(Ok(written)) => rest = &rest[written..],
+                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Pending => break,
+            }
+        }
+        self.output.extend_from_slice(rest);
+        Ok(())
+    }
+
+    /// Writes what is buffered. Cancel-safe: no byte is written twice.
+    pub(super) async fn flush<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        poll_fn(|cx| {
+            while !self.output.is_empty() {
+                match ready!(Pin::new(&mut *stream).poll_write(cx, &self.output)) {
+                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                    Ok(count) => drop(self.output.drain(..count)),
+                    Err(error) => return Poll::Ready(Err(error)),
+                }
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await?;
+        self.output = Vec::new();
+        // TLS may buffer what the socket did not take.
+        stream.flush().await
+    }
+
+    pub(super) async fn send_close<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        reason: &CloseReason,
+        packet: Option<String>,
+    ) -> io::Result<()> {
+        if self.state == WriteState::Torn {
+            return self.state.check();
+        }
+        if let Some(packet) = packet {
+            frame::append_header(&mut self.output, true, packet.len());
+            self.output.extend_from_slice(packet.as_bytes());
+        }
+        close::append(&mut self.output, reason.code, &reason.text);
+        self.is_closing = true;
+        self.flush(stream).await?;
+        stream.flush().await
+    }
+
+    /// `payload` is that of the peer's close frame, if there was one.
+    pub(super) async fn answer_close<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        payload: Option<Box<[u8]>>,
+    ) -> io::Result<()> {
+        self.state.check()?;
+        if let Some(payload) = payload {
+            close::append_answer(&mut self.output, &payload);
+        }
+        self.flush(stream).await
+    }
+}
+
+/// The longest payload that is copied to be written together with other frames.
+const LARGE: usize = 16 * 1024;
+
+thread_local! {
+    /// The frames of one write, on their way from the outbox to the socket.
+    static FRAMES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Appends the frames of `queue` up to and including the header of a large one, and returns the
+/// payload of that one.
+fn append_frames(
+    frames: &mut Vec<u8>,
+    queue: &mut impl Iterator<Item = Outgoing>,
+    uuid: &str,
+) -> Option<Bytes> {
+    let text = |frames: &mut Vec<u8>, text: &str| {
+        frame::append_header(frames, true, text.len());
+        frames.extend_from_slice(text.as_bytes());
+    };
+    while frames.len() < STEP {
+        match queue.next()? {
+            Outgoing::Message(payload) => {
+                frame::append_header(frames, payload.is_text, payload.len());
+                if payload.len() > LARGE {
+                    return payload.into_long();
+                }
+                frames.extend_from_slice(payload.as_bytes());
+            }
+            Outgoing::Next(packet) => text(frames, packet.as_deref().unwrap_or(dialog::NEXT)),
+            Outgoing::Ready => text(frames, &dialog::ready(uuid)),
+            // RFC 6455, section 5.5.2: final, opcode 9, no payload.
+            Outgoing::Ping => frames.extend_from_slice(&[0x89, 0]),
+        }
+    }
+    None
+}
