@@ -381,7 +381,7 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
 
     fn retire(&mut self) {}
 
-    fn revocation(&self) -> Option<(health::Revocation, u8)> {
+    fn revocation(&self) -> Option<health::Revocation> {
         None
     }
 
@@ -457,7 +457,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
             let (done, outcome) = oneshot::channel();
             let limits = HandoverLimits { snapshot_bytes: 0, restore: std::time::Duration::ZERO };
             let (next, known) = (scribe(2), Vec::new());
-            let swap = Swap { next, succession: Succession::Heir, known, limits, done };
+            let swap = Swap { next, succession: Succession::Update, known, limits, done };
             assert!(inbox.send(Item::Swap(swap)).await.is_ok());
             assert!(outcome.await.unwrap().is_ok());
         });

@@ -1,12 +1,12 @@
-//! Applications: how a library becomes an instance, and how an instance is called and replaced.
+//! Applications behind the ABI: how a library becomes an instance, and how it is called and replaced.
 //!
-//! A library on its way: **watch** (it changed, and is quiet) → **stage** (a private, complete copy) → **preflight** (a
-//! throw-away child opens it first) → **loader** (opened here, checked, a [`loader::Generation`]) → an [`Instance`] for each
-//! resource that it serves → a *swap* in the queue of the resource's **lane**. Everything that can fail happens before the
-//! swap; what is in the queue before it is handled by the old instance, what comes after by the new one. So a reload
-//! needs no further thought about order, and no message can meet both or neither.
+//! **watch** reports that a library changed → **staging** makes a private, complete copy → the
+//! **preflight** child opens it first → **dylib** opens and checks it here → an [`Instance`] starts for
+//! each resource → a *swap* enters the inbox of the resource's **lane**. Everything that can fail comes
+//! before the swap. Items before it are handled by the old instance and items behind it by the new one,
+//! so that each message reaches exactly one of them.
 //!
-//! The lane is the single owner of an instance. Nothing here knows sockets.
+//! The lane is the single owner of an instance. This folder must not know sockets.
 
 pub(crate) mod archive;
 pub(crate) mod dylib;
@@ -23,11 +23,12 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 
+use self::lane::health::{CallbackKind, Revocation};
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Payload;
 use crate::routing::registry::Peer;
 
-/// What the host tells an application: plain data.
+/// A call to an application, as plain data.
 #[derive(Debug)]
 pub(crate) enum Event<'a> {
     Open(&'a Peer),
@@ -37,23 +38,23 @@ pub(crate) enum Event<'a> {
     Tick(SystemTime),
 }
 
-/// Why an application did not do what it was asked.
+/// Why a callback failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// It said no, with a close code and a reason for the peer.
+    /// The application refused, with a close code and a reason for the peer.
     Refused(CloseCode, String),
-    /// It panicked; message and place are in the log.
+    /// The application panicked; message and location are in the log.
     Panicked(String),
 }
 
 impl Event<'_> {
-    fn callback(&self) -> lane::health::Callback {
+    fn callback(&self) -> CallbackKind {
         match self {
-            Self::Open(_) => lane::health::Callback::Open,
-            Self::Message(..) => lane::health::Callback::Message,
-            Self::Error(..) => lane::health::Callback::Error,
-            Self::Close(..) => lane::health::Callback::Close,
-            Self::Tick(_) => lane::health::Callback::Tick,
+            Self::Open(_) => CallbackKind::Open,
+            Self::Message(..) => CallbackKind::Message,
+            Self::Error(..) => CallbackKind::Error,
+            Self::Close(..) => CallbackKind::Close,
+            Self::Tick(_) => CallbackKind::Tick,
         }
     }
 }
@@ -67,26 +68,26 @@ impl Failure {
     }
 }
 
-/// The state of an application on its way to a successor, in the memory of the one that gave it.
+/// The state of an application, in the memory of the library that created it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) version: u32,
     pub(crate) bytes: Bytes,
 }
 
-/// A live object of a generation, serving one resource. Owned by a lane.
+/// A live object of a generation that serves one resource. Owned by a lane.
 pub(crate) trait Instance: Send {
     fn handle(&mut self, event: Event<'_>) -> Result<(), Failure>;
-    /// The state for a successor; None where there is none.
+    /// Returns the state for a successor; `None` if the application has none.
     fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure>;
-    /// From here on its voice is heard.
+    /// Grants the host functions and restores a state, if there is one.
     fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure>;
-    /// Its voice is heard no more.
+    /// Revokes the host functions.
     fn retire(&mut self);
-    /// What silences it from outside its lane: the state of its voice, and the value to put there.
-    fn revocation(&self) -> Option<(lane::health::Revocation, u8)>;
+    /// Returns what revokes the host functions from outside the lane.
+    fn revocation(&self) -> Option<Revocation>;
     fn tick_every(&mut self) -> Option<Duration>;
-    /// The name of its library.
+    /// Returns the name of its library.
     fn plugin(&self) -> &str;
     fn generation(&self) -> u64;
 }

@@ -160,9 +160,9 @@ impl Supervisor {
                 (Some(resource), Some(candidate)) => {
                     let former = &old.resources[path];
                     let succession = if former.plugin == settings.plugin {
-                        Succession::Heir
+                        Succession::Update
                     } else {
-                        Succession::Stranger
+                        Succession::Replacement
                     };
                     if let Err(error) =
                         self.take_over(resource, settings, candidate, succession).await

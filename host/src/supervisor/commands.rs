@@ -55,7 +55,7 @@ impl Supervisor {
         }
         match self.load(name, Content::Any).await {
             Ok(Some(loaded)) => {
-                let done = self.replace(name, loaded, &config, Succession::Heir).await;
+                let done = self.replace(name, loaded, &config, Succession::Update).await;
                 if done.is_ok() {
                     self.note_rolled_back(name, None);
                 }

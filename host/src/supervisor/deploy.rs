@@ -30,7 +30,7 @@ pub(super) struct Candidate {
     pub(super) generation: Arc<Generation>,
     pub(super) resource: Arc<Resource>,
     pub(super) lane: LaneKind,
-    /// With [`Succession::Returned`]: the sessions that its state speaks of.
+    /// With [`Succession::Restored`]: the sessions that its state speaks of.
     pub(super) known: Vec<Arc<Peer>>,
 }
 
@@ -76,7 +76,7 @@ impl Supervisor {
         let number = loaded.generation.number;
         if !taken.is_empty() {
             let previous = self.activate(name, loaded).await;
-            if succession == Succession::Heir {
+            if succession == Succession::Update {
                 self.put_on_probation(name, previous, handovers);
             }
         }
@@ -123,10 +123,10 @@ impl Supervisor {
             return Ok(());
         }
         // First: an instance that has left its lane must have where to go.
-        let executor = Executor::find(&resource.path, kind)?;
+        let executor = Executor::reserve(&resource.path, kind)?;
         // What is in the old inbox is done first; what comes waits in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
-        let (next, pending_lane) = lane::follow(capacity, inbox.health().clone());
+        let (next, pending_lane) = lane::open_successor(capacity, inbox.health().clone());
         let state = ServiceState::Serving(next);
         resource.set_service(Service { lane: kind, state, ..(*now).clone() });
         let (heir, instance) = oneshot::channel();
@@ -156,7 +156,7 @@ impl Supervisor {
         candidate: Candidate,
     ) -> Result<(), SwapError> {
         let Candidate { mut instance, lane: kind, .. } = candidate;
-        let executor = match Executor::find(&resource.path, kind) {
+        let executor = match Executor::reserve(&resource.path, kind) {
             Ok(executor) => executor,
             Err(error) => {
                 drop(discard(instance));

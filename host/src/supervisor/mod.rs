@@ -270,7 +270,7 @@ impl Supervisor {
     async fn take(&mut self, name: &str, config: &Config) {
         match self.load(name, Content::Other).await {
             Ok(Some(loaded)) => {
-                drop(self.replace(name, loaded, config, Succession::Heir).await);
+                drop(self.replace(name, loaded, config, Succession::Update).await);
             }
             Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
             Err(refusal) => drop(self.report(name, &refusal)),

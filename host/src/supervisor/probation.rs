@@ -188,7 +188,7 @@ impl Supervisor {
         let start = self.start_instance(generation, resource, settings).await;
         let candidate = start.map_err(|refusal| chain(&refusal))?;
         if is_served {
-            match self.take_over(resource, settings, candidate, Succession::Heir).await {
+            match self.take_over(resource, settings, candidate, Succession::Update).await {
                 Ok(Some(_)) => return Ok("carried back"),
                 // It was stuck, and the previous generation serves already.
                 Ok(None) => return Ok("none"),
@@ -208,7 +208,7 @@ impl Supervisor {
             None => candidate.instance,
         };
         let candidate = Candidate { instance, known: before.sessions, ..candidate };
-        self.take_over(resource, settings, candidate, Succession::Returned)
+        self.take_over(resource, settings, candidate, Succession::Restored)
             .await
             .map_err(|error| chain(&error))?;
         Ok("as before the swap")

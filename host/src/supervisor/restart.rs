@@ -225,7 +225,7 @@ impl Supervisor {
         match started {
             Ok(candidate) => {
                 let taken =
-                    self.take_over(resource, settings, candidate, Succession::Stranger).await;
+                    self.take_over(resource, settings, candidate, Succession::Replacement).await;
                 if let Err(error) = taken {
                     error!(resource = resource.path, error = chain(&error), "not restarted");
                     if matches!(resource.service().state, ServiceState::Unavailable(_)) {

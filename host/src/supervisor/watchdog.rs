@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::Change;
 use crate::config::{Config, Watchdog as Limits};
 use crate::hub::Hub;
-use crate::plugin::lane::health::{LaneHealth, StallDetector, StallFinding, overslept};
+use crate::plugin::lane::health::{LaneHealth, StallDetector, StallFinding, suspended_for};
 use crate::routing::resource::{Resource, ServiceState};
 
 /// Ends the watch when it is dropped.
@@ -40,9 +40,9 @@ pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchd
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let late = overslept(looked.elapsed(), pause);
+            let late = suspended_for(looked.elapsed(), pause);
             looked = Instant::now();
-            lanes.values_mut().for_each(|lane: &mut Lane| lane.watch.excuse(late));
+            lanes.values_mut().for_each(|lane: &mut Lane| lane.watch.exclude(late));
             look(&hub, &config, &mut lanes, &changes);
         }
     })?;
@@ -84,10 +84,10 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
             lane.panics = Recent::new(resource.counters.values().panics);
         }
         let limits = &config.server.watchdog;
-        if let Some(finding) = lane.watch.look(health, now, limits) {
+        if let Some(finding) = lane.watch.poll(health, now, limits) {
             let plugin = config.resources.get(path).map_or("", |settings| &*settings.plugin);
             if report(plugin, resource, (health, finding), changes) {
-                lane.watch.stuck_is_known();
+                lane.watch.mark_stuck_reported();
             }
         }
         let panics = lane.panics.within_a_minute(resource.counters.values().panics, now);

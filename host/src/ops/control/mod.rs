@@ -210,7 +210,7 @@ impl ControlContext {
                 self.command(OperatorCommand::Enable(plugin)).await
             }
             ControlRequest::PluginRollback { plugin, generation, fresh } => {
-                let succession = if fresh { Succession::Stranger } else { Succession::Heir };
+                let succession = if fresh { Succession::Replacement } else { Succession::Update };
                 self.command(OperatorCommand::RollBack { plugin, generation, succession }).await
             }
             ControlRequest::Drain {} => {

@@ -63,8 +63,8 @@ impl InstanceContext {
         self.state.store(Self::RETIRED, Ordering::Release);
     }
 
-    pub(super) fn revocation(&'static self) -> (Revocation, u8) {
-        (&self.state, Self::RETIRED)
+    pub(super) fn revocation(&'static self) -> Revocation {
+        Revocation::new(&self.state, Self::RETIRED)
     }
 
     fn is_active(&self) -> bool {

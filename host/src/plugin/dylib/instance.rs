@@ -79,7 +79,7 @@ impl Instance for DylibInstance {
         self.context.retire();
     }
 
-    fn revocation(&self) -> Option<(Revocation, u8)> {
+    fn revocation(&self) -> Option<Revocation> {
         Some(self.context.revocation())
     }
 

@@ -1,64 +1,65 @@
-//! One instance takes over from another: what a swap is made of, what it may cost, and how state is taken over.
+//! Replaces one instance by another: the parts of a swap, its limits, and how state is restored.
 
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::warn;
 
+use super::health::Revocation;
 use crate::plugin::{Failure, Instance, Snapshot};
 use crate::routing::counters::CounterValues;
 use crate::routing::registry::Peer;
 
-/// A successor, ready to take over.
+/// A swap to a successor that has started.
 pub(crate) struct Swap {
     pub(crate) next: Box<dyn Instance>,
     pub(crate) succession: Succession,
-    /// For [`Succession::Returned`]: the sessions that its state speaks of.
+    /// With [`Succession::Restored`]: the sessions in the successor's state.
     pub(crate) known: Vec<Arc<Peer>>,
     pub(crate) limits: HandoverLimits,
-    /// Told what became of it. Where nobody waits for that any more, the swap is off.
+    /// Receives the outcome. If the receiver was dropped, the swap does not take place.
     pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
 }
 
-/// What a successor is to its predecessor.
+/// How a successor relates to its predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Succession {
-    /// The same application: it takes over the state; connections are not opened again.
-    Heir,
+    /// The same application: it takes over the state, and connections are not opened again.
+    Update,
     /// Another application: the old one sees each connection close, the new one sees it open.
-    Stranger,
-    /// It has its state already, from a moment when other sessions were there: it sees those open that have come since,
-    /// and those close that have gone.
-    Returned,
+    Replacement,
+    /// The successor has restored an earlier state. It sees connections open that came since then,
+    /// and connections close that left.
+    Restored,
 }
 
-/// What a handover of state may cost.
+/// Limits of a state handover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HandoverLimits {
     pub(crate) snapshot_bytes: usize,
     pub(crate) restore: Duration,
 }
 
-/// What a swap cost.
+/// The outcome of a successful swap.
 #[derive(Debug)]
 pub(crate) struct Handover {
     /// How long messages waited.
     pub(crate) pause: Duration,
-    /// What the successor took over.
+    /// The state that the successor restored.
     pub(crate) snapshot: Option<Snapshot>,
-    /// Who was there.
+    /// The members of the resource at the swap.
     pub(crate) sessions: Vec<Arc<Peer>>,
-    /// What had been counted of the resource.
+    /// The resource's counters at the swap.
     pub(crate) values: CounterValues,
 }
 
-/// Why the predecessor goes on.
+/// Why the predecessor stays active.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SwapError {
-    #[error("the running instance could not give its state: {0}")]
+    #[error("the running instance did not return its state: {0}")]
     Snapshot(String),
     #[error("the new instance does not take over the state: {0}")]
     Restore(String),
@@ -66,18 +67,18 @@ pub(crate) enum SwapError {
     TooLarge { bytes: usize, limit: usize },
     #[error("the new instance did not take over the state within {0:?}")]
     RestoreHung(Duration),
-    #[error("the system gives no thread for it")]
+    #[error("cannot start a thread that restores the state")]
     Thread(#[source] std::io::Error),
-    #[error("the resource has no lane any more")]
+    #[error("the resource no longer has a lane")]
     NoLane,
     #[error("the running instance is stuck in a callback")]
     Stuck,
-    #[error("the running instance was stuck and given up, and no other one could start: {0}")]
+    #[error("the running instance was stuck and was given up, and no other one could start: {0}")]
     Restart(String),
 }
 
-impl std::fmt::Debug for Swap {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Swap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Swap(generation {})", self.next.generation())
     }
 }
@@ -88,8 +89,8 @@ impl SwapError {
     }
 }
 
-/// For a successor that gets no state.
-pub(super) fn take_up(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>, SwapError> {
+/// Activates a successor that gets no state.
+pub(super) fn activate(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>, SwapError> {
     match next.restore(None) {
         Ok(()) => Ok(next),
         Err(failure) => {
@@ -99,7 +100,8 @@ pub(super) fn take_up(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>, 
     }
 }
 
-/// Lets an instance take over a state, within `limit`; returns both.
+/// Restores a state within `limit` and returns the instance and the state. The work is done on a
+/// thread, which is left behind when it takes longer.
 pub(crate) async fn restore(
     mut next: Box<dyn Instance>,
     snapshot: Snapshot,
@@ -108,7 +110,7 @@ pub(crate) async fn restore(
     let revocation = next.revocation();
     let (done, restored) = oneshot::channel();
     let work = move || match next.restore(Some(&snapshot)) {
-        // What comes too late is dropped here.
+        // Drops an instance that comes too late.
         Ok(()) => drop(done.send(Ok((next, snapshot)))),
         Err(failure) => {
             next.retire();
@@ -121,28 +123,26 @@ pub(crate) async fn restore(
         Ok(Ok(restored)) => restored,
         Ok(Err(_)) => Err(SwapError::Restore("its thread ended".to_owned())),
         Err(_) => {
-            if let Some((state, revoked)) = revocation {
-                state.store(revoked, Ordering::Release);
-            }
+            revocation.iter().for_each(Revocation::revoke);
             Err(SwapError::RestoreHung(limit))
         }
     }
 }
 
-/// Ends when an instance is gone.
+/// Completes when an instance was dropped.
 pub(crate) type RetiredReceiver = oneshot::Receiver<()>;
 
-/// Drops an instance where it holds nobody up: its `Drop` may join threads.
+/// Drops an instance on its own thread, because its `Drop` may join threads.
 pub(crate) fn discard(instance: Box<dyn Instance>) -> RetiredReceiver {
     let (done, gone) = oneshot::channel();
     let name = format!("drop:{}", instance.generation());
     let work = move || {
         drop(instance);
-        // Who asked may have gone.
+        // The requester may have gone.
         done.send(()).ok();
     };
     if let Err(error) = std::thread::Builder::new().name(name).spawn(work) {
-        warn!(%error, "no thread to drop an instance on");
+        warn!(%error, "cannot start a thread that drops an instance");
     }
     gone
 }

@@ -1,9 +1,9 @@
-//! What a lane shows of itself while it runs, and the way to give it up.
+//! What a lane publishes about its callbacks, and how it is given up.
 //!
-//! The lane stamps each callback with two stores; it reads no clock. Whoever wants to know how long a callback has been
-//! running looks at the stamp now and then ([`StallDetector`]). A callback that never returns cannot be ended: its lane is
-//! *given up*, which mutes the instance, makes the lane's inbox refuse, and leaves the thread to itself. Giving up and returning
-//! from the callback meet in one atomic word, so exactly one of them comes first.
+//! The lane stamps each callback with two stores and reads no clock; [`StallDetector`] compares
+//! stamps over time. A callback that never returns cannot be ended. Its lane is *given up*: the
+//! instance's host functions are revoked, the inbox refuses items, and the thread is left behind.
+//! Giving up and returning from the callback change one atomic word, so exactly one of them is first.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Watchdog;
 
-/// What a lane can be in.
+/// The callback that a lane is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Callback {
+pub(crate) enum CallbackKind {
     Open = 1,
     Message,
     Close,
@@ -26,7 +26,7 @@ pub(crate) enum Callback {
     Snapshot,
 }
 
-impl fmt::Display for Callback {
+impl fmt::Display for CallbackKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Open => "open",
@@ -39,7 +39,7 @@ impl fmt::Display for Callback {
     }
 }
 
-impl Callback {
+impl CallbackKind {
     const ALL: [Self; 6] =
         [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot];
 
@@ -48,21 +48,35 @@ impl Callback {
     }
 }
 
-/// Takes the voice of an instance from outside its lane.
-pub(crate) type Revocation = &'static AtomicU8;
+/// Revokes the host functions of an instance from outside its lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Revocation {
+    state: &'static AtomicU8,
+    revoked: u8,
+}
 
-/// Shared by a lane, its inbox and whoever watches it.
+impl Revocation {
+    /// `revoked` is the value of `state` that revokes them.
+    pub(crate) fn new(state: &'static AtomicU8, revoked: u8) -> Self {
+        Self { state, revoked }
+    }
+
+    pub(crate) fn revoke(&self) {
+        self.state.store(self.revoked, Ordering::Release);
+    }
+}
+
+/// Shared by a lane, its inbox and the watchdog.
 #[derive(Debug, Default)]
 pub(crate) struct LaneHealth {
     stamp: Stamp,
     generation: AtomicU64,
-    /// State of the instance's voice and the value that mutes it.
-    revocation: Mutex<Option<(Revocation, u8)>>,
+    revocation: Mutex<Option<Revocation>>,
     is_given_up: AtomicBool,
     given_up: CancellationToken,
 }
 
-/// On a cache line of its own: the lane writes it with each callback, and many read what lies beside it.
+/// On its own cache line: the lane writes it with each callback, and senders read its neighbours.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Stamp(AtomicU64);
@@ -72,21 +86,21 @@ impl LaneHealth {
     const CALL: u64 = 0x10;
     const GIVEN_UP: u64 = 1 << 63;
 
-    /// The lane enters a callback. Only the lane calls this.
-    pub(crate) fn begin(&self, callback: Callback) {
+    /// Marks that a callback begins. Called by the lane only.
+    pub(crate) fn begin(&self, callback: CallbackKind) {
         let call = self.stamp.0.load(Ordering::Relaxed) & !Self::CALLBACK;
         self.stamp.0.store(call.wrapping_add(Self::CALL) | callback as u64, Ordering::Release);
     }
 
-    /// The lane has left it; false if the lane was given up meanwhile. Only the lane calls this.
+    /// Marks that it has returned; false if the lane was given up meanwhile. Called by the lane only.
     #[must_use]
     pub(crate) fn end(&self) -> bool {
         let before = self.stamp.0.fetch_and(!Self::CALLBACK, Ordering::AcqRel);
         before & Self::GIVEN_UP == 0
     }
 
-    /// The lane has another instance now.
-    pub(crate) fn serves(&self, generation: u64, revocation: Option<(Revocation, u8)>) {
+    /// Publishes the instance that is active from now on.
+    pub(crate) fn set_instance(&self, generation: u64, revocation: Option<Revocation>) {
         self.generation.store(generation, Ordering::Relaxed);
         *self.revocation.lock().unwrap_or_else(PoisonError::into_inner) = revocation;
     }
@@ -95,24 +109,21 @@ impl LaneHealth {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// Names the call that is running, if one is.
-    pub(crate) fn call(&self) -> Option<(u64, Callback)> {
+    /// Returns the running call, if any.
+    pub(crate) fn call(&self) -> Option<(u64, CallbackKind)> {
         let word = self.stamp.0.load(Ordering::Acquire);
-        Callback::of(word).map(|callback| (word, callback))
+        CallbackKind::of(word).map(|callback| (word, callback))
     }
 
-    /// Gives the lane up if it is still in this call.
+    /// Gives the lane up if this call is still running.
     pub(crate) fn give_up(&self, call: u64) -> bool {
         let stamp = &self.stamp.0;
         let marked = call | Self::GIVEN_UP;
         if stamp.compare_exchange(call, marked, Ordering::AcqRel, Ordering::Relaxed).is_err() {
             return false;
         }
-        if let Some((state, revoked)) =
-            *self.revocation.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            state.store(revoked, Ordering::Release);
-        }
+        let revocation = self.revocation.lock().unwrap_or_else(PoisonError::into_inner);
+        revocation.iter().for_each(Revocation::revoke);
         self.is_given_up.store(true, Ordering::Release);
         self.given_up.cancel();
         true
@@ -122,20 +133,20 @@ impl LaneHealth {
         self.is_given_up.load(Ordering::Acquire)
     }
 
-    /// Ends when the lane is given up.
+    /// Completes when the lane is given up.
     pub(crate) async fn given_up(&self) {
         self.given_up.cancelled().await;
     }
 
-    /// Ends when the lane has been in one and the same callback for `limit`; names the call.
+    /// Completes when one call has been running for `limit`, and returns that call.
     pub(crate) async fn stuck_for(&self, limit: Duration) -> u64 {
         let pause = limit / 8;
         let mut watch: Option<(u64, Instant)> = None;
-        let mut looked = Instant::now();
+        let mut checked = Instant::now();
         loop {
             let now = Instant::now();
-            let late = overslept(now - looked, pause);
-            looked = now;
+            let late = suspended_for(now - checked, pause);
+            checked = now;
             watch = match (self.call(), watch) {
                 (Some((call, _)), Some((same, since))) if call == same => {
                     if now - (since + late) >= limit {
@@ -150,54 +161,54 @@ impl LaneHealth {
     }
 }
 
-/// How much later than after its `pause` somebody looks who was to look after it. Where that is long, the whole process stood still (it
-/// was stopped, or its machine was), and no callback is to blame for that time.
-pub(crate) fn overslept(elapsed: Duration, pause: Duration) -> Duration {
+/// Returns how long the process or its machine was suspended, given that a check which runs every
+/// `pause` ran after `elapsed`. No callback is to blame for that time.
+pub(crate) fn suspended_for(elapsed: Duration, pause: Duration) -> Duration {
+    /// Delays up to this are normal on a busy machine.
+    const NORMAL: Duration = Duration::from_millis(500);
     let late = elapsed.saturating_sub(pause);
-    if late > pause.max(SHORT) { late } else { Duration::ZERO }
+    if late > pause.max(NORMAL) { late } else { Duration::ZERO }
 }
 
-/// So late is anybody on a busy machine.
-const SHORT: Duration = Duration::from_millis(500);
-
-/// What is to be said of a lane.
+/// A finding about one lane, with how long the callback has been running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StallFinding {
-    /// A callback has been running for longer than it should, and still runs.
-    Slow(Callback, Duration),
-    /// It has come back after all.
-    Ended(Callback, Duration),
-    /// It has been running past the limit: this call, named so that it can be given up.
-    Stuck(u64, Callback, Duration),
+    /// A callback exceeds `callback_warn` and still runs.
+    Slow(CallbackKind, Duration),
+    /// A slow callback has returned.
+    Ended(CallbackKind, Duration),
+    /// The call exceeds `callback_limit`; it can be given up by its number.
+    Stuck(u64, CallbackKind, Duration),
 }
 
-/// Looks at one lane again and again. Durations are as exact as the looks are frequent.
+/// Detects slow and stuck callbacks of one lane by polling. Durations are as exact as the polling
+/// interval.
 #[derive(Debug)]
 pub(crate) struct StallDetector {
     call: u64,
-    callback: Option<Callback>,
+    callback: Option<CallbackKind>,
     since: Instant,
     was_slow: bool,
-    is_known_stuck: bool,
+    is_stuck_reported: bool,
 }
 
 impl StallDetector {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { call: 0, callback: None, since: now, was_slow: false, is_known_stuck: false }
+        Self { call: 0, callback: None, since: now, was_slow: false, is_stuck_reported: false }
     }
 
-    /// Somebody knows that it is stuck, and will act.
-    pub(crate) fn stuck_is_known(&mut self) {
-        self.is_known_stuck = true;
+    /// Stops reporting the present call as stuck, because the finding was passed on.
+    pub(crate) fn mark_stuck_reported(&mut self) {
+        self.is_stuck_reported = true;
     }
 
-    /// The process stood still for so long.
-    pub(crate) fn excuse(&mut self, time: Duration) {
+    /// Does not count `time`, in which the process was suspended.
+    pub(crate) fn exclude(&mut self, time: Duration) {
         self.since += time;
     }
 
-    /// What there is to say at this moment; `Slow` and `Ended` once for each callback, `Stuck` until it is known.
-    pub(crate) fn look(
+    /// Checks the lane. Returns `Slow` and `Ended` once for each callback, `Stuck` until it is marked.
+    pub(crate) fn poll(
         &mut self,
         health: &LaneHealth,
         now: Instant,
@@ -207,7 +218,7 @@ impl StallDetector {
         let lasted = now.saturating_duration_since(self.since);
         if callback.is_some() && call == Some(self.call) {
             let callback = callback?;
-            if lasted >= limits.callback_limit && !self.is_known_stuck {
+            if lasted >= limits.callback_limit && !self.is_stuck_reported {
                 return Some(StallFinding::Stuck(self.call, callback, lasted));
             }
             if lasted >= limits.callback_warn && !self.was_slow {
@@ -222,7 +233,7 @@ impl StallDetector {
             callback,
             since: now,
             was_slow: false,
-            is_known_stuck: false,
+            is_stuck_reported: false,
         };
         ended.map(|callback| StallFinding::Ended(callback, lasted))
     }
@@ -244,61 +255,67 @@ mod tests {
         let (health, start) = (LaneHealth::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
         let for_ = Duration::from_secs;
-        let mut watch = StallDetector::new(start);
-        assert_eq!(watch.look(&health, at(0), &LIMITS), None);
-        health.begin(Callback::Message);
-        assert_eq!(watch.look(&health, at(10), &LIMITS), None);
-        let slow = StallFinding::Slow(Callback::Message, for_(2));
-        assert_eq!(watch.look(&health, at(12), &LIMITS), Some(slow));
-        assert_eq!(watch.look(&health, at(13), &LIMITS), None);
+        let mut detector = StallDetector::new(start);
+        assert_eq!(detector.poll(&health, at(0), &LIMITS), None);
+        health.begin(CallbackKind::Message);
+        assert_eq!(detector.poll(&health, at(10), &LIMITS), None);
+        let slow = StallFinding::Slow(CallbackKind::Message, for_(2));
+        assert_eq!(detector.poll(&health, at(12), &LIMITS), Some(slow));
+        assert_eq!(detector.poll(&health, at(13), &LIMITS), None);
         assert!(health.end());
-        let ended = StallFinding::Ended(Callback::Message, for_(4));
-        assert_eq!(watch.look(&health, at(14), &LIMITS), Some(ended));
-        assert_eq!(watch.look(&health, at(15), &LIMITS), None);
-        // Another call at each look is no slow call, however often the lane is found at work.
+        let ended = StallFinding::Ended(CallbackKind::Message, for_(4));
+        assert_eq!(detector.poll(&health, at(14), &LIMITS), Some(ended));
+        assert_eq!(detector.poll(&health, at(15), &LIMITS), None);
+        // Many short calls are not one slow call.
         for second in 20..30 {
-            health.begin(Callback::Message);
-            assert_eq!(watch.look(&health, at(second), &LIMITS), None);
+            health.begin(CallbackKind::Message);
+            assert_eq!(detector.poll(&health, at(second), &LIMITS), None);
             assert!(health.end());
         }
     }
 
     #[test]
-    fn a_process_that_stood_still_blames_no_callback_for_it() {
+    fn time_in_which_the_process_was_suspended_is_not_counted() {
         let millis = Duration::from_millis;
         for (elapsed, pause, expected) in
             [(125, 125, 0), (600, 125, 0), (700, 125, 575), (6000, 125, 5875), (3000, 2000, 0)]
         {
-            assert_eq!(overslept(millis(elapsed), millis(pause)), millis(expected), "{elapsed}");
+            assert_eq!(
+                suspended_for(millis(elapsed), millis(pause)),
+                millis(expected),
+                "{elapsed}"
+            );
         }
         let (health, start) = (LaneHealth::default(), Instant::now());
         let at = |seconds| start + Duration::from_secs(seconds);
-        let mut watch = StallDetector::new(start);
-        health.begin(Callback::Message);
-        assert_eq!(watch.look(&health, at(1), &LIMITS), None);
-        watch.excuse(Duration::from_secs(60));
-        assert_eq!(watch.look(&health, at(61), &LIMITS), None);
-        let stuck = watch.look(&health, at(67), &LIMITS);
+        let mut detector = StallDetector::new(start);
+        health.begin(CallbackKind::Message);
+        assert_eq!(detector.poll(&health, at(1), &LIMITS), None);
+        detector.exclude(Duration::from_secs(60));
+        assert_eq!(detector.poll(&health, at(61), &LIMITS), None);
+        let stuck = detector.poll(&health, at(67), &LIMITS);
         assert!(matches!(stuck, Some(StallFinding::Stuck(_, _, lasted)) if lasted.as_secs() == 6));
     }
 
     #[test]
-    fn a_lane_is_given_up_in_the_call_that_was_meant_or_not_at_all() {
-        static VOICE: AtomicU8 = AtomicU8::new(1);
+    fn giving_up_affects_only_the_call_that_was_found_stuck() {
+        static STATE: AtomicU8 = AtomicU8::new(1);
         let (health, start) = (LaneHealth::default(), Instant::now());
-        health.serves(1, Some((&VOICE, 2)));
-        let mut watch = StallDetector::new(start);
-        health.begin(Callback::Tick);
-        watch.look(&health, start, &LIMITS);
-        let found = watch.look(&health, start + Duration::from_secs(9), &LIMITS);
-        let Some(StallFinding::Stuck(call, Callback::Tick, _)) = found else { panic!("{found:?}") };
+        health.set_instance(1, Some(Revocation::new(&STATE, 2)));
+        let mut detector = StallDetector::new(start);
+        health.begin(CallbackKind::Tick);
+        detector.poll(&health, start, &LIMITS);
+        let found = detector.poll(&health, start + Duration::from_secs(9), &LIMITS);
+        let Some(StallFinding::Stuck(call, CallbackKind::Tick, _)) = found else {
+            panic!("{found:?}")
+        };
         assert!(health.end());
         assert!(!health.give_up(call) && !health.is_given_up());
-        health.begin(Callback::Tick);
+        health.begin(CallbackKind::Tick);
         assert!(!health.give_up(call));
         let (call, _) = health.call().unwrap();
         assert!(health.give_up(call) && health.is_given_up());
-        assert_eq!(VOICE.load(Ordering::Relaxed), 2);
+        assert_eq!(STATE.load(Ordering::Relaxed), 2);
         assert!(!health.end());
     }
 }

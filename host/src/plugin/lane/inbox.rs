@@ -1,11 +1,13 @@
-//! The way into a lane: a bounded queue that also refuses once the lane was given up, and the short way past it.
+//! The bounded inbox of a lane, and the direct call that bypasses it.
 //!
-//! The queue of a lane that is stuck stays open, because its receiver is on the stuck thread. So whoever sends looks at the
-//! lane's [`LaneHealth`] first, and whoever waits for a place waits for the end of the lane as well.
+//! The queue of a stuck lane stays open, because its receiver is on the stuck thread. A sender
+//! therefore checks [`LaneHealth`] first, and one that waits for a place also waits for the lane to be
+//! given up.
 //!
-//! **The short way.** An application that never blocks needs no task of its own: where nothing is queued and nobody is at
-//! it, the sender takes the lane's place for the length of its item and calls the application itself. That saves two task switches a
-//! message. The order is the same: what a connection has sent is either done or counted in `queued`.
+//! **Direct call.** An application that never blocks needs no task of its own: where nothing is
+//! queued and the dispatcher is free, the sender takes the dispatcher and calls the application
+//! itself. That saves two task switches per message and keeps the order, because each earlier item of a
+//! connection is either done or counted in `queued`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,25 +15,27 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::{SendError, TrySendError};
 
+use super::Item;
+use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
-use super::{Dispatcher, DispatcherSlot, Item};
 use crate::routing::input::{Input, Load};
 use crate::routing::registry::Peer;
 use crate::routing::sync::AtomicUsize;
 
+/// The sending half of a lane.
 #[derive(Clone, Debug)]
 pub(crate) struct Inbox {
     items: mpsc::Sender<Item>,
     shared: Arc<LaneShared>,
 }
 
-/// What a lane and the ways into it share.
+/// Shared by a lane and its inboxes.
 #[derive(Debug)]
 pub(super) struct LaneShared {
     pub(super) health: Arc<LaneHealth>,
-    /// Items that were sent and are not done.
+    /// Items that were sent and are not processed yet.
     pub(super) queued: AtomicUsize,
-    pub(super) place: DispatcherSlot,
+    pub(super) slot: DispatcherSlot,
 }
 
 impl Inbox {
@@ -47,11 +51,11 @@ impl Inbox {
         self.items.same_channel(&other.items)
     }
 
-    /// Has the item done at once if that can be, else puts it into the queue.
+    /// Processes the item with a direct call if possible, otherwise queues it.
     pub(crate) fn try_send(&self, item: Item) -> Result<(), TrySendError<Item>> {
         match &item {
             Item::Open(_) => {}
-            // What was deferred comes before.
+            // Deferred inputs come first.
             Item::Close(peer, _) if !peer.outbox.is_deferring() => {}
             _ => return self.queue(item),
         }
@@ -63,15 +67,15 @@ impl Inbox {
         item.map_or(Ok(()), |item| self.queue(item))
     }
 
-    /// As [`try_send`](Self::try_send), for what one read of a connection yielded. What is done at once was never lent; what would
-    /// take too long is left to the lane, and what would overfill the outbox is deferred.
+    /// As [`try_send`](Self::try_send), for the inputs of one read. Queues what would take too long
+    /// and defers what would overfill the outbox; only these are charged to the connection.
     pub(crate) fn try_inputs(
         &self,
         peer: &Arc<Peer>,
         mut inputs: Vec<Input>,
     ) -> Result<(), TrySendError<Item>> {
         self.take_turn(|dispatcher| {
-            let handled = dispatcher.inputs(peer, &inputs);
+            let handled = dispatcher.handle_batch(peer, &inputs);
             inputs.drain(..handled);
             if !inputs.is_empty() && peer.outbox.is_crowded(peer.bounds) {
                 let rest = std::mem::take(&mut inputs);
@@ -85,10 +89,10 @@ impl Inbox {
         self.queue(Item::Inputs { peer: peer.clone(), inputs, reserved: Load::default() })
     }
 
-    fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) -> bool {
-        !self.shared.health.is_given_up()
-            && self.shared.queued.load(Ordering::Acquire) == 0
-            && self.shared.place.take_turn(work)
+    fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) {
+        if !self.shared.health.is_given_up() && self.shared.queued.load(Ordering::Acquire) == 0 {
+            self.shared.slot.take_turn(work);
+        }
     }
 
     fn queue(&self, mut item: Item) -> Result<(), TrySendError<Item>> {
@@ -102,7 +106,8 @@ impl Inbox {
         })
     }
 
-    /// Waits for a place; not for the end of a lane that is given up: who waits here is told of that by its outbox.
+    /// Waits for a place in the queue. Does not end when the lane is given up: a connection learns
+    /// that through its outbox.
     pub(crate) async fn reserve(&self) -> Result<Permit<'_>, SendError<()>> {
         if self.shared.health.is_given_up() {
             return Err(SendError(()));
@@ -110,14 +115,14 @@ impl Inbox {
         Ok(Permit { permit: self.items.reserve().await?, shared: &self.shared })
     }
 
-    /// Waits for a place or for the end of the lane.
+    /// Waits for a place in the queue, or until the lane is given up.
     pub(crate) async fn send(&self, item: Item) -> Result<(), SendError<Item>> {
         let item = match self.try_send(item) {
             Ok(()) => return Ok(()),
             Err(TrySendError::Closed(item)) => return Err(SendError(item)),
             Err(TrySendError::Full(item)) => item,
         };
-        // Boxed: hardly ever needed, and every connection's task would make room for it.
+        // Boxed: rarely needed, and every connection's task would contain it.
         let permit = Box::pin(async {
             tokio::select! {
                 permit = self.reserve() => permit.ok(),
@@ -134,7 +139,7 @@ impl Inbox {
     }
 }
 
-/// A place in the queue.
+/// A reserved place in the queue.
 pub(crate) struct Permit<'a> {
     permit: mpsc::Permit<'a, Item>,
     shared: &'a LaneShared,

@@ -1,0 +1,436 @@
+//! Owns the instance and calls it for each item; also performs the swap.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use plugsocket_plugin::{CloseCode, ClosedBy};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
+use tracing::{debug, warn};
+
+use super::Item;
+use super::handover::{
+    Handover, HandoverLimits, RetiredReceiver, Succession, Swap, SwapError, activate, discard,
+    restore,
+};
+use super::health::{CallbackKind, LaneHealth};
+use crate::plugin::snapshot_file::SnapshotFile;
+use crate::plugin::{Event, Failure, Instance, Snapshot};
+use crate::protocol::close::{CloseReason, sendable};
+use crate::protocol::outgoing::Outgoing;
+use crate::routing::input::{Input, Load};
+use crate::routing::registry::Peer;
+use crate::routing::resource::Resource;
+use crate::routing::sync::{AtomicBool, Mutex};
+
+/// Calls the application; the single owner of the instance.
+pub(super) struct Dispatcher {
+    health: Arc<LaneHealth>,
+    resource: Arc<Resource>,
+    instance: Box<dyn Instance>,
+    next_tick: Option<Instant>,
+    ending: LaneEnd,
+}
+
+/// What happens to the instance when the inbox is empty.
+enum LaneEnd {
+    /// No end was requested. The lane still ends when every sender of its inbox was dropped.
+    None,
+    Yield(oneshot::Sender<Box<dyn Instance>>),
+    Stop(oneshot::Sender<RetiredReceiver>),
+    /// The lane was stuck and the resource has another one; the items in the inbox are dropped.
+    GivenUp,
+}
+
+/// Holds the dispatcher between two items. Taking it means to be the lane, which on a lane with its
+/// own thread only that thread does.
+#[derive(Default)]
+pub(super) struct DispatcherSlot {
+    dispatcher: Mutex<Option<Box<Dispatcher>>>,
+    /// Whether a sender may take the lane's turn.
+    pub(super) is_open: AtomicBool,
+    /// The application wants a tick that the lane has not scheduled.
+    pub(super) tick_wanted: Notify,
+}
+
+impl DispatcherSlot {
+    /// Locks only to move the dispatcher in or out, never while it works.
+    pub(super) fn take(&self) -> Option<Box<Dispatcher>> {
+        self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    pub(super) fn put(&self, dispatcher: Box<Dispatcher>) {
+        *self.dispatcher.lock().unwrap_or_else(PoisonError::into_inner) = Some(dispatcher);
+    }
+
+    /// Lets the caller do the lane's work, unless the slot is closed or empty.
+    pub(super) fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) {
+        if !self.is_open.load(Ordering::Acquire) {
+            return;
+        }
+        let Some(mut dispatcher) = self.take() else { return };
+        if dispatcher.is_ending() {
+            return self.put(dispatcher);
+        }
+        work(&mut dispatcher);
+        if dispatcher.is_given_up() {
+            // The lane finds its slot empty and itself given up.
+            return dispatcher.end();
+        }
+        let had_tick = dispatcher.next_tick.is_some();
+        let wants_tick = !had_tick && dispatcher.schedule_tick().is_some();
+        self.put(dispatcher);
+        if wants_tick {
+            self.tick_wanted.notify_one();
+        }
+    }
+}
+
+impl fmt::Debug for DispatcherSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DispatcherSlot")
+    }
+}
+
+impl Dispatcher {
+    pub(super) fn new(
+        health: Arc<LaneHealth>,
+        resource: Arc<Resource>,
+        instance: Box<dyn Instance>,
+    ) -> Self {
+        Self { health, resource, instance, next_tick: None, ending: LaneEnd::None }
+    }
+
+    pub(super) fn resource(&self) -> &Resource {
+        &self.resource
+    }
+
+    pub(super) fn instance(&self) -> &dyn Instance {
+        &*self.instance
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        !matches!(self.ending, LaneEnd::None)
+    }
+
+    pub(super) fn is_given_up(&self) -> bool {
+        matches!(self.ending, LaneEnd::GivenUp)
+    }
+
+    pub(super) fn end(mut self) {
+        let ending = std::mem::replace(&mut self.ending, LaneEnd::None);
+        match ending {
+            // Received always, except during shutdown.
+            LaneEnd::Yield(successor) => return drop(successor.send(self.instance)),
+            LaneEnd::GivenUp => {
+                warn!("callback returned after its lane was given up; the lane ends");
+                return drop(discard(self.instance));
+            }
+            LaneEnd::None | LaneEnd::Stop(_) => {}
+        }
+        let removed = CloseReason::host(CloseCode::AWAY, "this application was removed");
+        for peer in self.resource.members() {
+            // A peer that is already closing keeps its reason.
+            peer.outbox.close(removed.clone()).ok();
+            self.close(&peer, &removed);
+        }
+        self.instance.retire();
+        // On its own thread: on a shared lane other tasks wait for this one.
+        let gone = discard(self.instance);
+        if let LaneEnd::Stop(done) = ending {
+            // The requester may have gone.
+            drop(done.send(gone));
+        }
+    }
+
+    pub(super) fn apply(&mut self, item: Item) {
+        if self.is_given_up() {
+            return;
+        }
+        match item {
+            Item::Open(peer) => self.open(&peer),
+            Item::Close(peer, reason) => self.close(&peer, &reason),
+            // Processed by the lane, because they may wait.
+            Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
+            Item::Snapshot(done) => {
+                let plugin = self.instance.plugin().to_owned();
+                let file = |snapshot| SnapshotFile { plugin, snapshot };
+                let taken = self.snapshot().map(|taken| taken.map(file));
+                // The requester may have gone.
+                drop(done.send(taken));
+            }
+            Item::Yield(successor) => self.ending = LaneEnd::Yield(successor),
+            Item::Stop(done) => self.ending = LaneEnd::Stop(done),
+        }
+    }
+
+    fn open(&mut self, peer: &Arc<Peer>) {
+        self.resource.admit(peer.clone());
+        match self.call(Event::Open(peer)) {
+            _ if self.is_given_up() => {}
+            Ok(()) => peer.outbox.accept(peer.dialog.then_some(Outgoing::Ready)),
+            Err(failure) => {
+                self.resource.dismiss(peer);
+                peer.outbox.refuse(close_reason(failure));
+            }
+        }
+    }
+
+    /// Handles what a peer sent and yields to other tasks in between. Defers what would overfill the
+    /// peer's outbox, but handles at least `minimum` inputs.
+    pub(super) async fn handle_or_defer(
+        &mut self,
+        peer: &Peer,
+        mut inputs: Vec<Input>,
+        reserved: Load,
+        minimum: usize,
+    ) {
+        let mut handled = 0;
+        while handled < inputs.len() && (handled < minimum || !peer.outbox.is_crowded(peer.bounds))
+        {
+            if handled > 0 {
+                tokio::task::yield_now().await;
+            }
+            handled += self.handle_batch(peer, &inputs[handled..]);
+        }
+        let rest = inputs.split_off(handled);
+        peer.outbox.release(reserved.without(Load::of(&rest)));
+        if !rest.is_empty() {
+            peer.outbox.defer(rest);
+        }
+    }
+
+    pub(super) async fn resume(&mut self, peer: &Peer) {
+        if peer.outbox.is_deferring() {
+            let inputs = peer.outbox.take_deferred();
+            let reserved = Load::of(&inputs);
+            // Everything that waited is written: one input is handled even if the outbox has filled
+            // again since.
+            self.handle_or_defer(peer, inputs, reserved, 1).await;
+        }
+    }
+
+    /// Handles as many inputs as one turn allows and returns their number. A turn is bounded in time,
+    /// because 64 inputs may be a broadcast each, and by the free part of the peer's outbox.
+    pub(super) fn handle_batch(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
+        const TURN: Duration = Duration::from_micros(200);
+        /// Inputs between two readings of the clock.
+        const CLOCK_INTERVAL: usize = 16;
+        if peer.outbox.is_deferring() {
+            return 0;
+        }
+        let begun = (inputs.len() > CLOCK_INTERVAL).then(Instant::now);
+        let is_over = |handled: usize| {
+            handled > 0
+                && handled.is_multiple_of(CLOCK_INTERVAL)
+                && begun.is_some_and(|begun| begun.elapsed() > TURN)
+        };
+        let mut handled = 0;
+        for input in inputs {
+            // The first one can be answered: it was read because the outbox had room.
+            let is_crowded = handled > 0 && peer.outbox.is_crowded(peer.bounds);
+            if is_crowded || is_over(handled) {
+                break;
+            }
+            self.handle(peer, input);
+            handled += 1;
+        }
+        self.resource.counters.add_messages(handled as u64);
+        handled
+    }
+
+    fn handle(&mut self, peer: &Peer, input: &Input) {
+        // The application refused or closed the connection and does not get its remaining inputs.
+        if self.is_given_up() || !peer.is_member() || peer.outbox.is_cut_off() {
+            return;
+        }
+        let result = match input {
+            Input::Message(payload) => self.call(Event::Message(peer, payload)),
+            Input::Chunk => Ok(()),
+        };
+        if let Err(Failure::Refused(..)) = &result {
+            self.resource.counters.add_refused();
+        }
+        match result {
+            _ if self.is_given_up() => {}
+            Ok(()) => peer.acknowledge(),
+            // It may be closing already.
+            Err(failure) => drop(peer.outbox.close(close_reason(failure)).err()),
+        }
+    }
+
+    fn close(&mut self, peer: &Arc<Peer>, reason: &CloseReason) {
+        let deferred = peer.outbox.take_deferred();
+        if !deferred.is_empty() {
+            // Handles everything that was read, although the answers are dropped.
+            peer.outbox.finish();
+            deferred.iter().for_each(|input| self.handle(peer, input));
+            self.resource.counters.add_messages(deferred.len() as u64);
+        }
+        // The application does not know a peer that it refused.
+        if self.resource.dismiss(peer) {
+            if reason.is_fault() {
+                self.notify(Event::Error(peer, &reason.text));
+            }
+            self.notify(Event::Close(peer, reason));
+        }
+        peer.outbox.finish();
+    }
+
+    pub(super) fn tick(&mut self) {
+        self.next_tick = None;
+        self.notify(Event::Tick(SystemTime::now()));
+    }
+
+    /// Calls the application, observed by the watchdog.
+    fn call(&mut self, event: Event<'_>) -> Result<(), Failure> {
+        if self.is_given_up() {
+            return Err(Failure::Refused(CloseCode::AWAY, String::new()));
+        }
+        self.health.begin(event.callback());
+        let result = self.instance.handle(event);
+        self.end_callback();
+        if let Err(Failure::Panicked(_)) = &result {
+            self.resource.counters.add_panic();
+        }
+        result
+    }
+
+    /// Calls the application where a failure has no consequence for a connection.
+    fn notify(&mut self, event: Event<'_>) {
+        if let Err(failure) = self.call(event) {
+            debug!(?failure, "callback failed");
+        }
+    }
+
+    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+        self.health.begin(CallbackKind::Snapshot);
+        let snapshot = self.instance.snapshot();
+        self.end_callback();
+        snapshot
+    }
+
+    fn end_callback(&mut self) {
+        if !self.health.end() {
+            self.ending = LaneEnd::GivenUp;
+        }
+    }
+
+    /// Asks the application for its interval and returns when it gets the next tick.
+    pub(super) fn schedule_tick(&mut self) -> Option<Instant> {
+        self.health.begin(CallbackKind::Tick);
+        let every = self.instance.tick_every();
+        self.end_callback();
+        self.next_tick = every.map(|every| {
+            let latest = Instant::now() + every;
+            self.next_tick.map_or(latest, |planned| planned.min(latest))
+        });
+        self.next_tick
+    }
+
+    pub(super) async fn swap(&mut self, swap: Swap) {
+        let begun = Instant::now();
+        let Swap { next, succession, known, limits, done } = swap;
+        if self.is_given_up() || done.is_closed() {
+            return drop(discard(next));
+        }
+        let ready = match succession {
+            Succession::Update => self.hand_over(next, limits).await,
+            Succession::Replacement => activate(next).map(|next| (next, None)),
+            Succession::Restored => Ok((next, None)),
+        };
+        // The requester may have gone; the swap remains in effect.
+        match ready {
+            Err(error) => drop(done.send(Err(error))),
+            Ok((next, snapshot)) => {
+                if self.put_in_place(next, succession, &known) {
+                    let sessions = self.resource.members();
+                    let pause = begun.elapsed();
+                    self.resource.counters.add_swap(pause);
+                    let values = self.resource.counters.values();
+                    drop(done.send(Ok(Handover { pause, snapshot, sessions, values })));
+                }
+            }
+        }
+    }
+
+    /// Makes the successor the active instance; false if the predecessor got stuck in a `close`, which
+    /// ends the lane.
+    fn put_in_place(
+        &mut self,
+        mut next: Box<dyn Instance>,
+        succession: Succession,
+        known: &[Arc<Peer>],
+    ) -> bool {
+        let members = match succession {
+            Succession::Update => Vec::new(),
+            Succession::Replacement | Succession::Restored => self.resource.members(),
+        };
+        let replaced =
+            CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
+        if succession == Succession::Replacement {
+            members.iter().for_each(|peer| self.notify(Event::Close(peer, &replaced)));
+        }
+        if self.is_given_up() {
+            drop(discard(next));
+            return false;
+        }
+        std::mem::swap(&mut self.instance, &mut next);
+        next.retire();
+        self.health.set_instance(self.instance.generation(), self.instance.revocation());
+        let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
+        for peer in known.iter().filter(|peer| !peer.is_member()) {
+            self.notify(Event::Close(peer, &left));
+        }
+        let known: HashSet<u64> = known.iter().map(|peer| peer.id().0).collect();
+        for peer in members.iter().filter(|peer| !known.contains(&peer.id().0)) {
+            self.reopen(peer);
+        }
+        self.next_tick = None;
+        drop(discard(next));
+        true
+    }
+
+    /// Hands the state to the successor, which restores it on a separate thread.
+    async fn hand_over(
+        &mut self,
+        next: Box<dyn Instance>,
+        limits: HandoverLimits,
+    ) -> Result<(Box<dyn Instance>, Option<Snapshot>), SwapError> {
+        let snapshot = self.snapshot();
+        if self.is_given_up() {
+            return Err(SwapError::Stuck);
+        }
+        let snapshot = snapshot.map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
+        let Some(snapshot) = snapshot else { return activate(next).map(|next| (next, None)) };
+        let (bytes, limit) = (snapshot.bytes.len(), limits.snapshot_bytes);
+        if bytes > limit {
+            return Err(SwapError::TooLarge { bytes, limit });
+        }
+        restore(next, snapshot, limits.restore).await.map(|(next, taken)| (next, Some(taken)))
+    }
+
+    /// Opens a connection for an application that was not active when it came.
+    fn reopen(&mut self, peer: &Arc<Peer>) {
+        let opened = self.call(Event::Open(peer));
+        if let Err(failure) = opened
+            && !self.is_given_up()
+        {
+            self.resource.dismiss(peer);
+            peer.outbox.close(close_reason(failure)).ok();
+        }
+    }
+}
+
+/// Returns how a failed callback closes its connection.
+fn close_reason(failure: Failure) -> CloseReason {
+    match failure {
+        Failure::Refused(code, text) => CloseReason::new(sendable(code), ClosedBy::Plugin, text),
+        Failure::Panicked(_) => {
+            CloseReason::new(CloseCode::ERROR, ClosedBy::Plugin, "the application failed")
+        }
+    }
+}

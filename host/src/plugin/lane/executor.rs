@@ -1,0 +1,117 @@
+//! Where a lane runs: as a task of the runtime or on its own thread.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use super::dispatcher::{Dispatcher, DispatcherSlot};
+use super::health::LaneHealth;
+use super::inbox::{Inbox, LaneShared};
+use super::{Item, Lane};
+use crate::config::LaneKind;
+use crate::plugin::Instance;
+use crate::routing::resource::Resource;
+use crate::routing::sync::AtomicUsize;
+
+/// A lane that was not started yet; its inbox already accepts items.
+pub(crate) struct PendingLane {
+    items: mpsc::Receiver<Item>,
+    shared: Arc<LaneShared>,
+}
+
+/// Creates the inbox of a lane; `capacity` is in items.
+pub(crate) fn open(capacity: usize) -> (Inbox, PendingLane) {
+    open_successor(capacity, Arc::default())
+}
+
+/// Creates the inbox of a lane that will take over another one's instance. Both are given up
+/// together, because they share `health`.
+pub(crate) fn open_successor(capacity: usize, health: Arc<LaneHealth>) -> (Inbox, PendingLane) {
+    let (inbox, items) = mpsc::channel(capacity);
+    let queued = AtomicUsize::new(0);
+    let shared = Arc::new(LaneShared { health, queued, slot: DispatcherSlot::default() });
+    (Inbox::new(inbox, shared.clone()), PendingLane { items, shared })
+}
+
+/// Reserves the place where a lane will run. Reserved before anything depends on it, because the
+/// system may refuse a thread. An unused thread ends when this is dropped.
+pub(crate) enum Executor {
+    Task,
+    /// A thread that waits for its lane.
+    Thread(std::sync::mpsc::Sender<Lane>),
+}
+
+impl Executor {
+    /// Reserves a task or a thread for the lane of the resource at `path`.
+    ///
+    /// # Errors
+    /// The system refuses another thread.
+    pub(crate) fn reserve(path: &str, kind: LaneKind) -> std::io::Result<Self> {
+        if kind == LaneKind::Shared {
+            return Ok(Self::Task);
+        }
+        let (executor, pending) = std::sync::mpsc::channel::<Lane>();
+        let runtime = Handle::current();
+        let work = move || {
+            if let Ok(lane) = pending.recv() {
+                runtime.block_on(lane.run(THREAD_BATCH));
+            }
+        };
+        drop(std::thread::Builder::new().name(format!("lane:{path}")).spawn(work)?);
+        Ok(Self::Thread(executor))
+    }
+
+    pub(crate) fn kind(&self) -> LaneKind {
+        match self {
+            Self::Task => LaneKind::Shared,
+            Self::Thread(_) => LaneKind::Thread,
+        }
+    }
+}
+
+impl PendingLane {
+    /// Starts the lane of `resource`. It ends with [`Item::Stop`] or [`Item::Yield`].
+    pub(crate) fn start(
+        self,
+        resource: Arc<Resource>,
+        executor: Executor,
+        instance: Box<dyn Instance>,
+    ) {
+        let lane = self.into_lane(resource, executor.kind(), instance);
+        match executor {
+            Executor::Task => drop(Handle::current().spawn(lane.run(SHARED_BATCH))),
+            // Cannot fail: the thread ends only after it has received a lane.
+            Executor::Thread(thread) => drop(thread.send(lane)),
+        }
+    }
+
+    fn into_lane(
+        self,
+        resource: Arc<Resource>,
+        kind: LaneKind,
+        instance: Box<dyn Instance>,
+    ) -> Lane {
+        let Self { items, shared } = self;
+        shared.health.set_instance(instance.generation(), instance.revocation());
+        shared.slot.put(Box::new(Dispatcher::new(shared.health.clone(), resource, instance)));
+        shared.slot.is_open.store(kind == LaneKind::Shared, Ordering::Release);
+        Lane { items, shared }
+    }
+
+    /// Returns the lane as a future that the caller runs.
+    #[cfg(test)]
+    pub(crate) fn into_running(
+        self,
+        resource: Arc<Resource>,
+        kind: LaneKind,
+        instance: Box<dyn Instance>,
+    ) -> impl Future<Output = ()> + Send {
+        self.into_lane(resource, kind, instance).run(SHARED_BATCH)
+    }
+}
+
+/// Items taken at once; between two batches other tasks of the runtime run.
+const SHARED_BATCH: usize = 16;
+const THREAD_BATCH: usize = 64;
