@@ -1,28 +1,28 @@
-//! Work that waits for the file system, on a thread of its own.
+//! Runs blocking file system work on a thread of its own.
 //!
-//! The runtime has threads for that too, but panics where the system gives none: then who asked for the work would be gone for good.
-//! Here it is an error like any other.
+//! Tokio's blocking pool panics where the system cannot start a thread, which would end the task
+//! that asked. Here it is an error.
 
 use std::io;
 
 use tokio::sync::oneshot;
 
-/// Does the work beside the runtime, to its end, also if nobody waits for it any more.
+/// Runs `work` off the runtime, and to its end even if the caller is cancelled.
 ///
 /// # Errors
-/// The system gives no thread (then the work is not done), or the work panicked.
+/// The system cannot start a thread (the work is then not done), or the work panicked.
 pub(crate) async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<T> {
     let (done, result) = oneshot::channel();
-    // Who asked may have gone.
+    // A cancelled caller has dropped the receiver.
     let work = move || drop(done.send(work()));
     drop(std::thread::Builder::new().name("aside".to_owned()).spawn(work).map_err(no_thread)?);
-    result.await.map_err(|_| io::Error::other("it panicked; the log says where"))
+    result.await.map_err(|_| io::Error::other("the work panicked; the log has the panic"))
 }
 
 fn no_thread(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("the system gives no thread: {error}"))
+    io::Error::new(error.kind(), format!("cannot start a thread: {error}"))
 }
 
 #[cfg(test)]
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_panic_is_an_error_and_not_passed_on() {
+    async fn a_panic_in_blocking_work_is_returned_as_an_error() {
         assert_eq!(run_blocking(|| 7).await.unwrap(), 7);
         let panicked = run_blocking(|| std::panic::resume_unwind(Box::new("on purpose")));
         assert!(panicked.await.is_err());

@@ -1,60 +1,57 @@
-//! What the host writes for itself: states, copies of libraries, locks. Nobody else is to read it, whatever the umask says.
+//! Creates the host's own files (snapshots, library copies, locks) for its user only, whatever the
+//! umask.
 //!
-//! A state holds what peers said, and a lock that others may open is one that they may hold (flock(2)). Folders that are there already
-//! are somebody's decision, and stay as they are.
+//! A snapshot holds what clients sent, and any process that can open a lock can hold it (flock(2)).
+//! Folders that exist keep the mode their owner chose.
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Makes a folder, and those above it that are missing.
-///
-/// # Errors
-/// It cannot be made.
+/// Creates a folder and its missing parents.
 pub(crate) fn folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// Makes a file that is not there yet.
+/// Creates a file.
 ///
 /// # Errors
-/// It is there, or cannot be made.
+/// The file exists, or cannot be created.
 pub(crate) fn new_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(OWN).open(path)
+    OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path)
 }
 
-/// Makes a file, or empties the one that is there.
-///
-/// # Errors
-/// It cannot be made.
+/// Creates a file, or truncates an existing one.
 pub(crate) fn file(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(OWN).open(path)?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(path)?;
     close_to_others(&file)?;
     Ok(file)
 }
 
-/// Takes away what others may do with a file that was made otherwise.
+/// Removes the permissions of group and others from an existing file.
 ///
 /// # Errors
-/// It cannot be found out what they may.
+/// The mode of the file cannot be read.
 pub(crate) fn close_to_others(file: &File) -> io::Result<()> {
     if file.metadata()?.permissions().mode() & 0o077 != 0 {
-        // Where it is another's it is theirs to open; some file systems know no modes.
-        drop(file.set_permissions(Permissions::from_mode(OWN)));
+        // Fails for a file of another user, and on file systems without modes.
+        drop(file.set_permissions(Permissions::from_mode(OWNER_ONLY)));
     }
     Ok(())
 }
 
-const OWN: u32 = 0o600;
+const OWNER_ONLY: u32 = 0o600;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn nobody_else_reads_what_is_made_or_was_left() {
-        let root = std::env::temp_dir().join(format!("plugsocket-private-{}", std::process::id()));
+    fn created_and_truncated_files_are_readable_by_their_owner_only() {
+        let root =
+            std::env::temp_dir().join(format!("plugsocket-owner-only-{}", std::process::id()));
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         let inner = root.join("a/b");
         folder(&inner).unwrap();
@@ -68,7 +65,7 @@ mod tests {
         file(&left).unwrap();
         assert_eq!([&new, &left].map(|path| mode(path)), [0o600; 2]);
         assert_eq!(std::fs::read(&left).unwrap(), b"");
-        // Somebody decided that.
+        // The mode that an operator chose.
         std::fs::set_permissions(&inner, Permissions::from_mode(0o755)).unwrap();
         folder(&inner).unwrap();
         assert_eq!(mode(&inner), 0o755);

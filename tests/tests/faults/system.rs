@@ -87,9 +87,9 @@ async fn without_a_free_thread_a_command_fails_and_succeeds_later() {
     limit_threads(&host, 1);
     let position = host.log_position();
     host.signal("HUP");
-    host.wait_for_error(position, "the system gives no thread").await;
+    host.wait_for_error(position, "cannot start a thread").await;
     let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
-    assert!(code == 1 && output.contains("the system gives no thread"), "{output}");
+    assert!(code == 1 && output.contains("cannot start a thread"), "{output}");
     let is_failure = |line: &Line| line.starts_with("the state cannot be written");
     host.wait_for_log_since(position, "the snapshot to fail", is_failure).await;
     assert_eq!(count(&mut client).await, 2);
@@ -180,7 +180,7 @@ async fn pipes_and_devices_in_place_of_a_file_are_refused_at_once() {
             std::os::unix::fs::symlink("/dev/zero", &place).unwrap();
         }
         host.signal("HUP");
-        host.wait_for_error(position, "it is no file but a folder, a pipe or a device").await;
+        host.wait_for_error(position, "not a regular file but a folder, a pipe or a device").await;
     }
     host.put("plugins.toml", good);
     host.reload("counter", "counter_v2").await;

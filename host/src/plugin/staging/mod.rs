@@ -7,9 +7,9 @@
 
 mod ownership;
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs::{self, DirBuilder};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -127,9 +127,7 @@ pub(crate) fn stage(
     demands: &StagingChecks,
 ) -> Result<Staged, StageError> {
     restore(folder).map_err(|source| StageError::Copy { path: folder.to_owned(), source })?;
-    // Without waiting for the other end, should it be a pipe.
-    let opened = OpenOptions::new().read(true).custom_flags(read::O_NONBLOCK).open(library);
-    let mut file = opened.map_err(StageError::Read)?;
+    let mut file = read::open(library).map_err(StageError::Read)?;
     if demands.check_owner {
         ownership::check(library, &file, folder)?;
     }
