@@ -249,7 +249,7 @@ async fn a_host_out_of_file_descriptors_serves_existing_connections_and_recovers
             pending::<()>().await;
         });
     }
-    let is_short = |line: &Line| line.starts_with("cannot accept");
+    let is_short = |line: &Line| line.starts_with("out of file descriptors");
     let line = host.wait_for_log_since(position, "a warning", is_short).await;
     assert_eq!((line.level(), line.field("limit")), ("WARN", "256".to_owned()));
 

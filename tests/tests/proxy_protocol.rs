@@ -123,8 +123,8 @@ async fn an_incomplete_proxy_header_closes_the_connection() {
 #[tokio::test]
 async fn missing_proxy_headers_are_logged_as_a_warning_once_per_minute() {
     let host = setup().start().await;
-    let missing = "the connection begins with no PROXY header";
-    let words = "malformed PROXY header: not two addresses and two ports";
+    let missing = "the connection does not begin with a PROXY header";
+    let words = "malformed PROXY header: expected two addresses and two ports";
     for (begin, level, error) in [
         // A health check of a load balancer.
         ("", "DEBUG", "unexpected end of file"),

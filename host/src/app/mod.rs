@@ -29,7 +29,7 @@ use crate::hub::Hub;
 use crate::net::accept;
 use crate::net::connection_limits::ConnectionLimits;
 use crate::net::listener::Listener;
-use crate::net::tls::{self, Served, Tls};
+use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
@@ -79,14 +79,14 @@ pub(crate) enum AppError {
 /// The host cannot start, or an essential part has ended.
 pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppError> {
     let config = Config::load(path)?;
-    let certificates = Served::load(&config, None)?;
+    let certificates = ServedCertificates::load(&config, None)?;
     let mut signals = Signals::install()?;
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "host starting");
     // First, so that a second host with this configuration stops before it changes anything.
     let control = open_control(&config)?;
     let _state_lock = control::lock_state_dir(&config.server.state_dir)?;
     let listeners = listeners::open(&config, inherited).await?;
-    certificates.iter().for_each(Served::tell);
+    certificates.iter().for_each(ServedCertificates::log_status);
     let before = watch::survey(&scope(&config));
     snapshot_file::sweep(&config.server.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
@@ -114,7 +114,7 @@ pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppErro
 /// Something cannot be served; the log has the reason.
 pub(crate) async fn check(path: &Path) -> Result<String, AppError> {
     let mut config = Config::load(path)?;
-    let certificates = Served::load(&config, None)?;
+    let certificates = ServedCertificates::load(&config, None)?;
     let (resources, file) = (config.resources.len(), config.path.clone());
     // Generations that never served are not kept for rollback.
     config.server.reload.keep_generations = 0;
@@ -202,8 +202,8 @@ fn background(
     background.spawn(keep_alive::keep_alive(hub.clone()));
     background.spawn(snapshots::keep_states(hub.clone(), snapshot_writer.clone()));
     let (guarded, secured) = (hub.clone(), hub.clone());
-    background.spawn(async move { auth::keep(&guarded.guards).await });
-    background.spawn(async move { tls::keep(&secured.config, &secured.tls).await });
+    background.spawn(async move { auth::watch_keys(&guarded.guards).await });
+    background.spawn(async move { tls::watch_certificates(&secured.config, &secured.tls).await });
     let changes = changes.clone();
     background.spawn(async move {
         systemd::heartbeat(changes).await;
@@ -237,7 +237,7 @@ const LAST_SNAPSHOTS: Duration = Duration::from_secs(10);
 /// Time limit for dropping all instances.
 const STOP_LANES: Duration = Duration::from_secs(2);
 
-fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervisor) {
+fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hub>, Supervisor) {
     let resources = Arc::new(ArcSwap::default());
     let registry = Arc::new(Registry::default());
     let router = Arc::new(Router::new(registry.clone(), resources.clone()));
@@ -248,7 +248,7 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
         registry,
         identity_issuer: IdentityIssuer::new(),
         connection_limits: Arc::new(ConnectionLimits::default()),
-        tls: Tls::new(certificates),
+        tls: CurrentTls::new(certificates),
         plugin_statuses: ArcSwap::default(),
         started: std::time::Instant::now(),
     });
@@ -257,7 +257,7 @@ fn assemble(config: Config, certificates: Option<Served>) -> (Arc<Hub>, Supervis
 }
 
 async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, AppError> {
-    let guards = auth::guards(&hub.config.load(), &hub.guards.load())?;
+    let guards = auth::load_guards(&hub.config.load(), &hub.guards.load())?;
     hub.guards.store(Arc::new(guards));
     let path = hub.config.load().server.staging_dir.clone();
     supervisor.start().await.map_err(|source| AppError::Staging { path, source })

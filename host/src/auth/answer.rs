@@ -1,41 +1,39 @@
-//! What an HTTP endpoint's answer means. Pure.
+//! Interprets the responses of an authentication endpoint. Pure.
 
 use hyper::StatusCode;
 use serde_json::{Map, Value};
 
-use super::{Denial, Login, MAX_USER, is_user, number};
+use super::{Denial, Login, MAX_USER, integer_text, is_user};
 
-/// The parts of an answer that count.
+/// The parts of a response that count.
 #[derive(Debug)]
 pub(super) struct Answer<'a> {
     pub(super) status: StatusCode,
-    /// Of `Content-Type`; empty if there was none.
+    /// `Content-Type`, or empty.
     pub(super) content_type: &'a str,
     /// The headers `X-User`.
     pub(super) users: &'a [&'a [u8]],
     pub(super) body: &'a [u8],
 }
 
-/// Who it is, or why not; else what is wrong with the answer, for the operator.
-///
-/// 2xx lets in, 401 and 403 refuse, and nothing else is an answer: an endpoint that fails must not let anybody in, nor
-/// tell them that they are unknown.
+/// Returns the login or the refusal that the endpoint decided on: 2xx accepts, 401 and 403 refuse.
 ///
 /// # Errors
-/// It is no answer.
-pub(super) fn judge(answer: &Answer<'_>) -> Result<Result<Login, Denial>, String> {
+/// The sentence for the operator, for any other response: a failing endpoint must neither accept a
+/// client nor tell it that it is unknown.
+pub(super) fn interpret(answer: &Answer<'_>) -> Result<Result<Login, Denial>, String> {
     match answer.status.as_u16() {
         200..=299 => login(answer).map(Ok),
         401 => Ok(Err(Denial::unauthorized(reason(answer, "not signed in"), None))),
         403 => Ok(Err(Denial::forbidden(reason(answer, "not allowed")))),
-        status @ 300..=399 => Err(format!(
-            "it answered {status}: a redirection leads nowhere here, let it answer 401 instead"
-        )),
-        status => Err(format!("it answered {status}; 2xx lets in, 401 and 403 refuse")),
+        status @ 300..=399 => {
+            Err(format!("status {status}: redirects are not followed; respond with 401 instead"))
+        }
+        status => Err(format!("status {status}; 2xx accepts, 401 and 403 refuse")),
     }
 }
 
-/// A program that fails often says so with 200 and a page of its own, so a body that is not understood lets nobody in.
+/// Programs often report a failure with 200 and an error page, so an unexpected body is an error.
 fn login(answer: &Answer<'_>) -> Result<Login, String> {
     let header = named(answer.users)?;
     let body = answer.body.trim_ascii();
@@ -44,20 +42,18 @@ fn login(answer: &Answer<'_>) -> Result<Login, String> {
     if body.is_empty() || (header.is_some() && !is_json) {
         return checked(header, None);
     }
-    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(no_object)?;
+    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(not_an_object)?;
     let user = match body.get("user") {
         None | Some(Value::Null) => header,
         Some(Value::String(user)) => Some(user.clone()),
-        Some(Value::Number(user)) => Some(number(user).ok_or_else(|| {
-            "the user of its answer is no whole number of up to 64 bits; give it as a text"
-                .to_owned()
+        Some(Value::Number(user)) => Some(integer_text(user).ok_or_else(|| {
+            "the user in the response is not an integer of up to 64 bits; send a string".to_owned()
         })?),
-        Some(_) => return Err("the user of its answer is neither a text nor a number".to_owned()),
+        Some(_) => return Err("the user in the response is neither string nor integer".to_owned()),
     };
     let user = user.filter(|user| !user.is_empty());
     if user.is_none() && body.get("error").is_some_and(|error| !error.is_null()) {
-        return Err("it answered 2xx, and its body has an error and no user; let it refuse by 401"
-            .to_owned());
+        return Err("status 2xx, but the body has an error and no user; refuse with 401".to_owned());
     }
     let claims = match body.get_mut("claims").map(Value::take) {
         None | Some(Value::Null) => None,
@@ -66,24 +62,22 @@ fn login(answer: &Answer<'_>) -> Result<Login, String> {
     checked(user, claims)
 }
 
-/// The one `X-User`; an empty one is none.
+/// Returns the value of the one header `X-User`; an empty value counts as none.
 fn named(users: &[&[u8]]) -> Result<Option<String>, String> {
     match users {
         [] => Ok(None),
         [user] => match str::from_utf8(user) {
             Ok(user) => Ok(Some(user.to_owned()).filter(|user| !user.is_empty())),
-            Err(_) => Err("the header X-User of its answer is no UTF-8".to_owned()),
+            Err(_) => Err("the header X-User of the response is not UTF-8".to_owned()),
         },
-        several => {
-            Err(format!("its answer has {} headers X-User; one says who it is", several.len()))
-        }
+        several => Err(format!("the response has {} headers X-User; send one", several.len())),
     }
 }
 
-/// Where it is wrong, and nothing of what it says: it may be anything.
-fn no_object(error: serde_json::Error) -> String {
+/// Gives the position only, as the body may hold secrets.
+fn not_an_object(error: serde_json::Error) -> String {
     format!(
-        "the body of its answer is no JSON object ({:?} at line {}, column {}); let it be empty, or {{\"user\":\"…\"}}",
+        "the response body is not a JSON object ({:?} error at line {}, column {}); send an empty body or {{\"user\":\"…\"}}",
         error.classify(),
         error.line(),
         error.column()
@@ -93,15 +87,16 @@ fn no_object(error: serde_json::Error) -> String {
 fn checked(user: Option<String>, claims: Option<Box<str>>) -> Result<Login, String> {
     match user.as_deref().is_none_or(is_user) {
         true => Ok(Login { user: user.map(Into::into), claims }),
-        false => {
-            Err(format!("the user of its answer has over {MAX_USER} bytes or control characters"))
-        }
+        false => Err(format!(
+            "the user in the response has more than {MAX_USER} bytes or control characters"
+        )),
     }
 }
 
-/// What the endpoint says to the one it refuses: `error` or `reason` of a JSON object, or the first line of a plain text.
+/// Returns the reason for the client: `error` or `reason` of a JSON object, or the first line of a
+/// plain text.
 fn reason(answer: &Answer<'_>, otherwise: &str) -> String {
-    let said = match serde_json::from_slice::<Value>(answer.body) {
+    let text = match serde_json::from_slice::<Value>(answer.body) {
         Ok(body) => ["error", "reason"]
             .iter()
             .find_map(|key| body.get(key)?.as_str().map(str::to_owned))
@@ -112,11 +107,14 @@ fn reason(answer: &Answer<'_>, otherwise: &str) -> String {
         }
         Err(_) => String::new(),
     };
-    let said: String = said.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
-    if said.is_empty() { otherwise.to_owned() } else { said }
+    let text: String = text.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+    if text.is_empty() { otherwise.to_owned() } else { text }
 }
 
-/// Editors put it before a text; JSON has none (RFC 8259 section 8.1).
+/// Editors write it before a text; JSON does not allow it (RFC 8259 section 8.1).
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Characters of a reason; a close frame has room for 123 bytes.
 const MAX_REASON: usize = 120;
+
+#[cfg(test)]
+mod tests;

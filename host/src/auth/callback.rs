@@ -1,7 +1,8 @@
-//! Asks an HTTP endpoint who a peer is.
+//! HTTP client of an authentication endpoint. [`answer`] interprets the responses.
 //!
-//! One call is one future: connecting, asking and reading end with it, and nothing of it runs by itself. Connections that
-//! the endpoint keeps open are used again. What the answer means is `answer.rs`'.
+//! One call is one future: dropping it ends its connection attempt and exchange, and no task is
+//! spawned. Connections are pooled. hyper-util's pooled client is not used, as it drives
+//! connections in spawned tasks that outlive a call that timed out.
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::pin::{Pin, pin};
@@ -28,32 +29,32 @@ use crate::config::{CallMethod, Callback, EndpointPlace};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 
-/// An endpoint and the calls to it.
+/// An endpoint, its pooled connections and its concurrent calls.
 #[derive(Debug)]
 pub(super) struct AuthEndpoint {
     settings: Callback,
-    /// Calls at once. A name that is being looked up keeps its place for as long as the system's resolver takes, whoever
-    /// still waits for it: so a resolver that hangs never holds more threads than there are places.
-    places: Arc<Semaphore>,
+    /// Limits concurrent calls. A name lookup holds its permit until the system's resolver returns,
+    /// even after the call was dropped, so a hanging resolver cannot hold more threads than that.
+    permits: Arc<Semaphore>,
     idle: Mutex<Vec<PooledConnection>>,
-    /// Whether the last call failed: the first failure and the end of them are logged, not each.
+    /// Whether the last call failed: only the first failure and the recovery are logged.
     is_failing: AtomicBool,
 }
 
-/// Why a call came to nothing.
+/// Reason why a call failed.
 #[derive(Debug, thiserror::Error)]
 enum CallError {
-    #[error("it did not answer within {0:?}")]
-    Late(std::time::Duration),
-    #[error("cannot connect to it")]
+    #[error("no response within {0:?}")]
+    Timeout(std::time::Duration),
+    #[error("cannot connect")]
     Connect(#[source] io::Error),
-    #[error("its name cannot be looked up")]
+    #[error("name lookup failed")]
     Lookup(#[source] io::Error),
-    #[error("the exchange with it failed")]
+    #[error("the HTTP exchange failed")]
     Exchange(#[source] hyper::Error),
-    #[error("the body of its answer cannot be read, or is longer than max_response")]
+    #[error("the response body cannot be read, or is longer than max_response")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
-    #[error("the request cannot be written")]
+    #[error("the request cannot be built")]
     Request(#[source] hyper::http::Error),
     #[error("{0}")]
     Answer(String),
@@ -65,11 +66,11 @@ impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Socket for S {}
 type Body = Empty<Bytes>;
 type Driver = Connection<TokioIo<Box<dyn Socket>>, Body>;
 
-/// A connection to the endpoint. It moves only while a call drives it.
+/// Connection to the endpoint, driven only during a call.
 #[derive(Debug)]
 struct PooledConnection {
     sender: SendRequest<Body>,
-    /// None once it has ended.
+    /// `None` once the connection has ended.
     driver: Option<Pin<Box<Driver>>>,
 }
 
@@ -77,37 +78,37 @@ impl AuthEndpoint {
     pub(super) fn new(settings: &Callback) -> Self {
         Self {
             settings: settings.clone(),
-            places: Arc::new(Semaphore::new(settings.max_calls)),
+            permits: Arc::new(Semaphore::new(settings.max_calls)),
             idle: Mutex::default(),
             is_failing: AtomicBool::new(false),
         }
     }
 
-    /// Who it is.
+    /// Authenticates a client.
     ///
     /// # Errors
-    /// The endpoint refuses, or cannot be asked.
-    pub(super) async fn ask(&self, applicant: &Applicant<'_>) -> Result<Login, Denial> {
+    /// The endpoint refuses the client, or the call failed.
+    pub(super) async fn authenticate(&self, applicant: &Applicant<'_>) -> Result<Login, Denial> {
         let limit = self.settings.timeout;
         let called =
-            timeout(limit, self.call(applicant)).await.unwrap_or(Err(CallError::Late(limit)));
+            timeout(limit, self.call(applicant)).await.unwrap_or(Err(CallError::Timeout(limit)));
         let resource = applicant.head.path();
         match called {
-            Ok(judged) => {
+            Ok(decision) => {
                 if self.is_failing.swap(false, Ordering::Relaxed) {
-                    info!(resource, "the endpoint for authentication answers again");
+                    info!(resource, "authentication endpoint recovered");
                 }
-                judged
+                decision
             }
             Err(error) => {
                 let reason = chain(&error);
                 if self.is_failing.swap(true, Ordering::Relaxed) {
-                    debug!(resource, reason, "the endpoint for authentication still fails");
+                    debug!(resource, reason, "authentication endpoint still fails");
                 } else {
                     let endpoint = &self.settings.url.authority;
                     warn!(
                         resource,
-                        endpoint, reason, "the endpoint for authentication fails; nobody is let in"
+                        endpoint, reason, "authentication endpoint failed; clients are refused"
                     );
                 }
                 Err(Denial::unavailable())
@@ -116,69 +117,69 @@ impl AuthEndpoint {
     }
 
     async fn call(&self, applicant: &Applicant<'_>) -> Result<Result<Login, Denial>, CallError> {
-        let mut place = self.place().await;
+        let mut permit = self.permit().await;
         loop {
-            let kept = self.idle().pop();
-            let is_kept = kept.is_some();
-            let mut line = match kept {
-                Some(line) => line,
+            let pooled = self.idle().pop();
+            let is_pooled = pooled.is_some();
+            let mut connection = match pooled {
+                Some(connection) => connection,
                 None => {
-                    let (line, kept_place) = self.connect(place).await?;
-                    place = kept_place;
-                    line
+                    let (connection, returned) = self.connect(permit).await?;
+                    permit = returned;
+                    connection
                 }
             };
-            match line.exchange(self.request(applicant)?, self.settings.max_response).await {
+            match connection.exchange(self.request(applicant)?, self.settings.max_response).await {
                 Ok((parts, body, is_open)) => {
                     if is_open {
-                        self.keep(line);
+                        self.pool(connection);
                     }
-                    drop(place);
-                    return understand(&parts, &body).map_err(CallError::Answer);
+                    drop(permit);
+                    return interpret(&parts, &body).map_err(CallError::Answer);
                 }
-                // The endpoint may have ended it meanwhile: that says nothing about the next one.
-                Err(CallError::Exchange(_)) if is_kept => {}
+                // The endpoint may have closed it while it was idle: try the next one.
+                Err(CallError::Exchange(_)) if is_pooled => {}
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn place(&self) -> OwnedSemaphorePermit {
-        self.places.clone().acquire_owned().await.expect("it is never closed")
+    async fn permit(&self) -> OwnedSemaphorePermit {
+        self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PooledConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn keep(&self, line: PooledConnection) {
+    fn pool(&self, connection: PooledConnection) {
         let mut idle = self.idle();
         if idle.len() < MAX_IDLE {
-            idle.push(line);
+            idle.push(connection);
         }
     }
 
     async fn connect(
         &self,
-        place: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> Result<(PooledConnection, OwnedSemaphorePermit), CallError> {
-        let (socket, place): (Box<dyn Socket>, _) = match &self.settings.url.place {
+        let (socket, permit): (Box<dyn Socket>, _) = match &self.settings.url.place {
             EndpointPlace::Unix(path) => {
-                (Box::new(UnixStream::connect(path).await.map_err(CallError::Connect)?), place)
+                (Box::new(UnixStream::connect(path).await.map_err(CallError::Connect)?), permit)
             }
             EndpointPlace::Tcp(host, port) => {
-                let (found, place) = match host.parse::<IpAddr>() {
-                    Ok(ip) => (vec![SocketAddr::from((ip, *port))], place),
+                let (found, permit) = match host.parse::<IpAddr>() {
+                    Ok(ip) => (vec![SocketAddr::from((ip, *port))], permit),
                     Err(_) => {
                         let name = (host.clone(), *port);
                         let lookup = move || name.to_socket_addrs().map(Iterator::collect);
-                        look_up(place, lookup).await?
+                        look_up(permit, lookup).await?
                     }
                 };
                 let stream = TcpStream::connect(&*found).await.map_err(CallError::Connect)?;
-                // The request is one write; an option that cannot be set costs time only.
+                // Without the option, the request is only slower.
                 drop(stream.set_nodelay(true));
-                (Box::new(stream), place)
+                (Box::new(stream), permit)
             }
         };
         let (sender, driver) = http1::Builder::new()
@@ -186,7 +187,7 @@ impl AuthEndpoint {
             .handshake(TokioIo::new(socket))
             .await
             .map_err(CallError::Exchange)?;
-        Ok((PooledConnection { sender, driver: Some(Box::pin(driver)) }, place))
+        Ok((PooledConnection { sender, driver: Some(Box::pin(driver)) }, permit))
     }
 
     fn request(&self, applicant: &Applicant<'_>) -> Result<Request<Body>, CallError> {
@@ -211,7 +212,7 @@ impl AuthEndpoint {
         {
             headers.insert("x-forwarded-for", address);
         }
-        // RFC 9110 section 7.6.1: what Connection names is meant for this one connection.
+        // RFC 9110 section 7.6.1: headers that Connection names are not forwarded.
         let is_hop = |name: &str| {
             head.texts("connection")
                 .any(|line| line.split(',').any(|option| option.trim().eq_ignore_ascii_case(name)))
@@ -230,25 +231,25 @@ impl AuthEndpoint {
     }
 }
 
-/// The system's resolver blocks, and cannot be told to stop: `place` is given back when it returns.
+/// The system's resolver blocks and cannot be cancelled: it holds the permit until it returns.
 async fn look_up(
-    place: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
     lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
 ) -> Result<(Vec<SocketAddr>, OwnedSemaphorePermit), CallError> {
-    let (found, place) =
-        run_blocking(move || (lookup(), place)).await.map_err(CallError::Lookup)?;
-    Ok((found.map_err(CallError::Lookup)?, place))
+    let (found, permit) =
+        run_blocking(move || (lookup(), permit)).await.map_err(CallError::Lookup)?;
+    Ok((found.map_err(CallError::Lookup)?, permit))
 }
 
 impl PooledConnection {
-    /// One request and its answer; whether another may follow.
+    /// Sends one request; returns the response and whether the connection can be reused.
     async fn exchange(
         &mut self,
         request: Request<Body>,
         max_body: usize,
     ) -> Result<(Parts, Bytes, bool), CallError> {
         let Self { sender, driver } = self;
-        let mut talk = pin!(async {
+        let mut exchange = pin!(async {
             sender.ready().await.map_err(CallError::Exchange)?;
             let response = sender.send_request(request).await.map_err(CallError::Exchange)?;
             let (parts, body) = response.into_parts();
@@ -258,7 +259,7 @@ impl PooledConnection {
         let (parts, body) = loop {
             tokio::select! {
                 biased;
-                done = &mut talk => break done?,
+                done = &mut exchange => break done?,
                 () = drive(driver) => {}
             }
         };
@@ -268,12 +269,11 @@ impl PooledConnection {
     }
 }
 
-/// Moves a connection until it ends. What it brought by then is still to be read; what it owes is an error only once it is
-/// dropped.
+/// Drives a connection until it ends. The response can still be read from its buffers then.
 async fn drive(driver: &mut Option<Pin<Box<Driver>>>) {
     match driver {
         Some(moving) => {
-            // An error of it is one of the exchange, too.
+            // The exchange returns the same error.
             drop(moving.as_mut().await);
             *driver = None;
         }
@@ -281,12 +281,12 @@ async fn drive(driver: &mut Option<Pin<Box<Driver>>>) {
     }
 }
 
-fn understand(parts: &Parts, body: &[u8]) -> Result<Result<Login, Denial>, String> {
+fn interpret(parts: &Parts, body: &[u8]) -> Result<Result<Login, Denial>, String> {
     let text =
         |value: &'_ HeaderValue| std::str::from_utf8(value.as_bytes()).ok().map(str::to_owned);
     let content_type = parts.headers.get(CONTENT_TYPE).and_then(text).unwrap_or_default();
     let users: Vec<_> = parts.headers.get_all("x-user").iter().map(HeaderValue::as_bytes).collect();
-    answer::judge(&Answer {
+    answer::interpret(&Answer {
         status: parts.status,
         content_type: &content_type.to_ascii_lowercase(),
         users: &users,
@@ -294,9 +294,9 @@ fn understand(parts: &Parts, body: &[u8]) -> Result<Result<Login, Denial>, Strin
     })
 }
 
-/// Connections that are kept open.
+/// Size of the pool.
 const MAX_IDLE: usize = 8;
-/// Bytes of an answer's head.
+/// Bytes of a response head.
 const MAX_ANSWER_HEAD: usize = 64 << 10;
 
 #[cfg(test)]
@@ -305,26 +305,26 @@ mod tests {
     use std::time::Duration;
 
     #[tokio::test]
-    async fn a_resolver_that_hangs_keeps_its_place_and_nobody_waiting() {
-        let places = Arc::new(Semaphore::new(1));
-        let place = places.clone().acquire_owned().await.unwrap();
+    async fn a_hanging_resolver_keeps_its_permit_but_not_the_caller() {
+        let permits = Arc::new(Semaphore::new(1));
+        let permit = permits.clone().acquire_owned().await.unwrap();
         let (wake, hang) = std::sync::mpsc::channel::<()>();
-        let lookup = look_up(place, move || {
+        let lookup = look_up(permit, move || {
             let _woken = hang.recv();
             Ok(Vec::new())
         });
         assert!(timeout(Duration::from_millis(20), lookup).await.is_err());
-        // The one who asked has gone; the next does not start another thread.
-        assert_eq!(places.available_permits(), 0);
+        // The next call cannot start another thread.
+        assert_eq!(permits.available_permits(), 0);
         drop(wake);
-        let freed = timeout(Duration::from_secs(10), places.acquire()).await;
+        let freed = timeout(Duration::from_secs(10), permits.acquire()).await;
         assert!(freed.unwrap().is_ok());
     }
 
     #[tokio::test]
-    async fn a_name_that_is_not_known_is_an_error() {
-        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let failed = look_up(place, || Err(io::Error::other("no such name"))).await;
+    async fn an_unknown_name_is_an_error() {
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let failed = look_up(permit, || Err(io::Error::other("no such name"))).await;
         assert!(matches!(failed, Err(CallError::Lookup(_))));
     }
 }

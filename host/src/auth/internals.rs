@@ -1,4 +1,4 @@
-//! Tokens without files and connections, for `crate::internals`.
+//! Token verification in memory, for `crate::internals`.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,22 +6,22 @@ use super::{keys, token};
 use crate::config::{Algorithm, KeyForm, Source, TokenRules};
 use crate::protocol::http::Head;
 
-/// What a token that holds says.
+/// Content of a valid token.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Held {
+pub struct Verified {
     /// Its `sub`.
     pub user: String,
-    /// JSON.
+    /// All claims as JSON.
     pub claims: String,
     /// When it expires.
     pub until: Option<SystemTime>,
 }
 
-/// Judges a token under a secret for HS256 and the rules that hold where nothing is said.
+/// Verifies a token with a secret for HS256 and the default rules.
 ///
 /// # Errors
-/// It does not hold; why.
-pub fn judge_token(token: &str, secret: &[u8], now: SystemTime) -> Result<Held, String> {
+/// The token is not valid; the reason.
+pub fn verify_token(token: &str, secret: &[u8], now: SystemTime) -> Result<Verified, String> {
     let form = KeyForm::Single { algorithm: Algorithm::Hs256, is_base64url: false, kid: None };
     let keys = keys::read(secret, &form).map_err(|error| error.to_string())?;
     let rules = TokenRules {
@@ -34,12 +34,12 @@ pub fn judge_token(token: &str, secret: &[u8], now: SystemTime) -> Result<Held, 
         user_claim: "sub".to_owned(),
         close_on_expiry: false,
     };
-    let held = token::verify(token, &keys.keys, &rules, now).map_err(|error| error.to_string())?;
-    Ok(Held { user: held.user, claims: held.claims, until: held.until })
+    let found = token::verify(token, &keys.keys, &rules, now).map_err(|error| error.to_string())?;
+    Ok(Verified { user: found.user, claims: found.claims, until: found.until })
 }
 
-/// The token of a request for `target` with these header lines, at one place: `header`, `query:NAME`, `cookie:NAME`, or
-/// `subprotocol`. None if it is no request.
+/// Returns the token of a request for `target` with these header lines, from one place: `header`,
+/// `query:NAME`, `cookie:NAME` or `subprotocol`. `None` if the request is malformed.
 pub fn find_token(target: &str, fields: &str, place: &str) -> Option<Result<String, String>> {
     let head = format!("GET {target} HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
     let (head, _) = Head::parse(head.as_bytes(), 8192).ok()??;

@@ -1,4 +1,4 @@
-//! The keys of one resource, read from their files, and read again when these change.
+//! Keys of one resource: reads the key files, and rereads them when they change.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -8,32 +8,27 @@ use std::{fs, io};
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
-use super::keys::{self, Key, Skipped};
+use super::keys::{self, Key, KeySet, Skipped};
 use crate::config::{KeyFile, Place};
 use crate::fs::read;
-use crate::fs::stamp::FileStamp;
+use crate::fs::stamp::{FileStamp, FileStamps, FileState, SettledFiles};
 
-/// The keys in force and the files that they come from.
+/// The keys in force and their files.
 #[derive(Debug)]
 pub(super) struct Keyring {
     files: Vec<KeyFile>,
     keys: ArcSwap<Vec<Key>>,
-    looks: Mutex<Looks>,
+    polled: Mutex<Polled>,
 }
 
-type Stamps = Vec<Option<FileStamp>>;
-
-/// How the files were when they were looked at.
 #[derive(Debug)]
-struct Looks {
-    /// When the keys in force were read.
-    read: Stamps,
-    last: Stamps,
-    /// Why they could not be read since; said once.
-    told: Option<String>,
+struct Polled {
+    files: SettledFiles,
+    /// The last read error, which is logged once.
+    reported: Option<String>,
 }
 
-/// A file without keys, by its place in the list, and why, in one line.
+/// An unusable key file: its index in the list, and the reason in one line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnfitKey {
     pub(super) at: usize,
@@ -42,87 +37,84 @@ pub(super) struct UnfitKey {
 
 impl Keyring {
     /// # Errors
-    /// All files that cannot be used.
+    /// All unusable files.
     pub(super) fn open(files: &[KeyFile], resource: &str) -> Result<Self, Vec<UnfitKey>> {
-        let stamps = stamps(files);
-        let keys = ArcSwap::from_pointee(read(files)?.tell(resource));
-        let looks = Mutex::new(Looks { read: stamps.clone(), last: stamps, told: None });
-        Ok(Self { files: files.to_vec(), keys, looks })
+        let polled = SettledFiles::new(stamps(files));
+        let keys = ArcSwap::from_pointee(read(files)?.log_skipped(resource));
+        let polled = Mutex::new(Polled { files: polled, reported: None });
+        Ok(Self { files: files.to_vec(), keys, polled })
     }
 
     pub(super) fn keys(&self) -> Arc<Vec<Key>> {
         self.keys.load_full()
     }
 
-    /// Reads files that have changed and were the same at the last two looks; a copy under way is left alone. If one cannot
-    /// be used, the keys in force stay, and it is tried again at the next look: what keeps a file from being read may be mended
-    /// where no look sees it. Blocks for as long as the file system does.
+    /// Polls the files, and reads them if they changed and are settled. If a file is unusable, the
+    /// keys in force stay and the next poll tries again, as the cause may not show in a stamp.
+    /// Blocks on the file system.
     pub(super) fn refresh(&self, resource: &str) {
-        // Held while files are read: nobody else looks.
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = stamps(&self.files);
-        let is_quiet = looks.last == now;
-        looks.last.clone_from(&now);
-        if looks.read == now {
-            looks.told = None;
-        } else if is_quiet {
-            match read(&self.files) {
+        // Held during the read, so that refreshes do not overlap.
+        let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
+        match polled.files.poll(stamps(&self.files)) {
+            FileState::Unchanged => polled.reported = None,
+            FileState::Changing => {}
+            FileState::Settled => match read(&self.files) {
                 Ok(found) => {
-                    (looks.read, looks.told) = (now, None);
-                    let keys = found.tell(resource);
+                    polled.files.mark_read();
+                    polled.reported = None;
+                    let keys = found.log_skipped(resource);
                     let count = keys.len();
                     self.keys.store(Arc::new(keys));
-                    info!(resource, keys = count, "the keys for tokens were read again");
+                    info!(resource, keys = count, "token keys reloaded");
                 }
                 Err(unfit) => {
                     let reasons: Vec<String> = unfit.into_iter().map(|file| file.problem).collect();
-                    looks.tell(resource, reasons.join("; "));
+                    polled.report(resource, reasons.join("; "));
                 }
-            }
+            },
         }
     }
 }
 
-impl Looks {
-    fn tell(&mut self, resource: &str, reason: String) {
-        if self.told.as_ref() != Some(&reason) {
-            error!(resource, reason, "keys for tokens refused; the former ones stay in force");
-            self.told = Some(reason);
+impl Polled {
+    fn report(&mut self, resource: &str, reason: String) {
+        if self.reported.as_ref() != Some(&reason) {
+            error!(resource, reason, "token keys rejected; the previous keys stay in force");
+            self.reported = Some(reason);
         }
     }
 }
 
-fn stamps(files: &[KeyFile]) -> Stamps {
+fn stamps(files: &[KeyFile]) -> FileStamps {
     files.iter().map(|file| FileStamp::of(&file.place.path)).collect()
 }
 
-/// What all files hold.
+/// Content of all key files.
 #[derive(Default)]
-struct Found<'a> {
+struct LoadedKeys<'a> {
     keys: Vec<Key>,
-    /// Of each file that has such.
+    /// By file, at least one of each.
     skipped: Vec<(&'a Path, Vec<Skipped>)>,
 }
 
-impl Found<'_> {
-    /// Says what is not among the keys.
-    fn tell(self, resource: &str) -> Vec<Key> {
+impl LoadedKeys<'_> {
+    fn log_skipped(self, resource: &str) -> Vec<Key> {
         for (file, skipped) in self.skipped {
             let (file, count, first) = (file.display(), skipped.len(), &skipped[0]);
-            warn!(resource, %file, skipped = count, %first, "keys of a set cannot be used and are skipped");
+            warn!(resource, %file, skipped = count, %first, "unusable keys of a key set skipped");
         }
         self.keys
     }
 }
 
-fn read(files: &[KeyFile]) -> Result<Found<'_>, Vec<UnfitKey>> {
-    let (mut found, mut unfit) = (Found::default(), Vec::new());
+fn read(files: &[KeyFile]) -> Result<LoadedKeys<'_>, Vec<UnfitKey>> {
+    let (mut found, mut unfit) = (LoadedKeys::default(), Vec::new());
     for (at, file) in files.iter().enumerate() {
         match read_one(file) {
-            Ok(read) => {
-                found.keys.extend(read.keys);
-                if !read.skipped.is_empty() {
-                    found.skipped.push((&file.place.path, read.skipped));
+            Ok(KeySet { keys, skipped }) => {
+                found.keys.extend(keys);
+                if !skipped.is_empty() {
+                    found.skipped.push((&file.place.path, skipped));
                 }
             }
             Err(problem) => unfit.push(UnfitKey { at, problem }),
@@ -131,19 +123,17 @@ fn read(files: &[KeyFile]) -> Result<Found<'_>, Vec<UnfitKey>> {
     if unfit.is_empty() { Ok(found) } else { Err(unfit) }
 }
 
-fn read_one(KeyFile { place: Place { path, .. }, form }: &KeyFile) -> Result<keys::Read, String> {
-    let path_text = path.display();
+fn read_one(KeyFile { place: Place { path, .. }, form }: &KeyFile) -> Result<KeySet, String> {
+    let file = path.display();
     let unreadable = |error: io::Error| {
         format!(
-            "the key file {path_text} cannot be read: {error}; give a file that the host's user may read"
+            "the key file {file} cannot be read: {error}; use a file that the host's user may read"
         )
     };
-    let unusable =
-        |reason: &dyn Display| format!("the key file {path_text} cannot be used: {reason}");
+    let unusable = |reason: &dyn Display| format!("the key file {file} cannot be used: {reason}");
     let size = fs::metadata(path).map_err(unreadable)?.len();
     if size > MAX_FILE {
-        let reason = format!("it has {size} bytes, a key file has at most {MAX_FILE}");
-        return Err(unusable(&reason));
+        return Err(unusable(&format!("it has {size} bytes; the maximum is {MAX_FILE}")));
     }
     let bytes = read::read(path, MAX_FILE).map_err(unreadable)?;
     keys::read(&bytes, form).map_err(|error| unusable(&error))

@@ -1,8 +1,8 @@
-//! Keys for signed tokens: from the bytes of a file to something that checks a signature. Pure, but for the chance by which a point is
-//! tried.
+//! Keys of signed tokens: parses key files, and verifies signatures with `ring`. Pure, except for
+//! the randomness that [`is_on_p256`] uses.
 //!
-//! Each key knows its one algorithm; what a token says of itself only chooses among the keys, so a public key can never be
-//! taken for a secret, and `none` is the name of no key. The mathematics are `ring`'s.
+//! Each key has one algorithm. The header of a token only selects among the keys, so a public key
+//! is never used as a secret, and no key has the algorithm `none`.
 
 use std::fmt;
 
@@ -20,13 +20,19 @@ use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::error::Category;
 use serde_json::{Map, Value};
+use x509_parser::oid_registry::{
+    OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
+};
+use x509_parser::prelude::FromDer;
+use x509_parser::public_key::PublicKey;
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 use crate::config::{Algorithm, KeyForm};
 
-/// A key and what may be signed with it.
+/// Verification key and its algorithm.
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
-    /// Its name; None is tried with every token of its algorithm.
+    /// A key without a name is tried with every token of its algorithm.
     pub(super) kid: Option<String>,
     material: Material,
 }
@@ -40,56 +46,56 @@ enum Material {
 }
 
 impl fmt::Debug for Key {
-    /// Never the key itself.
+    /// Omits the key itself.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Key").field("algorithm", &self.algorithm).finish_non_exhaustive()
     }
 }
 
-/// What is wrong with a key file.
+/// Problem of a key file.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum KeyError {
     #[error(
-        "the secret has {0} bytes, HS256 needs at least 32 (RFC 7518 section 3.2); make one with `openssl rand -hex 32`"
+        "the secret has {0} bytes; HS256 requires at least 32 (RFC 7518 section 3.2), as from `openssl rand -hex 32`"
     )]
     Short(usize),
-    #[error("a PEM file is no secret: {0}")]
+    #[error("a PEM file is not a secret: {0}")]
     PemAsSecret(&'static str),
-    #[error("it is not base64url")]
+    #[error("not base64url")]
     NotBase64,
     #[error(
-        "it holds no public key in PEM (-----BEGIN PUBLIC KEY-----); make it with `openssl pkey -in private.pem -pubout`"
+        "not a public key in PEM (-----BEGIN PUBLIC KEY-----), as from `openssl pkey -in private.pem -pubout`"
     )]
     NotPem,
-    #[error("its key is not one for {}, but {found}", .wanted.as_str())]
+    #[error("expected a key for {}, found {found}", .wanted.as_str())]
     OtherKind { wanted: Algorithm, found: &'static str },
-    #[error("its RSA key has {0} bits; 2048 to 8192 are safe and supported")]
+    #[error("the RSA key has {0} bits; 2048 to 8192 are supported")]
     RsaSize(usize),
-    /// Where, and nothing of what is there: it may be a secret.
-    #[error(
-        "it is no JSON Web Key Set: its JSON has an error ({kind:?}) in line {line}, column {column}"
-    )]
+    /// Gives the position only, as the text may be a secret.
+    #[error("not a JSON Web Key Set: JSON error ({kind:?}) in line {line}, column {column}")]
     NotJson { kind: Category, line: usize, column: usize },
-    #[error("it is no JSON Web Key Set; give an object with a list of objects, {{\"keys\":[…]}}")]
+    #[error(
+        "not a JSON Web Key Set; expected an object with an array of objects, {{\"keys\":[…]}}"
+    )]
     NotSet,
-    #[error("a member of it is missing, or of the wrong type (RFC 7517 section 4)")]
+    #[error("a member is missing or has the wrong type (RFC 7517 section 4)")]
     Member,
-    #[error("none of its keys can be used: HS256, RS256, ES256 and EdDSA (Ed25519) are known")]
+    #[error("no usable key; HS256, RS256, ES256 and EdDSA (Ed25519) are supported")]
     EmptySet,
-    #[error("one of its keys is damaged: {0}")]
+    #[error("damaged key: {0}")]
     Damaged(&'static str),
 }
 
-/// What a file holds.
+/// Keys of one file.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct KeySet {
     /// At least one.
     pub(super) keys: Vec<Key>,
-    /// Keys of a set that were meant for tokens and cannot be used.
+    /// Keys for tokens that cannot be used.
     pub(super) skipped: Vec<Skipped>,
 }
 
-/// A key of a set that cannot be used: which one it is, from 1, and why.
+/// An unusable key of a set: its number, from 1, and the reason.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("key {at}: {why}")]
 pub(super) struct Skipped {
@@ -97,11 +103,11 @@ pub(super) struct Skipped {
     why: KeyError,
 }
 
-/// The keys of a file.
+/// Parses a key file.
 ///
 /// # Errors
-/// It does not hold what its form says.
-pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<Read, KeyError> {
+/// The file does not have the form that the configuration gives.
+pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<KeySet, KeyError> {
     let (algorithm, kid, material) = match form {
         KeyForm::Set => return set(bytes),
         KeyForm::Single { algorithm: Algorithm::Hs256, is_base64url, kid } => {
@@ -114,12 +120,12 @@ pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<Read, KeyError> {
             (*algorithm, kid, public(&spki, *algorithm)?)
         }
     };
-    Ok(Read { keys: vec![Key { algorithm, kid: kid.clone(), material }], skipped: Vec::new() })
+    Ok(KeySet { keys: vec![Key { algorithm, kid: kid.clone(), material }], skipped: Vec::new() })
 }
 
 impl Key {
-    /// Whether the signature is one of this key over the message.
-    pub(super) fn has_signed(&self, message: &[u8], signature: &[u8]) -> bool {
+    /// Returns whether the signature of the message is valid.
+    pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
         match &self.material {
             // In constant time (ring).
             Material::Secret(key) => hmac::verify(key, message, signature).is_ok(),
@@ -138,9 +144,9 @@ impl Key {
 
 fn written_secret(bytes: &[u8], is_base64url: bool) -> Result<Vec<u8>, KeyError> {
     if bytes.windows(11).any(|window| window == b"-----BEGIN ") {
-        return Err(KeyError::PemAsSecret("a public key is known to everybody"));
+        return Err(KeyError::PemAsSecret("a public key is not confidential"));
     }
-    // Editors and `openssl rand -hex` end a text with a line feed that the other side's library does not sign with.
+    // Editors and `openssl rand -hex` append a line feed, which the issuer does not sign with.
     let end = bytes.len() - bytes.iter().rev().take_while(|b| [b'\n', b'\r'].contains(b)).count();
     let text = str::from_utf8(&bytes[..end]).ok().filter(|text| !text.contains(char::is_control));
     let written = text.map_or(bytes, str::as_bytes);
@@ -159,54 +165,34 @@ fn secret(bytes: &[u8]) -> Result<Material, KeyError> {
     Ok(Material::Secret(hmac::Key::new(hmac::HMAC_SHA256, bytes)))
 }
 
-/// The contents of AlgorithmIdentifier (RFC 5280 section 4.1.1.2): object identifier and parameters.
-const OF_RSA: &[u8] = &[0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
-const OF_P256: &[u8] = &[
-    0x06, 7, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03,
-    0x01, 0x07,
-];
-const OF_ED25519: &[u8] = &[0x06, 3, 0x2b, 0x65, 0x70];
-
-const SEQUENCE: u8 = 0x30;
-const INTEGER: u8 = 0x02;
-const BIT_STRING: u8 = 0x03;
-
+/// Reads the key of a SubjectPublicKeyInfo (RFC 5280 section 4.1.2.7).
 fn public(spki: &[u8], wanted: Algorithm) -> Result<Material, KeyError> {
-    const BROKEN: KeyError = KeyError::Damaged("its DER cannot be read");
-    let (body, _) = der(spki, SEQUENCE).ok_or(BROKEN)?;
-    let (identifier, rest) = der(body, SEQUENCE).ok_or(BROKEN)?;
-    let (bits, _) = der(rest, BIT_STRING).ok_or(BROKEN)?;
-    let [0, key @ ..] = bits else { return Err(BROKEN) };
-    let other = |found| Err(KeyError::OtherKind { wanted, found });
-    match (wanted, identifier) {
-        (Algorithm::Rs256, OF_RSA) => {
-            let (numbers, _) = der(key, SEQUENCE).ok_or(BROKEN)?;
-            let (n, rest) = der(numbers, INTEGER).ok_or(BROKEN)?;
-            let (e, _) = der(rest, INTEGER).ok_or(BROKEN)?;
-            rsa(n, e)
-        }
-        (Algorithm::Es256, OF_P256) => p256(key),
-        (Algorithm::EdDsa, OF_ED25519) => ed25519(key),
-        (_, OF_RSA) => other("an RSA key (RS256)"),
-        (_, OF_P256) => other("a P-256 key (ES256)"),
-        (_, OF_ED25519) => other("an Ed25519 key (EdDSA)"),
-        _ => other("a key of a kind that is not known here"),
+    const MALFORMED: KeyError = KeyError::Damaged("its DER is malformed");
+    let (_, spki) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| MALFORMED)?;
+    let bits = &spki.subject_public_key;
+    if bits.unused_bits != 0 {
+        return Err(MALFORMED);
     }
-}
-
-/// The content of a DER value with this tag, and what follows it (X.690 section 8.1).
-fn der(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let [found, first, rest @ ..] = bytes else { return None };
-    if *found != tag {
-        return None;
-    }
-    let (length, rest) = match first {
-        0..=0x7f => (usize::from(*first), rest),
-        0x81 => (usize::from(*rest.first()?), &rest[1..]),
-        0x82 => (usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?])), &rest[2..]),
-        _ => return None,
+    let (oid, parameter) = (&spki.algorithm.algorithm, &spki.algorithm.parameters);
+    let curve = || parameter.as_ref().and_then(|parameter| parameter.as_oid().ok());
+    let (algorithm, found) = if *oid == OID_PKCS1_RSAENCRYPTION {
+        (Some(Algorithm::Rs256), "an RSA key (RS256)")
+    } else if *oid == OID_KEY_TYPE_EC_PUBLIC_KEY && curve() == Some(OID_EC_P256) {
+        (Some(Algorithm::Es256), "a P-256 key (ES256)")
+    } else if *oid == OID_SIG_ED25519 {
+        (Some(Algorithm::EdDsa), "an Ed25519 key (EdDSA)")
+    } else {
+        (None, "a key of an unsupported type")
     };
-    rest.split_at_checked(length)
+    if algorithm != Some(wanted) {
+        return Err(KeyError::OtherKind { wanted, found });
+    }
+    match spki.parsed() {
+        Ok(PublicKey::RSA(key)) => rsa(key.modulus, key.exponent),
+        Ok(PublicKey::EC(point)) => p256(point.data()),
+        Ok(PublicKey::Unknown(key)) => ed25519(key),
+        _ => Err(MALFORMED),
+    }
 }
 
 fn rsa(n: &[u8], e: &[u8]) -> Result<Material, KeyError> {
@@ -221,10 +207,10 @@ fn rsa(n: &[u8], e: &[u8]) -> Result<Material, KeyError> {
     }
     let is_odd = |number: &[u8]| number.last().is_some_and(|last| last & 1 == 1);
     if !is_odd(&n) {
-        return Err(KeyError::Damaged("its RSA modulus is even"));
+        return Err(KeyError::Damaged("the RSA modulus is even"));
     }
     if !is_odd(&e) || e.len() > 4 || e == [1] {
-        return Err(KeyError::Damaged("its RSA exponent is no usual one"));
+        return Err(KeyError::Damaged("unusual RSA exponent"));
     }
     Ok(Material::Rsa(RsaPublicKeyComponents { n, e }))
 }
@@ -234,14 +220,15 @@ fn p256(point: &[u8]) -> Result<Material, KeyError> {
         [0x04, rest @ ..] if rest.len() == 64 && is_on_p256(point) => {
             Ok(Material::P256(point.to_vec()))
         }
-        _ => Err(KeyError::Damaged("it is no uncompressed point of P-256")),
+        _ => Err(KeyError::Damaged("not an uncompressed point of P-256")),
     }
 }
 
-/// Whether there could be a signature of it. `ring` looks at a point where it is used; agreeing on a secret needs none but it.
+/// Returns whether the point is on the curve. `ring` checks a point when it is used, and a key
+/// agreement is the use that needs no signature.
 fn is_on_p256(point: &[u8]) -> bool {
     let Ok(own) = EphemeralPrivateKey::generate(&ECDH_P256, &SystemRandom::new()) else {
-        // No randomness is no fault of the key.
+        // A lack of randomness says nothing about the key.
         return true;
     };
     agree_ephemeral(own, &agreement::UnparsedPublicKey::new(&ECDH_P256, point), |_| ()).is_ok()
@@ -279,9 +266,9 @@ struct Member {
     y: String,
 }
 
-/// RFC 7517 section 5: keys of kinds that are not known, that lack what they need or are out of range are ignored. Those for other
-/// purposes are, too.
-fn set(bytes: &[u8]) -> Result<Read, KeyError> {
+/// Parses a JSON Web Key Set. Ignores keys of unknown types and for other purposes, and skips
+/// incomplete ones (RFC 7517 section 5).
+fn set(bytes: &[u8]) -> Result<KeySet, KeyError> {
     let set: Value = serde_json::from_slice(bytes).map_err(|error| KeyError::NotJson {
         kind: error.classify(),
         line: error.line(),
@@ -297,12 +284,12 @@ fn set(bytes: &[u8]) -> Result<Read, KeyError> {
     }
     match skipped.pop_if(|_| keys.is_empty()) {
         None if keys.is_empty() => Err(KeyError::EmptySet),
-        None => Ok(Read { keys, skipped }),
+        None => Ok(KeySet { keys, skipped }),
         Some(skipped) => Err(skipped.why),
     }
 }
 
-/// None if it is not meant for tokens as they are known here.
+/// Returns `None` for a key of another type or purpose.
 fn key(member: &Map<String, Value>) -> Result<Option<Key>, KeyError> {
     let member = Member::deserialize(member).map_err(|_| KeyError::Member)?;
     let algorithm = match (member.kty.as_str(), member.crv.as_deref()) {
@@ -312,10 +299,10 @@ fn key(member: &Map<String, Value>) -> Result<Option<Key>, KeyError> {
         ("OKP", Some("Ed25519")) => Algorithm::EdDsa,
         _ => return Ok(None),
     };
-    let is_meant = member.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
+    let is_for_tokens = member.purpose.as_deref().is_none_or(|purpose| purpose == "sig")
         && member.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"))
         && member.alg.as_deref().is_none_or(|alg| alg == algorithm.as_str());
-    if !is_meant {
+    if !is_for_tokens {
         return Ok(None);
     }
     let material = member.material(algorithm)?;

@@ -1,8 +1,8 @@
-//! Who is let in, before the application is asked: the table `auth` of a resource at work.
+//! Authentication: decides by the table `auth` of a resource whether a client may connect.
 //!
-//! Called between the judged request and the application's `open`. Tokens are judged in `token` and `keys`, an endpoint's
-//! answers in `answer`, all of them pure; `keyring` reads files and `callback` speaks HTTP. A failure lets nobody in. Knows
-//! neither connections nor how a refusal is told.
+//! Runs between the handshake request and the application's `open`. `token`, `keys` and `answer`
+//! are pure; `keyring` reads files and `callback` is an HTTP client. Any failure refuses the
+//! client. Does not know connections, nor how a refusal is sent.
 
 mod answer;
 mod callback;
@@ -30,32 +30,32 @@ use crate::config::{
 use crate::fs::blocking::run_blocking;
 use crate::protocol::http::{Head, Refusal};
 
-/// The guards of all resources that have one, by path. Replaced as a whole.
+/// Guards by resource path; replaced as a whole.
 pub(crate) type Guards = BTreeMap<String, Arc<Guard>>;
 
-/// A resource's `auth`, ready to judge.
+/// Table `auth` of one resource, with its keys or endpoint.
 #[derive(Debug)]
 pub(crate) struct Guard {
     settings: Auth,
-    means: Means,
+    verifier: Verifier,
 }
 
 #[derive(Debug)]
-enum Means {
+enum Verifier {
     Keys(Keyring),
     Endpoint(AuthEndpoint),
 }
 
-/// Who wants in.
+/// Client that wants to connect.
 #[derive(Debug)]
 pub(crate) struct Applicant<'a> {
     pub(crate) head: &'a Head,
     pub(crate) kind: Kind,
-    /// The IP address in text, or `unix`.
+    /// The IP address as text, or `unix`.
     pub(crate) address: &'a str,
 }
 
-/// What the application is told of one who was let in.
+/// Identity of an authenticated client, as the application receives it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Login {
     pub(crate) user: Option<Box<str>>,
@@ -63,42 +63,42 @@ pub(crate) struct Login {
     pub(crate) claims: Option<Box<str>>,
 }
 
-/// Whether an application can be told of such a user: it may log it, and compare it.
+/// Returns whether a user name is safe for applications to log and compare.
 fn is_user(user: &str) -> bool {
     (1..=MAX_USER).contains(&user.len()) && !user.contains(char::is_control)
 }
 
-/// A number as the name of a user: whole, as it was written. As a double, two users could become one.
-fn number(number: &Number) -> Option<String> {
+/// Returns an integer as a user name. As doubles, two users could become equal.
+fn integer_text(number: &Number) -> Option<String> {
     (number.is_i64() || number.is_u64()).then(|| number.to_string())
 }
 
 /// Bytes of a user's name.
 const MAX_USER: usize = 1024;
 
-/// Leave to come in.
+/// Permission to connect.
 #[derive(Debug, Default)]
 pub(crate) struct Pass {
-    /// None where nothing was asked for.
+    /// `None` for a client that needed no authentication.
     pub(crate) login: Option<Box<Login>>,
-    /// When the connection is to end: so long after it was judged, wherever the time of day is set meanwhile.
+    /// When the connection ends. Monotonic, so later changes of the system time have no effect.
     pub(crate) until: Option<Instant>,
-    /// The subprotocol to answer with, where the resource's own are not asked for.
+    /// Subprotocol of the response, if none of the resource's own is selected.
     pub(crate) protocol: Option<&'static str>,
 }
 
-/// No leave to come in.
+/// Refusal to connect.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Denial {
     pub(crate) refusal: Refusal,
-    /// Whether and when it may be worth another try with the same.
+    /// When a retry with the same credentials may succeed.
     pub(crate) retry_after: Option<Duration>,
-    /// As of [`Pass`].
+    /// As in [`Pass`].
     pub(crate) protocol: Option<&'static str>,
 }
 
 impl Denial {
-    /// 401; `error` as RFC 6750 section 3.1 has it, None where nothing was shown.
+    /// Status 401; `error` is a code of RFC 6750 section 3.1, or `None` without credentials.
     fn unauthorized(reason: String, error: Option<&'static str>) -> Self {
         let refusal = Refusal::unauthorized(reason, error);
         Self { refusal, retry_after: None, protocol: None }
@@ -109,7 +109,7 @@ impl Denial {
     }
 
     fn unavailable() -> Self {
-        let refusal = Refusal::unavailable("nobody can be authenticated now", RETRY_AFTER);
+        let refusal = Refusal::unavailable("authentication is unavailable", RETRY_AFTER);
         Self { refusal, retry_after: Some(RETRY_AFTER), protocol: None }
     }
 }
@@ -125,77 +125,78 @@ impl From<TokenError> for Denial {
 
 impl Guard {
     fn new(settings: &Auth, resource: &str) -> Result<Self, Vec<UnfitKey>> {
-        let means = match &settings.proof {
-            Proof::Token(rules) => Means::Keys(Keyring::open(&rules.keys, resource)?),
-            Proof::Callback(callback) => Means::Endpoint(AuthEndpoint::new(callback)),
+        let verifier = match &settings.proof {
+            Proof::Token(rules) => Verifier::Keys(Keyring::open(&rules.keys, resource)?),
+            Proof::Callback(callback) => Verifier::Endpoint(AuthEndpoint::new(callback)),
         };
-        Ok(Self { settings: settings.clone(), means })
+        Ok(Self { settings: settings.clone(), verifier })
     }
 
-    /// Whether this peer is let in.
+    /// Authenticates a client.
     ///
     /// # Errors
-    /// It is not.
-    pub(crate) async fn judge(&self, applicant: &Applicant<'_>) -> Result<Pass, Denial> {
+    /// The client is refused.
+    pub(crate) async fn authorize(&self, applicant: &Applicant<'_>) -> Result<Pass, Denial> {
         if applicant.kind.is_backend() && self.settings.backends == Backends::Exempt {
             return Ok(Pass::default());
         }
-        match (&self.means, &self.settings.proof) {
-            (Means::Keys(keyring), Proof::Token(rules)) => {
+        match (&self.verifier, &self.settings.proof) {
+            (Verifier::Keys(keyring), Proof::Token(rules)) => {
                 let protocol = (rules.from.contains(&Source::Subprotocol)
                     && token::offers_bearer(applicant.head))
                 .then_some(token::BEARER);
                 let now = SystemTime::now();
-                let holder = token::find(applicant.head, &rules.from)
+                let verified = token::find(applicant.head, &rules.from)
                     .and_then(|token| token::verify(token, &keyring.keys(), rules, now));
-                match holder {
-                    Ok(holder) => Ok(Pass {
-                        until: holder
+                match verified {
+                    Ok(token) => Ok(Pass {
+                        until: token
                             .until
                             .filter(|_| rules.close_on_expiry)
                             .and_then(|until| instant(until.checked_add(rules.leeway)?, now)),
                         login: Some(Box::new(Login {
-                            user: Some(holder.user.into()),
-                            claims: Some(holder.claims.into()),
+                            user: Some(token.user.into()),
+                            claims: Some(token.claims.into()),
                         })),
                         protocol,
                     }),
                     Err(error) => Err(Denial { protocol, ..error.into() }),
                 }
             }
-            (Means::Endpoint(endpoint), _) => {
-                let login = endpoint.ask(applicant).await?;
+            (Verifier::Endpoint(endpoint), _) => {
+                let login = endpoint.authenticate(applicant).await?;
                 Ok(Pass { login: Some(Box::new(login)), ..Pass::default() })
             }
-            // `new` makes the means from the proof.
-            (Means::Keys(_), Proof::Callback(_)) => Err(Denial::unavailable()),
+            // Not possible: `new` creates the verifier from the proof.
+            (Verifier::Keys(_), Proof::Callback(_)) => Err(Denial::unavailable()),
         }
     }
 }
 
-/// A time of day on the clock that timers follow.
+/// Converts system time to the monotonic clock of timers.
 fn instant(time: SystemTime, now: SystemTime) -> Option<Instant> {
     Instant::now().checked_add(time.duration_since(now).unwrap_or_default())
 }
 
-/// The guards that a configuration asks for. Those of `present` whose settings are the same go on, with their keys and
-/// connections. Reads files.
+/// Creates the guards of a configuration. Guards of `current` with the same settings are kept, with
+/// their keys and connections. Reads files.
 ///
 /// # Errors
-/// [`ConfigError::Invalid`] with every key file that cannot be used.
-pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, ConfigError> {
+/// [`ConfigError::Invalid`] with every unusable key file.
+pub(crate) fn load_guards(config: &Config, current: &Guards) -> Result<Guards, ConfigError> {
     let (mut guards, mut problems) = (Guards::new(), Vec::new());
     for (path, settings) in &config.resources {
         let Some(settings) = &settings.auth else { continue };
-        let guard = match present.get(path) {
+        let guard = match current.get(path) {
             Some(guard) if guard.settings == *settings => Ok(guard.clone()),
             _ => Guard::new(settings, path).map(Arc::new),
         };
         match guard {
             Ok(guard) => drop(guards.insert(path.clone(), guard)),
             Err(unfit) => {
-                let problem = |unfit| problem(config, (path, settings), unfit);
-                problems.extend(unfit.into_iter().filter_map(problem));
+                let Proof::Token(rules) = &settings.proof else { continue };
+                problems
+                    .extend(unfit.into_iter().map(|unfit| key_problem(config, path, rules, unfit)));
             }
         }
     }
@@ -206,40 +207,37 @@ pub(crate) fn guards(config: &Config, present: &Guards) -> Result<Guards, Config
     Err(ConfigError::Invalid { path: config.path.clone(), problems })
 }
 
-/// A mistake as those that the file itself has.
-fn problem(
+fn key_problem(
     config: &Config,
-    (resource, settings): (&str, &Auth),
+    resource: &str,
+    rules: &TokenRules,
     UnfitKey { at, problem }: UnfitKey,
-) -> Option<Problem> {
-    let Proof::Token(TokenRules { keys, .. }) = &settings.proof else { return None };
-    let KeyFile { place, form } = keys.get(at)?;
+) -> Problem {
+    let KeyFile { place, form } = &rules.keys[at];
     let key = format!("resources.{resource:?}.auth.keys[{at}].{}", form.key());
-    Some(Problem { path: config.path.clone(), line: place.line, key, problem })
+    Problem { path: config.path.clone(), line: place.line, key, problem }
 }
 
-/// Reads key files that have changed; blocks for as long as the file system does.
-pub(crate) fn refresh(guards: &Guards) {
+fn refresh_keys(guards: &Guards) {
     for (path, guard) in guards {
-        if let Means::Keys(keyring) = &guard.means {
+        if let Verifier::Keys(keyring) = &guard.verifier {
             keyring.refresh(path);
         }
     }
 }
 
-/// Between two looks at the key files.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Reads the files of keys again when they change.
-pub(crate) async fn keep(guards: &ArcSwap<Guards>) {
+/// Reloads key files when they change. Never returns.
+pub(crate) async fn watch_keys(guards: &ArcSwap<Guards>) {
     loop {
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
         let guards = guards.load_full();
         if guards.is_empty() {
             continue;
         }
-        if let Err(error) = run_blocking(move || refresh(&guards)).await {
-            tracing::error!(%error, "the look at the files of keys failed");
+        if let Err(error) = run_blocking(move || refresh_keys(&guards)).await {
+            tracing::error!(%error, "token key files cannot be checked");
         }
     }
 }

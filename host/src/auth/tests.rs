@@ -1,12 +1,10 @@
-//! What is a valid token, key file or answer of an endpoint, and what is not.
+//! Tests of tokens and key files.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use hyper::StatusCode;
 use ring::hmac;
 use serde_json::{Value, json};
 
-use super::answer::{self, Answer};
 use super::keys::{self, Key};
 use super::token::{self, TokenError};
 use super::*;
@@ -39,7 +37,7 @@ fn rules() -> TokenRules {
     }
 }
 
-/// A token as a good issuer makes it, but for what is said here.
+/// Returns a token with a valid signature of `secret`.
 fn token(header: &str, claims: &str, secret: &[u8]) -> String {
     let signed = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), signed.as_bytes());
@@ -52,7 +50,7 @@ const NOW: u64 = 1_000_000;
 
 fn verify(token: &str, keys: &[Key], rules: &TokenRules) -> Result<String, TokenError> {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-    token::verify(token, keys, rules, now).map(|holder| holder.user)
+    token::verify(token, keys, rules, now).map(|verified| verified.user)
 }
 
 #[track_caller]
@@ -63,7 +61,7 @@ fn check_claims(claims: &str, rules: &TokenRules, expected: Result<&str, TokenEr
 }
 
 #[test]
-fn claims_hold_within_their_time_and_only_for_whom_they_are_meant() {
+fn claims_are_valid_within_their_time_and_for_their_audience() {
     let plain = rules();
     for (claims, expected) in [
         (r#"{"sub":"ann","exp":1000001}"#, Ok("ann")),
@@ -118,7 +116,7 @@ fn claims_hold_within_their_time_and_only_for_whom_they_are_meant() {
 }
 
 #[test]
-fn bombs_in_claims_are_refused_and_nothing_else() {
+fn deeply_nested_and_huge_claims_are_refused() {
     for bomb in [
         format!(r#"{{"sub":"ann","exp":1e9,"x":{}}}"#, "[".repeat(1000)),
         format!(r#"{{"sub":"ann","exp":1e9,"x":{}{}}}"#, "[".repeat(500), "]".repeat(500)),
@@ -138,19 +136,19 @@ fn bombs_in_claims_are_refused_and_nothing_else() {
 }
 
 #[test]
-fn each_name_of_a_claim_is_handed_on_once() {
+fn duplicate_claims_reach_the_application_once() {
     let keys = read(SECRET, &single(Algorithm::Hs256));
     let token = token(HS, r#"{"sub":"ann","exp":1e9,"role":"user","sub":"bob"}"#, SECRET);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
-    let holder = token::verify(&token, &keys, &rules(), now).unwrap();
-    let claims: Value = serde_json::from_str(&holder.claims).unwrap();
-    assert_eq!((holder.user.as_str(), holder.claims.matches("sub").count()), ("bob", 1));
+    let verified = token::verify(&token, &keys, &rules(), now).unwrap();
+    let claims: Value = serde_json::from_str(&verified.claims).unwrap();
+    assert_eq!((verified.user.as_str(), verified.claims.matches("sub").count()), ("bob", 1));
     assert_eq!(claims, json!({"sub": "bob", "exp": 1e9, "role": "user"}));
-    assert_eq!(holder.until, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)));
+    assert_eq!(verified.until, Some(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)));
 }
 
 #[test]
-fn a_key_verifies_only_what_it_is_for() {
+fn a_key_verifies_only_its_own_algorithm() {
     let set = read(SET.as_bytes(), &KeyForm::Set);
     assert_eq!(set.len(), 3);
     let tokens = [RS256_TOKEN, ES256_TOKEN, EDDSA_TOKEN];
@@ -176,7 +174,7 @@ fn a_key_verifies_only_what_it_is_for() {
 }
 
 #[test]
-fn no_token_chooses_how_it_is_verified() {
+fn the_header_of_a_token_does_not_choose_the_algorithm() {
     let claims = r#"{"sub":"ann","exp":1e9}"#;
     let hs = read(SECRET, &single(Algorithm::Hs256));
     for alg in ["none", "None", "NONE", "nOnE", "", "HS384", "hs256", "RS256", "EdDSA"] {
@@ -190,7 +188,7 @@ fn no_token_chooses_how_it_is_verified() {
         let unsigned = format!("{}.", unsigned.rsplit_once('.').unwrap().0);
         assert_eq!(verify(&unsigned, &hs, &rules()), Err(TokenError::Algorithm), "{alg}");
     }
-    // Signed with a public key as if it were a secret.
+    // A public key used as the secret.
     for public in [RSA, P256, ED25519] {
         let algorithm = match public {
             RSA => Algorithm::Rs256,
@@ -225,7 +223,7 @@ fn no_token_chooses_how_it_is_verified() {
 }
 
 #[test]
-fn a_named_key_is_the_only_one_tried() {
+fn only_the_named_key_is_tried() {
     let named = |kid: &str| KeyForm::Single {
         algorithm: Algorithm::Hs256,
         is_base64url: false,
@@ -246,7 +244,7 @@ fn a_named_key_is_the_only_one_tried() {
     }
 }
 
-/// The same with another letter: of a point of P-256, one that is none.
+/// Changes one letter, which moves a point of P-256 off the curve.
 fn off_curve(text: &str, at: usize) -> String {
     let mut bytes = text.as_bytes().to_owned();
     bytes[at] = if bytes[at] == b'a' { b'b' } else { b'a' };
@@ -265,22 +263,22 @@ fn check_set(members: &str, expected: (usize, &[&str])) {
 }
 
 #[test]
-fn one_bad_key_of_a_set_is_skipped_and_those_for_others_are_ignored() {
+fn unusable_keys_of_a_set_are_skipped_and_foreign_ones_ignored() {
     let good = r#"{"kty":"oct","k":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"}"#;
     let number = |last| URL_SAFE_NO_PAD.encode([&[0xc5; 255][..], &[last]].concat());
     let rsa = |n, e| format!(r#"{{"kty":"RSA","n":"{}","e":"{e}"}}"#, number(n));
     check_set(&format!("{good},{}", rsa(1, "AQAB")), (2, &[]));
     for (member, skipped) in [
-        (&*rsa(2, "AQAB"), &["key 2: one of its keys is damaged: its RSA modulus is even"][..]),
-        (&rsa(1, "AQAA"), &["key 2: one of its keys is damaged: its RSA exponent is no usual"]),
-        (&rsa(1, "AQ"), &["key 2: one of its keys is damaged: its RSA exponent is no usual"]),
+        (&*rsa(2, "AQAB"), &["key 2: damaged key: the RSA modulus is even"][..]),
+        (&rsa(1, "AQAA"), &["key 2: damaged key: unusual RSA exponent"]),
+        (&rsa(1, "AQ"), &["key 2: damaged key: unusual RSA exponent"]),
         (r#"{"kty":"oct","k":"c2hvcnQ"}"#, &["key 2: the secret has 5 bytes"]),
-        (r#"{"kty":"oct","k":"no base64url"}"#, &["key 2: it is not base64url"]),
-        (r#"{"kty":"oct","k":["s3cr3t"]}"#, &["key 2: a member of it is missing, or of the wrong"]),
-        (r#"{"k":"s3cr3t"}"#, &["key 2: a member of it is missing, or of the wrong type"]),
-        (r#""s3cr3t""#, &["key 2: a member of it is missing, or of the wrong type"]),
-        (r#"{"kty":"EC","crv":"P-256","x":"AQAB","y":"AQAB"}"#, &["key 2: one of its keys is dam"]),
-        (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, &["key 2: its RSA key has 17 bits"]),
+        (r#"{"kty":"oct","k":"no base64url"}"#, &["key 2: not base64url"]),
+        (r#"{"kty":"oct","k":["s3cr3t"]}"#, &["key 2: a member is missing or has the wrong"]),
+        (r#"{"k":"s3cr3t"}"#, &["key 2: a member is missing or has the wrong type"]),
+        (r#""s3cr3t""#, &["key 2: a member is missing or has the wrong type"]),
+        (r#"{"kty":"EC","crv":"P-256","x":"AQAB","y":"AQAB"}"#, &["key 2: damaged key"]),
+        (r#"{"kty":"RSA","n":"AQAB","e":"AQAB"}"#, &["key 2: the RSA key has 17 bits"]),
         (r#"{"kty":"EC","crv":"P-521"}"#, &[]),
         (r#"{"kty":"oct","k":"c2hvcnQ","use":"enc"}"#, &[]),
         (r#"{"kty":"oct","k":"c2hvcnQ","alg":"HS512"}"#, &[]),
@@ -303,53 +301,53 @@ fn check_key(bytes: &[u8], form: &KeyForm, expected: &str) {
 }
 
 #[test]
-fn key_files_are_what_their_algorithm_needs() {
+fn key_files_must_match_their_algorithm() {
     use Algorithm::{EdDsa, Es256, Hs256, Rs256};
     let base64url = KeyForm::Single { algorithm: Hs256, is_base64url: true, kid: None };
     for (bytes, form, expected) in [
         (SECRET, &single(Hs256), "1 keys"),
         (&SECRET[1..], &single(Hs256), "the secret has 31 bytes"),
         (b"", &single(Hs256), "the secret has 0 bytes"),
-        (RSA.as_bytes(), &single(Hs256), "a PEM file is no secret"),
+        (RSA.as_bytes(), &single(Hs256), "a PEM file is not a secret"),
         (b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY\n", &base64url, "1 keys"),
         (b"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", &base64url, "1 keys"),
-        (b"not base64url, whatever it is. nnnnnnnnnnnnnnnnnn", &base64url, "it is not base64url"),
+        (b"not base64url, whatever it is. nnnnnnnnnnnnnnnnnn", &base64url, "not base64url"),
         (RSA.as_bytes(), &single(Rs256), "1 keys"),
         (P256.as_bytes(), &single(Es256), "1 keys"),
         (ED25519.as_bytes(), &single(EdDsa), "1 keys"),
-        (SHORT_RSA.as_bytes(), &single(Rs256), "its RSA key has 1024 bits"),
-        (P256.as_bytes(), &single(Rs256), "its key is not one for RS256, but a P-256 key (ES256)"),
-        (RSA.as_bytes(), &single(EdDsa), "its key is not one for EdDSA, but an RSA key (RS256)"),
-        (SECRET, &single(Rs256), "it holds no public key in PEM"),
+        (SHORT_RSA.as_bytes(), &single(Rs256), "the RSA key has 1024 bits"),
+        (P256.as_bytes(), &single(Rs256), "expected a key for RS256, found a P-256 key (ES256)"),
+        (RSA.as_bytes(), &single(EdDsa), "expected a key for EdDSA, found an RSA key (RS256)"),
+        (SECRET, &single(Rs256), "not a public key in PEM"),
         (
             b"-----BEGIN PUBLIC KEY-----\nMAA=\n-----END PUBLIC KEY-----\n",
             &single(Rs256),
-            "one of its keys is damaged",
+            "damaged key",
         ),
         (SET.as_bytes(), &KeyForm::Set, "3 keys"),
-        (b"{\"keys\":[]}", &KeyForm::Set, "none of its keys"),
-        (b"{}", &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
-        (b"[[{}]]", &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
-        (br#"{"keys":{}}"#, &KeyForm::Set, "it is no JSON Web Key Set; give an object"),
-        (br#"{"keys":[1]}"#, &KeyForm::Set, "a member of it is missing"),
-        (br#"{"keys":[{"k":"AQAB"}]}"#, &KeyForm::Set, "a member of it is missing"),
+        (b"{\"keys\":[]}", &KeyForm::Set, "no usable key"),
+        (b"{}", &KeyForm::Set, "not a JSON Web Key Set; expected an object"),
+        (b"[[{}]]", &KeyForm::Set, "not a JSON Web Key Set; expected an object"),
+        (br#"{"keys":{}}"#, &KeyForm::Set, "not a JSON Web Key Set; expected an object"),
+        (br#"{"keys":[1]}"#, &KeyForm::Set, "a member is missing"),
+        (br#"{"keys":[{"k":"AQAB"}]}"#, &KeyForm::Set, "a member is missing"),
         (
             b"{\"keys\":\n[s3cr3t]}",
             &KeyForm::Set,
-            "it is no JSON Web Key Set: its JSON has an error (Syntax) in line 2, column 2",
+            "not a JSON Web Key Set: JSON error (Syntax) in line 2, column 2",
         ),
         (br#"{"keys":[{"kty":"oct","k":"c2hvcnQ"}]}"#, &KeyForm::Set, "the secret has 5 bytes"),
         (
             br#"{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"}]}"#,
             &KeyForm::Set,
-            "its RSA key has 17 bits",
+            "the RSA key has 17 bits",
         ),
-        (off_curve(P256, 80).as_bytes(), &single(Es256), "one of its keys is damaged: it is no"),
+        (off_curve(P256, 80).as_bytes(), &single(Es256), "damaged key: not an uncompressed point"),
         (off_curve(SET, SET.find("evT-").unwrap()).as_bytes(), &KeyForm::Set, "2 keys"),
     ] {
         check_key(bytes, form, expected);
     }
-    // No part of a good file makes the reading panic.
+    // A truncated file is an error and does not panic.
     for (text, algorithm) in [(RSA, Rs256), (P256, Es256), (ED25519, EdDsa)] {
         let der = text.lines().filter(|line| !line.starts_with('-')).collect::<String>();
         for end in (0..der.len()).step_by(4) {
@@ -361,7 +359,7 @@ fn key_files_are_what_their_algorithm_needs() {
 }
 
 #[test]
-fn a_line_feed_behind_a_text_is_no_part_of_a_secret_and_one_in_bytes_is() {
+fn a_trailing_line_feed_belongs_to_a_binary_secret_only() {
     let claims = r#"{"sub":"ann","exp":1e9}"#;
     let umlauts = "ä".repeat(20);
     let written = read(format!("{umlauts}\n").as_bytes(), &single(Algorithm::Hs256));
@@ -374,7 +372,7 @@ fn a_line_feed_behind_a_text_is_no_part_of_a_secret_and_one_in_bytes_is() {
 }
 
 #[test]
-fn a_token_is_found_where_the_operator_says_and_only_one() {
+fn exactly_one_token_is_found_in_the_configured_places() {
     let all = [
         Source::Header,
         Source::Query("t".to_owned()),
@@ -412,87 +410,7 @@ fn a_token_is_found_where_the_operator_says_and_only_one() {
     }
 }
 
-#[track_caller]
-fn check_answer(status: u16, (kind, users): (&str, &[&[u8]]), body: &[u8], expected: &str) {
-    let status = StatusCode::from_u16(status).unwrap();
-    let answer = Answer { status, content_type: kind, users, body };
-    let found = match answer::judge(&answer) {
-        Ok(Ok(login)) => format!("{:?} {:?}", login.user, login.claims),
-        Ok(Err(denial)) => format!("{} {}", denial.refusal.status(), denial.refusal.reason()),
-        Err(problem) => problem,
-    };
-    assert!(found.starts_with(expected), "{answer:?}: {found}");
-}
-
-const JSON: (&str, &[&[u8]]) = ("application/json", &[]);
-
-#[test]
-fn an_endpoint_lets_in_by_2xx_and_refuses_by_401_and_403_only() {
-    let ann = ("text/html", &[&b"ann"[..]][..]);
-    for (status, head, body, expected) in [
-        (200, JSON, r#"{"user":"ann","claims":{"a":[1]}}"#, r#"Some("ann") Some("{\"a\":[1]}")"#),
-        (200, ("text/html", &[][..]), r#" {"user":7} "#, r#"Some("7") None"#),
-        (204, ann, "", r#"Some("ann") None"#),
-        (200, ann, "<html>", r#"Some("ann") None"#),
-        (200, (JSON.0, ann.1), "{}", r#"Some("ann") None"#),
-        (200, (JSON.0, ann.1), r#"{"user":"bob"}"#, r#"Some("bob") None"#),
-        (200, ("", &[]), "", "None None"),
-        (200, JSON, " \r\n", "None None"),
-        (200, JSON, "{}", "None None"),
-        (200, JSON, r#"{"user":"","error":null}"#, "None None"),
-        (401, ("", &[]), "", "401 not signed in"),
-        (403, JSON, r#"{"error":"no\u001b[31m seat"}"#, "403 no[31m seat"),
-        (403, ("text/plain; charset=utf-8", &[]), "banned\nuntil May", "403 banned"),
-        (403, ("text/html", &[]), "<html>no</html>", "403 not allowed"),
-        (302, ("", &[]), "", "it answered 302: a redirection"),
-        (404, ("", &[]), "", "it answered 404"),
-        (500, JSON, r#"{"user":"ann"}"#, "it answered 500"),
-    ] {
-        check_answer(status, head, body.as_bytes(), expected);
-    }
-}
-
-#[test]
-fn what_an_endpoint_says_with_200_lets_nobody_in_unless_it_is_understood() {
-    const NO_OBJECT: &str = "the body of its answer is no JSON object";
-    let html: (&str, &[&[u8]]) = ("text/html; charset=utf-8", &[]);
-    // What PHP says where its session cannot be started, and its output is not held back.
-    let warning =
-        "<br />\n<b>Warning</b>:  session_start(): Failed<br />\n{\"error\":\"log in first\"}";
-    for (head, body, expected) in [
-        (html, warning, NO_OBJECT),
-        (html, "welcome", NO_OBJECT),
-        (("", &[][..]), "ok", NO_OBJECT),
-        (JSON, "{", NO_OBJECT),
-        (JSON, "[]", NO_OBJECT),
-        (JSON, "null", NO_OBJECT),
-        (JSON, r#""ann""#, NO_OBJECT),
-        (JSON, "\u{feff}{\"user\":\"ann\"}", NO_OBJECT),
-        (("", &[b"ann"]), "\u{feff}{\"user\":\"bob\"}", NO_OBJECT),
-        ((JSON.0, &[b"ann"]), "<html>", NO_OBJECT),
-        (JSON, &"[".repeat(100_000), NO_OBJECT),
-        (("", &[b""]), "<html>", NO_OBJECT),
-        (JSON, r#"{"error":"log in first"}"#, "it answered 2xx, and its body has an error"),
-        (JSON, r#"{"user":"","error":true}"#, "it answered 2xx, and its body has an error"),
-        (JSON, r#"{"user":{"id":1}}"#, "the user of its answer is neither"),
-        (JSON, r#"{"user":12345678901234567890123}"#, "the user of its answer is no whole number"),
-        (JSON, r#"{"user":7.5}"#, "the user of its answer is no whole number"),
-        (JSON, r#"{"user":"a\nb"}"#, "the user of its answer has"),
-        (("", &[b"a\tb"]), "", "the user of its answer has"),
-        (("", &[b"ann", b"bob"]), "", "its answer has 2 headers X-User"),
-        (("", &[b"ann", b"ann"]), "", "its answer has 2 headers X-User"),
-        (("", &[b"\xe4nn"]), "", "the header X-User of its answer is no UTF-8"),
-        (
-            (JSON.0, &[b"\xe4nn"]),
-            r#"{"user":"ann"}"#,
-            "the header X-User of its answer is no UTF-8",
-        ),
-    ] {
-        check_answer(200, head, body.as_bytes(), expected);
-    }
-}
-
-// Made with openssl; their private halves are gone. The tokens expire in 2100.
+// Created by openssl; the private keys were deleted. The tokens expire in 2100.
 const RSA: &str = "-----BEGIN PUBLIC KEY-----
 MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAkInpnfNq8fg3T70Nf0Hl
 9DchL+QBA514vhHMuFYRYO9+z91cZ7RY5vsrIxNG2v5nlHX2UE6yWhQz+cttubWs
@@ -520,10 +438,9 @@ const ES256_TOKEN: &str = "eyJhbGciOiAiRVMyNTYiLCAia2lkIjogImsxIn0.eyJzdWIiOiAiY
 const EDDSA_TOKEN: &str = "eyJhbGciOiAiRWREU0EiLCAia2lkIjogImsxIn0.eyJzdWIiOiAiYW5uIiwgImV4cCI6IDQxMDI0NDQ4MDB9.wp5If6PdJB3lSSDhtm65ZMH4mPl7R6ReuRMMQAi5GR9wST0aRVY8Z2k5xn9Sd51OlIu9hvMMdY51Xs9Ki4PuCw";
 const SET: &str = r#"{"keys":[{"kty":"RSA","kid":"k1","use":"sig","n":"kInpnfNq8fg3T70Nf0Hl9DchL-QBA514vhHMuFYRYO9-z91cZ7RY5vsrIxNG2v5nlHX2UE6yWhQz-cttubWsxoqEUKnTnQO-uTNYhPg6nUEq3h0e2R35bRK8ZNGmd-zs2JlyngoVJ_N7IE5ew9fnqDVBTMDKsQD8kBJpvTDGyEok3wWLYgF-I8_JTEIrRuOxJVkuO4k5FD_wJtOsrjLByHm4SALIPhGpxrtID0oB5clRrYcUlICbpYzzw23EPXImwp6ehqsi2ZrfNwpQzHrr4OcRt4QcnBRf3UdDFzC8CM3HwtayL4O98wepKrAvD682wAyMIfxrf4Lsjd1_KYRBGQ","e":"AQAB"},{"kty":"EC","crv":"P-256","kid":"k1","x":"pSYkMbZm9rJPMJX3xLUiB45XFTfzQpPOAl6PblsQD7Y","y":"evT-0Sdfp2gemQc0kaa2qBqrOcRrSCcsqmAJ2dCyfRk"},{"kty":"OKP","crv":"Ed25519","kid":"k1","alg":"EdDSA","x":"hmMFK9DFkCkxMKFRzASUvQMgKCEfH6E75nyNW3fTLWE"},{"kty":"RSA","use":"enc","n":"AQAB","e":"AQAB"},{"kty":"EC","crv":"P-521"}]}"#;
 
-/// Some features of serde_json give keys that anybody can send a meaning of their own, in every crate that is built together with one that
-/// asks for them.
+/// Features of serde_json that any crate of the build can enable give such keys a special meaning.
 #[test]
-fn what_peers_say_means_what_it_says() {
+fn private_keys_of_serde_json_have_no_special_meaning() {
     for text in [
         r#"{"$serde_json::private::RawValue":"\"admin\""}"#,
         r#"{"$serde_json::private::Number":"1"}"#,

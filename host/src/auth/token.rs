@@ -1,7 +1,7 @@
-//! Signed tokens: where a peer has put one, and whether it holds. Pure.
+//! Signed tokens (JWT): finds the token of a request and verifies it. Pure.
 //!
-//! JWS compact serialisation (RFC 7515 section 7.1) with the claims of RFC 7519, under the advice of RFC 8725. A token is a
-//! secret: no error here quotes any of it.
+//! JWS compact serialisation (RFC 7515 section 7.1) with the claims of RFC 7519, following RFC
+//! 8725. A token is a secret: no error quotes from it.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,11 +12,11 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
 
 use super::keys::Key;
-use super::{is_user, number};
+use super::{integer_text, is_user};
 use crate::config::{Source, TokenRules};
 use crate::protocol::http::Head;
 
-/// Why a token does not hold, as the peer may know it.
+/// Reason why a token is refused, as text for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum TokenError {
     #[error("no token")]
@@ -47,20 +47,20 @@ pub(super) enum TokenError {
     UnfitUser,
 }
 
-/// What a token that holds says.
+/// Content of a valid token.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Holder {
+pub(super) struct VerifiedToken {
     pub(super) user: String,
-    /// All claims, as they were judged: each name once.
+    /// All claims as JSON, each name once.
     pub(super) claims: String,
-    /// Until when, without the leeway; None if for ever.
+    /// Expiry without the leeway; `None` for a token that does not expire.
     pub(super) until: Option<SystemTime>,
 }
 
-/// The one token of the first source that has any.
+/// Returns the token of the first source that has one.
 ///
 /// # Errors
-/// There is none, or that source has more than one: then nobody can say which was meant.
+/// No source has a token, or the first one with tokens has more than one.
 pub(super) fn find<'h>(head: &'h Head, from: &[Source]) -> Result<&'h str, TokenError> {
     for source in from {
         let mut found = match source {
@@ -80,7 +80,7 @@ pub(super) fn find<'h>(head: &'h Head, from: &[Source]) -> Result<&'h str, Token
     Err(TokenError::Missing)
 }
 
-/// RFC 6750 section 2.1. Another scheme, such as Basic, is no token.
+/// RFC 6750 section 2.1. Other schemes, such as Basic, are ignored.
 fn of_header(head: &Head) -> Vec<&str> {
     head.texts("authorization")
         .filter_map(|value| {
@@ -90,7 +90,7 @@ fn of_header(head: &Head) -> Vec<&str> {
         .collect()
 }
 
-/// A token's letters are its own in a query and in a cookie: nothing is decoded.
+/// Nothing is decoded, as a token needs no encoding in a query or a cookie.
 fn pairs<'t>(text: &'t str, between: char, name: &str) -> Vec<&'t str> {
     text.split(between)
         .filter_map(|pair| pair.trim_matches(' ').split_once('='))
@@ -99,14 +99,14 @@ fn pairs<'t>(text: &'t str, between: char, name: &str) -> Vec<&'t str> {
         .collect()
 }
 
-/// What follows each `bearer` in the list of subprotocols.
+/// Returns the member after each `bearer` in the list of subprotocols.
 fn of_subprotocols(head: &Head) -> Vec<&str> {
     let members: Vec<&str> = offered(head).collect();
     let follows = members.windows(2).filter(|two| two[0] == BEARER);
     follows.map(|two| two[1]).collect()
 }
 
-/// Whether the answer has to choose [`BEARER`], where it chooses nothing else.
+/// Returns whether the response must select [`BEARER`] if it selects no other subprotocol.
 pub(super) fn offers_bearer(head: &Head) -> bool {
     offered(head).any(|member| member == BEARER)
 }
@@ -117,10 +117,10 @@ fn offered(head: &Head) -> impl Iterator<Item = &str> {
         .filter(|member| !member.is_empty())
 }
 
-/// The subprotocol that announces a token.
+/// Subprotocol before a token.
 pub(super) const BEARER: &str = "bearer";
 
-/// Bytes of a token. Cookies end at 4 KiB, and so does what is usual.
+/// Bytes of a token. Cookies are limited to 4 KiB.
 const MAX_TOKEN: usize = 8 << 10;
 
 #[derive(Deserialize)]
@@ -128,26 +128,26 @@ struct Header {
     alg: String,
     #[serde(default)]
     kid: Option<String>,
-    /// Whether there are extensions that must be understood (RFC 7515 section 4.1.11); none is.
-    #[serde(default, rename = "crit", deserialize_with = "is_there")]
+    /// Extensions that must be understood (RFC 7515 section 4.1.11); the host understands none.
+    #[serde(default, rename = "crit", deserialize_with = "is_present")]
     has_crit: bool,
 }
 
-/// Whatever the value is, null too.
-fn is_there<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+/// Returns true for any value, including null.
+fn is_present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
     IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
-/// Judges a token. The signature comes before all that it says.
+/// Verifies a token: its signature first, then its claims.
 ///
 /// # Errors
-/// It does not hold.
+/// The token is not valid.
 pub(super) fn verify(
     token: &str,
     keys: &[Key],
     rules: &TokenRules,
     now: SystemTime,
-) -> Result<Holder, TokenError> {
+) -> Result<VerifiedToken, TokenError> {
     if token.len() > MAX_TOKEN {
         return Err(TokenError::TooLong);
     }
@@ -169,29 +169,30 @@ pub(super) fn verify(
     if candidates.peek().is_none() {
         return Err(TokenError::Algorithm);
     }
-    if !candidates.any(|key| key.has_signed(signed.as_bytes(), &signature)) {
+    if !candidates.any(|key| key.verify(signed.as_bytes(), &signature)) {
         return Err(TokenError::Signature);
     }
-    judge(json(payload)?, rules, now)
+    verify_claims(json(payload)?, rules, now)
 }
 
-/// An object (RFC 7519 section 7.2). serde_json ends at 128 levels and at numbers that no double holds, with an error.
+/// Parses an object (RFC 7519 section 7.2). serde_json refuses more than 128 levels, and numbers
+/// outside the range of a double.
 fn json<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
-    // What is skipped is not looked at, and must be UTF-8 too (RFC 7515 section 5.2, step 3).
+    // Checked here, as serde skips some parts (RFC 7515 section 5.2, step 3).
     let text = str::from_utf8(&bytes).map_err(|_| TokenError::Malformed)?;
-    // For serde, a list of the values in the order of the fields would do, too.
+    // serde would also accept an array of the values in the order of the fields.
     if !text.trim_start().starts_with('{') {
         return Err(TokenError::Malformed);
     }
     serde_json::from_str(text).map_err(|_| TokenError::Malformed)
 }
 
-fn judge(
+fn verify_claims(
     claims: Map<String, Value>,
     rules: &TokenRules,
     now: SystemTime,
-) -> Result<Holder, TokenError> {
+) -> Result<VerifiedToken, TokenError> {
     let leeway = rules.leeway.as_secs_f64();
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let expires = date(&claims, "exp")?;
@@ -208,23 +209,23 @@ fn judge(
     {
         return Err(TokenError::Issuer);
     }
-    if !is_for(claims.get("aud"), &rules.audience) {
+    if !has_audience(claims.get("aud"), &rules.audience) {
         return Err(TokenError::Audience);
     }
     let user = match claims.get(&rules.user_claim) {
         Some(Value::String(user)) if user.is_empty() => None,
         Some(Value::String(user)) if !is_user(user) => return Err(TokenError::UnfitUser),
         Some(Value::String(user)) => Some(user.clone()),
-        Some(Value::Number(user)) => number(user),
+        Some(Value::Number(user)) => integer_text(user),
         _ => None,
     };
     let user = user.ok_or(TokenError::NoUser)?;
     let until = expires.and_then(|expires| Duration::try_from_secs_f64(expires).ok());
     let until = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
-    Ok(Holder { user, claims: Value::Object(claims).to_string(), until })
+    Ok(VerifiedToken { user, claims: Value::Object(claims).to_string(), until })
 }
 
-/// RFC 7519 section 2, NumericDate. One that is no number is no reason to go without.
+/// Returns a NumericDate (RFC 7519 section 2); one that is not a number is an error.
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, TokenError> {
     match claims.get(name) {
         None => Ok(None),
@@ -232,9 +233,9 @@ fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, TokenErr
     }
 }
 
-/// RFC 7519 section 4.1.3: "If the principal processing the claim does not identify itself with a value in the "aud" claim
-/// when this claim is present, then the JWT MUST be rejected."
-fn is_for(aud: Option<&Value>, mine: &[String]) -> bool {
+/// RFC 7519 section 4.1.3: "If the principal processing the claim does not identify itself with a
+/// value in the "aud" claim when this claim is present, then the JWT MUST be rejected."
+fn has_audience(aud: Option<&Value>, mine: &[String]) -> bool {
     let is_mine = |value: &Value| value.as_str().is_some_and(|a| mine.iter().any(|m| m == a));
     match aud {
         None => mine.is_empty(),

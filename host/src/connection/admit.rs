@@ -59,7 +59,7 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     hub: Arc<Hub>,
 ) -> Option<Admitted<S>> {
     let config = hub.config.load_full();
-    let by = handshaking.by(config.server.timeouts.head);
+    let by = handshaking.deadline(config.server.timeouts.head);
     let handshake = match handshake::read(&mut stream, origin, by, &config).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
@@ -125,7 +125,7 @@ async fn find_place(
 ) -> Result<Admission, Rejection> {
     let Handshake { head, origin, .. } = handshake;
     pace_forwarded(peer, *origin, hub, config)?;
-    hub.connection_limits.look(*origin, kind, config)?;
+    hub.connection_limits.check(*origin, kind, config)?;
     let pass = judge(handshake, kind, hub).await?;
     let Some(resource) = hub.resources.load().get(head.path()).cloned() else {
         return Err(unknown(head, config));
@@ -158,7 +158,7 @@ async fn judge(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rej
     };
     let address = origin.to_text();
     let applicant = Applicant { head, kind, address: &address };
-    let judged = Box::pin(guard.judge(&applicant)).await;
+    let judged = Box::pin(guard.authorize(&applicant)).await;
     judged.map_err(|denial| {
         let resource = hub.resources.load().get(head.path()).cloned();
         let service = resource.map(|resource| resource.service());

@@ -31,7 +31,7 @@ const NO_TLS: &str = "this port speaks TLS: use https:// or wss://";
 
 /// Gives a socket to its task, if there is room at the door.
 pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
-    let handshaking = hub.connection_limits.arrive();
+    let handshaking = hub.connection_limits.start_handshake();
     match accepted {
         Accepted::Unix(stream) => {
             let admission = admit::admit(stream, Origin::Unix, handshaking, hub.clone());
@@ -112,12 +112,12 @@ impl NewConnection {
 
     /// Who it is after a proxy has said so. None if it has not.
     async fn introduced(self, stream: &mut TcpStream, config: &Config) -> Option<Self> {
-        let by = self.handshaking.by(config.server.timeouts.head);
+        let by = self.handshaking.deadline(config.server.timeouts.head);
         let address = self.ip;
         match timeout_at(by, proxy_protocol::read(stream)).await {
-            Ok(Ok(ProxyHeader::Itself)) => Some(self),
+            Ok(Ok(ProxyHeader::Peer)) => Some(self),
             Ok(Ok(ProxyHeader::For(ip))) => Some(Self { ip, origin: Origin::Ip(ip), ..self }),
-            Ok(Ok(ProxyHeader::Somebody)) => {
+            Ok(Ok(ProxyHeader::Unspecified)) => {
                 Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self })
             }
             // Who ended it may only have looked whether somebody is there, as balancers do.
@@ -125,7 +125,7 @@ impl NewConnection {
                 debug!(%error, %address, "a proxy is not served");
                 None
             }
-            Ok(Err(error)) if self.hub.connection_limits.is_news_of_proxies() => {
+            Ok(Err(error)) if self.hub.connection_limits.should_warn_of_proxy() => {
                 warn!(%error, %address, "a proxy is not served; let it send PROXY headers, or take it out of trusted_proxies");
                 None
             }
@@ -144,7 +144,7 @@ impl NewConnection {
     async fn shake_hands(self, stream: TcpStream) -> Option<(Secured, Origin, Self)> {
         let config = self.hub.config.load_full();
         let (served, settings) = (self.hub.tls.served()?, config.server.tls.as_ref()?);
-        let by = self.handshaking.by(settings.timeout);
+        let by = self.handshaking.deadline(settings.timeout);
         let mut first = [0];
         // Looked at and left there: who says nothing costs no buffer.
         let is_there = matches!(timeout_at(by, stream.peek(&mut first)).await, Ok(Ok(1)));
@@ -163,7 +163,7 @@ impl NewConnection {
         }
         match timeout_at(by, served.acceptor().accept(stream)).await {
             Ok(Ok(mut stream)) => {
-                if let Err(error) = served.judge_again(stream.get_ref().1) {
+                if let Err(error) = served.verify_resumed(stream.get_ref().1) {
                     debug!(address = %self.ip, %error, "a TLS session does not go on");
                     // Who does not get it sees the end.
                     drop(timeout_at(by, stream.shutdown()).await);

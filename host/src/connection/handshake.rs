@@ -76,7 +76,7 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     let read = timeout_at(by, read_first(stream, &mut buffer, config)).await;
     let judged = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
         Ok(First::Request(head, read)) => {
-            origin = peer.behind(&head, access);
+            origin = peer.resolve_forwarded(&head, access);
             judge(head, read, origin, config).map_err(Into::into)
         }
         Ok(First::Opening(..)) if !peer.may_be_backend(access) => {

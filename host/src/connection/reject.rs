@@ -90,8 +90,8 @@ pub(crate) struct Rejector<'a> {
 
 impl<'a> Rejector<'a> {
     pub(crate) fn new(handshaking: Handshaking, config: &'a Config) -> Self {
-        let rejecting = handshaking.leave();
-        let close_timeouts = match rejecting.may_take_time(&config.server.limits) {
+        let rejecting = handshaking.reject();
+        let close_timeouts = match rejecting.may_linger(&config.server.limits) {
             true => CloseTimeouts::full(&config.server.timeouts),
             false => CloseTimeouts::NONE,
         };

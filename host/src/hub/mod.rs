@@ -13,7 +13,7 @@ use self::status::PluginStatuses;
 use crate::auth::Guards;
 use crate::config::Config;
 use crate::net::connection_limits::ConnectionLimits;
-use crate::net::tls::Tls;
+use crate::net::tls::CurrentTls;
 use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
 use crate::routing::resource::Resources;
@@ -29,7 +29,7 @@ pub(crate) struct Hub {
     pub(crate) registry: Arc<Registry>,
     pub(crate) identity_issuer: IdentityIssuer,
     pub(crate) connection_limits: Arc<ConnectionLimits>,
-    pub(crate) tls: Tls,
+    pub(crate) tls: CurrentTls,
     /// Published by the supervisor after each change.
     pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
     pub(crate) started: Instant,

@@ -21,7 +21,7 @@ pub use self::wire::{
 
 use std::path::{Path, PathBuf};
 
-pub use crate::auth::internals::{Held, find_token, judge_token};
+pub use crate::auth::internals::{Verified, find_token, verify_token};
 use crate::ops::control::protocol::ControlRequest;
 use crate::plugin::Snapshot;
 use crate::plugin::snapshot_file::{self, SnapshotFile};

@@ -15,7 +15,7 @@ pub fn proxy_header(reads: &[&[u8]]) -> (Result<Option<IpAddr>, String>, usize) 
     let found = finish(proxy_protocol::read(&mut script)).map_err(|error| error.to_string());
     let found = found.map(|said| match said {
         ProxyHeader::For(ip) => Some(ip),
-        ProxyHeader::Itself | ProxyHeader::Somebody => None,
+        ProxyHeader::Peer | ProxyHeader::Unspecified => None,
     });
     let left: usize = script.reads.iter().map(Vec::len).sum();
     (found, reads.iter().map(|read| read.len()).sum::<usize>() - left)

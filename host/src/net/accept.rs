@@ -1,102 +1,106 @@
-//! From `accept()` to the first byte of a request: takes sockets in, as far as there is room, and gives each to its task.
+//! Accept loop: accepts sockets while file descriptors are free, and starts a task for each.
 //!
-//! Owns the accept loops. What a connection says is for `server` to hear.
+//! Does not read from a connection.
 
-use std::io::{self};
+use std::io;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::fd_reserve::FdReserve;
 use super::listener::{Accepted, Listener, accept_one};
 
-/// Accepts until told to stop; then returns the connections that are still there.
+/// Accepts until `stop` changes; then returns the tasks of the open connections.
 pub(crate) async fn accept(
     listener: Listener,
     mut begin: impl FnMut(Accepted, &mut JoinSet<()>),
     mut stop: watch::Receiver<()>,
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
-    let mut shortage = FdShortage { descriptors: FdReserve::new(), over: None };
+    let mut shortage = FdShortage { reserve: FdReserve::new(), ends: None };
     loop {
         tokio::select! {
             accepted = accept_one(&listener) => match accepted {
                 Ok(accepted) => {
-                    if shortage.descriptors.is_reserved(accepted.descriptor()) {
-                        shortage.note("no descriptors left for connections");
+                    if shortage.reserve.is_reserved(accepted.descriptor()) {
+                        shortage.extend("the remaining ones are reserved");
                         tokio::select! {
-                            () = shortage.room() => {}
+                            () = shortage.wait_for_descriptor() => {}
                             _ = stop.changed() => return connections,
                         }
                     }
                     begin(accepted, &mut connections);
                 }
-                Err(error) if is_of_one_connection(&error) => debug!(%error, "not accepted"),
+                Err(error) if is_of_one_connection(&error) => {
+                    debug!(%error, "connection ended before it was accepted");
+                }
                 Err(error) => {
-                    // Out of descriptors or memory: they come back when connections end. Accepting at once would only spin.
-                    shortage.note(&error.to_string());
-                    sleep(PAUSE).await;
+                    // Descriptors and memory return when connections end; an immediate retry
+                    // would only spin.
+                    shortage.extend(&error.to_string());
+                    sleep(RETRY_INTERVAL).await;
                 }
             },
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "a connection's task failed");
+                    error!(%error, "connection task failed");
                 }
             }
-            () = shortage.end() => shortage.say_over(),
+            () = shortage.end() => shortage.report_end(),
             _ = stop.changed() => return connections,
         }
     }
 }
 
-/// Between two looks whether there is room.
-const PAUSE: Duration = Duration::from_millis(100);
-/// A shortage is over once nothing was short for so long.
-const OVER: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_millis(100);
+/// A shortage has ended once accepting succeeded for this long.
+const RECOVERY_TIME: Duration = Duration::from_secs(1);
 
-/// Whether connections can be taken in. Says so once when it begins and once when it ends.
+/// Shortage of file descriptors, logged once when it begins and once when it ends.
 struct FdShortage {
-    descriptors: FdReserve,
-    /// When it will have been over.
-    over: Option<Instant>,
+    reserve: FdReserve,
+    /// Set during a shortage.
+    ends: Option<Instant>,
 }
 
 impl FdShortage {
-    fn note(&mut self, reason: &str) {
-        if self.over.replace(Instant::now() + OVER).is_none() {
-            let limit = self.descriptors.limit();
+    fn extend(&mut self, reason: &str) {
+        if self.ends.replace(Instant::now() + RECOVERY_TIME).is_none() {
+            let limit = self.reserve.limit();
             warn!(
                 reason,
-                limit, "cannot accept; those who come wait (LimitNOFILE, max_connections)"
+                limit,
+                "out of file descriptors; new connections wait in the backlog; raise LimitNOFILE \
+                 or lower max_connections"
             );
         }
     }
 
-    /// Waits until a descriptor is left that is not of the reserve.
-    async fn room(&mut self) {
-        while !self.descriptors.is_room() {
-            sleep(PAUSE).await;
+    /// Waits until a descriptor outside the reserve is free.
+    async fn wait_for_descriptor(&mut self) {
+        while !self.reserve.is_room() {
+            sleep(RETRY_INTERVAL).await;
         }
-        self.over = Some(Instant::now() + OVER);
+        self.ends = Some(Instant::now() + RECOVERY_TIME);
     }
 
     async fn end(&self) {
-        match self.over {
-            Some(over) => sleep_until(over).await,
+        match self.ends {
+            Some(end) => sleep_until(end).await,
             None => std::future::pending().await,
         }
     }
 
-    fn say_over(&mut self) {
-        self.over = None;
+    fn report_end(&mut self) {
+        self.ends = None;
         info!("accepting again");
     }
 }
 
-/// Errors of a connection that ended before it was taken, which `accept(2)` passes on.
+/// Returns whether accept(2) reported an error of the one connection it took from the backlog.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind;
     matches!(

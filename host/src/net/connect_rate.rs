@@ -1,13 +1,15 @@
-//! How often each address may come: so many in a second, a few at once. Pure; the time is told.
+//! Per-address connection rate limit (GCRA). Pure: the caller passes the clock.
 //!
-//! An address is forgotten once it may have its whole burst again, and all of them when there are too many to remember.
+//! An address is removed once its whole burst is available again, and all addresses are removed
+//! when the table is full.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
-/// What counts as one address: an IPv4 address, or the network that one customer is given, an IPv6 /64.
+/// Returns what counts as one address: an IPv4 address, or the /64 network of an IPv6 address,
+/// which is what one customer is assigned.
 pub(crate) fn network(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(v6) => {
@@ -18,46 +20,46 @@ pub(crate) fn network(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// When each network was last here.
+/// Rate limiter of all networks.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectRateLimiter {
-    /// The moment at which all that it has had is used up; in the past for one that may have its whole burst.
-    used_up: HashMap<IpAddr, Instant>,
+    /// Theoretical arrival times: in the past for a network whose whole burst is available.
+    arrivals: HashMap<IpAddr, Instant>,
 }
 
 impl ConnectRateLimiter {
-    /// Whether one more may come now. Those who may not are not counted: who waits a second may again.
+    /// Returns whether one more connection is within the limit. A rejected one does not count.
     pub(crate) fn admit(&mut self, ip: IpAddr, per_second: NonZeroUsize, now: Instant) -> bool {
         let per_second = u32::try_from(per_second.get()).unwrap_or(u32::MAX);
         let each = Duration::from_secs(1) / per_second;
         let burst = each * per_second.max(BURST);
         let network = network(ip);
-        if self.used_up.len() >= MOST && !self.used_up.contains_key(&network) {
-            self.forget(now);
+        if self.arrivals.len() >= MAX_NETWORKS && !self.arrivals.contains_key(&network) {
+            self.evict(now);
         }
-        let used_up = self.used_up.entry(network).or_insert(now);
-        let after = (*used_up).max(now) + each;
-        if after > now + burst {
+        let arrival = self.arrivals.entry(network).or_insert(now);
+        let next = (*arrival).max(now) + each;
+        if next > now + burst {
             return false;
         }
-        *used_up = after;
+        *arrival = next;
         true
     }
 
-    fn forget(&mut self, now: Instant) {
-        self.used_up.retain(|_, used_up| *used_up > now);
-        // So that this is not done for every newcomer. Everybody has the whole burst again: a flood from so many addresses is
-        // no matter of one of them.
-        if self.used_up.len() > MOST / 2 {
-            self.used_up.clear();
+    fn evict(&mut self, now: Instant) {
+        self.arrivals.retain(|_, arrival| *arrival > now);
+        // Keeps eviction rare. Every network has its whole burst again: a per-address limit does
+        // not stop a flood from this many addresses.
+        if self.arrivals.len() > MAX_NETWORKS / 2 {
+            self.arrivals.clear();
         }
     }
 }
 
-/// So many may come at once, even if fewer may in a second: a page opens more than one connection.
+/// Smallest burst, whatever the rate: a page opens more than one connection.
 const BURST: u32 = 5;
-/// Networks that are remembered: some 3 MB.
-const MOST: usize = 1 << 16;
+/// Size of the table: about 3 MB.
+const MAX_NETWORKS: usize = 1 << 16;
 
 #[cfg(test)]
 mod tests {
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_and_then_so_many_in_a_second() {
+    fn a_burst_is_admitted_and_then_the_rate_per_second() {
         for (per_second, burst) in [(1, 5), (5, 5), (20, 20)] {
             let (mut connect_rate, start) = (ConnectRateLimiter::default(), Instant::now());
             let ip = "192.0.2.1".parse().unwrap();
@@ -93,12 +95,12 @@ mod tests {
             assert_eq!(admitted(0.0), burst);
             assert_eq!(admitted(0.0), 0);
             assert_eq!(admitted(1.0), per_second);
-            assert_eq!(admitted(100.0), burst, "all is forgotten");
+            assert_eq!(admitted(100.0), burst, "the whole burst is available again");
         }
     }
 
     #[test]
-    fn networks_do_not_use_up_each_other() {
+    fn networks_do_not_share_a_limit() {
         let (mut connect_rate, now) = (ConnectRateLimiter::default(), Instant::now());
         let mut count = |ip: &str| {
             (0..100).filter(|_| connect_rate.admit(ip.parse().unwrap(), rate(5), now)).count()
@@ -111,13 +113,13 @@ mod tests {
     }
 
     #[test]
-    fn there_is_an_end_to_what_is_remembered() {
+    fn the_table_of_networks_is_bounded() {
         let (mut connect_rate, start) = (ConnectRateLimiter::default(), Instant::now());
         for n in 0..300_000_u32 {
-            // The first half within one moment, the other over time.
+            // The first half at one moment, the second over time.
             let now = start + Duration::from_micros(u64::from(n.saturating_sub(150_000)) * 10);
             assert!(connect_rate.admit(std::net::Ipv4Addr::from(n).into(), rate(1), now));
-            assert!(connect_rate.used_up.len() <= MOST);
+            assert!(connect_rate.arrivals.len() <= MAX_NETWORKS);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How many there are, how fast they come, and whether there is room for one more.
+//! Connection limits: counts handshakes, rejections and connections, and compares with the limits.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,76 +12,73 @@ use super::connect_rate::{ConnectRateLimiter, network};
 use super::origin::Origin;
 use crate::config::{Config, Limits};
 
-/// How many connections there are, in total and from each address, and how many are about to be.
+/// Counters of the whole host.
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionLimits {
     counts: Mutex<ConnectionCounts>,
-    /// Sockets whose request is awaited.
+    /// Sockets whose request has not been read.
     handshaking: AtomicUsize,
-    /// Sockets that are told why they are not served.
+    /// Sockets that are being rejected.
     rejecting: AtomicUsize,
     connect_rate: Mutex<ConnectRateLimiter>,
-    /// When it was last said aloud that a proxy is not served.
-    said_of_proxies: Mutex<Option<Instant>>,
+    /// When the rejection of a proxy was last logged as a warning.
+    proxy_warned: Mutex<Option<Instant>>,
 }
 
 #[derive(Debug, Default)]
 struct ConnectionCounts {
     total: usize,
-    /// Web clients, by network; also while there is no limit, which may be set at any time.
+    /// Web clients by network, also without a limit, as a reload can set one.
     per_ip: HashMap<IpAddr, usize>,
 }
 
-/// How long what goes on is not said again.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const PROXY_WARNING_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Which limit leaves no room.
+/// The limit that was reached, as text for the client.
 #[derive(Debug)]
 pub(crate) struct LimitReached(pub(crate) &'static str);
 
 impl ConnectionLimits {
-    /// Counts a socket among those whose request is awaited, even if there are too many: see [`Handshaking::check`].
-    pub(crate) fn arrive(self: &Arc<Self>) -> Handshaking {
+    /// Counts a socket as handshaking, even past the limit: see [`Handshaking::check`].
+    pub(crate) fn start_handshake(self: &Arc<Self>) -> Handshaking {
         self.handshaking.fetch_add(1, Ordering::Relaxed);
         Handshaking { connection_limits: self.clone(), since: Instant::now() }
     }
 
-    /// Whether this address may come in now (`max_handshakes_per_ip`). Backends may always.
+    /// Checks `max_handshakes_per_ip`, from which backends are exempt.
     pub(crate) fn check_rate(&self, ip: IpAddr, config: &Config) -> Result<(), LimitReached> {
         let Some(rate) = config.server.limits.max_handshakes_per_ip else { return Ok(()) };
         if config.server.access.allows_backend(ip) {
             return Ok(());
         }
         let mut connect_rate = self.connect_rate.lock().unwrap_or_else(PoisonError::into_inner);
-        match connect_rate.admit(ip, rate, Instant::now()) {
-            true => Ok(()),
-            false => Err(LimitReached("too many new connections from this address")),
-        }
+        let is_admitted = connect_rate.admit(ip, rate, Instant::now());
+        is_admitted.then_some(()).ok_or(LimitReached("too many new connections from this address"))
     }
 
-    /// Whether it is to be said aloud that a proxy is not served: when that begins, and once a minute while it goes on.
-    pub(crate) fn is_news_of_proxies(&self) -> bool {
-        let mut said = self.said_of_proxies.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Returns whether to log the rejection of a proxy as a warning: at most once a minute.
+    pub(crate) fn should_warn_of_proxy(&self) -> bool {
+        let mut warned = self.proxy_warned.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        let is_news = said.is_none_or(|said| now - said >= SAY_AGAIN);
-        if is_news {
-            *said = Some(now);
+        let is_due = warned.is_none_or(|at| now - at >= PROXY_WARNING_INTERVAL);
+        if is_due {
+            *warned = Some(now);
         }
-        is_news
+        is_due
     }
 
-    /// Whether there is room for one more now. Where that is asked before somebody is known, [`count`](Self::count) decides
-    /// afterwards.
-    pub(crate) fn look(
+    /// Checks whether one more connection fits, without counting it. After authentication,
+    /// [`count`](Self::count) checks again.
+    pub(crate) fn check(
         &self,
         origin: Origin,
         kind: Kind,
         config: &Config,
     ) -> Result<(), LimitReached> {
-        self.lock().room(origin, kind, &config.server.limits).map(drop)
+        self.lock().check(origin, kind, &config.server.limits).map(drop)
     }
 
-    /// Counts a connection that is let in.
+    /// Counts one more connection, if it fits.
     pub(crate) fn count(
         self: &Arc<Self>,
         origin: Origin,
@@ -89,7 +86,7 @@ impl ConnectionLimits {
         config: &Config,
     ) -> Result<ConnectionGuard, LimitReached> {
         let mut counts = self.lock();
-        let ip = counts.room(origin, kind, &config.server.limits)?;
+        let ip = counts.check(origin, kind, &config.server.limits)?;
         if let Some(ip) = ip {
             *counts.per_ip.entry(ip).or_default() += 1;
         }
@@ -103,8 +100,8 @@ impl ConnectionLimits {
 }
 
 impl ConnectionCounts {
-    /// Whether there is room for one more, and the network for which it is to be counted.
-    fn room(
+    /// Returns the network that one more connection counts for.
+    fn check(
         &self,
         origin: Origin,
         kind: Kind,
@@ -123,7 +120,7 @@ impl ConnectionCounts {
     }
 }
 
-/// Counts one socket whose request is awaited until it is dropped.
+/// Counts one socket as handshaking until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Handshaking {
     connection_limits: Arc<ConnectionLimits>,
@@ -131,7 +128,7 @@ pub(crate) struct Handshaking {
 }
 
 impl Handshaking {
-    /// Whether there was room for it (`max_handshakes`).
+    /// Checks `max_handshakes`.
     pub(crate) fn check(&self, limits: &Limits) -> Result<(), LimitReached> {
         let handshaking = self.connection_limits.handshaking.load(Ordering::Relaxed);
         match limits.max_handshakes {
@@ -142,13 +139,13 @@ impl Handshaking {
         }
     }
 
-    /// When it will have had so much time from its first moment on.
-    pub(crate) fn by(&self, limit: Duration) -> tokio::time::Instant {
+    /// Returns the moment `limit` after the socket was accepted.
+    pub(crate) fn deadline(&self, limit: Duration) -> tokio::time::Instant {
         tokio::time::Instant::from_std(self.since + limit)
     }
 
-    /// It is not awaited any more, and will not be served.
-    pub(crate) fn leave(self) -> Rejecting {
+    /// Counts the socket as rejecting from now on.
+    pub(crate) fn reject(self) -> Rejecting {
         self.connection_limits.rejecting.fetch_add(1, Ordering::Relaxed);
         Rejecting { connection_limits: self.connection_limits.clone() }
     }
@@ -160,15 +157,16 @@ impl Drop for Handshaking {
     }
 }
 
-/// Counts one socket that is told why it is not served, until it is dropped.
+/// Counts one socket as rejecting until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Rejecting {
     connection_limits: Arc<ConnectionLimits>,
 }
 
 impl Rejecting {
-    /// Whether it is waited for. As many are as may arrive at a time: to be refused must be no way to keep more sockets than that.
-    pub(crate) fn may_take_time(&self, limits: &Limits) -> bool {
+    /// Returns whether the socket may linger. No more sockets may than `max_handshakes`, so that
+    /// rejections do not hold more sockets than handshakes can.
+    pub(crate) fn may_linger(&self, limits: &Limits) -> bool {
         let rejecting = self.connection_limits.rejecting.load(Ordering::Relaxed);
         limits.max_handshakes.is_none_or(|max| rejecting <= max.get())
     }

@@ -1,13 +1,15 @@
-//! How many descriptors are left, and the few that connections do not get.
+//! Reserves the last file descriptors of the process for the host itself.
 //!
-//! Without a reserve a host that is full of connections could open no library, answer no `plugsocket status` and read no
-//! `plugins.toml`. Nothing is counted: the system gives out the lowest number that is free, so the number of a descriptor says
-//! how many are in use.
+//! Without a reserve, a host full of connections could not open a library, answer
+//! `plugsocket status` or read `plugins.toml`. Descriptors are not counted: the system assigns the
+//! lowest free number, so the number of a new descriptor shows how many are in use.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 
-/// The limit of the process (`RLIMIT_NOFILE`).
+use rustix::process::{Resource, getrlimit};
+
+/// File descriptor limit of the process (soft `RLIMIT_NOFILE`) and the reserve below it.
 #[derive(Debug)]
 pub(crate) struct FdReserve {
     limit: RawFd,
@@ -15,41 +17,37 @@ pub(crate) struct FdReserve {
 
 impl FdReserve {
     pub(crate) fn new() -> Self {
-        Self { limit: limit().unwrap_or(RawFd::MAX) }
+        Self { limit: fd_limit() }
     }
 
     pub(crate) fn limit(&self) -> RawFd {
         self.limit
     }
 
-    /// Whether a descriptor with this number is one of the reserve. The limit may have been raised meanwhile (`prlimit`).
+    /// Returns whether a descriptor of this number belongs to the reserve. Reads the limit again
+    /// first, which `prlimit` may have raised.
     pub(crate) fn is_reserved(&mut self, number: RawFd) -> bool {
         if number < first_reserved(self.limit) {
             return false;
         }
-        self.limit = limit().unwrap_or(self.limit);
+        self.limit = fd_limit();
         number >= first_reserved(self.limit)
     }
 
-    /// Whether the next descriptor would be none of the reserve.
+    /// Returns whether the next descriptor would be outside the reserve.
     pub(crate) fn is_room(&mut self) -> bool {
         File::open("/dev/null").is_ok_and(|probe| !self.is_reserved(probe.as_raw_fd()))
     }
 }
 
-/// A reload needs about ten at a time, each command on the control socket two.
+/// A reload needs about ten descriptors, a command on the control socket two.
 fn first_reserved(limit: RawFd) -> RawFd {
     limit - (limit / 8).min(32)
 }
 
-/// None where it cannot be read, or there is none.
-fn limit() -> Option<RawFd> {
-    soft_limit(&fs::read_to_string("/proc/self/limits").ok()?)
-}
-
-fn soft_limit(limits: &str) -> Option<RawFd> {
-    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
-    line.split_whitespace().next()?.parse().ok()
+fn fd_limit() -> RawFd {
+    let soft = getrlimit(Resource::Nofile).current;
+    soft.and_then(|soft| RawFd::try_from(soft).ok()).unwrap_or(RawFd::MAX)
 }
 
 #[cfg(test)]
@@ -57,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_part_of_few_and_a_little_of_many() {
+    fn an_eighth_of_the_descriptors_and_at_most_32_are_reserved() {
         for (limit, expected) in [(64, 56), (256, 224), (1024, 992), (1 << 20, (1 << 20) - 32)] {
             assert_eq!(first_reserved(limit), expected, "{limit}");
         }
@@ -65,11 +63,9 @@ mod tests {
 
     #[test]
     fn the_limit_is_the_soft_one() {
-        let line = "Max open files            1024                 1048576              files     ";
-        let limits =
-            format!("Limit  Soft Limit  Hard Limit  Units\n{line}\nMax locked memory  1 2 bytes");
-        assert_eq!(soft_limit(&limits), Some(1024));
-        assert_eq!(soft_limit(&limits.replace("1024 ", "unlimited")), None);
-        assert!(limit().is_some());
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap();
+        let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+        let soft = line.split_whitespace().next().unwrap().parse();
+        assert_eq!(fd_limit(), soft.unwrap_or(RawFd::MAX));
     }
 }

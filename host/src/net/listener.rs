@@ -1,4 +1,4 @@
-//! A listening socket of either kind, and what comes out of it.
+//! Listening sockets (TCP, TLS, Unix) and the connections they accept.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -9,15 +9,15 @@ use tokio::net::{
     TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream, lookup_host,
 };
 
-/// What is spoken on a TCP socket first.
+/// Protocol directly above TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Layer {
-    /// HTTP, or lines.
+    /// HTTP, or JSON lines.
     Plain,
     Tls,
 }
 
-/// A listening socket.
+/// Listening socket.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Tcp(TcpListener, Layer),
@@ -25,10 +25,10 @@ pub(crate) enum Listener {
 }
 
 impl Listener {
-    /// Binds the first address of `host` that can be had.
+    /// Binds the first address of `host` that is available.
     ///
     /// # Errors
-    /// It has none, or none of them can be had; the last reason.
+    /// The name has no address, or none is available; the last reason.
     pub(crate) async fn bind_tcp(host: &str, port: u16, layer: Layer) -> io::Result<Self> {
         let mut reason = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in lookup_host((host, port)).await? {
@@ -40,10 +40,10 @@ impl Listener {
         Err(reason)
     }
 
-    /// Binds a socket file, in the place of one that a host left which was killed.
+    /// Binds a socket file, and replaces one that a killed host left.
     ///
     /// # Errors
-    /// Somebody answers there, or the file cannot be made.
+    /// Another process listens on the file, or it cannot be created.
     pub(crate) async fn bind_unix(path: &Path) -> io::Result<Self> {
         remove_stale_socket(path).await;
         let socket = UnixSocket::new_stream()?;
@@ -55,7 +55,7 @@ impl Listener {
         matches!(self, Self::Tcp(_, Layer::Tls))
     }
 
-    /// As in `listen`.
+    /// Returns the address in the notation of the key `listen`.
     pub(crate) fn address(&self) -> io::Result<String> {
         Ok(match self {
             Self::Tcp(listener, _) => listener.local_addr()?.to_string(),
@@ -67,8 +67,8 @@ impl Listener {
     }
 }
 
-/// Connections that the system completes before they are accepted; it takes `net.core.somaxconn` where that is less. Past it a
-/// peer tries again after a second, then three: too long for ten thousand who come back after a restart.
+/// Backlog; the system lowers it to `net.core.somaxconn`. When it is full, clients retry after one
+/// and three seconds, which is too slow for ten thousand that reconnect after a restart.
 const BACKLOG: u32 = 4096;
 
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
@@ -76,7 +76,7 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
-    // Connections of a former host may still be in TIME_WAIT.
+    // Connections of a previous host may still be in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
@@ -85,14 +85,14 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 async fn remove_stale_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt;
     let is_socket = std::fs::metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
-    // Only that says that nobody listens: a host that is busy has no place in its queue for one more.
+    // Any other error can come from a live listener, such as one with a full backlog.
     let is_stale = |error: io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     if is_socket && UnixStream::connect(path).await.is_err_and(is_stale) {
         drop(std::fs::remove_file(path));
     }
 }
 
-/// A connection, before its first byte.
+/// Accepted connection, before its first byte.
 pub(crate) enum Accepted {
     Tcp(TcpStream, IpAddr, Layer),
     Unix(UnixStream),
@@ -111,7 +111,7 @@ pub(crate) async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
     match listener {
         Listener::Tcp(listener, layer) => {
             let (stream, address) = listener.accept().await?;
-            // A connection that was reset has no options any more; it ends by itself.
+            // Fails on a connection that was already reset, which ends by itself.
             drop(stream.set_nodelay(true));
             Ok(Accepted::Tcp(stream, address.ip().to_canonical(), *layer))
         }
@@ -124,11 +124,11 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn only_a_socket_that_nobody_listens_on_is_replaced() {
+    async fn only_a_socket_without_a_listener_is_replaced() {
         let path = std::env::temp_dir().join(format!("plugsocket-listen-{}", std::process::id()));
         drop(Listener::bind_unix(&path).await.unwrap());
-        assert!(path.exists(), "as a host leaves it that was killed");
-        // One that has no place in its queue: a host that is stopped, or busy.
+        assert!(path.exists(), "a killed host leaves it");
+        // A full backlog, as of a host that is stopped or busy.
         remove_stale_socket(&path).await;
         let socket = UnixSocket::new_stream().unwrap();
         socket.bind(&path).unwrap();

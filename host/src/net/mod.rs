@@ -1,4 +1,4 @@
-//! Accepting connections: listeners, TLS, PROXY protocol, connection limits and rates.
+//! Accepts connections: listeners, TLS, PROXY protocol, connection limits and rates.
 //!
 //! Does not know what a connection asks for; the first byte of its request belongs to `connection`.
 

@@ -1,26 +1,25 @@
-//! Where a connection comes from, and which rights that gives it.
+//! Origin of a connection, and the rights that follow from it.
 
 use std::net::IpAddr;
 
 use crate::config::Access;
 use crate::protocol::http::{Forwarded, Head, forwarded_for};
 
-/// Where a connection comes from.
+/// Origin of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     Ip(IpAddr),
-    /// Somebody with a certificate of `client_ca`: an allowed backend, wherever it is.
+    /// A client with a certificate of `client_ca`: a backend, whatever its address.
     Certified(IpAddr),
-    /// Somebody for whom the proxy at this address (none: on a Unix socket) speaks, and of whom it says nothing that can be read:
-    /// counted as the proxy, but what that may is not for everybody behind it.
+    /// A client behind the proxy at this address (`None`: on a Unix socket) whose own address the
+    /// proxy does not give. Counts as the proxy, without the proxy's rights.
     Hidden(Option<IpAddr>),
-    /// A Unix socket: who may open it is a matter of the file's permissions, so its peers are allowed backends.
-    /// One that speaks for others, as a proxy may, is not for them what it is itself.
+    /// A Unix socket: the file's permissions decide who connects, so its clients are backends.
     Unix,
 }
 
 impl Origin {
-    /// None on a Unix socket.
+    /// Returns `None` on a Unix socket.
     pub(crate) fn ip(self) -> Option<IpAddr> {
         match self {
             Self::Ip(ip) | Self::Certified(ip) => Some(ip),
@@ -44,8 +43,9 @@ impl Origin {
         }
     }
 
-    /// Of whom a proxy speaks for, where it is one. A certificate is the proxy's, not theirs.
-    pub(crate) fn behind(self, head: &Head, access: &Access) -> Self {
+    /// Returns the origin of the client that a trusted proxy forwards, else `self`. A proxy's
+    /// certificate and socket give no rights to the clients behind it.
+    pub(crate) fn resolve_forwarded(self, head: &Head, access: &Access) -> Self {
         match self {
             Self::Ip(_) | Self::Certified(_) => {}
             Self::Unix if access.trusts_unix => {}

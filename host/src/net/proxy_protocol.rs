@@ -1,18 +1,17 @@
-//! The PROXY protocol, versions 1 and 2: the address of the one for whom a load balancer opened the connection.
+//! PROXY protocol, versions 1 and 2: the address of the client behind a load balancer.
 //!
-//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. Whether a peer is believed is decided elsewhere; here it either
-//! says something whole and well-formed, or it is an error. What is decided is pure; [`read`] takes from the socket exactly the
-//! header and nothing behind it, which may be TLS.
+//! <https://www.haproxy.org/download/3.0/doc/proxy-protocol.txt>. [`read`] consumes exactly the
+//! header, as TLS may follow; the parsing is pure. Does not decide which peers to trust.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// Why there is no header.
+/// Reason why a connection has no valid header.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProxyError {
-    #[error("the connection begins with no PROXY header")]
+    #[error("the connection does not begin with a PROXY header")]
     Missing,
     #[error("malformed PROXY header: {0}")]
     Malformed(&'static str),
@@ -20,20 +19,20 @@ pub(crate) enum ProxyError {
     Socket(#[from] io::Error),
 }
 
-/// For whom a connection was opened.
+/// Client for which a connection was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyHeader {
-    /// For the peer itself: `LOCAL`, and `UNKNOWN` of version 1, by which section 2.1 wants the socket's address to count.
-    Itself,
+    /// The peer itself: `LOCAL`, and `UNKNOWN` of version 1 (section 2.1: use the socket's address).
+    Peer,
     For(IpAddr),
-    /// For somebody whose address is not said, or none of IP: a datagram's sender, a Unix socket. Not for the peer.
-    Somebody,
+    /// Not the peer, but a client without an IP address or of another transport.
+    Unspecified,
 }
 
-/// Reads a header to its end.
+/// Reads one header.
 ///
 /// # Errors
-/// It is malformed, or the connection ended. What was read of it is lost.
+/// The header is malformed, or the connection ended; the bytes read so far are lost.
 pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader, ProxyError> {
     let mut start = [0; START];
     let mut filled = 0;
@@ -42,7 +41,7 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHe
             0 => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             count => filled += count,
         }
-        // At once, not when the twelfth byte comes.
+        // Fails on the first wrong byte, not on the twelfth byte.
         version(&start[..filled])?;
     }
     match version(&start)? {
@@ -57,7 +56,7 @@ async fn read_line<S: AsyncRead + Unpin>(
 ) -> Result<ProxyHeader, ProxyError> {
     let mut line = [0; MAX_LINE];
     line[..START].copy_from_slice(start);
-    // One by one: what is behind the line belongs to another.
+    // Byte by byte, as the bytes after the line belong to the next protocol.
     for end in START..MAX_LINE {
         line[end] = stream.read_u8().await?;
         if line[end] == b'\n' {
@@ -76,7 +75,7 @@ async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader
     let wanted = left.min(addresses.len());
     stream.read_exact(&mut addresses[..wanted]).await?;
     left -= wanted;
-    // Extensions, which nobody here asks for.
+    // Extensions are skipped.
     let mut scrap = [0; 256];
     while left > 0 {
         let part = left.min(scrap.len());
@@ -85,10 +84,10 @@ async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader
     from_binary(command, family, &addresses[..wanted])
 }
 
-/// What tells the versions apart, and the shortest that either can be.
+/// Length of the shortest header, which is enough to distinguish the versions.
 const START: usize = 12;
 const SIGNATURE: &[u8; START] = b"\r\n\r\n\0\r\nQUIT\n";
-/// With its line end (section 2.1).
+/// Including CR LF (section 2.1).
 const MAX_LINE: usize = 107;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,20 +96,22 @@ enum Version {
     Two,
 }
 
-/// Which version begins so.
+/// Returns the version whose headers begin with `start`.
 fn version(start: &[u8]) -> Result<Version, ProxyError> {
     let common = |whole: &[u8]| {
         let length = start.len().min(whole.len());
         start[..length] == whole[..length]
     };
-    match () {
-        () if common(SIGNATURE) => Ok(Version::Two),
-        () if common(b"PROXY ") => Ok(Version::One),
-        () => Err(ProxyError::Missing),
+    if common(SIGNATURE) {
+        Ok(Version::Two)
+    } else if common(b"PROXY ") {
+        Ok(Version::One)
+    } else {
+        Err(ProxyError::Missing)
     }
 }
 
-/// `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443`, with its line end (section 2.1).
+/// Parses `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443` and CR LF (section 2.1).
 fn from_line(line: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let malformed = ProxyError::Malformed;
     let line = line.strip_suffix(b"\r\n").ok_or(malformed("the line does not end in CR LF"))?;
@@ -118,14 +119,14 @@ fn from_line(line: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let mut words = line.split(' ').skip(1);
     let family = words.next().unwrap_or_default();
     if family == "UNKNOWN" {
-        return Ok(ProxyHeader::Itself);
+        return Ok(ProxyHeader::Peer);
     }
     let words: Vec<&str> = words.collect();
     let &[source, destination, source_port, destination_port] = &*words else {
-        return Err(malformed("not two addresses and two ports"));
+        return Err(malformed("expected two addresses and two ports"));
     };
     if ![source_port, destination_port].into_iter().all(is_port) {
-        return Err(malformed("a port is none"));
+        return Err(malformed("invalid port number"));
     }
     let addresses = [source, destination].map(|address| match family {
         "TCP4" => address.parse::<Ipv4Addr>().map(IpAddr::from).ok(),
@@ -134,21 +135,22 @@ fn from_line(line: &[u8]) -> Result<ProxyHeader, ProxyError> {
     });
     match addresses {
         [Some(source), Some(_)] => Ok(ProxyHeader::For(source.to_canonical())),
-        _ => Err(malformed("the addresses are none of TCP4 or TCP6")),
+        _ => Err(malformed("invalid TCP4 or TCP6 address")),
     }
 }
 
-/// Decimal, without leading zeros.
+/// Accepts decimal numbers without leading zeros.
 fn is_port(text: &str) -> bool {
     text.parse::<u16>().is_ok_and(|port| port.to_string() == text)
 }
 
-/// `addresses` are the first bytes behind the fixed header, at most 36 (section 2.2).
+/// Parses a header of version 2; `addresses` are the first bytes after the fixed part, at most 36
+/// (section 2.2).
 fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<ProxyHeader, ProxyError> {
-    let short = ProxyError::Malformed("the addresses are cut off");
+    let short = ProxyError::Malformed("truncated addresses");
     match (command, family) {
-        // A health check of the balancer's own: whatever else it says is skipped.
-        (0x20, _) => Ok(ProxyHeader::Itself),
+        // A health check by the load balancer; its addresses are ignored.
+        (0x20, _) => Ok(ProxyHeader::Peer),
         (0x21, 0x11) => match addresses.first_chunk::<12>() {
             Some([a, b, c, d, ..]) => Ok(ProxyHeader::For(Ipv4Addr::new(*a, *b, *c, *d).into())),
             None => Err(short),
@@ -158,9 +160,9 @@ fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<ProxyHeader,
             _ => Err(short),
         },
         // Unspecified, datagrams, Unix sockets.
-        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(ProxyHeader::Somebody),
-        (0x21, _) => Err(ProxyError::Malformed("the address family is unknown")),
-        _ => Err(ProxyError::Malformed("neither PROXY nor LOCAL of version 2")),
+        (0x21, 0x00 | 0x12 | 0x22 | 0x31 | 0x32) => Ok(ProxyHeader::Unspecified),
+        (0x21, _) => Err(ProxyError::Malformed("unknown address family")),
+        _ => Err(ProxyError::Malformed("unknown version or command")),
     }
 }
 
@@ -168,17 +170,17 @@ fn from_binary(command: u8, family: u8, addresses: &[u8]) -> Result<ProxyHeader,
 mod tests {
     use super::*;
 
-    /// What is read from `bytes`, in one piece and byte by byte, and that nothing behind it is taken.
+    /// Reads `bytes` in one piece and byte by byte, and checks that no byte after them is consumed.
     #[track_caller]
     fn check(bytes: &[u8], expected: Result<Option<&str>, &str>) {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for piece in [bytes.len().max(1), 1] {
             let mut script = tokio_script(bytes, piece);
             let found = runtime.block_on(read(&mut script));
-            let text = |said| match said {
-                ProxyHeader::Itself => None,
+            let text = |header| match header {
+                ProxyHeader::Peer => None,
                 ProxyHeader::For(ip) => Some(ip.to_string()),
-                ProxyHeader::Somebody => Some("somebody".to_owned()),
+                ProxyHeader::Unspecified => Some("unspecified".to_owned()),
             };
             let found = found.map(text).map_err(|e| e.to_string());
             let expected = expected.map(|ip| ip.map(str::to_owned)).map_err(str::to_owned);
@@ -186,15 +188,15 @@ mod tests {
             if found.is_ok() {
                 let mut rest = Vec::new();
                 runtime.block_on(script.read_to_end(&mut rest)).unwrap();
-                assert_eq!(rest, BEHIND);
+                assert_eq!(rest, FOLLOWING);
             }
         }
     }
 
-    const BEHIND: &[u8] = b"GET";
+    const FOLLOWING: &[u8] = b"GET";
 
     fn tokio_script(bytes: &[u8], piece: usize) -> impl AsyncRead + Unpin + use<> {
-        let bytes = [bytes, BEHIND].concat();
+        let bytes = [bytes, FOLLOWING].concat();
         let pieces =
             bytes.chunks(piece).map(|piece| io::Result::Ok(bytes::Bytes::copy_from_slice(piece)));
         tokio_util::io::StreamReader::new(Pieces(pieces.collect::<Vec<_>>().into_iter()))
@@ -218,10 +220,10 @@ mod tests {
     }
 
     #[test]
-    fn version_1() {
-        let addresses = Err("malformed PROXY header: the addresses are none of TCP4 or TCP6");
-        let ports = Err("malformed PROXY header: a port is none");
-        let words = Err("malformed PROXY header: not two addresses and two ports");
+    fn text_headers_of_version_1_are_read() {
+        let addresses = Err("malformed PROXY header: invalid TCP4 or TCP6 address");
+        let ports = Err("malformed PROXY header: invalid port number");
+        let words = Err("malformed PROXY header: expected two addresses and two ports");
         for (line, expected) in [
             ("PROXY TCP4 192.0.2.1 198.51.100.1 56324 443\r\n", Ok(Some("192.0.2.1"))),
             ("PROXY TCP6 2001:db8::1 ::1 0 65535\r\n", Ok(Some("2001:db8::1"))),
@@ -243,9 +245,9 @@ mod tests {
                 "PROXY TCP4 192.0.2.1 198.51.100.1 1 2\n",
                 Err("malformed PROXY header: the line does not end in CR LF"),
             ),
-            ("GET / HTTP/1.1\r\n", Err("the connection begins with no PROXY header")),
-            ("PROX", Err("the connection begins with no PROXY header")),
-            ("PROXYTCP4 ", Err("the connection begins with no PROXY header")),
+            ("GET / HTTP/1.1\r\n", Err("the connection does not begin with a PROXY header")),
+            ("PROX", Err("the connection does not begin with a PROXY header")),
+            ("PROXYTCP4 ", Err("the connection does not begin with a PROXY header")),
         ] {
             check(line.as_bytes(), expected);
         }
@@ -255,13 +257,13 @@ mod tests {
     }
 
     #[test]
-    fn version_2() {
+    fn binary_headers_of_version_2_are_read() {
         let v4 = [192, 0, 2, 1, 198, 51, 100, 1, 1, 2, 3, 4];
         let mut v6 = [0; 36];
         v6[..4].copy_from_slice(&[0x20, 0x01, 0x0d, 0xb8]);
         let mut mapped = [0; 36];
         mapped[10..16].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
-        let cut = Err("malformed PROXY header: the addresses are cut off");
+        let cut = Err("malformed PROXY header: truncated addresses");
         for (bytes, expected) in [
             (two(0x21, 0x11, &v4), Ok(Some("192.0.2.1"))),
             (two(0x21, 0x11, &[&v4[..], &[7; 5000]].concat()), Ok(Some("192.0.2.1"))),
@@ -271,22 +273,16 @@ mod tests {
             (two(0x20, 0x00, &[]), Ok(None)),
             (two(0x20, 0x11, &v4), Ok(None)),
             (two(0x20, 0xff, &[1; 300]), Ok(None)),
-            (two(0x21, 0x00, &[1; 9]), Ok(Some("somebody"))),
-            (two(0x21, 0x12, &v4), Ok(Some("somebody"))),
-            (two(0x21, 0x22, &v6), Ok(Some("somebody"))),
-            (two(0x21, 0x31, &[1; 216]), Ok(Some("somebody"))),
-            (two(0x21, 0x32, &[1; 216]), Ok(Some("somebody"))),
+            (two(0x21, 0x00, &[1; 9]), Ok(Some("unspecified"))),
+            (two(0x21, 0x12, &v4), Ok(Some("unspecified"))),
+            (two(0x21, 0x22, &v6), Ok(Some("unspecified"))),
+            (two(0x21, 0x31, &[1; 216]), Ok(Some("unspecified"))),
+            (two(0x21, 0x32, &[1; 216]), Ok(Some("unspecified"))),
             (two(0x21, 0x11, &v4[..11]), cut),
             (two(0x21, 0x21, &v6[..35]), cut),
-            (two(0x21, 0x41, &v4), Err("malformed PROXY header: the address family is unknown")),
-            (
-                two(0x22, 0x11, &v4),
-                Err("malformed PROXY header: neither PROXY nor LOCAL of version 2"),
-            ),
-            (
-                two(0x11, 0x11, &v4),
-                Err("malformed PROXY header: neither PROXY nor LOCAL of version 2"),
-            ),
+            (two(0x21, 0x41, &v4), Err("malformed PROXY header: unknown address family")),
+            (two(0x22, 0x11, &v4), Err("malformed PROXY header: unknown version or command")),
+            (two(0x11, 0x11, &v4), Err("malformed PROXY header: unknown version or command")),
         ] {
             check(&bytes, expected);
         }

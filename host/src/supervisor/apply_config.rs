@@ -13,7 +13,7 @@ use crate::auth::{self, Guards};
 use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
-use crate::net::tls::Served;
+use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
 use crate::routing::resource::{Resources, ServiceState};
 
@@ -52,7 +52,7 @@ impl Supervisor {
                 self.hub.guards.store(Arc::new(guards));
                 self.apply(&old, new, candidates).await;
                 if diff.server.iter().any(|key| key.starts_with("tls.")) {
-                    certificates.iter().for_each(Served::tell);
+                    certificates.iter().for_each(ServedCertificates::log_status);
                     self.hub.tls.replace(certificates);
                 }
             }
@@ -73,9 +73,9 @@ impl Supervisor {
     }
 
     /// What TLS listeners are to serve.
-    async fn certificates(&self, new: &Config) -> Result<Option<Served>, String> {
+    async fn certificates(&self, new: &Config) -> Result<Option<ServedCertificates>, String> {
         let (config, former) = (new.clone(), self.hub.tls.served());
-        read(move || Served::load(&config, former.as_deref())).await
+        read(move || ServedCertificates::load(&config, former.as_deref())).await
     }
 
     /// The guards of a new configuration, and the present ones of resources that have one no more: those are open to everybody
@@ -83,7 +83,7 @@ impl Supervisor {
     async fn new_guards(&self, new: &Config) -> Result<Guards, String> {
         let present = self.hub.guards.load_full();
         let (new, known) = (new.clone(), present.clone());
-        let mut guards = read(move || auth::guards(&new, &known)).await?;
+        let mut guards = read(move || auth::load_guards(&new, &known)).await?;
         for (path, guard) in present.iter() {
             guards.entry(path.clone()).or_insert_with(|| guard.clone());
         }
@@ -96,7 +96,7 @@ impl Supervisor {
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
-        let guards = run_blocking(move || auth::guards(&config, &present)).await;
+        let guards = run_blocking(move || auth::load_guards(&config, &present)).await;
         // Only where a resource kept its former settings and their files are gone: it keeps the new guard.
         let keeps = |error: &dyn std::error::Error| {
             error!(reason = chain(error), "a resource keeps its new keys for authentication");

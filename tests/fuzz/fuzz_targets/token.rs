@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
 use libfuzzer_sys::fuzz_target;
-use plugsocket::internals::{Held, find_token, judge_token};
+use plugsocket::internals::{Verified, find_token, verify_token};
 use plugsocket_fuzz::Input;
 use serde_json::{Value, json};
 use sha2::Sha256;
@@ -47,7 +47,7 @@ fn signature(signed: &str) -> Vec<u8> {
 }
 
 fn check(token: &str, now: SystemTime) {
-    let Ok(held) = judge_token(token, SECRET, now) else { return };
+    let Ok(held) = verify_token(token, SECRET, now) else { return };
     let parts: Vec<&str> = token.split('.').collect();
     let [header, claims, signed] = parts[..] else { panic!("{} parts", parts.len()) };
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).expect("base64url");
@@ -79,7 +79,7 @@ fn check_good(input: &mut Input<'_>, now: SystemTime) {
     let until = NOW + u64::from(input.word());
     let claims = json!({ "sub": user, "exp": until, "note": input.text() });
     let token = sign(br#"{"alg":"HS256","typ":"JWT"}"#, claims.to_string().as_bytes());
-    let held = judge_token(&token, SECRET, now);
+    let held = verify_token(&token, SECRET, now);
     if token.len() > 8 << 10 {
         return assert!(held.is_err(), "too long");
     }
@@ -88,13 +88,13 @@ fn check_good(input: &mut Input<'_>, now: SystemTime) {
     }
     let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
     let held = held.expect("made by the rules");
-    assert_eq!(held, Held { user, claims: held.claims.clone(), until: Some(expected) });
+    assert_eq!(held, Verified { user, claims: held.claims.clone(), until: Some(expected) });
     check(&token, now);
     let mut other = token.clone().into_bytes();
     let at = at % other.len();
     other[at] = letter & 0x7f;
     let other = String::from_utf8(other).expect("ASCII");
-    assert_eq!(judge_token(&other, SECRET, now).is_ok(), other == token, "{at}");
+    assert_eq!(verify_token(&other, SECRET, now).is_ok(), other == token, "{at}");
 }
 
 /// Header lines of a stranger's. Whatever they are, what is found stands there, and a second one beside it is an error.

@@ -127,16 +127,16 @@ async fn the_response_of_an_endpoint_decides() {
     for (query, status, reason) in [
         ("401", 401, "not signed in"),
         ("403", 403, "banned until May"),
-        ("302", 503, "nobody can be authenticated now"),
-        ("500", 503, "nobody can be authenticated now"),
-        ("json", 503, "nobody can be authenticated now"),
-        ("page", 503, "nobody can be authenticated now"),
-        ("error", 503, "nobody can be authenticated now"),
-        ("two", 503, "nobody can be authenticated now"),
-        ("long", 503, "nobody can be authenticated now"),
-        ("junk", 503, "nobody can be authenticated now"),
-        ("cut", 503, "nobody can be authenticated now"),
-        ("silence", 503, "nobody can be authenticated now"),
+        ("302", 503, "authentication is unavailable"),
+        ("500", 503, "authentication is unavailable"),
+        ("json", 503, "authentication is unavailable"),
+        ("page", 503, "authentication is unavailable"),
+        ("error", 503, "authentication is unavailable"),
+        ("two", 503, "authentication is unavailable"),
+        ("long", 503, "authentication is unavailable"),
+        ("junk", 503, "authentication is unavailable"),
+        ("cut", 503, "authentication is unavailable"),
+        ("silence", 503, "authentication is unavailable"),
     ] {
         let answer = refused(&host, &format!("/private?{query}"), "").await;
         assert_eq!((answer.status, answer.body.trim_end()), (status, reason), "{query}");
@@ -155,12 +155,10 @@ async fn the_response_of_an_endpoint_decides() {
     let mut anonymous = host.connect("/private?anonymous").await;
     assert_eq!(user_of(&mut anonymous).await, Value::Null);
     // One log line for the first failure and one for the recovery.
-    let is_failure = |line: &&Line| line.starts_with("the endpoint for authentication fails");
+    let is_failure = |line: &&Line| line.starts_with("authentication endpoint failed");
     let log = host.log();
     assert_eq!(log.iter().filter(is_failure).count(), 1, "{log:?}");
-    assert!(
-        log.iter().any(|line| line.starts_with("the endpoint for authentication answers again"))
-    );
+    assert!(log.iter().any(|line| line.starts_with("authentication endpoint recovered")));
 }
 
 #[tokio::test]
@@ -308,9 +306,9 @@ async fn a_php_session_authenticates() {
         ("/private", "PHPSESSID=nobody", 401, "log in first"),
         ("/private", "PHPSESSID=.", 401, "log in first"),
         ("/careless", "PHPSESSID=nobody", 401, "log in first"),
-        ("/careless", "PHPSESSID=.", 503, "nobody can be authenticated now"),
+        ("/careless", "PHPSESSID=.", 503, "authentication is unavailable"),
         ("/broken", cookie, 401, "log in first"),
-        ("/broken-and-careless", cookie, 503, "nobody can be authenticated now"),
+        ("/broken-and-careless", cookie, 503, "authentication is unavailable"),
     ] {
         let answer = refused(&host, path, &format!("Cookie: {cookie}\r\n")).await;
         let found = (answer.status, answer.body.trim_end());

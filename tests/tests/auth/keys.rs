@@ -21,13 +21,10 @@ async fn a_changed_key_is_loaded_and_an_invalid_one_keeps_the_previous() {
     let of = |secret: &str| signed(&json!({"sub": "ann", "exp": now() + 600}), secret);
     let position = host.log_position();
     std::fs::write(&path, second).unwrap();
-    let is_reload = |line: &Line| {
-        line.starts_with("the keys for tokens were read again")
-            && line.field("resource") == "/plain"
-    };
-    let is_refusal = |line: &Line| {
-        line.starts_with("keys for tokens refused") && line.field("resource") == "/plain"
-    };
+    let is_reload =
+        |line: &Line| line.starts_with("token keys reloaded") && line.field("resource") == "/plain";
+    let is_refusal =
+        |line: &Line| line.starts_with("token keys rejected") && line.field("resource") == "/plain";
     host.wait_for_log_since(position, "the new key", is_reload).await;
     host.open(request("/plain", &of(second))).await;
     assert_eq!(
@@ -71,13 +68,12 @@ async fn an_unreadable_key_is_loaded_once_permissions_allow() {
     std::fs::set_permissions(&next, Permissions::from_mode(0o000)).unwrap();
     std::fs::rename(&next, &path).unwrap();
     let is_plain = |line: &Line| line.field("resource") == "/plain";
-    let is_refusal = |line: &Line| line.starts_with("keys for tokens refused") && is_plain(line);
+    let is_refusal = |line: &Line| line.starts_with("token keys rejected") && is_plain(line);
     let line = host.wait_for_log_since(position, "an error", is_refusal).await;
     assert!(line.field("reason").contains("Permission denied"), "{line}");
     // Only the permissions change.
     std::fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
-    let is_reload =
-        |line: &Line| line.starts_with("the keys for tokens were read again") && is_plain(line);
+    let is_reload = |line: &Line| line.starts_with("token keys reloaded") && is_plain(line);
     host.wait_for_log_since(position, "the new key", is_reload).await;
     let signed = signed(&json!({"sub": "ann", "exp": now() + 600}), second);
     host.open(request("/plain", &signed)).await;
@@ -91,15 +87,15 @@ async fn an_unusable_key_in_a_set_is_skipped_and_no_key_material_is_logged() {
     let set = json!({"keys": [{"kty": "oct", "k": k}, {"kty": "oct", "k": ["s3cr3t"]}]});
     let setup = Setup::new(PROGRAM).plain("/plain", "speaker").put("keys.json", set.to_string());
     let host = setup.auth("/plain", "keys", r#"[{ jwks = "keys.json" }]"#).start().await;
-    let is_match = |line: &Line| line.starts_with("keys of a set cannot be used and are skipped");
+    let is_match = |line: &Line| line.starts_with("unusable keys of a key set skipped");
     let line = host.wait_for_log("the warning", is_match).await;
     assert_eq!((line.level(), line.field("skipped")), ("WARN", "1".to_owned()), "{line}");
-    assert!(line.field("first").starts_with("key 2: a member of it is missing"), "{line}");
+    assert!(line.field("first").starts_with("key 2: a member is missing"), "{line}");
     host.open(request("/plain", &token_of("ann"))).await;
     for broken in [&*format!(r#"{{"keys":"{k}"}}"#), r#"{"keys":[{"kty":"oct","k":s3cr3t}]}"#] {
         let position = host.log_position();
         std::fs::write(host.folder().join("keys.json"), broken).unwrap();
-        let line = host.wait_for_error(position, "it is no JSON Web Key Set").await;
+        let line = host.wait_for_error(position, "not a JSON Web Key Set").await;
         assert!(!line.text().contains("s3cr3t") && !line.text().contains(&k), "{line}");
         host.open(request("/plain", &token_of("ann"))).await;
     }
@@ -149,12 +145,20 @@ async fn each_unusable_key_file_is_reported_with_its_line() {
             ("none.json", r#""/also".auth.keys[0].jwks"#, "none.json cannot be read: No such file"),
             ("none.key", r#""/open".auth.keys[0].file"#, "none.key cannot be read: No such file"),
             ("public.pem", r#""/open".auth.keys[1].file"#, "public.pem cannot be used: a PEM"),
-            ("RS256", r#""/open".auth.keys[2].file"#, "secret.key cannot be used: it holds no"),
-            ("jwks = \"secret", r#""/open".auth.keys[3].file"#, "plugins cannot be read: it is no"),
+            (
+                "RS256",
+                r#""/open".auth.keys[2].file"#,
+                "secret.key cannot be used: not a public key",
+            ),
+            (
+                "jwks = \"secret",
+                r#""/open".auth.keys[3].file"#,
+                "plugins cannot be read: not a regular file",
+            ),
             (
                 "jwks = \"secret",
                 r#""/open".auth.keys[4].jwks"#,
-                "secret.key cannot be used: it is no",
+                "secret.key cannot be used: not a JSON",
             ),
         ] {
             let place = format!("plugins.toml:{}: resources.{key}: the key file ", line_of(part));

@@ -15,9 +15,8 @@ async fn an_expired_or_damaged_client_ca_is_reported() {
     let setup = setup.tls("client_ca", r#""ca.pem""#);
     let both = Authority::until(now - DAY).pem() + &fresh.pem();
     let host = setup.put("ca.pem", both).start().await;
-    let is_expired = |line: &Line| {
-        line.level() == "WARN" && line.starts_with("an authority of clients has expired")
-    };
+    let is_expired =
+        |line: &Line| line.level() == "WARN" && line.starts_with("client authority expired");
     let line = host.wait_for_log("a warning", is_expired).await;
     assert!(line.field("file").ends_with("/ca.pem"), "{line}");
     let found = certificate(&host, 1).await;
@@ -39,7 +38,7 @@ async fn an_expired_or_damaged_client_ca_is_reported() {
 
     let position = host.log_position();
     host.put("ca.pem", Authority::until(now + 10 * DAY + DAY / 2).pem());
-    let is_warning = |line: &Line| line.starts_with("a certificate ends soon");
+    let is_warning = |line: &Line| line.starts_with("certificate expires soon");
     let line = host.wait_for_log_since(position, "a warning", is_warning).await;
     assert_eq!(line.field("days_left"), "10");
 }
@@ -51,7 +50,7 @@ async fn a_certificate_that_expires_at_run_time_is_reported() {
         authority.issue_until(&["localhost"], SystemTime::now() + Duration::from_secs(3));
     let host = setup().with_tls(&short_lived).start().await;
     assert!(problem(&host).await.is_null());
-    host.wait_for_error(0, "a certificate has expired").await;
+    host.wait_for_error(0, "certificate expired").await;
     assert!(problem(&host).await.as_str().unwrap().starts_with("expired on "));
     let (_, output) = host.command(&["status"]).await;
     assert!(output.contains("; renew it"), "{output}");
@@ -106,11 +105,11 @@ async fn certificate_errors_at_startup_are_reported_with_their_line() {
     assert_eq!(fine.run(&["check"]).await.code, Some(0));
     for (setup, part, expected) in [
         (fine.clone().put("own.key", &other.key), "certificates[0].key", "is not the key of"),
-        (fine.clone().put("own.key", "x"), "certificates[0].key", "has no private key in it"),
+        (fine.clone().put("own.key", "x"), "certificates[0].key", "contains no private key"),
         (
             fine.clone().put("own.pem", "x"),
             "certificates[0].certificate",
-            "has no certificate in it",
+            "contains no certificate",
         ),
         (
             fine.clone().put("own.pem", authority.issue_until(&["x"], now - DAY).certificate),
@@ -120,7 +119,7 @@ async fn certificate_errors_at_startup_are_reported_with_their_line() {
         (
             fine.clone().put("own.pem", OF_VERSION_1),
             "certificates[0].certificate",
-            "own.pem is an X.509 certificate of version 1, and version 3 is needed",
+            "own.pem is an X.509 certificate of version 1; version 3 is required",
         ),
         (
             fine.clone().tls("certificates", r#"[{ certificate = "own.pem", key = "none" }]"#),
@@ -147,7 +146,7 @@ async fn names_and_expiry_are_shown_and_a_near_expiry_is_a_warning() {
     let soon = authority
         .issue_until(&["soon.example", "*.soon.example"], SystemTime::now() + 10 * DAY + DAY / 2);
     let host = setup().with_tls(&soon).start().await;
-    let is_warning = |line: &Line| line.starts_with("a certificate ends soon");
+    let is_warning = |line: &Line| line.starts_with("certificate expires soon");
     let line = host.wait_for_log("a warning", is_warning).await;
     assert_eq!(line.field("days_left"), "10");
     let (_, output) = host.command(&["status"]).await;

@@ -1,6 +1,6 @@
-//! The authorities of clients: whose certificates make a backend, and until when they should.
+//! Client authorities (`client_ca`): they verify client certificates, whose clients are backends.
 //!
-//! Owns the judgement of what a client shows. A session that goes on shows nothing anew, so what it showed once is judged again here.
+//! rustls does not verify a certificate again when a session resumes; this module does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,25 +14,25 @@ use tokio_rustls::rustls::{Error, HandshakeKind, RootCertStore, ServerConnection
 use super::pair;
 use super::validity::Validity;
 
-/// What is in the file `client_ca`.
+/// Content of the file `client_ca`.
 #[derive(Clone, Debug)]
 pub(super) struct Authorities {
     roots: Arc<RootCertStore>,
-    /// When the first of them ends, in seconds since 1970. The library that judges looks at clients only.
+    /// When the first authority expires, in seconds since 1970. rustls does not check that.
     pub(super) until: u64,
     pub(super) verifier: Arc<dyn ClientCertVerifier>,
 }
 
 impl Authorities {
     /// # Errors
-    /// A sentence: the file holds something else than authorities.
+    /// The sentence for the operator: the file cannot be read, or is not a list of authorities.
     pub(super) fn read(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         let mut until = u64::MAX;
         for certificate in pair::certificates(path, "one of each authority")? {
             until = Validity::of(&certificate).map_or(until, |own| own.until.min(until));
             roots.add(certificate).map_err(|error| {
-                format!("{} has a certificate that is no authority's: {error}", path.display())
+                format!("{} has a certificate that is not an authority: {error}", path.display())
             })?;
         }
         let roots = Arc::new(roots);
@@ -43,15 +43,15 @@ impl Authorities {
         Ok(Self { roots, until, verifier })
     }
 
-    pub(super) fn differs(&self, other: &Self) -> bool {
+    pub(super) fn differs_from(&self, other: &Self) -> bool {
         self.roots.roots != other.roots.roots
     }
 
-    /// Judges the certificate of a client again whose handshake went on with a session: it may have expired since.
+    /// Verifies the client certificate of a resumed session, which may have expired meanwhile.
     ///
     /// # Errors
-    /// A whole handshake would refuse it now.
-    pub(super) fn judge_again(&self, session: &ServerConnection) -> Result<(), Error> {
+    /// A full handshake would refuse the certificate now.
+    pub(super) fn verify_resumed(&self, session: &ServerConnection) -> Result<(), Error> {
         match (session.handshake_kind(), session.peer_certificates()) {
             (Some(HandshakeKind::Resumed), Some([own, others @ ..])) => {
                 self.verifier.verify_client_cert(own, others, UnixTime::now()).map(drop)

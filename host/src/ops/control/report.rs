@@ -28,7 +28,7 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         config: config.path.display().to_string(),
         connections: hub.registry.len(),
         certificates: hub.tls.served().map_or_else(Vec::new, |served| {
-            served.standings().map(|status| certificate(&status)).collect()
+            served.statuses().map(|status| certificate(&status)).collect()
         }),
         resources: resources.values().map(|served| resource(served, &config)).collect(),
     }
@@ -39,8 +39,8 @@ fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
         key: status.key(),
         file: status.file.display().to_string(),
         names: status.names.to_vec(),
-        expires: tls::date(status.expires),
-        days_left: status.expires.saturating_sub(tls::now()) / 86_400,
+        expires: status.expiry_date(),
+        days_left: status.days_left(),
         problem: status.problem.as_deref().map(ToOwned::to_owned),
     }
 }
