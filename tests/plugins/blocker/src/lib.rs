@@ -1,7 +1,7 @@
-//! Takes its time: shows that a blocked application delays nobody but its own peers.
+//! Blocks in callbacks, for tests that a blocked application delays only its own clients.
 //!
-//! `block N` waits N milliseconds in the callback, `block forever` until the file `release` of the configuration is there
-//! (without it, for ever). These and all other messages are then sent back.
+//! `block N` waits N milliseconds in the callback; `block forever` waits until the file `release`
+//! of the configuration exists. These and all other messages are then sent back.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -20,7 +20,7 @@ struct Blocker {
 #[serde(deny_unknown_fields, default)]
 struct Config {
     release: Option<PathBuf>,
-    /// For a library that takes the place of this one; passed over here.
+    /// Ignored; for a library that replaces this one.
     #[serde(rename = "starts")]
     _starts: Option<u64>,
 }
@@ -39,7 +39,9 @@ impl Plugin for Blocker {
                 }
             }
             Some(millis) => {
-                let millis = millis.parse().map_err(|_| Refused::new("block N, or forever"))?;
+                let millis = millis
+                    .parse()
+                    .map_err(|_| Refused::new("expected block N or block forever"))?;
                 pause(millis);
             }
             None => {}

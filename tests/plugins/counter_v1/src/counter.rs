@@ -1,7 +1,8 @@
-//! Counts messages: all of them (`total`) and those of each connection (`seq`), and carries both over a reload.
+//! Counts all messages (`total`) and those of each connection (`seq`), and keeps both across a
+//! reload.
 //!
-//! Any text is answered by `{"opcode":"counted","by":NAME,"total":N,"seq":M,"message":TEXT}`, so a test sees which
-//! version handled which message, and that none was lost, doubled or handled out of order.
+//! The answer to a text is `{"opcode":"counted","by":NAME,"total":N,"seq":M,"message":TEXT}`. A
+//! test sees which version handled each message, and that none was lost, duplicated or reordered.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -23,7 +24,7 @@ pub(crate) struct Counter {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Config {
-    /// Instead of the version's own name.
+    /// Replaces the name of the version.
     by: Option<String>,
     refuse_start: bool,
     refuse_restore: bool,
@@ -31,7 +32,7 @@ struct Config {
     restore_delay_ms: u64,
     /// Bytes added to the snapshot.
     ballast: usize,
-    /// How many instances one copy of the library starts; it refuses more.
+    /// Number of instances that one copy of the library starts; it refuses more.
     starts: Option<u64>,
     drop_delay_ms: u64,
 }
@@ -39,7 +40,7 @@ struct Config {
 #[derive(Default)]
 struct Count {
     total: u64,
-    /// By connection, sorted: so that the handover of thousands costs no more than two copies.
+    /// Connections with their counts, sorted: a handover of thousands costs two copies.
     seqs: Vec<(u64, u64)>,
 }
 
@@ -52,8 +53,8 @@ impl Count {
         &mut self.seqs[at].1
     }
 
-    /// The snapshot, version 1: the total, how many connections there are, and for each its id and its count, in numbers of
-    /// eight bytes. What follows is ballast.
+    /// Encodes the snapshot, format version 1, as `u64` numbers: the total, the number of
+    /// connections, and id and count of each; then the ballast.
     fn to_bytes(&self, ballast: usize) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(16 * (self.seqs.len() + 1) + ballast);
         let head = (self.total, self.seqs.len() as u64);
@@ -65,7 +66,7 @@ impl Count {
         bytes
     }
 
-    /// None if that is no snapshot of a counter.
+    /// Returns `None` if the bytes are not a snapshot of a counter.
     fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (numbers, _) = bytes.as_chunks::<8>();
         let (pairs, _) = numbers.as_chunks::<2>();
@@ -111,7 +112,7 @@ impl Plugin for Counter {
         let seq = *seq;
         let by = self.config.by.as_deref().unwrap_or(NAME);
         let counted = Counted { opcode: "counted", by, total: self.count.total, seq, message };
-        let text = serde_json::to_string(&counted).expect("texts and numbers have a JSON form");
+        let text = serde_json::to_string(&counted).expect("strings and numbers have a JSON form");
         let _ = self.host.send(session.id(), &text);
         Ok(())
     }
@@ -133,7 +134,8 @@ impl Plugin for Counter {
             return Err(RestoreError::new("the counter reads snapshots of version 1"));
         }
         let count = Count::from_bytes(&snapshot.bytes);
-        self.count = count.ok_or_else(|| RestoreError::new("this is no snapshot of a counter"))?;
+        self.count =
+            count.ok_or_else(|| RestoreError::new("this is not a snapshot of a counter"))?;
         Ok(())
     }
 }
@@ -146,7 +148,7 @@ impl Drop for Counter {
 
 static STARTS: AtomicU64 = AtomicU64::new(0);
 
-#[expect(clippy::disallowed_methods, reason = "a callback that takes long is what is tested")]
+#[expect(clippy::disallowed_methods, reason = "slow callbacks are what is tested")]
 fn pause(millis: u64) {
     std::thread::sleep(Duration::from_millis(millis));
 }
@@ -157,7 +159,7 @@ mod tests {
     use plugsocket_plugin::testing::{Harness, Peer};
 
     #[test]
-    fn the_successor_goes_on_counting() {
+    fn the_successor_continues_counting() {
         let mut app = Harness::<Counter>::start(r#"{"by":"a","ballast":10}"#).unwrap();
         let [ann, bob] = [(); 2].map(|()| app.open(Peer::websocket()).unwrap());
         app.message(bob, "add").unwrap();

@@ -1,8 +1,8 @@
-//! The first version of the counter; `counter_v2` includes the same source and says another name.
+//! First version of the counter. `counter_v2` compiles the same source with another name.
 
 mod counter;
 
-/// What `by` is where the configuration says nothing else.
+/// Default of `by`.
 const NAME: &str = "v1";
 
 plugsocket_plugin::export_plugin!(counter::Counter);

@@ -1,9 +1,9 @@
-//! The second version of the counter: `counter_v1`'s source under another name.
+//! Second version of the counter: the source of `counter_v1` with another name.
 
 #[path = "../../counter_v1/src/counter.rs"]
 mod counter;
 
-/// What `by` is where the configuration says nothing else.
+/// Default of `by`.
 const NAME: &str = "v2";
 
 plugsocket_plugin::export_plugin!(counter::Counter);

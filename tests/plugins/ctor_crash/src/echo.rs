@@ -1,4 +1,4 @@
-//! An application that sends everything back: what the libraries with a constructor are otherwise.
+//! An application that sends every message back, shared by the plugins with a faulty constructor.
 
 use plugsocket_plugin::{Host, Message, Plugin, Refused, Session, StartError};
 

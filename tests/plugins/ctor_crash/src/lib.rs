@@ -1,7 +1,7 @@
-//! Crashes while it is opened.
+//! Crashes in a constructor, while the library is opened.
 //!
-//! Only the host's preflight child may open it: the constructor runs before the host could look at anything. Otherwise it
-//! is a valid plugin, which sends everything back.
+//! Only the preflight child may open it: a constructor runs before the host can check anything.
+//! Otherwise it is a valid plugin, which sends every message back.
 #![expect(unsafe_code, reason = "a constructor is an entry in a section of the library")]
 
 mod echo;
@@ -12,12 +12,13 @@ use self::echo::Echo;
 
 export_plugin!(Echo);
 
-// SAFETY: the section is a list of pointers to functions of this type, which the dynamic linker calls one by one.
+// SAFETY: the section is an array of pointers to functions of this type, which the dynamic linker
+// calls.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
 extern "C" fn constructor() {
-    // SAFETY: there is none: the address is no memory of this process, so this ends it with SIGSEGV. That is the purpose.
+    // SAFETY: deliberately unsound. The address is not mapped, so this raises SIGSEGV.
     unsafe { std::ptr::without_provenance_mut::<u8>(8).write_volatile(1) };
 }

@@ -1,7 +1,7 @@
-//! Ends the process, with exit code 3, while it is opened.
+//! Exits the process with code 3 in a constructor, while the library is opened.
 //!
-//! Only the host's preflight child may open it: the constructor runs before the host could look at anything. Otherwise it
-//! is a valid plugin, which sends everything back.
+//! Only the preflight child may open it: a constructor runs before the host can check anything.
+//! Otherwise it is a valid plugin, which sends every message back.
 #![expect(unsafe_code, reason = "a constructor is an entry in a section of the library")]
 
 #[path = "../../ctor_crash/src/echo.rs"]
@@ -13,12 +13,13 @@ use self::echo::Echo;
 
 export_plugin!(Echo);
 
-// SAFETY: the section is a list of pointers to functions of this type, which the dynamic linker calls one by one.
+// SAFETY: the section is an array of pointers to functions of this type, which the dynamic linker
+// calls.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static CONSTRUCTOR: extern "C" fn() = constructor;
 
-#[expect(clippy::exit, reason = "ending the process is what this plugin is for")]
+#[expect(clippy::exit, reason = "the purpose of this plugin")]
 extern "C" fn constructor() {
     std::process::exit(3);
 }

@@ -1,7 +1,7 @@
-//! Never returns from being opened.
+//! Hangs in a constructor, while the library is opened.
 //!
-//! Only the host's preflight child may open it: the constructor runs before the host could look at anything. Otherwise it
-//! is a valid plugin, which sends everything back.
+//! Only the preflight child may open it: a constructor runs before the host can check anything.
+//! Otherwise it is a valid plugin, which sends every message back.
 #![expect(unsafe_code, reason = "a constructor is an entry in a section of the library")]
 
 #[path = "../../ctor_crash/src/echo.rs"]
@@ -13,7 +13,8 @@ use self::echo::Echo;
 
 export_plugin!(Echo);
 
-// SAFETY: the section is a list of pointers to functions of this type, which the dynamic linker calls one by one.
+// SAFETY: the section is an array of pointers to functions of this type, which the dynamic linker
+// calls.
 #[unsafe(link_section = ".init_array")]
 #[used]
 static CONSTRUCTOR: extern "C" fn() = constructor;

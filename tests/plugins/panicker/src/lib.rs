@@ -1,15 +1,15 @@
-//! Panics wherever it is told to: shows that the host goes on.
+//! Panics in the callback that a test chooses, for tests that the host continues.
 //!
-//! | told by | panics in |
+//! | trigger | panics in |
 //! |---|---|
 //! | message `panic` | this `message` |
-//! | message `abort-payload` | this `message`, with a payload whose own drop panics |
+//! | message `abort-payload` | this `message`, with a payload whose drop panics |
 //! | message `panic in close` | the `close` of this connection |
 //! | query `?panic=open` | this `open` |
 //! | config `panic_in_start`, `panic_in_restore`, `panic_in_drop` | that callback; `drop` is the instance's |
 //!
-//! Everything else is sent back.
-#![expect(clippy::panic, reason = "it is what this plugin is for")]
+//! All other messages are sent back.
+#![expect(clippy::panic, reason = "the purpose of this plugin")]
 
 use std::collections::HashSet;
 
@@ -68,7 +68,7 @@ impl Plugin for Panicker {
         }
     }
 
-    /// Empty, so that there is something to restore.
+    /// Returns an empty state, so that `restore` is called.
     fn snapshot(&mut self) -> Option<Snapshot> {
         Some(Snapshot { version: 1, bytes: Vec::new() })
     }
@@ -91,7 +91,7 @@ impl Drop for Panicker {
 
 export_plugin!(Panicker);
 
-/// What is thrown, and throws again when it is dropped.
+/// A panic payload that panics when it is dropped.
 struct Payload;
 
 impl Drop for Payload {

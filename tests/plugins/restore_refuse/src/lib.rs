@@ -1,4 +1,4 @@
-//! Starts, and refuses every state that is handed over: what ran goes on with it.
+//! Starts, but refuses every snapshot; the running instance continues.
 
 use plugsocket_plugin::{
     Host, Message, Plugin, Refused, RestoreError, Session, Snapshot, StartError, export_plugin,

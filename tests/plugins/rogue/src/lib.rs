@@ -1,14 +1,14 @@
-//! Does the worst that safe code in a plugin can do, on command; everything else is sent back.
+//! Does the worst that safe code in a plugin can do, on command. Other messages are sent back.
 //!
 //! | message | effect |
 //! |---|---|
 //! | `exit` | ends the process with code 7 |
-//! | `abort` | ends it by SIGABRT |
-//! | `overflow` | recurses until its stack is used up |
-//! | `double panic` | panics while it unwinds |
-//! | `allocate` | takes memory until there is none |
-//! | `flood N` | sends N messages of 1,000 bytes to everybody at once |
-//! | `threads N` | starts N threads that wait for ever |
+//! | `abort` | ends the process by SIGABRT |
+//! | `overflow` | recurses until the stack overflows |
+//! | `double panic` | panics while unwinding |
+//! | `allocate` | allocates until memory is exhausted |
+//! | `flood N` | broadcasts N messages of 1,000 bytes |
+//! | `threads N` | starts N threads that never end |
 
 use plugsocket_plugin::{
     Audience, Host, Message, Plugin, Refused, Session, StartError, export_plugin,
@@ -33,7 +33,7 @@ impl Plugin for Rogue {
         match (text, command) {
             ("exit", _) => exit(),
             ("abort", _) => std::process::abort(),
-            ("overflow", _) => drop(deeper(&[1; 1000])),
+            ("overflow", _) => drop(recurse(&[1; 1000])),
             ("double panic", _) => panic_twice(),
             ("allocate", _) => loop {
                 self.hoard.push(vec![1; 16 << 20]);
@@ -59,19 +59,19 @@ impl Plugin for Rogue {
 
 export_plugin!(Rogue);
 
-#[expect(clippy::exit, reason = "it is what this plugin is for")]
+#[expect(clippy::exit, reason = "the purpose of this plugin")]
 fn exit() {
     std::process::exit(7);
 }
 
-#[expect(unconditional_recursion, reason = "it is what this plugin is for")]
-fn deeper(on_the_stack: &[u64; 1000]) -> u64 {
+#[expect(unconditional_recursion, reason = "the purpose of this plugin")]
+fn recurse(on_the_stack: &[u64; 1000]) -> u64 {
     let mut next = *on_the_stack;
     next[0] += 1;
-    std::hint::black_box(deeper(std::hint::black_box(&next))) + next[0]
+    std::hint::black_box(recurse(std::hint::black_box(&next))) + next[0]
 }
 
-#[expect(clippy::panic, reason = "it is what this plugin is for")]
+#[expect(clippy::panic, reason = "the purpose of this plugin")]
 fn panic_twice() {
     struct Again;
     impl Drop for Again {

@@ -1,32 +1,33 @@
-//! Calls any function of the host on command, so that a test on the wire can check each of its promises.
+//! Calls the host's functions on command, so that tests on the wire can check each of them.
 //!
-//! A command is one JSON object with `do`; the sender is answered `{"do":…,"result":…}`, where a failed call's result is
-//! `{"error":…}`. `to` is a uuid on this resource, the sender's own where it is left out. `except` is a list of such uuids.
+//! A command is a JSON object with `do`. The answer is `{"do":…,"result":…}`; the result of a
+//! failed call is `{"error":…}`. `to` is a uuid on this resource, by default the sender's; `except`
+//! is a list of such uuids.
 //!
 //! | `do` | other keys | result |
 //! |---|---|---|
 //! | `send` | `to`, `message` or `binary` (list of bytes) | `true` |
-//! | `broadcast`, `all` | `message`, `except`, `websockets` (bool) | how many; of this resource, of all |
+//! | `broadcast`, `all` | `message`, `except`, `websockets` (bool) | number of receivers, on this or on all resources |
 //! | `feedback_uuid`, `feedback_ident` | `target`, `message` | `"delivered"` or `"gone"` |
 //! | `join`, `leave` | `to`, `room` | `true` |
-//! | `publish` | `room`, `message`, `except` | how many |
-//! | `latest`, `broadcast-latest`, `publish-latest` | as `send`, `broadcast`, `publish`, and `key` | as there |
-//! | `values` | `count`, `key`, `message` | `true`; before that `{"value":n,"message":…}`, n from 1, to the sender: by `send_latest` where there is a `key` |
+//! | `publish` | `room`, `message`, `except` | number of receivers |
+//! | `latest`, `broadcast-latest`, `publish-latest` | those of `send`, `broadcast`, `publish`, and `key` | the same |
+//! | `values` | `count`, `key`, `message` | `true`, after `count` messages `{"value":n,"message":…}` to the sender, n from 1; by `send_latest` if `key` is given |
 //! | `close` | `to`, `code` (default 1000), `reason` | `true` |
 //! | `fyi` | `to`, `fyi` | `true` |
-//! | `sessions` | | list of sessions as in `whoami`, by uuid |
+//! | `sessions` | | list of the `whoami` of all sessions, sorted by uuid |
 //! | `whoami` | `header` | `{"uuid","kind","ident","address","resource","query","header","user","claims"}` |
 //! | `log` | `level` (`error` … `trace`, default `info`), `message` | `true` |
-//! | `trace` | `message` | `true`: a line through `tracing` |
+//! | `trace` | `message` | `true`; logs through `tracing` |
 //! | `thread` | `count`, `every_ms` (0), `message` | `true`; then a thread sends `{"thread":n,"message":…}`, n from 1 |
 //! | `log-of-calls` | | list of `{"call":"open","uuid":…}`, `message`, `close` (with `code`, `by`, `reason`), `error` (with `reason`) |
-//! | `refuse` | `code` (default 1008), `reason` | none: this message is refused |
+//! | `refuse` | `code` (default 1008), `reason` | none; the message is refused |
 //!
-//! A thread is not ended with the instance, as a careless author would have it: at the first error it says
-//! `thread ended: ERROR` in the log.
+//! A thread does not end with the instance, as in a careless application. At the first error it
+//! logs `thread ended: ERROR`.
 //!
-//! Query: `?refuse=REASON` is refused in `open`; `?greet=1` is sent `{"greeting":UUID}` from inside `open`.
-//! Config: `tick_ms` broadcasts `{"tick":n}` at this pace.
+//! Query: `?refuse=REASON` is refused in `open`; `?greet=1` receives `{"greeting":UUID}` from
+//! `open`. Configuration: `tick_ms` is the interval at which `{"tick":n}` is broadcast.
 
 use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
@@ -42,7 +43,7 @@ struct Speaker {
     host: Host,
     tick: Option<Duration>,
     ticks: u64,
-    /// The newest [`MAX_CALLS`].
+    /// The newest [`MAX_CALLS`] calls.
     calls: VecDeque<Value>,
 }
 
@@ -180,7 +181,7 @@ impl Speaker {
                 done(())
             }
             "thread" => {
-                speak(host.clone(), session.id(), command);
+                send_from_thread(host.clone(), session.id(), command);
                 done(())
             }
             "log-of-calls" => json!(self.calls),
@@ -216,7 +217,7 @@ impl Speaker {
         Ok(Value::Array(found))
     }
 
-    /// The connection that a command is about.
+    /// Returns the connection that `to` names.
     fn id(&self, session: &Session<'_>, command: &Command) -> Result<ConnectionId, HostError> {
         match &command.to {
             Some(uuid) => self.by_uuid(uuid)?.ok_or(HostError::Gone),
@@ -268,8 +269,8 @@ fn describe(session: &Session<'_>, header: &str) -> Value {
     })
 }
 
-/// The late voice: it goes on when the instance has been replaced, until the host tells it so.
-fn speak(host: Host, to: ConnectionId, command: &Command) {
+/// Sends from a thread, which continues after the instance has been replaced until a call fails.
+fn send_from_thread(host: Host, to: ConnectionId, command: &Command) {
     let (count, every, message) = (command.count, command.every_ms, command.message.clone());
     std::thread::spawn(move || {
         for n in 1..=count {
@@ -283,7 +284,7 @@ fn speak(host: Host, to: ConnectionId, command: &Command) {
     });
 }
 
-#[expect(clippy::disallowed_methods, reason = "a thread of its own that speaks now and then")]
+#[expect(clippy::disallowed_methods, reason = "runs on a thread of its own")]
 fn pause(millis: u64) {
     if millis > 0 {
         std::thread::sleep(Duration::from_millis(millis));
@@ -300,7 +301,7 @@ fn level(name: &str) -> Level {
     }
 }
 
-/// Of a call that answers nothing.
+/// Returns the result of a call that returns nothing.
 fn done((): ()) -> Value {
     Value::Bool(true)
 }
@@ -312,7 +313,7 @@ mod tests {
     use super::*;
     use plugsocket_plugin::testing::{Harness, Peer};
 
-    /// Asks, and answers the result.
+    /// Sends a command and returns its result.
     fn ask(app: &mut Harness<Speaker>, id: ConnectionId, command: &Value) -> Value {
         app.message(id, &command.to_string()).unwrap();
         let answer: Value = serde_json::from_str(app.received(id).last().unwrap()).unwrap();
@@ -372,10 +373,10 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_speaks_from_outside_the_callback_and_a_tick_on_its_own() {
+    fn a_thread_sends_outside_of_callbacks_and_ticks_are_requested() {
         let mut app = Harness::<Speaker>::start(r#"{"tick_ms":5}"#).unwrap();
         let ann = app.open(Peer::websocket()).unwrap();
-        // Not by `ask`: the thread may speak before the answer is looked at.
+        // Not by `ask`: the thread may send before the answer is read.
         app.message(ann, r#"{"do":"thread","count":3,"message":"m"}"#).unwrap();
         assert_eq!(app.plugin().tick_every(), Some(Duration::from_millis(5)));
         app.tick(SystemTime::now());

@@ -1,5 +1,5 @@
-//! Panics in `start`, whatever its configuration: the host catches it, and what ran goes on.
-#![expect(clippy::panic, reason = "it is what this plugin is for")]
+//! Panics in `start` with any configuration; the running instance continues.
+#![expect(clippy::panic, reason = "the purpose of this plugin")]
 
 use plugsocket_plugin::{Host, Message, Plugin, Refused, Session, StartError, export_plugin};
 

@@ -1,4 +1,4 @@
-//! Refuses to start, whatever its configuration: what ran goes on.
+//! Refuses to start with any configuration; the running instance continues.
 
 use plugsocket_plugin::{Host, Message, Plugin, Refused, Session, StartError, export_plugin};
 
