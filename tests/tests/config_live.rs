@@ -170,7 +170,7 @@ async fn a_plugin_that_does_not_start_rejects_the_whole_file() {
     for (setup, reason) in [
         (changed.clone().resource("/new", "nowhere").without_library("nowhere"), "libnowhere.so"),
         (changed.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
-        (changed.clone().resource("/new", "no_plugin"), "no plugsocket plugin"),
+        (changed.clone().resource("/new", "no_plugin"), "not a plugsocket plugin"),
         (changed.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
     ] {
         setup.copy_libraries(host.folder());

@@ -78,7 +78,7 @@ async fn an_incomplete_library_is_never_opened() {
 
 #[tokio::test]
 async fn a_library_that_is_not_a_plugin_is_refused() {
-    expect_reason(setup().library("bad", "no_plugin"), "no plugsocket plugin").await;
+    expect_reason(setup().library("bad", "no_plugin"), "not a plugsocket plugin").await;
 }
 
 #[tokio::test]

@@ -184,7 +184,7 @@ async fn an_invalid_library_changes_nothing_and_is_reported() {
         ("ctor_crash", "SIGSEGV"),
         ("ctor_exit", "exit code 3"),
         ("ctor_hang", "did not end within 500ms"),
-        ("no_plugin", "no plugsocket plugin"),
+        ("no_plugin", "not a plugsocket plugin"),
         ("old_abi", "does not fit"),
     ] {
         let put = || host.replace_library("counter", library);

@@ -120,7 +120,7 @@ mod tests {
         for (said, status, expected) in [
             ("fine\n", 0, "fine"),
             ("noise\nfine\n", 0, "fine"),
-            ("it is not a plugsocket plugin\n", 1 << 8, "it is no plugsocket plugin"),
+            ("it is not a plugsocket plugin\n", 1 << 8, "it is not a plugsocket plugin"),
             ("", 3 << 8, "its constructor ended the process with exit code 3"),
             ("", 0, "its constructor ended the process with exit code 0"),
             ("", 11, "its constructor crashed: SIGSEGV"),

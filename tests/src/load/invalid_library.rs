@@ -30,7 +30,7 @@ pub(super) const ALL: [InvalidLibrary; 10] = [
     invalid("panic in start", Content::Built("start_panic"), "did not start: it panicked"),
     invalid("refused start", Content::Built("start_refuse"), "did not start: made to refuse"),
     invalid("refused state", Content::Built("restore_refuse"), "does not take over the state"),
-    invalid("not a plugin", Content::Built("no_plugin"), "no plugsocket plugin"),
+    invalid("not a plugin", Content::Built("no_plugin"), "not a plugsocket plugin"),
     invalid("empty file", Content::Empty, "the file is empty"),
 ];
 
