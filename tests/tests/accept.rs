@@ -85,8 +85,9 @@ async fn connections_over_the_rate_limit_get_503_until_the_limit_recovers() {
         }
     }
     assert!(refused >= 5, "{refused}");
-    let is_rejection =
-        |line: &Line| line.message() == "turned away" && line.field("address") == "127.0.0.1";
+    let is_rejection = |line: &Line| {
+        line.message() == "connection rejected" && line.field("address") == "127.0.0.1"
+    };
     within("a log line per rejection", async {
         while host.log().into_iter().filter(is_rejection).count() != refused {
             tokio::task::yield_now().await;

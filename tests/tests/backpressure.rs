@@ -9,7 +9,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const MIB: u64 = 1 << 20;
 
 fn is_too_slow(line: &Line) -> bool {
-    line.message() == "connection ends" && line.field("code") == "1013"
+    line.message() == "connection closed" && line.field("code") == "1013"
 }
 
 #[tokio::test]

@@ -91,7 +91,7 @@ async fn an_open_buffer_is_discarded_with_its_connection() {
     let mut client = host.connect("/count").await;
     send_acknowledged(&mut client, &["bufferON", "half"]).await;
     client.close().await;
-    host.wait_for_log("the end of the connection", |line| line.message() == "connection ends")
+    host.wait_for_log("the end of the connection", |line| line.message() == "connection closed")
         .await;
     assert_eq!(total(&host).await, 1);
 }

@@ -138,7 +138,7 @@ async fn the_fyi_of_a_feedback_is_delivered_or_gone() {
     assert_eq!(receiver.receive_json().await, feedback);
     assert_eq!(sender.call(&echo(1)).await.fyi, "");
     receiver.close().await;
-    host.wait_for_log("the end of the connection", |line| line.message() == "connection ends")
+    host.wait_for_log("the end of the connection", |line| line.message() == "connection closed")
         .await;
     while sender.call(&feedback).await.fyi != "gone" {}
 }

@@ -90,7 +90,7 @@ async fn a_request_head_over_head_timeout_is_answered_408() {
     let mut client = host.raw().await;
     client.write("GET /web HT").await;
     client.finish().await;
-    for message in ["refused", "left before its request was whole"] {
+    for message in ["request refused", "connection ended before a complete request"] {
         let is_match =
             |line: &Line| line.message() == message && line.field("address") == "127.0.0.1";
         host.wait_for_log(message, is_match).await;
@@ -248,7 +248,7 @@ async fn user_information_is_neither_returned_nor_logged() {
         let response = refused(&host, &request).await;
         assert_eq!(response.status, 400, "{request}");
         assert!(response.body.contains(reason), "{response:?}");
-        let is_match = |line: &Line| line.message() == "refused";
+        let is_match = |line: &Line| line.message() == "request refused";
         let line = host.wait_for_log_since(position, "the refusal", is_match).await;
         assert!(!format!("{response:?}{line}").contains("SECRET"), "{response:?} {line}");
     }
@@ -330,7 +330,7 @@ async fn connections_over_max_connections_get_503_with_retry_after() {
     let mut lines = LineClient::open(host.address(), "backend\nGET /web HTTP/1.1\n\n").await;
     lines.expect_close_packet().await;
     first.close().await;
-    host.wait_for_log("the connection to end", |line| line.message() == "connection ends").await;
+    host.wait_for_log("the connection to end", |line| line.message() == "connection closed").await;
     // The count is decremented shortly after that log line.
     while host.raw().await.try_handshake("/web").await != 101 {}
 }

@@ -70,7 +70,7 @@ async fn a_client_over_the_rate_is_throttled_and_not_closed() {
     assert!(free < limited, "{free:?} of {limited:?}");
     let bytes = echoes(&host, "/bytes", 200).await;
     assert!(bytes > Duration::from_millis(600), "{bytes:?}");
-    let ended = |line: &Line| line.message() == "connection ends" && line.field("code") != "1006";
+    let ended = |line: &Line| line.message() == "connection closed" && line.field("code") != "1006";
     assert!(!host.log().iter().any(ended));
 }
 
@@ -184,7 +184,7 @@ async fn a_throttled_client_that_disconnects_is_released_at_once() {
     client.write(masked(opcode::PING, b"").repeat(10_000)).await;
     client.frame().await.expect("a pong or a ping");
     drop(client);
-    host.wait_for_log("the end of the connection", |line| line.message() == "connection ends")
+    host.wait_for_log("the end of the connection", |line| line.message() == "connection closed")
         .await;
     while host.raw().await.try_handshake("/echo").await != 101 {}
 }

@@ -54,7 +54,7 @@ async fn the_address_in_a_proxy_header_becomes_the_clients_address() {
     ] {
         let position = host.log_position();
         assert_eq!(known_as(&host, &header).await, address, "{}", header.escape_ascii());
-        let is_end = |line: &Line| line.message() == "connection ends";
+        let is_end = |line: &Line| line.message() == "connection closed";
         host.wait_for_log_since(position, "the end of the connection", is_end).await;
     }
 }
@@ -137,7 +137,10 @@ async fn missing_proxy_headers_are_logged_as_a_warning_once_per_minute() {
         client.write(begin).await;
         client.finish().await;
         assert_eq!(client.read_to_end().await, b"");
-        let is_match = |line: &Line| line.starts_with("a proxy is not served");
+        let is_match = |line: &Line| {
+            line.starts_with("PROXY header rejected")
+                || line.starts_with("invalid or missing PROXY header")
+        };
         let line = host.wait_for_log_since(position, begin, is_match).await;
         assert_eq!((line.level(), line.field("error")), (level, error.to_owned()));
         assert_eq!(line.field("address"), "127.0.0.1");

@@ -8,7 +8,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const MIB: u64 = 1 << 20;
 
 fn closes(line: &Line, code: &str) -> bool {
-    line.message() == "connection ends" && line.field("code") == code
+    line.message() == "connection closed" && line.field("code") == code
 }
 
 /// Opens connections that never read after the handshake.

@@ -1,7 +1,6 @@
-//! Brings each connection to its resource, or answers why not.
+//! Admits a connection to its resource: limits, authentication, availability; or rejects it.
 //!
-//! Owns a connection's task from the first byte of its request. What comes before that is `door.rs`', what it does after its
-//! handshake is `connection.rs`'.
+//! Owns a connection's task from the first byte of its request to the end of its handshake.
 
 use crate::hub::Hub;
 use std::pin::Pin;
@@ -28,7 +27,8 @@ use crate::routing::outbox::OutboxBounds;
 use crate::routing::registry::{Arrival, Peer};
 use crate::routing::resource::{Resource, Service, ServiceState};
 
-/// Serves one socket to its last byte. Its admission is in a box: what that needs is given back before the connection begins its life.
+/// Serves one socket until it closes. The admission future is boxed so that its memory is freed before
+/// the connection runs.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     admission: Pin<Box<impl Future<Output = Option<Admitted<S>>>>>,
 ) {
@@ -41,17 +41,17 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     Box::pin(admitted.connection.end(end).instrument(admitted.span)).await;
 }
 
-/// A connection with a resource.
+/// A connection that its resource has admitted.
 pub(crate) struct Admitted<S> {
     connection: Connection<S>,
     span: Span,
-    /// When what it showed expires, where that ends it.
+    /// When the token expires, if that closes the connection (`close_on_expiry`).
     until: Option<tokio::time::Instant>,
-    /// Held for as long as the connection lasts.
+    /// Counts the connection until it ends.
     _counted: ConnectionGuard,
 }
 
-/// Reads the handshake and brings the connection to its resource. None if that was all.
+/// Reads the request and admits the connection. `None` if it has been answered completely.
 pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     origin: Origin,
@@ -76,22 +76,20 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
         Intent::Lines { .. } => Kind::Tcp,
         Intent::Post { .. } => Kind::Backend,
     };
-    match find_place(origin, &handshake, kind, &hub, &config).await {
-        Ok(place) => {
+    match find_resource(origin, &handshake, kind, &hub, &config).await {
+        Ok(admission) => {
             drop(handshaking);
-            // The present one: its place is among the present resources.
-            let config = hub.config.load_full();
-            welcome(stream, handshake, (kind, place), &hub, &config).await
+            open_connection(stream, handshake, admission, &hub).await
         }
         Err(rejection) => {
-            Rejector::new(handshaking, &config).turn_away(stream, handshake, rejection).await;
+            Rejector::new(handshaking, &config).reject(stream, handshake, rejection).await;
             None
         }
     }
 }
 
-/// Whether somebody for whom a proxy speaks may come in now: at the door only the proxy was seen.
-fn pace_forwarded(
+/// Applies the connection rate to a client behind a proxy: on accept only the proxy's address was known.
+fn check_forwarded_rate(
     peer: Origin,
     origin: Origin,
     hub: &Hub,
@@ -105,8 +103,9 @@ fn pace_forwarded(
     }
 }
 
-/// Where a connection belongs, and its place there.
+/// What a connection needs to be served.
 struct Admission {
+    kind: Kind,
     resource: Arc<Resource>,
     inbox: Inbox,
     service: Arc<Service>,
@@ -114,9 +113,10 @@ struct Admission {
     guard: ConnectionGuard,
 }
 
-/// Where the connection belongs, if there is room for it and it is let in. It is counted last: those who are not let in, or for whom
-/// an endpoint is still asked, take nobody's place. And what serves is looked for after what may take time.
-async fn find_place(
+/// Finds the resource, authenticates, and counts the connection. It is counted last, so that refused
+/// and still unauthenticated connections do not use up the limits; the resource is looked up after
+/// authentication, which may take long.
+async fn find_resource(
     peer: Origin,
     handshake: &Handshake,
     kind: Kind,
@@ -124,18 +124,18 @@ async fn find_place(
     config: &Config,
 ) -> Result<Admission, Rejection> {
     let Handshake { head, origin, .. } = handshake;
-    pace_forwarded(peer, *origin, hub, config)?;
+    check_forwarded_rate(peer, *origin, hub, config)?;
     hub.connection_limits.check(*origin, kind, config)?;
-    let pass = judge(handshake, kind, hub).await?;
+    let pass = authenticate(handshake, kind, hub).await?;
     let Some(resource) = hub.resources.load().get(head.path()).cloned() else {
-        return Err(unknown(head, config));
+        return Err(unknown_path(head, config));
     };
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
             let (inbox, guard) =
                 (inbox.clone(), hub.connection_limits.count(*origin, kind, config)?);
-            Ok(Admission { resource, inbox, service, pass, guard })
+            Ok(Admission { kind, resource, inbox, service, pass, guard })
         }
         ServiceState::Unavailable(outage) => {
             let reason = outage.close_reason();
@@ -150,19 +150,19 @@ async fn find_place(
     }
 }
 
-/// Whether it is let in, where not everybody is.
-async fn judge(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rejection> {
+/// Authenticates the client where the resource requires it.
+async fn authenticate(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rejection> {
     let Handshake { head, origin, .. } = handshake;
     let Some(guard) = hub.guards.load().get(head.path()).cloned() else {
         return Ok(Pass::default());
     };
     let address = origin.to_text();
     let applicant = Applicant { head, kind, address: &address };
-    let judged = Box::pin(guard.authorize(&applicant)).await;
-    judged.map_err(|denial| {
+    let decision = Box::pin(guard.authorize(&applicant)).await;
+    decision.map_err(|denial| {
         let resource = hub.resources.load().get(head.path()).cloned();
         let service = resource.map(|resource| resource.service());
-        // Only a browser needs the dialog to read why; scripts and tools know what to do with a status.
+        // Only browsers need the dialog to read the reason; other clients read the HTTP status.
         match service.filter(|service| service.dialog && head.has("origin")) {
             Some(service) => {
                 let protocol = protocol(head, &service, denial.protocol).map(Into::into);
@@ -173,11 +173,11 @@ async fn judge(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rej
     })
 }
 
-/// Nothing is served there.
-fn unknown(head: &Head, config: &Config) -> Rejection {
+/// Returns the rejection of a path without a resource.
+fn unknown_path(head: &Head, config: &Config) -> Rejection {
     let text = format!("no application serves {}", head.path());
     let reason = CloseReason::host(CloseCode::POLICY, text);
-    // A browser that offers subprotocols takes no handshake without one of them, and there is no resource to choose it.
+    // A browser that offers subprotocols fails a handshake without one, and no resource chooses it.
     let may_close = !head.has("sec-websocket-protocol");
     match config.server.unknown_resource {
         UnknownResource::Close if may_close => Rejection::Dialog(reason, None),
@@ -185,7 +185,7 @@ fn unknown(head: &Head, config: &Config) -> Rejection {
     }
 }
 
-/// The subprotocol to answer with: the resource's own, else that of a token.
+/// Selects the subprotocol: one of the resource, else that of the token.
 fn protocol<'a>(
     head: &Head,
     service: &'a Service,
@@ -194,15 +194,16 @@ fn protocol<'a>(
     http::choose_protocol(head, &service.subprotocols).or(of_token)
 }
 
-async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
+async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     handshake: Handshake,
-    (kind, place): (Kind, Admission),
+    admission: Admission,
     hub: &Arc<Hub>,
-    config: &Config,
 ) -> Option<Admitted<S>> {
+    // Read again: the resource was found in the current configuration.
+    let config = hub.config.load_full();
     let Handshake { head, origin, read, intent } = handshake;
-    let Admission { resource, inbox, service, pass, guard } = place;
+    let Admission { kind, resource, inbox, service, pass, guard } = admission;
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
@@ -217,7 +218,7 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     let arrival = Arrival {
         identity: hub.identity_issuer.issue(),
         kind,
-        // A POST is answered with the dialog's packets, or it would not be answered at all.
+        // The response to a POST consists of dialog packets.
         dialog: service.dialog || is_post,
         address: origin.to_text(),
         head,
@@ -228,15 +229,16 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
         may_announce: origin.may_be_backend(&config.server.access),
     };
     let peer = Arc::new(Peer::new(arrival));
-    // Nothing that is logged about a connection is louder than that, and an enabled span costs as much as the connection.
+    // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
+    // the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
     let wire = match intent {
         Intent::Post { length } => {
             let request = http_post::PostRequest { length, read, inbox };
             let entry = hub.registry.enter(peer);
             let bytes =
-                http_post::serve(&mut stream, request, entry, config).instrument(span).await;
-            // From here on it takes nobody's place.
+                http_post::serve(&mut stream, request, entry, &config).instrument(span).await;
+            // From here on the connection no longer counts.
             drop(guard);
             answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
             return None;
@@ -250,6 +252,6 @@ async fn welcome<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let timers = Timers::new(rate, timeouts.idle);
     let entry = hub.registry.enter(peer);
-    let connection = Connection::new(wire, entry, inbox, (limits, timeouts), timers);
+    let connection = Connection::new(wire, entry, inbox, timers, &config.server);
     Some(Admitted { connection, span, until, _counted: guard })
 }

@@ -1,49 +1,49 @@
-//! By when something that a peer has begun must be whole. The time stands still while the host itself does not read: that is not the
-//! peer's doing.
+//! Deadline of a partial message. It is paused while the host itself does not read.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+/// A deadline that can be paused.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) enum Deadline {
-    /// Nothing has begun.
+    /// No message is partial.
     #[default]
     None,
     At(Instant),
-    /// What was left of the time when it stopped.
-    Stopped(Duration),
+    /// Paused with this much time left.
+    Paused(Duration),
 }
 
 impl Deadline {
-    /// Something has begun, unless something is under way already.
-    pub(crate) fn begin(&mut self, limit: Duration) {
+    /// Starts the deadline, unless it runs already.
+    pub(crate) fn start(&mut self, limit: Duration) {
         if matches!(self, Self::None) {
             *self = Self::At(Instant::now() + limit);
         }
     }
 
-    pub(crate) fn stop(&mut self) {
+    pub(crate) fn pause(&mut self) {
         if let Self::At(at) = *self {
-            *self = Self::Stopped(at.saturating_duration_since(Instant::now()));
+            *self = Self::Paused(at.saturating_duration_since(Instant::now()));
         }
     }
 
-    pub(crate) fn go_on(&mut self) {
-        if let Self::Stopped(left) = *self {
+    pub(crate) fn resume(&mut self) {
+        if let Self::Paused(left) = *self {
             *self = Self::At(Instant::now() + left);
         }
     }
 
-    /// When it will be over, unless it is stopped.
+    /// Returns the time of expiry, unless paused.
     pub(crate) fn time(self) -> Option<Instant> {
         match self {
             Self::At(at) => Some(at),
-            Self::None | Self::Stopped(_) => None,
+            Self::None | Self::Paused(_) => None,
         }
     }
 
-    pub(crate) fn is_over(self) -> bool {
+    pub(crate) fn is_expired(self) -> bool {
         self.time().is_some_and(|at| Instant::now() >= at)
     }
 }
@@ -54,23 +54,23 @@ mod tests {
     use tokio::time::advance;
 
     #[tokio::test(start_paused = true)]
-    async fn it_counts_the_time_in_which_it_is_not_stopped() {
+    async fn only_time_outside_of_pauses_counts() {
         const SECOND: Duration = Duration::from_secs(1);
         let mut deadline = Deadline::None;
-        deadline.stop();
-        deadline.go_on();
-        assert!(deadline.time().is_none() && !deadline.is_over());
-        deadline.begin(3 * SECOND);
+        deadline.pause();
+        deadline.resume();
+        assert!(deadline.time().is_none() && !deadline.is_expired());
+        deadline.start(3 * SECOND);
         advance(2 * SECOND).await;
-        deadline.stop();
-        // What was begun before counts.
-        deadline.begin(9 * SECOND);
+        deadline.pause();
+        // A running deadline is not restarted.
+        deadline.start(9 * SECOND);
         advance(60 * SECOND).await;
-        assert!(deadline.time().is_none() && !deadline.is_over());
-        deadline.go_on();
+        assert!(deadline.time().is_none() && !deadline.is_expired());
+        deadline.resume();
         advance(SECOND / 2).await;
-        assert!(!deadline.is_over());
+        assert!(!deadline.is_expired());
         advance(SECOND / 2).await;
-        assert!(deadline.is_over());
+        assert!(deadline.is_expired());
     }
 }

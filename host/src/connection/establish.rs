@@ -25,11 +25,11 @@ use crate::net::proxy_protocol::{self, ProxyError, ProxyHeader};
 use crate::protocol::close::RETRY_AFTER;
 use crate::protocol::http::{Refusal, dated};
 
-/// The first byte of a TLS connection: the content type of a record (RFC 8446 section 5.1).
+/// First byte of a TLS connection: the content type of its record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 const NO_TLS: &str = "this port speaks TLS: use https:// or wss://";
 
-/// Gives a socket to its task, if there is room at the door.
+/// Spawns the task of an accepted socket, unless a connection limit is reached.
 pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
     let handshaking = hub.connection_limits.start_handshake();
     match accepted {
@@ -42,12 +42,12 @@ pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSe
             if !config.server.access.allows_backend(ip)
                 && let Err(full) = handshaking.check(&config.server.limits)
             {
-                turn_away_at_once(stream, (ip, layer), full);
+                reject_immediately(stream, (ip, layer), full);
                 return;
             }
             let connection =
                 NewConnection { ip, origin: Origin::Ip(ip), layer, handshaking, hub: hub.clone() };
-            // Two kinds of tasks: one without TLS is none the larger for it.
+            // Two kinds of tasks, so that a plain connection does not pay for TLS state.
             match layer {
                 Layer::Plain => connections.spawn(serve(Box::pin(connection.plain(stream)))),
                 Layer::Tls => connections.spawn(serve(Box::pin(connection.secured(stream)))),
@@ -56,8 +56,8 @@ pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSe
     }
 }
 
-/// Whether proxies begin with a header here.
-fn is_introduced(layer: Layer, config: &Config) -> bool {
+/// Returns whether trusted proxies send a PROXY header on this layer.
+fn expects_proxy_header(layer: Layer, config: &Config) -> bool {
     match (layer, &config.server.tls) {
         (Layer::Tls, Some(tls)) => tls.proxy_protocol,
         (Layer::Tls, None) => false,
@@ -67,9 +67,9 @@ fn is_introduced(layer: Layer, config: &Config) -> bool {
 
 type Secured = Box<TlsStream<TcpStream>>;
 
-/// A connection that has been let in, before it has said anything.
+/// An accepted connection before its request.
 struct NewConnection {
-    /// The socket's, or what a proxy says of it.
+    /// Address of the socket, or of the client that a PROXY header names.
     ip: IpAddr,
     origin: Origin,
     layer: Layer,
@@ -79,39 +79,39 @@ struct NewConnection {
 
 impl NewConnection {
     async fn plain(self, stream: TcpStream) -> Option<Admitted<TcpStream>> {
-        let (stream, connection) = self.enter(stream).await?;
+        let (stream, connection) = self.identify(stream).await?;
         admit::admit(stream, connection.origin, connection.handshaking, connection.hub).await
     }
 
     async fn secured(self, stream: TcpStream) -> Option<Admitted<Secured>> {
-        let (stream, connection) = self.enter(stream).await?;
-        let (stream, origin, connection) = Box::pin(connection.shake_hands(stream)).await?;
+        let (stream, connection) = self.identify(stream).await?;
+        let (stream, origin, connection) = Box::pin(connection.tls_handshake(stream)).await?;
         Box::pin(admit::admit(stream, origin, connection.handshaking, connection.hub)).await
     }
 
-    /// Hears from a proxy for whom it speaks, and whether that one may come in now. None if not.
-    async fn enter(self, mut stream: TcpStream) -> Option<(TcpStream, Self)> {
+    /// Reads the PROXY header and applies the connection rate. `None` if the connection has ended.
+    async fn identify(self, mut stream: TcpStream) -> Option<(TcpStream, Self)> {
         let config = self.hub.config.load_full();
         let is_trusted = |connection: &Self| config.server.access.is_trusted_proxy(connection.ip);
-        let connection = match is_trusted(&self) && is_introduced(self.layer, &config) {
-            true => self.introduced(&mut stream, &config).await?,
+        let connection = match is_trusted(&self) && expects_proxy_header(self.layer, &config) {
+            true => self.read_proxy_header(&mut stream, &config).await?,
             false => self,
         };
-        // For whom one speaks that is a proxy itself is not known before its request.
+        // The client behind a trusted proxy without a PROXY header is known only from its request.
         if connection.origin == Origin::Ip(connection.ip) && is_trusted(&connection) {
             return Some((stream, connection));
         }
         match connection.hub.connection_limits.check_rate(connection.ip, &config) {
             Ok(()) => Some((stream, connection)),
             Err(full) => {
-                connection.turn_away(stream, full).await;
+                connection.reject(stream, full).await;
                 None
             }
         }
     }
 
-    /// Who it is after a proxy has said so. None if it has not.
-    async fn introduced(self, stream: &mut TcpStream, config: &Config) -> Option<Self> {
+    /// Reads a PROXY header. `None` if that fails.
+    async fn read_proxy_header(self, stream: &mut TcpStream, config: &Config) -> Option<Self> {
         let by = self.handshaking.deadline(config.server.timeouts.head);
         let address = self.ip;
         match timeout_at(by, proxy_protocol::read(stream)).await {
@@ -120,37 +120,37 @@ impl NewConnection {
             Ok(Ok(ProxyHeader::Unspecified)) => {
                 Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self })
             }
-            // Who ended it may only have looked whether somebody is there, as balancers do.
+            // Load balancers connect and close as a health check.
             Ok(Err(error @ ProxyError::Socket(_))) => {
-                debug!(%error, %address, "a proxy is not served");
+                debug!(%error, %address, "PROXY header rejected");
                 None
             }
             Ok(Err(error)) if self.hub.connection_limits.should_warn_of_proxy() => {
-                warn!(%error, %address, "a proxy is not served; let it send PROXY headers, or take it out of trusted_proxies");
+                warn!(%error, %address, "invalid or missing PROXY header; make the proxy send one, or remove it from trusted_proxies");
                 None
             }
             Ok(Err(error)) => {
-                debug!(%error, %address, "a proxy is not served");
+                debug!(%error, %address, "PROXY header rejected");
                 None
             }
             Err(_) => {
-                debug!(error = "its PROXY header was not whole in time", %address, "a proxy is not served");
+                debug!(error = "header not complete in time", %address, "PROXY header rejected");
                 None
             }
         }
     }
 
-    /// The TLS handshake. None if there is nobody to serve.
-    async fn shake_hands(self, stream: TcpStream) -> Option<(Secured, Origin, Self)> {
+    /// Performs the TLS handshake. `None` if it fails.
+    async fn tls_handshake(self, stream: TcpStream) -> Option<(Secured, Origin, Self)> {
         let config = self.hub.config.load_full();
         let (served, settings) = (self.hub.tls.served()?, config.server.tls.as_ref()?);
         let by = self.handshaking.deadline(settings.timeout);
         let mut first = [0];
-        // Looked at and left there: who says nothing costs no buffer.
+        // Peek, so that a silent connection costs no buffer.
         let is_there = matches!(timeout_at(by, stream.peek(&mut first)).await, Ok(Ok(1)));
         if is_there && first[0] != TLS_HANDSHAKE {
-            debug!(address = %self.ip, "no TLS on a TLS port");
-            // Text, or the empty line that may come before a request.
+            debug!(address = %self.ip, "plain text on a TLS port");
+            // Text, or the empty line that may precede a request.
             if first[0].is_ascii_graphic() || matches!(first[0], b'\r' | b'\n') {
                 let answer = Refusal::bad_request(NO_TLS).to_bytes();
                 Rejector::new(self.handshaking, &config).answer(stream, &answer).await;
@@ -158,14 +158,14 @@ impl NewConnection {
             return None;
         }
         if !is_there {
-            debug!(address = %self.ip, "left, or silent, before the TLS handshake");
+            debug!(address = %self.ip, "connection ended or silent before the TLS handshake");
             return None;
         }
         match timeout_at(by, served.acceptor().accept(stream)).await {
             Ok(Ok(mut stream)) => {
                 if let Err(error) = served.verify_resumed(stream.get_ref().1) {
-                    debug!(address = %self.ip, %error, "a TLS session does not go on");
-                    // Who does not get it sees the end.
+                    debug!(address = %self.ip, %error, "TLS session resumption refused");
+                    // Best effort: the client sees the end in any case.
                     drop(timeout_at(by, stream.shutdown()).await);
                     return None;
                 }
@@ -174,20 +174,20 @@ impl NewConnection {
                 Some((Box::new(stream), origin, self))
             }
             Ok(Err(error)) => {
-                debug!(address = %self.ip, %error, "no TLS handshake");
+                debug!(address = %self.ip, %error, "TLS handshake failed");
                 None
             }
             Err(_) => {
-                debug!(address = %self.ip, "no TLS handshake in time");
+                debug!(address = %self.ip, "TLS handshake timed out");
                 None
             }
         }
     }
 
-    async fn turn_away(self, stream: TcpStream, full: LimitReached) {
-        debug!(reason = full.0, address = %self.ip, "turned away");
+    async fn reject(self, stream: TcpStream, full: LimitReached) {
+        debug!(reason = full.0, address = %self.ip, "connection rejected");
         if self.layer == Layer::Tls {
-            // To be told in TLS would cost what the limit saves.
+            // A TLS handshake for the answer would cost what the limit saves.
             return;
         }
         let config = self.hub.config.load_full();
@@ -195,24 +195,24 @@ impl NewConnection {
     }
 }
 
-/// Without a place to wait in for the peer to take it.
-fn turn_away_at_once(stream: TcpStream, (ip, layer): (IpAddr, Layer), full: LimitReached) {
-    debug!(reason = full.0, address = %ip, "turned away");
+/// Rejects a connection without waiting for the client.
+fn reject_immediately(stream: TcpStream, (ip, layer): (IpAddr, Layer), full: LimitReached) {
+    debug!(reason = full.0, address = %ip, "connection rejected");
     if layer == Layer::Plain {
-        // Who does not get it sees the end.
-        drop(say_at_once(stream, &dated(&refusal(&full), SystemTime::now())));
+        // Best effort: the client sees the end in any case.
+        drop(write_immediately(stream, &dated(&refusal(&full), SystemTime::now())));
     }
 }
 
-/// What the system takes without waiting is said, and what it has of a request is read: unread, it would reset the connection, and
-/// the answer be lost.
-fn say_at_once(stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
-    // A socket of the runtime's is not tried before the runtime has heard of it. This one does not block either.
+/// Writes what the system takes without waiting, and reads what has arrived of the request: unread
+/// bytes would reset the connection and lose the answer.
+fn write_immediately(stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
+    // Tokio would first wait for readiness; the standard socket is non-blocking as well.
     let mut stream = stream.into_std()?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
     let mut scrap = [0; 4096];
-    for _ in 0..MOST_READS {
+    for _ in 0..MAX_READS {
         if stream.read(&mut scrap)? == 0 {
             break;
         }
@@ -220,8 +220,8 @@ fn say_at_once(stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Of 4 KiB: as much as the longest head that is usual.
-const MOST_READS: usize = 8;
+/// Reads of 4 KiB: together, the longest usual request head.
+const MAX_READS: usize = 8;
 
 fn refusal(LimitReached(reason): &LimitReached) -> Vec<u8> {
     Refusal::unavailable(*reason, RETRY_AFTER).to_bytes()

@@ -1,9 +1,6 @@
-//! From the first bytes of a connection to what it wants: an upgrade, plain TCP, a POST, the page, or a refusal.
+//! Reads and checks the first bytes of a connection: WebSocket upgrade, plain TCP, POST or page.
 //!
-//! Reads the request head under a size and a time limit and judges it; [`Handshake`] says what is to be done. Nothing here
-//! knows lanes or outboxes.
-
-use crate::net::origin::Origin;
+//! Reads the request head under a size and a time limit. Does not know lanes or outboxes.
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -11,22 +8,24 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::page;
 use crate::config::{Access, Config};
+use crate::net::origin::Origin;
 use crate::protocol::http::{
     self, ClientType, Head, HeadReader, Method, Refusal, Upgrade, client_type,
 };
 use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
 
-/// What a peer wants, having been allowed it.
+/// A valid opening of a connection.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub(crate) head: Head,
-    /// The peer, or whom a trusted proxy speaks for.
+    /// The client: the peer itself, or the one that a trusted proxy forwards for.
     pub(crate) origin: Origin,
-    /// What came behind the head.
+    /// Bytes that arrived after the head.
     pub(crate) read: Vec<u8>,
     pub(crate) intent: Intent,
 }
 
+/// What the client asks for.
 #[derive(Debug)]
 pub(crate) enum Intent {
     WebSocket {
@@ -39,18 +38,18 @@ pub(crate) enum Intent {
     Post {
         length: usize,
     },
-    /// One of the host's own files, as its whole answer.
+    /// One of the host's own files, as a complete response.
     Page(Vec<u8>),
 }
 
-/// Why there is no handshake.
+/// Reasons for which a handshake fails.
 #[derive(Debug)]
 pub(crate) enum HandshakeError {
-    /// To be answered with this.
+    /// Refused with this HTTP response.
     Refused(Refusal),
-    /// Not allowed on plain TCP, where the answer is the dialog's.
+    /// Refused on plain TCP, where the answer is a `close` packet.
     RefusedLines(&'static str),
-    /// Gone before it said anything whole.
+    /// The connection ended before a complete head.
     Left,
 }
 
@@ -60,10 +59,10 @@ impl From<Refusal> for HandshakeError {
     }
 }
 
-/// Reads and judges what a connection begins with; it must be whole by then.
+/// Reads and checks the head, which must be complete at time `by`.
 ///
 /// # Errors
-/// It is refused, or has gone; and who that is, as far as it is known.
+/// The refusal, with the origin as far as it is known.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
     peer: Origin,
@@ -74,10 +73,10 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     let mut buffer = Vec::with_capacity(1024);
     let mut origin = peer;
     let read = timeout_at(by, read_first(stream, &mut buffer, config)).await;
-    let judged = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
+    let checked = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
         Ok(First::Request(head, read)) => {
             origin = peer.resolve_forwarded(&head, access);
-            judge(head, read, origin, config).map_err(Into::into)
+            check_request(head, read, origin, config).map_err(Into::into)
         }
         Ok(First::Opening(..)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
@@ -85,28 +84,29 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
         Ok(First::Opening(head, tail, read)) => {
             Ok(Handshake { head, origin, read, intent: Intent::Lines { tail } })
         }
-        Err(no) => Err(no),
+        Err(error) => Err(error),
     };
-    judged.map_err(|no| match no {
-        HandshakeError::Refused(refusal) if asks_for_the_head(&buffer) => {
+    checked.map_err(|error| match error {
+        HandshakeError::Refused(refusal) if is_head_request(&buffer) => {
             (origin, refusal.without_body().into())
         }
-        no => (origin, no),
+        error => (origin, error),
     })
 }
 
-/// Whether this is a HEAD request, however malformed the rest of it is.
-fn asks_for_the_head(bytes: &[u8]) -> bool {
+/// Returns whether this is a HEAD request, even if the rest is malformed.
+fn is_head_request(bytes: &[u8]) -> bool {
     bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
 }
 
+/// A complete head.
 enum First {
     Request(Head, Vec<u8>),
     Opening(Head, Tail, Vec<u8>),
 }
 
-/// An opening that may be over is listened to for `ready_delay`: some scripts write line by line. What is left in `buffer` is what was
-/// judged.
+/// Reads a head. An opening that may be complete is extended for `ready_delay`, because some scripts
+/// write line by line. `buffer` keeps the bytes of the head.
 async fn read_first<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
@@ -129,7 +129,7 @@ async fn read_first<S: AsyncRead + Unpin>(
                 while opened.tail == Tail::Awaited
                     && let Ok(Ok(1..)) = timeout(pause, stream.read_buf(buffer)).await
                 {
-                    // The whole of it again: an `Ident:` may have followed, or the beginning of one.
+                    // Parsed again from the start: an `Ident:` line, or part of one, may have followed.
                     match Opening::new(max_head).read(buffer)? {
                         Some(longer) => opened = longer,
                         None => break,
@@ -148,22 +148,27 @@ async fn read_first<S: AsyncRead + Unpin>(
     }
 }
 
-fn judge(head: Head, read: Vec<u8>, origin: Origin, config: &Config) -> Result<Handshake, Refusal> {
+fn check_request(
+    head: Head,
+    read: Vec<u8>,
+    origin: Origin,
+    config: &Config,
+) -> Result<Handshake, Refusal> {
     let access = &config.server.access;
     let intent = match head.method() {
-        Method::Post => judge_post(&head, origin, config)?,
+        Method::Post => check_post(&head, origin, config)?,
         Method::Get if config.server.page && !http::wants_websocket(&head) => {
             match page::answer(head.path()) {
                 Some(answer) => Intent::Page(answer),
-                None => judge_upgrade(&head, origin, access)?,
+                None => check_upgrade(&head, origin, access)?,
             }
         }
-        _ => judge_upgrade(&head, origin, access)?,
+        _ => check_upgrade(&head, origin, access)?,
     };
     Ok(Handshake { head, origin, read, intent })
 }
 
-fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
+fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
     let upgrade = http::check_upgrade(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
@@ -178,12 +183,12 @@ fn judge_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent,
     Ok(Intent::WebSocket { upgrade, kind })
 }
 
-fn judge_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Refusal> {
+fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Refusal> {
     let access = &config.server.access;
     if !origin.may_be_backend(access) {
         return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
     }
-    // A page in a browser on this machine can post here without asking; browsers always say where a POST comes from.
+    // A page in a browser on this machine could post here; browsers always send `Origin` with a POST.
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }

@@ -1,7 +1,8 @@
-//! A backend in one HTTP request: `POST /resource` with the message as its body.
+//! HTTP ingress: `POST /resource` delivers its body as one message of a backend.
 //!
-//! For the application it is a connection like any other: `open`, one `message`, `close`. The answer's body is what the
-//! application sent to it, one packet a line, and last the `next` (with the verdict in its `fyi`) or the `close`.
+//! The application sees an ordinary connection: `open`, one `message`, `close`. The response body has
+//! the packets that the application sent, one per line, then `next` (with the verdict in its `fyi`)
+//! or `close`.
 
 use std::borrow::Cow;
 
@@ -23,17 +24,19 @@ use crate::routing::input::{Input, Load};
 use crate::routing::outbox::Taken;
 use crate::routing::registry::Entry;
 
+/// Content type of packets.
 pub(crate) const JSON: &str = "application/json";
 
+/// A POST request whose head has been read.
 pub(crate) struct PostRequest {
-    /// Of the body, in bytes.
+    /// Length of the body in bytes.
     pub(crate) length: usize,
-    /// What of it came with the head.
+    /// The part of the body that arrived with the head.
     pub(crate) read: Vec<u8>,
     pub(crate) inbox: Inbox,
 }
 
-/// Hands the request to the application and returns the whole HTTP answer.
+/// Hands the body to the application and returns the complete HTTP response.
 pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request: PostRequest,
@@ -42,8 +45,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Vec<u8> {
     let limit = config.server.timeouts.message;
     let PostRequest { length, read, inbox } = request;
-    let asks_first = http::wants_continue(&entry.peer.head) && read.is_empty();
-    let body = match timeout(limit, read_body(stream, read, length, asks_first)).await {
+    let expects_continue = http::wants_continue(&entry.peer.head) && read.is_empty();
+    let body = match timeout(limit, read_body(stream, read, length, expects_continue)).await {
         Ok(Some(body)) => body,
         Ok(None) => return Refusal::bad_request("the body ended early").to_bytes(),
         Err(_) => return Refusal::timed_out().to_bytes(),
@@ -53,7 +56,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
     let message = Input::Message(Payload::shared(true, Bytes::from(body)));
     let peer = entry.peer.clone();
-    let mut said = String::new();
+    let mut answer = String::new();
     let exchange = async {
         inbox.send(Item::Open(peer.clone())).await.ok()?;
         inbox
@@ -64,7 +67,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             })
             .await
             .ok()?;
-        listen(&entry, &inbox, &mut said).await
+        collect_answer(&entry, &inbox, &mut answer).await
     };
     let (status, reason) = match timeout(limit, exchange).await {
         Ok(Some(None)) => (200, CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "")),
@@ -75,22 +78,26 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
     };
     if status != 200 {
-        said.push_str(&close_packet(&reason));
-        said.push('\n');
+        answer.push_str(&close_packet(&reason));
+        answer.push('\n');
     }
     peer.outbox.finish();
     drop(entry);
-    // In the background: a slow lane need not hold up the answer, but every `open` gets its `close`.
+    // In the background, so that a full inbox does not delay the response: every `open` has its `close`.
     let close = Item::Close(peer, reason);
     if let Err(TrySendError::Full(close)) = inbox.try_send(close) {
         tokio::runtime::Handle::current().spawn(async move { inbox.send(close).await });
     }
-    response(status, JSON, said.as_bytes(), &[])
+    response(status, JSON, answer.as_bytes(), &[])
 }
 
-/// Collects what the application sends, until it acknowledges the message (`Some(None)`) or ends the connection. None if the lane has
-/// ended.
-async fn listen(entry: &Entry, inbox: &Inbox, said: &mut String) -> Option<Option<CloseReason>> {
+/// Collects what the application sends until it acknowledges the message (`Some(None)`) or closes the
+/// connection (`Some(Some(reason))`). `None` if the lane has ended.
+async fn collect_answer(
+    entry: &Entry,
+    inbox: &Inbox,
+    answer: &mut String,
+) -> Option<Option<CloseReason>> {
     let peer = &entry.peer;
     loop {
         let Taken { queue, close, resumes } = peer.outbox.take().await;
@@ -100,8 +107,8 @@ async fn listen(entry: &Entry, inbox: &Inbox, said: &mut String) -> Option<Optio
                 Outgoing::Next(packet) => (packet.as_deref().unwrap_or(dialog::NEXT).into(), true),
                 Outgoing::Ready | Outgoing::Ping => continue,
             };
-            said.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));
-            said.push('\n');
+            answer.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));
+            answer.push('\n');
             if is_last {
                 return Some(None);
             }
@@ -116,17 +123,17 @@ async fn listen(entry: &Entry, inbox: &Inbox, said: &mut String) -> Option<Optio
     }
 }
 
-/// None if it ends early.
+/// Reads the body; `None` if it ends early.
 async fn read_body<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     mut body: Vec<u8>,
     length: usize,
-    asks_first: bool,
+    expects_continue: bool,
 ) -> Option<Vec<u8>> {
-    if asks_first {
+    if expects_continue {
         stream.write_all(http::CONTINUE).await.ok()?;
     }
-    // Not by the length that the peer claims: memory grows with what really comes.
+    // Memory grows with what arrives, not with the length that the client claims.
     while body.len() < length {
         if matches!(stream.read_buf(&mut body).await, Ok(0) | Err(_)) {
             return None;

@@ -1,8 +1,8 @@
-//! The page to try it: a few files that are part of the program, under `/plugsocket/`.
+//! The demonstration page: files under `/plugsocket/` that are compiled into the program.
 
 use crate::protocol::http::{Refusal, response};
 
-/// The folder that the host keeps for itself.
+/// The path prefix that the host reserves.
 pub(crate) const FOLDER: &str = "/plugsocket/";
 
 struct File {
@@ -34,7 +34,7 @@ const FILES: [File; 4] = [
     },
 ];
 
-/// The answer to a GET of `path`; None if it is not in the host's folder.
+/// Returns the response to a GET of `path`, or `None` for a path outside [`FOLDER`].
 pub(crate) fn answer(path: &str) -> Option<Vec<u8>> {
     if path == FOLDER.trim_end_matches('/') {
         return Some(response(308, "text/plain; charset=utf-8", b"", &[("Location", FOLDER)]));
@@ -48,13 +48,13 @@ pub(crate) fn answer(path: &str) -> Option<Vec<u8>> {
         );
     };
     let headers = [
-        // 'self' covers the page's own WebSockets in current browsers; older ones want the schemes.
+        // 'self' covers WebSockets of the same origin in current browsers; older ones need the schemes.
         (
             "Content-Security-Policy",
             "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
         ),
         ("X-Content-Type-Options", "nosniff"),
-        // A page of another origin, which is the usual case, imports the client from here. Nothing here is secret.
+        // Pages of other origins import the client from here; the files are public.
         ("Access-Control-Allow-Origin", "*"),
         ("Cache-Control", "no-cache"),
     ];

@@ -1,7 +1,8 @@
-//! How fast a peer may send: messages and bytes a second, and what becomes of one that sends faster.
+//! Rate limiter of a connection: token buckets for messages and bytes per second.
 //!
-//! Two buckets of tokens. What is read is paid for afterwards, so a bucket may be in debt, at most by what one read brings; until the debt
-//! is paid the socket is not read, and the peer is held back by TCP. Or it is closed. Pure but for the clock's type.
+//! A read is charged after it happened, so a bucket may go into debt by at most one read. With policy
+//! `delay` the socket is not read until the debt is paid, which slows the client through TCP
+//! (backpressure); with `close` the connection is closed. Pure: the caller passes the clock.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::config::{Rate, RatePolicy};
 use crate::protocol::close::CloseReason;
 use crate::routing::input::Load;
 
-/// The buckets of one connection.
+/// Token buckets of one connection.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     messages: Option<Bucket>,
@@ -20,37 +21,37 @@ pub(crate) struct RateLimiter {
     policy: RatePolicy,
 }
 
-/// More than is allowed, and the connection is to be closed for it.
+/// The client exceeded the rate, and the policy is `close`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RateExceeded {
     pub(crate) reason: CloseReason,
-    /// How much of what was read was still allowed.
+    /// The part of the read that was within the rate.
     pub(crate) allowed: Load,
 }
 
 impl RateExceeded {
-    /// So many of the messages brought nothing, and may have come before the others.
-    pub(crate) fn behind(mut self, frames: usize) -> Self {
+    /// Deducts frames that completed no message and may have preceded the others.
+    pub(crate) fn deduct_frames(mut self, frames: usize) -> Self {
         self.allowed.messages = self.allowed.messages.saturating_sub(frames);
         self
     }
 }
 
-/// Fills evenly, up to what may come at once.
+/// A token bucket that may go into debt.
 #[derive(Debug)]
 struct Bucket {
     per_second: f64,
     burst: f64,
-    /// Below zero: debt.
+    /// Negative: debt.
     tokens: f64,
     filled: Instant,
-    /// Beside `tokens`, until then: what would have come while the host did not read.
+    /// Extra tokens, valid until `saved_until`, for the time in which the host did not read.
     saved: f64,
     saved_until: Instant,
 }
 
 impl RateLimiter {
-    /// None if there is no limit.
+    /// Returns `None` if there is no limit.
     pub(crate) fn new(rate: &Rate, now: Instant) -> Option<Self> {
         let bucket = |per_second: Option<std::num::NonZeroUsize>| {
             per_second.map(|per_second| Bucket::new(per_second.get() as f64, rate.burst, now))
@@ -60,10 +61,10 @@ impl RateLimiter {
         is_limited.then_some(Self { messages, bytes, policy: rate.policy })
     }
 
-    /// Pays for what was read. When the next read may be; None: at once.
+    /// Charges `read` to both buckets; returns when reading may resume, or `None` for immediately.
     ///
     /// # Errors
-    /// It is more than is allowed, and the connection is to be closed for it.
+    /// The rate is exceeded and the policy is `close`.
     pub(crate) fn spend(
         &mut self,
         read: Load,
@@ -91,8 +92,8 @@ impl RateLimiter {
         Ok(messages.max(bytes).map(|debt| now + debt))
     }
 
-    /// The host has not read for so long, for reasons of its own. What a peer sent meanwhile at its rate comes at once now, and is no
-    /// reason to close it; one that is only delayed loses nothing.
+    /// Credits the time in which the host itself did not read, so that a client that kept its rate is
+    /// not closed for the backlog. With policy `delay` a backlog only waits.
     pub(crate) fn save(&mut self, unread: Duration, now: Instant) {
         if self.policy == RatePolicy::Close {
             let buckets = self.messages.iter_mut().chain(&mut self.bytes);
@@ -103,12 +104,12 @@ impl RateLimiter {
 
 impl Bucket {
     fn new(per_second: f64, burst: Duration, now: Instant) -> Self {
-        // Less than one could never be spent.
+        // A bucket of less than one token would never admit a message.
         let burst = (per_second * burst.as_secs_f64()).max(1.0);
         Self { per_second, burst, tokens: burst, filled: now, saved: 0.0, saved_until: now }
     }
 
-    /// Adds what has come since the last time. How much may be spent.
+    /// Refills the bucket; returns the tokens that are available.
     fn fill(&mut self, now: Instant) -> usize {
         let since = now.saturating_duration_since(self.filled).as_secs_f64();
         self.filled = now;
@@ -119,20 +120,20 @@ impl Bucket {
         (self.tokens + self.saved) as usize
     }
 
-    /// For as long as it took, the peer may catch up.
+    /// Adds extra tokens for `unread`, valid for the same time.
     fn save(&mut self, unread: Duration, now: Instant) {
         self.fill(now);
         self.saved += unread.as_secs_f64() * self.per_second;
         self.saved_until = self.saved_until.max(now + unread);
     }
 
-    /// How long until the debt is paid, if there is one.
+    /// Takes `count` tokens; returns the time until the debt is paid, if there is one.
     fn spend(&mut self, count: usize) -> Option<Duration> {
         let count = count as f64;
         let of_saved = self.saved.min(count);
         self.saved -= of_saved;
         self.tokens -= count - of_saved;
-        // A day at most: the debt of one read is small, but a rate may be one byte a second.
+        // At most a day: the debt of one read is small, but the rate may be one byte per second.
         (self.tokens < 0.0)
             .then(|| Duration::from_secs_f64((-self.tokens / self.per_second).min(DAY)))
     }
@@ -161,7 +162,7 @@ mod tests {
         RateLimiter::new(&rate, Instant::now())
     }
 
-    /// Seconds to wait after reading so many messages of 10 bytes at these times.
+    /// Returns the waits in seconds after reads of messages of 10 bytes at the given times.
     async fn waits(rate_limiter: &mut RateLimiter, reads: &[(f64, usize)]) -> Vec<f64> {
         let mut waits = Vec::new();
         let start = Instant::now();
@@ -176,19 +177,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_read_is_paid_for_by_waiting() {
+    async fn a_read_delays_the_next_one_by_its_debt() {
         for (limits, reads, expected) in [
-            // Ten a second, of which ten at once.
+            // Ten per second, burst of ten.
             (
                 (10, 0, 1.0),
                 vec![(0.0, 10), (0.0, 1), (0.1, 1), (2.0, 10)],
                 vec![0.0, 0.1, 0.1, 0.0],
             ),
-            // A read may go into debt; what was saved up never exceeds the burst.
+            // A read may go into debt; tokens never exceed the burst.
             ((10, 0, 1.0), vec![(0.0, 64), (60.0, 20)], vec![5.4, 1.0]),
             ((10, 0, 0.0), vec![(0.0, 1), (0.0, 1), (5.0, 2)], vec![0.0, 0.1, 0.1]),
             ((0, 100, 1.0), vec![(0.0, 10), (0.0, 5)], vec![0.0, 0.5]),
-            // Both: the longer wait counts.
+            // With both limits, the longer wait counts.
             ((10, 1000, 1.0), vec![(0.0, 20)], vec![1.0]),
             ((1000, 100, 1.0), vec![(0.0, 20)], vec![1.0]),
         ] {
@@ -199,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn over_a_long_time_it_is_the_rate_and_one_burst() {
+    async fn in_the_long_run_the_rate_plus_one_burst_passes() {
         let mut rate_limiter = rate_limiter(50, 0, 2.0, RatePolicy::Delay).unwrap();
         let start = Instant::now();
         let mut sent = 0;
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn or_the_connection_is_closed() {
+    async fn policy_close_closes_the_connection() {
         let mut rate_limiter = rate_limiter(5, 1000, 2.0, RatePolicy::Close).unwrap();
         let mut spend =
             |messages, bytes| rate_limiter.spend(Load { messages, bytes }, Instant::now());
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_host_left_unread_may_be_caught_up_with() {
+    async fn a_backlog_caused_by_the_host_is_not_charged() {
         let mut rate_limiter = rate_limiter(5, 0, 1.0, RatePolicy::Close).unwrap();
         let allowed =
             |result: Result<_, RateExceeded>| result.map_err(|excess| excess.allowed.messages);
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_limit_there_is_nothing() {
+    async fn without_a_limit_there_is_no_limiter() {
         assert!(rate_limiter(0, 0, 1.0, RatePolicy::Close).is_none());
     }
 }

@@ -1,7 +1,5 @@
-//! The last words to those who are not served, and how long they are given to hear them.
-//!
-//! Owns a socket from the moment at which nothing more is wanted of it, as long as it has no resource; the end of those that have
-//! one is `connection.rs`'.
+//! Rejects connections: sends the error response or close frame, then lingers until the client has
+//! read it. Owns the socket of a connection that has no resource; `finish` closes the others.
 
 use std::io;
 use std::time::{Duration, SystemTime};
@@ -23,16 +21,17 @@ use crate::protocol::http::{self, Refusal};
 use crate::protocol::io::linger;
 use crate::protocol::wire::Wire;
 
-/// Why a connection belongs nowhere, and how it is told.
+/// Why a connection is rejected, and in which form.
 pub(crate) enum Rejection {
-    /// By an HTTP answer.
+    /// As an HTTP response.
     Http(CloseReason, Refusal),
-    /// By the dialog, because a browser cannot read an HTTP error; with the subprotocol that the handshake needs.
+    /// As a `close` packet, because a browser cannot read an HTTP error; with the subprotocol that the
+    /// handshake needs.
     Dialog(CloseReason, Option<Box<str>>),
 }
 
 impl From<LimitReached> for Rejection {
-    /// It may come back.
+    /// The client may retry.
     fn from(LimitReached(text): LimitReached) -> Self {
         let reason = CloseReason::host(CloseCode::TRY_AGAIN, text);
         Self::http(CloseReason { retry_after: Some(RETRY_AFTER), ..reason })
@@ -45,13 +44,13 @@ impl Rejection {
         Self::Http(reason, refusal)
     }
 
-    /// Not let in, told with the status that says so.
+    /// Returns the rejection of an unauthenticated client, with its HTTP status.
     pub(crate) fn denied(denial: Denial) -> Self {
         Self::Http(denied(&denial), denial.refusal)
     }
 }
 
-/// Not let in, for the dialog.
+/// Returns the close reason for an unauthenticated client.
 pub(crate) fn denied(denial: &Denial) -> CloseReason {
     let code = match denial.retry_after {
         None => CloseCode::POLICY,
@@ -61,30 +60,30 @@ pub(crate) fn denied(denial: &Denial) -> CloseReason {
     CloseReason { retry_after: denial.retry_after, ..reason }
 }
 
-/// How long somebody may take to hear the last words.
+/// Time limits for a rejected client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct CloseTimeouts {
-    /// To take them.
+    /// For reading the answer.
     write: Duration,
-    /// To end, too.
+    /// For closing its side.
     close: Duration,
 }
 
 impl CloseTimeouts {
-    /// With those who have a place of their own.
+    /// The configured limits.
     pub(crate) fn full(timeouts: &Timeouts) -> Self {
         Self { write: timeouts.write, close: timeouts.close }
     }
 
-    /// What the system takes at once is said, what it has is read, and that is the end.
+    /// No waiting: write what the system takes, read what has arrived.
     const NONE: Self = Self { write: Duration::ZERO, close: Duration::ZERO };
 }
 
-/// The end of a connection that has no resource. Its place at the door is free for others meanwhile.
+/// Rejects one connection, which no longer counts for `max_handshakes`.
 pub(crate) struct Rejector<'a> {
     config: &'a Config,
     close_timeouts: CloseTimeouts,
-    /// Held to the end.
+    /// Counts the rejected connection until it has ended.
     _leaving: Rejecting,
 }
 
@@ -98,7 +97,7 @@ impl<'a> Rejector<'a> {
         Self { config, close_timeouts, _leaving: rejecting }
     }
 
-    /// Writes an answer and ends the connection.
+    /// Writes a response and closes the connection.
     pub(crate) async fn answer<S>(self, stream: S, bytes: &[u8])
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -106,47 +105,43 @@ impl<'a> Rejector<'a> {
         answer(stream, bytes, self.close_timeouts).await;
     }
 
-    /// To whom no handshake can be made.
+    /// Answers a failed handshake.
     pub(crate) async fn refuse<S>(self, mut stream: S, no: HandshakeError, origin: Origin)
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let CloseTimeouts { write, close } = self.close_timeouts;
         if let HandshakeError::Refused(refusal) = &no {
-            debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "refused");
+            debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "request refused");
         }
         match no {
-            // It may only have ended its own side, and TLS has an end of its own to tell (RFC 8446, section 6.1).
+            // It may have closed only its own side, and TLS needs a close_notify (RFC 8446 section 6.1).
             HandshakeError::Left => {
-                debug!(address = %origin.to_text(), "left before its request was whole");
+                debug!(address = %origin.to_text(), "connection ended before a complete request");
                 drop(timeout(close, stream.shutdown()).await);
             }
-            // Who has said nothing whole for so long is not waited for again; but what it did send was read, so the answer arrives.
+            // No second wait for a client that was too slow. All it sent was read, so the answer arrives.
             HandshakeError::Refused(late) if late.status() == 408 => {
-                drop(timeout(write, tell(&mut stream, &late.to_bytes())).await);
+                drop(timeout(write, write_and_shutdown(&mut stream, &late.to_bytes())).await);
             }
             HandshakeError::Refused(refusal) => {
                 self.answer(stream, &refusal.to_bytes()).await;
             }
             HandshakeError::RefusedLines(reason) => {
-                debug!(reason, address = %origin.to_text(), "refused");
+                debug!(reason, address = %origin.to_text(), "request refused");
                 self.answer(stream, format!("{}\n", dialog::close(reason)).as_bytes()).await;
             }
         }
     }
 
-    /// Tells a peer why there is nothing for it, in the way that it can read.
-    pub(crate) async fn turn_away<S>(
-        self,
-        mut stream: S,
-        handshake: Handshake,
-        rejection: Rejection,
-    ) where
+    /// Rejects a valid request in the form that the client can read.
+    pub(crate) async fn reject<S>(self, mut stream: S, handshake: Handshake, rejection: Rejection)
+    where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (Rejection::Http(reason, _) | Rejection::Dialog(reason, _)) = &rejection;
         let address = handshake.origin.to_text();
-        debug!(path = handshake.head.path(), reason = reason.text, %address, "turned away");
+        debug!(path = handshake.head.path(), reason = reason.text, %address, "connection rejected");
         let packet = close_packet(reason);
         match (handshake.intent, &rejection) {
             (Intent::Lines { .. }, _) => {
@@ -169,9 +164,9 @@ impl<'a> Rejector<'a> {
                     wire.linger().await;
                     io::Result::Ok(())
                 };
-                // A peer that does not take it goes without.
+                // Best effort within the time limit.
                 drop(timeout(self.close_timeouts.close, goodbye).await);
-                // Also to one that did not answer, TLS has its end to tell (RFC 8446, section 6.1); it is not waited for again.
+                // TLS needs a close_notify (RFC 8446 section 6.1), also where the client did not answer.
                 drop(timeout(Duration::ZERO, stream.shutdown()).await);
             }
             (Intent::WebSocket { .. }, Rejection::Http(_, refusal)) => {
@@ -182,7 +177,7 @@ impl<'a> Rejector<'a> {
     }
 }
 
-/// 503 where another try may help, else 404.
+/// Returns 503 where a retry may help, else 404.
 fn refusal(reason: &CloseReason) -> Refusal {
     match reason.retry_after {
         Some(after) => Refusal::unavailable(reason.text.clone(), after),
@@ -190,7 +185,7 @@ fn refusal(reason: &CloseReason) -> Refusal {
     }
 }
 
-/// Writes the one answer of a connection and ends it.
+/// Writes the only response of a connection and closes it.
 pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     mut stream: S,
     bytes: &[u8],
@@ -203,7 +198,7 @@ pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-async fn tell<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
+async fn write_and_shutdown<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
     stream.write_all(&http::dated(bytes, SystemTime::now())).await?;
     stream.shutdown().await
 }

@@ -208,7 +208,7 @@ async fn no_session_is_resumed_past_the_expiry_of_the_client_certificate() {
         assert!(address.resumes().await && post(&address).await.starts_with(b"HTTP/1.1 200"));
         let expired = async { while !post(&address).await.is_empty() {} };
         within("the certificate to expire", expired).await;
-        let is_match = |line: &Line| line.starts_with("a TLS session does not go on");
+        let is_match = |line: &Line| line.starts_with("TLS session resumption refused");
         let line = host.wait_for_log_since(position, "the reason", is_match).await;
         assert!(line.field("error").contains("expired"), "{line}");
     }

@@ -236,7 +236,7 @@ impl Outbox {
 
     /// The peer has said its last, and will read what it is owed for what it said before. False if it is owed nothing, or the connection
     /// ends for another reason already: then nothing more is taken for it.
-    pub(crate) fn settle(&self) -> bool {
+    pub(crate) fn begin_draining(&self) -> bool {
         let mut state = self.lock();
         let is_opening = match state.phase {
             Phase::Opening => true,
@@ -532,7 +532,7 @@ mod tests {
             outbox.push(text("welcome"), BOUNDS).unwrap();
             let reason = if is_owed { None } else { Some(1001) };
             match is_owed {
-                true => assert!(outbox.settle()),
+                true => assert!(outbox.begin_draining()),
                 false => outbox.close(away.clone()).unwrap(),
             }
             assert_eq!(take(&outbox), reason.map(|code| (vec![], Some(code))));
@@ -562,9 +562,9 @@ mod tests {
             if reserved {
                 outbox.reserve(load);
             }
-            assert_eq!(outbox.settle(), is_owed);
+            assert_eq!(outbox.begin_draining(), is_owed);
             assert_eq!(outbox.push(text("more"), BOUNDS).is_ok(), is_owed);
-            assert!(!outbox.settle() && outbox.is_ending());
+            assert!(!outbox.begin_draining() && outbox.is_ending());
         }
     }
 

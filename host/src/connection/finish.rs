@@ -1,0 +1,144 @@
+//! The end of a connection: notifies the application, writes remaining answers, closes the socket.
+
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+
+use plugsocket_plugin::CloseCode;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::mpsc::error::SendError;
+use tokio::time::timeout;
+use tracing::debug;
+
+use super::Connection;
+use crate::plugin::lane::Item;
+use crate::plugin::lane::inbox::Inbox;
+use crate::protocol::close::{CloseReason, close_packet};
+use crate::routing::registry::Peer;
+use crate::routing::resource::ServiceState;
+
+/// Why the connection loop ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The socket is closed or broken; nothing can be written.
+    Left(CloseReason),
+    /// The client has finished sending and still receives pending answers.
+    Done(CloseReason),
+    /// The host or the application closes the connection and sends the reason.
+    Closed(CloseReason),
+}
+
+impl End {
+    pub(super) fn reason(&self) -> &CloseReason {
+        let (Self::Left(reason) | Self::Done(reason) | Self::Closed(reason)) = self;
+        reason
+    }
+}
+
+/// How [`Connection::work`] ended, and the item that the lane has not taken.
+pub(crate) struct Ended {
+    pub(super) end: End,
+    pub(super) pending: Option<Item>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Tells the application and closes the socket.
+    pub(crate) async fn end(self, Ended { end, pending }: Ended) {
+        let peer = self.peer().clone();
+        let reason = end.reason().clone();
+        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, "connection closed");
+        let has_answers = match end {
+            End::Left(_) => {
+                // From now on a feedback is answered `gone`.
+                peer.outbox.finish();
+                false
+            }
+            End::Done(_) => peer.outbox.begin_draining(),
+            End::Closed(_) => true,
+        };
+        if has_answers {
+            self.finish_writing(end, pending).await;
+            return;
+        }
+        let (inbox, limit) = (self.inbox, self.timeouts.close);
+        let mut wire = self.wire;
+        let goodbye = async move {
+            if matches!(end, End::Left(_)) || wire.answer_close().await.is_ok() {
+                wire.linger().await;
+            }
+        };
+        // Concurrently: neither waits for the other, be it a slow client or a stuck lane.
+        let goodbye = async move { drop(timeout(limit, goodbye).await) };
+        tokio::join!(notify_close(&inbox, &peer, pending, reason), goodbye);
+    }
+
+    /// Tells the application, writes the remaining answers and closes. A stuck lane must not keep the
+    /// socket open.
+    async fn finish_writing(mut self, end: End, pending: Option<Item>) {
+        let (peer, limit) = (self.peer().clone(), self.timeouts.close);
+        let mut notification =
+            pin!(notify_close(&self.inbox, &peer, pending, end.reason().clone()));
+        let mut is_notified = false;
+        let rest = async {
+            notification.as_mut().await;
+            is_notified = true;
+            peer.outbox.rest().await
+        };
+        let rest = timeout(limit, rest).await.unwrap_or_default();
+        let goodbye = async {
+            // After an abandoned write the wire takes nothing more, so the stream has no gap.
+            let _lost = self.wire.write(rest, peer.identity.as_str(), limit).await;
+            match &end {
+                End::Closed(reason) => {
+                    let with_packet = peer.dialog && reason.code != CloseCode::NORMAL;
+                    let packet = with_packet.then(|| close_packet(reason));
+                    self.wire.send_close(reason, packet).await?;
+                }
+                End::Done(_) | End::Left(_) => self.wire.answer_close().await?,
+            }
+            self.wire.linger().await;
+            io::Result::Ok(())
+        };
+        if timeout(limit, goodbye).await.is_err() {
+            self.wire.start_shutdown().await;
+        }
+        drop(self.wire);
+        if !is_notified && !peer.outbox.is_finished() {
+            notification.await;
+        }
+    }
+}
+
+/// Sends the pending item and then `close` to the lane. Waits as long as the lane takes: every `open`
+/// has its `close`.
+async fn notify_close(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, reason: CloseReason) {
+    let mut inbox = inbox.clone();
+    for mut item in pending.into_iter().chain([Item::Close(peer.clone(), reason)]) {
+        while let Err(SendError(refused)) = inbox.send(item).await {
+            let Some(next) = find_lane(peer, &inbox) else {
+                // The lane closed all its connections when it ended.
+                peer.outbox.finish();
+                return;
+            };
+            (inbox, item) = (next, refused);
+        }
+    }
+}
+
+/// Returns the lane that replaced one that has ended.
+pub(super) fn find_lane(peer: &Peer, ended: &Inbox) -> Option<Inbox> {
+    match &peer.resource.service().state {
+        ServiceState::Serving(inbox) if !inbox.same_channel(ended) => Some(inbox.clone()),
+        _ => None,
+    }
+}
+
+/// Returns the close reason for a connection whose lane has ended.
+pub(super) fn lane_gone(peer: &Peer) -> CloseReason {
+    match &peer.resource.service().state {
+        ServiceState::Unavailable(outage) => outage.close_reason(),
+        ServiceState::Serving(_) => {
+            CloseReason::host(CloseCode::AWAY, "this application was removed")
+        }
+    }
+}
