@@ -250,7 +250,7 @@ async fn drop_oldest_keeps_a_slow_client_and_delivers_the_newest() {
         assert!(newest.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{newest:?}");
         let is_match = |line: &Line| {
             line.level() == "WARN"
-                && line.starts_with("slow peer")
+                && line.starts_with("slow consumer")
                 && line.field("resource") == path
         };
         host.wait_for_log("a warning", is_match).await;

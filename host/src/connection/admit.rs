@@ -24,7 +24,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::http::{self, Head};
 use crate::protocol::wire::Wire;
 use crate::routing::outbox::OutboxBounds;
-use crate::routing::registry::{Arrival, Peer};
+use crate::routing::peer::{Arrival, Client, Peer};
 use crate::routing::resource::{Resource, Service, ServiceState};
 
 /// Serves one socket until it closes. The admission future is boxed so that its memory is freed before
@@ -220,18 +220,20 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
         kind,
         // The response to a POST consists of dialog packets.
         dialog: service.dialog || is_post,
-        address: origin.to_text(),
-        head,
-        login,
+        client: Client {
+            address: origin.to_text(),
+            head,
+            login,
+            may_announce: origin.may_be_backend(&config.server.access),
+        },
         resource,
         bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
         max_rooms: limits.max_rooms,
-        may_announce: origin.may_be_backend(&config.server.access),
     };
     let peer = Arc::new(Peer::new(arrival));
     // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
     // the connection.
-    let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.address);
+    let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address);
     let wire = match intent {
         Intent::Post { length } => {
             let request = http_post::PostRequest { length, read, inbox };

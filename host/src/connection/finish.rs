@@ -14,7 +14,7 @@ use super::Connection;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, close_packet};
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::resource::ServiceState;
 
 /// Why the connection loop ended.
@@ -82,7 +82,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let rest = async {
             notification.as_mut().await;
             is_notified = true;
-            peer.outbox.rest().await
+            peer.outbox.remaining().await
         };
         let rest = timeout(limit, rest).await.unwrap_or_default();
         let goodbye = async {

@@ -45,7 +45,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
 ) -> Vec<u8> {
     let limit = config.server.timeouts.message;
     let PostRequest { length, read, inbox } = request;
-    let expects_continue = http::wants_continue(&entry.peer.head) && read.is_empty();
+    let expects_continue = http::wants_continue(&entry.peer.client.head) && read.is_empty();
     let body = match timeout(limit, read_body(stream, read, length, expects_continue)).await {
         Ok(Some(body)) => body,
         Ok(None) => return Refusal::bad_request("the body ended early").to_bytes(),

@@ -46,7 +46,8 @@ use crate::protocol::payload::Payload;
 use crate::protocol::wire::Wire;
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{NextStep, Priority, Taken};
-use crate::routing::registry::{Entry, Peer};
+use crate::routing::peer::Peer;
+use crate::routing::registry::Entry;
 
 /// What the loop does next.
 enum Turn {
@@ -239,7 +240,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let more = reads.then_some(ONE_READ);
         let mut clock = pin!(reached(next_time));
         poll_fn(|cx| {
-            let (may_read, is_due) = match peer.outbox.look(cx, first, more, peer.bounds) {
+            let (may_read, is_due) = match peer.outbox.next_step(cx, first, more, peer.bounds) {
                 NextStep::Write(taken) => return Poll::Ready(Turn::Write(taken)),
                 NextStep::Wait { may_read, is_due } => (is_paced && may_read, is_due),
             };

@@ -12,7 +12,8 @@ use crate::protocol::http::Head;
 use crate::protocol::identity::IdentityIssuer;
 use crate::protocol::payload::Payload;
 use crate::routing::outbox::OutboxBounds;
-use crate::routing::registry::{Arrival, Entry, Peer, Registry};
+use crate::routing::peer::{Arrival, Client, Peer};
+use crate::routing::registry::{Entry, Registry};
 use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
 use crate::routing::router::{Command, Router};
 
@@ -45,13 +46,10 @@ pub(crate) fn peer_within(
         identity: IdentityIssuer::with_secret([7; 32]).issue(),
         kind: Kind::WebSocket,
         dialog: true,
-        address: address.into(),
-        head,
-        login: None,
+        client: Client { address: address.into(), head, login: None, may_announce: false },
         resource: resource.clone(),
         bounds: OutboxBounds::new(limits, None),
         max_rooms: 1,
-        may_announce: false,
     };
     Arc::new(Peer::new(arrival))
 }

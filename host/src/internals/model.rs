@@ -22,7 +22,7 @@ use crate::protocol::outgoing::Outgoing;
 use crate::protocol::payload::Payload;
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{Gone, NextStep, Outbox, OutboxBounds, Priority, Taken};
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 
 #[cfg(shuttle)]
 mod ground {
@@ -85,7 +85,7 @@ fn take_all(outbox: &Outbox) -> (Vec<Outgoing>, Vec<CloseReason>) {
             taken.extend(next.queue);
             reasons.extend(next.close);
         }
-        taken.extend(outbox.rest().await);
+        taken.extend(outbox.remaining().await);
     });
     (taken, reasons)
 }
@@ -231,13 +231,16 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
         let mut taken = Vec::new();
         block_on(async {
             for n in 0..5 {
-                let look =
-                    |cx: &mut Context<'_>| match outbox.look(cx, Priority::Write, Some(ONE), TIGHT)
-                    {
-                        NextStep::Write(taken) => Poll::Ready(Some(taken)),
-                        NextStep::Wait { may_read: true, .. } => Poll::Ready(None),
-                        NextStep::Wait { .. } => Poll::Pending,
-                    };
+                let look = |cx: &mut Context<'_>| match outbox.next_step(
+                    cx,
+                    Priority::Write,
+                    Some(ONE),
+                    TIGHT,
+                ) {
+                    NextStep::Write(taken) => Poll::Ready(Some(taken)),
+                    NextStep::Wait { may_read: true, .. } => Poll::Ready(None),
+                    NextStep::Wait { .. } => Poll::Pending,
+                };
                 while let Some(next) = poll_fn(look).await {
                     outbox.attend();
                     taken.extend(next.queue);
@@ -280,12 +283,16 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
             }
         }
         // One that is done is woken when nothing of it is with the lane any more.
-        let look =
-            |cx: &mut Context<'_>| match peer.outbox.look(cx, Priority::Read, None, peer.bounds) {
-                NextStep::Wait { may_read: true, is_due: false } => Poll::Ready(()),
-                NextStep::Wait { is_due: false, .. } => Poll::Pending,
-                _ => panic!("more than was answered"),
-            };
+        let look = |cx: &mut Context<'_>| match peer.outbox.next_step(
+            cx,
+            Priority::Read,
+            None,
+            peer.bounds,
+        ) {
+            NextStep::Wait { may_read: true, is_due: false } => Poll::Ready(()),
+            NextStep::Wait { is_due: false, .. } => Poll::Pending,
+            _ => panic!("more than was answered"),
+        };
         poll_fn(look).await;
         peer.outbox.attend();
         let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
@@ -296,7 +303,7 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
 
 /// One look of a connection's task that has read its last.
 async fn outbox_turn(outbox: &Outbox, bounds: OutboxBounds) -> Taken {
-    let look = |cx: &mut Context<'_>| match outbox.look(cx, Priority::Write, None, bounds) {
+    let look = |cx: &mut Context<'_>| match outbox.next_step(cx, Priority::Write, None, bounds) {
         NextStep::Write(taken) => Poll::Ready(taken),
         NextStep::Wait { .. } => Poll::Pending,
     };
@@ -405,9 +412,9 @@ type Notes = Arc<std::sync::Mutex<Vec<(u64, String)>>>;
 fn scribe(generation: u64, notes: Notes) -> Box<dyn Instance> {
     let handle = move |event: Event<'_>| {
         let note = match event {
-            Event::Open(peer) => format!("open {}", peer.address),
+            Event::Open(peer) => format!("open {}", peer.client.address),
             Event::Message(_, payload) => String::from_utf8(payload.as_bytes().to_vec()).unwrap(),
-            Event::Close(peer, _) => format!("close {}", peer.address),
+            Event::Close(peer, _) => format!("close {}", peer.client.address),
             Event::Error(..) | Event::Tick(_) => return,
         };
         yield_now();
@@ -421,7 +428,7 @@ fn visit(inbox: Inbox, peer: Arc<Peer>) {
     block_on(async {
         assert!(inbox.send(Item::Open(peer.clone())).await.is_ok());
         for n in 0..3 {
-            let input = Input::Message(Payload::text(format!("{} {n}", peer.address)));
+            let input = Input::Message(Payload::text(format!("{} {n}", peer.client.address)));
             assert!(
                 inbox
                     .send(Item::Inputs {
@@ -464,7 +471,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
         for (peer, visitor) in visitors {
             visitor.join().unwrap();
             // Done, or in the inbox: closed by the lane's own order.
-            let queue = block_on(peer.outbox.rest());
+            let queue = block_on(peer.outbox.remaining());
             let nexts = queue.iter().filter(|item| matches!(item, Outgoing::Next(_))).count();
             assert_eq!((queue.front(), nexts), (Some(&Outgoing::Ready), 3));
         }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::hub::Hub;
 use crate::protocol::close::CloseReason;
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 
 /// Closes every connection and waits for its end, at most `drain`. `accepting` yields the connections
 /// of each listener once that has stopped.

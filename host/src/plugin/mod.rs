@@ -26,7 +26,7 @@ use plugsocket_plugin::CloseCode;
 use self::lane::health::{CallbackKind, Revocation};
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Payload;
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 
 /// A call to an application, as plain data.
 #[derive(Debug)]

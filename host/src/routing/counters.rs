@@ -1,9 +1,9 @@
-//! What is counted of a resource's application, for operators and for whoever judges a new generation. Never reset.
+//! Counters of a resource's application, for operators and for probation. Never reset.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Written by the lane, the watchdog and whoever sends, read by anybody; each figure is exact, the set of them is not one moment's.
+/// Live counters. Each is exact; a set of values is not a snapshot of one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     messages: AtomicU64,
@@ -15,22 +15,22 @@ pub(crate) struct Counters {
     last_pause_micros: AtomicU64,
 }
 
-/// The figures of one look.
+/// Values read from [`Counters`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct CounterValues {
-    /// Messages that the application was handed.
+    /// Messages handed to the application.
     pub(crate) messages: u64,
-    /// Those of them that it refused.
+    /// Messages that the application refused.
     pub(crate) refused: u64,
-    /// Callbacks of any kind that panicked.
+    /// Callbacks that panicked.
     pub(crate) panics: u64,
-    /// Callbacks of any kind that ran for longer than `callback_warn`.
+    /// Callbacks that ran longer than `callback_warn`.
     pub(crate) slow_calls: u64,
-    /// Messages to peers that were dropped because they read slowly.
+    /// Messages dropped for slow consumers.
     pub(crate) dropped: u64,
-    /// How often one instance took over from another.
+    /// Number of swaps.
     pub(crate) swaps: u64,
-    /// How long messages waited the last time.
+    /// How long messages waited during the last swap.
     pub(crate) last_pause: Duration,
 }
 
@@ -62,15 +62,15 @@ impl Counters {
     }
 
     pub(crate) fn values(&self) -> CounterValues {
-        let figure = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CounterValues {
-            messages: figure(&self.messages),
-            refused: figure(&self.refused),
-            panics: figure(&self.panics),
-            slow_calls: figure(&self.slow_calls),
-            dropped: figure(&self.dropped),
-            swaps: figure(&self.swaps),
-            last_pause: Duration::from_micros(figure(&self.last_pause_micros)),
+            messages: value(&self.messages),
+            refused: value(&self.refused),
+            panics: value(&self.panics),
+            slow_calls: value(&self.slow_calls),
+            dropped: value(&self.dropped),
+            swaps: value(&self.swaps),
+            last_pause: Duration::from_micros(value(&self.last_pause_micros)),
         }
     }
 }

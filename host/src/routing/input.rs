@@ -1,16 +1,16 @@
-//! What a peer sent, on its way to the application, and how much that is.
+//! Input of a connection on its way to the application, and its size.
 
 use crate::protocol::payload::Payload;
 
-/// One thing that a peer sent.
+/// One message or chunk from a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Input {
     Message(Payload),
-    /// A chunk, or the beginning of a buffer: the host takes it, the application does not see it.
+    /// A chunk or the start of a buffer, which the application does not see.
     Chunk,
 }
 
-/// Messages, and the bytes in them.
+/// A number of messages and their bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) messages: usize,
@@ -18,7 +18,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Of what was read.
+    /// Returns the load of `inputs`.
     pub(crate) fn of(inputs: &[Input]) -> Self {
         let bytes = inputs.iter().map(|input| match input {
             Input::Message(payload) => payload.len(),
@@ -27,7 +27,7 @@ impl Load {
         Self { messages: inputs.len(), bytes: bytes.sum() }
     }
 
-    /// What is left without `part` of it.
+    /// Subtracts `part`.
     pub(crate) fn without(self, part: Self) -> Self {
         Self {
             messages: self.messages.saturating_sub(part.messages),

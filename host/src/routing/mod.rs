@@ -5,6 +5,7 @@
 pub(crate) mod counters;
 pub(crate) mod input;
 pub(crate) mod outbox;
+pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod router;

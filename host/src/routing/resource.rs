@@ -1,7 +1,7 @@
-//! A path of the host: who is on it, which rooms they are in, and what serves it.
+//! A resource: its members, their rooms, and the inbox of the lane that serves it.
 //!
-//! A resource lives as long as its path stands in plugins.toml or somebody is connected to it; what serves it is
-//! replaced underneath. It knows neither sockets nor libraries.
+//! Lives as long as its path is in plugins.toml or a connection belongs to it; the application behind
+//! it is replaced. Does not know sockets or libraries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
@@ -12,24 +12,25 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ConnectionId, HostError};
 
 use super::counters::Counters;
-use super::registry::{ById, Peer};
+use super::peer::Peer;
+use super::registry::ById;
 use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
 
-/// All resources by path. Replaced as a whole, so that an edit of plugins.toml is seen whole or not at all.
+/// All resources by path. Replaced as a whole, so that a changed plugins.toml takes effect at once.
 pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 
+/// One path of the host.
 #[derive(Debug)]
 pub(crate) struct Resource {
     pub(crate) path: String,
-    /// What its applications have done so far.
     pub(crate) counters: Counters,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
 
-/// What a new connection finds.
+/// How new connections are served.
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     pub(crate) dialog: bool,
@@ -38,13 +39,14 @@ pub(crate) struct Service {
     pub(crate) state: ServiceState,
 }
 
+/// Whether an application serves the resource.
 #[derive(Clone, Debug)]
 pub(crate) enum ServiceState {
     Serving(Inbox),
     Unavailable(Outage),
 }
 
-/// Why nothing serves, and when it may be worth another try; both as a peer may know it.
+/// Why no application serves, and when to retry; both are sent to clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outage {
     pub(crate) text: String,
@@ -52,15 +54,15 @@ pub(crate) struct Outage {
 }
 
 impl Outage {
-    /// The application could not be loaded or started, and nobody knows when it can.
+    /// The application could not be loaded or started.
     pub(crate) fn of_plugin(plugin: &str) -> Self {
         let text = format!("the application {plugin} is not available now");
         Self { text, retry_after: Self::RETRY_AFTER }
     }
 
-    /// The application hangs, and another instance of it follows.
+    /// The application hangs and is restarted.
     pub(crate) fn of_stuck(retry_after: Duration) -> Self {
-        let text = "the application does not answer; it is being started again".to_owned();
+        let text = "the application does not respond and is being restarted".to_owned();
         Self { text, retry_after }
     }
 
@@ -74,10 +76,10 @@ impl Outage {
 
 #[derive(Debug, Default)]
 struct Members {
-    /// In no order; each knows its place, so that one can be taken out without a search.
+    /// Unordered; each peer knows its index, so that removal needs no search.
     all: Vec<Arc<Peer>>,
     rooms: HashMap<Box<str>, ById<Arc<Peer>>>,
-    /// Only those who are in a room.
+    /// Only peers that are in a room.
     rooms_of: ById<Vec<Box<str>>>,
 }
 
@@ -99,40 +101,39 @@ impl Resource {
         self.service.store(Arc::new(service));
     }
 
-    /// Makes a peer part of the resource; the lane does so just before `open`.
+    /// Adds a member; the lane calls this just before `open`.
     pub(crate) fn admit(&self, peer: Arc<Peer>) {
         let mut members = self.write();
-        peer.slot.store(members.all.len(), Ordering::Relaxed);
+        peer.membership.slot.store(members.all.len(), Ordering::Relaxed);
         members.all.push(peer);
     }
 
-    /// Takes a peer out, with all its rooms; false if it was not in.
+    /// Removes a member from the resource and its rooms; returns whether it was a member.
     pub(crate) fn dismiss(&self, peer: &Peer) -> bool {
         let mut members = self.write();
-        let slot = peer.slot.swap(usize::MAX, Ordering::Relaxed);
+        let slot = peer.membership.slot.swap(usize::MAX, Ordering::Relaxed);
         if slot == usize::MAX {
             return false;
         }
         members.all.swap_remove(slot);
         if let Some(moved) = members.all.get(slot) {
-            moved.slot.store(slot, Ordering::Relaxed);
+            moved.membership.slot.store(slot, Ordering::Relaxed);
         }
         if members.all.is_empty() {
             members.all = Vec::new();
         }
         for room in members.rooms_of.remove(&peer.id().0).unwrap_or_default() {
-            members.vacate(&room, peer.id());
+            members.remove_from_room(&room, peer.id());
         }
         true
     }
 
-    /// Puts a peer into a room.
+    /// Adds a peer to a room. A peer that is no longer a member stays out.
     ///
     /// # Errors
-    /// [`HostError::TooMany`] if it is in as many as it may be. So there are never more rooms than members have places for.
+    /// [`HostError::TooMany`] if the peer is in `max_rooms` rooms.
     pub(crate) fn join(&self, peer: &Arc<Peer>, room: &str) -> Result<(), HostError> {
         let mut members = self.write();
-        // It may have gone since the caller found it; a room must not keep it then.
         if !peer.is_member() {
             return Ok(());
         }
@@ -141,7 +142,7 @@ impl Resource {
             return Ok(());
         }
         let joined = members.rooms_of.entry(id).or_default();
-        if joined.len() >= peer.max_rooms {
+        if joined.len() >= peer.membership.max_rooms {
             return Err(HostError::TooMany);
         }
         joined.push(room.into());
@@ -151,7 +152,7 @@ impl Resource {
 
     pub(crate) fn leave(&self, peer: &Peer, room: &str) {
         let mut members = self.write();
-        members.vacate(room, peer.id());
+        members.remove_from_room(room, peer.id());
         if let Some(rooms) = members.rooms_of.get_mut(&peer.id().0) {
             rooms.retain(|joined| &**joined != room);
             if rooms.is_empty() {
@@ -160,24 +161,24 @@ impl Resource {
         }
     }
 
-    /// Calls `act` for each member while the list is locked: `act` must not wait and not come back here.
+    /// Calls `act` for each member under the read lock: `act` must not block or call back.
     pub(crate) fn for_each_member(&self, act: impl FnMut(&Arc<Peer>)) {
         self.read().all.iter().for_each(act);
     }
 
-    /// The same for the members of a room.
+    /// Calls `act` for each member of a room, as [`for_each_member`](Self::for_each_member) does.
     pub(crate) fn for_each_in_room(&self, room: &str, act: impl FnMut(&Arc<Peer>)) {
         if let Some(room) = self.read().rooms.get(room) {
             room.values().for_each(act);
         }
     }
 
-    /// The members at this moment, for whoever needs time.
+    /// Returns a copy of the list of members.
     pub(crate) fn members(&self) -> Vec<Arc<Peer>> {
         self.read().all.clone()
     }
 
-    /// How many members there are.
+    /// Returns the number of members.
     pub(crate) fn count(&self) -> usize {
         self.read().all.len()
     }
@@ -192,7 +193,7 @@ impl Resource {
 }
 
 impl Members {
-    fn vacate(&mut self, room: &str, id: ConnectionId) {
+    fn remove_from_room(&mut self, room: &str, id: ConnectionId) {
         if let Some(members) = self.rooms.get_mut(room) {
             members.remove(&id.0);
             if members.is_empty() {

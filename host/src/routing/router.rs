@@ -1,8 +1,8 @@
-//! Who receives: applies one [`Command`] of an application. The only code that turns a scope, a room, a uuid or an
-//! ident into outboxes.
+//! The router: applies one [`Command`] of an application. The only code that resolves a scope, a room,
+//! a uuid or an ident to outboxes.
 //!
-//! It never waits and is called from lanes and from any thread of a plugin. One method is the whole of it, so that a
-//! cluster can stand in the same place.
+//! Never waits; called from lanes and from any thread of a plugin. A cluster would replace its one
+//! method.
 
 use crate::protocol::close::sendable;
 use std::sync::Arc;
@@ -11,22 +11,23 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
 
 use super::outbox::Gone;
-use super::registry::{Peer, Registry};
+use super::peer::Peer;
+use super::registry::Registry;
 use super::resource::{Resource, Resources};
 use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
 use crate::protocol::payload::Payload;
 
-/// What an application wants done.
+/// An action that an application requests.
 #[derive(Debug)]
 pub(crate) enum Command<'a> {
-    /// With a key, here and in the other two: in place of the message with the same key that still waits.
+    /// With a key, here and below: replaces a waiting message with the same key (conflation).
     Send {
         to: ConnectionId,
         key: Option<&'a str>,
         payload: Payload,
     },
-    /// To the connection whose message it is handling.
+    /// To the connection whose message is being handled.
     Answer {
         to: &'a Peer,
         payload: Payload,
@@ -67,6 +68,7 @@ pub(crate) enum Command<'a> {
     },
 }
 
+/// Delivers commands.
 #[derive(Debug)]
 pub(crate) struct Router {
     registry: Arc<Registry>,
@@ -78,7 +80,8 @@ impl Router {
         Self { registry, resources }
     }
 
-    /// Does what an application on `from` asks for; answers to how many connections it reached.
+    /// Applies a command of an application on `from`; returns the number of connections for which a
+    /// message was queued.
     pub(crate) fn deliver(&self, from: &Resource, command: Command<'_>) -> Result<u64, HostError> {
         match command {
             Command::Send { to, key, payload } => {
@@ -95,13 +98,13 @@ impl Router {
                 except,
                 key,
                 payload,
-            } => Ok(spread(from, websockets_only, except, &payload, shared(key)?.as_ref())),
+            } => Ok(broadcast(from, websockets_only, except, &payload, shared(key)?.as_ref())),
             Command::Broadcast { scope: Scope::All, websockets_only, except, key, payload } => {
                 let resources = self.resources.load();
                 let with_dialog = resources.values().filter(|resource| resource.service().dialog);
                 let key = shared(key)?;
                 let reached =
-                    |r: &Arc<_>| spread(r, websockets_only, except, &payload, key.as_ref());
+                    |r: &Arc<_>| broadcast(r, websockets_only, except, &payload, key.as_ref());
                 Ok(with_dialog.map(reached).sum())
             }
             Command::Feedback { to, payload } => {
@@ -118,8 +121,8 @@ impl Router {
             Command::Publish { room, except, key, payload } => {
                 let (key, mut count) = (shared(key)?, 0);
                 from.for_each_in_room(room, |peer| {
-                    let is_meant = !except.contains(&peer.id().0);
-                    let sent = is_meant && peer.send(payload.clone(), key.as_ref()).is_ok();
+                    let is_receiver = !except.contains(&peer.id().0);
+                    let sent = is_receiver && peer.send(payload.clone(), key.as_ref()).is_ok();
                     count += u64::from(sent);
                 });
                 Ok(count)
@@ -144,7 +147,7 @@ impl Router {
     const MAX_KEY: usize = 256;
     const MAX_FYI: usize = 4096;
 
-    /// An application reaches by id only who is on its own resource.
+    /// Finds a connection by id; an application reaches only connections of its own resource.
     fn member(&self, from: &Resource, id: ConnectionId) -> Result<Arc<Peer>, HostError> {
         self.registry.find(id).filter(|peer| is_on(peer, from)).ok_or(HostError::Gone)
     }
@@ -152,7 +155,7 @@ impl Router {
     fn target(&self, to: Target<'_>) -> Option<Arc<Peer>> {
         match to {
             Target::Uuid(uuid) => {
-                // The whole of it is compared, in constant time: who knows only the first half knows nothing.
+                // Compares the complete uuid, with its signature, in constant time.
                 let peer = self.registry.find(ConnectionId(Identity::key_of(uuid)?))?;
                 (peer.kind == Kind::WebSocket && peer.identity.matches(uuid)).then_some(peer)
             }
@@ -166,7 +169,7 @@ fn is_on(peer: &Peer, resource: &Resource) -> bool {
     std::ptr::eq(&raw const *peer.resource, resource)
 }
 
-fn spread(
+fn broadcast(
     to: &Resource,
     websockets_only: bool,
     except: &[u64],
@@ -175,15 +178,16 @@ fn spread(
 ) -> u64 {
     let mut count = 0;
     to.for_each_member(|peer| {
-        let meant = !websockets_only || peer.kind == Kind::WebSocket;
-        if meant && !except.contains(&peer.id().0) && peer.send(payload.clone(), key).is_ok() {
+        let is_receiver = !websockets_only || peer.kind == Kind::WebSocket;
+        if is_receiver && !except.contains(&peer.id().0) && peer.send(payload.clone(), key).is_ok()
+        {
             count += 1;
         }
     });
     count
 }
 
-/// One copy of a key for all receivers.
+/// Returns one copy of a key for all receivers.
 fn shared(key: Option<&str>) -> Result<Option<Arc<str>>, HostError> {
     let Some(key) = key else { return Ok(None) };
     check_length(key, Router::MAX_KEY).map(|()| Some(Arc::from(key)))

@@ -1,7 +1,7 @@
-//! What the two pieces that several threads are at together are made of: the outbox, and the place of a lane.
+//! Synchronisation primitives of the outbox and of a lane's dispatcher slot.
 //!
-//! Those of the standard library. Compiled with `--cfg shuttle`, as `tests/model` does, those of a scheduler that tries out
-//! interleavings (`model.rs`); everything else stays as it is, because it is never held across one of these.
+//! Normally those of the standard library; with `--cfg shuttle` those of the model checker that
+//! `tests/model` runs.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub(crate) use std::sync::atomic::{AtomicBool, AtomicUsize};
 #[cfg(not(shuttle))]
 pub(crate) use std::sync::{Mutex, MutexGuard};
 
-/// Sleeps; in a model, lets others run.
+/// Sleeps; in a model, yields.
 pub(crate) async fn pause(time: Duration) {
     #[cfg(not(shuttle))]
     tokio::time::sleep(time).await;

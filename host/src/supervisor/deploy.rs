@@ -21,7 +21,7 @@ use crate::plugin::lane::handover::{
 use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Executor, Item};
 use crate::protocol::close::CloseReason;
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 
 /// An instance that waits to take over a resource.

@@ -21,7 +21,7 @@ use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{self, Handover, Succession};
 use crate::plugin::{Snapshot, staging};
 use crate::routing::counters::CounterValues;
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::resource::{Resource, ServiceState};
 
 /// A generation that has just begun to serve.

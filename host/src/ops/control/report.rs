@@ -163,7 +163,7 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
                 uuid: peer.identity.as_str().to_owned(),
                 kind: peer.kind.as_str().to_owned(),
                 resource: peer.resource.path.clone(),
-                address: peer.address.to_string(),
+                address: peer.client.address.to_string(),
                 ident: peer.ident().map(ToOwned::to_owned),
             });
         }

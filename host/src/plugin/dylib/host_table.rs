@@ -19,7 +19,7 @@ use super::Generation;
 use crate::plugin::lane::health::Revocation;
 use crate::plugin::log::plugin_line;
 use crate::protocol::payload::Payload;
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::resource::Resource;
 use crate::routing::router::{Command, Router};
 
@@ -324,12 +324,12 @@ extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROpt
     let peer: &'a Peer = unsafe { &*context.pointer.cast::<Peer>() };
     match field {
         abi::field::IDENT => peer.ident(),
-        abi::field::ADDRESS => Some(&*peer.address),
+        abi::field::ADDRESS => Some(&*peer.client.address),
         abi::field::RESOURCE => Some(peer.resource.path.as_str()),
-        abi::field::QUERY => Some(peer.head.query()),
-        abi::field::HEADER => peer.head.header(name.as_str()),
-        abi::field::USER => peer.login.as_ref().and_then(|login| login.user.as_deref()),
-        abi::field::CLAIMS => peer.login.as_ref().and_then(|login| login.claims.as_deref()),
+        abi::field::QUERY => Some(peer.client.head.query()),
+        abi::field::HEADER => peer.client.head.header(name.as_str()),
+        abi::field::USER => peer.client.login.as_ref().and_then(|login| login.user.as_deref()),
+        abi::field::CLAIMS => peer.client.login.as_ref().and_then(|login| login.claims.as_deref()),
         _ => None,
     }
     .map(RStr::from)

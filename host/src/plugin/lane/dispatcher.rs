@@ -22,7 +22,7 @@ use crate::plugin::{Event, Failure, Instance, Snapshot};
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::outgoing::Outgoing;
 use crate::routing::input::{Input, Load};
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::resource::Resource;
 use crate::routing::sync::{AtomicBool, Mutex};
 

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::health::Revocation;
 use crate::plugin::{Failure, Instance, Snapshot};
 use crate::routing::counters::CounterValues;
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 
 /// A swap to a successor that has started.
 pub(crate) struct Swap {

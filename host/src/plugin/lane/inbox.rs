@@ -19,7 +19,7 @@ use super::Item;
 use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
 use crate::routing::input::{Input, Load};
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::sync::AtomicUsize;
 
 /// The sending half of a lane.

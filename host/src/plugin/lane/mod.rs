@@ -31,7 +31,7 @@ use super::snapshot_file::SnapshotFile;
 use super::{Failure, Instance};
 use crate::protocol::close::CloseReason;
 use crate::routing::input::{Input, Load};
-use crate::routing::registry::Peer;
+use crate::routing::peer::Peer;
 use crate::routing::sync::pause;
 
 /// A unit of work in the inbox.

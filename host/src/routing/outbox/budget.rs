@@ -1,52 +1,52 @@
-//! How much may wait for one peer, and how much does. Pure.
+//! The byte budget of an outbox. Pure.
 //!
-//! What waits and what is being written counts, up to [`OutboxBounds::bytes`]; beside that **one** large message may wait uncounted, or a limit
-//! that is small enough for thousands of slow peers would be too small for one large message. So a peer that does not read costs at
-//! most `bytes` and one message.
+//! Queued and in-flight bytes count up to [`OutboxBounds::bytes`]. Beside that **one** large message
+//! may wait uncounted: a limit small enough for thousands of slow consumers would be too small for
+//! one large message. So a slow consumer costs at most `bytes` and one message.
 
 use crate::config::{self, Limits, OutboxPolicy};
 use crate::protocol::payload::Payload;
 
-/// How much may wait. The same for all connections of a resource.
+/// Limits of an outbox, the same for all connections of a resource.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OutboxBounds {
     pub(crate) messages: usize,
-    /// Of all that counts.
+    /// Maximum of counted bytes.
     pub(crate) bytes: usize,
-    /// Of a single message's payload, counted or not.
+    /// Maximum payload of a single message, counted or not.
     pub(crate) message_bytes: usize,
-    /// What becomes of more.
+    /// What happens when the limits are exceeded.
     pub(crate) policy: OutboxPolicy,
 }
 
 impl OutboxBounds {
-    /// As configured, of a resource or of the server. A message may be as long as any client's, and 4 MiB more for what an application
-    /// puts around it.
+    /// Takes the limits from a resource, else from `[server]`. A message may exceed `max_message` by
+    /// 4 MiB for what an application adds.
     pub(crate) fn new(limits: &Limits, own: Option<&config::Outbox>) -> Self {
-        const AROUND: usize = 4 << 20;
+        const ENVELOPE: usize = 4 << 20;
         let Limits { outbox_messages, outbox_bytes, max_message, .. } = *limits;
         let server = (outbox_messages, outbox_bytes, OutboxPolicy::Close);
         let (messages, bytes, policy) =
             own.map_or(server, |own| (own.messages, own.bytes, own.policy));
-        Self { messages, bytes, message_bytes: bytes.max(max_message + AROUND), policy }
+        Self { messages, bytes, message_bytes: bytes.max(max_message + ENVELOPE), policy }
     }
 
-    /// Whether a message of this size can wait at all.
+    /// Returns whether a message of this size can be queued at all.
     pub(crate) fn can_hold(self, payload: &Payload) -> bool {
         payload.len() <= self.message_bytes
     }
 }
 
-/// What counts at the moment.
+/// Bytes that count at present.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
-    guard: usize,
-    /// Of `guard`, what the connection has taken out and not yet written.
+    counted: usize,
+    /// The part of `counted` that the connection has taken and not yet written.
     in_writing: usize,
     oversized: Oversized,
 }
 
-/// Where the one uncounted message is.
+/// State of the one uncounted message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Oversized {
     #[default]
@@ -55,78 +55,78 @@ enum Oversized {
     InWriting,
 }
 
-/// How an entry was admitted: what must be given back if it is taken out by itself.
+/// How an entry was admitted, which its removal has to undo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fit {
     Counted,
-    Outsize,
+    Oversized,
 }
 
 impl Budget {
-    /// Takes an entry of so many bytes in, if there is a place for it.
+    /// Admits an entry of `bytes` bytes, if it fits.
     #[inline]
     pub(super) fn admit(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
-        let sum = self.guard + bytes;
+        let sum = self.counted + bytes;
         if sum <= limit && bytes <= limit / 2 {
-            self.guard = sum;
+            self.counted = sum;
             return Some(Fit::Counted);
         }
-        self.admit_outsize(bytes, limit)
+        self.admit_oversized(bytes, limit)
     }
 
-    /// One that is larger than half of the limit leaves the counted place to others where it can; any other takes this way only when
-    /// that is full.
+    /// An entry above half of the limit is admitted uncounted where possible; a smaller one only if the
+    /// counted bytes are full.
     #[cold]
-    fn admit_outsize(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
+    fn admit_oversized(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
         if self.oversized == Oversized::None {
             self.oversized = Oversized::Waits;
-            return Some(Fit::Outsize);
+            return Some(Fit::Oversized);
         }
-        let sum = self.guard + bytes;
+        let sum = self.counted + bytes;
         (sum <= limit).then(|| {
-            self.guard = sum;
+            self.counted = sum;
             Fit::Counted
         })
     }
 
-    /// Whether there is a place for entries of so many bytes, and a large one among them.
+    /// Returns whether entries of `bytes` bytes, one of them large, would fit.
     pub(super) fn has_place(&self, bytes: usize, limit: usize) -> bool {
-        self.oversized == Oversized::None && self.guard + bytes + limit / 2 <= limit
+        self.oversized == Oversized::None && self.counted + bytes + limit / 2 <= limit
     }
 
-    /// The connection has taken out all that waits.
+    /// Records that the connection has taken the whole queue.
     pub(super) fn hand_over(&mut self) {
-        self.in_writing = self.guard;
+        self.in_writing = self.counted;
         if self.oversized == Oversized::Waits {
             self.oversized = Oversized::InWriting;
         }
     }
 
-    /// What it took out is written.
+    /// Records that what was taken is written.
     #[inline]
     pub(super) fn written(&mut self) {
-        self.guard -= std::mem::take(&mut self.in_writing);
+        self.counted -= std::mem::take(&mut self.in_writing);
         if self.oversized == Oversized::InWriting {
             self.oversized = Oversized::None;
         }
     }
 
-    /// Counts an entry that is in already.
+    /// Counts an entry that is already queued.
     pub(super) fn count(&mut self, bytes: usize) {
-        self.guard += bytes;
+        self.counted += bytes;
     }
 
-    /// An entry that waits is taken out by itself.
+    /// Deducts an entry that is removed from the queue.
     pub(super) fn release(&mut self, bytes: usize, place: Fit) {
         match place {
-            Fit::Counted => self.guard -= bytes,
-            Fit::Outsize => self.oversized = Oversized::None,
+            Fit::Counted => self.counted -= bytes,
+            Fit::Oversized => self.oversized = Oversized::None,
         }
     }
 
     /// What waits is dropped.
     pub(super) fn clear(&mut self) {
-        self.guard = self.in_writing;
+        self.counted = self.in_writing;
         if self.oversized == Oversized::Waits {
             self.oversized = Oversized::None;
         }
@@ -144,7 +144,7 @@ mod tests {
         let found: Vec<_> =
             sizes.iter().filter(|size| budget.admit(**size, 100).is_none()).copied().collect();
         assert_eq!(found, refused, "{sizes:?}");
-        assert!(budget.guard <= 100);
+        assert!(budget.counted <= 100);
     }
 
     #[test]
@@ -163,16 +163,16 @@ mod tests {
     #[test]
     fn what_is_being_written_counts_until_it_is_written() {
         let mut budget = Budget::default();
-        assert_eq!(budget.admit(1000, 100), Some(Fit::Outsize));
+        assert_eq!(budget.admit(1000, 100), Some(Fit::Oversized));
         assert_eq!(budget.admit(40, 100), Some(Fit::Counted));
         budget.hand_over();
         assert_eq!(budget.admit(50, 100), Some(Fit::Counted));
         assert_eq!(budget.admit(1000, 100), None);
         budget.clear();
-        assert_eq!(budget.guard, 40);
+        assert_eq!(budget.counted, 40);
         budget.written();
-        assert_eq!((budget.guard, budget.oversized), (0, Oversized::None));
-        assert_eq!(budget.admit(1000, 100), Some(Fit::Outsize));
+        assert_eq!((budget.counted, budget.oversized), (0, Oversized::None));
+        assert_eq!(budget.admit(1000, 100), Some(Fit::Oversized));
     }
 
     #[test]

@@ -1,7 +1,8 @@
-//! What becomes of a message for which there is no place, where its resource does not say `"close"`.
+//! Overflow policies of an outbox other than `close`.
 //!
-//! `drop_oldest`: in one go the oldest go that are more than seven eighths of what may wait, so that the work for each message stays
-//! constant. `conflate`: each key has one place in the queue, found through a map that exists only while a keyed message waits.
+//! `drop_oldest` drops the oldest messages down to seven eighths of the limits at once, so that the
+//! work per message stays constant. `conflate` keeps one message per key, found through a map that
+//! exists only while a keyed message waits.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -11,11 +12,11 @@ use super::budget::{Budget, Fit, OutboxBounds};
 use crate::config::OutboxPolicy;
 use crate::protocol::outgoing::Outgoing;
 
-/// Where the messages with a key wait.
+/// Queue positions of the messages with a key.
 #[derive(Debug, Default)]
 pub(super) struct ConflationKeys {
     spots: HashMap<Arc<str>, Spot>,
-    /// How many entries were put before the first since.
+    /// Number of entries that were prepended later.
     before: usize,
 }
 
@@ -25,11 +26,11 @@ struct Spot {
     place: Fit,
 }
 
-/// An entry that found no place at all.
+/// The entry does not fit.
 pub(super) struct NoPlace;
 
 impl OutboxState {
-    /// Appends an entry, or puts it in the place of the one with its key. How many others had to go.
+    /// Appends an entry or replaces the one with its key; returns how many others were dropped.
     pub(super) fn enter(
         &mut self,
         item: Outgoing,
@@ -53,7 +54,7 @@ impl OutboxState {
         Ok(dropped)
     }
 
-    /// An entry was put before all others.
+    /// Records that an entry was prepended.
     pub(super) fn shift_keys(&mut self) {
         if let Some(keys) = &mut self.keys {
             keys.before += 1;
@@ -93,7 +94,8 @@ impl OutboxState {
         if bounds.policy == OutboxPolicy::Close {
             return Err(NoPlace);
         }
-        // What is being written takes no place from the newest: these policies are for values that grow old.
+        // In-flight bytes do not count against the newest message: these policies are for values that
+        // become outdated.
         self.budget.written();
         let mut dropped = 0;
         let eighth = bounds.messages.div_ceil(8);
@@ -113,7 +115,8 @@ impl OutboxState {
         Err(NoPlace)
     }
 
-    /// Keeps as many of the newest as these limits allow, and all that is not an application's. How many have gone.
+    /// Keeps the newest messages within the limits, and all entries of the host; returns how many were
+    /// dropped.
     fn keep_newest(&mut self, messages: usize, bytes: usize) -> u32 {
         let is_message = |item: &Outgoing| matches!(item, Outgoing::Message(_));
         let others = self.queue.iter().filter(|item| !is_message(item)).count();
@@ -132,7 +135,7 @@ impl OutboxState {
                 true if is_message(&item) => places -= 1,
                 true => {}
                 false => {
-                    // Whatever is older goes as well.
+                    // Everything older is dropped as well.
                     places = 0;
                     dropped += 1;
                     continue;
