@@ -1,10 +1,9 @@
-//! The one door to the host's private modules, for fuzz targets (`tests/fuzz`) and micro-benchmarks (`tests/bench/benches`).
+//! Access to private modules for fuzz targets (`tests/fuzz`), benchmarks (`tests/bench/benches`) and
+//! tests that span folders. Not part of a host that serves.
 //!
-//! Plain functions over bytes and values, so that nothing inside becomes public for their sake. Behind the feature `internals`,
-//! which no part of the host turns on; nothing here is promised to anybody. Modules that are public already (`http`, `lines`,
-//! `chunk`, `dialog`, `frame`, `identity`, `config`) are used as they are.
+//! Plain functions over bytes and values, behind the feature `internals`; no compatibility promise.
 
-pub(crate) mod crowd;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -13,7 +12,7 @@ mod proxy;
 mod script;
 mod wire;
 
-pub use self::crowd::Crowd;
+pub use self::fixture::Fixture;
 pub use self::proxy::proxy_header;
 pub use self::wire::{
     Framing, HostMessage, ReadOutcome, SocketReader, close_code, read_all, write_all,
@@ -27,33 +26,33 @@ use crate::plugin::Snapshot;
 use crate::plugin::snapshot_file::{self, SnapshotFile};
 use crate::plugin::staging::check_elf;
 
-/// The file in which a snapshot is kept, whole.
+/// Returns the content of a snapshot file.
 pub fn snapshot_file(plugin: &str, version: u32, bytes: &[u8]) -> Vec<u8> {
     let snapshot = Snapshot { version, bytes: bytes.to_vec().into() };
     let state = SnapshotFile { plugin: plugin.to_owned(), snapshot };
     [state.head().as_bytes(), bytes].concat()
 }
 
-/// Plugin, version and bytes of a snapshot's file; None if it is not a whole one.
+/// Returns plugin, version and bytes of a complete snapshot file.
 pub fn read_snapshot(file: &[u8]) -> Option<(String, u32, Vec<u8>)> {
     let SnapshotFile { plugin, snapshot } = snapshot_file::parse(file)?;
     Some((plugin, snapshot.version, snapshot.bytes.to_vec()))
 }
 
-/// Where the snapshot of a resource is kept.
+/// Returns the path of a resource's snapshot file.
 pub fn snapshot_path(state_dir: &Path, resource: &str) -> PathBuf {
     snapshot_file::file(state_dir, resource)
 }
 
-/// What is wrong with a library; None if it may be given to the linker.
+/// Returns what is wrong with an ELF file; `None` if it may be opened.
 pub fn library_problem(bytes: &[u8]) -> Option<String> {
     check_elf(bytes).err().map(|problem| problem.to_string())
 }
 
-/// A request on the control socket, printed again as the command line prints it.
+/// Parses a request of the control socket and serializes it again.
 ///
 /// # Errors
-/// It cannot be read; why.
+/// The parse error.
 pub fn control_request(line: &str) -> Result<String, String> {
     let request: ControlRequest = serde_json::from_str(line).map_err(|error| error.to_string())?;
     serde_json::to_string(&request).map_err(|error| error.to_string())

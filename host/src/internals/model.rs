@@ -1,8 +1,8 @@
-//! The two pieces that several threads are at together, under many interleavings: nothing is lost, doubled or reordered, and whoever
-//! waits is woken.
+//! Interleaving tests of the outbox and of a lane's inbox: nothing is lost, duplicated or reordered,
+//! and every waiter is woken.
 //!
-//! With `--cfg shuttle` (`tests/model`) a scheduler of its own chooses who runs at each lock and each atomic, and says so if
-//! nobody can: that is a wake-up that was lost. Without, the same on real threads, a few hundred times.
+//! With `--cfg shuttle` (`tests/model`) the shuttle scheduler chooses the thread at each lock and
+//! atomic, and reports a deadlock (a lost wake-up). Otherwise real threads run a few hundred times.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::sync::oneshot;
 
-use super::crowd;
+use super::fixture;
 use crate::config::{LaneKind, Limits, OutboxPolicy};
 use crate::plugin::lane::handover::{HandoverLimits, Succession, Swap};
 use crate::plugin::lane::inbox::Inbox;
@@ -67,7 +67,7 @@ fn text(pusher: usize, n: usize) -> Outgoing {
     Outgoing::Message(Payload::text(format!("{pusher} {n}")))
 }
 
-/// The numbers of one pusher's messages.
+/// Numbers of the messages of one producer.
 fn numbers(taken: &[Outgoing], pusher: usize) -> Vec<usize> {
     let texts = taken.iter().filter_map(|item| match item {
         Outgoing::Message(payload) => str::from_utf8(payload.as_bytes()).unwrap().split_once(' '),
@@ -76,7 +76,7 @@ fn numbers(taken: &[Outgoing], pusher: usize) -> Vec<usize> {
     texts.filter(|(by, _)| *by == pusher.to_string()).map(|(_, n)| n.parse().unwrap()).collect()
 }
 
-/// What the connection's task does: takes until it is told to close, then the rest.
+/// Acts as the connection's task: takes until close, then the rest.
 fn take_all(outbox: &Outbox) -> (Vec<Outgoing>, Vec<CloseReason>) {
     let (mut taken, mut reasons) = (Vec::new(), Vec::new());
     block_on(async {
@@ -90,7 +90,7 @@ fn take_all(outbox: &Outbox) -> (Vec<Outgoing>, Vec<CloseReason>) {
     (taken, reasons)
 }
 
-/// Pushes until it is told that the connection has gone; returns how many were taken.
+/// Pushes until the connection is gone; returns how many messages were accepted.
 fn push(outbox: Arc<Outbox>, pusher: usize, count: usize, bounds: OutboxBounds) -> usize {
     (0..count).take_while(|n| outbox.push(text(pusher, *n), bounds).is_ok()).count()
 }
@@ -122,7 +122,7 @@ fn what_an_outbox_took_is_taken_from_it_once_and_in_order() {
         let pushed = lane.join().unwrap();
         assert_eq!(reasons.len(), 1);
         assert_eq!(taken[0], Outgoing::Ready);
-        // An orderly close still takes what comes: all of it is there.
+        // A graceful close still accepts messages: all of them arrive.
         for (pusher, count) in pushed.into_iter().enumerate() {
             assert_eq!(count, 3);
             assert_eq!(numbers(&taken, pusher), [0, 1, 2]);
@@ -162,7 +162,7 @@ fn of_several_who_close_the_first_one_counts() {
             panic!("{ends:?} {reasons:?}")
         };
         assert_eq!(*code, reason.code);
-        // What was taken before the end is not lost with it.
+        // Messages accepted before the end are not lost.
         for (code, pushed, _) in &ends {
             assert_eq!(numbers(&taken, usize::from(code.0)), Vec::from_iter(0..*pushed));
         }
@@ -200,7 +200,7 @@ fn an_outbox_that_is_full_says_so_once_and_takes_nothing_more() {
         let was_full = closed == Err(Gone);
         assert_eq!(reason.code, if was_full { CloseCode::TRY_AGAIN } else { CloseCode::AWAY });
         for (pusher, pushed) in pushed.into_iter().enumerate() {
-            // Of a slow peer what waited is dropped, at the end; else nothing is.
+            // Only the queue of a slow consumer is dropped, at its end.
             let numbers = numbers(&taken, pusher);
             assert_eq!(numbers, Vec::from_iter(0..numbers.len()));
             assert!(numbers.len() == pushed || was_full && numbers.len() < pushed);
@@ -219,7 +219,7 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
         let lane = {
             let outbox = outbox.clone();
             spawn(move || {
-                // Every second message is only acknowledged by its being given back.
+                // Every second message is acknowledged only by its release.
                 for n in received {
                     if n % 2 == 0 {
                         outbox.push(text(0, n), TIGHT).unwrap();
@@ -259,8 +259,8 @@ fn a_connection_that_may_not_read_is_woken_when_it_may() {
     });
 }
 
-/// What a connection's task does with a lane that answers at length: hands on five messages, reads its outbox, sees to what was
-/// deferred, and goes once all is answered. Returns what it took.
+/// Acts as a connection whose lane sends large answers: hands over five messages, reads the outbox,
+/// resumes deferred input, and ends after the last answer. Returns what it took.
 fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
     let mut taken = Vec::new();
     let is_next = |item: &&Outgoing| matches!(item, Outgoing::Next(_));
@@ -282,7 +282,7 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
                 assert!(inbox.send(Item::Resume(peer.clone())).await.is_ok());
             }
         }
-        // One that is done is woken when nothing of it is with the lane any more.
+        // A connection that has finished sending is woken when the lane has no input left.
         let look = |cx: &mut Context<'_>| match peer.outbox.next_step(
             cx,
             Priority::Read,
@@ -301,7 +301,7 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
     taken
 }
 
-/// One look of a connection's task that has read its last.
+/// One step of a connection that has stopped reading.
 async fn outbox_turn(outbox: &Outbox, bounds: OutboxBounds) -> Taken {
     let look = |cx: &mut Context<'_>| match outbox.next_step(cx, Priority::Write, None, bounds) {
         NextStep::Write(taken) => Poll::Ready(taken),
@@ -312,12 +312,12 @@ async fn outbox_turn(outbox: &Outbox, bounds: OutboxBounds) -> Taken {
     taken
 }
 
-/// An application that answers each message with three.
+/// Answers each message with three.
 fn talker() -> Box<dyn Instance> {
     let handle = |event: Event<'_>| {
         if let Event::Message(peer, payload) = event {
             for _ in 0..3 {
-                // One that has gone needs none.
+                // A closed connection needs none.
                 let _gone = peer.send(payload.clone(), None);
                 yield_now();
             }
@@ -328,14 +328,14 @@ fn talker() -> Box<dyn Instance> {
 
 fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
     check(move || {
-        let resource = crowd::resource("/x");
-        // An answer and its `next` find a place as long as three quarters are not taken; all answers do not.
+        let resource = fixture::resource("/x");
+        // An answer and its `next` fit below three quarters of the bounds; all answers together do not.
         let limits = Limits { outbox_messages: 16, ..Limits::default() };
         let (inbox, pending_lane) = lane::open(1);
         let running = pending_lane.into_running(resource.clone(), kind, talker());
         let lane = spawn(move || block_on(running));
         let peers: Vec<_> = ["a", "b"]
-            .map(|name| crowd::peer_within(&limits, &resource, name, ""))
+            .map(|name| fixture::peer_within(&limits, &resource, name, ""))
             .map(|peer| {
                 let inbox = inbox.clone();
                 spawn(move || converse(&inbox, &peer))
@@ -364,7 +364,7 @@ fn from_a_lane_of_its_own_too() {
     a_peer_that_does_not_wait_is_answered_in_full(LaneKind::Thread);
 }
 
-/// An application that does this at each event, and lets somebody else run while its state is handed over.
+/// Runs a closure at each event, and yields while its state is handed over.
 struct Stage<F> {
     generation: u64,
     handle: F,
@@ -405,10 +405,10 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
     }
 }
 
-/// Neither lock nor atomic of the model: whoever writes here has the clerk.
+/// Not part of the model: only the holder of the dispatcher writes here.
 type Notes = Arc<std::sync::Mutex<Vec<(u64, String)>>>;
 
-/// An application that writes down what it is called for; between the call and the note somebody else may run.
+/// Records its callbacks, and yields between a call and its record.
 fn scribe(generation: u64, notes: Notes) -> Box<dyn Instance> {
     let handle = move |event: Event<'_>| {
         let note = match event {
@@ -423,7 +423,7 @@ fn scribe(generation: u64, notes: Notes) -> Box<dyn Instance> {
     Box::new(Stage { generation, handle })
 }
 
-/// A connection's task: comes, says three things, goes.
+/// Acts as a connection: opens, sends three messages, closes.
 fn visit(inbox: Inbox, peer: Arc<Peer>) {
     block_on(async {
         assert!(inbox.send(Item::Open(peer.clone())).await.is_ok());
@@ -448,15 +448,15 @@ fn visit(inbox: Inbox, peer: Arc<Peer>) {
 fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
     check(move || {
         let notes = Notes::default();
-        let resource = crowd::resource("/x");
+        let resource = fixture::resource("/x");
         let scribe = |generation| scribe(generation, notes.clone());
-        // Room for two: some have to wait for a place.
+        // Capacity two: some senders have to wait.
         let (inbox, pending_lane) = lane::open(2);
         let running = pending_lane.into_running(resource.clone(), kind, scribe(1));
         let lane = spawn(move || block_on(running));
         let visitors: Vec<_> = ["a", "b"]
             .map(|name| {
-                let (inbox, peer) = (inbox.clone(), crowd::peer(&resource, name, ""));
+                let (inbox, peer) = (inbox.clone(), fixture::peer(&resource, name, ""));
                 (peer.clone(), spawn(move || visit(inbox, peer)))
             })
             .into();
@@ -470,7 +470,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
         });
         for (peer, visitor) in visitors {
             visitor.join().unwrap();
-            // Done, or in the inbox: closed by the lane's own order.
+            // Handled, or still in the inbox when the lane closes.
             let queue = block_on(peer.outbox.remaining());
             let nexts = queue.iter().filter(|item| matches!(item, Outgoing::Next(_))).count();
             assert_eq!((queue.front(), nexts), (Some(&Outgoing::Ready), 3));

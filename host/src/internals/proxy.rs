@@ -1,4 +1,4 @@
-//! PROXY headers, read in memory.
+//! Reads PROXY headers in memory.
 
 use std::net::IpAddr;
 
@@ -6,10 +6,10 @@ use super::script::Script;
 use super::wire::finish;
 use crate::net::proxy_protocol::{self, ProxyHeader};
 
-/// The address for which the header speaks with which these reads begin, None where it says none, and how many of their bytes it took.
+/// Parses the PROXY header at the start of `reads`; returns its address, if any, and its length.
 ///
 /// # Errors
-/// There is none; why.
+/// The reason for which the header is invalid.
 pub fn proxy_header(reads: &[&[u8]]) -> (Result<Option<IpAddr>, String>, usize) {
     let mut script = Script::of_reads(reads);
     let found = finish(proxy_protocol::read(&mut script)).map_err(|error| error.to_string());

@@ -1,4 +1,4 @@
-//! A socket in memory that does what a script says: each read brings what the script has next, each write takes as much as it allows.
+//! A scripted socket in memory: each read returns the next chunk, each write takes the allowed size.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,19 +7,19 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Never waits for anybody: behind its last read comes the end of the stream, and a write that takes nothing asks to be polled again.
+/// Never blocks: the last read is followed by the end of the stream, and a pending write wakes itself.
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) reads: VecDeque<Vec<u8>>,
     pub(super) written: Vec<u8>,
-    /// How much the next writes take; 0: not now. Over and over; empty: all.
+    /// Sizes of the next writes, repeated (0: pending; empty: everything).
     allowed: Vec<usize>,
     turn: usize,
 }
 
 impl Script {
     pub(super) fn of_reads(reads: &[&[u8]]) -> Self {
-        // An empty read would be the end of the stream.
+        // An empty read would mean the end of the stream.
         let reads = reads.iter().filter(|read| !read.is_empty()).map(|read| read.to_vec());
         Self { reads: reads.collect(), written: Vec::new(), allowed: Vec::new(), turn: 0 }
     }

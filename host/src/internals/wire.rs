@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 
-use super::crowd;
+use super::fixture;
 use super::script::Script;
 use crate::config::Limits;
 use crate::protocol::chunk::Form;
@@ -130,7 +130,7 @@ pub fn write_all(
     close: (u16, &str),
     allowed: &[usize],
 ) -> (Vec<u8>, String) {
-    let peer = crowd::peer(&crowd::resource("/web"), "127.0.0.1", "");
+    let peer = fixture::peer(&fixture::resource("/web"), "127.0.0.1", "");
     let script = Script::of_writes(allowed);
     let mut wire = match framing {
         Framing::WebSocket => Wire::websocket(script, Vec::new(), &Limits::default()),

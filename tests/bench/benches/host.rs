@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
-use plugsocket::internals::{Crowd, SocketReader};
+use plugsocket::internals::{Fixture, SocketReader};
 use plugsocket::protocol::chunk::{Form, Joiner, Step};
 use plugsocket::protocol::dialog;
 use plugsocket::protocol::ws::frame::{self, FrameHead};
@@ -104,40 +104,40 @@ mod routing {
     /// Must not grow with the number of peers but for what a cache has to fetch: each time another one is looked up.
     #[divan::bench(args = PEERS)]
     fn find_in_turn(bencher: Bencher<'_, '_>, peers: usize) {
-        let (crowd, mut number) = (Crowd::new(peers), 0);
+        let (fixture, mut number) = (Fixture::new(peers), 0);
         bencher.bench_local(|| {
             number += 7919;
-            crowd.find(number)
+            fixture.find(number)
         });
     }
 
     /// The same without caches missing: what the lookup itself costs.
     #[divan::bench(args = PEERS)]
     fn find_the_same(bencher: Bencher<'_, '_>, peers: usize) {
-        let crowd = Crowd::new(peers);
-        bencher.bench_local(|| crowd.find(black_box(5)));
+        let fixture = Fixture::new(peers);
+        bencher.bench_local(|| fixture.find(black_box(5)));
     }
 
     #[divan::bench]
     fn feedback_and_take(bencher: Bencher<'_, '_>) {
-        let (crowd, payload) = (Crowd::new(1_000), Bytes::from(vec![b'x'; 128]));
-        let uuid = crowd.uuid(5).to_owned();
-        bencher.bench_local(|| (crowd.feedback(&uuid, &payload), crowd.take(5)));
+        let (fixture, payload) = (Fixture::new(1_000), Bytes::from(vec![b'x'; 128]));
+        let uuid = fixture.uuid(5).to_owned();
+        bencher.bench_local(|| (fixture.feedback(&uuid, &payload), fixture.take(5)));
     }
 
     #[divan::bench]
     fn send_and_take(bencher: Bencher<'_, '_>) {
-        let (crowd, payload) = (Crowd::new(1_000), Bytes::from(vec![b'x'; 128]));
-        bencher.bench_local(|| (crowd.send(5, &payload), crowd.take(5)));
+        let (fixture, payload) = (Fixture::new(1_000), Bytes::from(vec![b'x'; 128]));
+        bencher.bench_local(|| (fixture.send(5, &payload), fixture.take(5)));
     }
 
     /// To 500 outboxes, each of which is emptied.
     #[divan::bench]
     fn broadcast_and_take(bencher: Bencher<'_, '_>) {
-        let (crowd, payload) = (Crowd::new(500), Bytes::from(vec![b'x'; 128]));
+        let (fixture, payload) = (Fixture::new(500), Bytes::from(vec![b'x'; 128]));
         bencher.counter(ItemsCount::new(500_usize)).bench_local(|| {
-            let reached = crowd.broadcast(&payload);
-            (reached, (0..500).map(|number| crowd.take(number)).sum::<usize>())
+            let reached = fixture.broadcast(&payload);
+            (reached, (0..500).map(|number| fixture.take(number)).sum::<usize>())
         });
     }
 }
@@ -148,12 +148,12 @@ mod outbox {
     /// So many messages, then one take.
     #[divan::bench(args = [1, 16, 256])]
     fn push_and_take(bencher: Bencher<'_, '_>, messages: usize) {
-        let (crowd, payload) = (Crowd::new(1), Bytes::from(vec![b'x'; 128]));
+        let (fixture, payload) = (Fixture::new(1), Bytes::from(vec![b'x'; 128]));
         bencher.counter(ItemsCount::new(messages)).bench_local(|| {
             for _ in 0..messages {
-                crowd.send(0, &payload);
+                fixture.send(0, &payload);
             }
-            crowd.take(0)
+            fixture.take(0)
         });
     }
 }

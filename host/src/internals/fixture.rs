@@ -17,7 +17,7 @@ use crate::routing::registry::{Entry, Registry};
 use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
 use crate::routing::router::{Command, Router};
 
-/// A resource that nothing serves.
+/// Creates a resource that no application serves.
 pub(crate) fn resource(path: &str) -> Arc<Resource> {
     let service = Service {
         dialog: true,
@@ -28,7 +28,7 @@ pub(crate) fn resource(path: &str) -> Arc<Resource> {
     Arc::new(Resource::new(path.to_owned(), service))
 }
 
-/// A peer; `fields` are header lines beside the `Host`.
+/// Creates a peer; `fields` are header lines beside `Host`.
 pub(crate) fn peer(resource: &Arc<Resource>, address: &str, fields: &str) -> Arc<Peer> {
     peer_within(&Limits::default(), resource, address, fields)
 }
@@ -54,17 +54,17 @@ pub(crate) fn peer_within(
     Arc::new(Peer::new(arrival))
 }
 
-/// Many peers on one resource, whose messages nobody writes to sockets.
+/// Many peers on one resource, without sockets.
 #[derive(Debug)]
-pub struct Crowd {
+pub struct Fixture {
     registry: Arc<Registry>,
     router: Router,
     resource: Arc<Resource>,
     entries: Vec<Entry>,
 }
 
-impl Crowd {
-    /// `count` peers that are ready for messages.
+impl Fixture {
+    /// Creates `count` open peers.
     pub fn new(count: usize) -> Self {
         let (registry, resource) = (Arc::<Registry>::default(), resource("/web"));
         let resources = Resources::from([(resource.path.clone(), resource.clone())]);
@@ -79,28 +79,28 @@ impl Crowd {
         Self { registry, router, resource, entries }
     }
 
-    /// The uuid of a peer; the first has number 0, and it goes on from the beginning behind the last.
+    /// Returns the uuid of peer `number`, modulo the count.
     pub fn uuid(&self, number: usize) -> &str {
         self.peer(number).identity.as_str()
     }
 
-    /// Looks a peer up by its id; whether it is there.
+    /// Looks a peer up by id; returns whether it exists.
     pub fn find(&self, number: usize) -> bool {
         self.registry.find(self.peer(number).id()).is_some()
     }
 
-    /// An application's feedback to a uuid; whether it was delivered.
+    /// Sends a feedback to a uuid; returns whether it was delivered.
     pub fn feedback(&self, uuid: &str, payload: &Bytes) -> bool {
         self.deliver(Command::Feedback { to: Target::Uuid(uuid), payload: text(payload) }) == 1
     }
 
-    /// An application's message to one peer; whether it was delivered.
+    /// Sends a message to one peer; returns whether it was delivered.
     pub fn send(&self, number: usize, payload: &Bytes) -> bool {
         let to = self.peer(number).id();
         self.deliver(Command::Send { to, key: None, payload: text(payload) }) == 1
     }
 
-    /// An application's message to all; how many got it.
+    /// Broadcasts a message; returns the number of receivers.
     pub fn broadcast(&self, payload: &Bytes) -> u64 {
         let (scope, payload) = (Scope::Resource, text(payload));
         self.deliver(Command::Broadcast {
@@ -112,7 +112,7 @@ impl Crowd {
         })
     }
 
-    /// Takes what waits for a peer, as its task does before it writes; how many messages.
+    /// Takes the queue of a peer as its task does; returns the number of messages.
     pub fn take(&self, number: usize) -> usize {
         self.peer(number).outbox.take().now_or_never().map_or(0, |taken| taken.queue.len())
     }
