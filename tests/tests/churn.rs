@@ -56,7 +56,7 @@ async fn a_partially_written_library_is_refused_and_loaded_once_complete() {
     let position = host.log_position();
     fs::write(host.library("counter"), &whole[..whole.len() / 2]).unwrap();
     let line = host.wait_for_error(position, "incomplete").await;
-    assert!(line.message().contains("generation 1 goes on"), "{line}");
+    assert!(line.message().contains("generation 1 keeps serving"), "{line}");
     counts(&mut client, "v1", 1).await;
     let mut file = fs::OpenOptions::new().append(true).open(host.library("counter")).unwrap();
     std::io::Write::write_all(&mut file, &whole[whole.len() / 2..]).unwrap();
@@ -228,7 +228,7 @@ async fn a_library_that_cannot_be_staged_is_refused_with_the_cause() {
     host.replace_library("counter", "counter_v2");
     let line = host.wait_for_error(position, "cannot copy it to").await;
     assert!(line.message().contains("File too large"), "{line}");
-    assert!(line.message().ends_with("generation 1 goes on"), "{line}");
+    assert!(line.message().ends_with("generation 1 keeps serving"), "{line}");
     counts(&mut client, "v1", 1).await;
     let staged = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
     let staged_files: Vec<_> =

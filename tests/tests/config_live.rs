@@ -22,8 +22,9 @@ async fn expect_rejection(host: &TestHost, text: &str, reason: &str) -> Line {
     let position = host.log_position();
     host.write_config(text);
     let line = host.wait_for_error(position, reason).await;
-    let stays =
-        |line: &Line| line.starts_with("configuration not applied; the running one goes on");
+    let stays = |line: &Line| {
+        line.starts_with("configuration not applied; the running configuration stays in effect")
+    };
     host.wait_for_log_since(position, "the configuration to be rejected", stays).await;
     line
 }

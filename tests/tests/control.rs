@@ -98,7 +98,7 @@ async fn a_disabled_plugin_closes_its_resources_until_it_is_enabled() {
     let (mut client, mut other) = (host.connect("/count").await, host.connect("/echo").await);
     succeed(&host, &["plugin", "disable", "counter"]).await;
     let packet = client.expect_close_packet(1013).await;
-    assert_eq!(packet["error"], "the application counter is switched off");
+    assert_eq!(packet["error"], "the application counter is disabled");
     assert_eq!(packet["retry_after"], 30);
     let mut rejected = host.open(Request::to("/count")).await;
     assert_eq!(rejected.expect_close_packet(1013).await["retry_after"], 30);

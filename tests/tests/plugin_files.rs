@@ -29,7 +29,7 @@ async fn expect_refusal(host: &TestHost, prepare: impl Fn(&Path), expected: &str
     fs::rename(next, host.library("counter_v1")).unwrap();
     let line = host.wait_for_error(position, "plugin counter_v1 refused").await;
     assert!(line.message().contains(expected), "{line}");
-    assert!(line.message().contains("generation 1 goes on"), "{line}");
+    assert!(line.message().contains("generation 1 keeps serving"), "{line}");
     host.connect("/count").await;
 }
 

@@ -42,7 +42,7 @@ async fn a_rollback_keeps_the_state_and_the_newer_file_is_not_reloaded() {
     let (code, output) = host.command(&["plugin", "rollback", "app"]).await;
     assert_eq!(
         (code, output.trim()),
-        (0, "generation 3 of app serves /app; it is what generation 1 was")
+        (0, "generation 3 of app serves /app; it has the content of generation 1 was")
     );
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 3));
     assert_eq!(kept(&plugin(&host).await), [3, 2]);

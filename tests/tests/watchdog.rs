@@ -36,10 +36,10 @@ async fn a_slow_callback_is_reported_while_it_runs_and_when_it_ends() {
     let fields = ["plugin", "generation", "resource", "callback"].map(|name| line.field(name));
     assert_eq!(fields, ["blocker", "1", "/slow", "message"]);
     assert_eq!(line.level(), "WARN");
-    let still_runs = host.log().iter().all(|line| !line.starts_with("the slow callback has ended"));
+    let still_runs = host.log().iter().all(|line| !line.starts_with("slow callback has returned"));
     assert!(still_runs);
     assert_eq!(client.receive_text().await, "block 300");
-    wait_for(&host, 0, "the slow callback has ended").await;
+    wait_for(&host, 0, "slow callback has returned").await;
     client.expect_next().await;
     client.send("quick").await;
     assert_eq!(client.receive_text().await, "quick");
@@ -62,14 +62,14 @@ async fn disabling_a_stuck_application_closes_all_its_connections() {
     assert_eq!(code, 0, "{output}");
     for mut client in [failing, waiting] {
         let packet = client.expect_close_packet(1013).await;
-        assert_eq!(packet["error"], "the application blocker is switched off");
+        assert_eq!(packet["error"], "the application blocker is disabled");
         client.close().await;
     }
     let connected =
         async { while host.command(&["connections", "--json"]).await.1.trim() != "[]" {} };
     within("all connections to end", connected).await;
     let packet = rejected(&host, "/stuck").await;
-    assert_eq!(packet["error"], "the application blocker is switched off");
+    assert_eq!(packet["error"], "the application blocker is disabled");
     assert_eq!(host.command(&["plugin", "enable", "blocker"]).await.0, 0);
     let mut client = host.connect("/stuck").await;
     client.send("quick").await;

@@ -200,7 +200,7 @@ fn background(
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
     background.spawn(keep_alive::keep_alive(hub.clone()));
-    background.spawn(snapshots::keep_states(hub.clone(), snapshot_writer.clone()));
+    background.spawn(snapshots::write_periodically(hub.clone(), snapshot_writer.clone()));
     let (guarded, secured) = (hub.clone(), hub.clone());
     background.spawn(async move { auth::watch_keys(&guarded.guards).await });
     background.spawn(async move { tls::watch_certificates(&secured.config, &secured.tls).await });

@@ -1,4 +1,4 @@
-//! Brings a changed `plugins.toml` into effect: as a whole, or not at all.
+//! Applies a changed `plugins.toml`: completely or not at all.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Supervisor {
         if !diff.restart.is_empty() {
             warn!(
                 keys = diff.restart.join(", "),
-                "these keys of [server] need a restart; the rest is applied"
+                "changed keys of [server] need a restart; other changes are applied"
             );
             old.keep_until_restart(&mut new);
         }
@@ -57,29 +57,32 @@ impl Supervisor {
                 }
             }
             Err(line) => {
-                error!(reason = line, "configuration not applied; the running one goes on");
+                error!(
+                    reason = line,
+                    "configuration not applied; the running configuration stays in effect"
+                );
                 return Err(line);
             }
         }
         for name in &diff.plugins {
-            self.try_again(name).await;
+            self.check_library_again(name).await;
         }
         Ok(match diff.restart.as_slice() {
             [] => "configuration applied".to_owned(),
             keys => {
-                format!("configuration applied, but for what needs a restart: {}", keys.join(", "))
+                format!("configuration applied; these keys need a restart: {}", keys.join(", "))
             }
         })
     }
 
-    /// What TLS listeners are to serve.
+    /// Loads the certificates of a new configuration.
     async fn certificates(&self, new: &Config) -> Result<Option<ServedCertificates>, String> {
         let (config, former) = (new.clone(), self.hub.tls.served());
         read(move || ServedCertificates::load(&config, former.as_deref())).await
     }
 
-    /// The guards of a new configuration, and the present ones of resources that have one no more: those are open to everybody
-    /// only once the rest is in effect. Reads key files.
+    /// Builds the guards of a new configuration and reads their key files. Guards of resources that no
+    /// longer have one are kept until the rest is applied, so that no resource is open too early.
     async fn new_guards(&self, new: &Config) -> Result<Guards, String> {
         let present = self.hub.guards.load_full();
         let (new, known) = (new.clone(), present.clone());
@@ -90,16 +93,16 @@ impl Supervisor {
         Ok(guards)
     }
 
-    /// Takes away the guards that the configuration in force does not ask for.
+    /// Removes guards that the applied configuration does not contain.
     async fn drop_guards(&self) {
         let (config, present) = (self.hub.config.load_full(), self.hub.guards.load_full());
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
         let guards = run_blocking(move || auth::load_guards(&config, &present)).await;
-        // Only where a resource kept its former settings and their files are gone: it keeps the new guard.
+        // Only if a resource kept its former settings and their key files are gone: the new guard stays.
         let keeps = |error: &dyn std::error::Error| {
-            error!(reason = chain(error), "a resource keeps its new keys for authentication");
+            error!(reason = chain(error), "resource keeps its new authentication keys");
         };
         match guards {
             Ok(Ok(guards)) => self.hub.guards.store(Arc::new(guards)),
@@ -108,7 +111,7 @@ impl Supervisor {
         }
     }
 
-    /// Loads and starts all that a configuration needs and that does not run yet.
+    /// Loads and starts everything that the configuration needs and that does not run yet.
     pub(super) async fn prepare(
         &mut self,
         old: &Config,
@@ -152,7 +155,7 @@ impl Supervisor {
                 (Some(resource), None) => {
                     if let Err(error) = self.reshape(resource, settings) {
                         error!(resource = path, %error, "resource keeps its lane");
-                        // So that it is tried again with the next reading.
+                        // Keeps the former settings, so that the next reload tries again.
                         settings.lane = old.resources[path].lane;
                     }
                     resource.clone()
@@ -187,7 +190,7 @@ impl Supervisor {
             };
             resources.insert(path.clone(), resource);
         }
-        // In this order: who finds a resource finds its settings, too.
+        // In this order, so that every resource that can be found has settings.
         let new = Arc::new(new);
         self.hub.config.store(new.clone());
         self.hub.resources.store(Arc::new(resources));
@@ -205,7 +208,7 @@ impl Supervisor {
         );
     }
 
-    /// A resource that was mapped to a disabled plugin is closed as well.
+    /// Closes resources that are mapped to a disabled plugin.
     async fn keep_disabled(&mut self, config: &Config) {
         for settings in config.resources.values() {
             if !self.is_disabled(&settings.plugin) {
@@ -220,7 +223,7 @@ impl Supervisor {
     }
 }
 
-/// Reads files elsewhere. What is wrong with them is logged, a line each.
+/// Reads files off the runtime; logs one line per mistake.
 async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
@@ -233,5 +236,5 @@ async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
 
 fn not_applied(text: &str) {
     text.lines().for_each(|line| error!("{line}"));
-    error!("configuration not applied; the running one goes on");
+    error!("configuration not applied; the running configuration stays in effect");
 }

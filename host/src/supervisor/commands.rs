@@ -1,4 +1,4 @@
-//! What an operator orders through the control socket. The answer is one sentence, whether it was done or not.
+//! Commands of an operator from the control socket; each is answered with one sentence.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +14,16 @@ use crate::plugin::lane::handover::Succession;
 use crate::plugin::watch;
 use crate::routing::resource::{Outage, Resource};
 
-/// An operator's order.
+/// A command of an operator.
 #[derive(Debug)]
 pub(crate) enum OperatorCommand {
-    /// Read `plugins.toml` again.
+    /// Reads `plugins.toml` again.
     Configuration,
-    /// Load the library of a plugin again, even if it is the same.
+    /// Loads the library of a plugin again, even if unchanged.
     Reload(String),
     Disable(String),
     Enable(String),
-    /// Let a kept generation take over: this one, or the one before.
+    /// Replaces the library by a kept generation: `generation`, or the previous one.
     RollBack {
         plugin: String,
         generation: Option<u64>,
@@ -31,7 +31,7 @@ pub(crate) enum OperatorCommand {
     },
 }
 
-/// What was done, or why it was not.
+/// What was done, or why the command failed.
 pub(crate) type CommandResult = Result<String, String>;
 
 impl Supervisor {
@@ -57,7 +57,7 @@ impl Supervisor {
             Ok(Some(loaded)) => {
                 let done = self.replace(name, loaded, &config, Succession::Update).await;
                 if done.is_ok() {
-                    self.note_rolled_back(name, None);
+                    self.record_rollback(name, None);
                 }
                 done
             }
@@ -71,20 +71,20 @@ impl Supervisor {
         self.must_be_mapped(name, &config)?;
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         if std::mem::replace(&mut plugin.is_disabled, true) {
-            return Err(format!("{name} is disabled already"));
+            return Err(format!("{name} is already disabled"));
         }
         self.probations.remove(name);
         let resources = self.resources_of(name, &config);
         for resource in &resources {
             self.switch_off(resource, name).await;
         }
-        info!(plugin = name, "disabled");
+        info!(plugin = name, "plugin disabled");
         Ok(format!("{name} is disabled; {} closed", paths(&resources)))
     }
 
-    /// Closes a resource whose plugin is disabled.
+    /// Closes a resource of a disabled plugin.
     pub(super) async fn switch_off(&mut self, resource: &Arc<Resource>, plugin: &str) {
-        let text = format!("the application {plugin} is switched off");
+        let text = format!("the application {plugin} is disabled");
         let outage = Outage { text, retry_after: DISABLED_RETRY };
         let reason = outage.close_reason();
         self.close(resource, outage, reason).await;
@@ -99,7 +99,7 @@ impl Supervisor {
         }
         let file = watch::library(&config.server.plugin_dir, name);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
-        // It may have changed meanwhile.
+        // The library may have changed meanwhile.
         if (plugin.active.is_none() || plugin.seen != FileStamp::of(&file))
             && let Err(refusal) = self.load_new(name).await
         {
@@ -113,7 +113,7 @@ impl Supervisor {
         for resource in &resources {
             self.start_afresh(resource, InitialState::Written).await;
         }
-        info!(plugin = name, "enabled");
+        info!(plugin = name, "plugin enabled");
         Ok(format!("{name} is enabled; {} served", paths(&resources)))
     }
 
@@ -135,7 +135,7 @@ impl Supervisor {
     }
 }
 
-/// When clients of a disabled plugin may try again: nobody knows when it is enabled.
+/// `retry_after` for clients of a disabled plugin.
 const DISABLED_RETRY: Duration = Duration::from_secs(30);
 
 fn paths(resources: &[Arc<Resource>]) -> String {

@@ -1,4 +1,4 @@
-//! From a generation to what serves: starts instances, gives them resources, lets them take over from each other.
+//! Starts instances of a generation and swaps them into the lanes of its resources.
 
 use std::sync::Arc;
 
@@ -24,18 +24,18 @@ use crate::protocol::close::CloseReason;
 use crate::routing::peer::Peer;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 
-/// An instance that waits to take over a resource.
+/// A started instance that is ready to take over a resource.
 pub(super) struct Candidate {
     pub(super) instance: Box<dyn Instance>,
     pub(super) generation: Arc<Generation>,
     pub(super) resource: Arc<Resource>,
     pub(super) lane: LaneKind,
-    /// With [`Succession::Restored`]: the sessions that its state speaks of.
+    /// With [`Succession::Restored`]: the sessions that the state refers to.
     pub(super) known: Vec<Arc<Peer>>,
 }
 
 impl Supervisor {
-    /// Lets a new generation take over every resource that its plugin serves.
+    /// Swaps a new generation into every resource of its plugin.
     pub(super) async fn replace(
         &mut self,
         name: &str,
@@ -88,21 +88,21 @@ impl Supervisor {
         Err(format!("generation {number} of {name} was refused: {reason}"))
     }
 
-    /// For a resource whose application stays: dialog, subprotocols, lane.
+    /// Applies changed dialog, subprotocols and lane to a resource whose application stays.
     ///
     /// # Errors
-    /// There is no thread for the lane; all the rest is done.
+    /// The lane's thread cannot be started; everything else is applied.
     pub(super) fn reshape(
         &self,
         resource: &Arc<Resource>,
         settings: &ResourceConfig,
     ) -> std::io::Result<()> {
         let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
-        self.settle(resource, settings, lane_kind(settings, never_blocks))
+        self.finish_swap(resource, settings, lane_kind(settings, never_blocks))
     }
 
-    /// Brings a resource whose instance stays from here on into the form that its settings ask for.
-    fn settle(
+    /// Applies the settings to a resource whose instance stays.
+    fn finish_swap(
         &self,
         resource: &Arc<Resource>,
         settings: &ResourceConfig,
@@ -115,16 +115,16 @@ impl Supervisor {
         moved
     }
 
-    /// Lets the running instance go on in a lane of this kind.
+    /// Moves the running instance to a lane of this kind.
     fn move_lane(&self, resource: &Arc<Resource>, kind: LaneKind) -> std::io::Result<()> {
         let now = resource.service();
         let ServiceState::Serving(inbox) = &now.state else { return Ok(()) };
         if kind == now.lane {
             return Ok(());
         }
-        // First: an instance that has left its lane must have where to go.
+        // First, because an instance that has left its lane needs a new one.
         let executor = Executor::reserve(&resource.path, kind)?;
-        // What is in the old inbox is done first; what comes waits in the new one.
+        // The old inbox is emptied first; new items wait in the new one.
         let capacity = self.hub.config.load().server.limits.inbox_messages;
         let (next, pending_lane) = lane::open_successor(capacity, inbox.health().clone());
         let state = ServiceState::Serving(next);
@@ -145,10 +145,10 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The first instance of a resource.
+    /// Serves a resource with its first instance.
     ///
     /// # Errors
-    /// There is no thread for it; the resource stays closed.
+    /// The lane's thread cannot be started; the resource stays closed.
     pub(super) fn serve_first(
         &mut self,
         resource: &Arc<Resource>,
@@ -164,18 +164,18 @@ impl Supervisor {
             }
         };
         let (inbox, pending_lane) = lane::open(self.hub.config.load().server.limits.inbox_messages);
-        // There is nothing to restore: this only lets it speak.
+        // Nothing to restore; this only activates the instance.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
         pending_lane.start(resource.clone(), executor, instance);
         let state = ServiceState::Serving(inbox);
         resource.set_service(Service { lane: kind, ..service(settings, state) });
         info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
-        self.settled(&resource.path);
+        self.restarted(&resource.path);
         Ok(())
     }
 
-    /// Puts a candidate in the place of the running instance, between two events.
+    /// Swaps a candidate for the running instance, between two events.
     pub(super) async fn take_over(
         &mut self,
         resource: &Arc<Resource>,
@@ -185,7 +185,7 @@ impl Supervisor {
     ) -> Result<Option<Handover>, SwapError> {
         let lane = candidate.lane;
         if lane == LaneKind::Thread {
-            // Before it is there: an application that may block must not meet a lane that others depend on.
+            // Before the swap: an application that may block must not run on a shared lane.
             self.move_lane(resource, lane).map_err(SwapError::Thread)?;
         }
         let now = resource.service();
@@ -193,7 +193,7 @@ impl Supervisor {
             let served = self.serve_first(resource, settings, candidate);
             return served
                 .map(|()| None)
-                .inspect_err(|_| self.try_again_later(&resource.path, InitialState::Written));
+                .inspect_err(|_| self.schedule_restart(&resource.path, InitialState::Written));
         };
         let generation = candidate.instance.generation();
         let Candidate { instance: next, generation: origin, known, .. } = candidate;
@@ -208,8 +208,8 @@ impl Supervisor {
         let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
             Err(SwapError::Stuck) => {
                 if let Err(error) = self.on_fresh_lane(&origin, resource, settings).await {
-                    // Nothing serves now; what is active did, until it got stuck.
-                    self.try_again_later(&resource.path, InitialState::Written);
+                    // Nothing serves now: the active generation served until it got stuck.
+                    self.schedule_restart(&resource.path, InitialState::Written);
                     return Err(error);
                 }
                 return Ok(None);
@@ -220,13 +220,13 @@ impl Supervisor {
             resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
             snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
-        if let Err(error) = self.settle(resource, settings, lane) {
-            error!(resource = resource.path, %error, "the lane stays as it is");
+        if let Err(error) = self.finish_swap(resource, settings, lane) {
+            error!(resource = resource.path, %error, "lane not changed");
         }
         Ok(Some(handed))
     }
 
-    /// Ends a resource: its connections are told, its lane and instance end.
+    /// Closes a resource with its connections, lane and instance.
     pub(super) async fn remove(&mut self, resource: &Arc<Resource>) {
         let text = "this resource was removed".to_owned();
         let reason = CloseReason::host(CloseCode::AWAY, text.clone());
@@ -235,8 +235,8 @@ impl Supervisor {
         self.forgive(&resource.path);
     }
 
-    /// Waits for something that a lane does, but not for a lane that is stuck: that one is given up, closed with this outage, and the
-    /// answer is None.
+    /// Waits for an action of a lane. If the lane is stuck, abandons it, closes the resource with
+    /// `outage` and returns `None`.
     pub(super) async fn until_stuck<T>(
         &self,
         resource: &Arc<Resource>,
@@ -252,13 +252,13 @@ impl Supervisor {
                 call = inbox.health().stuck_for(limit) => call,
             };
             if self.give_up(resource, inbox, call, outage) {
-                error!(resource = resource.path, "the lane is stuck and was given up");
+                error!(resource = resource.path, "lane stuck; abandoned");
                 return None;
             }
         }
     }
 
-    /// For a resource whose lane was given up: another instance of the generation that was to take over.
+    /// Starts another instance of the new generation for a resource whose lane was abandoned.
     async fn on_fresh_lane(
         &mut self,
         generation: &Arc<Generation>,
@@ -285,7 +285,7 @@ impl Supervisor {
         let (generation, resource, config) =
             (generation.clone(), resource.clone(), settings.config.clone());
         let lane = lane_kind(settings, generation.facts.never_blocks);
-        // A thread of its own, to be left behind if it never comes back. What it makes too late is dropped there.
+        // On a thread that is left behind if `start` never returns; a late instance is dropped there.
         std::thread::Builder::new()
             .name(format!("start:{path}"))
             .spawn(move || drop(started.send(generation.start(resource, router, &config))))
@@ -305,14 +305,14 @@ impl Supervisor {
                 Err(Refusal::Start { resource: path, text: failure.into_text() })
             }
             Ok(Err(_)) => {
-                Err(Refusal::Start { resource: path, text: "its thread ended".to_owned() })
+                Err(Refusal::Start { resource: path, text: "its thread has ended".to_owned() })
             }
             Err(_) => Err(Refusal::StartHung { resource: path, limit }),
         }
     }
 }
 
-/// Queues a swap and waits for it.
+/// Queues a swap and waits for its result.
 async fn swap_in(
     inbox: &Inbox,
     swap: Swap,
@@ -324,7 +324,7 @@ async fn swap_in(
     outcome.await.unwrap_or(Err(SwapError::NoLane))
 }
 
-/// A resource that no application serves yet.
+/// Creates a resource that no application serves yet.
 pub(super) fn unserved(path: &str, settings: &ResourceConfig) -> Arc<Resource> {
     let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
     Arc::new(Resource::new(path.to_owned(), service(settings, state)))
@@ -343,5 +343,5 @@ fn lane_kind(settings: &ResourceConfig, never_blocks: bool) -> LaneKind {
     settings.lane.unwrap_or(if never_blocks { LaneKind::Shared } else { LaneKind::Thread })
 }
 
-/// For who asks for a resource in the moment between its end and its disappearance.
+/// The outage of a resource that is being removed.
 const REMOVED_RETRY: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! From a library file to a generation: copy, check, open. Nothing that serves is touched here.
+//! Loads a library file as a generation: copy, check, open. Changes nothing that serves.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::plugin::preflight::{self, PreflightError};
 use crate::plugin::staging::{self, Hash, StageError, Staged, StagingChecks};
 use crate::plugin::watch;
 
-/// The generation that a plugin runs, and the content that it was made of.
+/// The active generation of a plugin, and the hash of its library.
 #[derive(Clone)]
 pub(super) struct Active {
     pub(super) generation: Arc<Generation>,
@@ -24,22 +24,20 @@ pub(super) struct Active {
     pub(super) since: SystemTime,
 }
 
-/// Which content of a library is worth loading.
+/// Which library contents to load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Content {
-    /// Only another one than that of the active generation.
+    /// Only contents that differ from the active generation.
     Other,
     Any,
 }
 
-/// Why a library or a resource cannot serve. One sentence for the operator, with its causes.
+/// Reasons for which a library or resource cannot serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    #[error("{} is not there; put the library into that folder", .0.display())]
+    #[error("{} does not exist; put the library into that folder", .0.display())]
     Missing(PathBuf),
-    #[error(
-        "it is the content that was rolled back from; `plugsocket plugin reload` takes it all the same"
-    )]
+    #[error("this content was rolled back; `plugsocket plugin reload` loads it anyway")]
     RolledBack,
     #[error(transparent)]
     Stage(#[from] StageError),
@@ -51,7 +49,7 @@ pub(crate) enum Refusal {
     Start { resource: String, text: String },
     #[error("{resource}: it did not start within {limit:?}")]
     StartHung { resource: String, limit: Duration },
-    #[error("the host could not do it")]
+    #[error("an internal task failed")]
     Host(#[source] std::io::Error),
 }
 
@@ -64,7 +62,7 @@ impl Supervisor {
                     warn!(
                         plugin = name,
                         kept = kept.number,
-                        "its file was rolled back from; the kept generation serves"
+                        "the library file was rolled back; the kept generation serves"
                     );
                     Some(self.load_kept(name, &kept).await?)
                 }
@@ -78,7 +76,7 @@ impl Supervisor {
         Ok(())
     }
 
-    /// The library of a plugin as a new generation; None if its content is not worth it.
+    /// Loads the library of a plugin as a new generation; `None` if `content` excludes it.
     pub(super) async fn load(
         &mut self,
         name: &str,
@@ -123,7 +121,7 @@ impl Supervisor {
         }
     }
 
-    /// What plugins.toml wants of a library now.
+    /// Returns the checks that plugins.toml requires for a library.
     pub(super) fn demands(&self, name: &str) -> StagingChecks {
         let config = self.hub.config.load();
         let sha256 = config.plugins.get(name).map(|plugin| plugin.sha256.clone());
@@ -146,7 +144,7 @@ impl Supervisor {
         Ok(opened.map_err(Refusal::Host)??)
     }
 
-    /// A generation serves from here on; returns the one before.
+    /// Makes a generation active; returns the previous one.
     pub(super) async fn activate(&mut self, name: &str, loaded: Active) -> Option<Active> {
         let (generation, hash) = (loaded.generation.clone(), loaded.hash);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
@@ -171,13 +169,13 @@ impl Supervisor {
 
     pub(super) fn describe(&self, name: &str, refusal: &Refusal) -> String {
         let after = match self.active(name) {
-            Some(generation) => format!("; generation {} goes on", generation.number),
+            Some(generation) => format!("; generation {} keeps serving", generation.number),
             None => String::new(),
         };
         format!("plugin {name} refused: {}{after}", chain(refusal))
     }
 
-    /// One line in the log, and the same as text.
+    /// Logs a refusal; returns the line.
     pub(super) fn report(&mut self, name: &str, refusal: &Refusal) -> String {
         let line = self.describe(name, refusal);
         self.plugins.entry(name.to_owned()).or_default().refused = Some(chain(refusal));
@@ -199,6 +197,6 @@ impl Supervisor {
 
 pub(super) fn forget(staged: &Path) {
     if let Err(error) = std::fs::remove_file(staged) {
-        debug!(file = %staged.display(), %error, "a refused copy stays");
+        debug!(file = %staged.display(), %error, "cannot remove a refused copy");
     }
 }

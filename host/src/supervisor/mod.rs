@@ -1,8 +1,9 @@
-//! Who decides what runs: brings configuration and libraries into effect, at the start and while connections are open.
+//! Decides which configuration and which libraries are in effect. Owns the state of all plugins. Does
+//! not know sockets or how a connection is served.
 //!
-//! The single owner of the plugins' state. Changes come in one queue and are dealt with one after the other, so a reload
-//! during a reload waits. Whatever can fail (read, copy, check, open, start) is done before anything that serves is touched, and a
-//! failure leaves everything as it was, with one line that says why.
+//! Changes arrive in one queue and are applied one after the other. Everything that can fail (read,
+//! copy, check, open, start) is done before anything that serves is changed; a failure changes nothing
+//! and logs one line.
 
 mod apply_config;
 mod commands;
@@ -41,62 +42,63 @@ use crate::plugin::{staging, watch};
 use crate::routing::resource::{Resources, ServiceState};
 use crate::routing::router::Router;
 
-/// Something that may have changed.
+/// A possible change.
 #[derive(Debug)]
 pub(crate) enum Change {
-    /// A file is quiet again.
+    /// A watched file has changed and is quiet.
     File(PathBuf),
-    /// The operator asks to read the configuration again.
+    /// A reload of the configuration is requested.
     Configuration,
-    /// The lane of a resource has been in this call past `callback_limit`.
+    /// The lane of a resource exceeds `callback_limit` in this call.
     Stuck { path: String, health: Arc<LaneHealth>, call: u64 },
-    /// An application panicked more than `max_panics` times in a minute.
+    /// An application exceeded `max_panics` in a minute.
     Panicking(String),
-    /// Somebody asks whether the supervisor still answers.
+    /// A liveness probe.
     Inquiry(oneshot::Sender<()>),
-    /// An operator orders something, and waits for the answer.
-    Order(OperatorCommand, oneshot::Sender<CommandResult>),
+    /// A command of an operator, who waits for the answer.
+    Command(OperatorCommand, oneshot::Sender<CommandResult>),
 }
 
-/// What the service manager is told of a configuration that is read again.
+/// Progress of a reload of the configuration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum ReloadPhase<'a> {
     Begun,
-    /// With the status line of the outcome.
+    /// With a status line.
     Finished(&'a str),
 }
 
+/// The supervisor.
 pub(crate) struct Supervisor {
     hub: Arc<Hub>,
     on_reload: fn(ReloadPhase<'_>),
     router: Arc<Router>,
-    /// Where this process keeps its copies of the libraries.
+    /// Folder of this process for staged copies.
     staging: PathBuf,
     plugins: BTreeMap<String, PluginState>,
-    /// Resources whose applications failed of late.
-    troubles: BTreeMap<String, RestartState>,
-    /// Plugins whose generation has just begun to serve.
+    /// Resources with recent failures.
+    restarts: BTreeMap<String, RestartState>,
+    /// Plugins whose active generation is on probation.
     probations: BTreeMap<String, Probation>,
-    /// Libraries that lie in the folder and serve nothing, as they were when that was said.
+    /// Unmapped libraries in the folder, as they were when last reported.
     available: BTreeMap<PathBuf, FileStamp>,
 }
 
-/// A plugin by name.
+/// State of one plugin.
 #[derive(Default)]
 struct PluginState {
     active: Option<Active>,
-    /// The file that was last looked at, taken or refused: it is not tried again.
+    /// The file that was last loaded or refused; it is not tried again.
     seen: Option<FileStamp>,
-    /// Counts every library staged, so that no path is ever used twice.
+    /// Number of the last staged library, so that no path is used twice.
     last_number: u64,
-    /// Why the newest library was not taken.
+    /// Why the newest library was refused.
     refused: Option<String>,
-    /// Generations that were replaced.
+    /// Number of replaced generations.
     retired: u64,
-    /// The operator has switched it off.
+    /// Whether an operator has disabled the plugin.
     is_disabled: bool,
     failed_probations: u64,
-    /// What is in its archive, the newest first; None before anybody looked.
+    /// Generations in the archive, newest first; `None` before they were read.
     kept: Option<Vec<Kept>>,
 }
 
@@ -108,14 +110,14 @@ impl Supervisor {
             router,
             staging: PathBuf::new(),
             plugins: BTreeMap::new(),
-            troubles: BTreeMap::new(),
+            restarts: BTreeMap::new(),
             probations: BTreeMap::new(),
             available: BTreeMap::new(),
         }
     }
 
-    /// Brings the configuration into effect for the first time. A plugin that fails leaves its resources unavailable until a
-    /// better library comes; the others serve. Returns what failed.
+    /// Applies the configuration at start. A plugin that fails leaves its resources unavailable until
+    /// its library changes. Returns the failures.
     ///
     /// # Errors
     /// The staging folder cannot be used.
@@ -131,7 +133,7 @@ impl Supervisor {
         }
         let resources: Resources =
             config.resources.iter().map(|(path, s)| (path.clone(), unserved(path, s))).collect();
-        // Before the first of them is served, so that those are known that must end if this is not waited for.
+        // Before the first is served, so that a stop during start finds all lanes.
         self.hub.resources.store(Arc::new(resources.clone()));
         for (path, settings) in &config.resources {
             let resource = resources[path].clone();
@@ -148,15 +150,14 @@ impl Supervisor {
         }
         for path in watch::libraries(&config.server.plugin_dir) {
             if !self.concerns(&path) {
-                self.note_available(path);
+                self.report_available(path);
             }
         }
         self.publish();
         Ok(failures)
     }
 
-    /// Deals with changes until the host stops. One that is under way then is dropped: it need not be waited for, as what it
-    /// would bring would serve nobody.
+    /// Applies changes until the host stops; an unfinished change is then dropped.
     pub(crate) async fn run(
         mut self,
         mut changes: mpsc::Receiver<Change>,
@@ -169,7 +170,7 @@ impl Supervisor {
     }
 
     async fn deal(&mut self, changes: &mut mpsc::Receiver<Change>) {
-        // Stays while changes come: however many they are, what is due is looked at between two of them.
+        // Kept across changes, so that due work is not delayed by many changes.
         let mut look = Instant::now() + probation::LOOK;
         loop {
             let look_due = (!self.probations.is_empty()).then_some(look);
@@ -178,7 +179,7 @@ impl Supervisor {
                 biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.restart_due().await;
-                    self.judge().await;
+                    self.check_probations().await;
                     look = Instant::now() + probation::LOOK;
                 }
                 change = changes.recv() => match change {
@@ -196,31 +197,31 @@ impl Supervisor {
                 drop(self.configuration_changed().await);
             }
             Change::File(path) if !self.concerns(&path) => {
-                // Of these there may be thousands at once, and nobody is told anything new.
-                return self.note_available(path);
+                // There may be thousands of these, and they change no status.
+                return self.report_available(path);
             }
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, health, call } => self.stuck(&path, &health, call).await,
             Change::Panicking(path) => self.panicking(&path).await,
-            // Who asked may have gone. Nothing has changed.
+            // Fails only if the asking task has ended.
             Change::Inquiry(answer) => return answer.send(()).unwrap_or_default(),
-            Change::Order(order, done) => {
+            Change::Command(order, done) => {
                 let outcome = self.obey(order).await;
                 self.publish();
-                // Who asked may have gone.
+                // Fails only if the operator has left.
                 drop(done.send(outcome));
             }
         }
         self.publish();
     }
 
-    /// Whether this is the library of a plugin that is mapped, or that runs.
+    /// Returns whether a file is the library of a mapped or running plugin.
     fn concerns(&self, path: &Path) -> bool {
         watch::plugin_name(path)
             .is_some_and(|name| self.active(name).is_some() || self.hub.config.load().maps(name))
     }
 
-    fn note_available(&mut self, path: PathBuf) {
+    fn report_available(&mut self, path: PathBuf) {
         let Some(stamp) = FileStamp::of(&path) else {
             self.available.remove(&path);
             return;
@@ -236,7 +237,7 @@ impl Supervisor {
         let Some(name) = watch::plugin_name(path).map(ToOwned::to_owned) else { return };
         let stamp = FileStamp::of(path);
         let plugin = self.plugins.entry(name.clone()).or_default();
-        // One that is disabled is looked at when it is enabled.
+        // A disabled plugin is loaded when it is enabled.
         if plugin.seen == stamp || plugin.is_disabled {
             return;
         }
@@ -246,7 +247,7 @@ impl Supervisor {
                 let generation = active.generation.number;
                 warn!(
                     plugin = name,
-                    generation, "library deleted; the generation that is loaded goes on"
+                    generation, "library deleted; the loaded generation keeps serving"
                 );
             }
             return;
@@ -259,8 +260,8 @@ impl Supervisor {
         }
     }
 
-    /// What `[plugins.NAME]` says has changed, and so may what it says of the library that lies there.
-    async fn try_again(&mut self, name: &str) {
+    /// Checks the present library again after a change of `[plugins.NAME]`.
+    async fn check_library_again(&mut self, name: &str) {
         let config = self.hub.config.load_full();
         if config.maps(name) && !self.is_disabled(name) {
             self.take(name, &config).await;
@@ -272,13 +273,14 @@ impl Supervisor {
             Ok(Some(loaded)) => {
                 drop(self.replace(name, loaded, config, Succession::Update).await);
             }
-            Ok(None) => debug!(plugin = name, "library touched, content unchanged"),
+            Ok(None) => debug!(plugin = name, "library touched; content unchanged"),
             Err(refusal) => drop(self.report(name, &refusal)),
         }
     }
 }
 
-/// Ends all lanes, each after what is in its inbox. Not the supervisor's: they end also where that has gone.
+/// Stops all lanes, each after emptying its inbox. A free function, because it must work after the
+/// supervisor has ended.
 pub(crate) async fn stop_lanes(hub: &Hub) {
     let resources = hub.resources.load_full();
     let mut ended = Vec::new();
@@ -291,7 +293,7 @@ pub(crate) async fn stop_lanes(hub: &Hub) {
         }
     }
     for end in ended {
-        // A lane that is gone already has ended.
+        // Fails only for a lane that has ended.
         if let Ok(gone) = end.await {
             drop(gone.await);
         }

@@ -1,9 +1,9 @@
-//! The first moments of a new generation: watched, and undone if it does badly.
+//! Probation: observes a new generation and rolls it back if it fails.
 //!
-//! **What becomes of the state.** Messages that the new generation handled were acknowledged, so what they changed is carried
-//! back: its snapshot goes to an instance of the previous generation like any other handover. If it cannot give one, or the
-//! previous generation does not take it, the state from the moment of the swap comes back; sessions that came since are
-//! opened for it, those that went are closed. Either way no message is lost: each is handled by one of the two.
+//! **State.** Messages that the new generation handled were acknowledged, so their effect must stay:
+//! its snapshot is handed to an instance of the previous generation. If that fails, the state of the
+//! moment of the swap is restored; sessions that opened since are opened for it, those that closed are
+//! closed. No message is lost: each is handled by one of the two.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,28 +24,28 @@ use crate::routing::counters::CounterValues;
 use crate::routing::peer::Peer;
 use crate::routing::resource::{Resource, ServiceState};
 
-/// A generation that has just begun to serve.
+/// A generation on probation.
 pub(super) struct Probation {
-    /// What served before, and did well.
+    /// The generation to roll back to.
     previous: Active,
     until: Instant,
     resources: BTreeMap<String, Before>,
 }
 
-/// A resource at the moment of the swap.
+/// State of a resource at the moment of the swap.
 struct Before {
     values: CounterValues,
     state: Option<Snapshot>,
     sessions: Vec<Arc<Peer>>,
 }
 
-/// How often generations on probation are looked at.
+/// Interval between two checks.
 pub(super) const LOOK: Duration = Duration::from_millis(50);
-/// Fewer messages say nothing about a share of them.
+/// Minimum number of messages for judging a share of them.
 const FEWEST_MESSAGES: u64 = 20;
 const FEWEST_SLOW_CALLS: u64 = 3;
 
-/// What speaks against a generation, from what happened on one resource since it serves.
+/// Returns why a generation fails its probation, from the counts of one resource since the swap.
 fn fault(before: &CounterValues, now: &CounterValues, share_percent: usize) -> Option<String> {
     let messages = now.messages.saturating_sub(before.messages);
     let (refused, panics, slow) = (
@@ -67,8 +67,8 @@ fn fault(before: &CounterValues, now: &CounterValues, share_percent: usize) -> O
 }
 
 impl Supervisor {
-    /// Begins to watch the generation that is active now. Where the one before is on probation still, the last good one stays the
-    /// one to go back to.
+    /// Starts the probation of the active generation. If the previous one is still on probation, the
+    /// last good generation stays the target of a rollback.
     pub(super) fn put_on_probation(
         &mut self,
         name: &str,
@@ -91,8 +91,8 @@ impl Supervisor {
         self.probations.insert(name.to_owned(), probation);
     }
 
-    /// Looks at all that are on probation.
-    pub(super) async fn judge(&mut self) {
+    /// Checks all generations on probation.
+    pub(super) async fn check_probations(&mut self) {
         let rules = self.hub.config.load().server.reload.clone();
         let mut failed = Vec::new();
         let mut passed = Vec::new();
@@ -113,7 +113,7 @@ impl Supervisor {
         }
     }
 
-    /// None while it is too early to say.
+    /// Returns the result of a probation; `None` while undecided.
     fn verdict(&self, probation: &Probation, rules: &Reload) -> Option<Result<(), String>> {
         let mut messages = 0;
         for (path, before) in &probation.resources {
@@ -129,7 +129,7 @@ impl Supervisor {
         is_over.then_some(Ok(()))
     }
 
-    /// Back to the generation before.
+    /// Rolls back to the previous generation.
     pub(super) async fn fail(&mut self, name: &str, reason: &str) {
         let Some(probation) = self.probations.remove(name) else { return };
         let config = self.hub.config.load_full();
@@ -148,7 +148,7 @@ impl Supervisor {
                 Ok(state) => states.push(state),
                 Err(error) => error!(
                     resource = path,
-                    error, "the new generation goes on, against its probation"
+                    error, "rollback failed; the new generation keeps serving"
                 ),
             }
         }
@@ -160,7 +160,7 @@ impl Supervisor {
         self.activate(name, previous).await;
         let failed = bad.as_ref().map_or(0, |bad| bad.generation.number);
         if let Some(bad) = bad {
-            self.note_rolled_back(name, Some(&staging::hex(&bad.hash)));
+            self.record_rollback(name, Some(&staging::hex(&bad.hash)));
         }
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.failed_probations += 1;
@@ -176,7 +176,7 @@ impl Supervisor {
         );
     }
 
-    /// Puts the generation before on one resource; says which state it has.
+    /// Rolls one resource back; returns which state was kept.
     async fn go_back(
         &mut self,
         generation: &Arc<Generation>,
@@ -190,10 +190,10 @@ impl Supervisor {
         if is_served {
             match self.take_over(resource, settings, candidate, Succession::Update).await {
                 Ok(Some(_)) => return Ok("carried back"),
-                // It was stuck, and the previous generation serves already.
+                // The lane was stuck, and the previous generation already serves.
                 Ok(None) => return Ok("none"),
                 Err(error) => {
-                    info!(resource = resource.path, %error, "the state cannot be carried back")
+                    info!(resource = resource.path, %error, "cannot carry the state back")
                 }
             }
         }
@@ -214,7 +214,7 @@ impl Supervisor {
         Ok("as before the swap")
     }
 
-    /// A resource of this plugin got stuck: that ends a probation.
+    /// Fails the probation of a plugin whose lane got stuck.
     pub(super) async fn fail_if_on_probation(&mut self, path: &str) {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(path) else { return };
@@ -230,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_speaks_against_a_generation() {
+    fn panics_refusals_and_slow_calls_fail_a_probation() {
         let before =
             CounterValues { messages: 100, refused: 50, panics: 7, ..CounterValues::default() };
         for (messages, refused, panics, slow, expected) in [

@@ -9,7 +9,7 @@ use crate::plugin::staging;
 impl Supervisor {
     pub(super) fn publish(&self) {
         let config = self.hub.config.load();
-        // One that runs nothing and is to run nothing is nobody's concern.
+        // Plugins that neither run nor are mapped are left out.
         let known = self.plugins.iter();
         let known =
             known.filter(|(name, plugin)| plugin.active.is_some() || config.maps(name.as_str()));

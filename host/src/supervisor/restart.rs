@@ -1,8 +1,9 @@
-//! What becomes of a resource whose application is stuck or panics again and again.
+//! Restarts applications that are stuck or panic repeatedly, with exponential backoff.
 //!
-//! A *strike* is a lane that had to be given up, or more panics in a minute than allowed. The first strike for panics puts a fresh
-//! instance under the connections. Every other one closes the resource for a pause, which doubles from strike to strike, and
-//! then starts a fresh instance on a fresh lane. A new generation, or ten quiet minutes, wipes the slate.
+//! A failure is an abandoned lane, or more panics in a minute than `max_panics`. The first failure by
+//! panics swaps in a new instance under the connections. Any other failure closes the resource for a
+//! pause, which doubles each time, and then starts a new instance on a new lane. A new generation or
+//! ten minutes without failure reset the count.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,19 +21,19 @@ use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 
-/// The slate of one resource.
+/// Failures of one resource.
 #[derive(Debug, Default)]
 pub(super) struct RestartState {
     strikes: u32,
     latest: Option<Instant>,
-    /// When a fresh instance is due, and what it may know; None while one serves.
+    /// When to start a new instance, and with which state; `None` while one serves.
     restart_at: Option<(Instant, InitialState)>,
 }
 
-/// What an instance without a predecessor knows.
+/// Initial state of an instance without a predecessor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum InitialState {
-    /// The state that was last written to disk, if any.
+    /// The last state on disk, if any.
     Written,
     Nothing,
 }
@@ -41,7 +42,7 @@ impl RestartState {
     const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
     const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
-    /// Notes a strike, and returns how many there were of late.
+    /// Records a failure; returns the number of recent failures.
     fn failure(&mut self, now: Instant) -> u32 {
         if self.latest.is_some_and(|latest| now - latest > Self::FORGIVEN_AFTER) {
             self.strikes = 0;
@@ -51,7 +52,7 @@ impl RestartState {
         self.strikes
     }
 
-    /// The n-th pause, which doubles from the first one on.
+    /// Returns the pause after the n-th failure, which doubles each time.
     fn pause(n: u32, first: Duration) -> Duration {
         let doubled = first.saturating_mul(1 << n.saturating_sub(1).min(20));
         doubled.min(Self::LONGEST_PAUSE.max(first))
@@ -59,12 +60,12 @@ impl RestartState {
 }
 
 impl Supervisor {
-    /// A lane has been in one callback for too long, says the watchdog.
+    /// Handles a stuck lane that the watchdog reported.
     pub(super) async fn stuck(&mut self, path: &str, health: &Arc<LaneHealth>, call: u64) {
         let Some(resource) = self.resource(path) else { return };
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { return };
-        // It may have got another lane since, or come back.
+        // The lane may have been replaced or have recovered.
         if !Arc::ptr_eq(inbox.health(), health) || health.call().is_none_or(|(now, _)| now != call)
         {
             return;
@@ -72,63 +73,63 @@ impl Supervisor {
         let pause = self.next_pause(path);
         if self.give_up(&resource, inbox, call, &Outage::of_stuck(pause)) {
             self.restart_after(path, pause, InitialState::Written);
-            error!(resource = path, ?pause, "lane given up; a fresh instance follows");
+            error!(resource = path, ?pause, "lane abandoned; new instance after the pause");
             self.fail_if_on_probation(path).await;
         }
     }
 
-    /// An application has panicked too often, says the watchdog.
+    /// Handles repeated panics that the watchdog reported.
     pub(super) async fn panicking(&mut self, path: &str) {
         let Some(resource) = self.resource(path) else { return };
         let first = self.hub.config.load().server.watchdog.restart_pause;
-        let strikes = self.troubles.entry(path.to_owned()).or_default().failure(Instant::now());
+        let strikes = self.restarts.entry(path.to_owned()).or_default().failure(Instant::now());
         if strikes == 1 {
-            warn!(resource = path, "panics again and again; a fresh instance takes its place");
+            warn!(resource = path, "repeated panics; starting a new instance");
             return self.start_afresh(&resource, InitialState::Nothing).await;
         }
         let pause = RestartState::pause(strikes - 1, first);
-        error!(resource = path, ?pause, "panics again and again; closed for a pause");
-        let text = "the application failed too often; it is being started again".to_owned();
+        error!(resource = path, ?pause, "repeated panics; resource closed for a pause");
+        let text = "the application failed too often and is being restarted".to_owned();
         let outage = Outage { text, retry_after: pause };
         let reason = outage.close_reason();
         self.close(&resource, outage, reason).await;
         self.restart_after(path, pause, InitialState::Nothing);
     }
 
-    /// When the next restart is due.
+    /// Returns when the next restart is due.
     pub(super) fn next_restart(&self) -> Option<Instant> {
-        self.troubles.values().filter_map(|trouble| trouble.restart_at).map(|(at, _)| at).min()
+        self.restarts.values().filter_map(|trouble| trouble.restart_at).map(|(at, _)| at).min()
     }
 
-    /// Starts what is due.
+    /// Performs due restarts.
     pub(super) async fn restart_due(&mut self) {
         let now = Instant::now();
-        let due = self.troubles.iter().filter_map(|(path, trouble)| match trouble.restart_at {
+        let due = self.restarts.iter().filter_map(|(path, trouble)| match trouble.restart_at {
             Some((at, memory)) if at <= now => Some((path.clone(), memory)),
             _ => None,
         });
         let due: Vec<(String, InitialState)> = due.collect();
         for (path, memory) in due {
-            self.settled(&path);
+            self.restarted(&path);
             let Some(resource) = self.resource(&path) else { continue };
-            info!(resource = path, "starting a fresh instance after the pause");
+            info!(resource = path, "starting a new instance after the pause");
             self.start_afresh(&resource, memory).await;
         }
     }
 
-    /// A resource is served again: nothing is due any more.
-    pub(super) fn settled(&mut self, path: &str) {
-        if let Some(trouble) = self.troubles.get_mut(path) {
+    /// Records that a resource is served again.
+    pub(super) fn restarted(&mut self, path: &str) {
+        if let Some(trouble) = self.restarts.get_mut(path) {
             trouble.restart_at = None;
         }
     }
 
-    /// Another build or another application: what its predecessor did is not counted against it.
+    /// Resets the failures of a resource for a new generation or application.
     pub(super) fn forgive(&mut self, path: &str) {
-        self.troubles.remove(path);
+        self.restarts.remove(path);
     }
 
-    /// Leaves a stuck lane to itself: closes the resource with all its connections. False if it is not stuck any more.
+    /// Abandons a stuck lane and closes the resource; returns false if it is no longer stuck.
     pub(super) fn give_up(
         &self,
         resource: &Arc<Resource>,
@@ -151,17 +152,17 @@ impl Supervisor {
         true
     }
 
-    /// By the registry: some are in the inbox and no members yet.
+    /// Closes connections by the registry: some are still in the inbox and not yet members.
     fn close_connections(&self, resource: &Arc<Resource>, reason: &CloseReason) {
         self.hub.registry.for_each(|peer| {
             if Arc::ptr_eq(&peer.resource, resource) {
-                // One that is closing already is as good.
+                // Fails only if already closing.
                 peer.outbox.close(reason.clone()).ok();
             }
         });
     }
 
-    /// Closes a resource with all its connections. The application sees them close, and ends; where it is stuck, its lane is given up.
+    /// Closes a resource and its connections. The application sees them close; a stuck lane is abandoned.
     pub(super) async fn close(
         &self,
         resource: &Arc<Resource>,
@@ -173,47 +174,47 @@ impl Supervisor {
         resource.set_service(Service { state, ..(*now).clone() });
         self.close_connections(resource, &reason);
         let ServiceState::Serving(inbox) = &now.state else { return };
-        // To the end of the lane: what waits behind a callback that never returns would wait for ever.
+        // Until the lane has ended: items behind a callback that never returns would wait for ever.
         let end = async {
             let (done, ended) = oneshot::channel();
             if inbox.send(Item::Stop(done)).await.is_ok() {
-                // One that is gone already has ended. When the instance is gone is nobody's concern.
+                // Fails only for a lane that has ended.
                 drop(ended.await);
             }
         };
         if self.until_stuck(resource, inbox, &outage, end).await.is_none() {
-            error!(resource = resource.path, "it was stuck while it was closed");
+            error!(resource = resource.path, "lane was stuck while closing");
         }
     }
 
-    /// A resource that nothing serves, or that has the wrong instance, has to wait for its next start, if none is due already.
-    pub(super) fn try_again_later(&mut self, path: &str, memory: InitialState) {
-        if self.troubles.get(path).is_some_and(|trouble| trouble.restart_at.is_some()) {
+    /// Schedules the next start of a resource without its instance, unless one is scheduled.
+    pub(super) fn schedule_restart(&mut self, path: &str, memory: InitialState) {
+        if self.restarts.get(path).is_some_and(|trouble| trouble.restart_at.is_some()) {
             return;
         }
         let pause = self.next_pause(path);
         self.restart_after(path, pause, memory);
     }
 
-    /// The same, with a line in the log.
+    /// Schedules a restart and logs the error.
     pub(super) fn not_served(&mut self, path: &str, error: &SwapError, memory: InitialState) {
-        error!(resource = path, error = chain(error), "not served; it is tried again");
-        self.try_again_later(path, memory);
+        error!(resource = path, error = chain(error), "resource not served; retrying");
+        self.schedule_restart(path, memory);
     }
 
-    /// The pause that a strike costs from which only a fresh lane helps.
+    /// Records a failure that needs a new lane; returns the pause.
     fn next_pause(&mut self, path: &str) -> Duration {
         let first = self.hub.config.load().server.watchdog.restart_pause;
-        let strikes = self.troubles.entry(path.to_owned()).or_default().failure(Instant::now());
+        let strikes = self.restarts.entry(path.to_owned()).or_default().failure(Instant::now());
         RestartState::pause(strikes, first)
     }
 
     fn restart_after(&mut self, path: &str, pause: Duration, memory: InitialState) {
-        let trouble = self.troubles.entry(path.to_owned()).or_default();
+        let trouble = self.restarts.entry(path.to_owned()).or_default();
         trouble.restart_at = Some((Instant::now() + pause, memory));
     }
 
-    /// Puts a fresh instance of the active generation on a resource, whether or not it is served now.
+    /// Starts a new instance of the active generation on a resource, served or not.
     pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>, memory: InitialState) {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(&resource.path) else { return };
@@ -227,15 +228,15 @@ impl Supervisor {
                 let taken =
                     self.take_over(resource, settings, candidate, Succession::Replacement).await;
                 if let Err(error) = taken {
-                    error!(resource = resource.path, error = chain(&error), "not restarted");
+                    error!(resource = resource.path, error = chain(&error), "restart failed");
                     if matches!(resource.service().state, ServiceState::Unavailable(_)) {
-                        self.try_again_later(&resource.path, memory);
+                        self.schedule_restart(&resource.path, memory);
                     }
                 }
             }
             Err(refusal) => {
                 drop(self.report(&settings.plugin, &refusal));
-                self.try_again_later(&resource.path, memory);
+                self.schedule_restart(&resource.path, memory);
             }
         }
     }

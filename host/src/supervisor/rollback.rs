@@ -1,4 +1,4 @@
-//! Back to a library that served before.
+//! Rollback to a library that served before.
 
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -17,7 +17,7 @@ use crate::plugin::staging::{self, Hash, StageError};
 use crate::plugin::watch;
 
 impl Supervisor {
-    /// Lets a kept generation take over, `wanted` or the one before the active one, with the state or without it.
+    /// Replaces the library by a kept generation: `wanted`, or the one before the active one.
     pub(super) async fn roll_back(
         &mut self,
         name: &str,
@@ -29,26 +29,26 @@ impl Supervisor {
         if self.is_disabled(name) {
             return Err(format!("{name} is disabled; enable it"));
         }
-        self.look_into_archive(name).await;
+        self.read_archive(name).await;
         let kept = self.choose(name, wanted)?;
         let loaded = match self.load_kept(name, &kept).await {
             Ok(loaded) => loaded,
             Err(refusal) => return Err(self.report(name, &refusal)),
         };
         let done = self.replace(name, loaded, &config, succession).await?;
-        // It was good before.
+        // It has passed its probation.
         self.probations.remove(name);
         let file = watch::library(&config.server.plugin_dir, name);
         let content = run_blocking({
             let file = file.clone();
             move || staging::hash_of(&file)
         });
-        // Where there is no file, there is nothing that could come back.
+        // Without a file, nothing could be loaded again.
         let content = content.await.flatten().ok().map(|hash| staging::hex(&hash));
         self.plugins.entry(name.to_owned()).or_default().seen = FileStamp::of(&file);
-        self.note_rolled_back(name, content.as_deref().filter(|hash| *hash != kept.hash));
-        info!(plugin = name, kept = kept.number, "rolled back");
-        Ok(format!("{done}; it is what generation {} was", kept.number))
+        self.record_rollback(name, content.as_deref().filter(|hash| *hash != kept.hash));
+        info!(plugin = name, kept = kept.number, "plugin rolled back");
+        Ok(format!("{done}; it has the content of generation {}", kept.number))
     }
 
     fn choose(&self, name: &str, wanted: Option<u64>) -> Result<Kept, String> {
@@ -69,13 +69,13 @@ impl Supervisor {
         })
     }
 
-    /// The newest that was not rolled back from.
+    /// Returns the newest kept generation that was not rolled back.
     pub(super) fn newest_good(&self, name: &str) -> Option<Kept> {
         let rolled_back = self.archive(name).rolled_back();
         self.kept(name).into_iter().find(|kept| Some(&kept.hash) != rolled_back.as_ref())
     }
 
-    /// A kept library as a new generation.
+    /// Loads a kept library as a new generation.
     pub(super) async fn load_kept(&mut self, name: &str, kept: &Kept) -> Result<Active, Refusal> {
         let number = self.next_number(name).await;
         let limit = self.hub.config.load().server.reload.preflight;
@@ -100,7 +100,7 @@ impl Supervisor {
         }
     }
 
-    /// Keeps a generation that serves. A failure costs only the way back.
+    /// Archives a serving generation. A failure only prevents a later rollback.
     pub(super) async fn keep(&mut self, name: &str, generation: Arc<Generation>, hash: Hash) {
         let earlier = self.hub.config.load().server.reload.keep_generations;
         if earlier == 0 {
@@ -109,24 +109,24 @@ impl Supervisor {
         let archive = self.archive(name);
         let keep = move || archive.keep(&generation.path, generation.number, &hash, earlier);
         if let Err(error) = run_blocking(keep).await.flatten() {
-            warn!(plugin = name, %error, "this generation cannot be kept for a rollback");
+            warn!(plugin = name, %error, "cannot archive the generation for rollback");
         }
-        self.look_into_archive(name).await;
+        self.read_archive(name).await;
     }
 
     /// Looks into the archive if nobody has yet.
     pub(super) async fn know_archive(&mut self, name: &str) {
         if self.plugins.get(name).is_none_or(|plugin| plugin.kept.is_none()) {
-            self.look_into_archive(name).await;
+            self.read_archive(name).await;
         }
     }
 
     /// What can be rolled back to is read here, and shown from memory.
-    pub(super) async fn look_into_archive(&mut self, name: &str) {
+    pub(super) async fn read_archive(&mut self, name: &str) {
         let archive = self.archive(name);
         match run_blocking(move || archive.list()).await {
             Ok(list) => self.plugins.entry(name.to_owned()).or_default().kept = Some(list),
-            Err(error) => warn!(plugin = name, %error, "what is kept of it cannot be read"),
+            Err(error) => warn!(plugin = name, %error, "cannot read the archive"),
         }
     }
 
@@ -134,9 +134,9 @@ impl Supervisor {
         self.plugins.get(name).and_then(|plugin| plugin.kept.clone()).unwrap_or_default()
     }
 
-    pub(super) fn note_rolled_back(&self, name: &str, hash: Option<&str>) {
+    pub(super) fn record_rollback(&self, name: &str, hash: Option<&str>) {
         if let Err(error) = self.archive(name).set_rolled_back(hash) {
-            warn!(plugin = name, %error, "what was rolled back from cannot be noted; a restart loads it again");
+            warn!(plugin = name, %error, "cannot record the rollback; a restart loads the library again");
         }
     }
 
@@ -144,7 +144,7 @@ impl Supervisor {
         Archive::new(&self.hub.config.load().server.state_dir, name)
     }
 
-    /// The number of a new generation; they go on over restarts, so that a number means one thing.
+    /// Returns the number of a new generation; numbers continue across restarts.
     pub(super) async fn next_number(&mut self, name: &str) -> u64 {
         self.know_archive(name).await;
         let newest = self.kept(name).first().map_or(0, |kept| kept.number);

@@ -1,5 +1,5 @@
-//! State on disk, for resources with `snapshot_every`: written now and then and at the end, read back when an instance
-//! starts that has no predecessor to take it from.
+//! Snapshots on disk for resources with `snapshot_every`: written periodically and at shutdown, restored
+//! when an instance starts without a predecessor.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -24,16 +24,16 @@ use crate::plugin::lane::handover::{self, SwapError};
 use crate::plugin::snapshot_file::{self, SnapshotFile};
 use crate::routing::resource::{Resource, ServiceState};
 
-/// Writes states, never two of one resource at once: the second would be of the same file, and perhaps the older one.
+/// Writes snapshots, one at a time per resource, so that an older one never replaces a newer one.
 #[derive(Debug, Default)]
 pub(crate) struct SnapshotWriter {
-    /// By resource. Held by the thread that writes, so that no one who stops waiting for it lets another one begin.
+    /// One lock per resource, held by the writing thread even if the waiting task is dropped.
     writing: Mutex<BTreeMap<String, Arc<AsyncMutex<()>>>>,
 }
 
-/// Takes a snapshot of each resource when it is due.
-pub(crate) async fn keep_states(hub: Arc<Hub>, snapshot_writer: Arc<SnapshotWriter>) {
-    /// How soon a changed interval is noticed.
+/// Takes due snapshots of all resources.
+pub(crate) async fn write_periodically(hub: Arc<Hub>, snapshot_writer: Arc<SnapshotWriter>) {
+    /// Time within which a changed interval takes effect.
     const LOOK: Duration = Duration::from_millis(100);
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
     let mut writing = JoinSet::new();
@@ -56,8 +56,8 @@ pub(crate) async fn keep_states(hub: Arc<Hub>, snapshot_writer: Arc<SnapshotWrit
     }
 }
 
-/// The last snapshots, before the lanes end, each after one that is being written. A lane that is stuck keeps only its own from being
-/// written.
+/// Writes the last snapshots before the lanes stop, each after a pending one. A stuck lane delays only
+/// its own.
 pub(crate) async fn write_last(hub: &Arc<Hub>, snapshot_writer: &SnapshotWriter) {
     let config = hub.config.load_full();
     let mut writing = JoinSet::new();
@@ -84,7 +84,7 @@ async fn write_one(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: Owned
     }
 }
 
-/// Asks the lane for a snapshot and writes it.
+/// Requests a snapshot from the lane and writes it.
 async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<()>) {
     let service = resource.service();
     let ServiceState::Serving(inbox) = &service.state else { return };
@@ -99,19 +99,16 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
     let (resource, limit) = (resource.path.as_str(), config.server.reload.snapshot_limit);
     let state = match taken {
         Ok(Ok(Some(state))) => state,
-        Ok(Ok(None)) => return debug!(resource, "no state to write"),
+        Ok(Ok(None)) => return debug!(resource, "application has no state"),
         Ok(Err(failure)) => {
-            return warn!(resource, reason = failure.into_text(), "no snapshot could be taken");
+            return warn!(resource, reason = failure.into_text(), "cannot take a snapshot");
         }
         // The lane has ended.
         Err(_) => return,
     };
     let bytes = state.snapshot.bytes.len();
     if bytes > limit {
-        return warn!(
-            resource,
-            bytes, limit, "the state is not written: it is over reload.snapshot_limit"
-        );
+        return warn!(resource, bytes, limit, "snapshot not written: over reload.snapshot_limit");
     }
     let file = snapshot_file::file(&config.server.state_dir, resource);
     let work = move || {
@@ -120,13 +117,13 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
         written
     };
     match run_blocking(work).await.flatten() {
-        Ok(()) => debug!(resource, bytes, "state written"),
-        Err(error) => error!(resource, %error, "the state cannot be written; the last one stays"),
+        Ok(()) => debug!(resource, bytes, "snapshot written"),
+        Err(error) => error!(resource, %error, "cannot write the snapshot; the previous one stays"),
     }
 }
 
 impl Supervisor {
-    /// An instance with the state that was written last, if there is one that it takes; else a fresh one.
+    /// Starts an instance with the last state on disk, or with none if it refuses that.
     pub(super) async fn start_with_state(
         &self,
         generation: &Arc<Generation>,
@@ -150,7 +147,7 @@ impl Supervisor {
                 info!(
                     resource = path,
                     of = state.plugin,
-                    "the state on disk is another application's"
+                    "the snapshot on disk belongs to another application"
                 );
                 return Ok(candidate);
             }
@@ -167,7 +164,7 @@ impl Supervisor {
                 info!(resource = path, bytes, "state restored from disk");
                 Ok(Candidate { instance, ..candidate })
             }
-            // No fault of the state's.
+            // Not a fault of the state.
             Err(SwapError::Thread(error)) => Err(Refusal::Host(error)),
             Err(error) => {
                 set_aside(&file, path, &chain(&error));
@@ -177,7 +174,7 @@ impl Supervisor {
     }
 }
 
-/// Moves a state out of the way that nobody takes, so that the next one does not write over it.
+/// Renames a refused state, so that the next snapshot does not overwrite it.
 fn set_aside(file: &Path, resource: &str, reason: &str) {
     let run_blocking = file.with_extension("refused");
     let moved = std::fs::rename(file, &run_blocking).is_ok();

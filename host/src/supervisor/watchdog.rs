@@ -1,8 +1,8 @@
-//! Looks at all lanes several times a second: reports callbacks that take too long while they run, and applications that are
-//! stuck or panic again and again.
+//! The watchdog: checks all lanes several times a second and reports slow callbacks while they run,
+//! stuck callbacks and repeated panics.
 //!
-//! A thread of its own, because applications on shared lanes may hold up every task of the runtime. It decides nothing:
-//! what is to be done about a finding is the supervisor's.
+//! Runs on its own thread, because applications on shared lanes may block the runtime. Decides nothing:
+//! the supervisor handles its reports.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -19,16 +19,16 @@ use crate::hub::Hub;
 use crate::plugin::lane::health::{LaneHealth, StallDetector, StallFinding, suspended_for};
 use crate::routing::resource::{Resource, ServiceState};
 
-/// Ends the watch when it is dropped.
+/// Stops the watchdog when dropped.
 #[derive(Debug)]
 pub(crate) struct Watchdog {
     _stop: mpsc::Sender<()>,
 }
 
-/// Starts to watch. Findings that do not fit into `changes` are found again.
+/// Starts the watchdog. A report that does not fit into `changes` is repeated.
 ///
 /// # Errors
-/// The system gives no thread.
+/// The thread cannot be started.
 pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchdog> {
     let (stop, stopped) = mpsc::channel();
     std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
@@ -42,35 +42,40 @@ pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchd
             }
             let late = suspended_for(looked.elapsed(), pause);
             looked = Instant::now();
-            lanes.values_mut().for_each(|lane: &mut Lane| lane.watch.exclude(late));
-            look(&hub, &config, &mut lanes, &changes);
+            lanes.values_mut().for_each(|lane: &mut WatchedLane| lane.watch.exclude(late));
+            check_lanes(&hub, &config, &mut lanes, &changes);
         }
     })?;
     Ok(Watchdog { _stop: stop })
 }
 
-/// Often enough that a duration is told to an eighth of the limit.
+/// Interval that resolves a duration to an eighth of the limit.
 fn interval(limits: &Limits) -> Duration {
     let shortest = limits.callback_warn.min(limits.callback_limit) / 8;
     shortest.clamp(Duration::from_millis(1), Duration::from_millis(125))
 }
 
-/// What is remembered of a lane between two looks.
-struct Lane {
+/// State of a lane between two checks.
+struct WatchedLane {
     health: Arc<LaneHealth>,
     watch: StallDetector,
     generation: u64,
     panics: Recent,
 }
 
-fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes: &Sender<Change>) {
+fn check_lanes(
+    hub: &Hub,
+    config: &Config,
+    lanes: &mut BTreeMap<String, WatchedLane>,
+    changes: &Sender<Change>,
+) {
     let (resources, now) = (hub.resources.load_full(), Instant::now());
     lanes.retain(|path, _| resources.contains_key(path));
     for (path, resource) in resources.iter() {
         let service = resource.service();
         let ServiceState::Serving(inbox) = &service.state else { continue };
         let health = inbox.health();
-        let lane = lanes.entry(path.clone()).or_insert_with(|| Lane {
+        let lane = lanes.entry(path.clone()).or_insert_with(|| WatchedLane {
             health: health.clone(),
             watch: StallDetector::new(now),
             generation: health.generation(),
@@ -99,7 +104,7 @@ fn look(hub: &Hub, config: &Config, lanes: &mut BTreeMap<String, Lane>, changes:
     }
 }
 
-/// True if the supervisor knows now that the lane is stuck.
+/// Returns true once the supervisor knows that the lane is stuck.
 fn report(
     plugin: &str,
     resource: &Resource,
@@ -110,15 +115,15 @@ fn report(
     match finding {
         StallFinding::Slow(callback, lasted) => {
             resource.counters.add_slow_call();
-            warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback takes long and still runs");
+            warn!(plugin, generation, resource = path, %callback, ?lasted, "slow callback still running");
         }
         StallFinding::Ended(callback, lasted) => {
-            info!(plugin, generation, resource = path, %callback, ?lasted, "the slow callback has ended");
+            info!(plugin, generation, resource = path, %callback, ?lasted, "slow callback has returned");
         }
         StallFinding::Stuck(call, callback, lasted) => {
             let stuck = Change::Stuck { path: path.to_owned(), health: health.clone(), call };
             if changes.try_send(stuck).is_ok() {
-                warn!(plugin, generation, resource = path, %callback, ?lasted, "a callback is stuck");
+                warn!(plugin, generation, resource = path, %callback, ?lasted, "callback stuck");
                 return true;
             }
         }
@@ -126,10 +131,10 @@ fn report(
     false
 }
 
-/// How often something that is counted for ever happened in the last minute.
+/// Rate of a monotonic counter over the last minute.
 #[derive(Debug)]
 struct Recent {
-    /// What the count was before each time that it rose.
+    /// The count before each increase.
     rises: VecDeque<(Instant, u64)>,
     count: u64,
 }
@@ -141,7 +146,7 @@ impl Recent {
 
     fn within_a_minute(&mut self, count: u64, now: Instant) -> u64 {
         if count < self.count {
-            // Another resource, under the same path.
+            // A new resource under the same path.
             *self = Self::new(0);
         }
         if count != self.count {

@@ -224,7 +224,7 @@ impl ControlContext {
 
     async fn command(&self, command: OperatorCommand) -> ControlAnswer {
         let (done, outcome) = oneshot::channel();
-        if self.changes.send(Change::Order(command, done)).await.is_err() {
+        if self.changes.send(Change::Command(command, done)).await.is_err() {
             return ControlAnswer::Refused("the host is stopping".to_owned());
         }
         match outcome.await {
