@@ -1,8 +1,6 @@
-//! Interleaving tests of the outbox and of a lane's inbox: nothing is lost, duplicated or reordered,
-//! and every waiter is woken.
-//!
-//! With `--cfg shuttle` (`tests/model`) the shuttle scheduler chooses the thread at each lock and
-//! atomic, and reports a deadlock (a lost wake-up). Otherwise real threads run a few hundred times.
+//! Interleaving tests of outbox and inbox: nothing is lost, duplicated or reordered, and every waiter
+//! is woken. With `--cfg shuttle` (`tests/model`) a scheduler chooses the thread at each lock and
+//! atomic; otherwise real threads run a few hundred times.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -30,7 +28,7 @@ mod ground {
     pub(super) use shuttle::sync::mpsc;
     pub(super) use shuttle::thread::{spawn, yield_now};
 
-    /// `MODEL_ITERATIONS` interleavings, half of them at random, half with few changes of thread (PCT), which go deeper.
+    /// Runs `MODEL_ITERATIONS` interleavings: half random, half with few thread switches (PCT).
     pub(super) fn check(body: impl Fn() + Clone + Send + Sync + 'static) {
         let iterations = std::env::var("MODEL_ITERATIONS").ok().and_then(|n| n.parse().ok());
         let iterations: usize = iterations.unwrap_or(20_000);
@@ -301,7 +299,6 @@ fn converse(inbox: &Inbox, peer: &Arc<Peer>) -> Vec<Outgoing> {
     taken
 }
 
-/// One step of a connection that has stopped reading.
 async fn outbox_turn(outbox: &Outbox, bounds: OutboxBounds) -> Taken {
     let look = |cx: &mut Context<'_>| match outbox.next_step(cx, Priority::Write, None, bounds) {
         NextStep::Write(taken) => Poll::Ready(taken),
@@ -405,11 +402,11 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
     }
 }
 
-/// Not part of the model: only the holder of the dispatcher writes here.
+// Not part of the model: only the holder of the dispatcher writes here.
 type Notes = Arc<std::sync::Mutex<Vec<(u64, String)>>>;
 
 /// Records its callbacks, and yields between a call and its record.
-fn scribe(generation: u64, notes: Notes) -> Box<dyn Instance> {
+fn recorder(generation: u64, notes: Notes) -> Box<dyn Instance> {
     let handle = move |event: Event<'_>| {
         let note = match event {
             Event::Open(peer) => format!("open {}", peer.client.address),
@@ -449,10 +446,10 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
     check(move || {
         let notes = Notes::default();
         let resource = fixture::resource("/x");
-        let scribe = |generation| scribe(generation, notes.clone());
+        let scribe = |generation| recorder(generation, notes.clone());
         // Capacity two: some senders have to wait.
         let (inbox, pending_lane) = lane::open(2);
-        let running = pending_lane.into_running(resource.clone(), kind, scribe(1));
+        let running = pending_lane.into_running(resource.clone(), kind, recorder(1));
         let lane = spawn(move || block_on(running));
         let visitors: Vec<_> = ["a", "b"]
             .map(|name| {

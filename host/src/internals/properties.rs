@@ -24,7 +24,7 @@ struct Sent {
 
 #[derive(Clone, Debug)]
 struct Control {
-    /// Behind which fragment of the message, if there are so many.
+    /// After which fragment of the message, if it has that many.
     behind: usize,
     is_ping: bool,
     payload: Vec<u8>,
@@ -130,7 +130,7 @@ proptest! {
         cuts in vec(any::<Index>(), 0..12),
         is_websocket in any::<bool>(),
     ) {
-        // A line feed ends a line, and an empty line is no message.
+        // A line feed ends a line, and an empty line is not a message.
         let message = message.replace(['\n', '\r'], " ");
         let mut sent = Vec::new();
         let chunks = pieces(message.as_bytes(), &chunk_cuts);

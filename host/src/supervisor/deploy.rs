@@ -67,7 +67,7 @@ impl Supervisor {
                         plugin = name,
                         resource = path,
                         error,
-                        "reload refused; the running generation goes on"
+                        "reload refused; the running generation keeps serving"
                     );
                     refused.push(format!("{path}: {error}"));
                 }

@@ -114,14 +114,14 @@ impl Supervisor {
         self.read_archive(name).await;
     }
 
-    /// Looks into the archive if nobody has yet.
+    /// Reads the archive, if not done yet.
     pub(super) async fn know_archive(&mut self, name: &str) {
         if self.plugins.get(name).is_none_or(|plugin| plugin.kept.is_none()) {
             self.read_archive(name).await;
         }
     }
 
-    /// What can be rolled back to is read here, and shown from memory.
+    /// Reads the kept generations of a plugin into memory.
     pub(super) async fn read_archive(&mut self, name: &str) {
         let archive = self.archive(name);
         match run_blocking(move || archive.list()).await {

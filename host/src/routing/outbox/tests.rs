@@ -48,7 +48,7 @@ fn ready_comes_first_also_where_the_connection_ends_before_it_was_taken() {
     outbox.push(text("welcome"), BOUNDS).unwrap();
     outbox.close(away).unwrap();
     outbox.finish();
-    assert!(outbox.remaining().now_or_never().unwrap().is_empty(), "nobody took it");
+    assert!(outbox.remaining().now_or_never().unwrap().is_empty(), "the queue was dropped");
 }
 
 #[test]
