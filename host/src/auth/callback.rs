@@ -63,13 +63,15 @@ enum CallError {
 trait Socket: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Socket for S {}
 
-type Body = Empty<Bytes>;
-type Driver = Connection<TokioIo<Box<dyn Socket>>, Body>;
+/// Shared by a call and its name lookup; the last of them releases it.
+type Permit = Arc<OwnedSemaphorePermit>;
+type RequestBody = Empty<Bytes>;
+type Driver = Connection<TokioIo<Box<dyn Socket>>, RequestBody>;
 
 /// Connection to the endpoint, driven only during a call.
 #[derive(Debug)]
 struct PooledConnection {
-    sender: SendRequest<Body>,
+    sender: SendRequest<RequestBody>,
     /// `None` once the connection has ended.
     driver: Option<Pin<Box<Driver>>>,
 }
@@ -117,24 +119,20 @@ impl AuthEndpoint {
     }
 
     async fn call(&self, applicant: &Applicant<'_>) -> Result<Result<Login, Denial>, CallError> {
-        let mut permit = self.permit().await;
+        let acquired = self.permits.clone().acquire_owned().await;
+        let permit = Arc::new(acquired.expect("the semaphore is never closed"));
         loop {
             let pooled = self.idle().pop();
             let is_pooled = pooled.is_some();
             let mut connection = match pooled {
                 Some(connection) => connection,
-                None => {
-                    let (connection, returned) = self.connect(permit).await?;
-                    permit = returned;
-                    connection
-                }
+                None => self.connect(&permit).await?,
             };
             match connection.exchange(self.request(applicant)?, self.settings.max_response).await {
                 Ok((parts, body, is_open)) => {
                     if is_open {
                         self.pool(connection);
                     }
-                    drop(permit);
                     return interpret(&parts, &body).map_err(CallError::Answer);
                 }
                 // The endpoint may have closed it while it was idle: try the next one.
@@ -142,10 +140,6 @@ impl AuthEndpoint {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    async fn permit(&self) -> OwnedSemaphorePermit {
-        self.permits.clone().acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PooledConnection>> {
@@ -159,17 +153,14 @@ impl AuthEndpoint {
         }
     }
 
-    async fn connect(
-        &self,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(PooledConnection, OwnedSemaphorePermit), CallError> {
-        let (socket, permit): (Box<dyn Socket>, _) = match &self.settings.url.place {
+    async fn connect(&self, permit: &Permit) -> Result<PooledConnection, CallError> {
+        let socket: Box<dyn Socket> = match &self.settings.url.place {
             EndpointPlace::Unix(path) => {
-                (Box::new(UnixStream::connect(path).await.map_err(CallError::Connect)?), permit)
+                Box::new(UnixStream::connect(path).await.map_err(CallError::Connect)?)
             }
             EndpointPlace::Tcp(host, port) => {
-                let (found, permit) = match host.parse::<IpAddr>() {
-                    Ok(ip) => (vec![SocketAddr::from((ip, *port))], permit),
+                let found = match host.parse::<IpAddr>() {
+                    Ok(ip) => vec![SocketAddr::from((ip, *port))],
                     Err(_) => {
                         let name = (host.clone(), *port);
                         let lookup = move || name.to_socket_addrs().map(Iterator::collect);
@@ -179,7 +170,7 @@ impl AuthEndpoint {
                 let stream = TcpStream::connect(&*found).await.map_err(CallError::Connect)?;
                 // Without the option, the request is only slower.
                 drop(stream.set_nodelay(true));
-                (Box::new(stream), permit)
+                Box::new(stream)
             }
         };
         let (sender, driver) = http1::Builder::new()
@@ -187,10 +178,10 @@ impl AuthEndpoint {
             .handshake(TokioIo::new(socket))
             .await
             .map_err(CallError::Exchange)?;
-        Ok((PooledConnection { sender, driver: Some(Box::pin(driver)) }, permit))
+        Ok(PooledConnection { sender, driver: Some(Box::pin(driver)) })
     }
 
-    fn request(&self, applicant: &Applicant<'_>) -> Result<Request<Body>, CallError> {
+    fn request(&self, applicant: &Applicant<'_>) -> Result<Request<RequestBody>, CallError> {
         let Applicant { head, address, .. } = applicant;
         let Callback { url, method, forward_headers, .. } = &self.settings;
         let method = match method {
@@ -204,7 +195,7 @@ impl AuthEndpoint {
             .uri(&url.target)
             .header(HOST, &url.authority)
             .header("X-Original-URI", original)
-            .body(Body::new())
+            .body(RequestBody::new())
             .map_err(CallError::Request)?;
         let headers = request.headers_mut();
         if *address != "unix"
@@ -233,19 +224,22 @@ impl AuthEndpoint {
 
 /// The system's resolver blocks and cannot be cancelled: it holds the permit until it returns.
 async fn look_up(
-    permit: OwnedSemaphorePermit,
+    permit: &Permit,
     lookup: impl FnOnce() -> io::Result<Vec<SocketAddr>> + Send + 'static,
-) -> Result<(Vec<SocketAddr>, OwnedSemaphorePermit), CallError> {
-    let (found, permit) =
-        run_blocking(move || (lookup(), permit)).await.map_err(CallError::Lookup)?;
-    Ok((found.map_err(CallError::Lookup)?, permit))
+) -> Result<Vec<SocketAddr>, CallError> {
+    let permit = permit.clone();
+    let lookup = move || {
+        let _held = permit;
+        lookup()
+    };
+    run_blocking(lookup).await.flatten().map_err(CallError::Lookup)
 }
 
 impl PooledConnection {
     /// Sends one request; returns the response and whether the connection can be reused.
     async fn exchange(
         &mut self,
-        request: Request<Body>,
+        request: Request<RequestBody>,
         max_body: usize,
     ) -> Result<(Parts, Bytes, bool), CallError> {
         let Self { sender, driver } = self;
@@ -307,13 +301,14 @@ mod tests {
     #[tokio::test]
     async fn a_hanging_resolver_keeps_its_permit_but_not_the_caller() {
         let permits = Arc::new(Semaphore::new(1));
-        let permit = permits.clone().acquire_owned().await.unwrap();
+        let permit = Arc::new(permits.clone().acquire_owned().await.unwrap());
         let (wake, hang) = std::sync::mpsc::channel::<()>();
-        let lookup = look_up(permit, move || {
+        let lookup = look_up(&permit, move || {
             let _woken = hang.recv();
             Ok(Vec::new())
         });
         assert!(timeout(Duration::from_millis(20), lookup).await.is_err());
+        drop(permit);
         // The next call cannot start another thread.
         assert_eq!(permits.available_permits(), 0);
         drop(wake);
@@ -324,7 +319,8 @@ mod tests {
     #[tokio::test]
     async fn an_unknown_name_is_an_error() {
         let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let failed = look_up(permit, || Err(io::Error::other("no such name"))).await;
+        let permit = Arc::new(permit);
+        let failed = look_up(&permit, || Err(io::Error::other("no such name"))).await;
         assert!(matches!(failed, Err(CallError::Lookup(_))));
     }
 }

@@ -1,22 +1,21 @@
 //! Keys of one resource: reads the key files, and rereads them when they change.
 
-use std::fmt::Display;
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fs, io};
 
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
 use super::keys::{self, Key, KeySet, Skipped};
-use crate::config::{KeyFile, Place};
+use crate::config::{KeyFile, Place, TokenRules};
 use crate::fs::read;
 use crate::fs::stamp::{FileStamp, FileStamps, FileState, SettledFiles};
 
-/// The keys in force and their files.
+/// Rules for tokens, and the keys in force.
 #[derive(Debug)]
 pub(super) struct Keyring {
-    files: Vec<KeyFile>,
+    pub(super) rules: TokenRules,
     keys: ArcSwap<Vec<Key>>,
     polled: Mutex<Polled>,
 }
@@ -38,11 +37,11 @@ pub(super) struct UnfitKey {
 impl Keyring {
     /// # Errors
     /// All unusable files.
-    pub(super) fn open(files: &[KeyFile], resource: &str) -> Result<Self, Vec<UnfitKey>> {
-        let polled = SettledFiles::new(stamps(files));
-        let keys = ArcSwap::from_pointee(read(files)?.log_skipped(resource));
+    pub(super) fn open(rules: &TokenRules, resource: &str) -> Result<Self, Vec<UnfitKey>> {
+        let polled = SettledFiles::new(stamps(&rules.keys));
+        let keys = ArcSwap::from_pointee(read(&rules.keys)?.log_skipped(resource));
         let polled = Mutex::new(Polled { files: polled, reported: None });
-        Ok(Self { files: files.to_vec(), keys, polled })
+        Ok(Self { rules: rules.clone(), keys, polled })
     }
 
     pub(super) fn keys(&self) -> Arc<Vec<Key>> {
@@ -55,10 +54,10 @@ impl Keyring {
     pub(super) fn refresh(&self, resource: &str) {
         // Held during the read, so that refreshes do not overlap.
         let mut polled = self.polled.lock().unwrap_or_else(PoisonError::into_inner);
-        match polled.files.poll(stamps(&self.files)) {
+        match polled.files.poll(stamps(&self.rules.keys)) {
             FileState::Unchanged => polled.reported = None,
             FileState::Changing => {}
-            FileState::Settled => match read(&self.files) {
+            FileState::Settled => match read(&self.rules.keys) {
                 Ok(found) => {
                     polled.files.mark_read();
                     polled.reported = None;
@@ -130,13 +129,8 @@ fn read_one(KeyFile { place: Place { path, .. }, form }: &KeyFile) -> Result<Key
             "the key file {file} cannot be read: {error}; use a file that the host's user may read"
         )
     };
-    let unusable = |reason: &dyn Display| format!("the key file {file} cannot be used: {reason}");
-    let size = fs::metadata(path).map_err(unreadable)?.len();
-    if size > MAX_FILE {
-        return Err(unusable(&format!("it has {size} bytes; the maximum is {MAX_FILE}")));
-    }
     let bytes = read::read(path, MAX_FILE).map_err(unreadable)?;
-    keys::read(&bytes, form).map_err(|error| unusable(&error))
+    keys::read(&bytes, form).map_err(|error| format!("the key file {file} cannot be used: {error}"))
 }
 
 const MAX_FILE: u64 = 1 << 20;

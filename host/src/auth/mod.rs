@@ -126,7 +126,7 @@ impl From<TokenError> for Denial {
 impl Guard {
     fn new(settings: &Auth, resource: &str) -> Result<Self, Vec<UnfitKey>> {
         let verifier = match &settings.proof {
-            Proof::Token(rules) => Verifier::Keys(Keyring::open(&rules.keys, resource)?),
+            Proof::Token(rules) => Verifier::Keys(Keyring::open(rules, resource)?),
             Proof::Callback(callback) => Verifier::Endpoint(AuthEndpoint::new(callback)),
         };
         Ok(Self { settings: settings.clone(), verifier })
@@ -140,37 +140,27 @@ impl Guard {
         if applicant.kind.is_backend() && self.settings.backends == Backends::Exempt {
             return Ok(Pass::default());
         }
-        match (&self.verifier, &self.settings.proof) {
-            (Verifier::Keys(keyring), Proof::Token(rules)) => {
-                let protocol = (rules.from.contains(&Source::Subprotocol)
-                    && token::offers_bearer(applicant.head))
-                .then_some(token::BEARER);
-                let now = SystemTime::now();
-                let verified = token::find(applicant.head, &rules.from)
-                    .and_then(|token| token::verify(token, &keyring.keys(), rules, now));
-                match verified {
-                    Ok(token) => Ok(Pass {
-                        until: token
-                            .until
-                            .filter(|_| rules.close_on_expiry)
-                            .and_then(|until| instant(until.checked_add(rules.leeway)?, now)),
-                        login: Some(Box::new(Login {
-                            user: Some(token.user.into()),
-                            claims: Some(token.claims.into()),
-                        })),
-                        protocol,
-                    }),
-                    Err(error) => Err(Denial { protocol, ..error.into() }),
-                }
-            }
-            (Verifier::Endpoint(endpoint), _) => {
+        match &self.verifier {
+            Verifier::Keys(keyring) => authorize_token(keyring, applicant.head),
+            Verifier::Endpoint(endpoint) => {
                 let login = endpoint.authenticate(applicant).await?;
                 Ok(Pass { login: Some(Box::new(login)), ..Pass::default() })
             }
-            // Not possible: `new` creates the verifier from the proof.
-            (Verifier::Keys(_), Proof::Callback(_)) => Err(Denial::unavailable()),
         }
     }
+}
+
+fn authorize_token(keyring: &Keyring, head: &Head) -> Result<Pass, Denial> {
+    let (rules, now) = (&keyring.rules, SystemTime::now());
+    let is_bearer = rules.from.contains(&Source::Subprotocol) && token::offers_bearer(head);
+    let protocol = is_bearer.then_some(token::BEARER);
+    let token = token::find(head, &rules.from)
+        .and_then(|token| token::verify(token, &keyring.keys(), rules, now))
+        .map_err(|error| Denial { protocol, ..error.into() })?;
+    let until = token.until.filter(|_| rules.close_on_expiry);
+    let until = until.and_then(|until| instant(until.checked_add(rules.leeway)?, now));
+    let login = Login { user: Some(token.user.into()), claims: Some(token.claims.into()) };
+    Ok(Pass { login: Some(Box::new(login)), until, protocol })
 }
 
 /// Converts system time to the monotonic clock of timers.

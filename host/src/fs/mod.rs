@@ -1,4 +1,4 @@
-//! Files: reads that never block on a pipe, owner-only writes, change detection, work off the runtime.
+//! Files: non-blocking open, owner-only writes, change detection, work off the runtime.
 //!
 //! Does not know what the files mean.
 

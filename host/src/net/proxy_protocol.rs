@@ -22,7 +22,7 @@ pub(crate) enum ProxyError {
 /// Client for which a connection was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ProxyHeader {
-    /// The peer itself: `LOCAL`, and `UNKNOWN` of version 1 (section 2.1: use the socket's address).
+    /// The peer itself: `LOCAL`, or `UNKNOWN` of version 1 (section 2.1).
     Peer,
     For(IpAddr),
     /// Not the peer, but a client without an IP address or of another transport.
