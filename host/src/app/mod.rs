@@ -33,7 +33,7 @@ use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
-use crate::plugin::{snapshot_file, staging, watch};
+use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
 use crate::routing::router::Router;
@@ -88,6 +88,7 @@ pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppErro
     let listeners = listeners::open(&config, inherited).await?;
     certificates.iter().for_each(ServedCertificates::log_status);
     let before = watch::survey(&scope(&config));
+    archive::sweep(&config.server.state_dir);
     snapshot_file::sweep(&config.server.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
     let snapshot_writer = Arc::new(SnapshotWriter::default());

@@ -5,4 +5,5 @@
 pub(crate) mod blocking;
 pub(crate) mod owner_only;
 pub(crate) mod read;
+pub(crate) mod replace;
 pub(crate) mod stamp;

@@ -1,8 +1,9 @@
-//! The libraries that served before, kept across restarts, so that an operator can go back to one.
+//! Libraries that were active before, kept across restarts for a rollback.
 //!
-//! A folder for each plugin in `state_dir/generations`, with one file for each generation, whose name says its number and hash; when it was
-//! changed last is when it began to serve. There is no index that could disagree with the files. Beside them stands what was rolled
-//! back from (`rolled-back`), which is not loaded again by itself.
+//! Each plugin has a folder in `state_dir/generations` with one file for each generation, named by its
+//! number and hash; the modification time is when it became active. No index could disagree with the
+//! files. The file `rolled-back` holds the hash that was rolled back from, which the host does not load
+//! again by itself.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -10,22 +11,23 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::staging::{Hash, hex};
+use crate::fs::replace::{self, replace};
 use crate::fs::{owner_only, read};
 
-/// Where the generations of one plugin are kept.
+/// The kept generations of one plugin.
 #[derive(Debug)]
 pub(crate) struct Archive {
     folder: PathBuf,
 }
 
-/// A library that served before.
+/// A library that was active before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) number: u64,
-    /// Of the content, hexadecimal.
+    /// SHA-256 of the content, in hexadecimal.
     pub(crate) hash: String,
     pub(crate) path: PathBuf,
-    /// When it began to serve, the last time.
+    /// When it last became active.
     pub(crate) since: SystemTime,
 }
 
@@ -34,7 +36,7 @@ impl Archive {
         Self { folder: state_dir.join("generations").join(plugin) }
     }
 
-    /// What is kept, the newest first. Empty where the folder cannot be read.
+    /// Returns the kept generations, newest first; none if the folder cannot be read.
     pub(crate) fn list(&self) -> Vec<Kept> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut kept: Vec<Kept> = entries.filter_map(|entry| kept(entry.path())).collect();
@@ -42,10 +44,10 @@ impl Archive {
         kept
     }
 
-    /// Keeps the library at `copy` as generation `number`, and of the earlier ones the last `earlier`.
+    /// Keeps the library at `copy` as generation `number`, and the last `earlier` generations before.
     ///
     /// # Errors
-    /// It cannot be written; then nothing has changed.
+    /// The library cannot be written; nothing has changed.
     pub(crate) fn keep(
         &self,
         copy: &Path,
@@ -58,7 +60,7 @@ impl Archive {
         let path = self.folder.join(format!("{number}.{hash}.so"));
         match self.list().into_iter().find(|kept| kept.hash == hash) {
             Some(same) => fs::rename(same.path, &path)?,
-            None => self.add(copy, &path)?,
+            None => Self::add(copy, &path)?,
         }
         let file = File::options().append(true).open(&path)?;
         owner_only::close_to_others(&file)?;
@@ -69,41 +71,26 @@ impl Archive {
         Ok(())
     }
 
-    /// Whole or not at all.
-    fn add(&self, copy: &Path, path: &Path) -> io::Result<()> {
-        self.put(path, |next| io::copy(&mut File::open(copy)?, next).map(drop))
+    fn add(copy: &Path, path: &Path) -> io::Result<()> {
+        replace(path, |file| io::copy(&mut File::open(copy)?, file).map(drop))
     }
 
-    /// Has something written beside its place first. A failure leaves nothing behind: half a copy would only keep the disk full.
-    fn put(&self, path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
-        let next = self.folder.join("next");
-        let written = owner_only::file(&next).and_then(|mut file| {
-            write(&mut file)?;
-            file.sync_all()
-        });
-        written.and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
-            // The write's error is the one to tell.
-            drop(fs::remove_file(&next));
-        })
-    }
-
-    /// The content that was rolled back from.
+    /// Returns the hash that was rolled back from.
     pub(crate) fn rolled_back(&self) -> Option<String> {
-        // A hash.
         let bytes = read::read(&self.folder.join(ROLLED_BACK), 1024).ok()?;
         String::from_utf8(bytes).ok()
     }
 
-    /// Notes what was rolled back from; None: nothing any more.
+    /// Stores or removes the hash that was rolled back from.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The file cannot be written or removed.
     pub(crate) fn set_rolled_back(&self, hash: Option<&str>) -> io::Result<()> {
         let file = self.folder.join(ROLLED_BACK);
         match hash {
             Some(hash) => {
                 owner_only::folder(&self.folder)?;
-                self.put(&file, |next| next.write_all(hash.as_bytes()))
+                replace(&file, |file| file.write_all(hash.as_bytes()))
             }
             None => match fs::remove_file(file) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -115,7 +102,13 @@ impl Archive {
 
 const ROLLED_BACK: &str = "rolled-back";
 
-/// None if the name is not one that [`Archive::keep`] gives.
+/// Removes what a killed host left half-written in the folders of all plugins.
+pub(crate) fn sweep(state_dir: &Path) {
+    let folders = fs::read_dir(state_dir.join("generations")).into_iter().flatten().flatten();
+    folders.for_each(|folder| replace::sweep(&folder.path()));
+}
+
+/// Reads a kept file; `None` if [`Archive::keep`] did not name it.
 fn kept(path: PathBuf) -> Option<Kept> {
     let (number, hash) = path.file_name()?.to_str()?.strip_suffix(".so")?.split_once('.')?;
     let (number, hash) = (number.parse().ok()?, hash.to_owned());
@@ -128,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_last_few_are_kept_and_one_that_serves_again_is_the_newest() {
+    fn the_last_generations_are_kept_and_one_that_is_active_again_is_the_newest() {
         let folder =
             std::env::temp_dir().join(format!("plugsocket-archive-{}", std::process::id()));
         let (archive, copy) = (Archive::new(&folder, "x"), folder.join("copy"));
@@ -153,14 +146,14 @@ mod tests {
         archive.set_rolled_back(None).unwrap();
         archive.set_rolled_back(None).unwrap();
         assert_eq!(archive.rolled_back(), None);
-        // What fails changes nothing and leaves nothing.
         fs::create_dir(archive.folder.join("12.aa.so")).unwrap();
         let (before, to) = (archive.list(), archive.folder.join("12.aa.so"));
-        let full =
-            |next: &mut File| next.write_all(b"half").and(Err(io::Error::other("disk full")));
-        assert_eq!(archive.put(&to, full).unwrap_err().to_string(), "disk full");
-        assert!(archive.add(&copy, &to).is_err());
-        assert!(archive.list() == before && !archive.folder.join("next").exists());
+        assert!(Archive::add(&copy, &to).is_err());
+        assert_eq!(archive.list(), before);
+        let left = archive.folder.join("13.aa.0.next");
+        fs::write(&left, "half").unwrap();
+        sweep(&folder);
+        assert!(!left.exists() && archive.list() == before);
         fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -1,6 +1,6 @@
-//! The state of an application in a file: written whole or not at all, and read back only if it is whole.
+//! The state of an application in a file, which is accepted only as it was written.
 //!
-//! A head of a few lines of text, an empty line, and the bytes of the snapshot:
+//! A head of text lines, an empty line, and the bytes of the snapshot:
 //!
 //! ```text
 //! plugsocket snapshot 2
@@ -9,28 +9,28 @@
 //! sha256 9f86d081884c7d65…
 //! ```
 //!
-//! The sum is over the lines above it, line feeds included, and the bytes: the state of one application is not taken for that of another.
+//! The checksum covers the lines above it, including line feeds, and the bytes, so that the state of
+//! one application is not accepted as that of another.
 
-use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use super::Snapshot;
 use super::staging::hex;
+use crate::fs::replace::{self, replace};
 use crate::fs::{owner_only, read};
 
-/// A snapshot and the application that it is of.
+/// A snapshot and the name of its application.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SnapshotFile {
     pub(crate) plugin: String,
     pub(crate) snapshot: Snapshot,
 }
 
-/// Why a file is not taken for a state.
+/// Why a snapshot file is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SnapshotFileError {
     #[error("cannot read {}", path.display())]
@@ -39,44 +39,33 @@ pub(crate) enum SnapshotFileError {
         #[source]
         source: io::Error,
     },
-    #[error("{} is no snapshot of plugsocket, or not a whole one", .0.display())]
+    #[error("{} is not a complete plugsocket snapshot", .0.display())]
     Damaged(PathBuf),
 }
 
-/// Where the state of a resource is kept.
+/// Returns the path of the snapshot of a resource.
 pub(crate) fn file(state_dir: &Path, resource: &str) -> PathBuf {
     let name = resource.replace('%', "%25").replace('/', "%2F");
     state_dir.join("snapshots").join(format!("{name}.snapshot"))
 }
 
 impl SnapshotFile {
-    /// Writes it in place of what is at `path`.
+    /// Replaces the file at `path`.
     ///
     /// # Errors
-    /// It cannot be written; what was there is still there.
+    /// The file cannot be written; `path` is unchanged.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("/"));
-        owner_only::folder(folder)?;
-        let next = next(path);
-        self.write_whole(&next).and_then(|()| fs::rename(&next, path)).inspect_err(|_| {
-            // Half a copy would only keep the disk full.
-            drop(fs::remove_file(&next));
-        })?;
-        // The name is as safe as the content.
-        File::open(folder)?.sync_all()
+        path.parent().map_or(Ok(()), owner_only::folder)?;
+        replace(path, |file| {
+            file.write_all(self.head().as_bytes())?;
+            file.write_all(&self.snapshot.bytes)
+        })
     }
 
-    fn write_whole(&self, path: &Path) -> io::Result<()> {
-        let mut file = owner_only::new_file(path)?;
-        file.write_all(self.head().as_bytes())?;
-        file.write_all(&self.snapshot.bytes)?;
-        file.sync_all()
-    }
-
-    /// Reads it back; None if there is no file.
+    /// Reads the file at `path`; `None` if there is none.
     ///
     /// # Errors
-    /// It cannot be read, or is not what was written.
+    /// The file cannot be read, or is damaged.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, SnapshotFileError> {
         match read::read(path, u64::MAX) {
             Ok(bytes) => match parse(&bytes) {
@@ -87,26 +76,8 @@ impl SnapshotFile {
             Err(source) => Err(SnapshotFileError::Read { path: path.to_owned(), source }),
         }
     }
-}
 
-/// A name beside `path` that no other writing has, or ever had in this process: two that wrote one file would make a third state of
-/// theirs.
-fn next(path: &Path) -> PathBuf {
-    static LAST: AtomicU64 = AtomicU64::new(0);
-    path.with_extension(format!("{}.next", LAST.fetch_add(1, Ordering::Relaxed)))
-}
-
-/// Removes what a host that was killed while it wrote has left. Nobody else may be writing there.
-pub(crate) fn sweep(state_dir: &Path) {
-    let entries = fs::read_dir(state_dir.join("snapshots")).into_iter().flatten().flatten();
-    for entry in entries.filter(|entry| entry.path().extension().is_some_and(|end| end == "next")) {
-        // It costs its place on the disk and no more.
-        drop(fs::remove_file(entry.path()));
-    }
-}
-
-impl SnapshotFile {
-    /// All that stands before the bytes of the snapshot, empty line included.
+    /// Returns the text before the bytes of the snapshot, including the empty line.
     pub(crate) fn head(&self) -> String {
         let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
         let lines = format!("{HEAD}\nplugin {plugin}\nversion {version}\n");
@@ -115,9 +86,14 @@ impl SnapshotFile {
     }
 }
 
+/// Removes what a killed host left half-written.
+pub(crate) fn sweep(state_dir: &Path) {
+    replace::sweep(&state_dir.join("snapshots"));
+}
+
 const HEAD: &str = "plugsocket snapshot 2";
 
-/// What was written, from all the bytes of a file.
+/// Parses the bytes of a whole file.
 pub(crate) fn parse(file: &[u8]) -> Option<SnapshotFile> {
     let end = memchr::memmem::find(file, b"\n\n")?;
     let mut lines = std::str::from_utf8(&file[..end]).ok()?.lines();
@@ -128,16 +104,18 @@ pub(crate) fn parse(file: &[u8]) -> Option<SnapshotFile> {
     let version = lines.next()?.strip_prefix("version ")?.parse().ok()?;
     let snapshot = Snapshot { version, bytes: Bytes::copy_from_slice(&file[end + 2..]) };
     let state = SnapshotFile { plugin, snapshot };
-    // The sum, and that nothing is spelled otherwise than it is written.
+    // Compares the checksum and refuses any other spelling of the head.
     (state.head().as_bytes() == &file[..end + 2]).then_some(state)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
-    fn what_was_written_is_read_and_nothing_else() {
+    fn only_a_file_as_it_was_written_is_read() {
         let folder = std::env::temp_dir().join(format!("plugsocket-state-{}", std::process::id()));
         let path = file(&folder, "/a/100%");
         assert!(path.ends_with("snapshots/%2Fa%2F100%25.snapshot"));
@@ -155,8 +133,7 @@ mod tests {
             damaged[length] ^= 1;
             assert!(parse(&damaged).is_none(), "{length}");
         }
-        let left = next(&path);
-        assert_ne!(left, next(&path));
+        let left = path.with_extension("0.next");
         fs::write(&left, "half").unwrap();
         sweep(&folder);
         assert!(!left.exists() && path.exists());
