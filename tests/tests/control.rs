@@ -85,9 +85,9 @@ async fn plugin_reload_keeps_the_state_and_reports_why_a_library_is_refused() {
         [&refused["state"], &refused["generation"]["number"]],
         [&json!("active"), &json!(2)]
     );
-    assert_eq!(refused["refused"], "it is no shared library (ELF file)");
+    assert_eq!(refused["refused"], "it is not a shared library (ELF file)");
     let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
-    assert!(code == 1 && output.contains("it is no shared library"), "{output}");
+    assert!(code == 1 && output.contains("it is not a shared library"), "{output}");
     let (code, output) = host.command(&["plugin", "reload", "nobody"]).await;
     assert!(code == 1 && output.contains("no resource of plugins.toml names"), "{output}");
 }

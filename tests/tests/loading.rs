@@ -43,7 +43,7 @@ async fn a_missing_library_is_reported_with_its_path() {
 #[tokio::test]
 async fn an_empty_file_and_a_script_are_refused() {
     expect_reason(setup().file("bad", b""), "the file is empty").await;
-    expect_reason(setup().file("bad", b"#!/bin/sh\n"), "no shared library").await;
+    expect_reason(setup().file("bad", b"#!/bin/sh\n"), "not a shared library").await;
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn an_executable_is_refused() {
     let mut bytes = library();
     // ET_EXEC.
     bytes[16] = 2;
-    expect_reason(setup().file("bad", &bytes), "no shared library").await;
+    expect_reason(setup().file("bad", &bytes), "not a shared library").await;
 }
 
 #[tokio::test]

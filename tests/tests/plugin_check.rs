@@ -39,7 +39,7 @@ async fn plugin_check_accepts_a_valid_library_and_reports_errors() {
         "{code:?} {output}"
     );
     let (code, output) = check(Path::new("/proc/self/status"), &[]).await;
-    assert!(code == Some(1) && output.contains("it is no shared library"), "{code:?} {output}");
+    assert!(code == Some(1) && output.contains("it is not a shared library"), "{code:?} {output}");
 }
 
 #[tokio::test]
@@ -63,5 +63,5 @@ async fn plugin_check_restores_a_snapshot() {
         "{code:?} {output}"
     );
     let (code, output) = check(&plugin_path("counter_v2"), &["--with-state", "/nowhere"]).await;
-    assert!(code == Some(1) && output.contains("/nowhere is not there"), "{code:?} {output}");
+    assert!(code == Some(1) && output.contains("/nowhere does not exist"), "{code:?} {output}");
 }

@@ -43,7 +43,7 @@ async fn a_world_writable_library_is_refused_until_its_mode_is_fixed() {
     expect_refusal(
         &host,
         |next| set_mode(next, 0o777),
-        "can be written by everybody, mode 777; `chmod go-w ",
+        "can be written by every user, mode 777; `chmod go-w ",
     )
     .await;
     // The command in the message is sufficient.
@@ -66,8 +66,7 @@ async fn an_acl_with_other_writers_is_refused_until_removed() {
         eprintln!("skipped: no setfacl, or the file system does not support ACLs");
         return;
     }
-    expect_refusal(&host, |_| {}, "plugins has an access control list, by which more than its")
-        .await;
+    expect_refusal(&host, |_| {}, "plugins has an access control list that lets other users").await;
     assert!(setfacl(&["-b"], &folder));
     let others = |next: &Path| assert!(setfacl(&OTHERS, next));
     expect_refusal(&host, others, "; `setfacl -b ").await;
@@ -102,7 +101,7 @@ async fn a_world_writable_folder_is_refused_even_if_sticky() {
     let folder = host.folder().join("plugins");
     for bits in [0o777, 0o1777] {
         set_mode(&folder, bits);
-        let expected = format!("plugins can be written by everybody, mode {bits:o}; `chmod go-w ");
+        let expected = format!("plugins can be written by every user, mode {bits:o}; `chmod go-w ");
         expect_refusal(&host, |_| {}, &expected).await;
     }
     set_mode(&folder, 0o755);
@@ -121,7 +120,7 @@ async fn the_target_of_a_link_and_all_folders_on_the_way_are_checked() {
         fs::rename(next, &target).unwrap();
         std::os::unix::fs::symlink(&target, next).unwrap();
     };
-    expect_refusal(&host, link, "elsewhere can be written by everybody").await;
+    expect_refusal(&host, link, "elsewhere can be written by every user").await;
     // A link to a link in a world-writable folder.
     let (real, mid) = (host.folder().join("real"), host.folder().join("mid"));
     for folder in [&real, &mid] {
@@ -133,7 +132,7 @@ async fn the_target_of_a_link_and_all_folders_on_the_way_are_checked() {
         std::os::unix::fs::symlink("../real/lib.so", mid.join("l")).unwrap();
         std::os::unix::fs::symlink("../mid/l", next).unwrap();
     };
-    expect_refusal(&host, twice, "mid can be written by everybody, mode 1777").await;
+    expect_refusal(&host, twice, "mid can be written by every user, mode 1777").await;
 }
 
 #[tokio::test]
@@ -157,7 +156,7 @@ async fn a_foreign_owner_or_shared_group_is_refused() {
     expect_refusal(
         &host,
         shared,
-        "can be written by the group 12345, which is not one of its owner alone",
+        "can be written by the group 12345, which is not its owner's private group",
     )
     .await;
     // `check_owner = false` disables the check.

@@ -178,7 +178,7 @@ async fn an_invalid_library_changes_nothing_and_is_reported() {
     let good = std::fs::read(plugin_path("counter_v2")).unwrap();
     let half = &good[..good.len() / 2];
     expect_refusal(&host, &mut client, "incomplete", || write(half)).await;
-    expect_refusal(&host, &mut client, "no shared library", || write(b"hello")).await;
+    expect_refusal(&host, &mut client, "not a shared library", || write(b"hello")).await;
     expect_refusal(&host, &mut client, "the file is empty", || write(b"")).await;
     for (library, reason) in [
         ("ctor_crash", "SIGSEGV"),

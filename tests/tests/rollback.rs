@@ -117,7 +117,7 @@ async fn a_modified_archived_library_is_refused() {
     std::fs::copy(plugin_path("speaker"), kept.find(is_first).unwrap()).unwrap();
     let (code, output) = host.command(&["plugin", "rollback", "app"]).await;
     assert!(
-        code == 1 && output.contains("it is not what served before: its SHA-256 is"),
+        code == 1 && output.contains("it is not the library that was kept: its SHA-256 is"),
         "{output}"
     );
     assert_eq!(count(&mut client).await, ("v2".to_owned(), 1));

@@ -1,8 +1,8 @@
-//! The throw-away child that opens a candidate first.
+//! The preflight child process, which opens a library before the host does.
 //!
-//! A library's constructors run when it is opened, before anything of it can be checked: they may crash, hang or exit.
-//! So the host runs itself again as `plugsocket preflight FILE`, which opens the file, does the full check and prints one
-//! line; only what survives that is opened in this process.
+//! Opening a library runs its constructors before anything can be checked; they may crash, hang or
+//! exit. The host therefore runs itself as `plugsocket preflight FILE`, which opens the file, checks it
+//! and prints one line. Only a library that passes is opened in the host.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;
@@ -10,15 +10,16 @@ use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 
-/// What the child prints when all is well.
+/// Printed by the child if the library passed.
 pub(crate) const FINE: &str = "fine";
-/// The hidden sub-command.
+/// The hidden subcommand.
 pub(crate) const COMMAND: &str = "preflight";
 
-/// Why a candidate did not survive.
+/// Why a library did not pass.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PreflightError {
     #[error("{0}")]
@@ -29,19 +30,19 @@ pub(crate) enum PreflightError {
     Exited(i32),
     #[error("its constructor did not end within {0:?}")]
     Hung(Duration),
-    #[error("cannot start the process that opens it first")]
+    #[error("cannot start the preflight process")]
     Spawn(#[source] std::io::Error),
 }
 
-/// Lets a child open `library`.
+/// Opens `library` in a child process.
 ///
 /// # Errors
-/// What the child found, or how it died.
+/// The child refused the library, crashed, exited or hung.
 pub(crate) async fn check(library: &Path, limit: Duration) -> Result<(), PreflightError> {
     run(library, &[], limit).await
 }
 
-/// The same, with more to do for the child (`trial.rs`).
+/// Opens `library` in a child process with further arguments (`trial.rs`).
 ///
 /// # Errors
 /// As [`check`].
@@ -50,7 +51,7 @@ pub(crate) async fn run(
     arguments: &[OsString],
     limit: Duration,
 ) -> Result<(), PreflightError> {
-    // Not current_exe(): that path may have been replaced by an upgrade since.
+    // Not current_exe(): an upgrade may have replaced that path.
     let mut child = Command::new("/proc/self/exe")
         .arg(COMMAND)
         .arg(library)
@@ -64,49 +65,48 @@ pub(crate) async fn run(
         .map_err(PreflightError::Spawn)?;
     let mut stdout = child.stdout.take();
     let run = async {
-        let mut said = String::new();
+        let mut output = String::new();
         if let Some(stdout) = stdout.as_mut() {
-            // A child that writes nonsense is judged by its status.
-            drop(stdout.take(MAX_ANSWER).read_to_string(&mut said).await);
+            // If the output is not text, the exit status decides.
+            drop(stdout.take(MAX_OUTPUT).read_to_string(&mut output).await);
         }
-        (said, child.wait().await)
+        (output, child.wait().await)
     };
     match tokio::time::timeout(limit, run).await {
-        Ok((said, Ok(status))) => judge(&said, status),
+        Ok((output, Ok(status))) => result_of_child(&output, status),
         Ok((_, Err(error))) => Err(PreflightError::Spawn(error)),
         Err(_) => Err(PreflightError::Hung(limit)),
     }
 }
 
-/// For the child: a constructor that hangs must not outlive a host that was killed, and nobody else would end it.
+/// Ends the child with its parent: a constructor that hangs must not outlive a killed host.
 pub(crate) fn end_with_parent() {
-    let signal = Some(rustix::process::Signal::KILL);
-    // Without it the host's own limit still holds.
-    rustix::process::set_parent_process_death_signal(signal).ok();
+    // Without it, the host's time limit still applies.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).ok();
 }
 
-const MAX_ANSWER: u64 = 64 * 1024;
+const MAX_OUTPUT: u64 = 64 * 1024;
 
-fn judge(said: &str, status: ExitStatus) -> Result<(), PreflightError> {
-    let said = said.lines().last().unwrap_or_default();
+fn result_of_child(output: &str, status: ExitStatus) -> Result<(), PreflightError> {
+    let line = output.lines().last().unwrap_or_default();
     match (status.code(), status.signal()) {
-        (Some(0), _) if said == FINE => Ok(()),
-        (Some(1), _) if !said.is_empty() => Err(PreflightError::Refused(said.to_owned())),
+        (Some(0), _) if line == FINE => Ok(()),
+        (Some(1), _) if !line.is_empty() => Err(PreflightError::Refused(line.to_owned())),
         (Some(code), _) => Err(PreflightError::Exited(code)),
         (None, signal) => Err(PreflightError::Crashed(signal_name(signal.unwrap_or_default()))),
     }
 }
 
 fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        4 => "SIGILL",
-        6 => "SIGABRT",
-        7 => "SIGBUS",
-        8 => "SIGFPE",
-        9 => "SIGKILL",
-        11 => "SIGSEGV",
-        15 => "SIGTERM",
-        31 => "SIGSYS",
+    match Signal::from_named_raw(signal) {
+        Some(Signal::ILL) => "SIGILL",
+        Some(Signal::ABORT) => "SIGABRT",
+        Some(Signal::BUS) => "SIGBUS",
+        Some(Signal::FPE) => "SIGFPE",
+        Some(Signal::KILL) => "SIGKILL",
+        Some(Signal::SEGV) => "SIGSEGV",
+        Some(Signal::TERM) => "SIGTERM",
+        Some(Signal::SYS) => "SIGSYS",
         _ => "a signal",
     }
 }
@@ -116,8 +116,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_a_child_ended_is_told_in_one_sentence() {
-        for (said, status, expected) in [
+    fn the_output_and_the_exit_status_of_the_child_become_one_error() {
+        for (output, status, expected) in [
             ("fine\n", 0, "fine"),
             ("noise\nfine\n", 0, "fine"),
             ("it is not a plugsocket plugin\n", 1 << 8, "it is not a plugsocket plugin"),
@@ -126,7 +126,7 @@ mod tests {
             ("", 11, "its constructor crashed: SIGSEGV"),
             ("fine\n", 7, "its constructor crashed: SIGBUS"),
         ] {
-            let result = judge(said, ExitStatus::from_raw(status));
+            let result = result_of_child(output, ExitStatus::from_raw(status));
             assert_eq!(result.map_or_else(|e| e.to_string(), |()| "fine".to_owned()), expected);
         }
     }

@@ -1,7 +1,7 @@
-//! `plugsocket plugin check`: whether a library would serve, found out in a child process and without a host.
+//! `plugsocket plugin check`: checks in a child process, without a host, whether a library would serve.
 //!
-//! The child opens the library as the host would, starts an instance with a configuration and, if there is one, lets it take over
-//! a real state; then it drops all. Whatever the library does, it does to the child.
+//! The child opens the library as the host would, starts an instance with a configuration, restores a
+//! snapshot if one is given, and ends. Whatever the library does affects the child only.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::fs::read;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 use crate::routing::router::Router;
 
-/// What is tried.
+/// The arguments of `plugin check`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct Trial {
-    /// The library.
+    /// Path of the library.
     pub(crate) library: PathBuf,
-    /// Let it take over this state: a file of `state_dir/snapshots`.
+    /// Restore this snapshot, a file of `state_dir/snapshots`.
     #[arg(long, value_name = "FILE")]
     pub(crate) with_state: Option<PathBuf>,
-    /// Start it with this configuration, as JSON.
+    /// Configuration for `start`, as JSON.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     pub(crate) settings: String,
-    /// How many seconds all of it may take.
+    /// Time limit in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub(crate) timeout: u64,
 }
@@ -52,7 +52,7 @@ pub(crate) enum TrialError {
     Load(#[from] LoadError),
     #[error(transparent)]
     State(#[from] SnapshotFileError),
-    #[error("{} is not there", .0.display())]
+    #[error("{} does not exist", .0.display())]
     NoState(PathBuf),
     #[error("it did not start: {0}")]
     Start(String),
@@ -61,13 +61,13 @@ pub(crate) enum TrialError {
 }
 
 impl Trial {
-    /// Runs the child and says in one sentence what it found.
+    /// Runs the child and returns its result as one sentence.
     ///
     /// # Errors
-    /// What keeps the library from serving.
+    /// The library would not serve.
     pub(crate) async fn run(mut self) -> Result<String, TrialError> {
         let path = self.library.clone();
-        // The linker looks for a name without a slash elsewhere.
+        // The linker searches other folders for a name without a slash.
         self.library = path
             .canonicalize()
             .map_err(|source| TrialError::Read { path: path.clone(), source })?;
@@ -83,7 +83,7 @@ impl Trial {
         Ok(format!("{}: fine: it starts{state}", self.library.display()))
     }
 
-    /// In the child.
+    /// Checks the library; called in the child.
     ///
     /// # Errors
     /// As [`run`](Self::run).

@@ -94,7 +94,7 @@ impl Supervisor {
         let number = self.next_number(name).await;
         let (folder, plugin) = (self.staging.clone(), name.to_owned());
         let demands = self.demands(name);
-        let copied = move || staging::stage(&file, &folder, (&plugin, number), &demands);
+        let copied = move || staging::stage(&file, &folder, &plugin, number, &demands);
         let staged = run_blocking(copied).await.map_err(Refusal::Host)??;
         if wanted == Content::Other && present == Some(staged.hash) {
             forget(&staged.path);

@@ -81,7 +81,7 @@ impl Supervisor {
         let limit = self.hub.config.load().server.reload.preflight;
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
         let demands = self.demands(name);
-        let copied = move || staging::stage(&path, &folder, (&plugin, number), &demands);
+        let copied = move || staging::stage(&path, &folder, &plugin, number, &demands);
         let staged = run_blocking(copied).await.map_err(Refusal::Host)??;
         if staging::hex(&staged.hash) != kept.hash {
             forget(&staged.path);

@@ -1,7 +1,8 @@
-//! Whether a library is one that only root or the host's own user could have written.
+//! Checks that only root or the host's user could have written a library.
 //!
-//! Judges what is open, not what a path names: the copy is made from the same descriptor, so nothing can be exchanged in
-//! between. A library is code in the host's process; whoever can write it is the host.
+//! Checks the open file, from which the copy is made, and not what its path names at that moment, so
+//! that the file cannot be exchanged in between. A library is code in the host's process: an account
+//! that can write to it has the host's rights.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -14,27 +15,26 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::getxattr_query;
 use rustix::io::Errno;
 
-/// Why a library is not trusted: what is wrong, and what puts it right.
+/// Why the ownership of a library is refused, and how to correct it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OwnershipError {
-    #[error("{} is no regular file", .0.display())]
-    NoFile(PathBuf),
     #[error(
-        "{path} belongs to user {owner}, who is neither root nor the user that runs the host ({host}), and could change it; \
-         `chown {host} {path}`, or check_owner = false under [server.reload]", path = path.display()
+        "{path} belongs to user {owner}, who is neither root nor the user that runs the host \
+         ({host}), and could change it; `chown {host} {path}`, or check_owner = false under \
+         [server.reload]", path = path.display()
     )]
     Owner { path: PathBuf, owner: u32, host: u32 },
     #[error(
-        "{path} can be written by {who}, mode {mode:o}; `chmod {right} {path}`, or check_owner = false under [server.reload]",
-        path = path.display()
+        "{path} can be written by {writers}, mode {mode:o}; `chmod {right} {path}`, or check_owner = \
+         false under [server.reload]", path = path.display()
     )]
-    Writable { path: PathBuf, who: String, mode: u32, right: &'static str },
+    Writable { path: PathBuf, writers: String, mode: u32, right: &'static str },
     #[error(
-        "{path} has an access control list, by which more than its owner can write it, mode {mode:o}; `setfacl -b {path}`, \
-         or check_owner = false under [server.reload]", path = path.display()
+        "{path} has an access control list that lets other users write to it, mode {mode:o}; \
+         `setfacl -b {path}`, or check_owner = false under [server.reload]", path = path.display()
     )]
-    Listed { path: PathBuf, mode: u32 },
-    #[error("cannot find out who could have written {}", path.display())]
+    AccessList { path: PathBuf, mode: u32 },
+    #[error("cannot read the owner and mode of {}", path.display())]
     Unknown {
         path: PathBuf,
         #[source]
@@ -42,37 +42,31 @@ pub(crate) enum OwnershipError {
     },
 }
 
-/// Checks an open library, the folder that it lies in, and those in which the symbolic links to it lie; also `staging`,
-/// where its copy will be opened by path, and what that lies in.
+/// Checks an open library, its folder, the folders of the symbolic links to it, and the folder
+/// `staging`, where its copy will be opened by path.
 ///
 /// # Errors
-/// Somebody else could have written it.
+/// Another user could have written the library.
 pub(crate) fn check(path: &Path, file: &File, staging: &Path) -> Result<(), OwnershipError> {
-    let unknown = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OwnershipError::Unknown { path, source }
-    };
-    let accounts = Accounts::read().map_err(unknown(Path::new("/proc/self/status")))?;
-    if !file.metadata().map_err(unknown(path))?.is_file() {
-        return Err(OwnershipError::NoFile(path.to_owned()));
-    }
+    let unknown = |source| OwnershipError::Unknown { path: path.to_owned(), source };
+    let accounts = Accounts::read();
     let open = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-    accounts.judge(path, &open)?;
-    let real = fs::read_link(&open).map_err(unknown(path))?;
-    let linked = folders_of_links(path).map_err(unknown(path))?;
+    accounts.check_owner(path, &open)?;
+    let real = fs::read_link(&open).map_err(unknown)?;
+    let linked = folders_of_links(path).map_err(unknown)?;
     let named = [path, &real, staging].into_iter().filter_map(Path::parent);
     let folders: BTreeSet<&Path> =
         named.chain([staging]).chain(linked.iter().map(PathBuf::as_path)).collect();
-    folders.into_iter().try_for_each(|folder| accounts.judge(folder, folder))
+    folders.into_iter().try_for_each(|folder| accounts.check_owner(folder, folder))
 }
 
-/// The folders of all links that lead from a library's path to its file, and of what they lead to: who can write one of
-/// them chooses the file.
+/// Returns the folders of all symbolic links from a library's path to its file, and the folder of
+/// that file. Write access to one of them selects the file.
 fn folders_of_links(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     let mut folders = BTreeSet::new();
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else { return Ok(folders) };
     let (mut at, mut links) = (fs::canonicalize(folder)?, 0);
-    // The next name is the last.
+    // A stack: the next name is the last.
     let mut names: Vec<OsString> = vec![name.to_owned()];
     while let Some(name) = names.pop() {
         if name == ".." {
@@ -95,7 +89,7 @@ fn folders_of_links(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
                     _ => None,
                 }));
             }
-            // No link.
+            // Not a symbolic link.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
             Err(error) => return Err(error),
         }
@@ -104,11 +98,12 @@ fn folders_of_links(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
     Ok(folders)
 }
 
-/// As many as the system follows (path_resolution(7)).
+/// The limit of the system (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
-/// Whether there is an access control list (acl(5)): the mode's bits of the group are then the most that anybody in it may have.
-fn has_list(at: &Path) -> io::Result<bool> {
+/// Returns whether there is an access control list (acl(5)). The group bits of the mode are then only
+/// the upper limit of its entries.
+fn has_access_list(at: &Path) -> io::Result<bool> {
     match getxattr_query(at, "system.posix_acl_access") {
         Ok(_) => Ok(true),
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
@@ -116,7 +111,7 @@ fn has_list(at: &Path) -> io::Result<bool> {
     }
 }
 
-/// Who the host is, and what the machine knows of users and groups.
+/// The host's user, and the machine's users and groups.
 struct Accounts {
     host: u32,
     passwd: String,
@@ -124,20 +119,19 @@ struct Accounts {
 }
 
 impl Accounts {
-    fn read() -> io::Result<Self> {
-        let status = fs::read_to_string("/proc/self/status")?;
-        let host = effective_uid(&status).ok_or(io::ErrorKind::InvalidData)?;
-        // A container may have neither: then no group is known to be private.
+    fn read() -> Self {
+        let host = rustix::process::geteuid().as_raw();
+        // A container may have neither file; then no group is known to be private.
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        Ok(Self { host, passwd: read("/etc/passwd"), group: read("/etc/group") })
+        Self { host, passwd: read("/etc/passwd"), group: read("/etc/group") }
     }
 
-    /// What is called `path`, and reached by `at`.
-    fn judge(&self, path: &Path, at: &Path) -> Result<(), OwnershipError> {
+    /// Checks the file at `at`; `path` is its name in errors.
+    fn check_owner(&self, path: &Path, at: &Path) -> Result<(), OwnershipError> {
         let path = path.to_owned();
-        let judged =
-            fs::metadata(at).and_then(|meta| Ok((meta.mode() & 0o020 != 0 && has_list(at)?, meta)));
-        let (is_listed, meta) = match judged {
+        let found = fs::metadata(at)
+            .and_then(|meta| Ok((meta.mode() & 0o020 != 0 && has_access_list(at)?, meta)));
+        let (has_list, meta) = match found {
             Ok(found) => found,
             Err(source) => return Err(OwnershipError::Unknown { path, source }),
         };
@@ -146,23 +140,23 @@ impl Accounts {
             return Err(OwnershipError::Owner { path, owner, host: self.host });
         }
         if mode & 0o002 != 0 {
-            let who = "everybody".to_owned();
-            return Err(OwnershipError::Writable { path, who, mode, right: "go-w" });
+            let writers = "every user".to_owned();
+            return Err(OwnershipError::Writable { path, writers, mode, right: "go-w" });
         }
-        if is_listed {
-            return Err(OwnershipError::Listed { path, mode });
+        if has_list {
+            return Err(OwnershipError::AccessList { path, mode });
         }
-        // A umask of 002, as many systems have it, belongs to groups of one user each.
+        // With a umask of 002, common on many systems, each user has a private group.
         if mode & 0o020 != 0 && !is_private(group, owner, &self.passwd, &self.group) {
-            let who = format!("the group {group}, which is not one of its owner alone");
-            return Err(OwnershipError::Writable { path, who, mode, right: "g-w" });
+            let writers = format!("the group {group}, which is not its owner's private group");
+            return Err(OwnershipError::Writable { path, writers, mode, right: "g-w" });
         }
         Ok(())
     }
 }
 
-/// Whether nobody but `owner` is in this group, by the files of the machine; users who are known elsewhere (LDAP) make no
-/// group private.
+/// Returns whether `owner` is the only member of a group, by the machine's files. Users known from
+/// elsewhere (LDAP) make no group private.
 fn is_private(gid: u32, owner: u32, passwd: &str, group: &str) -> bool {
     let field = |line: &str, at: usize| line.split(':').nth(at).map(str::to_owned);
     let number = |line: &str, at: usize| field(line, at)?.parse::<u32>().ok();
@@ -178,12 +172,6 @@ fn is_private(gid: u32, owner: u32, passwd: &str, group: &str) -> bool {
     entry.is_some() && members.split(',').all(|member| member.is_empty() || member == name)
 }
 
-/// The second number of the line `Uid:` (proc(5)).
-fn effective_uid(status: &str) -> Option<u32> {
-    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -194,12 +182,12 @@ mod tests {
         "root:x:0:\nann:x:1000:\nbob:x:1001:bob,ann\nstaff:x:50:ann\nusers:x:1003:\n";
 
     #[test]
-    fn a_group_is_private_where_its_owner_is_alone_in_it() {
+    fn a_group_is_private_if_its_owner_is_the_only_member() {
         for (gid, owner, expected) in [
             (1000, 1000, true),
             (0, 0, true),
-            (1001, 1001, false), // ann too
-            (1003, 1002, false), // dan's as well
+            (1001, 1001, false), // also ann
+            (1003, 1002, false), // also dan
             (50, 1000, false),
             (1000, 1001, false),
             (1000, 0, false),
@@ -212,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn every_folder_with_a_link_in_it_is_found_and_a_circle_ends() {
+    fn the_folder_of_every_link_is_found_and_a_cycle_is_an_error() {
         let folder = std::env::temp_dir().join(format!("plugsocket-links-{}", std::process::id()));
         for part in ["plug", "mid/deep", "releases/42"] {
             fs::create_dir_all(folder.join(part)).unwrap();
@@ -236,12 +224,5 @@ mod tests {
         assert!(folders_of_links(&folder.join("plug/round.so")).is_err());
         assert!(folders_of_links(&folder.join("plug/none.so")).is_err());
         fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn the_user_is_the_effective_one() {
-        assert_eq!(effective_uid("Name:\tx\nUid:\t1\t2\t3\t4\n"), Some(2));
-        assert_eq!(effective_uid("Name:\tx\n"), None);
-        assert!(Accounts::read().is_ok());
     }
 }
