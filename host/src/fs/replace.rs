@@ -1,4 +1,4 @@
-//! Replaces files as a whole: a reader, or the host after a crash, finds the old or the new content.
+//! Replaces files as a whole: after a crash there is the old or the new content.
 
 use std::fs::{self, File};
 use std::io;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::owner_only;
 
-/// Writes a file beside `path`, syncs it to disk and renames it to `path`, for the host's user only.
+/// Writes an owner-only file beside `path`, syncs it to disk and renames it to `path`.
 ///
 /// # Errors
 /// The file cannot be written; `path` is unchanged, and no temporary file remains.
@@ -28,7 +28,7 @@ pub(crate) fn replace(
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// Removes temporary files that a killed host left in a folder. No other thread may be writing there.
+/// Removes temporary files that a killed host left in a folder. Called before other writers start.
 pub(crate) fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         if entry.path().extension().is_some_and(|extension| extension == EXTENSION) {

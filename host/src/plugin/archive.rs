@@ -1,9 +1,9 @@
 //! Libraries that were active before, kept across restarts for a rollback.
 //!
-//! Each plugin has a folder in `state_dir/generations` with one file for each generation, named by its
-//! number and hash; the modification time is when it became active. No index could disagree with the
-//! files. The file `rolled-back` holds the hash that was rolled back from, which the host does not load
-//! again by itself.
+//! Each plugin has a folder in `state_dir/generations` with one file for each generation, named by
+//! its number and hash; the modification time is when it became active. No index could disagree
+//! with the files. The file `rolled-back` holds the hash that was rolled back from, which the host
+//! does not load again by itself.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -44,7 +44,7 @@ impl Archive {
         kept
     }
 
-    /// Keeps the library at `copy` as generation `number`, and the last `earlier` generations before.
+    /// Keeps the library at `copy` as generation `number`, and the last `earlier` ones before it.
     ///
     /// # Errors
     /// The library cannot be written; nothing has changed.

@@ -1,10 +1,11 @@
-//! Applications behind the ABI: how a library becomes an instance, and how it is called and replaced.
+//! Applications behind the ABI: how a library becomes an instance, and how it is called and
+//! replaced.
 //!
 //! **watch** reports that a library changed → **staging** makes a private, complete copy → the
-//! **preflight** child opens it first → **dylib** opens and checks it here → an [`Instance`] starts for
-//! each resource → a *swap* enters the inbox of the resource's **lane**. Everything that can fail comes
-//! before the swap. Items before it are handled by the old instance and items behind it by the new one,
-//! so that each message reaches exactly one of them.
+//! **preflight** child opens it first → **dylib** opens and checks it here → an [`Instance`] starts
+//! for each resource → a *swap* enters the inbox of the resource's **lane**. Everything that can
+//! fail comes before the swap. Items before it are handled by the old instance and items behind it
+//! by the new one, so that each message reaches exactly one of them.
 //!
 //! The lane is the single owner of an instance. This folder must not know sockets.
 

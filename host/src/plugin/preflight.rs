@@ -1,8 +1,8 @@
 //! The preflight child process, which opens a library before the host does.
 //!
 //! Opening a library runs its constructors before anything can be checked; they may crash, hang or
-//! exit. The host therefore runs itself as `plugsocket preflight FILE`, which opens the file, checks it
-//! and prints one line. Only a library that passes is opened in the host.
+//! exit. The host therefore runs itself as `plugsocket preflight FILE`, which opens the file,
+//! checks it and prints one line. Only a library that passes is opened in the host.
 
 use std::ffi::OsString;
 use std::os::unix::process::ExitStatusExt;

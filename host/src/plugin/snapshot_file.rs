@@ -9,8 +9,8 @@
 //! sha256 9f86d081884c7d65…
 //! ```
 //!
-//! The checksum covers the lines above it, including line feeds, and the bytes, so that the state of
-//! one application is not accepted as that of another.
+//! The checksum covers the lines above it, including line feeds, and the bytes, so that the state
+//! of one application is not accepted as that of another.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

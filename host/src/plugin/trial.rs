@@ -1,7 +1,8 @@
-//! `plugsocket plugin check`: checks in a child process, without a host, whether a library would serve.
+//! `plugsocket plugin check`: checks in a child process, without a host, whether a library would
+//! serve.
 //!
-//! The child opens the library as the host would, starts an instance with a configuration, restores a
-//! snapshot if one is given, and ends. Whatever the library does affects the child only.
+//! The child opens the library as the host would, starts an instance with a configuration, restores
+//! a snapshot if one is given, and ends. Whatever the library does affects the child only.
 
 use std::path::PathBuf;
 use std::sync::Arc;

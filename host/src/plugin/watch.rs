@@ -1,8 +1,9 @@
 //! Reports each watched file that may have changed and is quiet again. Loads nothing.
 //!
-//! Watches folders rather than files, because a file's watch ends with its inode. Also rescans every
-//! few seconds, because some changes cause no event: the target of a symbolic link, a folder that was
-//! created anew. A file is quiet after a time without events; the supervisor compares its content.
+//! Watches folders rather than files, because a file's watch ends with its inode. Also rescans
+//! every few seconds, because some changes cause no event: the target of a symbolic link, a folder
+//! that was created anew. A file is quiet after a time without events; the supervisor compares its
+//! content.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -31,8 +32,9 @@ pub(crate) struct WatchedPaths {
 /// The stamps of all watched files at one moment.
 pub(crate) type Survey = HashMap<PathBuf, FileStamp>;
 
-/// Sends the path of each file that changed, appeared or disappeared since `seen` and is quiet again.
-/// Ends when the receiver is dropped. Calls `scope` each time, because its durations may change.
+/// Sends the path of each file that changed, appeared or disappeared since `seen` and is quiet
+/// again. Ends when the receiver is dropped. Calls `scope` each time, because its durations may
+/// change.
 pub(crate) async fn watch(
     scope: impl Fn() -> WatchedPaths + Send,
     mut seen: Survey,

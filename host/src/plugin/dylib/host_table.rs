@@ -51,7 +51,7 @@ impl InstanceContext {
     }
 
     fn from_raw(context: HostContext) -> &'static Self {
-        // SAFETY: `Generation::start` passed a leaked `InstanceContext`; plugins return it unchanged.
+        // SAFETY: `Generation::start` passed a leaked `Self`; plugins return it unchanged.
         unsafe { &*context.0.cast::<Self>() }
     }
 
@@ -137,8 +137,8 @@ extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u3
 }
 
 thread_local! {
-    /// The peer whose message an instance handles on this thread, set during the call. Most messages
-    /// go back to their sender, which needs no lookup then.
+    /// The peer whose message an instance handles on this thread, set during the call. Most
+    /// messages go back to their sender, which needs no lookup then.
     static SENDER: Cell<*const Peer> = const { Cell::new(std::ptr::null()) };
 }
 
@@ -312,7 +312,7 @@ pub(super) fn raw_session(peer: &Peer) -> RawSession<'_> {
             Kind::Tcp => abi::kind::TCP,
             _ => abi::kind::WEBSOCKET,
         },
-        // SAFETY: identities consist of ASCII. Not checked here, because this runs for each message.
+        // SAFETY: identities consist of ASCII. Not checked, because this runs for each message.
         uuid: unsafe { std::str::from_utf8_unchecked(peer.identity.as_ascii()) }.into(),
         context: Opaque { pointer: std::ptr::from_ref(peer).cast(), life: PhantomData },
         field,

@@ -1,9 +1,10 @@
 //! Shared libraries behind the ABI: opens and checks them, and calls their instances.
 //!
-//! This module must not know how a library was found, copied or approved. An opened library is never
-//! closed, because its threads, its thread-locals and the layouts kept by abi_stable point into it. A
-//! [`Generation`] therefore consists of `'static` parts and costs about 50 kB after it was retired.
-//! Host contexts are leaked for the same reason: a thread of an old plugin may call the host later.
+//! This module must not know how a library was found, copied or approved. An opened library is
+//! never closed, because its threads, its thread-locals and the layouts kept by abi_stable point
+//! into it. A [`Generation`] therefore consists of `'static` parts and costs about 50 kB after it
+//! was retired. Host contexts are leaked for the same reason: a thread of an old plugin may call
+//! the host later.
 
 mod host_table;
 mod instance;

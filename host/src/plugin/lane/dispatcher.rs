@@ -179,8 +179,8 @@ impl Dispatcher {
         }
     }
 
-    /// Handles what a peer sent and yields to other tasks in between. Defers what would overfill the
-    /// peer's outbox, but handles at least `minimum` inputs.
+    /// Handles what a peer sent and yields to other tasks in between. Defers what would overfill
+    /// the peer's outbox, but handles at least `minimum` inputs.
     pub(super) async fn handle_or_defer(
         &mut self,
         peer: &Peer,
@@ -213,8 +213,8 @@ impl Dispatcher {
         }
     }
 
-    /// Handles as many inputs as one turn allows and returns their number. A turn is bounded in time,
-    /// because 64 inputs may be a broadcast each, and by the free part of the peer's outbox.
+    /// Handles as many inputs as one turn allows and returns their number. A turn is bounded in
+    /// time, because 64 inputs may be a broadcast each, and by the free part of the peer's outbox.
     pub(super) fn handle_batch(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
         const TURN: Duration = Duration::from_micros(200);
         /// Inputs between two readings of the clock.
@@ -357,8 +357,8 @@ impl Dispatcher {
         }
     }
 
-    /// Makes the successor the active instance; false if the predecessor got stuck in a `close`, which
-    /// ends the lane.
+    /// Makes the successor the active instance; false if the predecessor got stuck in a `close`,
+    /// which ends the lane.
     fn put_in_place(
         &mut self,
         mut next: Box<dyn Instance>,

@@ -3,7 +3,8 @@
 //! The lane stamps each callback with two stores and reads no clock; [`StallDetector`] compares
 //! stamps over time. A callback that never returns cannot be ended. Its lane is *given up*: the
 //! instance's host functions are revoked, the inbox refuses items, and the thread is left behind.
-//! Giving up and returning from the callback change one atomic word, so exactly one of them is first.
+//! Giving up and returning from the callback change one atomic word, so exactly one of them is
+//! first.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -92,7 +93,8 @@ impl LaneHealth {
         self.stamp.0.store(call.wrapping_add(Self::CALL) | callback as u64, Ordering::Release);
     }
 
-    /// Marks that it has returned; false if the lane was given up meanwhile. Called by the lane only.
+    /// Marks that it has returned; false if the lane was given up meanwhile. Called by the lane
+    /// only.
     #[must_use]
     pub(crate) fn end(&self) -> bool {
         let before = self.stamp.0.fetch_and(!Self::CALLBACK, Ordering::AcqRel);
@@ -207,7 +209,8 @@ impl StallDetector {
         self.since += time;
     }
 
-    /// Checks the lane. Returns `Slow` and `Ended` once for each callback, `Stuck` until it is marked.
+    /// Checks the lane. Returns `Slow` and `Ended` once for each callback, `Stuck` until it is
+    /// marked.
     pub(crate) fn poll(
         &mut self,
         health: &LaneHealth,

@@ -1,13 +1,13 @@
 //! The bounded inbox of a lane, and the direct call that bypasses it.
 //!
 //! The queue of a stuck lane stays open, because its receiver is on the stuck thread. A sender
-//! therefore checks [`LaneHealth`] first, and one that waits for a place also waits for the lane to be
-//! given up.
+//! therefore checks [`LaneHealth`] first, and one that waits for a place also waits for the lane to
+//! be given up.
 //!
 //! **Direct call.** An application that never blocks needs no task of its own: where nothing is
 //! queued and the dispatcher is free, the sender takes the dispatcher and calls the application
-//! itself. That saves two task switches per message and keeps the order, because each earlier item of a
-//! connection is either done or counted in `queued`.
+//! itself. That saves two task switches per message and keeps the order, because each earlier item
+//! of a connection is either done or counted in `queued`.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -2,9 +2,9 @@
 //!
 //! The same loop runs as a task, for an application that never blocks, or on its own thread. It
 //! takes a batch from the inbox, calls the application for each item in order and appends the
-//! dialog's answers to the peers' outboxes. A swap is an item like any other. The inbox is bounded: a
-//! connection whose item does not fit stops reading. For an application that never blocks, a sender
-//! may do the lane's work itself (`inbox.rs`): the holder of the [`Dispatcher`] is the lane.
+//! dialog's answers to the peers' outboxes. A swap is an item like any other. The inbox is bounded:
+//! a connection whose item does not fit stops reading. For an application that never blocks, a
+//! sender may do the lane's work itself (`inbox.rs`): the holder of the [`Dispatcher`] is the lane.
 //!
 //! A lane must know neither sockets nor libraries.
 
@@ -207,8 +207,8 @@ impl Lane {
         progress
     }
 
-    /// Takes the dispatcher from its slot; `None` if a sender is stuck with it and the lane was given
-    /// up for that.
+    /// Takes the dispatcher from its slot; `None` if a sender is stuck with it and the lane was
+    /// given up for that.
     async fn dispatcher(&self) -> Option<Box<Dispatcher>> {
         const YIELDS: usize = 20;
         let mut attempts = 0;
@@ -216,8 +216,8 @@ impl Lane {
             if let Some(dispatcher) = self.shared.slot.take() {
                 return Some(dispatcher);
             }
-            // A sender holds it for some microseconds; one that is stuck must not occupy this thread
-            // as well.
+            // A sender holds it for some microseconds; one that is stuck must not occupy this
+            // thread as well.
             attempts += 1;
             match attempts {
                 _ if self.shared.health.is_given_up() => return None,

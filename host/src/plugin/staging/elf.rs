@@ -1,5 +1,7 @@
 //! Checks that a file is a complete ELF shared library for this machine.
 
+use std::env::consts::ARCH;
+
 /// Why a file is not a usable shared library.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ElfProblem {
@@ -7,7 +9,7 @@ pub(crate) enum ElfProblem {
     Empty,
     #[error("it is not a shared library (ELF file)")]
     NotElf,
-    #[error("it is built for another machine ({0}); build it on or for {arch}", arch = std::env::consts::ARCH)]
+    #[error("it is built for another machine ({0}); build it on or for {ARCH}")]
     OtherMachine(&'static str),
     #[error("it is a program or object file; its crate needs crate-type = [\"cdylib\"]")]
     NotShared,

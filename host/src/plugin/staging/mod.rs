@@ -1,9 +1,10 @@
 //! Private, complete copies of libraries, from which generations are opened.
 //!
 //! The dynamic linker identifies a library by path and inode: opening a path again returns the old
-//! library, and overwriting a mapped file kills the process. Each generation is therefore opened from a
-//! copy at a new path in the host's own folder. The copy is checked for completeness, because the
-//! linker would end the process with SIGBUS at a missing part. This module must not load anything.
+//! library, and overwriting a mapped file kills the process. Each generation is therefore opened
+//! from a copy at a new path in the host's own folder. The copy is checked for completeness,
+//! because the linker would end the process with SIGBUS at a missing part. This module must not
+//! load anything.
 
 mod elf;
 mod ownership;
@@ -51,8 +52,8 @@ pub(crate) enum StageError {
     )]
     OtherContent { plugin: String, found: Hash, pinned: Vec<Hash> },
     #[error(
-        "it is not the library that was kept: its SHA-256 is {} instead of {}; its file was changed, \
-         remove it", hex(found), .kept
+        "it is not the library that was kept: its SHA-256 is {} instead of {}; its file was \
+         changed, remove it", hex(found), .kept
     )]
     OtherThanKept { found: Hash, kept: String },
 }

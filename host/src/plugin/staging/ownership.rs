@@ -1,8 +1,8 @@
 //! Checks that only root or the host's user could have written a library.
 //!
-//! Checks the open file, from which the copy is made, and not what its path names at that moment, so
-//! that the file cannot be exchanged in between. A library is code in the host's process: an account
-//! that can write to it has the host's rights.
+//! Checks the open file, from which the copy is made, and not what its path names at that moment,
+//! so that the file cannot be exchanged in between. A library is code in the host's process: an
+//! account that can write to it has the host's rights.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -25,8 +25,8 @@ pub(crate) enum OwnershipError {
     )]
     Owner { path: PathBuf, owner: u32, host: u32 },
     #[error(
-        "{path} can be written by {writers}, mode {mode:o}; `chmod {right} {path}`, or check_owner = \
-         false under [server.reload]", path = path.display()
+        "{path} can be written by {writers}, mode {mode:o}; `chmod {right} {path}`, or check_owner \
+         = false under [server.reload]", path = path.display()
     )]
     Writable { path: PathBuf, writers: String, mode: u32, right: &'static str },
     #[error(
@@ -101,8 +101,8 @@ fn folders_of_links(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
 /// The limit of the system (path_resolution(7)).
 const MAX_LINKS: u32 = 40;
 
-/// Returns whether there is an access control list (acl(5)). The group bits of the mode are then only
-/// the upper limit of its entries.
+/// Returns whether there is an access control list (acl(5)). The group bits of the mode are then
+/// only the upper limit of its entries.
 fn has_access_list(at: &Path) -> io::Result<bool> {
     match getxattr_query(at, "system.posix_acl_access") {
         Ok(_) => Ok(true),
