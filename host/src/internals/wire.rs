@@ -122,8 +122,9 @@ pub enum HostMessage {
     Flush,
 }
 
-/// Writes `things` and closes with this code and reason. The writes of the socket take as many bytes
-/// as `allowed` lists, cyclically (0: not now; empty: all). Returns the bytes and the peer's uuid.
+/// Writes `things` and closes with this code and reason. The writes of the socket take as many
+/// bytes as `allowed` lists, cyclically (0: not now; empty: all). Returns the bytes and the peer's
+/// uuid.
 pub fn write_all(
     framing: Framing,
     things: &[HostMessage],

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use sha2::{Digest, Sha256};
+use ring::digest;
 
 use super::Snapshot;
 use super::staging::hex;
@@ -81,8 +81,10 @@ impl SnapshotFile {
     pub(crate) fn head(&self) -> String {
         let Self { plugin, snapshot: Snapshot { version, bytes } } = self;
         let lines = format!("{HEAD}\nplugin {plugin}\nversion {version}\n");
-        let sum = Sha256::new().chain_update(&lines).chain_update(bytes).finalize();
-        format!("{lines}sha256 {}\n\n", hex(&sum))
+        let mut sum = digest::Context::new(&digest::SHA256);
+        sum.update(lines.as_bytes());
+        sum.update(bytes);
+        format!("{lines}sha256 {}\n\n", hex(sum.finish().as_ref()))
     }
 }
 

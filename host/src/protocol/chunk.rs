@@ -1,57 +1,58 @@
-//! Long messages in chunks: what lies between `bufferON` and `bufferOFF` becomes one message.
+//! Chunks: the messages between `bufferON` and `bufferOFF` are joined to one message.
 //!
-//! Owns the chunks of one connection while its buffer is open, and the two limits on them. Knows no sockets and no dialog: the
-//! caller answers each step with `next` or closes. Costs one pointer while no buffer is open. An open buffer costs what was
-//! received, and while it grows at most as much again.
+//! Owns the chunks of one connection while its buffer is open, and their limits. Knows no sockets:
+//! the caller answers each step. Costs one pointer while no buffer is open; an open buffer costs
+//! what was received, and at most twice that while it grows.
 //!
-//! Binary messages: outside a buffer they pass as they are, whatever they hold. Inside they are chunks like any other (the
-//! sender cut a text where its bytes fell), never `bufferON` or `bufferOFF`, which are text; the joined message is text.
+//! Outside a buffer, binary messages pass unchanged. Inside they are chunks like text (a sender may
+//! split a text within a character), but never commands; the joined message is text.
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use super::dialog::{is_buffer_off, is_buffer_on};
 
-/// What is known of a message's bytes.
+/// What is known about a message's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// Text, known to be UTF-8 (a WebSocket text message).
+    /// Valid UTF-8 (a WebSocket text message).
     Text,
-    /// Text, not checked yet (a message on plain TCP).
+    /// Text that is not checked yet (a message on plain TCP).
     Unchecked,
-    /// Not text.
+    /// Binary.
     Binary,
 }
 
-/// What to do after a message was taken.
+/// What the caller does with a message.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Hand this to the application: as binary if the message taken was [`Form::Binary`], else as text, known to be UTF-8.
+    /// Deliver this to the application: as binary if the message was [`Form::Binary`], otherwise as
+    /// text, which is valid UTF-8.
     Deliver(Bytes),
-    /// Nothing for the application; the sender gets its `next`.
+    /// Answer with `next`; the application receives nothing.
     Acknowledge,
-    /// Over a limit: close with 1009. The chunks are gone.
+    /// Close with 1009. The chunks are discarded.
     LimitExceeded(LimitExceeded),
-    /// Text that is not UTF-8: close with 1007. The chunks are gone.
+    /// Close with 1007: the text is not UTF-8. The chunks are discarded.
     Invalid,
 }
 
-/// Which limit a message in pieces went past; its sentence is fit for the `close` of the dialog.
+/// The limit that a message in pieces exceeds. `Display` is the text of the `close` packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LimitExceeded {
-    /// More chunks than configured (`max_chunks`).
+    /// The number of chunks (`max_chunks`).
     #[error("more than {max} chunks in one message (max_chunks)")]
     Chunks {
         /// The limit.
         max: usize,
     },
-    /// More bytes than configured (`max_message`).
+    /// The number of bytes (`max_message`).
     #[error("more than {max_bytes} bytes in one message (max_message)")]
     Bytes {
         /// The limit.
         max_bytes: usize,
     },
-    /// More WebSocket fragments than configured (`max_frames`).
+    /// The number of WebSocket fragments (`max_frames`).
     #[error("more than {max} frames in one message (max_frames)")]
     Frames {
         /// The limit.
@@ -67,8 +68,8 @@ pub struct Joiner {
     open: Option<Box<Chunks>>,
 }
 
-/// An open buffer: the message as far as it has come. Copied there, because a slice would keep the read buffer alive that it was
-/// cut from, and joined at once, because many pieces cost as much again when they are.
+/// An open buffer. Chunks are copied and joined at once: a slice would keep its read buffer alive,
+/// and joining many pieces later would need the memory twice.
 #[derive(Debug, Default)]
 struct Chunks {
     message: Vec<u8>,
@@ -76,12 +77,13 @@ struct Chunks {
 }
 
 impl Joiner {
-    /// A joiner with no open buffer. `max_message` is in bytes, over all chunks of one message; `usize::MAX` means no limit.
+    /// Creates a joiner without an open buffer. `max_message` limits the bytes of all chunks of one
+    /// message; `usize::MAX` means no limit.
     pub fn new(max_message: usize, max_chunks: usize) -> Self {
         Self { max_message, max_chunks, open: None }
     }
 
-    /// Takes the next message of the connection.
+    /// Processes the next message of the connection.
     pub fn take(&mut self, message: Bytes, form: Form) -> Step {
         if form != Form::Binary {
             if is_buffer_on(&message) {
@@ -95,20 +97,20 @@ impl Joiner {
             }
         }
         match self.open {
-            Some(_) => self.keep(&message),
+            Some(_) => self.append(&message),
             None if form == Form::Unchecked => as_text(message),
             None => Step::Deliver(message),
         }
     }
 
-    /// Whether a buffer is open.
+    /// Returns whether a buffer is open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()
     }
 
-    fn keep(&mut self, message: &Bytes) -> Step {
+    fn append(&mut self, message: &Bytes) -> Step {
         let Some(chunks) = &mut self.open else { return Step::Acknowledge };
-        let too_much = if chunks.count >= self.max_chunks {
+        let exceeded = if chunks.count >= self.max_chunks {
             LimitExceeded::Chunks { max: self.max_chunks }
         } else if message.len() > self.max_message.saturating_sub(chunks.message.len()) {
             LimitExceeded::Bytes { max_bytes: self.max_message }
@@ -118,7 +120,7 @@ impl Joiner {
             return Step::Acknowledge;
         };
         self.open = None;
-        Step::LimitExceeded(too_much)
+        Step::LimitExceeded(exceeded)
     }
 }
 
@@ -130,8 +132,9 @@ fn as_text(message: Bytes) -> Step {
 mod tests {
     use super::*;
 
-    /// Takes messages (`=` text, `?` unchecked, `#` binary) under limits of 10 bytes and 3 chunks and tells the steps:
-    /// `.` acknowledged, `!` too many chunks, `>` too many bytes, `x` invalid, else what is delivered.
+    /// Checks the steps for `messages` (`=` text, `?` unchecked, `#` binary) under limits of 10
+    /// bytes and 3 chunks: `.` acknowledge, `!` too many chunks, `>` too many bytes, `x` invalid,
+    /// anything else is delivered.
     fn check(messages: &[&[u8]], expected: &[&str]) {
         let mut joiner = Joiner::new(10, 3);
         let steps: Vec<String> = messages
@@ -155,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn steps() {
+    fn messages_between_the_commands_are_joined() {
         let on: &[u8] = b"=bufferON";
         let off: &[u8] = b"=bufferOFF";
         for (messages, expected) in [
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn the_reasons_name_their_limit() {
+    fn each_reason_names_its_limit() {
         for (limit, expected) in [
             (LimitExceeded::Chunks { max: 3 }, "more than 3 chunks in one message (max_chunks)"),
             (

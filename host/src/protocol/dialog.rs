@@ -1,45 +1,46 @@
-//! The host's own JSON: pure parse and print.
+//! The dialog: the host's own JSON packets, and the commands that open and close a chunk buffer.
 //!
-//! Owns the JSON of the wire; nothing else in the host spells an opcode. Layouts are fixed, byte for byte, because peers
-//! exist that compare strings. Only the texts inside are escaped.
+//! No other module spells an opcode. Layouts are fixed byte for byte, because some clients compare
+//! strings; only the strings inside are escaped.
 
 use std::time::Duration;
 
-/// `{"opcode":"ready","uuid":"U"}`: the connection may begin.
+/// Returns `{"opcode":"ready","uuid":"U"}`: the client may send messages.
 pub fn ready(uuid: &str) -> String {
     format!(r#"{{"opcode":"ready","uuid":{}}}"#, quoted(uuid))
 }
 
-/// `{"opcode":"next","fyi":""}`: the last message was taken, and the application says nothing.
+/// `{"opcode":"next","fyi":""}`: the last message was accepted, without a text of the application.
 pub const NEXT: &str = r#"{"opcode":"next","fyi":""}"#;
 
-/// `{"opcode":"next","fyi":"…"}`: the last message was taken.
+/// Returns `{"opcode":"next","fyi":"…"}`: the last message was accepted.
 pub fn next(fyi: &str) -> String {
     format!(r#"{{"opcode":"next","fyi":{}}}"#, quoted(fyi))
 }
 
-/// `{"opcode":"close","error":"why"}`: the host will close.
+/// Returns `{"opcode":"close","error":"why"}`: the host closes the connection.
 pub fn close(error: &str) -> String {
     format!(r#"{{"opcode":"close","error":{}}}"#, quoted(error))
 }
 
-/// `{"opcode":"close","error":"why","retry_after":30}`: the same, with whole seconds (rounded up) to wait before coming back.
+/// Returns `{"opcode":"close","error":"why","retry_after":30}`: the same, with the seconds (rounded
+/// up) to wait before reconnecting.
 pub fn close_retry(error: &str, retry_after: Duration) -> String {
     let seconds = retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0));
     format!(r#"{{"opcode":"close","error":{},"retry_after":{seconds}}}"#, quoted(error))
 }
 
-/// Whether a message is the command that opens a chunk buffer.
+/// Returns whether a message is the command that opens a chunk buffer.
 pub fn is_buffer_on(message: &[u8]) -> bool {
     message == b"bufferON"
 }
 
-/// Whether a message is the command that closes a chunk buffer.
+/// Returns whether a message is the command that closes a chunk buffer.
 pub fn is_buffer_off(message: &[u8]) -> bool {
     message == b"bufferOFF"
 }
 
-/// A JSON string literal.
+/// Returns a JSON string literal.
 fn quoted(text: &str) -> String {
     serde_json::to_string(text).expect("a str is always representable in JSON")
 }
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn layouts() {
+    fn packets_have_the_exact_layout() {
         for (printed, expected) in [
             (ready("U"), r#"{"opcode":"ready","uuid":"U"}"#),
             (next(""), r#"{"opcode":"next","fyi":""}"#),
@@ -78,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_exact() {
+    fn only_the_exact_commands_are_recognized() {
         for (message, on, off) in [
             (&b"bufferON"[..], true, false),
             (b"bufferOFF", false, true),

@@ -1,63 +1,57 @@
-//! The identity of a connection: `uuid.hmac`, minted and compared.
+//! The identity of a connection: `uuid.hmac`.
 //!
-//! Owns the secret of this process. An identity is an address that other peers send to, so it must not be guessed or made
-//! up: the uuid is random, and nobody else can make the HMAC-SHA-256 over its text. Who is meant is found by the first half of
-//! the uuid and then compared whole, HMAC and all, in constant time; so there is nothing to compute again. Opaque to peers.
+//! Owns the secret of this process. An identity is an address that other peers send to, so it must
+//! not be guessable: the uuid is random, and its HMAC-SHA-256 needs the secret. A connection is
+//! looked up by the first half of the uuid, then the whole text is compared in constant time, so
+//! that no HMAC is computed again. Opaque to peers.
 
 use std::fmt;
 
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::{Digest as _, Sha256};
+use ring::hmac;
+use ring::rand::{self, SystemRandom};
 use subtle::ConstantTimeEq as _;
 use uuid::Uuid;
 
-/// Mints identities.
+/// Issues identities.
 pub struct IdentityIssuer {
-    /// Keyed once; a copy is cheaper than hashing the secret again.
-    keyed: Hmac<Sha256>,
+    key: hmac::Key,
 }
 
 impl IdentityIssuer {
-    /// A mint with a secret from the operating system: identities do not outlive the process.
+    /// Creates an issuer with a random secret: its identities are valid for this process only.
     ///
     /// # Panics
     ///
-    /// When the operating system has no randomness to give.
+    /// The operating system has no random source.
     pub fn new() -> Self {
-        // `uuid` is what the host has for randomness: 4 * 122 random bits, condensed to 256.
-        let mut entropy = Sha256::new();
-        for _ in 0..4 {
-            entropy.update(Uuid::new_v4().as_bytes());
-        }
-        Self::with_secret(entropy.finalize().into())
+        let secret = rand::generate(&SystemRandom::new()).expect("a system has a random source");
+        Self::with_secret(secret.expose())
     }
 
-    /// A mint with this secret.
+    /// Creates an issuer with this secret.
     pub fn with_secret(secret: [u8; 32]) -> Self {
-        Self { keyed: Hmac::new_from_slice(&secret).expect("HMAC takes a key of any length") }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret) }
     }
 
-    /// A new identity.
+    /// Returns a new identity.
     ///
     /// # Panics
     ///
-    /// When the operating system has no randomness to give.
+    /// The operating system has no random source.
     pub fn issue(&self) -> Identity {
         let uuid = Uuid::new_v4();
         let mut text = [0; Identity::LEN];
         uuid.hyphenated().encode_lower(&mut text[..UUID_LEN]);
         text[UUID_LEN] = b'.';
-        let seal = self.seal(&text[..UUID_LEN]);
-        text[UUID_LEN + 1..].copy_from_slice(&seal);
+        let tag = self.tag(&text[..UUID_LEN]);
+        text[UUID_LEN + 1..].copy_from_slice(&tag);
         Identity { text }
     }
 
-    /// The HMAC over the text of a uuid, in hex.
-    fn seal(&self, uuid: &[u8]) -> [u8; SEAL_LEN] {
-        let mut mac = self.keyed.clone();
-        mac.update(uuid);
-        let mut hex = [0; SEAL_LEN];
-        for (pair, byte) in hex.chunks_exact_mut(2).zip(mac.finalize().into_bytes()) {
+    /// Returns the HMAC of the text of a uuid, in hex.
+    fn tag(&self, uuid: &[u8]) -> [u8; TAG_LEN] {
+        let mut hex = [0; TAG_LEN];
+        for (pair, byte) in hex.chunks_exact_mut(2).zip(hmac::sign(&self.key, uuid).as_ref()) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
             pair[1] = DIGITS[usize::from(byte & 15)];
         }
@@ -72,13 +66,13 @@ impl Default for IdentityIssuer {
 }
 
 impl fmt::Debug for IdentityIssuer {
-    /// Never the secret.
+    /// Omits the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdentityIssuer").finish_non_exhaustive()
     }
 }
 
-/// A random version-4 UUID in lower case, `.`, and 64 hex digits: 101 bytes, inline.
+/// A random version-4 UUID in lower case, `.`, and 64 hex digits: 101 bytes inline.
 #[derive(Clone, Copy)]
 pub struct Identity {
     text: [u8; Self::LEN],
@@ -86,53 +80,54 @@ pub struct Identity {
 
 impl Identity {
     /// The length of every identity in bytes.
-    pub const LEN: usize = UUID_LEN + 1 + SEAL_LEN;
+    pub const LEN: usize = UUID_LEN + 1 + TAG_LEN;
 
-    /// The text that peers see.
+    /// Returns the text that peers receive.
     pub fn as_str(&self) -> &str {
-        str::from_utf8(&self.text).expect("minted from ASCII only")
+        str::from_utf8(&self.text).expect("issued from ASCII only")
     }
 
-    /// The same in bytes, all of them ASCII.
+    /// Returns the text as ASCII bytes.
     pub fn as_ascii(&self) -> &[u8] {
         &self.text
     }
 
-    /// The first 64 bits of the uuid, to look it up by: random but for the version nibble.
+    /// Returns the lookup key: the first 64 bits of the uuid, random except the version.
     pub fn key(&self) -> u64 {
-        key_of(&self.text[..UUID_LEN]).expect("minted in the strict form")
+        key_of(&self.text[..UUID_LEN]).expect("issued in the strict form")
     }
 
-    /// What [`key`](Self::key) is for the identity with this text; `None` if no identity has such a text.
+    /// Returns the [`key`](Self::key) of the identity with this text; `None` if it is not the text
+    /// of an identity.
     pub fn key_of(text: &str) -> Option<u64> {
         (text.len() == Self::LEN).then(|| key_of(&text.as_bytes()[..UUID_LEN]))?
     }
 
-    /// Whether this is the text of this identity, in constant time.
+    /// Compares the text of this identity with `text` in constant time.
     pub fn matches(&self, text: &str) -> bool {
         let (mine, theirs) = (self.text.chunks(8), text.as_bytes().chunks(8));
         let differences = mine.zip(theirs).map(|(mine, theirs)| word(mine) ^ word(theirs));
-        // In words, and looked at once: a look at each byte takes a tenth of a feedback's time.
+        // By words: a comparison by bytes takes a tenth of the time of a feedback.
         text.len() == Self::LEN && differences.fold(0, |all, one| all | one).ct_eq(&0).into()
     }
 }
 
 impl fmt::Debug for Identity {
-    /// The uuid only: a log must not hand out an address that verifies.
+    /// Prints the uuid only: a log must not contain a valid address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let uuid = str::from_utf8(&self.text[..UUID_LEN]).unwrap_or_default();
         write!(f, "Identity({uuid})")
     }
 }
 
-/// Up to eight bytes, with zeros behind them.
+/// Returns up to eight bytes, padded with zeros.
 fn word(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
     word[..bytes.len()].copy_from_slice(bytes);
     u64::from_ne_bytes(word)
 }
 
-/// The first 64 bits of a hyphenated lower-case version-4 uuid; `None` if it is not exactly that.
+/// Returns the first 64 bits of a hyphenated lower-case version-4 uuid; `None` for any other text.
 fn key_of(uuid: &[u8]) -> Option<u64> {
     let mut key = 0;
     let mut digits = 0;
@@ -160,21 +155,22 @@ fn key_of(uuid: &[u8]) -> Option<u64> {
 }
 
 const UUID_LEN: usize = 36;
-const SEAL_LEN: usize = 64;
+const TAG_LEN: usize = 64;
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `printf 00112233-4455-4677-8899-aabbccddeeff | openssl dgst -sha256 -mac HMAC -macopt hexkey:2a…2a` (32 times 2a)
+    /// From `printf 00112233-4455-4677-8899-aabbccddeeff | openssl dgst -sha256 -mac HMAC -macopt
+    /// hexkey:2a…2a` (32 times 2a)
     const KNOWN: &str = "00112233-4455-4677-8899-aabbccddeeff.caa4aba3c3cadfcb794ca7f8260a842af745c4ee4993791b6feb1ae8054dca44";
 
     fn identity_issuer() -> IdentityIssuer {
         IdentityIssuer::with_secret([42; 32])
     }
 
-    /// Whether a text finds and matches the identity that is [`KNOWN`].
+    /// Checks whether a text finds and matches the identity [`KNOWN`].
     fn check(text: &str, expected: bool) {
         let known = Identity { text: KNOWN.as_bytes().try_into().unwrap() };
         let found = Identity::key_of(text) == Some(known.key()) && known.matches(text);
@@ -182,9 +178,9 @@ mod tests {
     }
 
     #[test]
-    fn the_seal_is_the_hmac_of_the_uuid() {
+    fn the_tag_is_the_hmac_of_the_uuid() {
         assert_eq!(
-            identity_issuer().seal(&KNOWN.as_bytes()[..UUID_LEN])[..],
+            identity_issuer().tag(&KNOWN.as_bytes()[..UUID_LEN])[..],
             KNOWN.as_bytes()[UUID_LEN + 1..]
         );
     }
@@ -231,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn minted_identities_are_uuids_of_version_4_with_a_seal_of_this_mint() {
+    fn issued_identities_are_uuids_of_version_4_with_a_tag_of_this_issuer() {
         let identity_issuer = IdentityIssuer::new();
         let (one, other) = (identity_issuer.issue(), identity_issuer.issue());
         assert_eq!(Identity::key_of(one.as_str()), Some(one.key()));
@@ -239,8 +235,8 @@ mod tests {
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().get_version_num(), 4);
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().as_u64_pair().0, one.key());
         let uuid = &one.as_str().as_bytes()[..UUID_LEN];
-        assert_eq!(identity_issuer.seal(uuid)[..], one.as_str().as_bytes()[UUID_LEN + 1..]);
-        assert_ne!(IdentityIssuer::new().seal(uuid), identity_issuer.seal(uuid));
+        assert_eq!(identity_issuer.tag(uuid)[..], one.as_str().as_bytes()[UUID_LEN + 1..]);
+        assert_ne!(IdentityIssuer::new().tag(uuid), identity_issuer.tag(uuid));
         assert!(one.matches(one.as_str()) && !one.matches(other.as_str()) && !one.matches(""));
         assert_ne!(one.key(), other.key());
     }

@@ -1,16 +1,17 @@
-//! What a message consists of: whether it is text, and its bytes.
+//! The payload of a message: whether it is text, and its bytes.
 //!
-//! Most messages are short, and a short payload lies in the value itself: to allocate, count and free its bytes would cost
-//! more than to copy them. A long one is one buffer for all that hold it.
+//! Short payloads are stored inline, because allocating and reference counting would cost more than
+//! copying. A long payload is one shared buffer.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// A message's payload. Cloning it copies a short one and counts a reference to a long one.
+/// A message's payload. Cloning copies a short one and increments the reference count of a long
+/// one.
 #[derive(Clone)]
 pub(crate) struct Payload {
-    /// Whether the bytes are known to be UTF-8 and are to be sent as text.
+    /// Whether the bytes are valid UTF-8 and are sent as text.
     pub(crate) is_text: bool,
     body: Body,
 }
@@ -22,16 +23,15 @@ enum Body {
 }
 
 impl Payload {
-    /// Bytes that need no buffer of their own: as many as fit in a value of 96 bytes.
+    /// The longest inline payload: what fits in a value of 96 bytes.
     const SHORT: usize = 86;
 
-    /// A copy of `bytes`.
+    /// Copies `bytes`.
     pub(crate) fn copied(is_text: bool, bytes: &[u8]) -> Self {
         let body = match bytes.len() {
             length @ 0..=Self::SHORT => {
                 let mut short = [0; Self::SHORT];
                 short[..length].copy_from_slice(bytes);
-                // At most SHORT.
                 Body::Short { length: length as u8, bytes: short }
             }
             _ => Body::Long(Bytes::copy_from_slice(bytes)),
@@ -39,7 +39,7 @@ impl Payload {
         Self { is_text, body }
     }
 
-    /// `bytes` as they are.
+    /// Keeps `bytes` without copying them.
     pub(crate) fn shared(is_text: bool, bytes: Bytes) -> Self {
         Self { is_text, body: Body::Long(bytes) }
     }
@@ -58,7 +58,7 @@ impl Payload {
         }
     }
 
-    /// The buffer of a long payload.
+    /// Returns the buffer of a long payload.
     pub(crate) fn into_long(self) -> Option<Bytes> {
         match self.body {
             Body::Short { .. } => None,
@@ -76,7 +76,7 @@ impl PartialEq for Payload {
 impl Eq for Payload {}
 
 impl fmt::Debug for Payload {
-    /// Never what it says: payloads do not belong in a log.
+    /// Omits the bytes: payloads must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kind = if self.is_text { "text" } else { "binary" };
         write!(f, "Payload({kind}, {} bytes)", self.len())
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_it_is_short_or_long_makes_no_difference() {
+    fn short_and_long_payloads_behave_alike() {
         for length in [0, 1, Payload::SHORT, Payload::SHORT + 1, 1000] {
             let bytes = vec![b'x'; length];
             let copied = Payload::copied(true, &bytes);

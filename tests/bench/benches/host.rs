@@ -1,5 +1,6 @@
-//! What the parts of a message's way cost by themselves: `cargo bench -p plugsocket-bench`, with a word behind `--` only those with that
-//! word in their name. For ratios within one run; another machine, or the same one at work, says other numbers.
+//! What the parts of a message's way cost by themselves: `cargo bench -p plugsocket-bench`, with a
+//! word behind `--` only those with that word in their name. For ratios within one run; another
+//! machine, or the same one at work, says other numbers.
 
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
@@ -101,7 +102,8 @@ mod routing {
 
     const PEERS: [usize; 3] = [10, 1_000, 100_000];
 
-    /// Must not grow with the number of peers but for what a cache has to fetch: each time another one is looked up.
+    /// Must not grow with the number of peers but for what a cache has to fetch: each time another
+    /// one is looked up.
     #[divan::bench(args = PEERS)]
     fn find_in_turn(bencher: Bencher<'_, '_>, peers: usize) {
         let (fixture, mut number) = (Fixture::new(peers), 0);

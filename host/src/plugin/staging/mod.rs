@@ -15,7 +15,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sha2::{Digest, Sha256};
+use ring::digest;
 
 pub(crate) use self::elf::{ElfProblem, check_elf};
 use self::ownership::OwnershipError;
@@ -161,11 +161,12 @@ pub(crate) fn stage(
 /// The library cannot be read or is not a regular file.
 pub(crate) fn hash_of(library: &Path) -> io::Result<Hash> {
     let file = read::open(library)?.take(MAX_BYTES);
-    let (mut file, mut sum) = (BufReader::with_capacity(1 << 16, file), Sha256::new());
+    let (mut file, mut sum) =
+        (BufReader::with_capacity(1 << 16, file), digest::Context::new(&digest::SHA256));
     loop {
         let bytes = file.fill_buf()?;
         if bytes.is_empty() {
-            return Ok(sum.finalize().into());
+            return Ok(sum.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"));
         }
         sum.update(bytes);
         let count = bytes.len();

@@ -1,6 +1,6 @@
-//! What single header fields say about a request: its body, where it comes from, what kind of peer sent it.
+//! Parses the header fields about a request's body, its origin and the kind of its client.
 //!
-//! Owns the reading of these fields, not the decisions that follow: trusted addresses come in as a predicate.
+//! Makes no decisions: the caller passes the trusted addresses as a predicate.
 
 use std::net::{IpAddr, SocketAddrV4};
 
@@ -8,20 +8,20 @@ use super::head::Head;
 use super::refusal::Refusal;
 use super::target::is_port;
 
-/// How a peer that speaks HTTP announced itself.
+/// The kind of client, according to `Client-Type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientType {
-    /// A browser, or any WebSocket library that says nothing else.
+    /// A browser, or any client without the header.
     WebSocket,
     /// A backend script: `Client-Type: php` or `Client-Type: backend`.
     Backend,
 }
 
-/// What the header `Client-Type` says, in any letter case.
+/// Parses the header `Client-Type`, ignoring case.
 ///
 /// # Errors
 ///
-/// 400 where it is there more than once: a proxy and this host could each believe another one.
+/// 400 if it is repeated: a proxy and the host could read different ones.
 pub fn client_type(head: &Head) -> Result<ClientType, Refusal> {
     let name = at_most_one(head, "client-type", "more than one Client-Type header")?;
     let is_backend = ["php", "backend"]
@@ -30,11 +30,11 @@ pub fn client_type(head: &Head) -> Result<ClientType, Refusal> {
     Ok(if is_backend { ClientType::Backend } else { ClientType::WebSocket })
 }
 
-/// The page that a browser says it comes from, as it came. Only browsers say so.
+/// Returns the origin of the page that a browser connects from, unchanged.
 ///
 /// # Errors
 ///
-/// 400 where there is more than one. RFC 6454 section 7.3 forbids it; with two, a proxy and this host could each believe another one.
+/// 400 if it is repeated, which RFC 6454 section 7.3 forbids.
 pub fn origin(head: &Head) -> Result<Option<&[u8]>, Refusal> {
     at_most_one(head, "origin", "more than one Origin header")
 }
@@ -51,19 +51,20 @@ fn at_most_one<'a>(
     }
 }
 
-/// The name that the peer announced with `Ident`: UTF-8, at most 256 bytes, without control characters; else `None`.
+/// Returns the client's name from `Ident`; `None` unless it is UTF-8 of 1 to 256 bytes without
+/// control characters.
 pub fn ident(head: &Head) -> Option<&str> {
     let name = head.header("ident")?.trim();
-    let good =
+    let is_valid =
         !name.is_empty() && name.len() <= MAX_IDENT_BYTES && !name.contains(char::is_control);
-    good.then_some(name)
+    is_valid.then_some(name)
 }
 
-/// The length of a POST body in bytes.
+/// Returns the length of a POST body in bytes.
 ///
 /// # Errors
 ///
-/// 501 where it is transfer-coded, 411 where no length is said, 413 above `max` bytes.
+/// 501 for a `Transfer-Encoding`, 411 without a length, 413 above `max` bytes.
 pub fn post_length(head: &Head, max: usize) -> Result<usize, Refusal> {
     if head.has("transfer-encoding") {
         return Err(Refusal::not_implemented(
@@ -77,31 +78,32 @@ pub fn post_length(head: &Head, max: usize) -> Result<usize, Refusal> {
         .ok_or_else(|| Refusal::body_too_large(max))
 }
 
-/// Whether the peer waits for [`CONTINUE`](super::CONTINUE) before it sends its body (RFC 9110 section 10.1.1).
+/// Returns whether the client waits for [`CONTINUE`](super::CONTINUE) before it sends the body
+/// (RFC 9110 section 10.1.1).
 pub fn wants_continue(head: &Head) -> bool {
     head.members("expect").any(|member| member.eq_ignore_ascii_case(b"100-continue"))
 }
 
-/// For whom a request is made.
+/// The client on whose behalf a request is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Forwarded {
-    /// For its peer: it is not trusted to speak for others, or names nobody.
+    /// The peer itself: it is not a trusted proxy, or names no client.
     Direct,
-    /// For this address.
+    /// The client with this address.
     For(IpAddr),
-    /// For somebody whom this address, the peer's or that of another trusted one, names in a way that cannot be read. None where the
-    /// peer has none.
+    /// A client that the trusted proxy with this address names in an unreadable way; `None` if the
+    /// proxy has no address.
     Unreadable(Option<IpAddr>),
 }
 
-/// For whom a peer speaks, if it is trusted to say so.
+/// Returns the client that `X-Forwarded-For` names, if the peer is a trusted proxy.
 ///
-/// `X-Forwarded-For` is read from the right, over all its lines: each proxy appends the address it saw, so an entry is worth
-/// as much as the one to its right. Trusted addresses are skipped, the first other one counts; where an entry cannot be read
-/// (`unknown`, a name, nothing), nobody knows who it is. Where all are trusted, the leftmost counts.
-/// Entries may carry a port, and IPv6 ones a zone; IPv4 mapped into IPv6 is IPv4, also for `is_trusted`.
+/// The header is read from the right, over all its lines: each proxy appends the address it saw, so
+/// an entry is as trustworthy as the one to its right. The first address that is not trusted is the
+/// client's; if all are trusted, the leftmost is. Entries may have a port, and IPv6 addresses a
+/// zone; IPv4 addresses mapped into IPv6 are IPv4, also for `is_trusted`.
 ///
-/// A peer without an address is one on a Unix socket that is trusted.
+/// A peer without an address is a trusted one on a Unix socket.
 pub fn forwarded_for(
     head: &Head,
     peer: Option<IpAddr>,
@@ -126,7 +128,7 @@ pub fn forwarded_for(
     nearest.map_or(Forwarded::Direct, Forwarded::For)
 }
 
-/// `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`, the last three also as `fe80::1%eth0`.
+/// Parses `1.2.3.4`, `1.2.3.4:5`, `::1`, `[::1]` or `[::1]:5`; IPv6 addresses may have a zone.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = str::from_utf8(entry).ok()?;
     let (text, port) = match text.strip_prefix('[') {
@@ -140,7 +142,7 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
     if !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port) {
         return None;
     }
-    // The zone is a name of the proxy's own for one of its interfaces.
+    // The zone names an interface of the proxy.
     let address = text.split('%').next().unwrap_or_default();
     address.parse().ok().map(IpAddr::V6)
 }
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_not_named_readably_is_nobody_that_is_known() {
+    fn an_unreadable_entry_hides_the_client() {
         let (proxy, next) = ("127.0.0.1", "10.0.0.1");
         for (value, nearest) in [
             ("", proxy),
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn expectations() {
+    fn only_100_continue_is_an_expectation() {
         for (fields, expected) in [
             ("", false),
             ("Expect: 100-continue\r\n", true),
@@ -264,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn announcements() {
+    fn client_type_and_ident_are_parsed() {
         let longest = "x".repeat(MAX_IDENT_BYTES);
         for (fields, kind, name) in [
             ("", ClientType::WebSocket, None),
@@ -285,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn origins() {
+    fn at_most_one_origin_is_accepted() {
         for (fields, expected) in [
             ("", Ok(None)),
             ("Origin:\r\n", Ok(Some(&b""[..]))),

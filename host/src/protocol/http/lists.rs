@@ -1,37 +1,40 @@
-//! What a peer offers beside the upgrade itself: subprotocols and extensions. Only whether they are well-formed.
+//! Checks the grammar of the list headers of a handshake.
 //!
-//! RFC 6455 section 4.2.1: a handshake with "any violations of the ABNF grammar specified for the components" is refused. A list that is
-//! read more kindly could have a member for the host that another reader between it and the peer does not see.
+//! RFC 6455 section 4.2.1 rejects a handshake with "any violations of the ABNF grammar". A lenient
+//! reader could find a member that a proxy before it does not find.
 
 use super::head::{Head, is_token};
 use super::refusal::Refusal;
 
-/// Judges `Connection`, `Upgrade`, `Sec-WebSocket-Protocol` and `Sec-WebSocket-Extensions`, where they are there.
+/// Checks `Connection`, `Upgrade`, `Sec-WebSocket-Protocol` and `Sec-WebSocket-Extensions`.
 ///
 /// # Errors
-/// 400, with the name of the header.
+/// 400 with the name of the malformed header.
 pub(super) fn check_lists(head: &Head) -> Result<(), Refusal> {
-    let is_list = |name, is_member: fn(&[u8]) -> bool| head.members(name).all(is_member);
-    let is_any = |name| !head.has(name) || head.members(name).next().is_some();
-    let malformed = |name, what| Err(Refusal::bad_request(format!("{name} is no list of {what}")));
-    if !is_list("connection", is_text) {
+    let has_valid_members = |name, is_member: fn(&[u8]) -> bool| head.members(name).all(is_member);
+    let is_not_empty = |name| !head.has(name) || head.members(name).next().is_some();
+    let malformed =
+        |name, what| Err(Refusal::bad_request(format!("{name} is not a list of {what}")));
+    if !has_valid_members("connection", is_token_text) {
         return malformed("Connection", "options");
     }
-    if !is_list("upgrade", is_product) {
+    if !has_valid_members("upgrade", is_product) {
         return malformed("Upgrade", "protocols");
     }
-    if !is_list("sec-websocket-protocol", is_text) || !is_any("sec-websocket-protocol") {
+    if !has_valid_members("sec-websocket-protocol", is_token_text)
+        || !is_not_empty("sec-websocket-protocol")
+    {
         return malformed("Sec-WebSocket-Protocol", "subprotocols");
     }
     let extensions = "sec-websocket-extensions";
-    if !head.values(extensions).all(are_extensions) || !is_any(extensions) {
+    if !head.values(extensions).all(are_extensions) || !is_not_empty(extensions) {
         return malformed("Sec-WebSocket-Extensions", "extensions");
     }
-    is_unique(head)
+    check_unique(head)
 }
 
 /// RFC 6455 section 4.1 item 10: the names of subprotocols "MUST all be unique strings".
-fn is_unique(head: &Head) -> Result<(), Refusal> {
+fn check_unique(head: &Head) -> Result<(), Refusal> {
     let mut names: Vec<&[u8]> = head.members("sec-websocket-protocol").collect();
     names.sort_unstable();
     match names.windows(2).any(|pair| pair[0] == pair[1]) {
@@ -40,22 +43,22 @@ fn is_unique(head: &Head) -> Result<(), Refusal> {
     }
 }
 
-/// `token` (RFC 9110 section 5.6.2).
-fn is_text(bytes: &[u8]) -> bool {
+/// Returns whether this is a `token` (RFC 9110 section 5.6.2).
+fn is_token_text(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| is_token(*byte))
 }
 
-/// A name, and a version behind a slash (RFC 9110 section 7.8).
+/// Returns whether this is a name with an optional `/version` (RFC 9110 section 7.8).
 fn is_product(bytes: &[u8]) -> bool {
     let mut parts = bytes.splitn(2, |byte| *byte == b'/');
-    parts.all(is_text)
+    parts.all(is_token_text)
 }
 
-/// One line of extensions with their parameters (RFC 6455 section 9.1).
+/// Returns whether a line is a list of extensions with parameters (RFC 6455 section 9.1).
 fn are_extensions(value: &[u8]) -> bool {
     let mut rest = Rest(value);
     loop {
-        // Empty members are nothing (RFC 9110 section 5.6.1).
+        // Empty members are ignored (RFC 9110 section 5.6.1).
         if !rest.is_at(b',') && !rest.0.is_empty() && !rest.take_extension() {
             return false;
         }
@@ -68,7 +71,7 @@ fn are_extensions(value: &[u8]) -> bool {
     }
 }
 
-/// What is left of a line.
+/// The rest of a line.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -84,7 +87,8 @@ impl Rest<'_> {
         true
     }
 
-    /// "When using the quoted-string syntax variant, the value after quoted-string unescaping MUST conform to the 'token' ABNF."
+    /// RFC 6455 section 9.1: "the value after quoted-string unescaping MUST conform to the 'token'
+    /// ABNF".
     fn take_value(&mut self) -> bool {
         if !self.is_at(b'"') {
             return self.take_token();
@@ -100,7 +104,7 @@ impl Rest<'_> {
             }
         }
         self.0 = bytes.as_slice();
-        is_text(&text)
+        is_token_text(&text)
     }
 
     fn take_token(&mut self) -> bool {
@@ -111,11 +115,11 @@ impl Rest<'_> {
     }
 
     fn take(&mut self, byte: u8) -> bool {
-        let is_there = self.is_at(byte);
-        if is_there {
+        let found = self.is_at(byte);
+        if found {
             self.0 = &self.0[1..];
         }
-        is_there
+        found
     }
 
     fn is_at(&mut self, byte: u8) -> bool {
@@ -163,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn extensions_have_parameters() {
+    fn extensions_are_tokens_with_parameters() {
         for (value, is_good) in [
             ("permessage-deflate; client_max_window_bits", true),
             ("permessage-deflate;client_max_window_bits=15 , x ; a = b", true),

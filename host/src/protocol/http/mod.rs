@@ -1,10 +1,10 @@
-//! The HTTP side of a connection: one request head in, one answer out.
+//! HTTP: parses request heads and writes responses.
 //!
-//! Owns the raw head for the life of its connection ([`Head`]), the rules by which a head is refused, and the bytes of every
-//! HTTP answer. Stricter than the parser it uses ([`httparse`]), because what two parsers read differently is how requests
-//! are smuggled past a proxy: RFC 9112 sections 2.2, 3, 5 and 6.3, each quoted where it is enforced.
-//! Knows no sockets, no clock, no configuration and no resources: bytes in, values out. Work is linear in the bytes received,
-//! however they were split.
+//! Owns the raw head for the life of its connection ([`Head`]), the rules by which a head is
+//! rejected, and the bytes of every response. Stricter than its parser ([`httparse`]), because a
+//! head that two parsers read differently permits request smuggling (RFC 9112, sections 2.2, 3, 5
+//! and 6.3). Knows no sockets, clock, configuration or resources: bytes in, values out, in time
+//! linear in the bytes received.
 
 mod fields;
 mod head;

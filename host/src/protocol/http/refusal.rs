@@ -1,15 +1,18 @@
-//! The answers: a [`Refusal`] with its reason, and any other complete response.
+//! Responses: a [`Refusal`] with its reason, and any other complete response.
 //!
-//! Owns the layout of a response and the status phrases. Whatever a peer sent may be quoted in a reason: control characters
-//! never leave this file unescaped. Every answer here ends its connection.
+//! Owns the layout of a response. A reason may quote the peer, so control characters are escaped.
+//! Every response ends its connection.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-/// The interim answer to a request that [`wants_continue`](super::wants_continue), before its body is read.
+use http::StatusCode;
+
+/// The interim response to a request that [`wants_continue`](super::wants_continue).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Why a request is not served: a status, a sentence for the one who reads it, and the header that the status obliges to.
+/// Why a request is rejected: a status, a reason for the reader, and the header that the status
+/// requires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     status: u16,
@@ -18,7 +21,7 @@ pub struct Refusal {
     is_bodiless: bool,
 }
 
-/// The header field that belongs to a status.
+/// The header field that a status requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Extra {
     None,
@@ -29,12 +32,13 @@ enum Extra {
 }
 
 impl Refusal {
-    /// 400: the request is malformed, or lacks something.
+    /// 400: the request is malformed or incomplete.
     pub fn bad_request(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(400, reason, Extra::None)
     }
 
-    /// 401: who this is must be shown first; `error` is the code of RFC 6750 section 3.1, none where nothing was shown.
+    /// 401: the client must authenticate; `error` is the code of RFC 6750 section 3.1, or `None`
+    /// if there were no credentials.
     pub(crate) fn unauthorized(
         reason: impl Into<Cow<'static, str>>,
         error: Option<&'static str>,
@@ -42,24 +46,24 @@ impl Refusal {
         Self::new(401, reason, Extra::Challenge(error))
     }
 
-    /// 403: this origin or this address may not.
+    /// 403: this origin or this address is not permitted.
     pub fn forbidden(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(403, reason, Extra::None)
     }
 
-    /// 404: no resource serves this path.
+    /// 404: no resource has this path.
     pub fn not_found(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(404, reason, Extra::None)
     }
 
-    /// 405: `allow` lists the methods that are served here, as in `GET, POST`.
+    /// 405: `allow` lists the supported methods, for example `GET, POST`.
     pub fn method_not_allowed(allow: &'static str) -> Self {
         Self::new(405, format!("only {allow} is served here"), Extra::Allow(allow))
     }
 
-    /// 408: the request was not whole in time.
+    /// 408: the request was not complete in time.
     pub fn timed_out() -> Self {
-        Self::new(408, "the request was not whole in time", Extra::None)
+        Self::new(408, "the request was not complete in time", Extra::None)
     }
 
     /// 411: a body without a `Content-Length`.
@@ -72,11 +76,10 @@ impl Refusal {
         Self::new(413, format!("the body is longer than {max_bytes} bytes"), Extra::None)
     }
 
-    /// 426: another version of the WebSocket protocol.
-    ///
-    /// RFC 6455 section 4.4: the answer names the version that is spoken.
+    /// 426: unsupported version of WebSocket; the response names the supported one (RFC 6455
+    /// section 4.4).
     pub fn upgrade_required() -> Self {
-        Self::new(426, "only WebSocket version 13 is spoken here", Extra::WebSocketVersion)
+        Self::new(426, "only WebSocket version 13 is supported", Extra::WebSocketVersion)
     }
 
     /// 431: the head is longer than `max_bytes`.
@@ -89,48 +92,48 @@ impl Refusal {
         Self::new(431, format!("the request has more than {max} header lines"), Extra::None)
     }
 
-    /// 501: a feature of HTTP that this server does without.
+    /// 501: an unsupported feature of HTTP.
     pub fn not_implemented(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(501, reason, Extra::None)
     }
 
-    /// 503: not now; `retry_after` is sent in whole seconds, rounded up.
+    /// 503: temporarily unavailable; `retry_after` is sent in seconds, rounded up.
     pub fn unavailable(reason: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
         Self::new(503, reason, Extra::RetryAfter(retry_after))
     }
 
-    /// 505: another major version of HTTP.
+    /// 505: unsupported major version of HTTP.
     pub fn version_not_supported() -> Self {
-        Self::new(505, "only HTTP/1.1 is spoken here", Extra::None)
+        Self::new(505, "only HTTP/1.1 is supported", Extra::None)
     }
 
     fn new(status: u16, reason: impl Into<Cow<'static, str>>, extra: Extra) -> Self {
         Self { status, reason: escaped(reason.into()), extra, is_bodiless: false }
     }
 
-    /// The same as an answer to HEAD (RFC 9110 section 9.3.2: it "MUST NOT send content"). It says no length either: that would be the
-    /// length of what a GET had been answered with (section 8.6), and that might have been no refusal.
+    /// Makes this a response to HEAD, without a body (RFC 9110 section 9.3.2). It has no
+    /// `Content-Length`, which would be that of the response to GET (section 8.6).
     #[must_use]
     pub fn without_body(self) -> Self {
         Self { is_bodiless: true, ..self }
     }
 
-    /// The status code.
+    /// Returns the status code.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The sentence that is the body, without control characters: fit for a log or a `close` of the dialog.
+    /// Returns the reason, which is the body, without control characters.
     pub fn reason(&self) -> &str {
         &self.reason
     }
 
-    /// The whole response, reason and line end as its body.
+    /// Returns the complete response; its body is the reason and a line feed.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.with_body(TEXT, format!("{}\n", self.reason).as_bytes())
     }
 
-    /// The whole response, with another body in the place of the reason.
+    /// Returns the complete response with this body.
     pub(crate) fn with_body(&self, content_type: &str, body: &[u8]) -> Vec<u8> {
         let plain = |extra: &[(&str, &str)]| match self.is_bodiless {
             true => response_head(self.status, content_type, None, extra).into_bytes(),
@@ -147,7 +150,7 @@ impl Refusal {
             Extra::RetryAfter(pause) => {
                 plain(&[("Retry-After", &whole_seconds(pause).to_string())])
             }
-            // RFC 9110 section 7.8: who sends Upgrade also lists it in Connection, here on a line beside `close`.
+            // RFC 9110 section 7.8: Connection must list Upgrade, here on a second line.
             Extra::WebSocketVersion => plain(&[
                 ("Connection", "Upgrade"),
                 ("Upgrade", "websocket"),
@@ -157,9 +160,10 @@ impl Refusal {
     }
 }
 
-/// One complete HTTP/1.1 response with `Content-Length` and `Connection: close`.
+/// Returns a complete HTTP/1.1 response with `Content-Length` and `Connection: close`.
 ///
-/// `extra` holds further header fields; control characters in their values are dropped, so that no value can become a line.
+/// `extra` holds further header fields. Control characters in their values are removed, so that a
+/// value cannot become a line.
 pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &str)]) -> Vec<u8> {
     let mut bytes = response_head(status, content_type, Some(body.len()), extra).into_bytes();
     bytes.extend_from_slice(body);
@@ -188,7 +192,8 @@ fn response_head(
     head
 }
 
-/// A response with the `Date` of the moment at which it is sent (RFC 9110, section 6.6.1). What is no response stays as it is.
+/// Adds the `Date` header to a response (RFC 9110, section 6.6.1). Other bytes are returned
+/// unchanged.
 pub fn dated(response: &[u8], now: SystemTime) -> Cow<'_, [u8]> {
     let line_end = response.windows(2).position(|pair| pair == b"\r\n");
     match line_end {
@@ -216,27 +221,13 @@ fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
+/// Returns the reason phrase; empty for an unknown status (RFC 9112 section 4).
 fn phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        202 => "Accepted",
-        204 => "No Content",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        403 => "Forbidden",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        411 => "Length Required",
-        413 => "Content Too Large",
-        426 => "Upgrade Required",
-        431 => "Request Header Fields Too Large",
-        500 => "Internal Server Error",
-        501 => "Not Implemented",
-        503 => "Service Unavailable",
-        505 => "HTTP Version Not Supported",
-        // RFC 9112 section 4: the phrase may be empty.
-        _ => "",
+    match StatusCode::from_u16(status) {
+        // RFC 9110 renamed it.
+        Ok(StatusCode::PAYLOAD_TOO_LARGE) => "Content Too Large",
+        Ok(status) => status.canonical_reason().unwrap_or_default(),
+        Err(_) => "",
     }
 }
 
@@ -268,14 +259,14 @@ mod tests {
     }
 
     #[test]
-    fn refusals_are_whole_responses() {
+    fn refusals_are_complete_responses() {
         for (refusal, status_line, body) in [
             (Refusal::bad_request("no"), "400 Bad Request", "no"),
             (Refusal::bad_request("a\r\nb\0"), "400 Bad Request", "a\\r\\nb\\u{0}"),
             (Refusal::bad_request("ä\u{85}"), "400 Bad Request", "ä\\u{85}"),
             (Refusal::forbidden("not you"), "403 Forbidden", "not you"),
             (Refusal::not_found("none"), "404 Not Found", "none"),
-            (Refusal::timed_out(), "408 Request Timeout", "the request was not whole in time"),
+            (Refusal::timed_out(), "408 Request Timeout", "the request was not complete in time"),
             (Refusal::length_required(), "411 Length Required", "Content-Length is required"),
             (
                 Refusal::body_too_large(7),
@@ -296,7 +287,7 @@ mod tests {
             (
                 Refusal::version_not_supported(),
                 "505 HTTP Version Not Supported",
-                "only HTTP/1.1 is spoken here",
+                "only HTTP/1.1 is supported",
             ),
         ] {
             check(&refusal, status_line, &[], body);
@@ -304,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn some_statuses_oblige_to_a_header() {
+    fn some_statuses_require_a_header() {
         let second = Duration::from_secs(1);
         for (refusal, status_line, contained, body) in [
             (
@@ -317,7 +308,7 @@ mod tests {
                 Refusal::upgrade_required(),
                 "426 Upgrade Required",
                 &["Upgrade: websocket", "Sec-WebSocket-Version: 13", "Connection: Upgrade"],
-                "only WebSocket version 13 is spoken here",
+                "only WebSocket version 13 is supported",
             ),
             (
                 Refusal::unavailable("full", second * 3),
@@ -337,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_to_head_has_no_body() {
+    fn a_response_to_head_has_no_body() {
         let bytes = Refusal::method_not_allowed("GET").without_body().to_bytes();
         let expected = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n\
                         Connection: close\r\nAllow: GET\r\n\r\n";
@@ -345,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_response_carries_its_body_and_no_smuggled_line() {
+    fn a_header_value_cannot_become_a_line() {
         let bytes = response(200, "application/json", b"{}", &[("X-Verdict", "gone\r\nEvil: 1")]);
         let expected = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close\r\n\
                         X-Verdict: goneEvil: 1\r\n\r\n{}";

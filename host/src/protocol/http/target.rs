@@ -1,20 +1,20 @@
-//! The request target and the authority: what may stand between the method and the version, and in `Host`.
+//! The request target and the authority of `Host`.
 //!
-//! Owns the rules for paths. A path is compared with the configured resources byte for byte and is never decoded, so nothing
-//! may pass that a later reader (a proxy, an application, a log) could decode into another path.
+//! A path is compared with the configured resources byte for byte and is not decoded. So a path
+//! that a proxy, an application or a log could decode into another one is rejected.
 
 use std::ops::Range;
 
 use super::refusal::Refusal;
 
-/// Where path and query lie in a request target; an empty path means `/`.
+/// The positions of path and query in a request target; an empty path means `/`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Located {
     pub(super) path: Range<usize>,
     pub(super) query: Range<usize>,
 }
 
-/// Finds path and query, in origin-form or absolute-form; every other target is refused with 400.
+/// Finds path and query in a target in origin-form or absolute-form; rejects others with 400.
 ///
 /// RFC 9112 section 3.2.2: "a server MUST accept the absolute-form in requests".
 pub(super) fn locate(target: &[u8]) -> Result<Located, Refusal> {
@@ -35,17 +35,17 @@ pub(super) fn locate(target: &[u8]) -> Result<Located, Refusal> {
     Ok(Located { path: path_at..path_end, query: (path_end + 1).min(target.len())..target.len() })
 }
 
-/// Where scheme and authority of an absolute-form end.
+/// Returns where scheme and authority of an absolute-form end.
 fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
-    let refused =
-        || Refusal::bad_request("the request target is no path, which begins with a slash");
-    let scheme_end = memchr::memmem::find(target, b"://").ok_or_else(refused)?;
+    let rejected =
+        || Refusal::bad_request("the request target is not a path that begins with a slash");
+    let scheme_end = memchr::memmem::find(target, b"://").ok_or_else(rejected)?;
     let scheme = &target[..scheme_end];
     if ![&b"http"[..], b"https", b"ws", b"wss"]
         .iter()
         .any(|known| scheme.eq_ignore_ascii_case(known))
     {
-        return Err(refused());
+        return Err(rejected());
     }
     let authority_at = scheme_end + 3;
     let rest = &target[authority_at..];
@@ -54,19 +54,19 @@ fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
     if authority.contains(&b'@') {
         return Err(Refusal::bad_request("the request target has user information"));
     }
-    if is_authority(authority) { Ok(authority_at + authority.len()) } else { Err(refused()) }
+    if is_authority(authority) { Ok(authority_at + authority.len()) } else { Err(rejected()) }
 }
 
-/// Refuses what could climb or be read as another path once decoded: `..` segments, backslashes, control characters (each
-/// plain or percent-encoded), a `%` without two hex digits, and the delimiters that no URI contains.
+/// Rejects `..` segments, backslashes and control characters (plain or percent-encoded), a `%`
+/// without two hex digits, and the delimiters that no URI contains.
 ///
-/// The query is spared: browsers leave a lone `%` or a backslash in it as it is.
+/// The query is not checked: browsers do not encode a lone `%` or a backslash in it.
 fn check_path(path: &[u8]) -> Result<(), Refusal> {
     let mut rest = path;
-    // The length of the current segment if it consists of dots only.
+    // The length of the current segment while it consists of dots.
     let mut dots = Some(0);
     while let Some((&first, after)) = rest.split_first() {
-        let (byte, after) = if first == b'%' { decoded(after)? } else { (first, after) };
+        let (byte, after) = if first == b'%' { percent_decoded(after)? } else { (first, after) };
         match byte {
             b'/' if dots == Some(2) => break,
             b'/' => dots = Some(0),
@@ -91,8 +91,8 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
     }
 }
 
-/// The byte that two hex digits stand for, and what follows them.
-fn decoded(digits: &[u8]) -> Result<(u8, &[u8]), Refusal> {
+/// Decodes the byte after a `%` and returns it with the bytes that follow.
+fn percent_decoded(digits: &[u8]) -> Result<(u8, &[u8]), Refusal> {
     let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
     if let [high, low, rest @ ..] = digits
         && let (Some(high), Some(low)) = (digit(*high), digit(*low))
@@ -102,10 +102,10 @@ fn decoded(digits: &[u8]) -> Result<(u8, &[u8]), Refusal> {
     Err(Refusal::bad_request("the path has a malformed percent-encoding"))
 }
 
-/// Whether this is `host [ ":" port ]` of RFC 3986 section 3.2, without user information and with a host.
+/// Returns whether this is `host [ ":" port ]` (RFC 3986 section 3.2), without user information.
 pub(super) fn is_authority(authority: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(authority) else { return false };
-    let (host_is_good, port) = if let Some(rest) = text.strip_prefix('[') {
+    let (is_valid_host, port) = if let Some(rest) = text.strip_prefix('[') {
         let Some((address, after)) = rest.split_once(']') else { return false };
         let port = after.strip_prefix(':');
         if port.is_none() && !after.is_empty() {
@@ -119,21 +119,22 @@ pub(super) fn is_authority(authority: &[u8]) -> bool {
         };
         (is_reg_name(host.as_bytes()), port)
     };
-    // RFC 3986 section 3.2.3: the port may be empty behind its colon.
-    host_is_good && port.is_none_or(|port| port.is_empty() || is_port(port))
+    // RFC 3986 section 3.2.3: the port may be empty after its colon.
+    is_valid_host && port.is_none_or(|port| port.is_empty() || is_port(port))
 }
 
-/// Digits that are the number of a port.
+/// Returns whether this is a port number in digits.
 pub(super) fn is_port(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u16>().is_ok()
 }
 
-/// `reg-name` of RFC 3986 section 3.2.2, not empty (RFC 9110 section 4.2.1).
+/// Returns whether this is a `reg-name` (RFC 3986 section 3.2.2) that is not empty (RFC 9110
+/// section 4.2.1).
 fn is_reg_name(host: &[u8]) -> bool {
     let mut rest = host;
     while let Some((&first, after)) = rest.split_first() {
         rest = match first {
-            b'%' => match decoded(after) {
+            b'%' => match percent_decoded(after) {
                 Ok((_, after)) => after,
                 Err(_) => return false,
             },
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn targets() {
+    fn a_target_is_a_safe_path_with_a_query() {
         for (target, expected) in [
             ("/", Some(("/", ""))),
             ("/web", Some(("/web", ""))),
@@ -218,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn authorities() {
+    fn an_authority_is_a_host_and_a_port() {
         for (authority, good) in [
             ("h", true),
             ("example.org:8095", true),

@@ -1,29 +1,30 @@
-//! The WebSocket upgrade: whether a head asks for one properly, and the 101 that grants it.
+//! The WebSocket upgrade: checks the request and writes the 101 response.
 //!
-//! Owns the rules of RFC 6455 section 4.2.1 and 4.2.2. Who may connect (origin, address, limits) is decided elsewhere.
+//! Owns the rules of RFC 6455 sections 4.2.1 and 4.2.2. Origin, address and limits are checked
+//! elsewhere.
 
 use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
-use sha1::{Digest as _, Sha1};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::fields::origin;
 use super::head::{Head, Method};
 use super::lists;
 use super::refusal::Refusal;
 
-/// A request for a WebSocket that satisfies RFC 6455 section 4.2.1.
+/// A valid request for a WebSocket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
     /// The value of `Sec-WebSocket-Accept`.
     pub accept: String,
 }
 
-/// Whether this head asks for a WebSocket by all the rules.
+/// Checks a request for a WebSocket (RFC 6455 section 4.2.1).
 ///
 /// # Errors
 ///
-/// 405 for another method than GET, 426 for another version than 13, 400 for everything else that is missing or malformed.
+/// 405 for a method other than GET, 426 for a version other than 13, 400 for any other fault.
 pub fn check_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
     if head.method() != Method::Get {
         return Err(Refusal::method_not_allowed("GET"));
@@ -32,7 +33,7 @@ pub fn check_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
         return Err(Refusal::bad_request("a WebSocket handshake has no body"));
     }
     for (name, token) in [("upgrade", "websocket"), ("connection", "upgrade")] {
-        if !names(head, name, token) {
+        if !lists_token(head, name, token) {
             return Err(Refusal::bad_request(format!(
                 "this is a WebSocket server: the {name} header must name {token}"
             )));
@@ -40,30 +41,31 @@ pub fn check_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
     }
     lists::check_lists(head)?;
     origin(head)?;
-    // The version before the key: older drafts had other keys, and 426 is what tells their speakers so.
-    match only(head, "sec-websocket-version")? {
+    // The version before the key: older drafts have other keys, and must be answered with 426.
+    match single(head, "sec-websocket-version")? {
         b"13" => {}
         _ => return Err(Refusal::upgrade_required()),
     }
-    let key = only(head, "sec-websocket-key")?;
+    let key = single(head, "sec-websocket-key")?;
     match KEY_BASE64.decode(key) {
-        // RFC 6455 section 4.1 item 7: "a randomly selected 16-byte value that has been base64-encoded".
-        Ok(nonce) if nonce.len() == 16 => Ok(Upgrade { accept: accept(key) }),
+        // RFC 6455 section 4.1 item 7: "a randomly selected 16-byte value that has been
+        // base64-encoded".
+        Ok(nonce) if nonce.len() == 16 => Ok(Upgrade { accept: derive_accept_key(key) }),
         _ => Err(Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64")),
     }
 }
 
-/// Whether this is to become a WebSocket, by whatever rules. An upgrade to anything else is ignored (RFC 9110 section 7.8: "A server
-/// MAY ignore a received Upgrade header field if it wishes to continue using the current protocol").
+/// Returns whether the request names WebSocket, valid or not. A server may ignore an upgrade to any
+/// other protocol (RFC 9110 section 7.8).
 pub fn wants_websocket(head: &Head) -> bool {
-    names(head, "upgrade", "websocket")
+    lists_token(head, "upgrade", "websocket")
 }
 
-fn names(head: &Head, name: &str, token: &str) -> bool {
+fn lists_token(head: &Head, name: &str, token: &str) -> bool {
     head.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
 }
 
-/// The first subprotocol in the peer's order that is among those `offered`; `None` where none is.
+/// Returns the first subprotocol in the peer's order that the host offers.
 ///
 /// RFC 6455 section 4.1: the peer's list is "ordered by preference"; names are compared exactly.
 pub fn choose_protocol<'a>(head: &Head, offered: &'a [String]) -> Option<&'a str> {
@@ -72,9 +74,9 @@ pub fn choose_protocol<'a>(head: &Head, offered: &'a [String]) -> Option<&'a str
         .map(String::as_str)
 }
 
-/// The 101 answer; `protocol` is the subprotocol from [`choose_protocol`].
+/// Returns the 101 response; `protocol` is the subprotocol from [`choose_protocol`].
 pub fn switching(upgrade: &Upgrade, protocol: Option<&str>) -> Vec<u8> {
-    // The letter case of these values is part of the contract: an old peer compares them exactly.
+    // The letter case of these values must not change: an old client compares them exactly.
     let mut head = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
         upgrade.accept
@@ -88,8 +90,8 @@ pub fn switching(upgrade: &Upgrade, protocol: Option<&str>) -> Vec<u8> {
     head.into_bytes()
 }
 
-/// The value of a header that must stand there once (RFC 6455 sections 11.3.1 and 11.3.5).
-fn only<'a>(head: &'a Head, name: &'a str) -> Result<&'a [u8], Refusal> {
+/// Returns the value of a header that must occur once (RFC 6455 sections 11.3.1 and 11.3.5).
+fn single<'a>(head: &'a Head, name: &'a str) -> Result<&'a [u8], Refusal> {
     let mut values = head.values(name);
     match (values.next(), values.next()) {
         (Some(value), None) => Ok(value),
@@ -98,15 +100,7 @@ fn only<'a>(head: &'a Head, name: &'a str) -> Result<&'a [u8], Refusal> {
     }
 }
 
-fn accept(key: &[u8]) -> String {
-    let digest = Sha1::new().chain_update(key).chain_update(GUID).finalize();
-    base64::engine::general_purpose::STANDARD.encode(digest)
-}
-
-/// RFC 6455 section 1.3.
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-
-/// Keys written by hand have stray bits behind the sixteenth byte; they are still 16 bytes.
+/// Accepts nonzero bits after the sixteenth byte, which keys written by hand have.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
@@ -126,7 +120,8 @@ mod tests {
     /// For [`GOOD`]'s key, from RFC 6455 section 1.3.
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-    /// A good head, in which every line named in `changed` is replaced by those lines (none for an empty value), else added.
+    /// Returns a valid head in which the lines of `changed` replace those of the same name; an
+    /// empty value removes the line.
     fn head(method: &str, changed: &[(&str, &str)]) -> Head {
         let mut text = format!("{method} /web HTTP/1.1\r\n");
         for (name, value) in GOOD
@@ -143,13 +138,13 @@ mod tests {
     }
 
     fn check(changed: &[(&str, &str)], expected: Result<(), u16>) {
-        let verdict = check_upgrade(&head("GET", changed));
-        let found = verdict.as_ref().map(|_| ()).map_err(Refusal::status);
-        assert_eq!(found, expected, "{changed:?}: {verdict:?}");
+        let result = check_upgrade(&head("GET", changed));
+        let found = result.as_ref().map(|_| ()).map_err(Refusal::status);
+        assert_eq!(found, expected, "{changed:?}: {result:?}");
     }
 
     #[test]
-    fn upgrades() {
+    fn each_header_of_an_upgrade_is_checked() {
         let key = "Sec-WebSocket-Key";
         let version = "Sec-WebSocket-Version";
         for (changed, expected) in [
@@ -235,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_has_the_exact_layout() {
+    fn the_response_has_the_exact_layout() {
         let upgrade = check_upgrade(&head("GET", &[])).unwrap();
         assert_eq!(upgrade.accept, ACCEPT);
         let lines = format!(

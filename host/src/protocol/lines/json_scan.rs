@@ -1,25 +1,27 @@
-//! When a JSON value that arrives in pieces may be whole: told from brackets and quotes, byte by byte.
+//! Detects the end of a JSON value that arrives in pieces, from brackets and quotes.
 //!
-//! Owns no bytes. Knows only whether what it saw can be a whole value, so that the full check runs once and not at every read.
+//! Owns no bytes. Determines only whether the bytes can be a whole value, so that the full check
+//! runs once instead of after every read.
 
 use serde::de::IgnoredAny;
 
-/// How far a JSON value is, told from its brackets and quotes alone: enough to know when a full check may succeed.
+/// The position in a JSON value, as far as brackets and quotes show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub(super) enum ScanState {
     Before,
-    /// Inside this many brackets.
+    /// Inside this number of brackets.
     Nested(usize),
+    /// In a string, inside this number of brackets.
     Text(usize),
     Escape(usize),
-    /// Inside `true`, `false` or `null`, with this to come.
+    /// In `true`, `false` or `null`, before these bytes.
     Word(&'static [u8]),
     Balanced,
-    /// No continuation makes a value of it, or none that could be known to be whole.
+    /// Not a value, or one whose end cannot be known (a number).
     Broken,
 }
 
-impl Shape {
+impl ScanState {
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         for byte in bytes {
             *self = self.after(*byte);
@@ -52,7 +54,8 @@ impl Shape {
         }
     }
 
-    /// Whether `value`, all that was fed, is a whole JSON value. Parses it at most once: a failure is for ever.
+    /// Returns whether `value`, which is everything that was fed, is a whole JSON value. Parses at
+    /// most once: a failure is final.
     pub(super) fn confirm(&mut self, value: &[u8]) -> bool {
         if *self != Self::Balanced {
             return false;
@@ -70,20 +73,20 @@ mod tests {
     use super::*;
 
     fn check(value: &str, whole: bool) {
-        let mut shape = Shape::Before;
-        shape.feed(value.as_bytes());
-        assert_eq!(shape.confirm(value.as_bytes()), whole, "{value:?}");
+        let mut state = ScanState::Before;
+        state.feed(value.as_bytes());
+        assert_eq!(state.confirm(value.as_bytes()), whole, "{value:?}");
         let confirmed_before_its_end =
             (0..value.trim_end().len()).filter(|len| value.is_char_boundary(*len)).any(|len| {
-                let mut shape = Shape::Before;
-                shape.feed(&value.as_bytes()[..len]);
-                shape.confirm(&value.as_bytes()[..len])
+                let mut state = ScanState::Before;
+                state.feed(&value.as_bytes()[..len]);
+                state.confirm(&value.as_bytes()[..len])
             });
         assert!(!whole || !confirmed_before_its_end, "{value:?}");
     }
 
     #[test]
-    fn depth_and_numbers_cost_nothing_but_their_bytes() {
+    fn deep_nesting_and_long_numbers_are_scanned_in_linear_time() {
         let deep = 100_000;
         for (value, whole) in [
             ("[".repeat(deep), false),
@@ -94,14 +97,14 @@ mod tests {
             (format!("[1e{}]", "9".repeat(deep)), true),
             (format!("[-0.{}e-999999]", "0".repeat(deep)), true),
         ] {
-            let mut shape = Shape::Before;
-            shape.feed(value.as_bytes());
-            assert_eq!(shape.confirm(value.as_bytes()), whole, "{}…", &value[..20]);
+            let mut state = ScanState::Before;
+            state.feed(value.as_bytes());
+            assert_eq!(state.confirm(value.as_bytes()), whole, "{}…", &value[..20]);
         }
     }
 
     #[test]
-    fn values_are_whole_once_they_cannot_go_on() {
+    fn a_value_is_whole_when_it_cannot_continue() {
         for (value, whole) in [
             ("{}", true),
             (" \t\r\n[ ] \n", true),

@@ -1,21 +1,20 @@
-//! The opening lines of plain TCP, and how to know them from an HTTP request.
+//! The opening lines of plain TCP, and how to distinguish them from an HTTP request.
 //!
-//! Owns the first bytes of a connection that is not HTTP, until its first message. Yields the head that the opening stands
-//! for, so that the rest of the host treats both ways alike.
+//! Yields an equivalent request head, so that the rest of the host treats both transports alike.
 
 use super::{IDENT, without_line_end};
 use crate::protocol::http::{Head, Refusal};
 
-/// What the first bytes of a connection announce.
+/// What the first bytes of a connection begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transport {
-    /// An HTTP request, or nothing known: [`Head`] judges.
+    /// An HTTP request, or anything unknown: [`Head`] checks it.
     Http,
     /// The opening lines of plain TCP.
     Lines,
 }
 
-/// Which way a connection begins; `None` while its first bytes fit both.
+/// Returns the transport of a connection; `None` while its first bytes fit both.
 pub fn detect_transport(buf: &[u8]) -> Option<Transport> {
     if FIRST_LINES.iter().any(|line| buf.starts_with(line)) {
         return Some(Transport::Lines);
@@ -23,27 +22,28 @@ pub fn detect_transport(buf: &[u8]) -> Option<Transport> {
     if FIRST_LINES.iter().any(|line| line.starts_with(buf)) { None } else { Some(Transport::Http) }
 }
 
-/// Whether the opening may still go on behind what was read.
+/// Whether a late line of the opening may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tail {
-    /// It ended with an empty line, an Ident or the first message.
+    /// The opening ended with an empty line, an Ident or the first message.
     Closed,
-    /// Nothing followed yet: an `Ident:` line that comes next comes too late and is dropped.
+    /// Nothing followed yet: an `Ident:` line that comes next is late and is dropped.
     Awaited,
 }
 
-/// A whole opening.
+/// A complete opening.
 #[derive(Debug)]
 pub struct Opened {
-    /// Path, query and, where announced, the header `Ident`; no other header.
+    /// Path, query and, if sent, the header `Ident`; no other header.
     pub head: Head,
-    /// How many bytes of the buffer it took; the rest is the first read for [`Lines`](super::Lines).
+    /// The length of the opening; the rest of the buffer is the first read for
+    /// [`Lines`](super::Lines).
     pub used: usize,
     /// For [`Lines::new`](super::Lines::new).
     pub tail: Tail,
 }
 
-/// Reads the opening from a buffer that grows; each byte is looked at once, however the reads are split.
+/// Parses the opening in a growing buffer. Examines each byte once, however the reads are split.
 #[derive(Debug)]
 pub struct Opening {
     max_head: usize,
@@ -51,7 +51,7 @@ pub struct Opening {
     stage: Stage,
 }
 
-/// Which line is read, and where it begins.
+/// The line that is read next, and where it begins.
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Marker,
@@ -60,16 +60,17 @@ enum Stage {
 }
 
 impl Opening {
-    /// `max_head` is the most bytes that the opening may have.
+    /// Creates a reader; `max_head` is the most bytes of an opening.
     pub fn new(max_head: usize) -> Self {
         Self { max_head: max_head.min(u32::MAX as usize), scanned: 0, stage: Stage::Marker }
     }
 
-    /// Reads on; `buf` is all that was received so far, at every call. `None` while it is incomplete.
+    /// Continues to read; `buf` is everything received so far. `None` while the opening is
+    /// incomplete.
     ///
     /// # Errors
     ///
-    /// A [`Refusal`] for its reason: 400 for lines that are not as they must be, 431 past `max_head`, 505 for another HTTP.
+    /// 400 for a malformed line, 431 past `max_head`, 505 for another version of HTTP.
     pub fn read(&mut self, buf: &[u8]) -> Result<Option<Opened>, Refusal> {
         loop {
             match self.stage {
@@ -87,7 +88,7 @@ impl Opening {
                             "the second line is not `GET /resource HTTP/1.1`",
                         ));
                     }
-                    // Judged now: whatever is wrong with what follows, this came first.
+                    // Checked now, so that its faults are reported before those of later lines.
                     Head::of_opening(without_line_end(&buf[at..end]), None)?;
                     self.stage = Stage::Rest { request_at: at, at: end };
                 }
@@ -117,7 +118,7 @@ impl Opening {
         Ok(Some(Opened { head: Head::of_opening(request_line, ident)?, used, tail }))
     }
 
-    /// Where the line under the scan ends, line feed included.
+    /// Returns where the current line ends, line feed included.
     fn line_end(&mut self, buf: &[u8]) -> Result<Option<usize>, Refusal> {
         let window = &buf[..buf.len().min(self.max_head)];
         match memchr::memchr(b'\n', window.get(self.scanned..).unwrap_or_default()) {
@@ -134,7 +135,7 @@ impl Opening {
     }
 }
 
-/// The length of the empty line that `bytes` begin with, 0 if they do not.
+/// Returns the length of the empty line that `bytes` begin with, or 0.
 fn empty_line(bytes: &[u8]) -> usize {
     match bytes {
         [b'\n', ..] => 1,
@@ -152,7 +153,7 @@ mod tests {
     use crate::protocol::http::ident;
 
     #[test]
-    fn ways() {
+    fn the_first_line_decides_the_transport() {
         for (buf, expected) in [
             ("", None),
             ("p", None),
@@ -176,7 +177,7 @@ mod tests {
         }
     }
 
-    /// What an opening comes to: path, query, Ident, what is left over, and whether more may come.
+    /// Path, query, Ident, the remaining bytes, and the tail of an opening.
     type Found<'a> = (&'a str, &'a str, Option<&'a str>, &'a str, Tail);
 
     fn check_opening(text: &str, expected: Result<Option<Found<'_>>, u16>) {
@@ -190,12 +191,12 @@ mod tests {
         check_opening_in_single_bytes(text, expected);
     }
 
-    /// The same byte by byte: the same verdict, but that the opening may be over before a late line comes.
+    /// Checks the same byte by byte, where the opening may end before a late line arrives.
     fn check_opening_in_single_bytes(text: &str, expected: Result<Option<Found<'_>>, u16>) {
         let mut opening = Opening::new(64);
-        let verdict =
+        let result =
             (1..=text.len()).find_map(|len| opening.read(&text.as_bytes()[..len]).transpose());
-        match verdict {
+        match result {
             None => assert_eq!(expected, Ok(None), "{text:?}"),
             Some(Err(refusal)) => assert_eq!(expected, Err(refusal.status()), "{text:?}"),
             Some(Ok(opened)) => {
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn openings() {
+    fn an_opening_is_two_lines_and_an_ident() {
         let web = |ident, left, tail| Ok(Some(("/web", "", ident, left, tail)));
         let long = format!("backend\nGET /{} HTTP/1.1\n", "a".repeat(42));
         for (text, expected) in [
@@ -264,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn an_opening_has_limits_and_smuggles_nothing() {
+    fn an_opening_is_limited_and_cannot_smuggle_headers() {
         for (text, expected) in [
             (format!("backend\nGET / HTTP/1.1\nIdent: {}", "a".repeat(64)), 431),
             ("backend\nGET / HTTP/1.1\nIdent: a\rHost: b\n".to_owned(), 400),

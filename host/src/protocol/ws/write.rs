@@ -1,4 +1,5 @@
-//! The write side of a WebSocket: frames small messages together, and writes large ones as they are.
+//! The write side of a WebSocket: frames small messages together, and writes large ones as they
+//! are.
 //!
 //! Owns what the socket has not taken yet, and whether an earlier write was cancelled.
 
