@@ -1,6 +1,7 @@
 //! Reads and writes both kinds of sockets in memory, as `connection` does.
 
 use std::future::{Future, poll_fn};
+use std::mem::take;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -75,7 +76,7 @@ pub fn read_all(
             Progress::Violation(reason) => break (reason.code.0, true),
         }
     };
-    let answers = stream(wire).written;
+    let answers = take(&mut wire.stream_mut().written);
     ReadOutcome { messages, end, answers, most_buffered, most_at_once }
 }
 
@@ -98,8 +99,7 @@ impl SocketReader {
 
     /// Performs one read that brings `bytes` and returns the number of messages.
     pub fn read(&mut self, bytes: Vec<u8>) -> usize {
-        let Wire::WebSocket(socket) = &mut self.wire else { return 0 };
-        socket.stream_mut().reads.push_back(bytes);
+        self.wire.stream_mut().reads.push_back(bytes);
         finish(poll_fn(|cx| self.wire.poll_receive(cx, &mut self.batch)));
         self.batch.drain(..).count()
     }
@@ -145,7 +145,7 @@ pub fn write_all(
     let reason = CloseReason::host(CloseCode(close.0), close.1);
     finish(wire.send_close(&reason, Some(close_packet(&reason))))
         .expect("a script takes everything");
-    (stream(wire).written, peer.identity.as_str().to_owned())
+    (take(&mut wire.stream_mut().written), peer.identity.as_str().to_owned())
 }
 
 /// Returns the code that is sent in a close frame when an application chooses `code`.
@@ -165,13 +165,6 @@ fn outgoing(thing: &HostMessage) -> Outgoing {
             Outgoing::Next((!fyi.is_empty()).then(|| dialog::next(fyi).into()))
         }
         HostMessage::Ping | HostMessage::Flush => Outgoing::Ping,
-    }
-}
-
-fn stream(wire: Wire<Script>) -> Script {
-    match wire {
-        Wire::WebSocket(socket) => socket.into_stream(),
-        Wire::Lines(lines) => lines.into_stream(),
     }
 }
 

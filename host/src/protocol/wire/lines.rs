@@ -16,7 +16,6 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
 use crate::protocol::io::{
     BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
-    linger,
 };
 use crate::protocol::lines::{LineError, Lines, Tail};
 use crate::protocol::outgoing::Outgoing;
@@ -24,35 +23,36 @@ use crate::protocol::outgoing::Outgoing;
 /// Plain TCP after its opening.
 #[derive(Debug)]
 pub(crate) struct LineStream<S> {
-    stream: S,
-    lines: Lines,
+    pub(super) stream: S,
+    pub(super) lines: Lines,
     /// Whether `lines` may hold whole messages.
     is_fresh: bool,
-    traffic: Traffic,
+    pub(super) traffic: Traffic,
     state: WriteState,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
     /// `read` is what followed the opening.
-    pub(crate) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
+    pub(super) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
         let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
         Self { stream, lines, is_fresh: !read.is_empty(), traffic, state: WriteState::Whole }
     }
 
-    pub(crate) fn poll_receive(
+    pub(super) fn poll_receive(
         &mut self,
         cx: &mut Context<'_>,
         batch: &mut Vec<Received>,
     ) -> Poll<Progress> {
-        let was_mid_message = self.is_mid_message() && !self.is_fresh;
+        let was_mid_message = self.lines.is_mid_message() && !self.is_fresh;
         loop {
             if self.is_fresh {
                 match self.take_lines(batch) {
                     Ok(()) if batch.is_empty() => {
                         self.is_fresh = false;
-                        if self.is_mid_message() != was_mid_message || self.traffic.is_much() {
+                        if self.lines.is_mid_message() != was_mid_message || self.traffic.is_much()
+                        {
                             return Poll::Ready(Progress::More);
                         }
                     }
@@ -76,33 +76,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         }
     }
 
-    pub(crate) fn take_traffic(&mut self) -> Traffic {
-        std::mem::take(&mut self.traffic)
-    }
-
-    pub(crate) fn has_received(&self) -> bool {
-        self.traffic.bytes > 0
-    }
-
-    pub(crate) fn is_mid_message(&self) -> bool {
-        self.lines.is_mid_message()
-    }
-
-    #[cfg(any(test, feature = "internals"))]
-    pub(crate) fn buffered_bytes(&self) -> usize {
-        self.lines.buffered_bytes()
-    }
-
-    pub(crate) fn stream_mut(&mut self) -> &mut S {
-        &mut self.stream
-    }
-
-    #[cfg(any(test, feature = "internals"))]
-    pub(crate) fn into_stream(self) -> S {
-        self.stream
-    }
-
-    pub(crate) async fn write(
+    pub(super) async fn write(
         &mut self,
         queue: VecDeque<Outgoing>,
         uuid: &str,
@@ -122,16 +96,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         Ok(())
     }
 
-    pub(crate) async fn send_close(&mut self, packet: Option<String>) -> io::Result<()> {
+    pub(super) async fn send_close(&mut self, packet: Option<String>) -> io::Result<()> {
         self.state.check()?;
         if let Some(packet) = packet {
             self.stream.write_all(format!("{packet}\n").as_bytes()).await?;
         }
         self.stream.shutdown().await
-    }
-
-    pub(crate) async fn linger(&mut self) {
-        linger(&mut self.stream).await;
     }
 
     fn take_lines(&mut self, batch: &mut Vec<Received>) -> Result<(), CloseReason> {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::lines::LineStream;
 use super::close::CloseReason;
-use super::io::{Progress, Received, Traffic, WriteError};
+use super::io::{Progress, Received, Traffic, WriteError, linger};
 use super::lines::Tail;
 use super::outgoing::Outgoing;
 use super::ws::WebSocket;
@@ -48,32 +48,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         batch: &mut Vec<Received>,
     ) -> Poll<Progress> {
         match self {
-            Self::WebSocket(socket) => socket.poll_receive(cx, batch),
+            Self::WebSocket(WebSocket { stream, reader, writer }) => {
+                reader.poll_receive(stream, cx, batch, writer)
+            }
             Self::Lines(lines) => lines.poll_receive(cx, batch),
         }
     }
 
     /// Returns the traffic since the last call.
     pub(crate) fn take_traffic(&mut self) -> Traffic {
-        match self {
-            Self::WebSocket(socket) => socket.take_traffic(),
-            Self::Lines(lines) => lines.take_traffic(),
-        }
+        std::mem::take(match self {
+            Self::WebSocket(socket) => &mut socket.reader.traffic,
+            Self::Lines(lines) => &mut lines.traffic,
+        })
     }
 
     /// Returns whether anything was received since the last [`take_traffic`](Self::take_traffic).
     pub(crate) fn has_received(&self) -> bool {
-        match self {
-            Self::WebSocket(socket) => socket.has_received(),
-            Self::Lines(lines) => lines.has_received(),
-        }
+        let traffic = match self {
+            Self::WebSocket(socket) => socket.reader.traffic,
+            Self::Lines(lines) => lines.traffic,
+        };
+        traffic.bytes > 0
     }
 
     /// Returns whether a message has begun and not ended.
     pub(crate) fn is_mid_message(&self) -> bool {
         match self {
-            Self::WebSocket(socket) => socket.is_mid_message(),
-            Self::Lines(lines) => lines.is_mid_message(),
+            Self::WebSocket(socket) => socket.reader.is_mid_message(),
+            Self::Lines(lines) => lines.lines.is_mid_message(),
         }
     }
 
@@ -81,8 +84,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     #[cfg(any(test, feature = "internals"))]
     pub(crate) fn buffered_bytes(&self) -> usize {
         match self {
-            Self::WebSocket(socket) => socket.buffered_bytes(),
-            Self::Lines(lines) => lines.buffered_bytes(),
+            Self::WebSocket(socket) => socket.reader.buffered_bytes(),
+            Self::Lines(lines) => lines.lines.buffered_bytes(),
         }
     }
 
@@ -97,7 +100,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         limit: Duration,
     ) -> Result<(), WriteError> {
         match self {
-            Self::WebSocket(socket) => socket.write(queue, uuid, limit).await,
+            Self::WebSocket(WebSocket { stream, writer, .. }) => {
+                writer.write(stream, queue, uuid, limit).await
+            }
             Self::Lines(lines) => lines.write(queue, uuid, limit).await,
         }
     }
@@ -105,7 +110,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Writes what is buffered, pongs for example.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
         match self {
-            Self::WebSocket(socket) => socket.flush().await,
+            Self::WebSocket(socket) => socket.writer.flush(&mut socket.stream).await,
             Self::Lines(_) => Ok(()),
         }
     }
@@ -117,7 +122,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         packet: Option<String>,
     ) -> io::Result<()> {
         match self {
-            Self::WebSocket(socket) => socket.send_close(reason, packet).await,
+            Self::WebSocket(WebSocket { stream, writer, .. }) => {
+                writer.send_close(stream, reason, packet).await
+            }
             Self::Lines(lines) => lines.send_close(packet).await,
         }
     }
@@ -125,7 +132,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Closes the host's side after the peer has closed.
     pub(crate) async fn answer_close(&mut self) -> io::Result<()> {
         match self {
-            Self::WebSocket(socket) => socket.answer_close().await,
+            Self::WebSocket(WebSocket { stream, reader, writer }) => {
+                writer.answer_close(stream, reader.take_close_payload()).await
+            }
             Self::Lines(lines) => lines.send_close(None).await,
         }
     }
@@ -133,12 +142,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Starts to shut down writing, without waiting: TLS has a closing message of its own
     /// (RFC 8446, section 6.1).
     pub(crate) async fn start_shutdown(&mut self) {
-        let stream = match self {
-            Self::WebSocket(socket) => socket.stream_mut(),
-            Self::Lines(lines) => lines.stream_mut(),
-        };
         poll_fn(|cx| {
-            let _ended: Poll<io::Result<()>> = Pin::new(&mut *stream).poll_shutdown(cx);
+            let _ended: Poll<io::Result<()>> = Pin::new(self.stream_mut()).poll_shutdown(cx);
             Poll::Ready(())
         })
         .await;
@@ -149,7 +154,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) async fn linger(&mut self) {
         match self {
             Self::WebSocket(socket) => socket.linger().await,
-            Self::Lines(lines) => lines.linger().await,
+            Self::Lines(lines) => linger(&mut lines.stream).await,
+        }
+    }
+
+    /// Returns the socket.
+    pub(crate) fn stream_mut(&mut self) -> &mut S {
+        match self {
+            Self::WebSocket(socket) => &mut socket.stream,
+            Self::Lines(lines) => &mut lines.stream,
         }
     }
 }

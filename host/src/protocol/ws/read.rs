@@ -27,14 +27,14 @@ use crate::protocol::io::{
 
 /// The read side of a WebSocket.
 #[derive(Debug)]
-pub(super) struct FrameReader {
+pub(in crate::protocol) struct FrameReader {
     max_message: usize,
     max_frames: usize,
     /// The beginning of a frame that is not whole yet.
     input: Vec<u8>,
     /// How much of that frame is unmasked and checked.
     partial: PartialFrame,
-    traffic: Traffic,
+    pub(in crate::protocol) traffic: Traffic,
     /// Whether `input` may hold whole frames: what followed the request, or more messages than one
     /// read returns.
     is_fresh: bool,
@@ -61,15 +61,7 @@ impl FrameReader {
         }
     }
 
-    pub(super) fn take_traffic(&mut self) -> Traffic {
-        std::mem::take(&mut self.traffic)
-    }
-
-    pub(super) fn has_received(&self) -> bool {
-        self.traffic.bytes > 0
-    }
-
-    pub(super) fn is_mid_message(&self) -> bool {
+    pub(in crate::protocol) fn is_mid_message(&self) -> bool {
         !self.is_fresh && !self.input.is_empty() || self.tungstenite.is_some()
     }
 
@@ -77,18 +69,18 @@ impl FrameReader {
         self.has_ended
     }
 
-    pub(super) fn take_close_payload(&mut self) -> Option<Box<[u8]>> {
+    pub(in crate::protocol) fn take_close_payload(&mut self) -> Option<Box<[u8]>> {
         self.close_payload.take()
     }
 
     #[cfg(any(test, feature = "internals"))]
-    pub(super) fn buffered_bytes(&self) -> usize {
+    pub(in crate::protocol) fn buffered_bytes(&self) -> usize {
         let tungstenite = self.tungstenite.as_ref();
         self.input.capacity() + tungstenite.map_or(0, |tungstenite| tungstenite.buffered_bytes())
     }
 
     /// Reads at least one message. Pongs are appended to the output of `writer`.
-    pub(super) fn poll_receive<S: AsyncRead + Unpin>(
+    pub(in crate::protocol) fn poll_receive<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,

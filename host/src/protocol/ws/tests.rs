@@ -25,13 +25,15 @@ async fn received(writes: &[&[u8]]) -> (Vec<String>, u16) {
     let reading = async {
         let mut batch = Vec::new();
         loop {
-            let progress = poll_fn(|cx| socket.poll_receive(cx, &mut batch)).await;
+            let WebSocket { stream, reader, writer } = &mut socket;
+            let read = poll_fn(|cx| reader.poll_receive(stream, cx, &mut batch, writer));
+            let progress = read.await;
             found.extend(
                 batch
                     .drain(..)
                     .map(|r| format!("{:?}:{}", r.form, String::from_utf8_lossy(&r.bytes))),
             );
-            socket.flush().await.unwrap();
+            writer.flush(stream).await.unwrap();
             match progress {
                 Progress::More | Progress::Pong => {}
                 Progress::Done(reason) | Progress::Broken(reason) | Progress::Violation(reason) => {
@@ -152,12 +154,14 @@ async fn invalid_utf8_closes_before_its_frame_is_complete() {
 #[tokio::test]
 async fn answers_to_a_flood_of_pings_are_no_longer_than_the_pings() {
     let (near, mut far) = tokio::io::duplex(1 << 20);
-    let mut socket = WebSocket::new(near, Vec::new(), &limits());
+    let socket = WebSocket::new(near, Vec::new(), &limits());
+    let WebSocket { mut stream, mut reader, mut writer } = socket;
     far.write_all(&ping().repeat(5000)).await.unwrap();
     let mut batch = Vec::new();
-    let progress = poll_fn(|cx| socket.poll_receive(cx, &mut batch)).await;
+    let read = poll_fn(|cx| reader.poll_receive(&mut stream, cx, &mut batch, &mut writer));
+    let progress = read.await;
     assert!(matches!(progress, Progress::Pong));
-    let answers = socket.writer.output_mut().len();
+    let answers = writer.output_mut().len();
     assert!(answers <= 5000 * ping().len(), "{answers}");
 }
 

@@ -22,7 +22,7 @@ use crate::protocol::outgoing::Outgoing;
 
 /// The write side of a WebSocket.
 #[derive(Debug)]
-pub(super) struct FrameWriter {
+pub(in crate::protocol) struct FrameWriter {
     /// What the socket has not taken yet.
     output: Vec<u8>,
     /// Whether the host's close frame was queued: no frame may follow it.
@@ -45,7 +45,7 @@ impl FrameWriter {
     }
 
     /// Writes all of `queue`, with as few writes as the socket permits.
-    pub(super) async fn write<S: AsyncWrite + Unpin>(
+    pub(in crate::protocol) async fn write<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         queue: VecDeque<Outgoing>,
@@ -107,7 +107,10 @@ impl FrameWriter {
     }
 
     /// Writes what is buffered. Cancel-safe: no byte is written twice.
-    pub(super) async fn flush<S: AsyncWrite + Unpin>(&mut self, stream: &mut S) -> io::Result<()> {
+    pub(in crate::protocol) async fn flush<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+    ) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
         }
@@ -127,7 +130,8 @@ impl FrameWriter {
         stream.flush().await
     }
 
-    pub(super) async fn send_close<S: AsyncWrite + Unpin>(
+    /// Writes the `close` packet, if any, and the close frame.
+    pub(in crate::protocol) async fn send_close<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         reason: &CloseReason,
@@ -147,7 +151,7 @@ impl FrameWriter {
     }
 
     /// `payload` is that of the peer's close frame, if there was one.
-    pub(super) async fn answer_close<S: AsyncWrite + Unpin>(
+    pub(in crate::protocol) async fn answer_close<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         payload: Option<Box<[u8]>>,

@@ -136,20 +136,24 @@ impl Head {
 
     /// Returns the first value of a header, trimmed; `None` if it is absent or not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers().find(|(found, _)| found.eq_ignore_ascii_case(name))?;
+        let name = name.as_bytes();
+        let (_, value) = self.lines().find(|(found, _)| found.eq_ignore_ascii_case(name))?;
         str::from_utf8(value).ok()
     }
 
     /// Iterates over all header lines in order: the name as sent, the value trimmed.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        let lines = self.block.get(self.headers_at as usize..).unwrap_or_default();
-        HeaderLines(lines).filter_map(|(name, value)| Some((str::from_utf8(name).ok()?, value)))
+        self.lines().filter_map(|(name, value)| Some((str::from_utf8(name).ok()?, value)))
+    }
+
+    fn lines(&self) -> HeaderLines<'_> {
+        HeaderLines(self.block.get(self.headers_at as usize..).unwrap_or_default())
     }
 
     /// Iterates over the values of all lines of one header, in order.
     pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.headers()
-            .filter(move |(found, _)| found.eq_ignore_ascii_case(name))
+        self.lines()
+            .filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
     }
 
