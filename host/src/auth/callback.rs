@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, io};
 
 use bytes::Bytes;
+use http::response::Parts;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
-use hyper::http::response::Parts;
 use hyper::{Request, Version};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -55,7 +55,7 @@ enum CallError {
     #[error("the response body cannot be read, or is longer than max_response")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the request cannot be built")]
-    Request(#[source] hyper::http::Error),
+    Request(#[source] http::Error),
     #[error("{0}")]
     Answer(String),
 }
