@@ -136,7 +136,7 @@ pub(crate) fn stage(
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(StageError::Read)?;
     check_elf(&bytes).map_err(StageError::Elf)?;
-    let found: Hash = Sha256::digest(&bytes).into();
+    let found = to_hash(&digest::digest(&digest::SHA256, &bytes));
     if !checks.sha256.is_empty() && !checks.sha256.contains(&found) {
         let (plugin, pinned) = (name.to_owned(), checks.sha256.clone());
         return Err(StageError::OtherContent { plugin, found, pinned });
@@ -166,7 +166,7 @@ pub(crate) fn hash_of(library: &Path) -> io::Result<Hash> {
     loop {
         let bytes = file.fill_buf()?;
         if bytes.is_empty() {
-            return Ok(sum.finish().as_ref().try_into().expect("SHA-256 has 32 bytes"));
+            return Ok(to_hash(&sum.finish()));
         }
         sum.update(bytes);
         let count = bytes.len();
@@ -176,6 +176,10 @@ pub(crate) fn hash_of(library: &Path) -> io::Result<Hash> {
 
 /// Far more than the size of any library.
 const MAX_BYTES: u64 = 4 << 30;
+
+fn to_hash(sum: &digest::Digest) -> Hash {
+    sum.as_ref().try_into().expect("SHA-256 has 32 bytes")
+}
 
 /// Formats bytes in hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
