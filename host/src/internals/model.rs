@@ -446,7 +446,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
     check(move || {
         let notes = Notes::default();
         let resource = fixture::resource("/x");
-        let scribe = |generation| recorder(generation, notes.clone());
+        let recorder = |generation| recorder(generation, notes.clone());
         // Capacity two: some senders have to wait.
         let (inbox, pending_lane) = lane::open(2);
         let running = pending_lane.into_running(resource.clone(), kind, recorder(1));
@@ -460,7 +460,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
         block_on(async {
             let (done, outcome) = oneshot::channel();
             let limits = HandoverLimits { snapshot_bytes: 0, restore: std::time::Duration::ZERO };
-            let (next, known) = (scribe(2), Vec::new());
+            let (next, known) = (recorder(2), Vec::new());
             let swap = Swap { next, succession: Succession::Update, known, limits, done };
             assert!(inbox.send(Item::Swap(swap)).await.is_ok());
             assert!(outcome.await.unwrap().is_ok());
