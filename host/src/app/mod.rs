@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 pub use self::cli::main;
 use self::signals::Signals;
 use crate::auth;
-use crate::config::{Config, ConfigError, Listen, Reload};
+use crate::config::{Config, ConfigError, Listen};
 use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
 use crate::net::accept;
@@ -84,12 +84,12 @@ pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppErro
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "host starting");
     // First, so that a second host with this configuration stops before it changes anything.
     let control = open_control(&config)?;
-    let _state_lock = control::lock_state_dir(&config.server.state_dir)?;
+    let _state_lock = control::lock_state_dir(&config.server.folders.state_dir)?;
     let listeners = listeners::open(&config, inherited).await?;
     certificates.iter().for_each(ServedCertificates::log_status);
     let before = watch::survey(&scope(&config));
-    archive::sweep(&config.server.state_dir);
-    snapshot_file::sweep(&config.server.state_dir);
+    archive::sweep(&config.server.folders.state_dir);
+    snapshot_file::sweep(&config.server.folders.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
     let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications start one after the other and may take long; a stop signal does not wait for them.
@@ -217,12 +217,12 @@ fn background(
 /// Drops all instances and removes the staged copies of this process.
 async fn stop_lanes(hub: &Arc<Hub>) {
     drop(timeout(STOP_LANES, supervisor::stop_lanes(hub)).await);
-    staging::clear(&hub.config.load().server.staging_dir);
+    staging::clear(&hub.config.load().server.folders.staging_dir);
 }
 
 /// Returns `None` if the path is longer than a Unix socket allows: plugins.toml may be in a deep folder.
 fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
-    match Control::open(&config.server.control) {
+    match Control::open(&config.server.folders.control) {
         Err(ControlError::Socket { path, .. }) if path.as_os_str().len() > 107 => {
             warn!(path = %path.display(), "no control socket: its path is too long; set server.control");
             Ok(None)
@@ -260,13 +260,13 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
 async fn start(hub: &Hub, supervisor: &mut Supervisor) -> Result<Vec<String>, AppError> {
     let guards = auth::load_guards(&hub.config.load(), &hub.guards.load())?;
     hub.guards.store(Arc::new(guards));
-    let path = hub.config.load().server.staging_dir.clone();
+    let path = hub.config.load().server.folders.staging_dir.clone();
     supervisor.start().await.map_err(|source| AppError::Staging { path, source })
 }
 
 fn scope(config: &Config) -> watch::WatchedPaths {
-    let Reload { quiet, rescan, .. } = config.server.reload;
-    let (plugin_dir, file) = (config.server.plugin_dir.clone(), config.path.clone());
+    let (quiet, rescan) = (config.server.reload.quiet, config.server.reload.rescan);
+    let (plugin_dir, file) = (config.server.folders.plugin_dir.clone(), config.path.clone());
     watch::WatchedPaths { plugin_dir, file, quiet, rescan }
 }
 

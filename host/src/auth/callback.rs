@@ -25,14 +25,14 @@ use tracing::{debug, info, warn};
 
 use super::answer::{self, Answer};
 use super::{Applicant, Denial, Login};
-use crate::config::{CallMethod, Callback, EndpointPlace};
+use crate::config::{CallMethod, CallbackRules, EndpointPlace};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 
 /// An endpoint, its pooled connections and its concurrent calls.
 #[derive(Debug)]
 pub(super) struct AuthEndpoint {
-    settings: Callback,
+    settings: CallbackRules,
     /// Limits concurrent calls. A name lookup holds its permit until the system's resolver returns,
     /// even after the call was dropped, so a hanging resolver cannot hold more threads than that.
     permits: Arc<Semaphore>,
@@ -77,7 +77,7 @@ struct PooledConnection {
 }
 
 impl AuthEndpoint {
-    pub(super) fn new(settings: &Callback) -> Self {
+    pub(super) fn new(settings: &CallbackRules) -> Self {
         Self {
             settings: settings.clone(),
             permits: Arc::new(Semaphore::new(settings.max_calls)),
@@ -183,7 +183,7 @@ impl AuthEndpoint {
 
     fn request(&self, applicant: &Applicant<'_>) -> Result<Request<RequestBody>, CallError> {
         let Applicant { head, address, .. } = applicant;
-        let Callback { url, method, forward_headers, .. } = &self.settings;
+        let CallbackRules { url, method, forward_headers, .. } = &self.settings;
         let method = match method {
             CallMethod::Get => "GET",
             CallMethod::Post => "POST",

@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
 use super::keys::{self, Key, KeySet, Skipped};
-use crate::config::{KeyFile, Place, TokenRules};
+use crate::config::{FileSetting, KeyFile, TokenRules};
 use crate::fs::read;
 use crate::fs::stamp::{FileStamp, FileStamps, FileState, SettledFiles};
 
@@ -85,7 +85,7 @@ impl Polled {
 }
 
 fn stamps(files: &[KeyFile]) -> FileStamps {
-    files.iter().map(|file| FileStamp::of(&file.place.path)).collect()
+    files.iter().map(|file| FileStamp::of(&file.file.path)).collect()
 }
 
 /// Content of all key files.
@@ -113,7 +113,7 @@ fn read(files: &[KeyFile]) -> Result<LoadedKeys<'_>, Vec<UnfitKey>> {
             Ok(KeySet { keys, skipped }) => {
                 found.keys.extend(keys);
                 if !skipped.is_empty() {
-                    found.skipped.push((&file.place.path, skipped));
+                    found.skipped.push((&file.file.path, skipped));
                 }
             }
             Err(problem) => unfit.push(UnfitKey { at, problem }),
@@ -122,7 +122,7 @@ fn read(files: &[KeyFile]) -> Result<LoadedKeys<'_>, Vec<UnfitKey>> {
     if unfit.is_empty() { Ok(found) } else { Err(unfit) }
 }
 
-fn read_one(KeyFile { place: Place { path, .. }, form }: &KeyFile) -> Result<KeySet, String> {
+fn read_one(KeyFile { file: FileSetting { path, .. }, form }: &KeyFile) -> Result<KeySet, String> {
     let file = path.display();
     let unreadable = |error: io::Error| {
         format!(

@@ -203,9 +203,9 @@ fn key_problem(
     rules: &TokenRules,
     UnfitKey { at, problem }: UnfitKey,
 ) -> Problem {
-    let KeyFile { place, form } = &rules.keys[at];
+    let KeyFile { file, form } = &rules.keys[at];
     let key = format!("resources.{resource:?}.auth.keys[{at}].{}", form.key());
-    Problem { path: config.path.clone(), line: place.line, key, problem }
+    Problem { path: config.path.clone(), line: file.line, key, problem }
 }
 
 fn refresh_keys(guards: &Guards) {

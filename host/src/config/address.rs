@@ -1,37 +1,68 @@
-//! The rules of addresses: where to listen, who may come in, from which pages. Text in, legal value or a sentence out.
-//! Pure; nothing is looked up.
+//! Rules of addresses, networks and origins: string in, legal value or error text out. Pure: no
+//! name is looked up.
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::Listen;
-use super::value::{self, Wrong, file, quoted, wrong};
+use super::value::{self, At, Wrong, file, quoted, wrong};
 
-/// The path of a socket.
-pub(super) fn socket(path: PathBuf) -> Result<PathBuf, Wrong> {
-    // sun_path is 108 bytes with its terminating zero (unix(7)).
-    match path.as_os_str().len() {
-        ..=107 => Ok(path),
-        long => wrong!(
-            "{} is {long} bytes long; the path of a socket may have 107",
-            quoted(&path.to_string_lossy())
-        ),
+/// An address to listen on. `Display` prints the form of the file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// `host:port` or `[v6]:port`.
+    Tcp {
+        /// An address or a name, without brackets.
+        host: String,
+        /// Port; 0 is any free port.
+        port: u16,
+    },
+    /// `unix:/path`, absolute; at most 107 bytes, as a socket address requires.
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port } if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp { host, port } => write!(f, "{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
     }
 }
 
-/// An entry of `listen`.
-pub(super) fn listen(text: &str, base: &Path) -> Result<Listen, Wrong> {
+impl Listen {
+    /// Returns whether a second entry of `listen` is a duplicate; port 0 is another port each time.
+    pub(super) fn is_duplicate(&self, other: &Self) -> bool {
+        self == other && !matches!(self, Self::Tcp { port: 0, .. })
+    }
+}
+
+/// Checks the path of a Unix socket, and makes it absolute.
+pub(super) fn socket(text: &str, at: &At<'_>) -> Result<PathBuf, Wrong> {
+    let path = file(text, at)?;
+    // sun_path is 108 bytes with its terminating zero (unix(7)).
+    match path.as_os_str().len() {
+        ..=107 => Ok(path),
+        long => {
+            let said = quoted(&path.to_string_lossy());
+            wrong!("{said} is {long} bytes long; the path of a socket may have 107")
+        }
+    }
+}
+
+/// Checks an address to listen on.
+pub(super) fn listen(text: &str, at: &At<'_>) -> Result<Listen, Wrong> {
     if let Some(path) = text.strip_prefix("unix:") {
-        return file(path, base, "\"unix:/run/plugsocket.sock\"")
-            .and_then(socket)
-            .map(Listen::Unix);
+        let at = At { example: "unix:/run/plugsocket.sock", ..*at };
+        return socket(path, &at).map(Listen::Unix);
     }
     let said = quoted(text);
     let right = "write an address or a name and a port, e.g. \"127.0.0.1:8095\", \"[::1]:8095\", or \"unix:/path\"";
     if text.is_empty() {
-        return wrong!("the text is empty; {right}");
+        return wrong!("the string is empty; {right}");
     }
     if let Some((_, rest)) = text.split_once("://") {
         let address = value::shown(rest).and_then(|rest| rest.split('/').next());
@@ -48,25 +79,34 @@ pub(super) fn listen(text: &str, base: &Path) -> Result<Listen, Wrong> {
             "{said} lacks the address; write \"127.0.0.1:{port}\", or \"0.0.0.0:{port}\" for all addresses of the machine"
         );
     }
-    let (host, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((v6, rest)) => (v6, rest.strip_prefix(':')),
-        None if text.matches(':').count() > 1 => return bare_v6(text),
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
+    if !text.starts_with('[') && text.matches(':').count() > 1 {
+        return bare_v6(text);
+    }
+    let Some((host, port)) = host_and_port(text) else { return bare_v6(text) };
     let Some(port) = port.filter(|port| !port.is_empty()) else {
         let text = text.trim_end_matches(':');
         return wrong!("{said} lacks the port; write {}", quoted(&format!("{text}:8095")));
     };
-    if !is_host(host, text.starts_with('[')) {
-        return wrong!("{said} has no address that could be listened on; {right}");
+    if !is_host(host) {
+        return wrong!("{said} has an address that cannot be listened on; {right}");
     }
     match port.parse() {
-        Ok(port) => Ok(Listen::Tcp { host: host.to_owned(), port }),
+        Ok(port) => Ok(Listen::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port }),
         Err(_) => wrong!(
-            "{} is no port; give a number from 1 to 65535, or 0 for any free port",
+            "{} is not a port; give a number from 1 to 65535, or 0 for any free port",
             quoted(port)
         ),
     }
+}
+
+/// Splits `host:port` or `[v6]:port`, of which the port may be missing. Brackets stay.
+pub(super) fn host_and_port(text: &str) -> Option<(&str, Option<&str>)> {
+    if !text.starts_with('[') {
+        return Some(text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))));
+    }
+    let (host, rest) = text.split_at(text.find(']')? + 1);
+    let port = rest.strip_prefix(':');
+    (port.is_some() || rest.is_empty()).then_some((host, port))
 }
 
 fn bare_v6(text: &str) -> Result<Listen, Wrong> {
@@ -76,15 +116,16 @@ fn bare_v6(text: &str) -> Result<Listen, Wrong> {
             wrong!("{said} is ambiguous; write an IPv6 address in brackets, \"[{host}]:{port}\"")
         }
         _ => wrong!(
-            "{said} is no address with a port; write an IPv6 address in brackets, e.g. \"[::1]:8095\""
+            "{said} is not an address with a port; write an IPv6 address in brackets, e.g. \"[::1]:8095\""
         ),
     }
 }
 
-/// Whether this can be an address or a name; a scope such as `%eth0` may follow an IPv6 address.
-pub(super) fn is_host(host: &str, brackets: bool) -> bool {
-    if brackets {
-        return host.split('%').next().is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
+/// Returns whether this can be a name, an IPv4 address, or an IPv6 address in brackets, which may
+/// have a scope such as `%eth0`.
+pub(super) fn is_host(host: &str) -> bool {
+    if let Some(v6) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return v6.split('%').next().is_some_and(|v6| v6.parse::<Ipv6Addr>().is_ok());
     }
     let name = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-' || c == '_';
     let number = |c: char| c.is_ascii_digit() || c == '.';
@@ -92,7 +133,7 @@ pub(super) fn is_host(host: &str, brackets: bool) -> bool {
     !host.is_empty() && host.chars().all(name) && (!like_v4 || host.parse::<Ipv4Addr>().is_ok())
 }
 
-/// An address or a network. IPv4-mapped ones become IPv4.
+/// Checks an address or a network. IPv4-mapped IPv6 becomes IPv4.
 pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
     let said = quoted(text);
     if let Ok(ip) = text.parse::<IpAddr>() {
@@ -104,14 +145,14 @@ pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
             && text.contains(|c: char| c.is_ascii_alphabetic())
         {
             true if !text.contains(':') => {
-                wrong!("{said} is a name, and names are not looked up here; {right}")
+                wrong!("{said} is a name, and the host does not look up names here; {right}")
             }
-            _ => wrong!("{said} is no address; {right}"),
+            _ => wrong!("{said} is not an address; {right}"),
         };
     };
     if net.addr() != net.network() {
         return wrong!(
-            "{said} is one address with the mask of a network; write \"{}\" or \"{}\"",
+            "{said} is an address with the mask of a network; write \"{}\" or \"{}\"",
             net.trunc(),
             net.addr()
         );
@@ -123,14 +164,14 @@ pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
     Ok(mapped.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok()).map_or(net, IpNet::V4))
 }
 
-/// An entry of `allowed_origins`, in lower case and without a default port (RFC 6454 section 6.2).
+/// Checks an origin; returns it in lower case and without a default port (RFC 6454 section 6.2).
 pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     let said = quoted(text);
     if text == "*" {
-        return wrong!("{said} is no origin; to let in every origin leave the list empty");
+        return wrong!("{said} is not an origin; to allow every origin, leave the array empty");
     }
     if text.is_empty() {
-        return wrong!("the text is empty; write e.g. \"https://www.example.org\"");
+        return wrong!("the string is empty; write e.g. \"https://www.example.org\"");
     }
     if text == "null" {
         return Ok(text.to_owned());
@@ -143,7 +184,7 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     }
     if text.contains([',', ' ']) {
         return wrong!(
-            "{said} is no origin; put quotes around each, [\"https://www.example.org\", \"https://example.org\"]"
+            "{said} is not one origin; put quotes around each, [\"https://www.example.org\", \"https://example.org\"]"
         );
     }
     if rest.contains(['/', '?', '#', '@']) {
@@ -159,7 +200,7 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     if let Some(web) = ["ws", "wss"].iter().position(|ws| scheme.eq_ignore_ascii_case(ws)) {
         let right = format!("{}://{rest}", ["http", "https"][web]);
         return wrong!(
-            "{said} is where a socket goes; the origin is the page's, write {}",
+            "{said} is the address of a socket; write the origin of the page, {}",
             quoted(&right)
         );
     }
@@ -168,29 +209,20 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
             "{said} must be written as a browser sends it, with the host in its ASCII form (xn--…)"
         );
     }
-    let host = without_port(rest);
-    let bracketed = host.and_then(|host| host.strip_prefix('[')?.strip_suffix(']'));
-    let scheme_ok = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+    let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    if !scheme_ok
-        || !host.is_some_and(|host| is_host(bracketed.unwrap_or(host), bracketed.is_some()))
-    {
+    let is_authority = host_and_port(rest).is_some_and(|(host, port)| {
+        is_host(host) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+    });
+    if !is_scheme || !is_authority {
         return wrong!(
-            "{said} is no origin; write scheme://host or scheme://host:port, e.g. \"https://www.example.org\""
+            "{said} is not an origin; write scheme://host or scheme://host:port, e.g. \"https://www.example.org\""
         );
     }
     Ok(without_default_port(text).to_ascii_lowercase())
 }
 
-/// The host of `host:port`, `[v6]:port`, or of either without a port; `None` if the port is none.
-fn without_port(authority: &str) -> Option<&str> {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => port.parse::<u16>().is_ok().then_some(host),
-        _ => Some(authority),
-    }
-}
-
-/// An origin without `:80` after `http` and without `:443` after `https`.
+/// Removes `:80` after `http` and `:443` after `https` from an origin.
 pub(super) fn without_default_port(origin: &str) -> &str {
     let (port, authority) = match origin.split_once("://") {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => (":80", rest),
@@ -198,7 +230,7 @@ pub(super) fn without_default_port(origin: &str) -> &str {
         _ => return origin,
     };
     match authority.strip_suffix(port) {
-        // Behind another port it is none, and this no origin.
+        // After another port it is not a port, and this not an origin.
         Some(host) if host.ends_with(']') || !host.contains(':') => {
             &origin[..origin.len() - port.len()]
         }

@@ -1,71 +1,45 @@
-//! What a changed file means for a running host: which resources are touched, which keys apply at once.
+//! Comparison of two configurations: what changes for a running host.
 //!
-//! Pure; it only compares. Who applies a difference is not known here.
+//! Pure; does not know who applies a difference.
 
 use std::collections::BTreeSet;
 
-use super::{Access, Config, Limits, Rate, Reload, Resource, Server, Timeouts, Tls, Watchdog};
+use super::Config;
+use super::keys::{Applies, Settings};
+use super::resource::ResourceSettings;
 
-/// The difference between the running [`Config`] and a new one. Paths are in alphabetical order, keys in the order of
-/// the shipped file. What is in no list is untouched.
+/// The difference between the running [`Config`] and a new one. Paths are in alphabetical order.
+/// What is in no list did not change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Diff {
     /// Paths that are new.
     pub added: Vec<String>,
     /// Paths that are no longer there.
     pub removed: Vec<String>,
-    /// Paths that another plugin serves now, whether or not their config changed too.
+    /// Paths that another plugin serves now, whether or not their config changed, too.
     pub remapped: Vec<String>,
     /// Paths with the same plugin and another config.
     pub reconfigured: Vec<String>,
-    /// Paths whose `auth` changed; a path can be here and in other lists.
+    /// Paths whose `auth` changed; a path can also be in other lists.
     pub guarded: Vec<String>,
     /// Plugins whose table `[plugins.NAME]` changed.
     pub plugins: Vec<String>,
-    /// Paths whose `dialog`, `lane`, `subprotocols`, `snapshot_every`, outbox or rate changed, their own or the server's; a path can be here and in one of the two lists before.
+    /// Paths with a change in another key, including an outbox or rate of `[server]`; a path can
+    /// also be in other lists.
     pub reshaped: Vec<String>,
-    /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or `reload.quiet`.
+    /// Keys under `[server]` that changed and apply at once, such as `allowed_ips` or
+    /// `reload.quiet`.
     pub server: Vec<&'static str>,
-    /// Keys under `[server]` that changed and need a restart: `listen`, `tls`, `tls.listen`, `plugin_dir`, `staging_dir`,
-    /// `state_dir`, `control`, `inbox_messages`.
+    /// Keys under `[server]` that changed and need a restart.
     pub restart: Vec<&'static str>,
 }
 
-impl Config {
-    /// Puts the running values of the keys that need a restart ([`Diff::restart`]) into a new configuration.
-    pub fn keep_until_restart(&self, new: &mut Self) {
-        new.server.listen.clone_from(&self.server.listen);
-        match (&self.server.tls, &mut new.server.tls) {
-            (Some(old), Some(new)) => new.listen.clone_from(&old.listen),
-            (old, new) => new.clone_from(old),
-        }
-        new.server.plugin_dir.clone_from(&self.server.plugin_dir);
-        new.server.staging_dir.clone_from(&self.server.staging_dir);
-        new.server.state_dir.clone_from(&self.server.state_dir);
-        new.server.control.clone_from(&self.server.control);
-        new.server.limits.inbox_messages = self.server.limits.inbox_messages;
-    }
-}
-
 impl Diff {
-    /// Whether the two configurations mean the same.
+    /// Returns whether the two configurations mean the same.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
-
-/// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it lives: to change
-/// either under way is more machinery than an operator would ever notice.
-const RESTART: [&str; 8] = [
-    "listen",
-    "tls",
-    "tls.listen",
-    "plugin_dir",
-    "staging_dir",
-    "state_dir",
-    "control",
-    "inbox_messages",
-];
 
 pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     let mut diff = Diff::default();
@@ -80,12 +54,21 @@ pub(super) fn diff(old: &Config, new: &Config) -> Diff {
     let names: BTreeSet<_> = old.plugins.keys().chain(new.plugins.keys()).collect();
     let differs = |name: &&&String| old.plugins.get(**name) != new.plugins.get(**name);
     diff.plugins = names.iter().filter(differs).map(|name| (*name).clone()).collect();
-    let changed = server(&old.server, &new.server);
-    (diff.restart, diff.server) = changed.into_iter().partition(|key| RESTART.contains(key));
+    let mut changed = Vec::new();
+    old.server.merge(&mut new.server.clone(), &mut changed);
+    // The keys of inner tables come last, as in the file.
+    changed.sort_by_key(|key| key.path.contains('.'));
+    for key in changed {
+        let list = match key.applies {
+            Applies::Live => &mut diff.server,
+            Applies::AtRestart => &mut diff.restart,
+        };
+        list.push(key.path);
+    }
     diff
 }
 
-fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
+fn compare(path: &str, old: &ResourceSettings, new: &ResourceSettings, diff: &mut Diff) {
     if old.plugin != new.plugin {
         diff.remapped.push(path.to_owned());
     } else if old.config != new.config {
@@ -94,181 +77,20 @@ fn compare(path: &str, old: &Resource, new: &Resource, diff: &mut Diff) {
     if old.auth != new.auth {
         diff.guarded.push(path.to_owned());
     }
-    let shape = |r: &Resource| (r.dialog, r.lane, r.subprotocols.clone(), r.snapshot_every);
-    if shape(old) != shape(new) || (&old.outbox, &old.rate) != (&new.outbox, &new.rate) {
+    let (plugin, config, auth) = (new.plugin.clone(), new.config.clone(), new.auth.clone());
+    if (ResourceSettings { plugin, config, auth, ..old.clone() }) != *new {
         diff.reshaped.push(path.to_owned());
     }
-}
-
-/// The keys that differ. The patterns are exhaustive, so that a new field cannot be forgotten here.
-fn server(old: &Server, new: &Server) -> Vec<&'static str> {
-    let Server {
-        listen,
-        tls,
-        plugin_dir,
-        staging_dir,
-        state_dir,
-        control,
-        page,
-        unknown_resource,
-        proxy_protocol,
-        access,
-        limits,
-        timeouts,
-        rate,
-        reload,
-        watchdog,
-    } = old;
-    let Access { allowed_ips, allowed_origins, trusted_proxies, trusts_unix } = access;
-    let own = [
-        ("listen", *listen != new.listen),
-        ("tls", tls.is_some() != new.tls.is_some()),
-        ("plugin_dir", *plugin_dir != new.plugin_dir),
-        ("staging_dir", *staging_dir != new.staging_dir),
-        ("state_dir", *state_dir != new.state_dir),
-        ("control", *control != new.control),
-        ("page", *page != new.page),
-        ("unknown_resource", *unknown_resource != new.unknown_resource),
-        ("allowed_ips", *allowed_ips != new.access.allowed_ips),
-        ("allowed_origins", *allowed_origins != new.access.allowed_origins),
-        (
-            "trusted_proxies",
-            (trusted_proxies, trusts_unix)
-                != (&new.access.trusted_proxies, &new.access.trusts_unix),
-        ),
-        ("proxy_protocol", *proxy_protocol != new.proxy_protocol),
-    ];
-    own.into_iter()
-        .chain(tls.iter().zip(&new.tls).flat_map(|(old, new)| secured(old, new)))
-        .chain(counts(limits, &new.limits))
-        .chain(durations(timeouts, &new.timeouts))
-        .chain(rates(rate, &new.rate))
-        .chain(reloading(reload, &new.reload))
-        .chain(watching(watchdog, &new.watchdog))
-        .filter_map(|(key, changed)| changed.then_some(key))
-        .collect()
-}
-
-fn secured(old: &Tls, new: &Tls) -> [(&'static str, bool); 5] {
-    let Tls { listen, certificates, client_ca, timeout, proxy_protocol } = old;
-    [
-        ("tls.listen", *listen != new.listen),
-        ("tls.certificates", *certificates != new.certificates),
-        ("tls.client_ca", *client_ca != new.client_ca),
-        ("tls.tls_timeout", *timeout != new.timeout),
-        ("tls.proxy_protocol", *proxy_protocol != new.proxy_protocol),
-    ]
-}
-
-fn counts(old: &Limits, new: &Limits) -> [(&'static str, bool); 12] {
-    let Limits {
-        max_connections,
-        max_per_ip,
-        max_handshakes,
-        max_handshakes_per_ip,
-        max_head,
-        max_message,
-        max_chunks,
-        max_frames,
-        max_rooms,
-        outbox_messages,
-        outbox_bytes,
-        inbox_messages,
-    } = old;
-    [
-        ("max_connections", *max_connections != new.max_connections),
-        ("max_per_ip", *max_per_ip != new.max_per_ip),
-        ("max_handshakes", *max_handshakes != new.max_handshakes),
-        ("max_handshakes_per_ip", *max_handshakes_per_ip != new.max_handshakes_per_ip),
-        ("max_head", *max_head != new.max_head),
-        ("max_message", *max_message != new.max_message),
-        ("max_chunks", *max_chunks != new.max_chunks),
-        ("max_frames", *max_frames != new.max_frames),
-        ("max_rooms", *max_rooms != new.max_rooms),
-        ("outbox_messages", *outbox_messages != new.outbox_messages),
-        ("outbox_bytes", *outbox_bytes != new.outbox_bytes),
-        ("inbox_messages", *inbox_messages != new.inbox_messages),
-    ]
-}
-
-fn rates(old: &Rate, new: &Rate) -> [(&'static str, bool); 4] {
-    let Rate { messages, bytes, burst, policy } = old;
-    [
-        ("rate.messages_per_second", *messages != new.messages),
-        ("rate.bytes_per_second", *bytes != new.bytes),
-        ("rate.burst", *burst != new.burst),
-        ("rate.policy", *policy != new.policy),
-    ]
-}
-
-fn durations(old: &Timeouts, new: &Timeouts) -> [(&'static str, bool); 9] {
-    let Timeouts {
-        head,
-        message,
-        write,
-        close,
-        ping_interval,
-        idle,
-        ready_delay,
-        drain,
-        retry_spread,
-    } = old;
-    [
-        ("head_timeout", *head != new.head),
-        ("message_timeout", *message != new.message),
-        ("write_timeout", *write != new.write),
-        ("close_timeout", *close != new.close),
-        ("ping_interval", *ping_interval != new.ping_interval),
-        ("idle_timeout", *idle != new.idle),
-        ("ready_delay", *ready_delay != new.ready_delay),
-        ("drain", *drain != new.drain),
-        ("retry_spread", *retry_spread != new.retry_spread),
-    ]
-}
-
-fn reloading(old: &Reload, new: &Reload) -> [(&'static str, bool); 11] {
-    let Reload {
-        quiet,
-        rescan,
-        preflight,
-        start,
-        restore,
-        snapshot_limit,
-        probation,
-        probation_messages,
-        probation_share,
-        keep_generations,
-        check_owner,
-    } = old;
-    [
-        ("reload.quiet", *quiet != new.quiet),
-        ("reload.rescan", *rescan != new.rescan),
-        ("reload.preflight_timeout", *preflight != new.preflight),
-        ("reload.start_timeout", *start != new.start),
-        ("reload.restore_timeout", *restore != new.restore),
-        ("reload.snapshot_limit", *snapshot_limit != new.snapshot_limit),
-        ("reload.probation_time", *probation != new.probation),
-        ("reload.probation_messages", *probation_messages != new.probation_messages),
-        ("reload.probation_share", *probation_share != new.probation_share),
-        ("reload.keep_generations", *keep_generations != new.keep_generations),
-        ("reload.check_owner", *check_owner != new.check_owner),
-    ]
-}
-
-fn watching(old: &Watchdog, new: &Watchdog) -> [(&'static str, bool); 4] {
-    let Watchdog { callback_warn, callback_limit, max_panics, restart_pause } = old;
-    [
-        ("watchdog.callback_warn", *callback_warn != new.callback_warn),
-        ("watchdog.callback_limit", *callback_limit != new.callback_limit),
-        ("watchdog.max_panics", *max_panics != new.max_panics),
-        ("watchdog.restart_pause", *restart_pause != new.restart_pause),
-    ]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The plugin folder is watched from start to end, and a lane keeps its inbox for as long as it
+    /// lives.
+    const RESTART: [&str; 6] =
+        ["listen", "plugin_dir", "staging_dir", "state_dir", "control", "inbox_messages"];
     const OLD: &str = "[resources.'/a']\nplugin = 'one'\n[resources.'/a'.config]\nx = 1\ny = 2\n";
 
     fn check(old: &str, new: &str, expected: &Diff) {
@@ -350,7 +172,7 @@ mod tests {
             (format!("{old}\ntls_timeout = 9"), "tls.tls_timeout"),
             (format!("{old}\nproxy_protocol = true"), "tls.proxy_protocol"),
         ] {
-            let (restart, server) = [key].into_iter().partition(|key| RESTART.contains(key));
+            let (restart, server) = [key].into_iter().partition(|key| *key == "tls.listen");
             check(old, &new, &Diff { restart, server, ..Diff::default() });
         }
     }

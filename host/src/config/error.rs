@@ -23,7 +23,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file was read and has mistakes. Printed one to a line.
-    #[error("{}", Lines(problems))]
+    #[error("{}", ProblemLines(problems))]
     Invalid {
         /// The file, absolute.
         path: PathBuf,
@@ -32,14 +32,16 @@ pub enum ConfigError {
     },
 }
 
-/// One mistake. `Display` prints the line for the operator, `file:line: key: problem; what would be right`.
+/// One mistake. `Display` prints the line for the operator, `file:line: key: problem; what would be
+/// right`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The file, absolute.
     pub path: PathBuf,
     /// Line in it, from 1.
     pub line: usize,
-    /// Key path, such as `server.max_message` or `resources."/web".plugin`; empty where the file is no TOML.
+    /// Key path, such as `server.max_message` or `resources."/web".plugin`; empty where the file is
+    /// no TOML.
     pub key: String,
     /// What is wrong, and what would be right; one line.
     pub problem: String,
@@ -55,9 +57,9 @@ impl fmt::Display for Problem {
     }
 }
 
-struct Lines<'a>(&'a [Problem]);
+struct ProblemLines<'a>(&'a [Problem]);
 
-impl fmt::Display for Lines<'_> {
+impl fmt::Display for ProblemLines<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, problem) in self.0.iter().enumerate() {
             let line_break = if n == 0 { "" } else { "\n" };

@@ -1,88 +1,77 @@
 //! The table `[server.tls]`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::de::{DeTable, DeValue};
+use super::address::{self, Listen};
+use super::keys::settings;
+use super::rules::{distinct_strings, seconds, switch, tables, text};
+use super::value::{self, At, Wrong, wrong};
 
-use super::convert::{ALL, CERTIFICATE, TLS, addresses};
-use super::raw::{Mistakes, Section};
-use super::value::{self, Seconds, Wrong, wrong, wrong_kind};
-use super::{Certificate, Listen, Place, Tls, address};
-
-/// Whether it names an address, right or wrong.
-pub(super) fn listens(table: &DeTable<'_>) -> bool {
-    let list = table.get("listen").and_then(|value| value.get_ref().as_array());
-    list.is_some_and(|list| !list.is_empty())
+settings! {
+    /// TLS 1.2 and 1.3, on addresses of its own.
+    pub struct TlsSettings in "tls." {
+        /// Addresses to listen on with TLS, TCP only. Empty if systemd passes the sockets.
+        "listen" [restart] => listen: Vec<Listen> =
+            distinct_strings(tcp, &[], &["0.0.0.0:8443"], Listen::is_duplicate)
+            .required(r#"listen = ["0.0.0.0:8443"], or [] where systemd passes the sockets"#);
+        /// Certificates. The client's server name chooses one; the first serves all other names.
+        "certificates" => certificates: Vec<Certificate> =
+            tables(Certificate::groups, |section| Some(Certificate::read_alone(section)), EXAMPLE)
+            .required(r#"certificates = [{ certificate = "fullchain.pem", key = "key.pem" }]"#);
+        /// PEM file of the authority whose client certificates make a client a backend. Without it,
+        /// the host asks no client for a certificate.
+        "client_ca" => client_ca: Option<FileSetting> =
+            text(FileSetting::read, "a path", "ca.pem").optional();
+        /// Time from accepting a connection, or from its PROXY header, to the end of the TLS
+        /// handshake.
+        "tls_timeout" => timeout: Duration =
+            seconds(5.0, 0.001, "would refuse every client");
+        /// Connections from trusted proxies to these addresses begin with a PROXY protocol header,
+        /// before TLS.
+        "proxy_protocol" => proxy_protocol: bool = switch(false);
+    }
 }
 
-pub(super) fn tls(
-    (table, at): (&DeTable<'_>, usize),
-    base: &Path,
-    mistakes: &mut Mistakes,
-) -> Option<Tls> {
-    const HANDSHAKE: Seconds =
-        Seconds { least: Duration::from_millis(1), less: "would refuse every client" };
-    let mut s = Section::new(("server.tls".to_owned(), at), table, &TLS, &ALL, mistakes);
-    let absent = r#"this key is missing; write e.g. listen = ["0.0.0.0:8443"], or [] where systemd opens the sockets"#;
-    s.required("listen", absent, |_| Ok(()));
-    let listen = addresses(&mut s, r#"["0.0.0.0:8443"]"#, |text| listen(text, base));
-    let client_ca = place(&mut s, "client_ca", None, (base, "\"ca.pem\""));
-    let timeout = s.seconds("tls_timeout", &HANDSHAKE, DEFAULT_TIMEOUT);
-    let proxy_protocol = s.value("proxy_protocol", value::switch).unwrap_or(false);
-    let example = format!("certificates = [{EXAMPLE}]");
-    s.required("certificates", &format!("this key is missing; write e.g. {example}"), |_| Ok(()));
-    let tables = s.tables("certificates", &example);
-    let certificates = tables.into_iter().flatten().enumerate().map(|(n, (table, at))| {
-        let place = (format!("server.tls.certificates[{n}]"), at);
-        certificate(place, table, base, mistakes)
-    });
-    // With a mistake in one of them there is no configuration.
-    let certificates: Vec<_> = certificates.collect::<Vec<_>>().into_iter().flatten().collect();
-    Some(Tls { listen: listen?, certificates, client_ca, timeout, proxy_protocol })
+settings! {
+    /// A certificate and its key.
+    pub struct Certificate in "tls.certificates." {
+        /// PEM file of the certificate, followed by its chain.
+        "certificate" => certificate: FileSetting =
+            text(FileSetting::read, "a path", "fullchain.pem").required(EXAMPLE);
+        /// PEM file of the key, not encrypted.
+        "key" => key: FileSetting = text(FileSetting::read, "a path", "key.pem").required(EXAMPLE);
+    }
 }
 
-fn listen(text: &str, base: &Path) -> Result<Listen, Wrong> {
-    match address::listen(text, base)? {
+const EXAMPLE: &str = r#"{ certificate = "fullchain.pem", key = "key.pem" }"#;
+
+/// A file that a key names, and the line of that key. Comparison ignores the line.
+#[derive(Debug, Clone, Eq)]
+pub struct FileSetting {
+    /// The file, absolute. The configuration does not know whether it exists.
+    pub path: PathBuf,
+    /// Line in `plugins.toml`, from 1.
+    pub line: usize,
+}
+
+impl PartialEq for FileSetting {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl FileSetting {
+    pub(super) fn read(text: &str, at: &At<'_>) -> Result<Self, Wrong> {
+        value::file(text, at).map(|path| Self { path, line: at.line })
+    }
+}
+
+fn tcp(text: &str, at: &At<'_>) -> Result<Listen, Wrong> {
+    match address::listen(text, at)? {
         Listen::Unix(_) => wrong!(
-            "a Unix socket never leaves the machine and needs no TLS; move it to listen under [server]"
+            "a Unix socket does not leave the machine and needs no TLS; move it to listen under [server]"
         ),
         tcp => Ok(tcp),
     }
 }
-
-fn certificate(
-    at: (String, usize),
-    table: &DeTable<'_>,
-    base: &Path,
-    mistakes: &mut Mistakes,
-) -> Option<Certificate> {
-    let mut s = Section::new(at, table, &CERTIFICATE, &ALL, mistakes);
-    let absent = |key: &str| format!("this key is missing; write {EXAMPLE}, with {key} in it");
-    let certificate =
-        place(&mut s, "certificate", Some(&absent("certificate")), (base, "\"fullchain.pem\""));
-    let key = place(&mut s, "key", Some(&absent("key")), (base, "\"key.pem\""));
-    Some(Certificate { certificate: certificate?, key: key? })
-}
-
-/// A file; `absent` is what is said where it must be there and is not.
-fn place(
-    s: &mut Section<'_, '_>,
-    key: &str,
-    absent: Option<&str>,
-    (base, example): (&Path, &str),
-) -> Option<Place> {
-    let read = |value: &DeValue<'_>| match value {
-        DeValue::String(text) => value::file(text, base, example),
-        other => Err(wrong_kind(other, &format!("give a path in quotes, e.g. {example}"))),
-    };
-    let path: Option<PathBuf> = match absent {
-        Some(absent) => s.required(key, absent, read),
-        None => s.value(key, read),
-    };
-    let line = s.line(key);
-    path.map(|path| Place { path, line })
-}
-
-const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
-const EXAMPLE: &str = r#"{ certificate = "fullchain.pem", key = "key.pem" }"#;

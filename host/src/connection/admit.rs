@@ -207,7 +207,7 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
-    let rate = settings.map_or(&config.server.rate, |settings| &settings.rate);
+    let rate = settings.map_or(&config.server.limits.flow.rate, |settings| &settings.rate);
     let is_post = matches!(intent, Intent::Post { .. });
     let switching = match &intent {
         Intent::WebSocket { upgrade, .. } => {
@@ -228,7 +228,7 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
         },
         resource,
         bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
-        max_rooms: limits.max_rooms,
+        max_rooms: limits.messages.max_rooms,
     };
     let peer = Arc::new(Peer::new(arrival));
     // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
@@ -245,11 +245,11 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
             answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
             return None;
         }
-        Intent::Lines { tail } => Wire::lines(stream, &read, tail, limits),
+        Intent::Lines { tail } => Wire::lines(stream, &read, tail, &limits.messages),
         Intent::WebSocket { .. } | Intent::Page(_) => {
             let written = timeout(timeouts.write, stream.write_all(&switching)).await;
             matches!(written, Ok(Ok(()))).then_some(())?;
-            Wire::websocket(stream, read, limits)
+            Wire::websocket(stream, read, &limits.messages)
         }
     };
     let timers = Timers::new(rate, timeouts.idle);

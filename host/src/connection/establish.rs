@@ -40,7 +40,7 @@ pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSe
         Accepted::Tcp(stream, ip, layer) => {
             let config = hub.config.load();
             if !config.server.access.allows_backend(ip)
-                && let Err(full) = handshaking.check(&config.server.limits)
+                && let Err(full) = handshaking.check(&config.server.limits.connections)
             {
                 reject_immediately(stream, (ip, layer), full);
                 return;
@@ -61,7 +61,7 @@ fn expects_proxy_header(layer: Layer, config: &Config) -> bool {
     match (layer, &config.server.tls) {
         (Layer::Tls, Some(tls)) => tls.proxy_protocol,
         (Layer::Tls, None) => false,
-        (Layer::Plain, _) => config.server.proxy_protocol,
+        (Layer::Plain, _) => config.server.access.proxy_protocol,
     }
 }
 

@@ -112,7 +112,8 @@ async fn read_first<S: AsyncRead + Unpin>(
     buffer: &mut Vec<u8>,
     config: &Config,
 ) -> Result<First, HandshakeError> {
-    let (max_head, pause) = (config.server.limits.max_head, config.server.timeouts.ready_delay);
+    let (max_head, pause) =
+        (config.server.limits.messages.max_head, config.server.timeouts.ready_delay);
     let mut request = HeadReader::new(max_head);
     let mut opening = Opening::new(max_head);
     let mut decided = None;
@@ -192,6 +193,6 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
-    let length = http::post_length(head, config.server.limits.max_message)?;
+    let length = http::post_length(head, config.server.limits.messages.max_message)?;
     Ok(Intent::Post { length })
 }

@@ -35,7 +35,7 @@ use self::fairness::TurnBudget;
 use self::finish::{End, Ended, find_lane, lane_gone};
 use self::rate_limit::RateExceeded;
 use self::timers::Timers;
-use crate::config::{self, Timeouts};
+use crate::config::{ServerSettings, Timeouts};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::chunk::{Form, Joiner, Step};
@@ -83,9 +83,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         entry: Entry,
         inbox: Inbox,
         timers: Option<Box<Timers>>,
-        settings: &config::Server,
+        settings: &ServerSettings,
     ) -> Self {
-        let joiner = Joiner::new(settings.limits.max_message, settings.limits.max_chunks);
+        let messages = &settings.limits.messages;
+        let joiner = Joiner::new(messages.max_message, messages.max_chunks);
         let message_deadline = Deadline::None;
         let timeouts = settings.timeouts.clone();
         Self { wire, entry, inbox, joiner, message_deadline, leaves_at: None, timeouts, timers }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use plugsocket_plugin::CloseCode;
 use tokio::time::Instant;
 
-use crate::config::{Rate, RatePolicy};
+use crate::config::{RatePolicy, RateSettings};
 use crate::protocol::close::CloseReason;
 use crate::routing::input::Load;
 
@@ -52,7 +52,7 @@ struct Bucket {
 
 impl RateLimiter {
     /// Returns `None` if there is no limit.
-    pub(crate) fn new(rate: &Rate, now: Instant) -> Option<Self> {
+    pub(crate) fn new(rate: &RateSettings, now: Instant) -> Option<Self> {
         let bucket = |per_second: Option<std::num::NonZeroUsize>| {
             per_second.map(|per_second| Bucket::new(per_second.get() as f64, rate.burst, now))
         };
@@ -153,7 +153,7 @@ mod tests {
         burst: f64,
         policy: RatePolicy,
     ) -> Option<RateLimiter> {
-        let rate = Rate {
+        let rate = RateSettings {
             messages: NonZeroUsize::new(messages),
             bytes: NonZeroUsize::new(bytes),
             burst: Duration::from_secs_f64(burst),

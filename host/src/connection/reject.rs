@@ -90,7 +90,7 @@ pub(crate) struct Rejector<'a> {
 impl<'a> Rejector<'a> {
     pub(crate) fn new(handshaking: Handshaking, config: &'a Config) -> Self {
         let rejecting = handshaking.reject();
-        let close_timeouts = match rejecting.may_linger(&config.server.limits) {
+        let close_timeouts = match rejecting.may_linger(&config.server.limits.connections) {
             true => CloseTimeouts::full(&config.server.timeouts),
             false => CloseTimeouts::NONE,
         };
@@ -158,7 +158,7 @@ impl<'a> Rejector<'a> {
             (Intent::WebSocket { upgrade, .. }, Rejection::Dialog(reason, protocol)) => {
                 let goodbye = async {
                     stream.write_all(&http::switching(&upgrade, protocol.as_deref())).await?;
-                    let limits = &self.config.server.limits;
+                    let limits = &self.config.server.limits.messages;
                     let mut wire = Wire::websocket(&mut stream, handshake.read, limits);
                     wire.send_close(reason, Some(close_packet(reason))).await?;
                     wire.linger().await;

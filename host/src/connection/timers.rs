@@ -6,7 +6,7 @@ use plugsocket_plugin::CloseCode;
 use tokio::time::Instant;
 
 use super::rate_limit::{RateExceeded, RateLimiter};
-use crate::config::Rate;
+use crate::config::RateSettings;
 use crate::protocol::close::CloseReason;
 use crate::protocol::outgoing::Outgoing;
 use crate::routing::input::Load;
@@ -26,7 +26,7 @@ pub(crate) struct Timers {
 
 impl Timers {
     /// Returns `None` if neither timer is configured.
-    pub(crate) fn new(rate: &Rate, idle: Option<Duration>) -> Option<Box<Self>> {
+    pub(crate) fn new(rate: &RateSettings, idle: Option<Duration>) -> Option<Box<Self>> {
         let now = Instant::now();
         let rate_limiter = RateLimiter::new(rate, now);
         let is_needed = rate_limiter.is_some() || idle.is_some();

@@ -327,7 +327,8 @@ fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
     check(move || {
         let resource = fixture::resource("/x");
         // An answer and its `next` fit below three quarters of the bounds; all answers together do not.
-        let limits = Limits { outbox_messages: 16, ..Limits::default() };
+        let mut limits = Limits::default();
+        limits.flow.outbox_messages = 16;
         let (inbox, pending_lane) = lane::open(1);
         let running = pending_lane.into_running(resource.clone(), kind, talker());
         let lane = spawn(move || block_on(running));

@@ -11,7 +11,7 @@ use plugsocket_plugin::CloseCode;
 
 use super::fixture;
 use super::script::Script;
-use crate::config::Limits;
+use crate::config::MessageLimits;
 use crate::protocol::chunk::Form;
 use crate::protocol::close::{CloseReason, close_packet};
 use crate::protocol::dialog;
@@ -52,7 +52,7 @@ pub fn read_all(
     reads: &[&[u8]],
     max_message: usize,
 ) -> ReadOutcome {
-    let limits = Limits { max_message, ..Limits::default() };
+    let limits = MessageLimits { max_message, ..MessageLimits::default() };
     let script = Script::of_reads(reads);
     let mut wire = match framing {
         Framing::WebSocket => Wire::websocket(script, behind.to_vec(), &limits),
@@ -90,7 +90,7 @@ pub struct SocketReader {
 impl SocketReader {
     /// A connection that was idle so far.
     pub fn new(max_message: usize) -> Self {
-        let limits = Limits { max_message, ..Limits::default() };
+        let limits = MessageLimits { max_message, ..MessageLimits::default() };
         Self {
             wire: Wire::websocket(Script::of_reads(&[]), Vec::new(), &limits),
             batch: Vec::new(),
@@ -134,8 +134,8 @@ pub fn write_all(
     let peer = fixture::peer(&fixture::resource("/web"), "127.0.0.1", "");
     let script = Script::of_writes(allowed);
     let mut wire = match framing {
-        Framing::WebSocket => Wire::websocket(script, Vec::new(), &Limits::default()),
-        Framing::Lines(tail) => Wire::lines(script, &[], tail, &Limits::default()),
+        Framing::WebSocket => Wire::websocket(script, Vec::new(), &MessageLimits::default()),
+        Framing::Lines(tail) => Wire::lines(script, &[], tail, &MessageLimits::default()),
     };
     for queue in things.split(|thing| matches!(thing, HostMessage::Flush)) {
         let queue = queue.iter().map(outgoing).collect();

@@ -10,7 +10,7 @@ use plugsocket_plugin::Kind;
 
 use super::connect_rate::{ConnectRateLimiter, network};
 use super::origin::Origin;
-use crate::config::{Config, Limits};
+use crate::config::{Config, ConnectionSettings};
 
 /// Counters of the whole host.
 #[derive(Debug, Default)]
@@ -47,7 +47,9 @@ impl ConnectionLimits {
 
     /// Checks `max_handshakes_per_ip`, from which backends are exempt.
     pub(crate) fn check_rate(&self, ip: IpAddr, config: &Config) -> Result<(), LimitReached> {
-        let Some(rate) = config.server.limits.max_handshakes_per_ip else { return Ok(()) };
+        let Some(rate) = config.server.limits.connections.max_handshakes_per_ip else {
+            return Ok(());
+        };
         if config.server.access.allows_backend(ip) {
             return Ok(());
         }
@@ -75,7 +77,7 @@ impl ConnectionLimits {
         kind: Kind,
         config: &Config,
     ) -> Result<(), LimitReached> {
-        self.lock().check(origin, kind, &config.server.limits).map(drop)
+        self.lock().check(origin, kind, &config.server.limits.connections).map(drop)
     }
 
     /// Counts one more connection, if it fits.
@@ -86,7 +88,7 @@ impl ConnectionLimits {
         config: &Config,
     ) -> Result<ConnectionGuard, LimitReached> {
         let mut counts = self.lock();
-        let ip = counts.check(origin, kind, &config.server.limits)?;
+        let ip = counts.check(origin, kind, &config.server.limits.connections)?;
         if let Some(ip) = ip {
             *counts.per_ip.entry(ip).or_default() += 1;
         }
@@ -105,7 +107,7 @@ impl ConnectionCounts {
         &self,
         origin: Origin,
         kind: Kind,
-        limits: &Limits,
+        limits: &ConnectionSettings,
     ) -> Result<Option<IpAddr>, LimitReached> {
         if limits.max_connections.is_some_and(|max| self.total >= max.get()) {
             return Err(LimitReached("too many connections"));
@@ -129,7 +131,7 @@ pub(crate) struct Handshaking {
 
 impl Handshaking {
     /// Checks `max_handshakes`.
-    pub(crate) fn check(&self, limits: &Limits) -> Result<(), LimitReached> {
+    pub(crate) fn check(&self, limits: &ConnectionSettings) -> Result<(), LimitReached> {
         let handshaking = self.connection_limits.handshaking.load(Ordering::Relaxed);
         match limits.max_handshakes {
             Some(max) if handshaking > max.get() => {
@@ -166,7 +168,7 @@ pub(crate) struct Rejecting {
 impl Rejecting {
     /// Returns whether the socket may linger. No more sockets may than `max_handshakes`, so that
     /// rejections do not hold more sockets than handshakes can.
-    pub(crate) fn may_linger(&self, limits: &Limits) -> bool {
+    pub(crate) fn may_linger(&self, limits: &ConnectionSettings) -> bool {
         let rejecting = self.connection_limits.rejecting.load(Ordering::Relaxed);
         limits.max_handshakes.is_none_or(|max| rejecting <= max.get())
     }

@@ -48,7 +48,7 @@ impl Origin {
     pub(crate) fn resolve_forwarded(self, head: &Head, access: &Access) -> Self {
         match self {
             Self::Ip(_) | Self::Certified(_) => {}
-            Self::Unix if access.trusts_unix => {}
+            Self::Unix if access.trusts_unix() => {}
             Self::Unix | Self::Hidden(_) => return self,
         }
         match forwarded_for(head, self.ip(), |ip| access.is_trusted_proxy(ip)) {

@@ -97,7 +97,7 @@ impl Supervisor {
         if !self.is_disabled(name) {
             return Err(format!("{name} is not disabled"));
         }
-        let file = watch::library(&config.server.plugin_dir, name);
+        let file = watch::library(&config.server.folders.plugin_dir, name);
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         // The library may have changed meanwhile.
         if (plugin.active.is_none() || plugin.seen != FileStamp::of(&file))

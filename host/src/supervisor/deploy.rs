@@ -11,7 +11,7 @@ use super::Supervisor;
 use super::commands::CommandResult;
 use super::load::{Active, Refusal};
 use super::restart::InitialState;
-use crate::config::{Config, LaneKind, Resource as ResourceConfig};
+use crate::config::{Config, LaneKind, ResourceSettings};
 use crate::error::chain;
 use crate::plugin::Instance;
 use crate::plugin::dylib::Generation;
@@ -95,7 +95,7 @@ impl Supervisor {
     pub(super) fn reshape(
         &self,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
     ) -> std::io::Result<()> {
         let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
         self.finish_swap(resource, settings, lane_kind(settings, never_blocks))
@@ -105,7 +105,7 @@ impl Supervisor {
     fn finish_swap(
         &self,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
         lane: LaneKind,
     ) -> std::io::Result<()> {
         let moved = self.move_lane(resource, lane);
@@ -125,7 +125,7 @@ impl Supervisor {
         // First, because an instance that has left its lane needs a new one.
         let executor = Executor::reserve(&resource.path, kind)?;
         // The old inbox is emptied first; new items wait in the new one.
-        let capacity = self.hub.config.load().server.limits.inbox_messages;
+        let capacity = self.hub.config.load().server.limits.flow.inbox_messages;
         let (next, pending_lane) = lane::open_successor(capacity, inbox.health().clone());
         let state = ServiceState::Serving(next);
         resource.set_service(Service { lane: kind, state, ..(*now).clone() });
@@ -152,7 +152,7 @@ impl Supervisor {
     pub(super) fn serve_first(
         &mut self,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
         candidate: Candidate,
     ) -> Result<(), SwapError> {
         let Candidate { mut instance, lane: kind, .. } = candidate;
@@ -163,7 +163,8 @@ impl Supervisor {
                 return Err(SwapError::Thread(error));
             }
         };
-        let (inbox, pending_lane) = lane::open(self.hub.config.load().server.limits.inbox_messages);
+        let (inbox, pending_lane) =
+            lane::open(self.hub.config.load().server.limits.flow.inbox_messages);
         // Nothing to restore; this only activates the instance.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
@@ -179,7 +180,7 @@ impl Supervisor {
     pub(super) async fn take_over(
         &mut self,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
         candidate: Candidate,
         succession: Succession,
     ) -> Result<Option<Handover>, SwapError> {
@@ -198,7 +199,7 @@ impl Supervisor {
         let generation = candidate.instance.generation();
         let Candidate { instance: next, generation: origin, known, .. } = candidate;
         let (done, outcome) = oneshot::channel();
-        let reload = self.hub.config.load().server.reload.clone();
+        let reload = self.hub.config.load().server.reload.handover.clone();
         let limits =
             HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
         let swap = Swap { next, succession, known, limits, done };
@@ -263,7 +264,7 @@ impl Supervisor {
         &mut self,
         generation: &Arc<Generation>,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
     ) -> Result<(), SwapError> {
         let candidate = self
             .start_with_state(generation, resource, settings)
@@ -276,10 +277,10 @@ impl Supervisor {
         &self,
         generation: &Arc<Generation>,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
     ) -> Result<Candidate, Refusal> {
         let (started, instance) = oneshot::channel();
-        let limit = self.hub.config.load().server.reload.start;
+        let limit = self.hub.config.load().server.reload.handover.start;
         let (path, router) = (resource.path.clone(), self.router.clone());
         let (origin, place) = (generation.clone(), resource.clone());
         let (generation, resource, config) =
@@ -325,12 +326,12 @@ async fn swap_in(
 }
 
 /// Creates a resource that no application serves yet.
-pub(super) fn unserved(path: &str, settings: &ResourceConfig) -> Arc<Resource> {
+pub(super) fn unserved(path: &str, settings: &ResourceSettings) -> Arc<Resource> {
     let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
     Arc::new(Resource::new(path.to_owned(), service(settings, state)))
 }
 
-fn service(settings: &ResourceConfig, state: ServiceState) -> Service {
+fn service(settings: &ResourceSettings, state: ServiceState) -> Service {
     Service {
         dialog: settings.dialog,
         subprotocols: settings.subprotocols.clone(),
@@ -339,7 +340,7 @@ fn service(settings: &ResourceConfig, state: ServiceState) -> Service {
     }
 }
 
-fn lane_kind(settings: &ResourceConfig, never_blocks: bool) -> LaneKind {
+fn lane_kind(settings: &ResourceSettings, never_blocks: bool) -> LaneKind {
     settings.lane.unwrap_or(if never_blocks { LaneKind::Shared } else { LaneKind::Thread })
 }
 

@@ -83,7 +83,7 @@ impl Supervisor {
         wanted: Content,
     ) -> Result<Option<Active>, Refusal> {
         let config = self.hub.config.load_full();
-        let file = watch::library(&config.server.plugin_dir, name);
+        let file = watch::library(&config.server.folders.plugin_dir, name);
         self.know_archive(name).await;
         let plugin = self.plugins.entry(name.to_owned()).or_default();
         plugin.seen = FileStamp::of(&file);
@@ -108,7 +108,8 @@ impl Supervisor {
             forget(&staged.path);
             return Err(Refusal::RolledBack);
         }
-        let opened = self.open(name, number, &staged, config.server.reload.preflight).await;
+        let opened =
+            self.open(name, number, &staged, config.server.reload.handover.preflight).await;
         match opened {
             Ok(generation) => {
                 let generation = Arc::new(generation);

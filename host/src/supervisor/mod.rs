@@ -123,7 +123,7 @@ impl Supervisor {
     /// The staging folder cannot be used.
     pub(crate) async fn start(&mut self) -> std::io::Result<Vec<String>> {
         let config = self.hub.config.load_full();
-        self.staging = staging::prepare(&config.server.staging_dir)?;
+        self.staging = staging::prepare(&config.server.folders.staging_dir)?;
         let mut failures = Vec::new();
         let names: BTreeSet<&str> = config.resources.values().map(|r| &*r.plugin).collect();
         for name in names {
@@ -148,7 +148,7 @@ impl Supervisor {
                 Err(refusal) => failures.push(self.report(&settings.plugin, &refusal)),
             }
         }
-        for path in watch::libraries(&config.server.plugin_dir) {
+        for path in watch::libraries(&config.server.folders.plugin_dir) {
             if !self.concerns(&path) {
                 self.report_available(path);
             }

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::Supervisor;
 use super::deploy::Candidate;
 use super::load::Active;
-use crate::config::{Reload, Resource as ResourceConfig};
+use crate::config::{ProbationSettings, ResourceSettings};
 use crate::error::chain;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{self, Handover, Succession};
@@ -75,7 +75,7 @@ impl Supervisor {
         previous: Option<Active>,
         handovers: Vec<(String, Handover)>,
     ) {
-        let time = self.hub.config.load().server.reload.probation;
+        let time = self.hub.config.load().server.reload.probation.time;
         let earlier = self.probations.remove(name).map(|probation| probation.previous);
         let Some(previous) = earlier.or(previous) else { return };
         let active = self.plugins.get(name).and_then(|plugin| plugin.active.as_ref());
@@ -93,7 +93,7 @@ impl Supervisor {
 
     /// Checks all generations on probation.
     pub(super) async fn check_probations(&mut self) {
-        let rules = self.hub.config.load().server.reload.clone();
+        let rules = self.hub.config.load().server.reload.probation.clone();
         let mut failed = Vec::new();
         let mut passed = Vec::new();
         for (name, probation) in &self.probations {
@@ -114,18 +114,21 @@ impl Supervisor {
     }
 
     /// Returns the result of a probation; `None` while undecided.
-    fn verdict(&self, probation: &Probation, rules: &Reload) -> Option<Result<(), String>> {
+    fn verdict(
+        &self,
+        probation: &Probation,
+        rules: &ProbationSettings,
+    ) -> Option<Result<(), String>> {
         let mut messages = 0;
         for (path, before) in &probation.resources {
             let Some(resource) = self.resource(path) else { continue };
             let now = resource.counters.values();
             messages += now.messages.saturating_sub(before.values.messages);
-            if let Some(fault) = fault(&before.values, &now, rules.probation_share) {
+            if let Some(fault) = fault(&before.values, &now, rules.share) {
                 return Some(Err(format!("{path}: {fault}")));
             }
         }
-        let is_over =
-            messages >= rules.probation_messages as u64 || Instant::now() >= probation.until;
+        let is_over = messages >= rules.messages as u64 || Instant::now() >= probation.until;
         is_over.then_some(Ok(()))
     }
 
@@ -181,7 +184,7 @@ impl Supervisor {
         &mut self,
         generation: &Arc<Generation>,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
         before: Before,
     ) -> Result<&'static str, String> {
         let is_served = matches!(resource.service().state, ServiceState::Serving(_));
@@ -199,7 +202,7 @@ impl Supervisor {
         }
         let start = self.start_instance(generation, resource, settings).await;
         let candidate = start.map_err(|refusal| chain(&refusal))?;
-        let limit = self.hub.config.load().server.reload.restore;
+        let limit = self.hub.config.load().server.reload.handover.restore;
         let instance = match before.state {
             Some(state) => {
                 let restored = handover::restore(candidate.instance, state, limit).await;

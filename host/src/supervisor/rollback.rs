@@ -38,7 +38,7 @@ impl Supervisor {
         let done = self.replace(name, loaded, &config, succession).await?;
         // It has passed its probation.
         self.probations.remove(name);
-        let file = watch::library(&config.server.plugin_dir, name);
+        let file = watch::library(&config.server.folders.plugin_dir, name);
         let content = run_blocking({
             let file = file.clone();
             move || staging::hash_of(&file)
@@ -78,7 +78,7 @@ impl Supervisor {
     /// Loads a kept library as a new generation.
     pub(super) async fn load_kept(&mut self, name: &str, kept: &Kept) -> Result<Active, Refusal> {
         let number = self.next_number(name).await;
-        let limit = self.hub.config.load().server.reload.preflight;
+        let limit = self.hub.config.load().server.reload.handover.preflight;
         let (folder, plugin, path) = (self.staging.clone(), name.to_owned(), kept.path.clone());
         let demands = self.demands(name);
         let copied = move || staging::stage(&path, &folder, &plugin, number, &demands);
@@ -141,7 +141,7 @@ impl Supervisor {
     }
 
     pub(super) fn archive(&self, name: &str) -> Archive {
-        Archive::new(&self.hub.config.load().server.state_dir, name)
+        Archive::new(&self.hub.config.load().server.folders.state_dir, name)
     }
 
     /// Returns the number of a new generation; numbers continue across restarts.

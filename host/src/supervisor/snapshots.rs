@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::Supervisor;
 use super::deploy::Candidate;
 use super::load::Refusal;
-use crate::config::{Config, Resource as ResourceConfig};
+use crate::config::{Config, ResourceSettings};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
@@ -96,7 +96,7 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
         taken = taken => taken,
         () = inbox.health().given_up() => return,
     };
-    let (resource, limit) = (resource.path.as_str(), config.server.reload.snapshot_limit);
+    let (resource, limit) = (resource.path.as_str(), config.server.reload.handover.snapshot_limit);
     let state = match taken {
         Ok(Ok(Some(state))) => state,
         Ok(Ok(None)) => return debug!(resource, "application has no state"),
@@ -110,7 +110,7 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
     if bytes > limit {
         return warn!(resource, bytes, limit, "snapshot not written: over reload.snapshot_limit");
     }
-    let file = snapshot_file::file(&config.server.state_dir, resource);
+    let file = snapshot_file::file(&config.server.folders.state_dir, resource);
     let work = move || {
         let written = state.write(&file);
         drop(turn);
@@ -128,7 +128,7 @@ impl Supervisor {
         &self,
         generation: &Arc<Generation>,
         resource: &Arc<Resource>,
-        settings: &ResourceConfig,
+        settings: &ResourceSettings,
     ) -> Result<Candidate, Refusal> {
         let candidate = self.start_instance(generation, resource, settings).await?;
         let config = self.hub.config.load_full();
@@ -136,7 +136,7 @@ impl Supervisor {
             return Ok(candidate);
         }
         let (file, path) =
-            (snapshot_file::file(&config.server.state_dir, &resource.path), &resource.path);
+            (snapshot_file::file(&config.server.folders.state_dir, &resource.path), &resource.path);
         let read = run_blocking({
             let file = file.clone();
             move || SnapshotFile::read(&file)
@@ -158,7 +158,7 @@ impl Supervisor {
             }
         };
         let bytes = state.snapshot.bytes.len();
-        let limit = config.server.reload.restore;
+        let limit = config.server.reload.handover.restore;
         match handover::restore(candidate.instance, state.snapshot, limit).await {
             Ok((instance, _)) => {
                 info!(resource = path, bytes, "state restored from disk");

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Sender;
 use tracing::{info, warn};
 
 use super::Change;
-use crate::config::{Config, Watchdog as Limits};
+use crate::config::{Config, WatchdogSettings};
 use crate::hub::Hub;
 use crate::plugin::lane::health::{LaneHealth, StallDetector, StallFinding, suspended_for};
 use crate::routing::resource::{Resource, ServiceState};
@@ -50,7 +50,7 @@ pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchd
 }
 
 /// Interval that resolves a duration to an eighth of the limit.
-fn interval(limits: &Limits) -> Duration {
+fn interval(limits: &WatchdogSettings) -> Duration {
     let shortest = limits.callback_warn.min(limits.callback_limit) / 8;
     shortest.clamp(Duration::from_millis(1), Duration::from_millis(125))
 }

@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::config::{Config, ConfigError, Listen};
+use plugsocket::config::{Config, ConfigError, Listen, TrustedProxy};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -25,11 +25,14 @@ fuzz_target!(|bytes: &[u8]| {
                 }
             }
         }
-        "trusted_proxies" if access.trusts_unix => assert!(access.trusted_proxies.is_empty()),
+        "trusted_proxies" if access.trusts_unix() => assert_eq!(access.trusted_proxies.len(), 1),
         "allowed_ips" | "trusted_proxies" => {
             let is_backends = key == "allowed_ips";
-            let nets = if is_backends { &access.allowed_ips } else { &access.trusted_proxies };
-            let [net] = &nets[..] else { panic!("{nets:?}") };
+            let net = match (&access.allowed_ips[..], &access.trusted_proxies[..]) {
+                ([net], _) if is_backends => net,
+                (_, [TrustedProxy::Net(net)]) => net,
+                other => panic!("{other:?}"),
+            };
             assert_eq!(*net, net.trunc());
             let lets_in = |address| {
                 if is_backends {

@@ -25,9 +25,9 @@ fuzz_target!(|text: &str| {
 
 fn check_config(text: &str, config: &Config) {
     assert!(!config.server.listen.is_empty() || config.server.tls.is_some());
-    let limits = &config.server.limits;
-    assert!(limits.outbox_bytes >= 256 << 10);
-    assert!(limits.outbox_messages >= 2 && limits.inbox_messages >= 1);
+    let flow = &config.server.limits.flow;
+    assert!(flow.outbox_bytes >= 256 << 10);
+    assert!(flow.outbox_messages >= 2 && flow.inbox_messages >= 1);
     for (path, resource) in &config.resources {
         assert!(path.starts_with('/'));
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';

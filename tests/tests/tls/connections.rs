@@ -299,5 +299,8 @@ async fn a_host_may_listen_for_tls_only() {
     let address = authority.tls_address(address, "localhost");
     Client::open(&address, Request::to("/web")).await.ready().await;
     let nowhere = setup().server("listen", "[]").run(&["check"]).await;
-    assert!(nowhere.stderr.contains("the list is empty, so nobody could connect"), "{nowhere:?}");
+    assert!(
+        nowhere.stderr.contains("the array is empty, so no client could connect"),
+        "{nowhere:?}"
+    );
 }

@@ -24,7 +24,7 @@ use self::authorities::Authorities;
 use self::pair::{CertifiedPair, PairError};
 use self::validity::date;
 pub(crate) use self::watch::watch_certificates;
-use crate::config::{self, Certificate, Config, ConfigError, Place, Problem};
+use crate::config::{Certificate, Config, ConfigError, FileSetting, Problem, TlsSettings};
 use crate::fs::stamp::{FileStamp, FileStamps, SettledFiles};
 
 /// The certificates in service; `None` without TLS listeners.
@@ -50,7 +50,7 @@ impl CurrentTls {
 /// Certificates and client authorities in service.
 #[derive(Debug)]
 pub(crate) struct ServedCertificates {
-    settings: config::Tls,
+    settings: TlsSettings,
     /// In the order of the settings.
     pairs: Vec<CertifiedPair>,
     authorities: Option<Authorities>,
@@ -224,13 +224,13 @@ const KEY: &str = "server.tls";
 
 /// A file that cannot be used.
 struct FileProblem<'a> {
-    place: &'a Place,
+    place: &'a FileSetting,
     key: String,
     text: String,
 }
 
 impl<'a> FileProblem<'a> {
-    fn new(place: &'a Place, role: Role, text: String) -> Self {
+    fn new(place: &'a FileSetting, role: Role, text: String) -> Self {
         Self { place, key: role.key(), text }
     }
 
@@ -313,7 +313,7 @@ impl ResolvesServerCert for NameResolver {
     }
 }
 
-fn file_stamps(settings: &config::Tls) -> FileStamps {
+fn file_stamps(settings: &TlsSettings) -> FileStamps {
     let pairs = settings.certificates.iter().flat_map(|entry| [&entry.certificate, &entry.key]);
     pairs.chain(&settings.client_ca).map(|place| FileStamp::of(&place.path)).collect()
 }

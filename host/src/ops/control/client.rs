@@ -159,7 +159,7 @@ pub(crate) fn difference(config: &Path, json: bool) -> Result<CommandOutput, Ask
 }
 
 fn ask(config: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskError> {
-    let path = Config::load(config)?.server.control;
+    let path = Config::load(config)?.server.folders.control;
     let failed = |source| AskError::NoHost { path: path.clone(), source };
     let mut stream = UnixStream::connect(&path).map_err(failed)?;
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;

@@ -95,7 +95,7 @@ impl std::iter::Sum for CountsReport {
 
 pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
     let (config, plugin_statuses) = (hub.config.load(), hub.plugin_statuses.load());
-    let in_folder = watch::libraries(&config.server.plugin_dir);
+    let in_folder = watch::libraries(&config.server.folders.plugin_dir);
     let mut names: BTreeSet<&str> =
         in_folder.iter().filter_map(|p| watch::plugin_name(p)).collect();
     names.extend(plugin_statuses.keys().map(String::as_str));
@@ -212,7 +212,7 @@ fn difference_of(old: &Config, new: &Config) -> DifferenceReport {
 fn swapped(config: &Config, plugin_statuses: &BTreeMap<String, PluginStatus>) -> Vec<String> {
     let differs = |name: &&String| {
         let running = plugin_statuses[*name].generation.as_ref();
-        let file = watch::library(&config.server.plugin_dir, name);
+        let file = watch::library(&config.server.folders.plugin_dir, name);
         running.is_some_and(|running| hash_of(&file).is_some_and(|hash| hash != running.hash))
     };
     plugin_statuses.keys().filter(differs).cloned().collect()

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Watchdog;
+use crate::config::WatchdogSettings;
 
 /// The callback that a lane is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,7 +215,7 @@ impl StallDetector {
         &mut self,
         health: &LaneHealth,
         now: Instant,
-        limits: &Watchdog,
+        limits: &WatchdogSettings,
     ) -> Option<StallFinding> {
         let (call, callback) = health.call().unzip();
         let lasted = now.saturating_duration_since(self.since);
@@ -246,7 +246,7 @@ impl StallDetector {
 mod tests {
     use super::*;
 
-    const LIMITS: Watchdog = Watchdog {
+    const LIMITS: WatchdogSettings = WatchdogSettings {
         callback_warn: Duration::from_secs(1),
         callback_limit: Duration::from_secs(5),
         max_panics: None,

@@ -20,7 +20,7 @@ use super::io::{Progress, Received, Traffic, WriteError, linger};
 use super::lines::Tail;
 use super::outgoing::Outgoing;
 use super::ws::WebSocket;
-use crate::config::Limits;
+use crate::config::MessageLimits;
 
 /// A socket after its handshake.
 #[derive(Debug)]
@@ -31,12 +31,12 @@ pub(crate) enum Wire<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// A WebSocket whose handshake is done; `read` is what followed the request.
-    pub(crate) fn websocket(stream: S, read: Vec<u8>, limits: &Limits) -> Self {
+    pub(crate) fn websocket(stream: S, read: Vec<u8>, limits: &MessageLimits) -> Self {
         Self::WebSocket(WebSocket::new(stream, read, limits))
     }
 
     /// Plain TCP; `read` is what followed the opening.
-    pub(crate) fn lines(stream: S, read: &[u8], tail: Tail, limits: &Limits) -> Self {
+    pub(crate) fn lines(stream: S, read: &[u8], tail: Tail, limits: &MessageLimits) -> Self {
         Self::Lines(LineStream::new(stream, read, tail, limits.max_message))
     }
 

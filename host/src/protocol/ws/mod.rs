@@ -22,7 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use self::read::FrameReader;
 use self::write::FrameWriter;
 use super::io::{DiscardPacer, Progress, linger};
-use crate::config::Limits;
+use crate::config::MessageLimits;
 
 /// A WebSocket after its handshake.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub(crate) struct WebSocket<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     /// `input` is what followed the request.
-    pub(super) fn new(stream: S, input: Vec<u8>, limits: &Limits) -> Self {
+    pub(super) fn new(stream: S, input: Vec<u8>, limits: &MessageLimits) -> Self {
         Self { stream, reader: FrameReader::new(input, limits), writer: FrameWriter::new() }
     }
 

@@ -18,7 +18,7 @@ use super::frame::{self, Fault, FrameHead, Other, Plain};
 use super::partial::PartialFrame;
 use super::utf8::NotUtf8;
 use super::write::FrameWriter;
-use crate::config::Limits;
+use crate::config::MessageLimits;
 use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::{
@@ -47,7 +47,7 @@ pub(in crate::protocol) struct FrameReader {
 }
 
 impl FrameReader {
-    pub(super) fn new(input: Vec<u8>, limits: &Limits) -> Self {
+    pub(super) fn new(input: Vec<u8>, limits: &MessageLimits) -> Self {
         Self {
             max_message: limits.max_message,
             max_frames: limits.max_frames,

@@ -5,8 +5,8 @@ use crate::internals::properties::masked;
 
 const MAX: usize = 100_000;
 
-fn limits() -> Limits {
-    Limits { max_message: MAX, max_frames: 5, ..Limits::default() }
+fn limits() -> MessageLimits {
+    MessageLimits { max_message: MAX, max_frames: 5, ..MessageLimits::default() }
 }
 
 fn text(payload: &str) -> Vec<u8> {

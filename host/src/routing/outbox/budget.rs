@@ -4,7 +4,7 @@
 //! may wait uncounted: a limit small enough for thousands of slow consumers would be too small for
 //! one large message. So a slow consumer costs at most `bytes` and one message.
 
-use crate::config::{self, Limits, OutboxPolicy};
+use crate::config::{Limits, OutboxPolicy, OutboxSettings};
 use crate::protocol::payload::Payload;
 
 /// Limits of an outbox, the same for all connections of a resource.
@@ -22,10 +22,11 @@ pub(crate) struct OutboxBounds {
 impl OutboxBounds {
     /// Takes the limits from a resource, else from `[server]`. A message may exceed `max_message` by
     /// 4 MiB for what an application adds.
-    pub(crate) fn new(limits: &Limits, own: Option<&config::Outbox>) -> Self {
+    pub(crate) fn new(limits: &Limits, own: Option<&OutboxSettings>) -> Self {
         const ENVELOPE: usize = 4 << 20;
-        let Limits { outbox_messages, outbox_bytes, max_message, .. } = *limits;
-        let server = (outbox_messages, outbox_bytes, OutboxPolicy::Close);
+        let max_message = limits.messages.max_message;
+        let flow = &limits.flow;
+        let server = (flow.outbox_messages, flow.outbox_bytes, OutboxPolicy::Close);
         let (messages, bytes, policy) =
             own.map_or(server, |own| (own.messages, own.bytes, own.policy));
         Self { messages, bytes, message_bytes: bytes.max(max_message + ENVELOPE), policy }

@@ -1,0 +1,159 @@
+//! The tables `[resources."/path"]`: which application serves a path, and how.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use toml::de::DeValue;
+
+use super::auth::{Auth, auth};
+use super::keys::{Settings, settings};
+use super::policies::{OutboxSettings, RateSettings};
+use super::raw::Node;
+use super::rules::{Rule, choice, seconds_or_none, strings, switch, table, text};
+use super::server::ServerSettings;
+use super::value::{self, Wrong, quoted, wrong, wrong_kind};
+
+settings! {
+    /// Which application serves a path, and how.
+    pub struct ResourceSettings in "" {
+        /// Name of the plugin: the library is `lib<plugin>.so` in `plugin_dir`. Letters, digits,
+        /// `_` and `-`.
+        "plugin" => plugin: String =
+            text(|text, _| value::plugin(text), "the name of a plugin", "echo")
+            .required("plugin = \"NAME\" for libNAME.so in plugin_dir");
+        /// Speak the dialog (`ready`, `next`, `close`) instead of plain WebSocket.
+        "dialog" => dialog: bool = switch(true);
+        /// Where callbacks run: on a thread of their own, or on the shared runtime, for an
+        /// application that never blocks. Without the key: as the plugin declares.
+        "lane" => lane: Option<LaneKind> =
+            choice(&[("thread", LaneKind::Thread), ("shared", LaneKind::Shared)]).optional();
+        /// WebSocket subprotocols of the resource.
+        "subprotocols" => subprotocols: Vec<String> =
+            strings(|text, _| subprotocol(text), &[], &["chat.v1"]);
+        /// Time between two snapshots of the state on disk, which the host restores at the next
+        /// start. 0: no snapshots.
+        "snapshot_every" => snapshot_every: Option<Duration> =
+            seconds_or_none(0.0, 0.1, "would do nothing but write", 60.0);
+        /// Rate limit of each client.
+        "rate" => rate: RateSettings = table::<RateSettings>().inherited();
+        /// Authentication. Without this table, every client may connect. A change applies to new
+        /// connections.
+        "auth" => auth: Option<Auth> = auth();
+        /// Settings that the host passes to the application, as the text of a JSON object with
+        /// sorted keys; the application checks them.
+        "config" => config: String = json_object();
+    }
+    and {
+        /// Messages that wait for a slow consumer.
+        outbox: OutboxSettings;
+    }
+}
+
+/// Where the callbacks of a resource run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LaneKind {
+    /// `"thread"`: a thread of its own, so that a blocking plugin delays no other.
+    Thread,
+    /// `"shared"`: a task on the shared runtime; faster, for plugins that never block.
+    Shared,
+}
+
+fn subprotocol(text: &str) -> Result<String, Wrong> {
+    if value::is_token(text) {
+        return Ok(text.to_owned());
+    }
+    let said = quoted(text);
+    wrong!(
+        "{said} is not a subprotocol; use letters, digits and !#$%&'*+-.^_`|~ only, e.g. \"chat.v1\""
+    )
+}
+
+/// Reads all such tables. Rate limit and outbox of `server` are the defaults.
+pub(super) fn read(
+    node: &mut Node<'_, '_>,
+    server: &ServerSettings,
+) -> Result<BTreeMap<String, ResourceSettings>, Wrong> {
+    let mut default = ResourceSettings::defaults(node.base());
+    default.rate = server.limits.flow.rate.clone();
+    default.outbox.messages = server.limits.flow.outbox_messages;
+    default.outbox.bytes = server.limits.flow.outbox_bytes;
+    let mut resources = BTreeMap::new();
+    let mut seen: BTreeMap<Vec<u8>, (&str, usize)> = BTreeMap::new();
+    node.each_named("write a table, [resources.\"/path\"]", |path, node| {
+        match free_path(path, server.page, &seen) {
+            Ok(plain) => drop(seen.insert(plain, (path, node.line()))),
+            Err(wrong) => node.wrong(wrong),
+        }
+        let right = format!("write a table, [{}], with the key plugin in it", node.name);
+        let mut section = node.section(&ResourceSettings::groups(), &right)?;
+        resources.insert(path.to_owned(), ResourceSettings::read(&mut section, &default));
+        Ok(())
+    })?;
+    Ok(resources)
+}
+
+/// Checks a path by itself, against the host's own page and against those `seen`; returns it
+/// without percent-encoding.
+fn free_path(
+    path: &str,
+    page: bool,
+    seen: &BTreeMap<Vec<u8>, (&str, usize)>,
+) -> Result<Vec<u8>, Wrong> {
+    let plain = value::resource_path(path)?;
+    let below_page = plain.strip_prefix(PAGE.as_bytes());
+    if page && below_page.is_some_and(|rest| [None, Some(&b'/')].contains(&rest.first())) {
+        return wrong!(
+            "{PAGE} and the paths below it are the host's own page; use another path, or set server.page = false"
+        );
+    }
+    match seen.get(&plain) {
+        None => Ok(plain),
+        Some((other, line)) => wrong!(
+            "two resources on one path; {} in line {line} differs only in percent-encoding, keep one of them",
+            quoted(other)
+        ),
+    }
+}
+
+/// The path of the host's own page.
+const PAGE: &str = "/plugsocket";
+
+/// A table with keys of the application, as the text of a JSON object.
+fn json_object() -> Rule<String> {
+    Rule::new(
+        "table",
+        "",
+        |_| "{}".to_owned(),
+        |node, _| match node.value().is_table() {
+            true => json(node).map(|json| json.to_string()),
+            false => Err(wrong_kind(node.value(), &format!("write a table, [{}]", node.name))),
+        },
+    )
+}
+
+/// Converts a value to JSON. A date becomes a string; a number that JSON does not have is a
+/// mistake.
+fn json(node: &mut Node<'_, '_>) -> Result<Json, Wrong> {
+    Ok(match node.value() {
+        DeValue::String(text) => Json::String(text.to_string()),
+        DeValue::Boolean(boolean) => Json::Bool(*boolean),
+        DeValue::Datetime(date) => Json::String(date.to_string()),
+        number @ (DeValue::Integer(_) | DeValue::Float(_)) => Json::Number(value::number(number)?),
+        DeValue::Array(_) => {
+            let mut items = Vec::new();
+            node.each("", |item| json(item).map(|item| items.push(item)))?;
+            Json::Array(items)
+        }
+        DeValue::Table(_) => {
+            // Sorted, so that the order of lines makes no difference even where serde_json keeps
+            // it.
+            let mut members = BTreeMap::new();
+            node.each_named("", |key, value| {
+                members.insert(key.to_owned(), json(value)?);
+                Ok(())
+            })?;
+            Json::Object(members.into_iter().collect())
+        }
+    })
+}
