@@ -25,7 +25,9 @@ mod tls;
 pub mod attack;
 pub mod corpus;
 pub mod load;
+pub mod markdown;
 pub mod soak;
+pub mod tutorial;
 
 use std::future::Future;
 use std::path::PathBuf;
