@@ -7,8 +7,8 @@ use crate::StartError;
 
 /// Reads the configuration that [`Plugin::start`](crate::Plugin::start) receives.
 ///
-/// `C` derives `Deserialize` with `#[serde(deny_unknown_fields, default)]`: an unknown key is an
-/// error, and every key is optional. The application itself validates ranges.
+/// `C` derives `serde::Deserialize` with `#[serde(deny_unknown_fields, default)]`: an unknown key
+/// is an error, and every key is optional. The application itself validates ranges.
 ///
 /// ```
 /// #[derive(serde::Deserialize)]

@@ -13,6 +13,9 @@
 //! | instance | one value of that type; each resource has its own |
 //! | session | a client's connection to a resource, as the application sees it: [`Session`] |
 //!
+//! The guide `docs/guides/write-an-application.md` in the repository discusses design decisions;
+//! this reference is complete without it.
+//!
 //! # A first application
 //!
 //! `Cargo.toml` of a package named `counter`:
@@ -65,7 +68,7 @@
 //!
 //! export_plugin!(Counter);
 //!
-//! // A test needs neither a socket nor a host.
+//! // The body of a test. It needs neither a socket nor a host.
 //! # fn main() {
 //! let mut app = testing::Harness::<Counter>::start("{}").unwrap();
 //! let ann = app.open(testing::Peer::websocket()).unwrap();

@@ -1,6 +1,6 @@
-//! What the parts of a message's way cost by themselves: `cargo bench -p plugsocket-bench`, with a
-//! word behind `--` only those with that word in their name. For ratios within one run; another
-//! machine, or the same one at work, says other numbers.
+//! Micro-benchmarks of the steps that handle a message: `cargo bench -p plugsocket-bench`. An
+//! argument after `--` selects benchmarks by name. Compare figures of one run only; they depend on
+//! the machine and its load.
 
 use bytes::Bytes;
 use divan::counter::{BytesCount, ItemsCount};
@@ -14,7 +14,7 @@ fn main() {
     divan::main();
 }
 
-/// A frame as a client sends it.
+/// Returns a masked text frame.
 fn masked(payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
     let mut bytes = Vec::new();
@@ -48,7 +48,7 @@ mod dialogs {
     }
 }
 
-/// What the host computes to open a connection.
+/// Computations of the host when a connection is opened.
 mod handshakes {
     use super::*;
     use plugsocket::protocol::http::{Head, check_upgrade};
@@ -65,7 +65,7 @@ mod handshakes {
         let request = "GET /x HTTP/1.1\r\nHost: h\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
         let (head, _) =
-            Head::parse(request.as_bytes(), 8192).expect("a valid head").expect("a whole head");
+            Head::parse(request.as_bytes(), 8192).expect("a valid head").expect("a complete head");
         bencher.bench(|| check_upgrade(black_box(&head)).is_ok());
     }
 }
@@ -89,7 +89,7 @@ mod chunks {
         });
     }
 
-    /// A message outside of any buffer: what every message pays.
+    /// A message outside of a buffer: the cost for every message.
     #[divan::bench]
     fn pass(bencher: Bencher<'_, '_>) {
         let (message, mut joiner) = (Bytes::from(vec![b'x'; 128]), Joiner::new(1 << 20, 100));
@@ -102,8 +102,7 @@ mod routing {
 
     const PEERS: [usize; 3] = [10, 1_000, 100_000];
 
-    /// Must not grow with the number of peers but for what a cache has to fetch: each time another
-    /// one is looked up.
+    /// Looks up another connection each time. Grows with their number only by cache misses.
     #[divan::bench(args = PEERS)]
     fn find_in_turn(bencher: Bencher<'_, '_>, peers: usize) {
         let (fixture, mut number) = (Fixture::new(peers), 0);
@@ -113,7 +112,7 @@ mod routing {
         });
     }
 
-    /// The same without caches missing: what the lookup itself costs.
+    /// Looks up the same connection each time: the cost without cache misses.
     #[divan::bench(args = PEERS)]
     fn find_the_same(bencher: Bencher<'_, '_>, peers: usize) {
         let fixture = Fixture::new(peers);
@@ -133,7 +132,7 @@ mod routing {
         bencher.bench_local(|| (fixture.send(5, &payload), fixture.take(5)));
     }
 
-    /// To 500 outboxes, each of which is emptied.
+    /// Broadcasts to 500 outboxes, then empties each.
     #[divan::bench]
     fn broadcast_and_take(bencher: Bencher<'_, '_>) {
         let (fixture, payload) = (Fixture::new(500), Bytes::from(vec![b'x'; 128]));
@@ -147,7 +146,7 @@ mod routing {
 mod outbox {
     use super::*;
 
-    /// So many messages, then one take.
+    /// Pushes `messages` messages, then takes all of them.
     #[divan::bench(args = [1, 16, 256])]
     fn push_and_take(bencher: Bencher<'_, '_>, messages: usize) {
         let (fixture, payload) = (Fixture::new(1), Bytes::from(vec![b'x'; 128]));
@@ -182,15 +181,15 @@ mod frames {
             .bench_local(|| frame::unmask(black_box(&mut payload), [1, 2, 3, 4]));
     }
 
-    /// One read with so many frames of 128 bytes, to messages.
+    /// Decodes one read of `frames` frames with 128 bytes each.
     #[divan::bench(args = [1, 16])]
     fn read(bencher: Bencher<'_, '_>, frames: usize) {
         let bytes = masked(&[b'x'; 128]).repeat(frames);
-        let mut ear = SocketReader::new(1 << 20);
+        let mut reader = SocketReader::new(1 << 20);
         bencher
             .counter(ItemsCount::new(frames))
             .with_inputs(|| bytes.clone())
-            .bench_local_values(|bytes| ear.read(bytes));
+            .bench_local_values(|bytes| reader.read(bytes));
     }
 
     #[divan::bench(args = LENGTHS)]

@@ -1,4 +1,4 @@
-//! What the benchmarks share. docs/explanation/performance.md explains what they measure.
+//! Shared parts of the benchmarks. `docs/explanation/performance.md` explains what they measure.
 
 mod load;
 mod measure;

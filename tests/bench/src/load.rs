@@ -1,4 +1,4 @@
-//! Echoes: connections that keep a number of messages in flight.
+//! Echo load: connections that keep a number of messages in flight.
 
 use std::io;
 use std::sync::Arc;
@@ -11,21 +11,21 @@ use crate::measure::{Effort, Latencies, Sample};
 use crate::server::{Server, Setup, Subject};
 use crate::traffic::{Link, frame};
 
-/// What the connections do.
+/// Shape of the load.
 #[derive(Clone, Debug)]
 pub struct Talk {
-    /// How many there are.
+    /// Number of connections.
     pub connections: usize,
-    /// Bytes of each message's text.
+    /// Bytes of a message's text.
     pub size: usize,
-    /// Messages that each sends before their answers are awaited.
+    /// Messages that a connection sends before it waits for their answers.
     pub in_flight: usize,
-    /// The paths that they take in turn; empty: that of the subject.
+    /// Paths that the connections use in turn; if empty, that of the subject.
     pub paths: Vec<String>,
 }
 
 impl Talk {
-    /// With texts of 64 bytes, on the path of the subject.
+    /// Creates a load with texts of 64 bytes, on the path of the subject.
     #[must_use]
     pub fn new(connections: usize, in_flight: usize) -> Self {
         Self { connections, size: 64, in_flight, paths: Vec::new() }
@@ -45,7 +45,7 @@ impl Talk {
         self.measure_on(effort, &server, subject).await
     }
 
-    /// Measures a server that runs under this load.
+    /// Measures a running server under this load.
     ///
     /// # Errors
     /// The server or a connection fails.
@@ -62,7 +62,7 @@ impl Talk {
     }
 }
 
-/// Connections at work, counting what was answered.
+/// Running connections that count answered messages.
 #[derive(Debug)]
 pub struct Load {
     tasks: JoinSet<io::Result<()>>,
@@ -77,10 +77,10 @@ struct Progress {
 }
 
 impl Load {
-    /// Opens the connections and lets them talk.
+    /// Opens the connections and starts the load.
     ///
     /// # Errors
-    /// One of them cannot be opened.
+    /// A connection cannot be opened.
     pub async fn start(server: &Server, subject: &Subject, talk: &Talk) -> io::Result<Self> {
         let mut load = Self {
             tasks: JoinSet::new(),
@@ -90,8 +90,8 @@ impl Load {
         let burst: Arc<[u8]> = frame(&vec![b'x'; talk.size]).repeat(talk.in_flight).into();
         let own = [subject.path.to_owned()];
         let paths = if talk.paths.is_empty() { own.as_slice() } else { &talk.paths };
-        // All are open before the first talks: behind thousands that do, each further handshake would wait its turn.
-        let mut silent = Vec::with_capacity(talk.connections);
+        // All are open before the first one sends: otherwise handshakes would wait behind messages.
+        let mut idle = Vec::with_capacity(talk.connections);
         for (number, path) in (0..talk.connections).zip(paths.iter().cycle()) {
             let mut link = Link::open(server.address, path, "", number).await?;
             if subject.greets {
@@ -100,24 +100,24 @@ impl Load {
             let answers = talk.in_flight * subject.answers;
             let bursts =
                 Bursts { link, bytes: burst.clone(), messages: talk.in_flight as u64, answers };
-            silent.push(bursts);
+            idle.push(bursts);
         }
-        for bursts in silent {
+        for bursts in idle {
             load.tasks.spawn(bursts.exchange(load.progress.clone(), load.latencies.clone()));
         }
         Ok(load)
     }
 
-    /// Messages answered so far.
+    /// Returns the number of messages answered so far.
     #[must_use]
     pub fn answered(&self) -> u64 {
         self.progress.answered.load(Ordering::Relaxed)
     }
 
-    /// Ends all.
+    /// Stops all connections.
     ///
     /// # Errors
-    /// One of them failed on the way.
+    /// A connection failed.
     pub async fn stop(mut self) -> io::Result<()> {
         self.progress.stop.store(true, Ordering::Relaxed);
         while let Some(ended) = self.tasks.join_next().await {
@@ -140,7 +140,7 @@ impl Bursts {
             let begun = Instant::now();
             self.link.send(&self.bytes).await?;
             self.link.expect(self.answers).await?;
-            latencies.note(begun.elapsed());
+            latencies.record(begun.elapsed());
             progress.answered.fetch_add(self.messages, Ordering::Relaxed);
         }
         Ok(())

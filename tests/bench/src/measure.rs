@@ -1,4 +1,4 @@
-//! How a figure comes about: windows of time on a running server, in rounds, in which the servers take turns.
+//! Measurement: the servers take turns in rounds; a turn is a window of time on a running server.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,54 +6,54 @@ use std::time::{Duration, Instant};
 
 use crate::server::Server;
 
-/// How long and how often each is measured.
+/// Number and length of the measurements.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// How often all servers have their turn.
+    /// Turns of each server.
     pub rounds: usize,
-    /// How long a turn is; a fifth more goes before it.
+    /// Length of a turn. A warm-up of a fifth of it precedes.
     pub window: Duration,
-    /// The short form: small numbers of everything.
+    /// Whether to use small numbers of connections and messages (`--quick`).
     pub is_quick: bool,
-    /// The long form: as many connections as the system allows.
+    /// Whether to add the largest numbers of connections (`--large`).
     pub is_large: bool,
-    /// Files that this process, and each server, may have open.
+    /// Limit of open files of this process and each server.
     pub files: u64,
 }
 
-/// What one turn of one server gave.
+/// Result of one turn of one server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Sample {
-    /// What the table is about: mostly messages per CPU-second of the server.
+    /// The main figure of the table, usually messages per CPU second of the server.
     pub value: f64,
-    /// The server's share of its core; far below 1, the load was the limit.
+    /// CPU use of the server as a share of its core. Far below 1, the load was the limit.
     pub busy: f64,
-    /// Messages per second of the clock.
+    /// Messages per second of wall time.
     pub per_second: f64,
-    /// Another figure of the same turn, where a table has one.
+    /// A second figure, if the table has one.
     pub other: f64,
-    /// Seconds that half of the messages took at most.
+    /// Median latency in seconds.
     pub p50: f64,
-    /// Seconds that 99 % of the messages took at most.
+    /// 99th percentile of the latency in seconds.
     pub p99: f64,
 }
 
-/// A server or a setting, and what its turns gave.
+/// A server or setting with its results.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// What the table calls it.
+    /// Name in the table.
     pub name: String,
     /// One for each round.
     pub samples: Vec<Sample>,
 }
 
 impl Row {
-    /// The median of what `of` takes from each round.
+    /// Returns the median of a figure over all rounds.
     pub fn median(&self, of: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().map(of).collect())
     }
 
-    /// The median of the ratios to another row, each of one round.
+    /// Returns the median over all rounds of the ratio to another row in the same round.
     pub fn ratio(&self, base: &Self, of: impl Fn(&Sample) -> f64) -> f64 {
         median(self.samples.iter().zip(&base.samples).map(|(a, b)| of(a) / of(b)).collect())
     }
@@ -63,7 +63,7 @@ impl Effort {
     /// Measures all entries in turn, round by round.
     ///
     /// # Errors
-    /// One of them failed.
+    /// A measurement fails.
     pub async fn rounds<T>(
         &self,
         entries: &[(String, T)],
@@ -83,7 +83,7 @@ impl Effort {
         Ok(rows)
     }
 
-    /// One window of a server that is under load. `count` says what has been done so far.
+    /// Measures one window of a server under load. `count` returns the work done so far.
     ///
     /// # Errors
     /// The server has ended.
@@ -111,17 +111,17 @@ impl Effort {
     }
 }
 
-/// How long things took, noted by many.
+/// Durations, recorded by many tasks.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies(Arc<Mutex<Vec<f32>>>);
 
 impl Latencies {
-    /// Notes one.
-    pub fn note(&self, took: Duration) {
+    /// Records a duration.
+    pub fn record(&self, took: Duration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(took.as_secs_f32());
     }
 
-    /// What was noted since the last time.
+    /// Returns the durations recorded since the last call, in seconds.
     #[must_use]
     pub fn take(&self) -> Vec<f32> {
         std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
@@ -136,7 +136,7 @@ fn quantiles<const N: usize>(mut values: Vec<f32>, shares: [f64; N]) -> [f64; N]
     })
 }
 
-/// The middle one, or the mean of the two in the middle; rounds that gave nothing (NaN) do not count.
+/// Returns the median. Ignores NaN, the value of rounds without a result.
 fn median(mut values: Vec<f64>) -> f64 {
     values.retain(|value| !value.is_nan());
     values.sort_by(f64::total_cmp);
@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_and_quantiles_are_in_the_middle_and_at_the_end() {
+    fn medians_and_quantiles_match_hand_computed_values() {
         assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, f64::NAN, 3.0]), 2.5);
         let hundred = (1..=100).map(|n| n as f32).collect();

@@ -1,4 +1,4 @@
-//! What the system knows of a process, and what this one may do.
+//! Resource use of a process, and limits of this one.
 
 use std::fs;
 use std::io;
@@ -7,14 +7,14 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
-/// What a process has used of the processor so far, over all its threads.
+/// Returns the CPU time of a process, summed over its running threads.
 ///
 /// # Errors
 /// There is no such process.
 pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
     let mut nanos = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // A thread may end meanwhile.
+        // The thread may have ended.
         if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
             nanos += text.split(' ').next().and_then(|n| n.parse::<u64>().ok()).unwrap_or(0);
         }
@@ -22,7 +22,7 @@ pub(crate) fn cpu_time(pid: u32) -> io::Result<Duration> {
     Ok(Duration::from_nanos(nanos))
 }
 
-/// What a process has resident, in bytes.
+/// Returns the resident memory of a process in bytes.
 ///
 /// # Errors
 /// There is no such process.
@@ -30,7 +30,7 @@ pub fn resident_bytes(pid: u32) -> io::Result<u64> {
     status_bytes(pid, "VmRSS:")
 }
 
-/// The most that a process had resident since [`forget_peak`], in bytes.
+/// Returns the peak of resident memory since [`forget_peak`], in bytes.
 ///
 /// # Errors
 /// There is no such process.
@@ -38,10 +38,10 @@ pub fn peak_bytes(pid: u32) -> io::Result<u64> {
     status_bytes(pid, "VmHWM:")
 }
 
-/// Begins the peak anew.
+/// Resets the peak of resident memory.
 ///
 /// # Errors
-/// There is no such process, or it belongs to somebody else.
+/// There is no such process, or it belongs to another user.
 pub fn forget_peak(pid: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5")
 }
@@ -52,13 +52,13 @@ fn status_bytes(pid: u32, key: &str) -> io::Result<u64> {
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024)
 }
 
-/// Raises the limit of open files as far as the system lets this process, and says how far that is. Processes that it
-/// starts have the same limit.
+/// Raises the limit of open files as far as the system allows; returns the new limit. Child
+/// processes inherit it.
 #[must_use]
 pub fn allow_files(wanted: u64) -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let hard = limit.maximum.unwrap_or(u64::MAX);
-    // Past the hard limit only root gets, and not in every container.
+    // Only root can exceed the hard limit, and not in every container.
     for maximum in [wanted.max(hard), hard] {
         let new = Rlimit { current: Some(wanted.min(maximum)), maximum: Some(maximum) };
         if setrlimit(Resource::Nofile, new).is_ok() {
@@ -68,7 +68,7 @@ pub fn allow_files(wanted: u64) -> u64 {
     limit.current.unwrap_or(u64::MAX)
 }
 
-/// Keeps the calling thread, and what it starts, on one core.
+/// Pins the calling thread, and the threads and processes that it starts, to one core.
 ///
 /// # Errors
 /// There is no such core.

@@ -1,4 +1,4 @@
-//! The servers that are compared, each a process of its own that ends with this one.
+//! The compared servers. Each is a process that ends with this one.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,29 +14,29 @@ use tokio::task::JoinSet;
 use crate::process;
 use crate::traffic::Link;
 
-/// A server and how it is talked to.
+/// A server and its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Subject {
-    /// What the tables call it.
+    /// Name in the tables.
     pub name: &'static str,
-    /// What is started.
+    /// The program that is started.
     pub program: Program,
-    /// The path, which only some look at.
+    /// Path of the request; some servers ignore it.
     pub path: &'static str,
-    /// Frames that answer one message: with a dialog, the echo and `next`.
+    /// Frames that answer one message: two with a dialog, the echo and `next`.
     pub answers: usize,
-    /// Whether it sends a frame first.
+    /// Whether the server sends a frame first.
     pub greets: bool,
 }
 
-/// What is started.
+/// The program of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// One of `baseline`, by its kind.
+    /// A server of the program `baseline`, by its kind.
     Baseline(&'static str),
-    /// The npm package `ws`.
+    /// A server of the npm package `ws`.
     Node,
-    /// The release build of the host, with the libraries beside it.
+    /// The release build of the host, with the plugins in its folder.
     Host,
 }
 
@@ -53,7 +53,8 @@ impl Subject {
         Self { greets: true, ..self }
     }
 
-    /// Opens a connection and takes the greeting, which is returned; empty where there is none. `number` as for [`Link::open`].
+    /// Opens a connection; returns it with the greeting, empty if there is none. `number` is that
+    /// of [`Link::open`].
     ///
     /// # Errors
     /// The connection cannot be opened.
@@ -67,48 +68,48 @@ impl Subject {
     }
 }
 
-/// mio, one thread, bytes for bytes.
+/// mio with one thread; answers bytes with bytes.
 pub const RAW: Subject = Subject::baseline("raw");
-/// The same as a tokio task.
+/// [`RAW`] as a tokio task.
 pub const RAW_TOKIO: Subject = Subject::baseline("raw-tokio");
-/// mio: what one sends, all others get, preencoded.
+/// mio; sends each message to all other clients, from encoded frames.
 pub const FAN: Subject = Subject::baseline("fan");
-/// tokio-tungstenite as it should be used.
+/// tokio-tungstenite with small buffers and one flush for a batch.
 pub const BATCHED: Subject = Subject::baseline("batched");
-/// tokio-tungstenite as its examples use it.
+/// tokio-tungstenite as in its examples: default buffers, one flush for each message.
 pub const BARE: Subject = Subject::baseline("bare");
-/// `BATCHED` with a queue for each connection.
+/// [`BATCHED`] with a queue for each connection.
 pub const RELAY: Subject = Subject::baseline("relay").greeting();
-/// `BARE` with a queue for each connection.
+/// [`BARE`] with a queue for each connection.
 pub const CHAT: Subject = Subject::baseline("chat").greeting();
-/// The npm package `ws`, echoing.
+/// The npm package `ws` as an echo server.
 pub const NODE: Subject = Subject::new("node ws", Program::Node, "/");
-/// The npm package `ws`, relaying.
+/// The npm package `ws` as a relay.
 pub const NODE_RELAY: Subject = Subject::new("node ws", Program::Node, "/relay").greeting();
-/// The host, a resource without a dialog.
+/// The host: echo on a resource without a dialog.
 pub const HOST: Subject = Subject::new("plugsocket", Program::Host, "/echo");
-/// The host, a resource with a dialog, echoing.
+/// The host: echo on a resource with a dialog.
 pub const HOST_DIALOG: Subject = Subject {
     answers: 2,
     ..Subject::new("plugsocket dialog", Program::Host, "/dialog").greeting()
 };
-/// The host, a resource with a dialog, carrying packets.
+/// The host: feedback on a resource with a dialog.
 pub const HOST_WEB: Subject = Subject::new("plugsocket", Program::Host, "/web").greeting();
 
-/// What is different from one case to the next.
+/// Settings of a server.
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The cores of the server, for `taskset -c`.
+    /// Cores of the server, for `taskset -c`.
     pub cores: &'static str,
-    /// Bytes of a message: `raw`, `raw-tokio` and `fan` must know.
+    /// Bytes of a message, for `raw`, `raw-tokio` and `fan`.
     pub size: usize,
-    /// Lines for `[server]` of the host.
+    /// Lines for the host's `[server]` table.
     pub keys: String,
-    /// Further resources without a dialog: `/echo/0` and so on.
+    /// Number of additional resources without a dialog: `/echo/0` and so on.
     pub echoes: usize,
-    /// The host's libraries, if not those beside this program.
+    /// Folder of the host's plugins; by default that of this program.
     pub plugin_dir: Option<PathBuf>,
-    /// What runs the server, instead of this program itself.
+    /// Command that runs the server, for example a profiler.
     pub launcher: Vec<String>,
 }
 
@@ -125,12 +126,12 @@ impl Default for Setup {
     }
 }
 
-/// A server that runs. Dropping it kills it and removes its folder.
+/// A running server. Dropping it kills the process and removes its folder.
 #[derive(Debug)]
 pub struct Server {
     child: Child,
     folder: PathBuf,
-    /// Where it listens.
+    /// Address on which it listens.
     pub address: SocketAddr,
 }
 
@@ -138,7 +139,7 @@ impl Server {
     /// Starts a server and waits until it serves the subject's path.
     ///
     /// # Errors
-    /// It cannot be started, or does not serve within a minute; the text has what it said.
+    /// It does not start, or does not serve within a minute. The text contains its log.
     pub async fn start(subject: &Subject, setup: &Setup) -> io::Result<Self> {
         let folder = new_folder()?;
         let address = free_address()?;
@@ -161,9 +162,9 @@ impl Server {
         while let Err(error) = server.open(subject, 0).await {
             let ended = server.child.try_wait()?;
             if ended.is_some() || begun.elapsed() > Duration::from_secs(60) {
-                let said = fs::read_to_string(server.folder.join("log")).unwrap_or_default();
+                let log = fs::read_to_string(server.folder.join("log")).unwrap_or_default();
                 return Err(io::Error::other(format!(
-                    "{} does not serve: {error}\n{said}",
+                    "{} does not serve: {error}\n{log}",
                     subject.name
                 )));
             }
@@ -172,7 +173,7 @@ impl Server {
         Ok(server)
     }
 
-    /// [`Subject::open`] on this server.
+    /// Calls [`Subject::open`] for this server.
     ///
     /// # Errors
     /// The connection cannot be opened.
@@ -180,10 +181,10 @@ impl Server {
         subject.open(self.address, number).await
     }
 
-    /// Opens connections that say nothing and answer pings.
+    /// Opens idle connections, which only answer pings.
     ///
     /// # Errors
-    /// One of them cannot be opened.
+    /// A connection cannot be opened.
     pub async fn crowd(
         &self,
         subject: &Subject,
@@ -196,30 +197,30 @@ impl Server {
         Ok(crowd)
     }
 
-    /// What it has used of the processor so far.
+    /// Returns the CPU time that the server has used.
     ///
     /// # Errors
-    /// It has ended.
+    /// The server has ended.
     pub fn cpu_time(&self) -> io::Result<Duration> {
         process::cpu_time(self.child.id())
     }
 
-    /// Its process.
+    /// Returns the process id.
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Where its configuration lies.
+    /// Returns the folder of the configuration.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Asks it to end (SIGTERM) and waits until it has.
+    /// Sends SIGTERM and waits for the end of the process.
     ///
     /// # Errors
-    /// It has ended already.
+    /// The process has already ended.
     pub fn terminate(&mut self) -> io::Result<ExitStatus> {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
@@ -229,26 +230,26 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // It may have ended already.
         drop(self.child.kill());
         drop(self.child.wait());
         drop(fs::remove_dir_all(&self.folder));
     }
 }
 
-/// The folder of this program: where the host and its libraries lie, too.
+/// Returns the folder of this program, which also contains the host and the plugins.
 ///
 /// # Errors
-/// The system does not tell.
+/// The path of this program is unknown.
 pub fn build_folder() -> io::Result<PathBuf> {
     let program = std::env::current_exe()?;
     Ok(program.parent().unwrap_or(Path::new(".")).to_owned())
 }
 
-/// `target/bench`: what the benchmarks install and write.
+/// Returns `target/bench`, the folder for installed packages and results.
 ///
 /// # Errors
-/// It cannot be made.
+/// It cannot be created.
 pub fn bench_folder() -> io::Result<PathBuf> {
     let folder = build_folder()?.join("../bench");
     fs::create_dir_all(&folder)?;
@@ -263,7 +264,7 @@ fn new_folder() -> io::Result<PathBuf> {
     Ok(folder)
 }
 
-/// An address that nobody listens on now. The servers to compare with cannot say which one they got.
+/// Returns a free address. The other servers cannot report which port they got.
 fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
 }
@@ -278,7 +279,7 @@ fn host(folder: &Path, address: SocketAddr, setup: &Setup) -> io::Result<Vec<Str
     let build = build_folder()?;
     let plugins = folder.join("plugins");
     fs::create_dir_all(&plugins)?;
-    // Links to these two alone: with all that lies in the build folder, a start would take longer and count more.
+    // Only these two: the build folder contains more, which would prolong the start.
     for name in ["libecho.so", "libfeedback.so"] {
         std::os::unix::fs::symlink(build.join(name), plugins.join(name))?;
     }
@@ -304,7 +305,8 @@ fn config_text(address: SocketAddr, setup: &Setup, plugin_dir: &Path) -> String 
     text
 }
 
-/// Installs the package where it is missing or its lock has changed, into `target/bench/node`.
+/// Returns the command of the Node server. Installs the package into `target/bench/node` if it is
+/// missing or its lock file has changed.
 fn node(address: SocketAddr) -> io::Result<Vec<String>> {
     let folder = bench_folder()?.join("node");
     let mut is_new = !folder.join("node_modules/ws").is_dir();
@@ -315,7 +317,7 @@ fn node(address: SocketAddr) -> io::Result<Vec<String>> {
         ("server.mjs", include_str!("../peers/node/server.mjs")),
     ] {
         let file = folder.join(name);
-        if fs::read_to_string(&file).is_ok_and(|there| there == text) {
+        if fs::read_to_string(&file).is_ok_and(|present| present == text) {
             continue;
         }
         fs::write(file, text)?;
@@ -332,7 +334,7 @@ fn node(address: SocketAddr) -> io::Result<Vec<String>> {
     Ok(vec!["node".to_owned(), program, address.port().to_string()])
 }
 
-/// Whether `node` and `npm` are there; without them the tables have no such row.
+/// Returns whether `node` and `npm` are installed. Without them the tables omit these rows.
 #[must_use]
 pub fn has_node() -> bool {
     ["node", "npm"].iter().all(|program| {

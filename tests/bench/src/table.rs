@@ -1,10 +1,10 @@
-//! Prints results as Markdown tables, the form that docs/explanation/performance.md uses.
+//! Prints results as Markdown tables, as used in `docs/explanation/performance.md`.
 
 use std::fmt;
 
 use crate::measure::{Row, Sample};
 
-/// Results, and what is to be seen of them.
+/// Title and columns of a table.
 #[derive(Debug)]
 pub struct Table {
     title: String,
@@ -16,7 +16,7 @@ struct Column {
     cell: Cell,
 }
 
-/// What a column says of a row, given all rows.
+/// Computes the cell of a row; the second argument contains all rows.
 type Cell = Box<dyn Fn(&Row, &[Row]) -> String>;
 
 impl fmt::Debug for Column {
@@ -25,11 +25,11 @@ impl fmt::Debug for Column {
     }
 }
 
-/// What is taken from a sample.
+/// Selects a figure of a sample.
 type Of = fn(&Sample) -> f64;
 
 impl Table {
-    /// A table without columns.
+    /// Creates a table without columns.
     #[must_use]
     pub fn new(title: impl Into<String>) -> Self {
         Self { title: title.into(), columns: Vec::new() }
@@ -40,11 +40,11 @@ impl Table {
         self
     }
 
-    /// The median of `value`, and the least and the most of it.
+    /// Adds the median of `value`, and its minimum and maximum.
     #[must_use]
     pub fn value(self, head: &str) -> Self {
         self.column(head, |row, _| number(row.median(|sample| sample.value))).column(
-            "least to most",
+            "min–max",
             |row, _| {
                 let values = row.samples.iter().map(|sample| sample.value);
                 let (least, most) = values.fold((f64::MAX, f64::MIN), |(least, most), value| {
@@ -55,31 +55,31 @@ impl Table {
         )
     }
 
-    /// The server's share of its core.
+    /// Adds the CPU use of the server.
     #[must_use]
     pub fn busy(self) -> Self {
         self.column("busy", |row, _| format!("{:.0} %", 100.0 * row.median(|s| s.busy)))
     }
 
-    /// Something else of the samples, as a number.
+    /// Adds the median of a figure as a number.
     #[must_use]
     pub fn number(self, head: &str, of: Of) -> Self {
         self.column(head, move |row, _| number(row.median(of)))
     }
 
-    /// Times, as microseconds or milliseconds.
+    /// Adds the median of a duration in microseconds or milliseconds.
     #[must_use]
     pub fn time(self, head: &str, of: Of) -> Self {
         self.column(head, move |row, _| time(row.median(of)))
     }
 
-    /// Times as multiples of one that was measured in the same run.
+    /// Adds the median of a duration as a multiple of `unit`.
     #[must_use]
     pub fn multiple(self, head: &str, of: Of, unit: f64) -> Self {
         self.column(head, move |row, _| format!("{:.1}", row.median(of) / unit))
     }
 
-    /// The ratio to another row, which is left out where there is none. `scale` multiplies it.
+    /// Adds the ratio to the row `base`, multiplied by `scale`; empty if there is no such row.
     #[must_use]
     pub fn ratio(self, head: &str, base: &str, of: Of, scale: f64) -> Self {
         let base = base.to_owned();
@@ -89,7 +89,7 @@ impl Table {
         })
     }
 
-    /// The table with its title.
+    /// Renders the table with its title.
     #[must_use]
     pub fn render(&self, rows: &[Row]) -> String {
         let heads = self.columns.iter().map(|column| column.head.clone());
@@ -122,7 +122,7 @@ fn ratio(value: f64) -> String {
     if value.is_nan() { String::new() } else { format!("{value:.2}") }
 }
 
-/// 2.86 M, 165 k, 2,803, 0.35.
+/// Formats a number with about three digits: 2.86 M, 165 k, 2,803, 0.35.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v.is_nan() => String::new(),
@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_has_medians_spreads_and_ratios_of_rounds() {
+    fn a_table_contains_medians_ranges_and_ratios() {
         let row = |name: &str, values: [f64; 3]| Row {
             name: name.to_owned(),
             samples: values.map(|value| Sample { value, ..Sample::default() }).to_vec(),
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_as_long_as_they_mean_something() {
+    fn numbers_have_about_three_digits() {
         for (value, text) in [
             (2_861_000.0, "2.86 M"),
             (165_400.0, "165 k"),

@@ -1,5 +1,5 @@
-//! One connection of the load: frames made beforehand, and a count of what comes back. Nothing is decoded, so that the load costs less
-//! than any server.
+//! One connection of the load. It sends prepared frames and counts the received ones without
+//! decoding them, so that the load costs less than any server.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,36 +13,36 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpSocket, TcpStream};
 
 thread_local! {
-    /// What every connection reads into: a buffer for each would not stay in the processor's cache.
+    /// Read buffer of all connections: one for each would not stay in the CPU cache.
     static SCRATCH: RefCell<Vec<u8>> = RefCell::new(vec![0; 256 * 1024]);
 }
 
-/// Connections from one address; the system has 28,000 ports for it.
+/// Connections from one address. The system has 28,000 ports for each.
 const PORTS: usize = 20_000;
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Link {
-    /// What comes.
+    /// The receiving half.
     pub inbound: Inbound,
-    /// What goes. Dropping it alone would end the connection.
+    /// The sending half. Dropping it ends the connection.
     pub outbound: OwnedWriteHalf,
 }
 
-/// What comes on a connection.
+/// The receiving half of a connection.
 #[derive(Debug)]
 pub struct Inbound {
     half: OwnedReadHalf,
     counter: Counter,
-    /// Counted, and not yet expected by anybody.
+    /// Frames counted but not yet returned.
     waiting: usize,
 }
 
 impl Link {
-    /// Opens a WebSocket by hand. `number` is the how manieth it is: each 20,000 come from an address of their own.
+    /// Opens a WebSocket. `number` counts the connections: every 20,000 use another local address.
     ///
     /// # Errors
-    /// No connection, or no 101.
+    /// The server does not accept, or does not answer with 101.
     pub async fn open(
         address: SocketAddr,
         path: &str,
@@ -56,7 +56,7 @@ impl Link {
         );
         stream.write_all(request.as_bytes()).await?;
         let mut head = Vec::with_capacity(256);
-        // Byte by byte would cost the load more than the server; so the rest is what came behind the head.
+        // Reads in blocks for speed; `rest` is what follows the head.
         let rest = loop {
             if stream.read_buf(&mut head).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
@@ -71,10 +71,10 @@ impl Link {
         Ok(Self::new(stream, Counter::Frames(FrameCounter::default()), &rest))
     }
 
-    /// Opens plain TCP as a backend, and says where to.
+    /// Opens a backend connection over plain TCP.
     ///
     /// # Errors
-    /// No connection.
+    /// The connection fails.
     pub async fn open_lines(address: SocketAddr, path: &str) -> io::Result<Self> {
         let mut stream = connect(address, 0).await?;
         stream.write_all(format!("backend\nGET {path} HTTP/1.1\n\n").as_bytes()).await?;
@@ -88,7 +88,7 @@ impl Link {
         Self { inbound, outbound }
     }
 
-    /// Writes bytes as they are.
+    /// Sends bytes without framing them.
     ///
     /// # Errors
     /// The connection fails.
@@ -96,7 +96,7 @@ impl Link {
         self.outbound.write_all(bytes).await
     }
 
-    /// Waits for so many frames.
+    /// Waits for this number of frames.
     ///
     /// # Errors
     /// The connection fails or ends.
@@ -104,7 +104,7 @@ impl Link {
         self.inbound.expect(frames).await
     }
 
-    /// Says nothing and answers pings, until the connection ends.
+    /// Answers pings until the connection ends, and sends nothing else.
     ///
     /// # Errors
     /// The connection fails.
@@ -122,7 +122,7 @@ impl Link {
 }
 
 impl Inbound {
-    /// How many frames the next read brings; none, if it brings only a part of one.
+    /// Returns the number of frames that end in the next read; 0 if it contains only a part of one.
     ///
     /// # Errors
     /// The connection fails or ends.
@@ -143,26 +143,26 @@ impl Inbound {
         .await
     }
 
-    /// Waits for so many frames.
+    /// Waits for this number of frames.
     ///
     /// # Errors
     /// The connection fails or ends.
     pub async fn expect(&mut self, frames: usize) -> io::Result<()> {
         let mut left = frames;
         loop {
-            let came = self.receive().await?;
-            if came >= left {
-                self.waiting = came - left;
+            let received = self.receive().await?;
+            if received >= left {
+                self.waiting = received - left;
                 return Ok(());
             }
-            left -= came;
+            left -= received;
         }
     }
 
-    /// Waits for a frame and returns the text of the very first one: a greeting.
+    /// Waits for a frame and returns the text of the connection's first one, the greeting.
     ///
     /// # Errors
-    /// The connection ends before.
+    /// The connection ends first.
     pub async fn greeting(&mut self) -> io::Result<String> {
         self.expect(1).await?;
         Ok(match &mut self.counter {
@@ -185,7 +185,7 @@ async fn connect(address: SocketAddr, number: usize) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// A masked text frame.
+/// Returns a masked text frame.
 #[must_use]
 pub fn frame(text: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
@@ -221,20 +221,20 @@ impl Counter {
     }
 }
 
-/// Counts whole frames in a stream of a server's bytes.
+/// Counts complete frames in a server's byte stream.
 #[derive(Debug, Default)]
 struct FrameCounter {
     header: Vec<u8>,
     body_left: usize,
-    /// Pings among what was counted, which are no answers.
+    /// Pings received. They do not count as answers.
     pings: usize,
-    /// What the first frame says, if that is short.
+    /// Payload of the first frame, if it is short.
     first: Vec<u8>,
     is_past_first: bool,
 }
 
 impl FrameCounter {
-    /// How many frames end in these bytes, pings excepted.
+    /// Returns the number of frames that end in these bytes, without pings.
     fn count(&mut self, mut bytes: &[u8]) -> usize {
         let mut frames = 0;
         while let Some(first) = bytes.first() {
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_counted_wherever_the_reads_cut_them() {
+    fn frames_are_counted_however_reads_split_them() {
         let long = [[0x81, 126, 0x12, 0x34].as_slice(), &[7; 0x1234]].concat();
         let stream = [b"\x81\x02hi".as_slice(), b"\x89\x00", b"\x82\x00", &long].concat();
         for step in [1, 2, 3, 5, 100, stream.len()] {

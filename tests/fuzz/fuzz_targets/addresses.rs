@@ -1,4 +1,5 @@
-//! Addresses, networks and origins of the configuration: what is taken prints as what is taken again, and lets in what it says.
+//! Addresses, networks and origins of the configuration: an accepted value prints as an equal one
+//! and matches what it denotes.
 #![no_main]
 
 use std::net::IpAddr;
@@ -16,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     match key {
         "listen" => {
             let [listen] = &config.server.listen[..] else { panic!("{:?}", config.server.listen) };
-            let again = parse(key, &listen.to_string()).expect("what is printed is right");
+            let again = parse(key, &listen.to_string()).expect("the printed form is valid");
             assert_eq!(&again.server.listen[0], listen);
             match listen {
                 Listen::Tcp { host, .. } => assert!(!host.is_empty()),
@@ -34,19 +35,19 @@ fuzz_target!(|bytes: &[u8]| {
                 other => panic!("{other:?}"),
             };
             assert_eq!(*net, net.trunc());
-            let lets_in = |address| {
+            let matches = |address| {
                 if is_backends {
                     access.allows_backend(address)
                 } else {
                     access.is_trusted_proxy(address)
                 }
             };
-            // An IPv4 address in the form of an IPv6 one is that IPv4 address, whatever IPv6 network it lies in.
+            // An IPv4-mapped IPv6 address counts as IPv4, in any IPv6 network.
             let is_mapped = |address: IpAddr| address.to_canonical() != address;
             for address in [net.network(), net.broadcast()] {
-                assert!(lets_in(address) || is_mapped(address));
+                assert!(matches(address) || is_mapped(address));
             }
-            let again = parse(key, &net.to_string()).expect("what is printed is right");
+            let again = parse(key, &net.to_string()).expect("the printed form is valid");
             assert_eq!(again.server.access, *access);
         }
         _ => {
@@ -60,13 +61,13 @@ fuzz_target!(|bytes: &[u8]| {
                     !access.allows_origin(Some(&format!("{origin}:{port}:{port}")))
                 })
             );
-            let again = parse(key, origin).expect("what is printed is right");
+            let again = parse(key, origin).expect("the printed form is valid");
             assert_eq!(again.server.access, *access);
         }
     }
 });
 
-/// None if it is refused, in one line that has a place.
+/// Returns `None` if the value is refused; checks that the error is one line and names its place.
 fn parse(key: &str, value: &str) -> Option<Config> {
     let mut quoted = String::from("\"");
     for c in value.chars() {

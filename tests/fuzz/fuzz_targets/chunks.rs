@@ -1,9 +1,9 @@
-//! Chunks: the joiner does what a few lines of a model do, within its limits.
+//! Chunks: the joiner behaves like a simple model.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use plugsocket::protocol::chunk::{Form, Joiner, Step, LimitExceeded};
+use plugsocket::protocol::chunk::{Form, Joiner, LimitExceeded, Step};
 use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -12,14 +12,14 @@ fuzz_target!(|bytes: &[u8]| {
     let mut joiner = Joiner::new(max_message, max_chunks);
     let mut open: Option<Vec<Vec<u8>>> = None;
     while !input.is_empty() {
-        let what = input.byte();
-        let form = [Form::Text, Form::Unchecked, Form::Binary][usize::from(what) % 3];
-        let message = match what >> 5 {
+        let choice = input.byte();
+        let form = [Form::Text, Form::Unchecked, Form::Binary][usize::from(choice) % 3];
+        let message = match choice >> 5 {
             0 | 1 => b"bufferON".to_vec(),
             2 | 3 => b"bufferOFF".to_vec(),
             _ => input.piece().to_vec(),
         };
-        // The wire hands on no text that is not UTF-8.
+        // Text messages have been validated as UTF-8 before.
         let form = match form {
             Form::Text if std::str::from_utf8(&message).is_err() => Form::Unchecked,
             form => form,

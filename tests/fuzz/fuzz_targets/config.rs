@@ -1,4 +1,4 @@
-//! `plugins.toml`: every mistake has a line of the file, and what is taken does not depend on what does not matter.
+//! `plugins.toml`: every error names a line of the file, and comments do not affect the result.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -19,7 +19,7 @@ fuzz_target!(|text: &str| {
             }
             assert!(problems.is_sorted_by_key(|problem| problem.line), "{problems:?}");
         }
-        Err(error) => panic!("nothing is read here: {error:?}"),
+        Err(error) => panic!("no file is read here: {error:?}"),
     }
 });
 
@@ -35,10 +35,10 @@ fn check_config(text: &str, config: &Config) {
         let settings: serde_json::Value = serde_json::from_str(&resource.config).unwrap();
         assert!(settings.is_object());
     }
-    let again = parse(&format!("{text}\n# a remark\n")).expect("a remark changes nothing");
+    let again = parse(&format!("{text}\n# a comment\n")).expect("a comment changes nothing");
     assert_eq!(again, *config);
     assert!(config.diff(&again).is_empty());
-    // What a running host takes over of it needs no restart any more, and is a whole configuration.
+    // What a running host applies of it is a complete configuration that needs no restart.
     let running = parse("").expect("everything has a default");
     let mut next = config.clone();
     running.keep_until_restart(&mut next);

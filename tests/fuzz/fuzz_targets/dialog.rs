@@ -1,4 +1,4 @@
-//! The host's JSON: whatever text is inside, it parses back to that text, in its layout, on one line.
+//! The host's packets: with any text they are JSON of that text, in the fixed layout, on one line.
 #![no_main]
 
 use std::time::Duration;
@@ -28,7 +28,7 @@ fuzz_target!(|input: (&str, u64, u32)| {
         let parsed: Value = serde_json::from_str(&printed).expect("it is JSON");
         assert_eq!(parsed, expected);
         assert!(printed.starts_with(layout), "{printed}");
-        // On plain TCP a line feed would end the packet.
+        // On plain TCP a line feed ends the packet.
         assert!(!printed.contains(['\n', '\r', '\0']), "{printed:?}");
     }
 });

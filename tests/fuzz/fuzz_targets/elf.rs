@@ -1,4 +1,5 @@
-//! Libraries: what passes the check has everything that the linker will touch, and no beginning of it passes.
+//! Libraries: an accepted file contains everything that the linker reads, and no prefix of it is
+//! accepted.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -7,8 +8,8 @@ use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
-    let how = input.byte();
-    let file = if how & 1 == 0 { input.0.to_vec() } else { library(&mut input) };
+    let choice = input.byte();
+    let file = if choice & 1 == 0 { input.0.to_vec() } else { library(&mut input) };
     if let Some(problem) = library_problem(&file) {
         assert!(!problem.is_empty() && !problem.contains(char::is_control));
         return;
@@ -24,8 +25,8 @@ fuzz_target!(|bytes: &[u8]| {
         }
     }
     assert!(end <= file.len() as u128);
-    let cut = usize::from(how) * usize::try_from(end).unwrap() / 256;
-    assert!(library_problem(&file[..cut]).is_some(), "{cut} of {end} bytes are enough");
+    let cut = usize::from(choice) * usize::try_from(end).unwrap() / 256;
+    assert!(library_problem(&file[..cut]).is_some(), "{cut} of {end} bytes are accepted");
 });
 
 struct Table {
@@ -50,12 +51,12 @@ impl Table {
     }
 }
 
-/// Little-endian; wide enough for every sum.
+/// Reads a little-endian number; `u128` holds every sum.
 fn number(bytes: &[u8], at: usize, size: usize) -> u128 {
     bytes[at..at + size].iter().rev().fold(0, |number, byte| number << 8 | u128::from(*byte))
 }
 
-/// A file that is nearly right: a head for this machine, whose tables say what the input says.
+/// Builds a nearly valid file: a header for this machine with tables from the input.
 fn library(input: &mut Input<'_>) -> Vec<u8> {
     let mut file = vec![0; 64];
     file[..8].copy_from_slice(b"\x7fELF\x02\x01\x01\0");
@@ -70,7 +71,7 @@ fn library(input: &mut Input<'_>) -> Vec<u8> {
     file[41] = input.byte() & 3;
     file[58] = sizes[input.below(4)];
     file[60] = sections;
-    // Some of it as it must not be.
+    // One byte is changed.
     let (at, value) = (input.below(64), input.byte());
     if value != 0 {
         file[at] ^= value;

@@ -1,4 +1,5 @@
-//! `X-Forwarded-For`: only a trusted neighbour is believed, and nothing that stands left of the first stranger counts.
+//! `X-Forwarded-For`: only a trusted peer may set it, and entries to the left of the last untrusted
+//! one have no effect.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
@@ -15,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         2 => IpAddr::from(Ipv6Addr::LOCALHOST),
         _ => IpAddr::from(Ipv4Addr::from([input.byte(), 1, 1, 1])),
     };
-    let lie = input.piece();
+    let spoofed = input.piece();
     let fields = String::from_utf8_lossy(input.0).into_owned();
     let Some(honest) = head(&fields) else { return };
     let found = forwarded_for(&honest, Some(peer), is_trusted);
@@ -29,22 +30,22 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(found, Forwarded::Direct);
         return;
     }
-    // An entry or the peer, and only trusted ones between the two.
+    // An entry, or the peer, with only trusted entries in between.
     let readable: Vec<IpAddr> = entries.iter().rev().map_while(|entry| address(entry)).collect();
     let at = readable.iter().position(|address| !is_trusted(*address));
     let nearest = readable.last().copied().unwrap_or(peer.to_canonical());
     let expected = match at {
         Some(at) => Forwarded::For(readable[at]),
         None if readable.len() == entries.len() => Forwarded::For(nearest),
-        // Nobody knows who it is, and it has no right of the proxy's.
+        // The client is unknown and does not have the rights of the proxy.
         None => Forwarded::Unreadable(Some(nearest)),
     };
     assert_eq!(found, expected, "{fields:?}");
-    // Who is not trusted can only write to the left of its own address.
+    // An untrusted client can only add entries to the left of its own address.
     if at.is_some() {
-        let lie = String::from_utf8_lossy(lie).replace(['\r', '\n'], " ");
-        let Some(spoofed) = head(&format!("X-Forwarded-For: {lie}\r\n{fields}")) else { return };
-        assert_eq!(forwarded_for(&spoofed, Some(peer), is_trusted), found, "{lie:?} {fields:?}");
+        let spoofed = String::from_utf8_lossy(spoofed).replace(['\r', '\n'], " ");
+        let Some(forged) = head(&format!("X-Forwarded-For: {spoofed}\r\n{fields}")) else { return };
+        assert_eq!(forwarded_for(&forged, Some(peer), is_trusted), found, "{spoofed:?} {fields:?}");
     }
 });
 
@@ -57,7 +58,7 @@ fn is_trusted(address: IpAddr) -> bool {
     address.is_loopback() || matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
 }
 
-/// Read in another way than the host does: the standard library knows ports behind addresses, but only numbers as zones.
+/// Parses an entry with the standard library. It accepts ports, but only numbers as zones.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry).ok()?;
     let ip = match without_zone(text) {
@@ -79,7 +80,7 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
     Some(ip.to_canonical())
 }
 
-/// The text without what stands between the first `%` and the bracket, or the end. None if there is nothing.
+/// Removes the zone: from `%` to the bracket or the end. Returns `None` if there is none.
 fn without_zone(text: &str) -> Option<String> {
     let (before, zone) = text.split_once('%').filter(|(before, _)| !before.contains(']'))?;
     let end = if before.starts_with('[') { zone.find(']') } else { None };

@@ -1,13 +1,13 @@
-//! The short way for plain frames against tungstenite alone: the same messages, the same end, the same answers.
+//! The host's frame decoder compared with tungstenite alone: the same messages, end and answers.
 #![no_main]
 
 use std::io::{self, Read, Write};
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
+use plugsocket::internals::{Framing, read_all};
 use plugsocket::protocol::chunk::Form;
 use plugsocket::protocol::ws::frame::{Fault, FrameHead, parse_header};
-use plugsocket::internals::{Framing, read_all};
 use plugsocket_fuzz::{Input, frames};
 use tungstenite::error::ProtocolError;
 use tungstenite::protocol::{Role, WebSocketConfig};
@@ -22,9 +22,9 @@ fuzz_target!(|bytes: &[u8]| {
     let (sound, end) = before_end(&bytes, max_message);
     let mut expected = alone(sound, max_message);
     match (expected.code, end) {
-        // Text that cannot become UTF-8 any more is told before its frame or message has come, and so before what follows.
+        // Invalid UTF-8 is detected before the frame is complete, and so before what follows.
         (1006, _) if outcome.end == (1007, true) => expected.code = 1007,
-        // All was well up to a frame that the host itself judges.
+        // Valid up to a frame that the host handles without tungstenite.
         (1006, Some((code, answer))) => {
             expected.code = code;
             expected.answers.extend(answer);
@@ -36,8 +36,9 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(outcome.answers, expected.answers);
 });
 
-/// The frames before the first one that the host judges without tungstenite, and what comes of that one: the code, and the answer to a
-/// good close frame. That is one whose header is faulty, by itself or behind what came before, or a close frame.
+/// Returns the frames before the first one that the host handles without tungstenite, with the
+/// close code of that one and the answer to a valid close frame. Such a frame is a close frame, or
+/// one whose header is invalid by itself or after the previous frames.
 fn before_end(bytes: &[u8], max_message: usize) -> (&[u8], Option<(u16, Vec<u8>)>) {
     let (mut at, mut open) = (0, None);
     loop {
@@ -71,7 +72,7 @@ fn before_end(bytes: &[u8], max_message: usize) -> (&[u8], Option<(u16, Vec<u8>)
     }
 }
 
-/// The code with which a close frame ends, and its answer if it is a good one.
+/// Returns the close code that results from a close frame, and the answer if the frame is valid.
 fn goodbye(frame: &[u8], header: usize) -> (u16, Vec<u8>) {
     let (mask, payload) = frame[header - 4..].split_at(4);
     let payload: Vec<u8> =
@@ -97,7 +98,7 @@ struct Expected {
     answers: Vec<u8>,
 }
 
-/// What tungstenite makes of it, without anything of the host's in between.
+/// Decodes with tungstenite alone.
 fn alone(bytes: &[u8], max_message: usize) -> Expected {
     let config = WebSocketConfig::default()
         .max_message_size(Some(max_message))
@@ -115,7 +116,7 @@ fn alone(bytes: &[u8], max_message: usize) -> Expected {
             Err(error) => break code(&error),
         }
     };
-    // The pong to the last ping, or the answer to a close.
+    // Writes the pong to the last ping, or the answer to a close.
     drop(socket.flush());
     Expected { messages, code, answers: socket.get_ref().output.clone() }
 }

@@ -1,9 +1,10 @@
-//! The request head: no split changes the verdict; what is accepted is what a second parser reads; every refusal is one HTTP answer.
+//! Request head: splits do not change the result, httparse agrees with an accepted head, and every
+//! refusal is one HTTP response.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 use plugsocket::protocol::http::{
-    Head, HeadReader, MAX_HEADERS, Method, Refusal, choose_protocol, ident, check_upgrade,
+    Head, HeadReader, MAX_HEADERS, Method, Refusal, check_upgrade, choose_protocol, ident,
     post_length, switching,
 };
 use plugsocket_fuzz::Input;
@@ -20,7 +21,7 @@ fuzz_target!(|bytes: &[u8]| {
     let split = cuts.ends(bytes).into_iter().find_map(|end| reader.read(&bytes[..end]).transpose());
     assert_eq!(summary(&whole), summary(&split.transpose()));
     match whole {
-        Ok(None) => assert!(bytes.len() < max_head, "more is read than a head may have"),
+        Ok(None) => assert!(bytes.len() < max_head, "more is read than the limit"),
         Err(refusal) => check_refusal(&refusal),
         Ok(Some((head, used))) => {
             assert!(used <= max_head.min(bytes.len()));
@@ -54,12 +55,11 @@ fn check_head(head: &Head, bytes: &[u8]) {
     for (_, value) in head.headers() {
         assert!(!value.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t'));
     }
-    // A second opinion. It knows only 1.0 and 1.1.
+    // httparse knows only HTTP/1.0 and 1.1.
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut other = httparse::Request::new(&mut fields);
     match other.parse(bytes) {
         Err(httparse::Error::Version) => {}
-        // It does not let all bytes of UTF-8 pass in a target, nor do we; so it must agree.
         verdict => {
             assert_eq!(verdict, Ok(httparse::Status::Complete(bytes.len())));
             let method = match other.method.unwrap() {
@@ -106,7 +106,7 @@ fn check_refusal(refusal: &Refusal) {
     let mut fields = [httparse::EMPTY_HEADER; 16];
     let mut parsed = httparse::Response::new(&mut fields);
     let Ok(httparse::Status::Complete(used)) = parsed.parse(&answer) else {
-        panic!("no HTTP: {}", answer.escape_ascii());
+        panic!("not an HTTP response: {}", answer.escape_ascii());
     };
     assert_eq!(parsed.code, Some(refusal.status()));
     assert!((400..600).contains(&refusal.status()));
@@ -118,7 +118,7 @@ fn check_refusal(refusal: &Refusal) {
     assert_eq!(value("connection"), "close");
 }
 
-/// What a careless reader would make of a path.
+/// Decodes a path leniently.
 fn decoded(path: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut rest = path.as_bytes();

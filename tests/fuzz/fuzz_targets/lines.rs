@@ -1,4 +1,5 @@
-//! Messages on plain TCP: in line mode no split changes them; nothing is made up, nothing is kept that must not be.
+//! Messages on plain TCP: splits do not change them in line mode, every message is part of the
+//! input, and the buffer is limited.
 #![no_main]
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
     let split = read(&reads, tail, max_message);
     let single: Vec<&[u8]> = bytes.chunks(1).collect();
     let single = read(&single, tail, max_message);
-    // Of an old peer each read may be a message; of others none but the first line can be taken for one.
+    // From a legacy client each read may be a message; otherwise only the first line is ambiguous.
     if first_line_is_safe(bytes, tail) {
         assert_eq!(whole, split, "{reads:?}");
         assert_eq!(whole, single);
@@ -41,15 +42,19 @@ fn read(reads: &[&[u8]], tail: Tail, max_message: usize) -> (Vec<Bytes>, Option<
                 Err(error) => return (messages, Some(error)),
             }
         }
-        // Room grows to twice what it holds: a message that may still become one, its line end, and a read.
+        // The buffer grows to twice its content: an incomplete message, its line end, and one read.
         longest = longest.max(read.len());
-        assert!(lines.buffered_bytes() <= 2 * (max_message + 2 + longest) + 64, "{}", lines.buffered_bytes());
+        assert!(
+            lines.buffered_bytes() <= 2 * (max_message + 2 + longest) + 64,
+            "{}",
+            lines.buffered_bytes()
+        );
         assert_eq!(lines.is_mid_message(), lines.buffered_bytes() > 0);
     }
     (messages, None)
 }
 
-/// Whether a line feed ends the first message, and no read could end it earlier.
+/// Returns whether a line feed ends the first message, and no read can end it earlier.
 fn first_line_is_safe(bytes: &[u8], tail: Tail) -> bool {
     let mut awaits = tail == Tail::Awaited;
     let mut rest = bytes;
@@ -79,7 +84,7 @@ fn first_line_is_safe(bytes: &[u8], tail: Tail) -> bool {
     }
 }
 
-/// The messages lie in the bytes one behind the other.
+/// Checks that the messages are parts of the input, in order.
 fn check_made_of(bytes: &[u8], messages: &[Bytes]) {
     let mut rest = bytes;
     for message in messages {

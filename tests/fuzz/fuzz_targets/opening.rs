@@ -1,4 +1,4 @@
-//! The beginning of plain TCP: however it is split, the same path or the same refusal, and the same messages behind it.
+//! Opening of plain TCP: with any split the same path or refusal, and the same messages after it.
 #![no_main]
 
 use bytes::Bytes;
@@ -17,8 +17,8 @@ fuzz_target!(|bytes: &[u8]| {
             [input.below(4)];
     let bytes = &[first_line, input.0].concat()[..];
     let ends = cuts.ends(bytes);
-    check_way(bytes);
-    // The opening alone, whole and in pieces.
+    check_transport(bytes);
+    // Only the opening, at once and in pieces.
     let whole = Opening::new(MAX_HEAD).read(bytes);
     let mut opening = Opening::new(MAX_HEAD);
     let split = ends.iter().find_map(|end| {
@@ -29,7 +29,7 @@ fuzz_target!(|bytes: &[u8]| {
         (Ok(None), None) => assert!(bytes.len() < MAX_HEAD),
         (Err(whole), Some((_, Err(split)))) => assert_eq!(whole, split),
         (Ok(Some(whole)), Some((_, Ok(split)))) => check_same(bytes, &whole, &split),
-        // It was over before a late line came that spoils it, or that is not whole.
+        // In pieces it ended before a later line that is invalid or incomplete.
         (Err(_) | Ok(None), Some((end, Ok(split)))) => {
             assert!(end < bytes.len() && split.tail == Tail::Awaited);
         }
@@ -37,8 +37,8 @@ fuzz_target!(|bytes: &[u8]| {
     }
 });
 
-fn check_way(bytes: &[u8]) {
-    // Once known it stays.
+fn check_transport(bytes: &[u8]) {
+    // A detected transport does not change.
     let mut known = None;
     for end in 0..=bytes.len().min(20) {
         let now = detect_transport(&bytes[..end]);
@@ -50,7 +50,7 @@ fn check_way(bytes: &[u8]) {
         assert_eq!(known, Some(Transport::Lines));
     }
     if known == Some(Transport::Http) {
-        assert!(!matches!(accepted, Ok(Some(_))), "HTTP that is an opening as well");
+        assert!(!matches!(accepted, Ok(Some(_))), "both HTTP and an opening");
     }
     if let Err(refusal) = accepted {
         assert!(is_clean(&refusal));
@@ -68,7 +68,7 @@ fn check_same(bytes: &[u8], whole: &Opened, split: &Opened) {
     if split.tail == Tail::Closed {
         assert_eq!(ident(&whole.head), ident(&split.head));
     }
-    // An Ident that came too late reaches nobody: the messages are the same, as far as line feeds end them.
+    // A late Ident line has no effect: the messages that end with a line feed are the same.
     let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
     let behind =
         |opened: &Opened| messages(bytes.get(opened.used..end).unwrap_or_default(), opened.tail);

@@ -1,4 +1,4 @@
-//! PROXY headers: no split changes what is read or how much of it, and what is taken, the `ppp` crate reads alike.
+//! PROXY headers: splits change neither the result nor its length, and the crate `ppp` agrees.
 #![no_main]
 
 use std::net::IpAddr;
@@ -8,7 +8,7 @@ use plugsocket::internals::proxy_header;
 use plugsocket_fuzz::Input;
 use ppp::{v1, v2};
 
-/// As the specification prints it (section 2.2).
+/// Signature of version 2 (section 2.2 of the specification).
 const SIGNATURE: &[u8] = b"\x0D\x0A\x0D\x0A\x00\x0D\x0A\x51\x55\x49\x54\x0A";
 
 fuzz_target!(|bytes: &[u8]| {
@@ -27,22 +27,27 @@ fuzz_target!(|bytes: &[u8]| {
     let (found, used) = proxy_header(&[bytes]);
     let (split, split_used) = proxy_header(&cuts.of(bytes));
     assert_eq!(found, split);
-    // Of what is no header more may have been read; the connection ends with it.
+    // After an invalid header the connection ends, so the length does not matter.
     let Ok(found) = found else { return };
     assert_eq!(used, split_used);
-    assert_eq!(proxy_header(&[&bytes[..used]]), (Ok(found), used), "what is behind it counts");
-    assert!(proxy_header(&[&bytes[..used - 1]]).0.is_err(), "it was over before");
+    assert_eq!(
+        proxy_header(&[&bytes[..used]]),
+        (Ok(found), used),
+        "the bytes after the header matter"
+    );
+    assert!(proxy_header(&[&bytes[..used - 1]]).0.is_err(), "a prefix is accepted");
     assert_eq!(found, source(&bytes[..used]), "{}", bytes[..used].escape_ascii());
 });
 
-/// What the other library takes the source for.
+/// Returns the source address according to `ppp`.
 fn source(header: &[u8]) -> Option<IpAddr> {
-    // "the receiver must ignore anything presented before the CRLF is found" (section 2.1); the other library reads it.
+    // "the receiver must ignore anything presented before the CRLF is found" (section 2.1); ppp
+    // reads it.
     if header.starts_with(b"PROXY UNKNOWN") {
         return None;
     }
     let source: IpAddr = if header.starts_with(SIGNATURE) {
-        // LOCAL, datagrams and Unix sockets: it asks for whole addresses, though they do not count.
+        // LOCAL, datagrams, Unix sockets: ppp requires addresses, although they are ignored.
         if header[12] == 0x20 || header[13] & 0x0f == 2 || header[13] >> 4 == 3 {
             return None;
         }

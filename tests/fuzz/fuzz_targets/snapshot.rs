@@ -1,4 +1,5 @@
-//! State on disk: what is written is read; what is damaged, wherever, is not taken for anything; each resource has a file of its own.
+//! Snapshot files: a written file is read back, a damaged one is refused, and each resource has its
+//! own file.
 #![no_main]
 
 use std::path::Path;
@@ -9,9 +10,9 @@ use plugsocket_fuzz::Input;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
-    // Anything at all.
+    // Arbitrary bytes.
     if let Some((plugin, version, state)) = read_snapshot(bytes) {
-        assert_eq!(snapshot_file(&plugin, version, &state), bytes, "two files of one state");
+        assert_eq!(snapshot_file(&plugin, version, &state), bytes, "two encodings of one state");
     }
     let plugin: String =
         input.text().chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();

@@ -1,4 +1,5 @@
-//! A WebSocket read in pieces: no split changes what is outcome, and no more is kept than a message and a read.
+//! WebSocket input in pieces: splits do not change the result, and the buffer is limited to a
+//! message and a read.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
     let reads = cuts.of(rest);
     let split = read_all(Framing::WebSocket, behind, &reads, max_message);
     assert_eq!(whole.messages, split.messages);
-    // Of two faults in one frame, its header's and its text's, the one that is seen first counts.
+    // If both the header and the text of a frame are invalid, either error may be reported.
     let is_fault = |end| matches!(end, (1002 | 1007, true));
     let (one, other) = (whole.end, split.end);
     assert!(one == other || is_fault(one) && is_fault(other), "{one:?} {other:?}");
@@ -23,11 +24,11 @@ fuzz_target!(|bytes: &[u8]| {
     let longest_read =
         reads.iter().map(|read| read.len()).max().unwrap_or_default().max(behind.len());
     for (outcome, read) in [(&whole, bytes.len()), (&split, longest_read)] {
-        // A frame and its header, once here and once in the machine that judges it; room grows to twice what it holds.
+        // A frame with its header, here and in tungstenite; buffers grow to twice their content.
         let most = 4 * (max_message + 14 + read.min(64 * 1024)) + 8 * 1024;
         assert!(outcome.most_buffered <= most, "{} of {most}", outcome.most_buffered);
         assert!(outcome.messages.iter().all(|(_, message)| message.len() <= max_message));
-        // What one look yields, and the end of a fragmented one.
+        // One batch, and the end of a fragmented message.
         assert!(outcome.most_at_once <= 65, "{}", outcome.most_at_once);
     }
 });

@@ -1,5 +1,5 @@
-//! Signed tokens: what holds was signed with the secret, as another library computes it, and says what its claims say; what was
-//! made by the rules holds; one letter changed, and it does not.
+//! Signed tokens: an accepted token has the signature that the crate `hmac` computes and the user
+//! of its claims; a valid token is accepted, and with one byte changed it is refused.
 #![no_main]
 
 use std::time::{Duration, SystemTime};
@@ -21,15 +21,15 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input(bytes);
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(NOW);
     match input.below(4) {
-        // Anything at all.
+        // Arbitrary text.
         0 => check(&String::from_utf8_lossy(input.0), now),
-        // Anything that is signed.
+        // Arbitrary parts with a valid signature.
         1 => {
             let header = input.piece();
             check(&sign(header, input.0), now);
         }
         2 => check(&sign(br#"{"alg":"HS256"}"#, input.0), now),
-        _ => check_good(&mut input, now),
+        _ => check_valid(&mut input, now),
     }
     let fields = String::from_utf8_lossy(input.0);
     check_places(&fields);
@@ -41,7 +41,7 @@ fn sign(header: &[u8], claims: &[u8]) -> String {
 }
 
 fn signature(signed: &str) -> Vec<u8> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("any length is a key's");
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET).expect("a key may have any length");
     mac.update(signed.as_bytes());
     mac.finalize().into_bytes().to_vec()
 }
@@ -53,7 +53,7 @@ fn check(token: &str, now: SystemTime) {
     let decode = |part: &str| URL_SAFE_NO_PAD.decode(part).expect("base64url");
     assert_eq!(decode(signed), signature(&format!("{header}.{claims}")));
     let header = String::from_utf8(decode(header)).expect("UTF-8");
-    // A value that is skipped may hold half a surrogate pair, of which no text can be made.
+    // A skipped value may contain half a surrogate pair, which serde_json cannot decode.
     if let Ok(header) = serde_json::from_str::<Value>(&header) {
         assert!(header["alg"] == "HS256" && header.is_object() && header.get("crit").is_none());
     }
@@ -62,7 +62,7 @@ fn check(token: &str, now: SystemTime) {
     let user = match &claims["sub"] {
         Value::String(user) => user.clone(),
         Value::Number(user) if !user.is_f64() => user.to_string(),
-        other => panic!("a user that is {other}"),
+        other => panic!("unexpected user {other}"),
     };
     assert!(user == held.user && (1..=1024).contains(&user.len()));
     assert!(!user.contains(char::is_control));
@@ -70,10 +70,10 @@ fn check(token: &str, now: SystemTime) {
     assert!(
         claims.get("nbf").is_none_or(|from| from.as_f64().expect("a number") - 30.0 <= NOW as f64)
     );
-    assert!(claims.get("aud").is_none(), "for somebody else");
+    assert!(claims.get("aud").is_none(), "meant for another audience");
 }
 
-fn check_good(input: &mut Input<'_>, now: SystemTime) {
+fn check_valid(input: &mut Input<'_>, now: SystemTime) {
     let (at, letter) = (usize::from(input.word()), input.byte());
     let user = format!("u{}", input.text());
     let until = NOW + u64::from(input.word());
@@ -84,10 +84,10 @@ fn check_good(input: &mut Input<'_>, now: SystemTime) {
         return assert!(held.is_err(), "too long");
     }
     if user.len() > 1024 || user.contains(char::is_control) {
-        return assert!(held.is_err(), "no user");
+        return assert!(held.is_err(), "invalid user");
     }
     let expected = SystemTime::UNIX_EPOCH + Duration::from_secs(until);
-    let held = held.expect("made by the rules");
+    let held = held.expect("the token is valid");
     assert_eq!(held, Verified { user, claims: held.claims.clone(), until: Some(expected) });
     check(&token, now);
     let mut other = token.clone().into_bytes();
@@ -97,7 +97,8 @@ fn check_good(input: &mut Input<'_>, now: SystemTime) {
     assert_eq!(verify_token(&other, SECRET, now).is_ok(), other == token, "{at}");
 }
 
-/// Header lines of a stranger's. Whatever they are, what is found stands there, and a second one beside it is an error.
+/// Checks arbitrary header lines: a token that is found is part of them, and a second one is an
+/// error.
 fn check_places(fields: &str) {
     for place in ["header", "query:t", "cookie:t", "subprotocol"] {
         let target = if place == "query:t" && !fields.contains([' ', '\r', '\n', '#']) {
@@ -114,9 +115,9 @@ fn check_places(fields: &str) {
             "cookie:t" => format!("Cookie: t={token}\r\n"),
             _ => format!("Sec-WebSocket-Protocol: bearer, {token}\r\n"),
         };
-        // What is a token alone is one too many beside another, where the head goes on.
-        let goes_on = fields.ends_with("\r\n") && !format!("\r\n{fields}").contains("\r\n\r\n");
-        if goes_on && find_token("/x", &again, place) == Some(Ok(token)) {
+        // A second valid token is an error if it is still part of the head.
+        let continues = fields.ends_with("\r\n") && !format!("\r\n{fields}").contains("\r\n\r\n");
+        if continues && find_token("/x", &again, place) == Some(Ok(token)) {
             let both = find_token(&target, &format!("{fields}{again}"), place);
             assert!(both.is_none_or(|both| both.is_err()), "{place}");
         }

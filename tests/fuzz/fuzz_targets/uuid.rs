@@ -1,4 +1,5 @@
-//! Identities: each matches its own text and no other; what finds one is what another library takes for its uuid.
+//! Identities: each matches only its own text, and the crate `uuid` agrees on which texts are
+//! valid.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -18,24 +19,24 @@ fuzz_target!(|bytes: &[u8]| {
     other[at] ^= flip;
     let other = String::from_utf8(other).expect("ASCII with seven bits flipped");
     assert_eq!(own.matches(&other), flip == 0);
-    // Two letter cases of one uuid are two texts.
+    // The comparison is case-sensitive.
     let upper = text.to_ascii_uppercase();
     assert!(!own.matches(&upper) || upper == text);
     let (begin, end) = (input.below(Identity::LEN), input.below(Identity::LEN));
     assert!(!own.matches(&text[begin.min(end)..begin.max(end)]));
 
-    let said = String::from_utf8_lossy(input.0);
-    for said in [&said[..], &other] {
-        let key = Identity::key_of(said);
-        assert!(!own.matches(said) || said == text);
-        // The other library takes more forms than this one; the same text comes back only for this.
+    let given = String::from_utf8_lossy(input.0);
+    for candidate in [&given[..], &other] {
+        let key = Identity::key_of(candidate);
+        assert!(!own.matches(candidate) || candidate == text);
+        // The crate accepts more forms; only this one prints as the same text.
         let uuid =
-            said.get(..36).and_then(|uuid| uuid::Uuid::try_parse(uuid).ok()).filter(|uuid| {
+            candidate.get(..36).and_then(|uuid| uuid::Uuid::try_parse(uuid).ok()).filter(|uuid| {
                 uuid.get_version_num() == 4
                     && uuid.get_variant() == uuid::Variant::RFC4122
-                    && uuid.hyphenated().to_string() == said[..36]
-                    && said.len() == Identity::LEN
+                    && uuid.hyphenated().to_string() == candidate[..36]
+                    && candidate.len() == Identity::LEN
             });
-        assert_eq!(key, uuid.map(|uuid| uuid.as_u64_pair().0), "{said:?}");
+        assert_eq!(key, uuid.map(|uuid| uuid.as_u64_pair().0), "{candidate:?}");
     }
 });

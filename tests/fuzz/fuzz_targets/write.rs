@@ -1,11 +1,12 @@
-//! What the host says, on a socket that takes it in pieces: a client of another make reads the same, in order.
+//! Output of the host on a socket that takes it in pieces: tungstenite and a line reader decode the
+//! same messages in order.
 #![no_main]
 
 use std::io::{self, Read, Write};
 
 use libfuzzer_sys::fuzz_target;
-use plugsocket::protocol::dialog;
 use plugsocket::internals::{Framing, HostMessage, close_code, write_all};
+use plugsocket::protocol::dialog;
 use plugsocket::protocol::lines::Tail;
 use plugsocket_fuzz::Input;
 use tungstenite::protocol::Role;
@@ -20,27 +21,27 @@ fuzz_target!(|bytes: &[u8]| {
         allowed.clear();
     }
     let (code, reason) = (close_code(input.word()), input.text());
-    let mut things = Vec::new();
+    let mut messages = Vec::new();
     while !input.is_empty() {
-        let what = input.byte();
-        things.push(match what % 8 {
+        let choice = input.byte();
+        messages.push(match choice % 8 {
             0 => HostMessage::Ready,
             1 | 2 => HostMessage::Text(input.text()),
             3 => HostMessage::Binary(input.piece().to_vec()),
             4 => HostMessage::Next(input.text()),
             5 => HostMessage::Ping,
             6 => HostMessage::Flush,
-            // Too long to be copied, and about as long as that.
-            _ => HostMessage::Text("x".repeat(16_000 + 4 * usize::from(what))),
+            // Around the length above which a payload is not copied.
+            _ => HostMessage::Text("x".repeat(16_000 + 4 * usize::from(choice))),
         });
     }
-    check_frames(&things, (code, &reason), &allowed);
-    check_lines(&things, (code, &reason), &allowed);
+    check_frames(&messages, (code, &reason), &allowed);
+    check_lines(&messages, (code, &reason), &allowed);
 });
 
-fn check_frames(things: &[HostMessage], goodbye: (u16, &str), allowed: &[usize]) {
-    let (written, uuid) = write_all(Framing::WebSocket, things, goodbye, allowed);
-    // Bytes, not what the client makes of them: to this one the registered code 1014 is none.
+fn check_frames(messages: &[HostMessage], goodbye: (u16, &str), allowed: &[usize]) {
+    let (written, uuid) = write_all(Framing::WebSocket, messages, goodbye, allowed);
+    // Compares bytes: tungstenite does not accept the registered code 1014.
     let end = written.len() - reason_length(goodbye.1) - 4;
     let head = [0x88, 2 + reason_length(goodbye.1) as u8];
     assert_eq!(
@@ -50,8 +51,8 @@ fn check_frames(things: &[HostMessage], goodbye: (u16, &str), allowed: &[usize])
     );
     let stream = Memory(io::Cursor::new(written));
     let mut client = WebSocket::from_raw_socket(stream, Role::Client, None);
-    for thing in things {
-        let expected = match thing {
+    for message in messages {
+        let expected = match message {
             HostMessage::Ready => Message::text(dialog::ready(&uuid)),
             HostMessage::Text(text) => Message::text(text.clone()),
             HostMessage::Binary(bytes) => Message::binary(bytes.clone()),
@@ -65,16 +66,17 @@ fn check_frames(things: &[HostMessage], goodbye: (u16, &str), allowed: &[usize])
     assert!(matches!(read(&mut client), Message::Close(Some(_))));
 }
 
-/// A control frame holds 125 bytes (RFC 6455, section 5.5), and no half characters.
+/// Returns the length to which a reason is truncated: at most 123 bytes (RFC 6455 section 5.5), at
+/// a character boundary.
 fn reason_length(reason: &str) -> usize {
     (0..=reason.len().min(123)).rfind(|at| reason.is_char_boundary(*at)).unwrap_or_default()
 }
 
 fn read(client: &mut WebSocket<Memory>) -> Message {
-    client.read().expect("the host's frames are right")
+    client.read().expect("the host sends valid frames")
 }
 
-/// What the client answers to pings and the close goes nowhere.
+/// Discards the client's pongs and close frame.
 struct Memory(io::Cursor<Vec<u8>>);
 
 impl Read for Memory {
@@ -93,12 +95,12 @@ impl Write for Memory {
     }
 }
 
-fn check_lines(things: &[HostMessage], goodbye: (u16, &str), allowed: &[usize]) {
-    let (written, uuid) = write_all(Framing::Lines(Tail::Closed), things, goodbye, allowed);
+fn check_lines(messages: &[HostMessage], goodbye: (u16, &str), allowed: &[usize]) {
+    let (written, uuid) = write_all(Framing::Lines(Tail::Closed), messages, goodbye, allowed);
     let written = String::from_utf8(written).expect("lines are text");
     let mut lines = written.split('\n');
-    for thing in things {
-        let expected = match thing {
+    for message in messages {
+        let expected = match message {
             HostMessage::Ready => dialog::ready(&uuid),
             HostMessage::Text(text) => text.replace('\n', " "),
             HostMessage::Binary(bytes) => String::from_utf8_lossy(bytes).replace('\n', " "),

@@ -1,58 +1,58 @@
-//! What the targets share: how an input is taken apart. Everything here is total, so that every input is a case.
+//! Decodes fuzz inputs for the targets. Every function is total: every input is valid.
 
-/// An input, taken from its front.
+/// A fuzz input, consumed from the front.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a>(pub &'a [u8]);
 
 impl<'a> Input<'a> {
-    /// The next byte; 0 behind the end.
+    /// Returns the next byte, or 0 at the end.
     pub fn byte(&mut self) -> u8 {
         self.take(1).first().copied().unwrap_or_default()
     }
 
-    /// A number below `bound`, which is at most 256.
+    /// Returns a number below `bound`, which is at most 256.
     pub fn below(&mut self, bound: usize) -> usize {
         usize::from(self.byte()) % bound
     }
 
-    /// A number of two bytes.
+    /// Returns a number of two bytes.
     pub fn word(&mut self) -> u16 {
         u16::from_be_bytes([self.byte(), self.byte()])
     }
 
-    /// The next `count` bytes, or what is left.
+    /// Returns the next `count` bytes, or the rest.
     pub fn take(&mut self, count: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(count.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// A few bytes whose number is said before them, in one byte.
+    /// Returns bytes whose number is in one byte before them.
     pub fn piece(&mut self) -> &'a [u8] {
         let count = usize::from(self.byte());
         self.take(count)
     }
 
-    /// The same as a text.
+    /// Returns a [`piece`](Self::piece) as a string.
     pub fn text(&mut self) -> String {
         String::from_utf8_lossy(self.piece()).into_owned()
     }
 
-    /// How long the pieces are into which something is cut, over and over.
+    /// Returns the lengths of the pieces into which data is split.
     pub fn cuts(&mut self) -> Cuts {
         let count = 1 + self.below(6);
-        // Behind the end there is one more read, of all.
+        // At the end of the input: one piece with all data.
         let cuts = self.take(count).iter().map(|byte| length(*byte));
         Cuts(cuts.chain(self.is_empty().then_some(usize::MAX)).collect())
     }
 
-    /// Whether nothing is left.
+    /// Returns whether the input is used up.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// Mostly small: cuts inside of things find more than cuts between them.
+/// Returns a mostly small length: splits inside of an element find more than splits between them.
 fn length(byte: u8) -> usize {
     match byte {
         0..64 => 1 + usize::from(byte) % 4,
@@ -61,12 +61,12 @@ fn length(byte: u8) -> usize {
     }
 }
 
-/// Where something is cut.
+/// Lengths of pieces, repeated.
 #[derive(Clone, Debug)]
 pub struct Cuts(Vec<usize>);
 
 impl Cuts {
-    /// The pieces of `bytes`, none of them empty.
+    /// Splits `bytes` into non-empty pieces.
     pub fn of<'a>(&self, bytes: &'a [u8]) -> Vec<&'a [u8]> {
         let mut rest = bytes;
         let mut pieces = Vec::new();
@@ -81,7 +81,7 @@ impl Cuts {
         pieces
     }
 
-    /// The lengths of the beginnings that have come after each read.
+    /// Returns the total length after each piece.
     pub fn ends(&self, bytes: &[u8]) -> Vec<usize> {
         let mut end = 0;
         self.of(bytes)
@@ -94,7 +94,7 @@ impl Cuts {
     }
 }
 
-/// Frames as a client sends them, of all kinds, right and wrong; a few bytes of input make one.
+/// Encodes client frames of all kinds, valid and invalid, from a few bytes of input each.
 pub fn frames(input: &mut Input<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     while !input.is_empty() && bytes.len() < 100_000 {
@@ -105,7 +105,7 @@ pub fn frames(input: &mut Input<'_>) -> Vec<u8> {
 
 fn append_frame(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
     let kind = input.byte();
-    // Mostly what is right, so that what follows is looked at.
+    // Mostly valid, so that the following frames are reached.
     let first = match kind % 16 {
         0..=3 => 0x81,
         4 | 5 => 0x82,
@@ -125,13 +125,13 @@ fn append_frame(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
             input.take(count).to_vec()
         }
         10 | 11 => input.piece().to_vec(),
-        // Long ones of a single letter.
+        // A long payload of one character.
         _ => vec![b'x'; usize::from(input.word()) % 5000],
     };
     let shape = if kind >= 0xf0 { input.byte() } else { 0 };
     bytes.push(first);
     let masked = if shape & 1 == 0 { 0x80 } else { 0 };
-    // A length that is not in its shortest form, or is not that of the payload.
+    // The length may not be in its shortest form, or differ from that of the payload.
     let length = payload.len() as u64 + if shape & 2 == 0 { 0 } else { u64::from(input.byte()) };
     match (shape >> 2 & 3, length) {
         (0, 0..126) => bytes.push(masked | length as u8),

@@ -1,8 +1,9 @@
 /**
- * The npm package `ws`, as its examples use it: `node server.mjs PORT`.
+ * Server of the npm package `ws`, used as in its examples: `node server.mjs PORT`.
  *
- * `/relay`: a client is told its number; a message that begins with `*` goes to all others, one that begins with a number and a
- * space to that client; the sender is answered `ok`. Any other path: echo.
+ * On `/relay` a new client receives its number. A message that begins with `*` goes to all others, one
+ * that begins with a number and a space to that client; the sender receives `ok`. Any other path is an
+ * echo.
  */
 import { WebSocketServer } from 'ws';
 

@@ -1,8 +1,10 @@
-//! Counts the instructions of one message in the host: `instructions [CASE…]`; tests/bench/instructions builds it and what it needs.
+//! Counts the instructions that the host executes for one message: `instructions [CASE…]`. The
+//! script `tests/bench/instructions` builds and runs it.
 //!
-//! The release build runs under callgrind, once for N messages and once for 2N: the difference is N messages and nothing else. Unlike
-//! times, that hardly depends on the machine and what else it does. System calls count as what they cost in user space.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
+//! The release build runs under callgrind, with N messages and with 2N; the difference is the cost
+//! of N messages. Unlike times, it hardly depends on the machine and its load. System calls count
+//! with their instructions in user space only.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 use std::fs;
 use std::io;
@@ -15,22 +17,22 @@ use plugsocket_bench::{
     pin,
 };
 
-/// What is counted.
+/// A kind of message whose instructions are counted.
 #[derive(Clone, Copy)]
 struct Case {
     name: &'static str,
     subject: Subject,
     traffic: Traffic,
-    /// N.
+    /// N, see above.
     messages: usize,
 }
 
 #[derive(Clone, Copy)]
 enum Traffic {
-    /// So many in flight.
+    /// Echo with this number of messages in flight.
     Echo(usize),
     Feedback,
-    /// To so many others.
+    /// Broadcast to this number of other clients.
     Broadcast(usize),
 }
 
@@ -48,18 +50,18 @@ async fn main() -> ExitCode {
     let unknown = wanted.iter().find(|name| CASES.iter().all(|case| case.name != **name));
     if let Some(unknown) = unknown {
         let names = CASES.map(|case| case.name).join(" ");
-        eprintln!("instructions: {unknown}: no such case; there are {names}");
+        eprintln!("instructions: unknown case {unknown}; the cases are {names}");
         return ExitCode::from(2);
     }
-    println!("instructions of the host for one message, twice, and how far the two are apart\n");
-    println!("| case      |  first | second | apart |\n|---|--:|--:|--:|");
+    println!("instructions of the host for one message, in two runs\n");
+    println!("| case      |  run 1 |  run 2 | difference |\n|---|--:|--:|--:|");
     for case in
         CASES.iter().filter(|case| wanted.is_empty() || wanted.iter().any(|w| w == case.name))
     {
         match case.count_twice().await {
             Ok([first, second]) => {
-                let apart = 100.0 * (first - second).abs() / first.min(second);
-                println!("| {:9} | {first:6.0} | {second:6.0} | {apart:.1} % |", case.name);
+                let difference = 100.0 * (first - second).abs() / first.min(second);
+                println!("| {:9} | {first:6.0} | {second:6.0} | {difference:.1} % |", case.name);
             }
             Err(error) => {
                 eprintln!("instructions: {}: {error}", case.name);
@@ -75,19 +77,19 @@ impl Case {
         Ok([self.count().await?, self.count().await?])
     }
 
-    /// Instructions of one message.
+    /// Returns the instructions of one message.
     async fn count(&self) -> io::Result<f64> {
         let [once, twice] =
             [self.total(self.messages).await?, self.total(2 * self.messages).await?];
         Ok((twice as f64 - once as f64) / self.messages as f64)
     }
 
-    /// Instructions of a host that starts, handles so many messages and stops.
+    /// Returns the instructions of a host that starts, handles `messages` messages and stops.
     async fn total(&self, messages: usize) -> io::Result<u64> {
         let counts = bench_folder()?.join(format!("callgrind-{}", std::process::id()));
         let launcher = callgrind(&counts)?;
         let setup = Setup { launcher, keys: "drain = 0".to_owned(), ..Setup::default() };
-        // On the host's core, so that the host sees all of a burst, and one burst at a time, however busy the machine is.
+        // On the host's core, so that one read of the host contains one whole burst.
         pin(0)?;
         let mut server = Server::start(&self.subject, &setup).await?;
         self.exchange(&server, messages).await?;
@@ -97,7 +99,7 @@ impl Case {
         let total = text.lines().find_map(|line| line.strip_prefix("totals:"));
         total
             .and_then(|number| number.trim().parse().ok())
-            .ok_or_else(|| io::Error::other("callgrind left no totals"))
+            .ok_or_else(|| io::Error::other("the output of callgrind contains no totals"))
     }
 
     async fn exchange(&self, server: &Server, messages: usize) -> io::Result<()> {
@@ -117,8 +119,13 @@ impl Case {
                 let headers = "Client-Type: backend\r\n";
                 let mut backend = Link::open(server.address, "/php", headers, 0).await?;
                 backend.expect(1).await?;
-                carry(&mut backend, packet.as_bytes(), std::slice::from_mut(&mut first), messages)
-                    .await?;
+                deliver(
+                    &mut backend,
+                    packet.as_bytes(),
+                    std::slice::from_mut(&mut first),
+                    messages,
+                )
+                .await?;
             }
             Traffic::Broadcast(others) => {
                 let mut links = Vec::new();
@@ -126,17 +133,17 @@ impl Case {
                     links.push(server.open(&self.subject, 0).await?.0);
                 }
                 let packet = br#"{"opcode":"broadcast","message":"12 % of it is done"}"#;
-                carry(&mut first, packet, &mut links, messages).await?;
+                deliver(&mut first, packet, &mut links, messages).await?;
             }
         }
         Ok(())
     }
 }
 
-/// The command that runs a program under callgrind.
+/// Returns the command that runs a program under callgrind.
 ///
-/// The host starts itself once more to try a library, as `/proc/self/exe`, and that is valgrind's tool here. So the tool is told of a
-/// launcher for children that starts the real host, without valgrind.
+/// The host starts its preflight child as `/proc/self/exe`, which is valgrind's tool here. The tool
+/// therefore gets a launcher for children that starts the real host, without valgrind.
 fn callgrind(counts: &Path) -> io::Result<Vec<String>> {
     const FOLDERS: [&str; 5] = [
         "/usr/libexec/valgrind",
@@ -150,14 +157,14 @@ fn callgrind(counts: &Path) -> io::Result<Vec<String>> {
     let folder = FOLDERS.into_iter().find(|folder| Path::new(folder).join(&name).is_file());
     let folder = folder.ok_or_else(|| {
         io::Error::other(format!(
-            "{name} is in none of {}; is valgrind installed?",
+            "{name} not found in {}; is valgrind installed?",
             FOLDERS.join(" ")
         ))
     })?;
     let children = bench_folder()?.join("callgrind-launcher");
     let host = build_folder()?.join("plugsocket");
     let text = format!(
-        "#!/bin/sh\n# Called as valgrind would be: options, a program, its arguments.\n\
+        "#!/bin/sh\n# Arguments are those of valgrind: options, program, arguments of the program.\n\
          while [ \"${{1#--}}\" != \"$1\" ]; do shift; done\nshift\n\
          unset LD_PRELOAD\nexec '{}' \"$@\"\n",
         host.display()
@@ -175,8 +182,8 @@ fn callgrind(counts: &Path) -> io::Result<Vec<String>> {
     ])
 }
 
-/// One message after the other, each until all who get it have it and its sender is acknowledged.
-async fn carry(
+/// Sends messages one by one, and waits for the acknowledgement and all receivers each time.
+async fn deliver(
     sender: &mut Link,
     packet: &[u8],
     receivers: &mut [Link],

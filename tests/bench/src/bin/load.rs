@@ -1,5 +1,5 @@
-//! Keeps a load on a host for a while, for profilers: `load PATH IN_FLIGHT SECONDS` starts the host beside it, says its
-//! process, and talks on 64 connections.
+//! Keeps a host under load, for profilers: `load PATH IN_FLIGHT SECONDS` starts the host of the
+//! same folder, prints its process id, and sends on 64 connections.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -15,7 +15,7 @@ use plugsocket_bench::{HOST, HOST_DIALOG, Load, Server, Setup, Talk};
 async fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [path, in_flight, seconds] = args.as_slice() else {
-        panic!("load PATH IN_FLIGHT SECONDS, PATH being /echo or /dialog");
+        panic!("usage: load PATH IN_FLIGHT SECONDS; PATH is /echo or /dialog");
     };
     let subject = if path == "/dialog" { HOST_DIALOG } else { HOST };
     let server = Server::start(&subject, &Setup::default()).await.unwrap();

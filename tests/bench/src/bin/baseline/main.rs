@@ -1,14 +1,17 @@
-//! The servers that plugsocket is compared with: `baseline KIND PORT [SIZE]`.
+//! The servers that are compared with plugsocket: `baseline KIND PORT [SIZE]`.
 //!
-//! - `raw`: mio and one thread; answers bytes for bytes, knowing that messages have `SIZE` bytes: the limit of this machine.
-//! - `raw-tokio`: the same as a tokio task.
-//! - `fan`: `raw`, but what one sends goes to all others, from preencoded bytes.
-//! - `batched`: tokio-tungstenite as it should be used: a 4 KiB read buffer, all messages of one readiness, one flush.
-//! - `bare`: tokio-tungstenite as its examples use it: default buffers, a flush for each message.
-//! - `relay`: `batched` with a queue for each connection. On connecting, a client is told its number; a message that begins with `*`
-//!   goes to all others, one that begins with a number and a space to that client; the sender is answered `ok`. A connection that
-//!   begins with `backend` speaks the same in lines.
-//! - `chat`: `relay` as examples have it: default buffers, a flush for each message.
+//! - `raw`: mio with one thread. Answers each `SIZE` bytes with prepared bytes: the limit of the
+//!   machine.
+//! - `raw-tokio`: `raw` as a tokio task.
+//! - `fan`: `raw`, but each message goes to all other clients.
+//! - `batched`: tokio-tungstenite with a 4 KiB read buffer; takes all messages that are ready, then
+//!   flushes once.
+//! - `bare`: tokio-tungstenite as in its examples: default buffers, one flush for each message.
+//! - `relay`: `batched` with a queue for each connection. A new client receives its number. A
+//!   message that begins with `*` goes to all others, one that begins with a number and a space to
+//!   that client; the sender receives `ok`. A connection that begins with `backend` uses lines
+//!   instead of frames.
+//! - `chat`: `relay` with default buffers and one flush for each message.
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
@@ -30,7 +33,7 @@ use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::{WebSocketStream, accept_async, accept_async_with_config};
 
-use crate::raw::{Manner, Sizes};
+use crate::raw::{Receivers, Sizes};
 use crate::relay::{Peers, Style, relay};
 
 fn main() {
@@ -39,8 +42,8 @@ fn main() {
     let port: u16 = args.next().unwrap().parse().unwrap();
     let size = args.next().map_or(64, |size| size.parse().unwrap());
     match kind.as_str() {
-        "raw" => return raw::serve(port, size, Manner::Echo).unwrap(),
-        "fan" => return raw::serve(port, size, Manner::Fan).unwrap(),
+        "raw" => return raw::serve(port, size, Receivers::Echo).unwrap(),
+        "fan" => return raw::serve(port, size, Receivers::Fan).unwrap(),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -56,7 +59,7 @@ fn main() {
                 "bare" => drop(tokio::spawn(bare(stream))),
                 "relay" => drop(tokio::spawn(relay(stream, peers.clone(), Style::Batched))),
                 "chat" => drop(tokio::spawn(relay(stream, peers.clone(), Style::Single))),
-                other => panic!("{other}: no such baseline"),
+                other => panic!("unknown kind {other}"),
             }
         }
     });
@@ -99,7 +102,7 @@ async fn batched(stream: TcpStream) {
     }
 }
 
-/// All messages of one readiness, 64 at most.
+/// Receives all messages that are ready, at most 64.
 async fn receive(stream: &mut WebSocketStream<TcpStream>, batch: &mut Vec<Message>) -> Option<()> {
     poll_fn(|cx| {
         loop {

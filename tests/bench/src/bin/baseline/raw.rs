@@ -1,4 +1,4 @@
-//! What a kernel and one thread can do: frames are not looked at, only counted, and answers are bytes made beforehand.
+//! The limit of the kernel and one thread: frames are only counted, and answers are prepared bytes.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,16 +6,16 @@ use std::net::{Ipv4Addr, SocketAddr};
 use mio::net::{TcpListener, TcpStream};
 use mio::{Events, Interest, Poll, Token};
 
-/// Who gets the answers.
+/// Receivers of the answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Manner {
+pub(crate) enum Receivers {
     /// The sender.
     Echo,
     /// All others.
     Fan,
 }
 
-/// Bytes of a whole frame.
+/// Bytes of a frame.
 #[derive(Clone, Copy)]
 pub(crate) struct Sizes {
     /// Masked, from a client.
@@ -35,7 +35,7 @@ impl Sizes {
         Self { received: header + 4 + text, sent: header + text, text }
     }
 
-    /// So many text frames of a server.
+    /// Returns `count` text frames of a server.
     pub(crate) fn frames(self, count: usize) -> Vec<u8> {
         let mut frame = vec![0x81];
         match self.text {
@@ -54,7 +54,7 @@ impl Sizes {
     }
 }
 
-/// The load always sends the same key, so this answer is right.
+/// The load always sends the same key.
 const SWITCHING: &[u8] =
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
@@ -62,17 +62,17 @@ const LISTENER: Token = Token(usize::MAX);
 
 struct Peer {
     stream: TcpStream,
-    /// What came of the request; None once it is answered.
+    /// Bytes of the request; `None` once it has been answered.
     head: Option<Vec<u8>>,
-    /// Bytes of a frame that is not whole yet.
+    /// Bytes of an incomplete frame.
     rest: usize,
-    /// Bytes that it is to be sent, and where in a frame they begin.
-    owed: usize,
-    phase: usize,
+    /// Bytes to send, and the offset in a frame at which they begin.
+    pending: usize,
+    offset: usize,
 }
 
-/// Serves until it is killed.
-pub(crate) fn serve(port: u16, size: usize, manner: Manner) -> io::Result<()> {
+/// Serves until the process is killed.
+pub(crate) fn serve(port: u16, size: usize, receivers: Receivers) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
@@ -97,12 +97,12 @@ pub(crate) fn serve(port: u16, size: usize, manner: Manner) -> io::Result<()> {
             let Some(peer) = &mut peers[at] else { continue };
             let whole = peer.receive(&mut buffer, sizes);
             let mut served = peer.write(&answers, sizes);
-            match (&whole, manner) {
-                (Ok(whole @ 1..), Manner::Echo) => {
-                    peer.owed += whole * sizes.sent;
+            match (&whole, receivers) {
+                (Ok(whole @ 1..), Receivers::Echo) => {
+                    peer.pending += whole * sizes.sent;
                     served = peer.write(&answers, sizes);
                 }
-                (Ok(whole @ 1..), Manner::Fan) => fan(&mut peers, at, *whole, (&answers, sizes)),
+                (Ok(whole @ 1..), Receivers::Fan) => fan(&mut peers, at, *whole, (&answers, sizes)),
                 _ => {}
             }
             if whole.is_err() || served.is_err() {
@@ -132,9 +132,9 @@ fn accept(
             Token(at),
             Interest::READABLE | Interest::WRITABLE,
         )?;
-        let peer = Peer { stream, head: Some(Vec::new()), rest: 0, owed: 0, phase: 0 };
+        let peer = Peer { stream, head: Some(Vec::new()), rest: 0, pending: 0, offset: 0 };
         match peers.get_mut(at) {
-            Some(place) => *place = Some(peer),
+            Some(slot) => *slot = Some(peer),
             None => peers.push(Some(peer)),
         }
     }
@@ -146,14 +146,14 @@ fn fan(peers: &mut [Option<Peer>], sender: usize, whole: usize, answers: (&[u8],
         let Some(peer) = peer.as_mut().filter(|peer| at != sender && peer.head.is_none()) else {
             continue;
         };
-        peer.owed += whole * sizes.sent;
-        // One that has gone says so by an event of its own.
+        peer.pending += whole * sizes.sent;
+        // A closed connection causes an event of its own.
         drop(peer.write(answers, sizes));
     }
 }
 
 impl Peer {
-    /// How many whole frames have come.
+    /// Reads, and returns the number of complete frames.
     fn receive(&mut self, buffer: &mut [u8], sizes: Sizes) -> io::Result<usize> {
         let mut bytes = 0;
         loop {
@@ -174,7 +174,7 @@ impl Peer {
                     0
                 }
             };
-            // Less than there was room for: that was all, and what comes later is an event of its own.
+            // A short read: the socket is empty, and later data causes another event.
             if read < buffer.len() {
                 break;
             }
@@ -185,12 +185,12 @@ impl Peer {
     }
 
     fn write(&mut self, answers: &[u8], sizes: Sizes) -> io::Result<()> {
-        while self.owed > 0 {
-            let end = answers.len().min(self.phase + self.owed);
-            match self.stream.write(&answers[self.phase..end]) {
+        while self.pending > 0 {
+            let end = answers.len().min(self.offset + self.pending);
+            match self.stream.write(&answers[self.offset..end]) {
                 Ok(written) => {
-                    self.owed -= written;
-                    self.phase = (self.phase + written) % sizes.sent;
+                    self.pending -= written;
+                    self.offset = (self.offset + written) % sizes.sent;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error),

@@ -1,4 +1,4 @@
-//! A relay by hand: what one would write instead of using plugsocket.
+//! A hand-written relay, the alternative to plugsocket.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,30 +14,30 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 
 use crate::{batched_config, receive};
 
-/// Who is connected, by number.
+/// Outboxes of the connections, by number.
 pub(crate) type Peers = Arc<Mutex<HashMap<u64, mpsc::Sender<Message>>>>;
 
-/// How carefully it is written.
+/// Buffers and flushes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Style {
-    /// Small buffers; everything that waits, then one flush.
+    /// Small buffers, one flush for all waiting messages.
     Batched,
-    /// Default buffers, a flush for each message.
+    /// Default buffers, one flush for each message.
     Single,
 }
 
-/// A connection in either of two languages.
-enum Side {
+/// A connection, with either framing.
+enum Connection {
     Frames(Box<WebSocketStream<TcpStream>>),
     Lines { stream: TcpStream, read: Vec<u8> },
 }
 
 pub(crate) async fn relay(stream: TcpStream, peers: Peers, style: Style) {
     static NUMBERS: AtomicU64 = AtomicU64::new(1);
-    let Some(mut side) = Side::open(stream, style).await else { return };
+    let Some(mut connection) = Connection::open(stream, style).await else { return };
     let (outbox, mut queue) = mpsc::channel(1024);
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    if side.write(&mut vec![Message::text(number.to_string())], style).await.is_err() {
+    if connection.write(&mut vec![Message::text(number.to_string())], style).await.is_err() {
         return;
     }
     peers.lock().unwrap().insert(number, outbox);
@@ -45,20 +45,20 @@ pub(crate) async fn relay(stream: TcpStream, peers: Peers, style: Style) {
     loop {
         tokio::select! {
             taken = queue.recv_many(&mut out, 64) => if taken == 0 { break },
-            received = side.read(&mut batch) => if received.is_none() { break },
+            received = connection.read(&mut batch) => if received.is_none() { break },
         }
         for message in batch.drain(..) {
-            pass_on(&peers, number, &message);
+            forward(&peers, number, &message);
             out.push(Message::text("ok"));
         }
-        if side.write(&mut out, style).await.is_err() {
+        if connection.write(&mut out, style).await.is_err() {
             break;
         }
     }
     peers.lock().unwrap().remove(&number);
 }
 
-fn pass_on(peers: &Peers, sender: u64, message: &Message) {
+fn forward(peers: &Peers, sender: u64, message: &Message) {
     let text = message.to_text().unwrap();
     let peers = peers.lock().unwrap();
     match text.split_once(' ') {
@@ -74,7 +74,7 @@ fn pass_on(peers: &Peers, sender: u64, message: &Message) {
     }
 }
 
-impl Side {
+impl Connection {
     async fn open(mut stream: TcpStream, style: Style) -> Option<Self> {
         let mut first = [0; 1];
         stream.peek(&mut first).await.ok()?;
@@ -86,7 +86,7 @@ impl Side {
             let stream = accept_async_with_config(stream, Some(config)).await.ok()?;
             return Some(Self::Frames(Box::new(stream)));
         }
-        // `backend`, where to, and an empty line.
+        // The line `backend`, the request line, and an empty line.
         let mut read = Vec::with_capacity(4096);
         while !read.ends_with(b"\n\n") {
             if stream.read_buf(&mut read).await.ok()? == 0 {
@@ -97,7 +97,7 @@ impl Side {
         Some(Self::Lines { stream, read })
     }
 
-    /// May be dropped while it waits: what has come is kept.
+    /// Cancel safe: received bytes are kept.
     async fn read(&mut self, batch: &mut Vec<Message>) -> Option<()> {
         match self {
             Self::Frames(stream) => receive(stream, batch).await,

@@ -1,12 +1,12 @@
-//! Compares the whole host with other servers on the same machine:
+//! Compares the host with other servers on the same machine:
 //!
 //! ```text
 //! cargo build --release --workspace && target/release/bench [--quick] [--large] [CASE…]
 //! ```
 //!
-//! Servers run on core 0, the load on core 1; each server in turn, several times.
-//! docs/explanation/performance.md explains the tables.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command speaks to its caller")]
+//! The servers run on core 0, the load on core 1; each server is measured several times, in turns.
+//! `docs/explanation/performance.md` explains the tables.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
 mod case;
 
@@ -18,10 +18,11 @@ use plugsocket_bench::{Effort, allow_files, pin};
 
 const USAGE: &str = "\
 usage: bench [--quick] [--large] [--rounds=N] [--window=MS] [CASE…]
-  --quick   a minute for the first four cases; short windows, so a wide spread
-  --large   also 50,000 and 100,000 connections; needs as many files (`ulimit -Hn`)
-  --rounds, --window   how often and how long each is measured; after --quick
-cases, all of them if none is named (with --quick: the first four):
+  --quick      one minute for the first four cases; short windows, so results vary more
+  --large      adds 50,000 and 100,000 connections; needs as many files (`ulimit -Hn`)
+  --rounds=N   turns of each server; after --quick
+  --window=MS  length of a turn; after --quick
+cases (default: all; with --quick the first four):
   echo broadcast feedback memory opening pings latency lookup scale cores large";
 
 #[tokio::main(flavor = "current_thread")]
@@ -67,12 +68,12 @@ fn effort(options: &[String]) -> Option<Effort> {
 }
 
 async fn run(effort: &Effort, wanted: &[String]) -> io::Result<()> {
-    // On one core there is nothing to choose; the figures say how busy the server was.
+    // A machine with one core is usable: the tables contain the CPU use of the server.
     if let Err(error) = pin(1) {
-        println!("the load is not on a core of its own: {error}");
+        println!("the load shares the core of the server: {error}");
     }
     println!(
-        "{} rounds of {} ms; medians; per second of the server's CPU time; at most {} files",
+        "medians of {} rounds of {} ms; rates per CPU second of the server; file limit {}",
         effort.rounds,
         effort.window.as_millis(),
         effort.files

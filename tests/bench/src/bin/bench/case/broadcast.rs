@@ -1,4 +1,5 @@
-//! One sends to all others. The next broadcast waits until the last subscriber has got an earlier one.
+//! One client broadcasts to all others. The next broadcast starts when the last subscriber has
+//! received an earlier one.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,7 +34,7 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
                 let measure = async |subject: &_| measure(effort, subject, &shape).await;
                 let rows = effort.rounds(&entries, measure).await?;
                 let title = format!(
-                    "broadcast: {size} bytes to {subscribers}, {in_flight} in flight; times until the last has it"
+                    "broadcast: {size} bytes to {subscribers}, {in_flight} in flight; latency to the last receiver"
                 );
                 let table = Table::new(title)
                     .value("deliveries")
@@ -52,25 +53,25 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
 
 async fn measure(effort: &Effort, subject: &Subject, shape: &Shape) -> io::Result<Sample> {
     let server = Server::start(subject, &Setup { size: shape.size, ..Setup::default() }).await?;
-    let board = Arc::new(Board::new(shape.subscribers));
+    let deliveries = Arc::new(Deliveries::new(shape.subscribers));
     let mut tasks = JoinSet::new();
     let mut outbound = Vec::new();
     for _ in 0..shape.subscribers {
         let (Link { inbound, outbound: half }, _) = server.open(subject, 0).await?;
         outbound.push(half);
-        tasks.spawn(subscribe(inbound, board.clone()));
+        tasks.spawn(subscribe(inbound, deliveries.clone()));
     }
     let (sender, _) = server.open(subject, 0).await?;
     let message = frame(message(subject, shape.size).as_bytes());
-    tasks.spawn(send(sender, message, board.clone(), shape.in_flight));
-    let count = || board.deliveries.load(Ordering::Relaxed);
+    tasks.spawn(send(sender, message, deliveries.clone(), shape.in_flight));
+    let count = || deliveries.count.load(Ordering::Relaxed);
     tokio::select! {
-        sample = effort.observe(&server, &board.latencies, count) => sample,
+        sample = effort.observe(&server, &deliveries.latencies, count) => sample,
         Some(ended) = tasks.join_next() => Err(io::Error::other(format!("ended early: {ended:?}"))),
     }
 }
 
-/// A message of exactly this size that the server gives to all others.
+/// Returns a message of this size that the server sends to all others.
 fn message(subject: &Subject, size: usize) -> String {
     let (before, after) = match subject.program {
         Program::Host => (r#"{"opcode":"broadcast","message":""#, r#""}"#),
@@ -79,16 +80,21 @@ fn message(subject: &Subject, size: usize) -> String {
     format!("{before}{}{after}", "x".repeat(size - before.len() - after.len()))
 }
 
-async fn subscribe(mut inbound: Inbound, board: Arc<Board>) -> io::Result<()> {
+async fn subscribe(mut inbound: Inbound, deliveries: Arc<Deliveries>) -> io::Result<()> {
     let mut received = 0;
     loop {
-        let came = inbound.receive().await?;
-        board.arrived(received, came);
-        received += came;
+        let count = inbound.receive().await?;
+        deliveries.received(received, count);
+        received += count;
     }
 }
 
-async fn send(link: Link, message: Vec<u8>, board: Arc<Board>, most: usize) -> io::Result<()> {
+async fn send(
+    link: Link,
+    message: Vec<u8>,
+    deliveries: Arc<Deliveries>,
+    most: usize,
+) -> io::Result<()> {
     use tokio::io::AsyncWriteExt as _;
     let Link { mut inbound, mut outbound } = link;
     let acknowledged = async {
@@ -98,9 +104,9 @@ async fn send(link: Link, message: Vec<u8>, board: Arc<Board>, most: usize) -> i
     };
     let sending = async {
         loop {
-            let free = board.take(most);
+            let free = deliveries.reserve(most);
             match free {
-                0 => board.progress.notified().await,
+                0 => deliveries.progress.notified().await,
                 free => outbound.write_all(&message.repeat(free)).await?,
             }
         }
@@ -111,10 +117,10 @@ async fn send(link: Link, message: Vec<u8>, board: Arc<Board>, most: usize) -> i
     }
 }
 
-/// Who has got what.
-struct Board {
+/// Which broadcasts have been sent and received.
+struct Deliveries {
     subscribers: usize,
-    deliveries: AtomicU64,
+    count: AtomicU64,
     latencies: Latencies,
     progress: Notify,
     round: Mutex<Round>,
@@ -124,45 +130,45 @@ struct Board {
 struct Round {
     sent: usize,
     done: usize,
-    /// Of each broadcast under way, by its number: since when, and how many have it.
-    under_way: Vec<(Option<Instant>, usize)>,
+    /// Start and number of receivers of each broadcast in flight, by its number.
+    in_flight: Vec<(Option<Instant>, usize)>,
 }
 
-/// More than are ever in flight.
+/// More than the broadcasts in flight.
 const WINDOW: usize = 64;
 
-impl Board {
+impl Deliveries {
     fn new(subscribers: usize) -> Self {
-        let round = Round { under_way: vec![(None, 0); WINDOW], ..Round::default() };
+        let round = Round { in_flight: vec![(None, 0); WINDOW], ..Round::default() };
         Self {
             subscribers,
-            deliveries: AtomicU64::new(0),
+            count: AtomicU64::new(0),
             latencies: Latencies::default(),
             progress: Notify::new(),
             round: Mutex::new(round),
         }
     }
 
-    /// How many more may be sent now; they count as sent.
-    fn take(&self, most: usize) -> usize {
+    /// Returns how many more broadcasts may be sent now, and counts them as sent.
+    fn reserve(&self, most: usize) -> usize {
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
         let free = most - (round.sent - round.done);
         for number in round.sent..round.sent + free {
-            round.under_way[number % WINDOW] = (Some(Instant::now()), 0);
+            round.in_flight[number % WINDOW] = (Some(Instant::now()), 0);
         }
         round.sent += free;
         free
     }
 
-    /// One subscriber has got `came` more, after the first `before`.
-    fn arrived(&self, before: usize, came: usize) {
-        self.deliveries.fetch_add(came as u64, Ordering::Relaxed);
+    /// Records that a subscriber has received `count` broadcasts after the first `before`.
+    fn received(&self, before: usize, count: usize) {
+        self.count.fetch_add(count as u64, Ordering::Relaxed);
         let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
-        for number in before..before + came {
-            let (since, have) = &mut round.under_way[number % WINDOW];
-            *have += 1;
-            if *have == self.subscribers {
-                since.iter().for_each(|since| self.latencies.note(since.elapsed()));
+        for number in before..before + count {
+            let (since, receivers) = &mut round.in_flight[number % WINDOW];
+            *receivers += 1;
+            if *receivers == self.subscribers {
+                since.iter().for_each(|since| self.latencies.record(since.elapsed()));
                 round.done += 1;
                 self.progress.notify_one();
             }

@@ -1,7 +1,7 @@
-//! What a second core gives: with one resource, whose application sees one event at a time, and with eight.
+//! Gain from a second core, with one resource (one event at a time) and with eight.
 //!
-//! The load needs a core as well. From three cores on it has one of its own; on two it shares the server's second one, and then the
-//! rates say what is left, not what is possible: the cost of a message, which is per CPU-second, stays comparable.
+//! With three or more cores the load has its own. With two it shares the server's second core: the
+//! rates are then lower than possible, but the cost of a message remains comparable.
 
 use std::io;
 
@@ -29,8 +29,8 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
         let table = Table::new(format!("cores: {name}, 64 connections, 16 in flight{shared}"))
             .value("messages")
             .busy()
-            .number("a second", |s| s.per_second)
-            .ratio("a second, of one core", &entries[0].0, |s| s.per_second, 1.0);
+            .number("per second", |s| s.per_second)
+            .ratio("per second, of one core", &entries[0].0, |s| s.per_second, 1.0);
         println!("{}", table.render(&rows));
     }
     Ok(())

@@ -8,7 +8,7 @@ use plugsocket_bench::{
 
 use super::entries;
 
-/// Messages in flight, and what `raw` had over uWebSockets where both were measured, on a machine of this class.
+/// Messages in flight, and the ratio of `raw` to uWebSockets, measured on a machine of this class.
 const IN_FLIGHT: [(usize, f64); 2] = [(1, 193.0 / 188.0), (16, 2.91 / 2.59)];
 
 pub(super) async fn run(effort: &Effort) -> io::Result<()> {

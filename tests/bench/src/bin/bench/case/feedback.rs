@@ -1,4 +1,4 @@
-//! Packets from backends to the one browser each is for, by its uuid, as WebSockets and as lines.
+//! Packets from backends to one browser each, by uuid; backends on WebSockets and on plain TCP.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,29 +14,33 @@ use tokio::task::JoinSet;
 
 use super::{entries, round_trip};
 
-/// How backends come in.
+/// How backends connect.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Transport {
     WebSocket,
     Lines,
 }
 
 pub(super) async fn run(effort: &Effort) -> io::Result<()> {
-    for (way, name) in [(Way::WebSocket, "WebSockets"), (Way::Lines, "lines on plain TCP")] {
-        let subjects: &[Subject] = match way {
-            Way::WebSocket => &[RELAY, NODE_RELAY, HOST_WEB],
-            Way::Lines => &[RELAY, HOST_WEB],
+    for (transport, name) in [(Transport::WebSocket, "WebSockets"), (Transport::Lines, "plain TCP")]
+    {
+        let subjects: &[Subject] = match transport {
+            Transport::WebSocket => &[RELAY, NODE_RELAY, HOST_WEB],
+            Transport::Lines => &[RELAY, HOST_WEB],
         };
         let counts: &[_] = if effort.is_quick { &[8] } else { &[8, 1] };
         for &pairs in counts {
             let round_trip = round_trip(effort).await?;
             let measure = async |subject: &Subject| {
                 let server = Server::start(subject, &Setup::default()).await?;
-                Traffic::start(&server, subject, way, pairs).await?.measure(effort, &server).await
+                Traffic::start(&server, subject, transport, pairs)
+                    .await?
+                    .measure(effort, &server)
+                    .await
             };
             let rows = effort.rounds(&entries(subjects), measure).await?;
             let title = format!(
-                "feedback: {pairs} backends to {pairs} browsers, backends as {name}; times from backend to browser, in round trips of {:.0} µs",
+                "feedback: {pairs} backends on {name} to {pairs} browsers; latency in round trips of {:.0} µs",
                 round_trip * 1e6
             );
             let table = Table::new(title)
@@ -52,7 +56,7 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
     Ok(())
 }
 
-/// Pairs at work: each backend waits for the acknowledgement of one packet before it sends the next.
+/// Running pairs. Each backend waits for an acknowledgement before it sends the next packet.
 pub(super) struct Traffic {
     tasks: JoinSet<io::Result<()>>,
     received: Arc<AtomicU64>,
@@ -65,7 +69,7 @@ impl Traffic {
     pub(super) async fn start(
         server: &Server,
         subject: &Subject,
-        way: Way,
+        transport: Transport,
         pairs: usize,
     ) -> io::Result<Self> {
         let mut traffic = Self {
@@ -75,11 +79,11 @@ impl Traffic {
         };
         for _ in 0..pairs {
             let (browser, greeting) = server.open(subject, 0).await?;
-            let backend = open_backend(server, subject, way).await?;
+            let backend = open_backend(server, subject, transport).await?;
             let text = packet(subject, &greeting)?;
-            let message = match way {
-                Way::WebSocket => frame(text.as_bytes()),
-                Way::Lines => format!("{text}\n").into_bytes(),
+            let message = match transport {
+                Transport::WebSocket => frame(text.as_bytes()),
+                Transport::Lines => format!("{text}\n").into_bytes(),
             };
             let sent = Sent::default();
             traffic.tasks.spawn(report(backend, message, sent.clone()));
@@ -100,17 +104,21 @@ impl Traffic {
     }
 }
 
-async fn open_backend(server: &Server, subject: &Subject, way: Way) -> io::Result<Link> {
+async fn open_backend(
+    server: &Server,
+    subject: &Subject,
+    transport: Transport,
+) -> io::Result<Link> {
     let path = if subject.program == Program::Host { "/php" } else { subject.path };
-    let mut link = match way {
-        Way::WebSocket => Link::open(server.address, path, "Client-Type: php\r\n", 0).await?,
-        Way::Lines => Link::open_lines(server.address, path).await?,
+    let mut link = match transport {
+        Transport::WebSocket => Link::open(server.address, path, "Client-Type: php\r\n", 0).await?,
+        Transport::Lines => Link::open_lines(server.address, path).await?,
     };
     link.expect(1).await?;
     Ok(link)
 }
 
-/// What a backend sends to the browser that was greeted so: as many bytes for all servers.
+/// Returns the packet for the browser with this greeting. Its size is the same for all servers.
 fn packet(subject: &Subject, greeting: &str) -> io::Result<String> {
     const SIZE: usize = 170;
     let (before, after) = match subject.program {
@@ -140,10 +148,10 @@ async fn watch(
     latencies: Latencies,
 ) -> io::Result<()> {
     loop {
-        let came = browser.inbound.receive().await?;
+        let count = browser.inbound.receive().await?;
         let mut sent = sent.lock().unwrap_or_else(PoisonError::into_inner);
-        let came = came.min(sent.len());
-        sent.drain(..came).for_each(|since| latencies.note(since.elapsed()));
-        received.fetch_add(came as u64, Ordering::Relaxed);
+        let count = count.min(sent.len());
+        sent.drain(..count).for_each(|since| latencies.record(since.elapsed()));
+        received.fetch_add(count as u64, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Large messages: how many, and how much memory one takes on its way.
+//! Large messages: rate, and memory of the host.
 
 use std::io;
 use std::time::Duration;
@@ -39,16 +39,13 @@ const CHUNK: usize = 256 * 1024;
 
 async fn chunks(effort: &Effort) -> io::Result<()> {
     let effort = Effort { rounds: effort.rounds.min(3), ..*effort };
-    let entries = [
-        ("taken, not sent on".to_owned(), HOST_WEB),
-        ("echoed to the sender".to_owned(), HOST_DIALOG),
-    ];
+    let entries = [("received only".to_owned(), HOST_WEB), ("echoed".to_owned(), HOST_DIALOG)];
     let rows = effort.rounds(&entries, measure).await?;
     let table = Table::new(
-        "large: a message of 16 MiB in 64 chunks; resident memory of the host, over 16 MiB",
+        "large: a message of 16 MiB in 64 chunks; growth of the host's memory in units of 16 MiB",
     )
-    .number("at its peak", |s| s.value)
-    .number("a second later", |s| s.other);
+    .number("peak", |s| s.value)
+    .number("after 1 s", |s| s.other);
     println!("{}", table.render(&rows));
     Ok(())
 }
@@ -58,7 +55,7 @@ async fn measure(subject: &Subject) -> io::Result<Sample> {
     let (mut link, _) = server.open(subject, 0).await?;
     let before = resident_bytes(server.pid())?;
     forget_peak(server.pid())?;
-    // An opcode that `feedback` does not know is taken and acknowledged.
+    // `feedback` acknowledges and ignores an unknown opcode.
     let mut text = br#"{"opcode":"none","message":""#.to_vec();
     text.resize(CHUNKS * CHUNK - 2, b'x');
     text.extend(br#""}"#);

@@ -1,4 +1,4 @@
-//! How long one message takes there and back: alone, among idle connections, and while the application is being replaced.
+//! Round trip time of a message: alone, among idle connections, and while the plugin is replaced.
 
 use std::fs;
 use std::io;
@@ -37,23 +37,23 @@ async fn among(effort: &Effort, subjects: &[Subject], idle: usize) -> io::Result
         sample
     };
     let rows = effort.rounds(&entries(subjects), measure).await?;
-    let title = format!("among {idle} idle ones");
+    let title = format!("among {idle} idle connections");
     println!("{}", table(&title, BATCHED.name).render(&rows));
     Ok(())
 }
 
-/// How often the library is replaced.
+/// Interval between two replacements.
 const RELOAD_EVERY: Duration = Duration::from_secs(1);
 
 async fn reloads(effort: &Effort) -> io::Result<()> {
-    // A window must see several of them.
+    // A window must contain several reloads.
     let effort = Effort { window: effort.window.max(Duration::from_secs(4)), ..*effort };
     let effort = Effort { rounds: effort.rounds.min(5), ..effort };
-    let settings = [("undisturbed", false), ("a reload a second", true)];
+    let settings = [("no reload", false), ("one reload per second", true)];
     let entries = settings.map(|(name, reloads)| (name.to_owned(), reloads));
     let rows = effort.rounds(&entries, async |reloads| measure(&effort, *reloads).await).await?;
-    let table = table("while its application is replaced, on the same core", "undisturbed")
-        .number("replaced", |s| s.other);
+    let table = table("while its plugin is replaced, on the same core", "no reload")
+        .number("reloads", |s| s.other);
     println!("{}", table.render(&rows));
     Ok(())
 }
@@ -65,13 +65,14 @@ async fn measure(effort: &Effort, reloads: bool) -> io::Result<Sample> {
     let talk = Talk::new(1, 1);
     let mut sample = tokio::select! {
         sample = talk.measure_on(effort, &server, &HOST) => sample?,
-        ended = folder.replace() => return Err(io::Error::other(format!("no more: {ended:?}"))),
+        ended = folder.replace() => return Err(io::Error::other(format!("replacing ended: {ended:?}"))),
     };
     sample.other = generation(server.folder())? - 1.0;
     Ok(sample)
 }
 
-/// A folder with the libraries, and successors of `echo`, which are the same with a few bytes behind them. Removed when dropped.
+/// A folder with the plugins and with successors of `echo`: copies with a few bytes appended.
+/// Removed when dropped.
 struct Libraries(PathBuf);
 
 impl Libraries {
@@ -89,7 +90,7 @@ impl Libraries {
         Ok(folder)
     }
 
-    /// Moves one after the other into place; without any, it waits for ever.
+    /// Moves the successors into place one by one, then waits forever.
     async fn replace(&self) -> io::Result<()> {
         for number in 0_u64.. {
             tokio::time::sleep(RELOAD_EVERY).await;
@@ -108,14 +109,14 @@ impl Drop for Libraries {
     }
 }
 
-/// The generation of `echo` that serves now.
+/// Returns the active generation of `echo`.
 fn generation(folder: &Path) -> io::Result<f64> {
-    let mut ask = std::process::Command::new(build_folder()?.join("plugsocket"));
-    ask.args(["status", "--json", "--config"]).arg(folder.join("plugins.toml"));
-    let said = String::from_utf8_lossy(&ask.output()?.stdout).into_owned();
-    // Keys are in the order of the alphabet: the generation comes before the path.
-    let before = said.split(r#""path":"/echo""#).next().unwrap_or_default();
+    let mut status = std::process::Command::new(build_folder()?.join("plugsocket"));
+    status.args(["status", "--json", "--config"]).arg(folder.join("plugins.toml"));
+    let output = String::from_utf8_lossy(&status.output()?.stdout).into_owned();
+    // Keys are sorted: `generation` precedes `path`.
+    let before = output.split(r#""path":"/echo""#).next().unwrap_or_default();
     let digits = before.rsplit(r#""generation":"#).next().unwrap_or_default();
     let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().map_err(|_| io::Error::other(format!("no generation in {said}")))
+    digits[..end].parse().map_err(|_| io::Error::other(format!("no generation in {output}")))
 }

@@ -1,10 +1,10 @@
-//! Whether finding one among many costs more than among few: feedback while others are connected and say nothing.
+//! Cost of a lookup by number of connections: feedback among idle connections.
 
 use std::io;
 
 use plugsocket_bench::{Effort, HOST_WEB, RELAY, Sample, Server, Setup, Subject, Table};
 
-use super::feedback::{Traffic, Way};
+use super::feedback::{Traffic, Transport};
 use super::possible;
 
 pub(super) async fn run(effort: &Effort) -> io::Result<()> {
@@ -18,7 +18,7 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
         let measure = async |idle: &usize| measure(effort, &subject, *idle).await;
         let rows = effort.rounds(&entries, measure).await?;
         let title =
-            format!("lookup, {}: feedback, 8 backends to 8 browsers, among others", subject.name);
+            format!("lookup, {}: 8 backends to 8 browsers among idle connections", subject.name);
         let table = Table::new(title)
             .value("packets")
             .busy()
@@ -33,7 +33,7 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
 async fn measure(effort: &Effort, subject: &Subject, idle: usize) -> io::Result<Sample> {
     let server = Server::start(subject, &Setup::default()).await?;
     let crowd = server.crowd(subject, 0..idle).await?;
-    let traffic = Traffic::start(&server, subject, Way::WebSocket, 8).await?;
+    let traffic = Traffic::start(&server, subject, Transport::WebSocket, 8).await?;
     let sample = traffic.measure(effort, &server).await;
     drop(crowd);
     sample

@@ -1,4 +1,4 @@
-//! What a connection that says nothing keeps resident.
+//! Memory of an idle connection.
 
 use std::io;
 use std::time::Duration;
@@ -15,14 +15,15 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
     if effort.is_large {
         counts.push(possible(effort, 50_000));
     }
-    // Bytes hardly differ from run to run, and many connections take their time.
+    // The results hardly vary, and opening many connections takes long.
     let effort = Effort { rounds: if effort.is_quick { 1 } else { 3 }, ..*effort };
     for count in counts {
         let entries = entries(&[BATCHED, BARE, NODE, HOST, HOST_DIALOG]);
         let rows = effort.rounds(&entries, async |subject| measure(subject, count).await).await?;
-        let table = Table::new(format!("memory: {count} idle connections; resident bytes of each"))
-            .value("bytes")
-            .ratio("of batched", BATCHED.name, |s| s.value, 1.0);
+        let table =
+            Table::new(format!("memory: {count} idle connections; resident bytes per connection"))
+                .value("bytes")
+                .ratio("of batched", BATCHED.name, |s| s.value, 1.0);
         println!("{}", table.render(&rows));
     }
     Ok(())
@@ -34,7 +35,7 @@ async fn measure(subject: &Subject, count: usize) -> io::Result<Sample> {
     let first = server.crowd(subject, 0..FIRST).await?;
     let before = resident_bytes(server.pid())?;
     let others = server.crowd(subject, FIRST..FIRST + count).await?;
-    // What was needed for opening them is given back.
+    // Until the server has released what it needed for the handshakes.
     tokio::time::sleep(Duration::from_millis(500)).await;
     let bytes = resident_bytes(server.pid())?.saturating_sub(before);
     drop((first, others));

@@ -1,5 +1,4 @@
-//! The cases: each starts its servers, loads them, and prints its tables. One of encrypted connections would need a second way to open
-//! a `Link`, and a `Setup::keys` with a certificate; the rest stays.
+//! The cases. Each starts its servers, puts them under load, and prints its tables.
 
 mod broadcast;
 mod cores;
@@ -17,7 +16,7 @@ use std::io;
 
 use plugsocket_bench::{Effort, Program, RAW, Setup, Subject, Talk, has_node};
 
-/// All, in the order in which docs/explanation/performance.md has their tables.
+/// All cases, in the order of `docs/explanation/performance.md`.
 pub(crate) const ALL: &[&str] = &[
     "echo",
     "broadcast",
@@ -32,13 +31,13 @@ pub(crate) const ALL: &[&str] = &[
     "large",
 ];
 
-/// Those of `--quick`.
+/// The cases of `--quick`.
 pub(crate) const CORE: &[&str] = &["echo", "broadcast", "feedback", "memory"];
 
-/// Runs one.
+/// Runs a case.
 ///
 /// # Errors
-/// There is no such case, or something fails on the way.
+/// The case is unknown, or a server or connection fails.
 pub(crate) async fn run(name: &str, effort: &Effort) -> io::Result<()> {
     match name {
         "echo" => echo::run(effort).await,
@@ -53,31 +52,32 @@ pub(crate) async fn run(name: &str, effort: &Effort) -> io::Result<()> {
         "cores" => cores::run(effort).await,
         "large" => large::run(effort).await,
         other => {
-            Err(io::Error::other(format!("{other}: no such case; there are {}", ALL.join(" "))))
+            Err(io::Error::other(format!("unknown case {other}; the cases are {}", ALL.join(" "))))
         }
     }
 }
 
-/// Entries that go by their own names. Node's are left out where it is not installed.
+/// Returns the subjects with their names, without those of Node if it is not installed.
 fn entries(subjects: &[Subject]) -> Vec<(String, Subject)> {
     let has_node = has_node();
-    let there = subjects.iter().filter(|subject| has_node || subject.program != Program::Node);
-    there.map(|subject| (subject.name.to_owned(), *subject)).collect()
+    let available = subjects.iter().filter(|subject| has_node || subject.program != Program::Node);
+    available.map(|subject| (subject.name.to_owned(), *subject)).collect()
 }
 
-/// How many connections are possible of those wanted: both ends are files, each of its own process. Says what is left out.
+/// Returns how many of the `wanted` connections the file limit allows; prints a line if it is
+/// fewer.
 fn possible(effort: &Effort, wanted: usize) -> usize {
     let most = usize::try_from(effort.files).unwrap_or(usize::MAX).saturating_sub(300);
     if wanted > most {
         println!(
-            "\n{wanted} connections need as many files; this system allows {} (`ulimit -Hn`): {most} instead",
+            "\n{most} instead of {wanted} connections: the limit of open files is {} (`ulimit -Hn`)",
             effort.files
         );
     }
     wanted.min(most)
 }
 
-/// Seconds that a message of 64 bytes takes there and back, without any server to speak of.
+/// Returns the round trip time in seconds of a message of 64 bytes with the server `raw`.
 async fn round_trip(effort: &Effort) -> io::Result<f64> {
     Ok(Talk::new(1, 1).measure(effort, &RAW, &Setup::default()).await?.p50)
 }

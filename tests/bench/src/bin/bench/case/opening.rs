@@ -1,4 +1,4 @@
-//! Handshakes: connections that are opened and stay.
+//! Handshakes: connections that are opened and stay open.
 
 use std::io;
 use std::time::Instant;
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use super::entries;
 
-/// Opened at the same time.
+/// Connections that are opened concurrently.
 const AT_ONCE: usize = 16;
 
 pub(super) async fn run(effort: &Effort) -> io::Result<()> {
@@ -18,7 +18,7 @@ pub(super) async fn run(effort: &Effort) -> io::Result<()> {
     let entries = entries(&[RAW, BATCHED, BARE, NODE, HOST, HOST_DIALOG]);
     let rows = effort.rounds(&entries, async |subject| measure(subject, count).await).await?;
     let table = Table::new(format!(
-        "opening: {count} connections, {AT_ONCE} at once; to 101, and with a dialog to `ready`"
+        "opening: {count} connections, {AT_ONCE} concurrently; until 101, with a dialog until `ready`"
     ))
     .value("handshakes")
     .busy()

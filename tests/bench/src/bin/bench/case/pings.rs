@@ -1,4 +1,4 @@
-//! What it costs to keep connections that say nothing: pings, and the answers of their clients.
+//! Cost of keeping idle connections: pings and pongs.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -9,15 +9,14 @@ use super::{entries, possible};
 
 pub(super) async fn run(effort: &Effort) -> io::Result<()> {
     let count = possible(effort, if effort.is_quick { 2000 } else { 10_000 });
-    // The default takes a minute for each: the short form asks more often, which says the same of one ping.
+    // The default interval takes a minute per server; the cost of a ping does not depend on it.
     let (interval, rounds) = if effort.is_quick { (2, 1) } else { (30, 1) };
     let effort = Effort { rounds, ..*effort };
     let measure = async |subject: &Subject| measure(subject, count, interval).await;
     let rows = effort.rounds(&entries(&[HOST, HOST_DIALOG]), measure).await?;
-    let title = format!(
-        "pings: {count} connections, a ping each {interval} s, all answered; CPU time for one connection"
-    );
-    let table = Table::new(title).time("a second", |s| s.value).time("a ping", |s| s.other);
+    let title =
+        format!("pings: {count} connections, one ping every {interval} s; CPU time per connection");
+    let table = Table::new(title).time("per second", |s| s.value).time("per ping", |s| s.other);
     println!("{}", table.render(&rows));
     Ok(())
 }
@@ -27,7 +26,7 @@ async fn measure(subject: &Subject, count: usize, interval: u64) -> io::Result<S
     let server = Server::start(subject, &Setup { keys, ..Setup::default() }).await?;
     let mut crowd = server.crowd(subject, 0..count).await?;
     let alone = server.cpu_time()?;
-    // Two whole intervals, so that each connection has two pings.
+    // Two intervals, so that each connection receives two pings.
     let (begun, window) = (Instant::now(), Duration::from_secs(2 * interval));
     tokio::select! {
         () = tokio::time::sleep(window) => {}

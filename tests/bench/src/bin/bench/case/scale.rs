@@ -1,4 +1,4 @@
-//! What a message costs among more connections that talk, and among more resources.
+//! Cost of a message by number of active connections and by number of resources.
 
 use std::io;
 use std::time::Duration;
@@ -23,20 +23,20 @@ async fn connections(effort: &Effort) -> io::Result<()> {
         }
     }
     let measure = async |(subject, count): &(Subject, usize)| {
-        // Ten thousand answers take a part of a second, and a window must see many rounds of them.
+        // Ten thousand answers take part of a second, and a window must contain many rounds.
         let window = effort.window.max(Duration::from_micros(200 * *count as u64));
         let effort = Effort { window, ..*effort };
         Talk::new(*count, 1).measure(&effort, subject, &Setup::default()).await
     };
     let rows = effort.rounds(&entries, measure).await?;
-    let mut table = Table::new("scale: connections that all talk, 64 bytes, 1 in flight each")
+    let mut table = Table::new("scale: active connections, 64 bytes, 1 in flight each")
         .value("messages")
         .busy();
     for subject in [BATCHED, HOST] {
         let head = format!("of {}", of_64(&subject));
         table = table.ratio(&head, &of_64(&subject), |s| s.value, 1.0);
     }
-    // Caches grow cold for everybody: what counts is the ratio at the same number.
+    // Cache misses affect all servers, so the ratio at the same number is what counts.
     let of_batched: Vec<String> = counts
         .iter()
         .map(|count| {
@@ -46,7 +46,7 @@ async fn connections(effort: &Effort) -> io::Result<()> {
             format!("{count}: {:.2}", ratio.unwrap_or(f64::NAN))
         })
         .collect();
-    println!("{}\nplugsocket of batched, at {}", table.render(&rows), of_batched.join(", "));
+    println!("{}\nratio of plugsocket to batched: {}", table.render(&rows), of_batched.join(", "));
     Ok(())
 }
 
@@ -60,7 +60,7 @@ async fn resources(effort: &Effort) -> io::Result<()> {
         Talk { paths, ..Talk::new(100, 1) }.measure(effort, &HOST, &setup).await
     };
     let rows = effort.rounds(&entries, measure).await?;
-    let table = Table::new("scale: resources, 100 connections over them, 64 bytes, 1 in flight")
+    let table = Table::new("scale: 100 connections over several resources, 64 bytes, 1 in flight")
         .value("messages")
         .busy()
         .ratio("of 1", &name(&1), |s| s.value, 1.0);
