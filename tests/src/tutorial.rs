@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
 
 use crate::markdown::{Block, Document, root};
 use crate::{Client, Request, plugin_path, unique_name, within};
@@ -16,6 +17,8 @@ pub struct Tutorial {
     folder: PathBuf,
     port: u16,
     _host: Child,
+    /// Reads the log, so that the pipe does not fill up.
+    _log_reader: JoinSet<()>,
     _browser: Client,
 }
 
@@ -41,10 +44,10 @@ impl Tutorial {
         let listen = format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\n");
         let config = shipped.replacen("[server]\n", &listen, 1);
         std::fs::write(folder.join("plugins.toml"), config).unwrap();
-        let host = start_host(&folder).await;
+        let (host, reader) = start_host(&folder).await;
         let address = crate::Address::Tcp(([127, 0, 0, 1], port).into());
         let browser = Client::open(&address, Request::to("/web")).await.ready().await;
-        Self { folder, port, _host: host, _browser: browser }
+        Self { folder, port, _host: host, _log_reader: reader, _browser: browser }
     }
 
     /// Runs the shell blocks in one shell, and compares what they print with the block that follows.
@@ -112,7 +115,7 @@ fn is_output(block: &Block) -> bool {
     ["", "console"].contains(&&*block.language) && !block.text.contains(['…', '$'])
 }
 
-async fn start_host(folder: &Path) -> Child {
+async fn start_host(folder: &Path) -> (Child, JoinSet<()>) {
     let mut host = Command::new("target/release/plugsocket")
         .current_dir(folder)
         .env_remove("RUST_LOG")
@@ -126,6 +129,7 @@ async fn start_host(folder: &Path) -> Child {
         while !log.next_line().await.unwrap().unwrap().ends_with(" ready") {}
     })
     .await;
-    tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
-    host
+    let mut reader = JoinSet::new();
+    reader.spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+    (host, reader)
 }

@@ -403,7 +403,6 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
     }
 }
 
-// Not part of the model: only the holder of the dispatcher writes here.
 type Notes = Arc<std::sync::Mutex<Vec<(u64, String)>>>;
 
 /// Records its callbacks, and yields between a call and its record.
