@@ -185,7 +185,7 @@ async fn an_invalid_library_changes_nothing_and_is_reported() {
         ("ctor_exit", "exit code 3"),
         ("ctor_hang", "did not end within 500ms"),
         ("no_plugin", "not a plugsocket plugin"),
-        ("old_abi", "does not fit"),
+        ("old_abi", "is incompatible"),
     ] {
         let put = || host.replace_library("counter", library);
         expect_refusal(&host, &mut client, reason, put).await;
