@@ -127,7 +127,7 @@ async fn check_diff_compares_and_reload_applies_the_configuration() {
     .await;
     for arguments in [&["reload"][..], &["check", "--diff"]] {
         let (code, output) = host.command(arguments).await;
-        assert!(code == 1 && output.contains("server.drain: -1 seconds cannot be"), "{output}");
+        assert!(code == 1 && output.contains("server.drain: -1 seconds is negative"), "{output}");
     }
     let position = host.log_position();
     host.write_config(

@@ -237,7 +237,7 @@ async fn user_information_is_neither_returned_nor_logged() {
     for (request, reason) in [
         (good.replace("/web", "http://u:SECRET@h/web"), "the request target has user information"),
         (good.replace("localhost", "u:SECRET@h"), "the Host has user information"),
-        (good.replace("/web", "http://u:a/SECRET@h"), "no path"),
+        (good.replace("/web", "http://u:a/SECRET@h"), "not a path"),
         (good.replace("/web", "http://u:a SECRET@h"), "malformed"),
         (
             "backend\nGET http://u:SECRET@h/web HTTP/1.1\n\n".to_owned(),

@@ -37,7 +37,7 @@ fn library() -> Vec<u8> {
 
 #[tokio::test]
 async fn a_missing_library_is_reported_with_its_path() {
-    expect_reason(setup().without_library("bad"), "libbad.so is not there").await;
+    expect_reason(setup().without_library("bad"), "libbad.so does not exist").await;
 }
 
 #[tokio::test]
@@ -61,7 +61,7 @@ async fn an_executable_is_refused() {
     let mut bytes = library();
     // ET_EXEC.
     bytes[16] = 2;
-    expect_reason(setup().file("bad", &bytes), "not a shared library").await;
+    expect_reason(setup().file("bad", &bytes), "a program or object file").await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ async fn a_panic_rolls_back_with_the_state_before_the_swap_if_the_new_state_is_r
     // The same file is not loaded again.
     let position = host.log_position();
     host.replace_library("app", "panicker");
-    host.wait_for_error(position, "rolled back from").await;
+    host.wait_for_error(position, "was rolled back").await;
     assert_eq!(count(&mut staying).await, v1(5, 3));
 }
 

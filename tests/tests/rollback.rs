@@ -42,7 +42,7 @@ async fn a_rollback_keeps_the_state_and_the_newer_file_is_not_reloaded() {
     let (code, output) = host.command(&["plugin", "rollback", "app"]).await;
     assert_eq!(
         (code, output.trim()),
-        (0, "generation 3 of app serves /app; it has the content of generation 1 was")
+        (0, "generation 3 of app serves /app; it has the content of generation 1")
     );
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 3));
     assert_eq!(kept(&plugin(&host).await), [3, 2]);
@@ -52,7 +52,7 @@ async fn a_rollback_keeps_the_state_and_the_newer_file_is_not_reloaded() {
     // The library that was rolled back is not loaded again.
     let position = host.log_position();
     host.replace_library("app", "counter_v2");
-    host.wait_for_error(position, "rolled back from").await;
+    host.wait_for_error(position, "was rolled back").await;
     assert_eq!(count(&mut client).await, ("v1".to_owned(), 4));
 
     // A restart does not load it either.

@@ -32,7 +32,7 @@ async fn a_slow_callback_is_reported_while_it_runs_and_when_it_ends() {
     let host = setup.config("/slow", "release", r#""release""#).start().await;
     let mut client = host.connect("/slow").await;
     client.send("block 300").await;
-    let line = wait_for(&host, 0, "a callback takes long").await;
+    let line = wait_for(&host, 0, "slow callback still running").await;
     let fields = ["plugin", "generation", "resource", "callback"].map(|name| line.field(name));
     assert_eq!(fields, ["blocker", "1", "/slow", "message"]);
     assert_eq!(line.level(), "WARN");
@@ -44,7 +44,7 @@ async fn a_slow_callback_is_reported_while_it_runs_and_when_it_ends() {
     client.send("quick").await;
     assert_eq!(client.receive_text().await, "quick");
     let reports =
-        host.log().iter().filter(|line| line.starts_with("a callback takes long")).count();
+        host.log().iter().filter(|line| line.starts_with("slow callback still running")).count();
     assert_eq!(reports, 1);
 }
 
@@ -55,7 +55,7 @@ async fn disabling_a_stuck_application_closes_all_its_connections() {
     let host = host.start().await;
     let mut failing = host.connect("/stuck").await;
     failing.send("block forever").await;
-    wait_for(&host, 0, "a callback takes long").await;
+    wait_for(&host, 0, "slow callback still running").await;
     // This session's `open` waits behind the stuck callback.
     let waiting = host.open(plugsocket_tests::Request::to("/stuck")).await;
     let (code, output) = host.command(&["plugin", "disable", "blocker"]).await;
@@ -83,7 +83,7 @@ async fn a_replacement_of_a_stuck_library_that_fails_restarts_the_previous_one()
     let host = host.config("/stuck", "starts", "1").start().await;
     let mut failing = host.connect("/stuck").await;
     failing.send("block forever").await;
-    wait_for(&host, 0, "a callback takes long").await;
+    wait_for(&host, 0, "slow callback still running").await;
     let position = host.log_position();
     // The new library can start only once, so it fails when the watchdog restarts it.
     host.replace_library("app", "counter_v2");
@@ -147,7 +147,7 @@ async fn a_stuck_application_is_abandoned_and_restarted_without_effect_on_others
     let mut bystander = host.connect("/web").await;
     let (mut idle, mut failing) = (host.connect("/stuck").await, host.connect("/stuck").await);
     failing.send("block forever").await;
-    wait_for(&host, 0, "a callback takes long").await;
+    wait_for(&host, 0, "slow callback still running").await;
     echoes(&mut bystander).await;
     for client in [&mut idle, &mut failing] {
         let packet = client.expect_close_packet(1013).await;
@@ -184,7 +184,7 @@ async fn a_reload_recovers_a_stuck_resource() {
     failing.expect_close_packet(1013).await;
     let mut failing = host.connect("/stuck").await;
     failing.send("block forever").await;
-    wait_for(&host, 0, "lane given up").await;
+    wait_for(&host, 0, "lane abandoned").await;
     failing.expect_close_packet(1013).await;
     assert_eq!(rejected(&host, "/stuck").await["retry_after"], 600);
     host.reload("app", "speaker").await;
@@ -211,7 +211,7 @@ async fn an_application_that_panics_repeatedly_is_restarted_and_then_closed_temp
     let position = host.log_position();
     three_panics().await;
     assert_eq!(bystander.expect_close_packet(1013).await["retry_after"], 1);
-    wait_for(&host, position, "panics again and again; closed").await;
+    wait_for(&host, position, "repeated panics; resource closed").await;
     wait_for(&host, position, "resource is served").await;
     host.connect("/panic").await;
 }

@@ -158,7 +158,7 @@ mod tests {
         let rows = [row("raw", [100.0, 200.0, 400.0]), row("host", [90.0, 100.0, 360.0])];
         let table = Table::new("t").value("rate").ratio("of raw", "raw", |s| s.value, 2.0);
         let text = table.render(&rows);
-        assert!(text.contains("| host |  100 |        90–360 |   1.80 |"), "{text}");
+        assert!(text.contains("| host |  100 |  90–360 |   1.80 |"), "{text}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ async fn without_a_free_thread_a_command_fails_and_succeeds_later() {
     host.wait_for_error(position, "cannot start a thread").await;
     let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
     assert!(code == 1 && output.contains("cannot start a thread"), "{output}");
-    let is_failure = |line: &Line| line.starts_with("the state cannot be written");
+    let is_failure = |line: &Line| line.starts_with("cannot write the snapshot");
     host.wait_for_log_since(position, "the snapshot to fail", is_failure).await;
     assert_eq!(count(&mut client).await, 2);
     limit_threads(&host, 10_000);
