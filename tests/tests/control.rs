@@ -140,7 +140,7 @@ async fn check_diff_compares_and_reload_applies_the_configuration() {
     let diff = json_of(&host, &["check", "--diff"]).await;
     assert_eq!(diff["needs_restart"], json!(["listen"]));
     let output = succeed(&host, &["reload"]).await;
-    assert!(output.contains("what needs a restart: listen"), "{output}");
+    assert!(output.contains("these keys need a restart: listen"), "{output}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 //!
 //! Nearly all traffic is whole messages in one frame. They are read into a buffer of the thread,
 //! unmasked and checked there, so an idle connection owns no buffer. Fragments, pings and pongs go
-//! through [`TungstenitePath`](fragments::TungstenitePath), which exists only while it is needed.
+//! through `TungstenitePath`, which exists only while it is needed.
 //! The close handshake is in `close`. Does not know what a message means.
 
 mod close;
