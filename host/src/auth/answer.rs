@@ -4,6 +4,7 @@ use hyper::StatusCode;
 use serde_json::{Map, Value};
 
 use super::{Denial, Login, MAX_USER, integer_text, is_user};
+use crate::protocol::http::Refusal;
 
 /// The parts of a response that count.
 #[derive(Debug)]
@@ -24,8 +25,8 @@ pub(super) struct Answer<'a> {
 pub(super) fn interpret(answer: &Answer<'_>) -> Result<Result<Login, Denial>, String> {
     match answer.status.as_u16() {
         200..=299 => login(answer).map(Ok),
-        401 => Ok(Err(Denial::unauthorized(reason(answer, "not signed in"), None))),
-        403 => Ok(Err(Denial::forbidden(reason(answer, "not allowed")))),
+        401 => Ok(Err(Refusal::unauthorized(reason(answer, "not signed in"), None).into())),
+        403 => Ok(Err(Refusal::forbidden(reason(answer, "not allowed")).into())),
         status @ 300..=399 => {
             Err(format!("status {status}: redirects are not followed; respond with 401 instead"))
         }

@@ -4,23 +4,23 @@
 //! spawned. Connections are pooled. hyper-util's pooled client is not used, as it drives
 //! connections in spawned tasks that outlive a call that timed out.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::{fmt, io};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use futures_util::future::{Fuse, FusedFuture, FutureExt};
 use http::response::Parts;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1::{self, Connection, SendRequest};
 use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::{Request, Version};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
 use super::answer::{self, Answer};
@@ -28,6 +28,8 @@ use super::{Applicant, Denial, Login};
 use crate::config::{CallMethod, CallbackRules, EndpointPlace};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
+use crate::protocol::close::RETRY_AFTER;
+use crate::protocol::http::Refusal;
 
 /// An endpoint, its pooled connections and its concurrent calls.
 #[derive(Debug)]
@@ -51,29 +53,25 @@ enum CallError {
     #[error("name lookup failed")]
     Lookup(#[source] io::Error),
     #[error("the HTTP exchange failed")]
-    Exchange(#[source] hyper::Error),
+    Exchange(#[from] hyper::Error),
     #[error("the response body cannot be read, or is longer than max_response")]
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the request cannot be built")]
-    Request(#[source] http::Error),
+    Request(#[from] http::Error),
     #[error("{0}")]
     Answer(String),
 }
 
-trait Socket: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin {}
-impl<S: AsyncRead + AsyncWrite + fmt::Debug + Send + Unpin> Socket for S {}
-
 /// Shared by a call and its name lookup; the last of them releases it.
 type Permit = Arc<OwnedSemaphorePermit>;
 type RequestBody = Empty<Bytes>;
-type Driver = Connection<TokioIo<Box<dyn Socket>>, RequestBody>;
+type Socket = TokioIo<Either<TcpStream, UnixStream>>;
 
 /// Connection to the endpoint, driven only during a call.
 #[derive(Debug)]
 struct PooledConnection {
     sender: SendRequest<RequestBody>,
-    /// `None` once the connection has ended.
-    driver: Option<Pin<Box<Driver>>>,
+    driver: Fuse<Connection<Socket, RequestBody>>,
 }
 
 impl AuthEndpoint {
@@ -113,7 +111,8 @@ impl AuthEndpoint {
                         endpoint, reason, "authentication endpoint failed; clients are refused"
                     );
                 }
-                Err(Denial::unavailable())
+                let refusal = Refusal::unavailable("authentication is unavailable", RETRY_AFTER);
+                Err(Denial { retry_after: Some(RETRY_AFTER), ..refusal.into() })
             }
         }
     }
@@ -130,10 +129,12 @@ impl AuthEndpoint {
             };
             match connection.exchange(self.request(applicant)?, self.settings.max_response).await {
                 Ok((parts, body, is_open)) => {
-                    if is_open {
-                        self.pool(connection);
+                    let decision = interpret(&parts, &body).map_err(CallError::Answer);
+                    let mut idle = self.idle();
+                    if is_open && idle.len() < MAX_IDLE {
+                        idle.push(connection);
                     }
-                    return interpret(&parts, &body).map_err(CallError::Answer);
+                    return decision;
                 }
                 // The endpoint may have closed it while it was idle: try the next one.
                 Err(CallError::Exchange(_)) if is_pooled => {}
@@ -142,21 +143,14 @@ impl AuthEndpoint {
         }
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<PooledConnection>> {
+    fn idle(&self) -> MutexGuard<'_, Vec<PooledConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pool(&self, connection: PooledConnection) {
-        let mut idle = self.idle();
-        if idle.len() < MAX_IDLE {
-            idle.push(connection);
-        }
-    }
-
     async fn connect(&self, permit: &Permit) -> Result<PooledConnection, CallError> {
-        let socket: Box<dyn Socket> = match &self.settings.url.place {
+        let socket = match &self.settings.url.place {
             EndpointPlace::Unix(path) => {
-                Box::new(UnixStream::connect(path).await.map_err(CallError::Connect)?)
+                Either::Right(UnixStream::connect(path).await.map_err(CallError::Connect)?)
             }
             EndpointPlace::Tcp(host, port) => {
                 let found = match host.parse::<IpAddr>() {
@@ -170,15 +164,14 @@ impl AuthEndpoint {
                 let stream = TcpStream::connect(&*found).await.map_err(CallError::Connect)?;
                 // Without the option, the request is only slower.
                 drop(stream.set_nodelay(true));
-                Box::new(stream)
+                Either::Left(stream)
             }
         };
         let (sender, driver) = http1::Builder::new()
             .max_buf_size(MAX_ANSWER_HEAD)
             .handshake(TokioIo::new(socket))
-            .await
-            .map_err(CallError::Exchange)?;
-        Ok(PooledConnection { sender, driver: Some(Box::pin(driver)) })
+            .await?;
+        Ok(PooledConnection { sender, driver: driver.fuse() })
     }
 
     fn request(&self, applicant: &Applicant<'_>) -> Result<Request<RequestBody>, CallError> {
@@ -195,8 +188,7 @@ impl AuthEndpoint {
             .uri(&url.target)
             .header(HOST, &url.authority)
             .header("X-Original-URI", original)
-            .body(RequestBody::new())
-            .map_err(CallError::Request)?;
+            .body(RequestBody::new())?;
         let headers = request.headers_mut();
         if *address != "unix"
             && let Ok(address) = HeaderValue::from_str(address)
@@ -209,13 +201,10 @@ impl AuthEndpoint {
                 .any(|line| line.split(',').any(|option| option.trim().eq_ignore_ascii_case(name)))
         };
         for name in forward_headers.iter().filter(|name| !is_hop(name)) {
-            let lines = head.headers().filter(|(found, _)| found.eq_ignore_ascii_case(name));
-            for (_, value) in lines {
-                if let (Ok(name), Ok(value)) =
-                    (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
-                {
-                    headers.append(name, value);
-                }
+            let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+            let lines = head.headers().filter(|(found, _)| name == *found);
+            for value in lines.filter_map(|(_, value)| HeaderValue::from_bytes(value).ok()) {
+                headers.append(&name, value);
             }
         }
         Ok(request)
@@ -243,46 +232,35 @@ impl PooledConnection {
         max_body: usize,
     ) -> Result<(Parts, Bytes, bool), CallError> {
         let Self { sender, driver } = self;
-        let mut exchange = pin!(async {
-            sender.ready().await.map_err(CallError::Exchange)?;
-            let response = sender.send_request(request).await.map_err(CallError::Exchange)?;
-            let (parts, body) = response.into_parts();
+        let exchange = async {
+            sender.ready().await?;
+            let (parts, body) = sender.send_request(request).await?.into_parts();
             let body = Limited::new(body, max_body).collect().await.map_err(CallError::Body)?;
-            Ok((parts, body.to_bytes()))
-        });
-        let (parts, body) = loop {
-            tokio::select! {
-                biased;
-                done = &mut exchange => break done?,
-                () = drive(driver) => {}
-            }
+            Ok::<_, CallError>((parts, body.to_bytes()))
         };
-        let is_open = driver.is_some();
+        // After the end of the connection, the response can still be read from its buffers. The
+        // exchange returns the error of the connection, too.
+        let end = async {
+            drop((&mut *driver).await);
+            std::future::pending().await
+        };
+        let (parts, body) = tokio::select! {
+            biased;
+            done = exchange => done?,
+            never = end => never,
+        };
         let closes = parts.headers.get(CONNECTION).is_some_and(|value| value != "keep-alive");
-        Ok((parts.clone(), body, is_open && !closes && parts.version == Version::HTTP_11))
-    }
-}
-
-/// Drives a connection until it ends. The response can still be read from its buffers then.
-async fn drive(driver: &mut Option<Pin<Box<Driver>>>) {
-    match driver {
-        Some(moving) => {
-            // The exchange returns the same error.
-            drop(moving.as_mut().await);
-            *driver = None;
-        }
-        None => std::future::pending().await,
+        let is_open = !driver.is_terminated() && !closes && parts.version == Version::HTTP_11;
+        Ok((parts, body, is_open))
     }
 }
 
 fn interpret(parts: &Parts, body: &[u8]) -> Result<Result<Login, Denial>, String> {
-    let text =
-        |value: &'_ HeaderValue| std::str::from_utf8(value.as_bytes()).ok().map(str::to_owned);
-    let content_type = parts.headers.get(CONTENT_TYPE).and_then(text).unwrap_or_default();
+    let content_type = parts.headers.get(CONTENT_TYPE).map_or(&[][..], HeaderValue::as_bytes);
     let users: Vec<_> = parts.headers.get_all("x-user").iter().map(HeaderValue::as_bytes).collect();
     answer::interpret(&Answer {
         status: parts.status,
-        content_type: &content_type.to_ascii_lowercase(),
+        content_type: &str::from_utf8(content_type).unwrap_or_default().to_ascii_lowercase(),
         users: &users,
         body,
     })

@@ -1,8 +1,9 @@
 //! Token verification in memory, for `crate::internals`.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use super::{keys, token};
+use super::keys;
+use super::token::{self, VerifiedToken};
 use crate::config::{Algorithm, KeyForm, Source, TokenRules};
 use crate::protocol::http::Head;
 
@@ -24,18 +25,9 @@ pub struct Verified {
 pub fn verify_token(token: &str, secret: &[u8], now: SystemTime) -> Result<Verified, String> {
     let form = KeyForm::Single { algorithm: Algorithm::Hs256, is_base64url: false, kid: None };
     let keys = keys::read(secret, &form).map_err(|error| error.to_string())?;
-    let rules = TokenRules {
-        keys: Vec::new(),
-        from: Vec::new(),
-        leeway: Duration::from_secs(30),
-        require_exp: true,
-        issuer: None,
-        audience: Vec::new(),
-        user_claim: "sub".to_owned(),
-        close_on_expiry: false,
-    };
-    let found = token::verify(token, &keys.keys, &rules, now).map_err(|error| error.to_string())?;
-    Ok(Verified { user: found.user, claims: found.claims, until: found.until })
+    let found = token::verify(token, &keys.keys, &TokenRules::default(), now);
+    let VerifiedToken { user, claims, until } = found.map_err(|error| error.to_string())?;
+    Ok(Verified { user, claims, until })
 }
 
 /// Returns the token of a request for `target` with these header lines, from one place: `header`,

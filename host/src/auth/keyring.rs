@@ -1,15 +1,13 @@
 //! Keys of one resource: reads the key files, and rereads them when they change.
 
-use std::io;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
-use super::keys::{self, Key, KeySet, Skipped};
-use crate::config::{FileSetting, KeyFile, TokenRules};
-use crate::fs::read;
+use super::keys::{self, Key, KeySet};
+use crate::config::{FileSetting, KeyFile, KeyForm, TokenRules};
+use crate::fs;
 use crate::fs::stamp::{FileStamp, FileStamps, FileState, SettledFiles};
 
 /// Rules for tokens, and the keys in force.
@@ -27,19 +25,23 @@ struct Polled {
     reported: Option<String>,
 }
 
-/// An unusable key file: its index in the list, and the reason in one line.
+/// An unusable key file: the key of the table `auth` that names it, the line of that key, and the
+/// reason in one line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct UnfitKey {
-    pub(super) at: usize,
+    pub(super) key: String,
+    pub(super) line: usize,
     pub(super) problem: String,
 }
 
 impl Keyring {
+    /// Reads the key files.
+    ///
     /// # Errors
-    /// All unusable files.
+    /// Every unusable file.
     pub(super) fn open(rules: &TokenRules, resource: &str) -> Result<Self, Vec<UnfitKey>> {
         let polled = SettledFiles::new(stamps(&rules.keys));
-        let keys = ArcSwap::from_pointee(read(&rules.keys)?.log_skipped(resource));
+        let keys = ArcSwap::from_pointee(join(read(&rules.keys)?, rules, resource));
         let polled = Mutex::new(Polled { files: polled, reported: None });
         Ok(Self { rules: rules.clone(), keys, polled })
     }
@@ -61,25 +63,23 @@ impl Keyring {
                 Ok(found) => {
                     polled.files.mark_read();
                     polled.reported = None;
-                    let keys = found.log_skipped(resource);
+                    let keys = join(found, &self.rules, resource);
                     let count = keys.len();
                     self.keys.store(Arc::new(keys));
                     info!(resource, keys = count, "token keys reloaded");
                 }
                 Err(unfit) => {
                     let reasons: Vec<String> = unfit.into_iter().map(|file| file.problem).collect();
-                    polled.report(resource, reasons.join("; "));
+                    let reason = reasons.join("; ");
+                    if polled.reported.as_ref() != Some(&reason) {
+                        error!(
+                            resource,
+                            reason, "token keys rejected; the previous keys stay in force"
+                        );
+                        polled.reported = Some(reason);
+                    }
                 }
             },
-        }
-    }
-}
-
-impl Polled {
-    fn report(&mut self, resource: &str, reason: String) {
-        if self.reported.as_ref() != Some(&reason) {
-            error!(resource, reason, "token keys rejected; the previous keys stay in force");
-            self.reported = Some(reason);
         }
     }
 }
@@ -88,48 +88,40 @@ fn stamps(files: &[KeyFile]) -> FileStamps {
     files.iter().map(|file| FileStamp::of(&file.file.path)).collect()
 }
 
-/// Content of all key files.
-#[derive(Default)]
-struct LoadedKeys<'a> {
-    keys: Vec<Key>,
-    /// By file, at least one of each.
-    skipped: Vec<(&'a Path, Vec<Skipped>)>,
-}
-
-impl LoadedKeys<'_> {
-    fn log_skipped(self, resource: &str) -> Vec<Key> {
-        for (file, skipped) in self.skipped {
-            let (file, count, first) = (file.display(), skipped.len(), &skipped[0]);
-            warn!(resource, %file, skipped = count, %first, "unusable keys of a key set skipped");
-        }
-        self.keys
-    }
-}
-
-fn read(files: &[KeyFile]) -> Result<LoadedKeys<'_>, Vec<UnfitKey>> {
-    let (mut found, mut unfit) = (LoadedKeys::default(), Vec::new());
+/// Reads all key files.
+fn read(files: &[KeyFile]) -> Result<Vec<KeySet>, Vec<UnfitKey>> {
+    let (mut sets, mut unfit) = (Vec::new(), Vec::new());
     for (at, file) in files.iter().enumerate() {
         match read_one(file) {
-            Ok(KeySet { keys, skipped }) => {
-                found.keys.extend(keys);
-                if !skipped.is_empty() {
-                    found.skipped.push((&file.file.path, skipped));
-                }
+            Ok(set) => sets.push(set),
+            Err(problem) => {
+                let name = if file.form == KeyForm::Set { "jwks" } else { "file" };
+                let (key, line) = (format!("keys[{at}].{name}"), file.file.line);
+                unfit.push(UnfitKey { key, line, problem });
             }
-            Err(problem) => unfit.push(UnfitKey { at, problem }),
         }
     }
-    if unfit.is_empty() { Ok(found) } else { Err(unfit) }
+    if unfit.is_empty() { Ok(sets) } else { Err(unfit) }
+}
+
+/// Returns the keys of all files, and logs those that were skipped.
+fn join(sets: Vec<KeySet>, rules: &TokenRules, resource: &str) -> Vec<Key> {
+    for (KeySet { skipped, .. }, KeyFile { file, .. }) in sets.iter().zip(&rules.keys) {
+        if let Some(first) = skipped.first() {
+            let (file, count) = (file.path.display(), skipped.len());
+            warn!(resource, %file, skipped = count, %first, "unusable keys of a key set skipped");
+        }
+    }
+    sets.into_iter().flat_map(|set| set.keys).collect()
 }
 
 fn read_one(KeyFile { file: FileSetting { path, .. }, form }: &KeyFile) -> Result<KeySet, String> {
     let file = path.display();
-    let unreadable = |error: io::Error| {
+    let bytes = fs::read::read(path, MAX_FILE).map_err(|error| {
         format!(
             "the key file {file} cannot be read: {error}; use a file that the host's user may read"
         )
-    };
-    let bytes = read::read(path, MAX_FILE).map_err(unreadable)?;
+    })?;
     keys::read(&bytes, form).map_err(|error| format!("the key file {file} cannot be used: {error}"))
 }
 

@@ -4,32 +4,25 @@
 //! Each key has one algorithm. The header of a token only selects among the keys, so a public key
 //! is never used as a secret, and no key has the algorithm `none`.
 
-use std::fmt;
-
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ring::agreement::{ECDH_P256, EphemeralPrivateKey, agree_ephemeral};
-use ring::rand::SystemRandom;
 use ring::signature::{
     ECDSA_P256_SHA256_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents,
     UnparsedPublicKey,
 };
-use ring::{agreement, hmac};
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject;
+use ring::{agreement, hmac, rand::SystemRandom};
+use rustls_pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 use serde::Deserialize;
-use serde_json::error::Category;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, error::Category};
 use x509_parser::oid_registry::{
     OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY, OID_PKCS1_RSAENCRYPTION, OID_SIG_ED25519,
 };
-use x509_parser::prelude::FromDer;
-use x509_parser::public_key::PublicKey;
-use x509_parser::x509::SubjectPublicKeyInfo;
+use x509_parser::{prelude::FromDer, public_key::PublicKey, x509::SubjectPublicKeyInfo};
 
 use crate::config::{Algorithm, KeyForm};
 
 /// Verification key and its algorithm.
+#[derive(Debug)]
 pub(super) struct Key {
     pub(super) algorithm: Algorithm,
     /// A key without a name is tried with every token of its algorithm.
@@ -37,19 +30,12 @@ pub(super) struct Key {
     material: Material,
 }
 
+/// The key itself. ring's `Debug` of a secret omits its bytes.
+#[derive(Debug)]
 enum Material {
     Secret(hmac::Key),
     Rsa(RsaPublicKeyComponents<Vec<u8>>),
-    /// The uncompressed point.
-    P256(Vec<u8>),
-    Ed25519(Vec<u8>),
-}
-
-impl fmt::Debug for Key {
-    /// Omits the key itself.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Key").field("algorithm", &self.algorithm).finish_non_exhaustive()
-    }
+    Public(UnparsedPublicKey<Vec<u8>>),
 }
 
 /// Problem of a key file.
@@ -59,8 +45,8 @@ pub(super) enum KeyError {
         "the secret has {0} bytes; HS256 requires at least 32 (RFC 7518 section 3.2), as from `openssl rand -hex 32`"
     )]
     Short(usize),
-    #[error("a PEM file is not a secret: {0}")]
-    PemAsSecret(&'static str),
+    #[error("a PEM file is not a secret: a public key is not confidential")]
+    PemAsSecret,
     #[error("not base64url")]
     NotBase64,
     #[error(
@@ -126,36 +112,29 @@ pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<KeySet, KeyError> {
 impl Key {
     /// Returns whether the signature of the message is valid.
     pub(super) fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        match &self.material {
+        let verified = match &self.material {
             // In constant time (ring).
-            Material::Secret(key) => hmac::verify(key, message, signature).is_ok(),
-            Material::Rsa(key) => {
-                key.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature).is_ok()
-            }
-            Material::P256(point) => UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point)
-                .verify(message, signature)
-                .is_ok(),
-            Material::Ed25519(key) => {
-                UnparsedPublicKey::new(&ED25519, key).verify(message, signature).is_ok()
-            }
-        }
+            Material::Secret(key) => hmac::verify(key, message, signature),
+            Material::Rsa(key) => key.verify(&RSA_PKCS1_2048_8192_SHA256, message, signature),
+            Material::Public(key) => key.verify(message, signature),
+        };
+        verified.is_ok()
     }
 }
 
 fn written_secret(bytes: &[u8], is_base64url: bool) -> Result<Vec<u8>, KeyError> {
     if bytes.windows(11).any(|window| window == b"-----BEGIN ") {
-        return Err(KeyError::PemAsSecret("a public key is not confidential"));
+        return Err(KeyError::PemAsSecret);
     }
     // Editors and `openssl rand -hex` append a line feed, which the issuer does not sign with.
-    let end = bytes.len() - bytes.iter().rev().take_while(|b| [b'\n', b'\r'].contains(b)).count();
-    let text = str::from_utf8(&bytes[..end]).ok().filter(|text| !text.contains(char::is_control));
+    let text = str::from_utf8(bytes).ok().map(|text| text.trim_end_matches(['\n', '\r']));
+    let text = text.filter(|text| !text.contains(char::is_control));
     let written = text.map_or(bytes, str::as_bytes);
     if !is_base64url {
         return Ok(written.to_vec());
     }
-    let padding = written.iter().rev().take_while(|byte| **byte == b'=').count();
-    let written = &written[..written.len() - padding];
-    URL_SAFE_NO_PAD.decode(written).map_err(|_| KeyError::NotBase64)
+    let end = written.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    URL_SAFE_NO_PAD.decode(&written[..end]).map_err(|_| KeyError::NotBase64)
 }
 
 fn secret(bytes: &[u8]) -> Result<Material, KeyError> {
@@ -196,10 +175,8 @@ fn public(spki: &[u8], wanted: Algorithm) -> Result<Material, KeyError> {
 }
 
 fn rsa(n: &[u8], e: &[u8]) -> Result<Material, KeyError> {
-    let without_zeros = |number: &[u8]| {
-        let zeros = number.iter().take_while(|byte| **byte == 0).count();
-        number[zeros..].to_vec()
-    };
+    let without_zeros =
+        |number: &[u8]| number.iter().copied().skip_while(|byte| *byte == 0).collect::<Vec<_>>();
     let (n, e) = (without_zeros(n), without_zeros(e));
     let bits = n.first().map_or(0, |first| n.len() * 8 - first.leading_zeros() as usize);
     if !(2048..=8192).contains(&bits) {
@@ -218,7 +195,7 @@ fn rsa(n: &[u8], e: &[u8]) -> Result<Material, KeyError> {
 fn p256(point: &[u8]) -> Result<Material, KeyError> {
     match point {
         [0x04, rest @ ..] if rest.len() == 64 && is_on_p256(point) => {
-            Ok(Material::P256(point.to_vec()))
+            Ok(Material::Public(UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point.to_vec())))
         }
         _ => Err(KeyError::Damaged("not an uncompressed point of P-256")),
     }
@@ -236,33 +213,33 @@ fn is_on_p256(point: &[u8]) -> bool {
 
 fn ed25519(key: &[u8]) -> Result<Material, KeyError> {
     match key.len() {
-        32 => Ok(Material::Ed25519(key.to_vec())),
+        32 => Ok(Material::Public(UnparsedPublicKey::new(&ED25519, key.to_vec()))),
         _ => Err(KeyError::Damaged("an Ed25519 key has 32 bytes")),
     }
 }
 
+/// Key of a set (RFC 7517 section 4, RFC 7518 section 6, RFC 8037).
 #[derive(Deserialize)]
 struct Member {
     kty: String,
-    #[serde(default, rename = "use")]
+    #[serde(rename = "use")]
     purpose: Option<String>,
-    #[serde(default)]
     key_ops: Option<Vec<String>>,
-    #[serde(default)]
     alg: Option<String>,
-    #[serde(default)]
     kid: Option<String>,
-    #[serde(default)]
     crv: Option<String>,
-    #[serde(default)]
+    #[serde(flatten)]
+    parts: KeyParts,
+}
+
+/// Parts of the key itself, in base64url; empty for those that its type does not have.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct KeyParts {
     k: String,
-    #[serde(default)]
     n: String,
-    #[serde(default)]
     e: String,
-    #[serde(default)]
     x: String,
-    #[serde(default)]
     y: String,
 }
 
@@ -305,11 +282,11 @@ fn key(member: &Map<String, Value>) -> Result<Option<Key>, KeyError> {
     if !is_for_tokens {
         return Ok(None);
     }
-    let material = member.material(algorithm)?;
+    let material = member.parts.material(algorithm)?;
     Ok(Some(Key { algorithm, kid: member.kid, material }))
 }
 
-impl Member {
+impl KeyParts {
     fn material(&self, algorithm: Algorithm) -> Result<Material, KeyError> {
         let part = |text: &str| URL_SAFE_NO_PAD.decode(text).map_err(|_| KeyError::NotBase64);
         match algorithm {

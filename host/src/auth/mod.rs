@@ -18,15 +18,11 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use plugsocket_plugin::Kind;
-use serde_json::Number;
 use tokio::time::{Instant, sleep};
 
-use self::callback::AuthEndpoint;
 use self::keyring::{Keyring, UnfitKey};
-use self::token::TokenError;
-use crate::config::{
-    Auth, Backends, Config, ConfigError, KeyFile, Problem, Proof, Source, TokenRules,
-};
+use self::{callback::AuthEndpoint, token::TokenError};
+use crate::config::{Auth, Backends, Config, ConfigError, Problem, Proof, Source};
 use crate::fs::blocking::run_blocking;
 use crate::protocol::http::{Head, Refusal};
 
@@ -69,7 +65,7 @@ fn is_user(user: &str) -> bool {
 }
 
 /// Returns an integer as a user name. As doubles, two users could become equal.
-fn integer_text(number: &Number) -> Option<String> {
+fn integer_text(number: &serde_json::Number) -> Option<String> {
     (number.is_i64() || number.is_u64()).then(|| number.to_string())
 }
 
@@ -97,29 +93,17 @@ pub(crate) struct Denial {
     pub(crate) protocol: Option<&'static str>,
 }
 
-impl Denial {
-    /// Status 401; `error` is a code of RFC 6750 section 3.1, or `None` without credentials.
-    fn unauthorized(reason: String, error: Option<&'static str>) -> Self {
-        let refusal = Refusal::unauthorized(reason, error);
+impl From<Refusal> for Denial {
+    fn from(refusal: Refusal) -> Self {
         Self { refusal, retry_after: None, protocol: None }
-    }
-
-    fn forbidden(reason: String) -> Self {
-        Self { refusal: Refusal::forbidden(reason), retry_after: None, protocol: None }
-    }
-
-    fn unavailable() -> Self {
-        let refusal = Refusal::unavailable("authentication is unavailable", RETRY_AFTER);
-        Self { refusal, retry_after: Some(RETRY_AFTER), protocol: None }
     }
 }
 
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-
 impl From<TokenError> for Denial {
     fn from(error: TokenError) -> Self {
+        // A code of RFC 6750 section 3.1; none without credentials.
         let code = (error != TokenError::Missing).then_some("invalid_token");
-        Self::unauthorized(error.to_string(), code)
+        Refusal::unauthorized(error.to_string(), code).into()
     }
 }
 
@@ -157,15 +141,12 @@ fn authorize_token(keyring: &Keyring, head: &Head) -> Result<Pass, Denial> {
     let token = token::find(head, &rules.from)
         .and_then(|token| token::verify(token, &keyring.keys(), rules, now))
         .map_err(|error| Denial { protocol, ..error.into() })?;
-    let until = token.until.filter(|_| rules.close_on_expiry);
-    let until = until.and_then(|until| instant(until.checked_add(rules.leeway)?, now));
+    let until = token.until.filter(|_| rules.close_on_expiry).and_then(|until| {
+        let left = until.checked_add(rules.leeway)?.duration_since(now).unwrap_or_default();
+        Instant::now().checked_add(left)
+    });
     let login = Login { user: Some(token.user.into()), claims: Some(token.claims.into()) };
     Ok(Pass { login: Some(Box::new(login)), until, protocol })
-}
-
-/// Converts system time to the monotonic clock of timers.
-fn instant(time: SystemTime, now: SystemTime) -> Option<Instant> {
-    Instant::now().checked_add(time.duration_since(now).unwrap_or_default())
 }
 
 /// Creates the guards of a configuration. Guards of `current` with the same settings are kept, with
@@ -184,9 +165,10 @@ pub(crate) fn load_guards(config: &Config, current: &Guards) -> Result<Guards, C
         match guard {
             Ok(guard) => drop(guards.insert(path.clone(), guard)),
             Err(unfit) => {
-                let Proof::Token(rules) = &settings.proof else { continue };
-                problems
-                    .extend(unfit.into_iter().map(|unfit| key_problem(config, path, rules, unfit)));
+                problems.extend(unfit.into_iter().map(|UnfitKey { key, line, problem }| {
+                    let key = format!("resources.{path:?}.auth.{key}");
+                    Problem { path: config.path.clone(), line, key, problem }
+                }));
             }
         }
     }
@@ -195,25 +177,6 @@ pub(crate) fn load_guards(config: &Config, current: &Guards) -> Result<Guards, C
     }
     problems.sort_by_key(|problem| problem.line);
     Err(ConfigError::Invalid { path: config.path.clone(), problems })
-}
-
-fn key_problem(
-    config: &Config,
-    resource: &str,
-    rules: &TokenRules,
-    UnfitKey { at, problem }: UnfitKey,
-) -> Problem {
-    let KeyFile { file, form } = &rules.keys[at];
-    let key = format!("resources.{resource:?}.auth.keys[{at}].{}", form.key());
-    Problem { path: config.path.clone(), line: file.line, key, problem }
-}
-
-fn refresh_keys(guards: &Guards) {
-    for (path, guard) in guards {
-        if let Verifier::Keys(keyring) = &guard.verifier {
-            keyring.refresh(path);
-        }
-    }
 }
 
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
@@ -226,7 +189,14 @@ pub(crate) async fn watch_keys(guards: &ArcSwap<Guards>) {
         if guards.is_empty() {
             continue;
         }
-        if let Err(error) = run_blocking(move || refresh_keys(&guards)).await {
+        let refresh = move || {
+            for (path, guard) in &*guards {
+                if let Verifier::Keys(keyring) = &guard.verifier {
+                    keyring.refresh(path);
+                }
+            }
+        };
+        if let Err(error) = run_blocking(refresh).await {
             tracing::error!(%error, "token key files cannot be checked");
         }
     }

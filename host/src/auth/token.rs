@@ -5,8 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
@@ -126,7 +125,6 @@ const MAX_TOKEN: usize = 8 << 10;
 #[derive(Deserialize)]
 struct Header {
     alg: String,
-    #[serde(default)]
     kid: Option<String>,
     /// Extensions that must be understood (RFC 7515 section 4.1.11); the host understands none.
     #[serde(default, rename = "crit", deserialize_with = "is_present")]
@@ -158,14 +156,11 @@ pub(super) fn verify(
         return Err(TokenError::Algorithm);
     }
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| TokenError::Malformed)?;
-    let mut candidates = keys
-        .iter()
-        .filter(|key| key.algorithm.as_str() == header.alg)
-        .filter(|key| match (&key.kid, &header.kid) {
-            (Some(key), Some(named)) => key == named,
-            _ => true,
-        })
-        .peekable();
+    let is_candidate = |key: &&Key| {
+        let may_be_named = key.kid.is_none() || header.kid.is_none() || key.kid == header.kid;
+        key.algorithm.as_str() == header.alg && may_be_named
+    };
+    let mut candidates = keys.iter().filter(is_candidate).peekable();
     if candidates.peek().is_none() {
         return Err(TokenError::Algorithm);
     }
@@ -227,10 +222,7 @@ fn verify_claims(
 
 /// Returns a NumericDate (RFC 7519 section 2); one that is not a number is an error.
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<f64>, TokenError> {
-    match claims.get(name) {
-        None => Ok(None),
-        Some(value) => value.as_f64().map(Some).ok_or(TokenError::Malformed),
-    }
+    claims.get(name).map(|value| value.as_f64().ok_or(TokenError::Malformed)).transpose()
 }
 
 /// RFC 7519 section 4.1.3: "If the principal processing the claim does not identify itself with a

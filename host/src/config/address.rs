@@ -44,12 +44,10 @@ impl Listen {
 pub(super) fn socket(text: &str, at: &At<'_>) -> Result<PathBuf, Wrong> {
     let path = file(text, at)?;
     // sun_path is 108 bytes with its terminating zero (unix(7)).
-    match path.as_os_str().len() {
+    let (length, said) = (path.as_os_str().len(), quoted(&path.to_string_lossy()));
+    match length {
         ..=107 => Ok(path),
-        long => {
-            let said = quoted(&path.to_string_lossy());
-            wrong!("{said} is {long} bytes long; the path of a socket may have 107")
-        }
+        _ => wrong!("{said} is {length} bytes long; the path of a socket may have 107"),
     }
 }
 
@@ -90,13 +88,13 @@ pub(super) fn listen(text: &str, at: &At<'_>) -> Result<Listen, Wrong> {
     if !is_host(host) {
         return wrong!("{said} has an address that cannot be listened on; {right}");
     }
-    match port.parse() {
-        Ok(port) => Ok(Listen::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port }),
-        Err(_) => wrong!(
-            "{} is not a port; give a number from 1 to 65535, or 0 for any free port",
-            quoted(port)
-        ),
-    }
+    let Ok(port) = port.parse() else {
+        let said = quoted(port);
+        return wrong!(
+            "{said} is not a port; give a number from 1 to 65535, or 0 for any free port"
+        );
+    };
+    Ok(Listen::Tcp { host: host.trim_matches(['[', ']']).to_owned(), port })
 }
 
 /// Splits `host:port` or `[v6]:port`, of which the port may be missing. Brackets stay.
@@ -141,20 +139,15 @@ pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
     }
     let Ok(net) = text.parse::<IpNet>() else {
         let right = "give an address such as \"192.0.2.7\" or a network such as \"192.0.2.0/24\" or \"2001:db8::/32\"";
-        return match text.parse::<Ipv4Addr>().is_err()
-            && text.contains(|c: char| c.is_ascii_alphabetic())
-        {
-            true if !text.contains(':') => {
-                wrong!("{said} is a name, and the host does not look up names here; {right}")
-            }
-            _ => wrong!("{said} is not an address; {right}"),
-        };
+        if text.contains(|c: char| c.is_ascii_alphabetic()) && !text.contains(':') {
+            return wrong!("{said} is a name, and the host does not look up names here; {right}");
+        }
+        return wrong!("{said} is not an address; {right}");
     };
     if net.addr() != net.network() {
+        let (net, ip) = (net.trunc(), net.addr());
         return wrong!(
-            "{said} is an address with the mask of a network; write \"{}\" or \"{}\"",
-            net.trunc(),
-            net.addr()
+            "{said} is an address with the mask of a network; write \"{net}\" or \"{ip}\""
         );
     }
     let mapped = match net {
@@ -198,11 +191,8 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
         };
     }
     if let Some(web) = ["ws", "wss"].iter().position(|ws| scheme.eq_ignore_ascii_case(ws)) {
-        let right = format!("{}://{rest}", ["http", "https"][web]);
-        return wrong!(
-            "{said} is the address of a socket; write the origin of the page, {}",
-            quoted(&right)
-        );
+        let right = quoted(&format!("{}://{rest}", ["http", "https"][web]));
+        return wrong!("{said} is the address of a socket; write the origin of the page, {right}");
     }
     if !text.is_ascii() {
         return wrong!(
@@ -229,11 +219,8 @@ pub(super) fn without_default_port(origin: &str) -> &str {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => (":443", rest),
         _ => return origin,
     };
-    match authority.strip_suffix(port) {
-        // After another port it is not a port, and this not an origin.
-        Some(host) if host.ends_with(']') || !host.contains(':') => {
-            &origin[..origin.len() - port.len()]
-        }
-        _ => origin,
-    }
+    // After another port it is not a port, and this not an origin.
+    let is_whole = |host: &str| host.ends_with(']') || !host.contains(':');
+    let has_port = authority.strip_suffix(port).is_some_and(is_whole);
+    if has_port { &origin[..origin.len() - port.len()] } else { origin }
 }

@@ -4,12 +4,10 @@
 
 use std::time::Duration;
 
-use super::endpoint::Endpoint;
-use super::keys::{Declaration, Group, Settings, settings};
-use super::raw::Section;
+use super::keys::{Group, Settings, names, settings};
 use super::rules::{Rule, choice, count, distinct_strings, seconds, strings, switch, tables, text};
-use super::tls::FileSetting;
 use super::value::{self, At, Wrong, is_token, quoted, wrong};
+use super::{endpoint::Endpoint, raw::Node, tls::FileSetting};
 
 /// Authentication of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +48,7 @@ settings! {
 
 settings! {
     /// Authentication by signed token (JWT).
-    pub struct TokenRules in "auth.", checked by some_source {
+    pub struct TokenRules: Default in "auth.", checked by some_source {
         /// Keys that verify tokens; at least one.
         "keys" => keys: Vec<KeyFile> =
             tables(KeyEntry::groups, key_file, KEY).required("keys = [{ … }]");
@@ -143,16 +141,6 @@ pub enum KeyForm {
     Set,
 }
 
-impl KeyForm {
-    /// Returns the key of `plugins.toml` that names the file.
-    pub(crate) fn key(&self) -> &'static str {
-        match self {
-            Self::Single { .. } => "file",
-            Self::Set => "jwks",
-        }
-    }
-}
-
 /// Algorithm of a token (RFC 7518 section 3.1, RFC 8037). There is no `none`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
@@ -209,82 +197,72 @@ pub(super) fn groups() -> Vec<Group> {
 
 /// The table `auth`, which has the keys of one kind of authentication.
 pub(super) fn auth() -> Rule<Option<Auth>> {
-    Rule::new(
-        "table",
-        "",
-        |_| None,
-        |node, _| {
-            let right = format!("write a table, [{}]", node.name);
-            let mut section = node.section(&groups(), &right)?;
-            let OfBackends { backends } = OfBackends::read_alone(&mut section);
-            let proof = match (section.has("keys"), section.has("url")) {
-                (true, false) => {
-                    let kind = "an HTTP endpoint, but this table has keys for tokens";
-                    refuse(CallbackRules::KEYS, kind, &mut section);
-                    Proof::Token(TokenRules::read_alone(&mut section))
-                }
-                (false, true) => {
-                    let kind = "signed tokens, but this table has the url of an endpoint";
-                    refuse(TokenRules::KEYS, kind, &mut section);
-                    Proof::Callback(CallbackRules::read_alone(&mut section))
-                }
-                (true, true) => {
-                    return wrong!(
-                        "signed tokens (keys) and an HTTP endpoint (url) at once; keep one of them"
-                    );
-                }
-                (false, false) => {
-                    return wrong!(
-                        "no client could authenticate; give keys = [{KEY}] for signed tokens, or url = \"http://127.0.0.1/auth.php\" for an HTTP endpoint"
-                    );
-                }
-            };
-            Ok(Some(Auth { backends, proof }))
-        },
-    )
+    Rule::new("table", "", None, |node, _| {
+        let right = format!("write a table, [{}]", node.name);
+        node.table(&groups(), &right)?;
+        let OfBackends { backends } = OfBackends::read_alone(node);
+        let proof = match (node.has("keys"), node.has("url")) {
+            (true, false) => {
+                let problem = "this key is for an HTTP endpoint, but this table has keys for tokens; remove it";
+                refuse(names(&CallbackRules::groups()), problem, node);
+                Proof::Token(TokenRules::read_alone(node))
+            }
+            (false, true) => {
+                let problem = "this key is for signed tokens, but this table has the url of an endpoint; remove it";
+                refuse(names(&TokenRules::groups()), problem, node);
+                Proof::Callback(CallbackRules::read_alone(node))
+            }
+            (true, true) => {
+                return wrong!(
+                    "signed tokens (keys) and an HTTP endpoint (url) at once; keep one of them"
+                );
+            }
+            (false, false) => {
+                return wrong!(
+                    "no client could authenticate; give keys = [{KEY}] for signed tokens, or url = \"http://127.0.0.1/auth.php\" for an HTTP endpoint"
+                );
+            }
+        };
+        Ok(Some(Auth { backends, proof }))
+    })
 }
 
 /// Notes a mistake for each of these keys that the table has.
-fn refuse(keys: &[Declaration], kind: &str, section: &mut Section<'_, '_>) {
-    for key in keys.iter().filter(|key| section.has(key.name)).collect::<Vec<_>>() {
-        section.wrong(key.name, Wrong(format!("this key is for {kind}; remove it")));
+fn refuse<'k>(keys: impl Iterator<Item = &'k str>, problem: &str, table: &mut Node<'_, '_>) {
+    for key in keys {
+        if table.has(key) {
+            table.wrong(key, problem);
+        }
     }
 }
 
-fn some_source(settings: TokenRules, section: &mut Section<'_, '_>) -> TokenRules {
+fn some_source(settings: TokenRules, section: &mut Node<'_, '_>) -> TokenRules {
     if settings.from.is_empty() && section.has_right("from") {
         let problem = "the array is empty, so the host would find no token; give e.g. [\"header\"]";
-        section.wrong("from", Wrong(problem.to_owned()));
+        section.wrong("from", problem);
     }
     settings
 }
 
-fn key_file(section: &mut Section<'_, '_>) -> Option<KeyFile> {
+fn key_file(section: &mut Node<'_, '_>) -> Option<KeyFile> {
     let entry = KeyEntry::read_alone(section);
     let example = format!("write {KEY} or {{ jwks = \"keys.json\" }}");
     if section.has("jwks") {
-        for key in ["algorithm", "file", "encoding", "kid"] {
-            if section.has(key) {
-                let problem = format!("a key set has this itself; remove it, or {example}");
-                section.wrong(key, Wrong(problem));
-            }
-        }
+        let problem = format!("a key set has this itself; remove it, or {example}");
+        refuse(["algorithm", "file", "encoding", "kid"].into_iter(), &problem, section);
         return entry.jwks.map(|file| KeyFile { file, form: KeyForm::Set });
     }
     for key in ["algorithm", "file"] {
         if !section.has(key) {
-            section.wrong(key, Wrong(format!("this key is missing; {example}")));
+            section.wrong(key, format!("this key is missing; {example}"));
         }
     }
     let KeyEntry { algorithm, file, is_base64url, kid, .. } = entry;
     if section.has("encoding") && algorithm.is_some_and(|found| found != Algorithm::Hs256) {
-        let problem = "only a secret (HS256) has an encoding; remove it";
-        section.wrong("encoding", Wrong(problem.to_owned()));
+        section.wrong("encoding", "only a secret (HS256) has an encoding; remove it");
     }
-    Some(KeyFile {
-        file: file?,
-        form: KeyForm::Single { algorithm: algorithm?, is_base64url, kid },
-    })
+    let form = KeyForm::Single { algorithm: algorithm?, is_base64url, kid };
+    Some(KeyFile { file: file?, form })
 }
 
 fn source(text: &str, _: &At<'_>) -> Result<Source, Wrong> {
@@ -306,7 +284,7 @@ fn header(text: &str, _: &At<'_>) -> Result<String, Wrong> {
     if !is_token(text) {
         return wrong!("{} is not the name of a header; give e.g. \"Cookie\"", quoted(text));
     }
-    if NOT_FORWARDED.contains(&text.to_ascii_lowercase().as_str()) {
+    if NOT_FORWARDED.split(' ').any(|name| name.eq_ignore_ascii_case(text)) {
         return wrong!("{} is a header of the host's own request; remove it", quoted(text));
     }
     Ok(text.to_owned())
@@ -315,21 +293,6 @@ fn header(text: &str, _: &At<'_>) -> Result<String, Wrong> {
 const FORWARDED: [&str; 5] = ["Cookie", "Authorization", "Origin", "User-Agent", "Accept-Language"];
 
 /// Headers of one connection only, or of the host's own request (RFC 9110 section 7.6.1).
-const NOT_FORWARDED: [&str; 16] = [
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "x-forwarded-for",
-    "x-original-method",
-    "x-original-uri",
-];
+const NOT_FORWARDED: &str = "connection content-length content-type expect host keep-alive \
+    proxy-authenticate proxy-authorization proxy-connection te trailer transfer-encoding upgrade \
+    x-forwarded-for x-original-method x-original-uri";

@@ -4,9 +4,8 @@
 
 use std::collections::BTreeSet;
 
-use super::Config;
 use super::keys::{Applies, Settings};
-use super::resource::ResourceSettings;
+use super::{Config, ResourceSettings};
 
 /// The difference between the running [`Config`] and a new one. Paths are in alphabetical order.
 /// What is in no list did not change.
@@ -41,31 +40,38 @@ impl Diff {
     }
 }
 
-pub(super) fn diff(old: &Config, new: &Config) -> Diff {
-    let mut diff = Diff::default();
-    for (path, resource) in &new.resources {
-        match old.resources.get(path) {
-            None => diff.added.push(path.clone()),
-            Some(before) => compare(path, before, resource, &mut diff),
+impl Config {
+    /// Compares the running configuration with a new one.
+    pub fn diff(&self, new: &Self) -> Diff {
+        let mut diff = Diff::default();
+        for (path, resource) in &new.resources {
+            match self.resources.get(path) {
+                None => diff.added.push(path.clone()),
+                Some(before) => compare(path, before, resource, &mut diff),
+            }
         }
+        let is_removed = |path: &&String| !new.resources.contains_key(*path);
+        diff.removed = self.resources.keys().filter(is_removed).cloned().collect();
+        let names: BTreeSet<_> = self.plugins.keys().chain(new.plugins.keys()).collect();
+        let differs = |name: &&String| self.plugins.get(*name) != new.plugins.get(*name);
+        diff.plugins = names.into_iter().filter(differs).cloned().collect();
+        let mut changed = Vec::new();
+        self.server.merge(&mut new.server.clone(), &mut changed);
+        // The keys of inner tables come last, as in the file.
+        changed.sort_by_key(|key| key.path.contains('.'));
+        for key in changed {
+            match key.applies {
+                Applies::Live => diff.server.push(key.path),
+                Applies::AtRestart => diff.restart.push(key.path),
+            }
+        }
+        diff
     }
-    diff.removed =
-        old.resources.keys().filter(|path| !new.resources.contains_key(*path)).cloned().collect();
-    let names: BTreeSet<_> = old.plugins.keys().chain(new.plugins.keys()).collect();
-    let differs = |name: &&&String| old.plugins.get(**name) != new.plugins.get(**name);
-    diff.plugins = names.iter().filter(differs).map(|name| (*name).clone()).collect();
-    let mut changed = Vec::new();
-    old.server.merge(&mut new.server.clone(), &mut changed);
-    // The keys of inner tables come last, as in the file.
-    changed.sort_by_key(|key| key.path.contains('.'));
-    for key in changed {
-        let list = match key.applies {
-            Applies::Live => &mut diff.server,
-            Applies::AtRestart => &mut diff.restart,
-        };
-        list.push(key.path);
+
+    /// Replaces the values in `new` that need a restart ([`Diff::restart`]) by the running ones.
+    pub fn keep_until_restart(&self, new: &mut Self) {
+        self.server.merge(&mut new.server, &mut Vec::new());
     }
-    diff
 }
 
 fn compare(path: &str, old: &ResourceSettings, new: &ResourceSettings, diff: &mut Diff) {

@@ -32,10 +32,11 @@ impl Endpoint {
         let right =
             "write e.g. \"http://127.0.0.1/auth.php\" or \"http://unix:/run/app.sock:/auth.php\"";
         let Some(rest) = text.strip_prefix("http://") else {
-            let what = if text.starts_with("https://") {
-                "uses TLS, which the host does not use here: the endpoint is on this machine or in its own network"
-            } else {
-                "is not an HTTP URL"
+            let what = match text.starts_with("https://") {
+                true => {
+                    "uses TLS, which the host does not use here: the endpoint is on this machine or in its own network"
+                }
+                false => "is not an HTTP URL",
             };
             return wrong!("{said} {what}; {right}");
         };
@@ -60,12 +61,9 @@ impl Endpoint {
         if port == 0 || !is_host(host) {
             return wrong!("{said} has no address to connect to; {right}");
         }
-        let host = host.trim_matches(['[', ']']).to_owned();
+        let place = EndpointPlace::Tcp(host.trim_matches(['[', ']']).to_owned(), port);
         let slash = if target.starts_with('/') { "" } else { "/" };
-        Ok(Self {
-            place: EndpointPlace::Tcp(host, port),
-            authority: authority.to_owned(),
-            target: format!("{slash}{target}"),
-        })
+        let (authority, target) = (authority.to_owned(), format!("{slash}{target}"));
+        Ok(Self { place, authority, target })
     }
 }

@@ -1,8 +1,7 @@
 //! What can be wrong with a configuration, in the words the operator reads.
 
-use std::fmt;
-use std::io;
 use std::path::PathBuf;
+use std::{fmt, io};
 
 /// Why there is no [`Config`](super::Config).
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +22,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file was read and has mistakes. Printed one to a line.
-    #[error("{}", ProblemLines(problems))]
+    #[error("{}", one_a_line(problems))]
     Invalid {
         /// The file, absolute.
         path: PathBuf,
@@ -41,7 +40,7 @@ pub struct Problem {
     /// Line in it, from 1.
     pub line: usize,
     /// Key path, such as `server.max_message` or `resources."/web".plugin`; empty where the file is
-    /// no TOML.
+    /// not TOML.
     pub key: String,
     /// What is wrong, and what would be right; one line.
     pub problem: String,
@@ -57,14 +56,6 @@ impl fmt::Display for Problem {
     }
 }
 
-struct ProblemLines<'a>(&'a [Problem]);
-
-impl fmt::Display for ProblemLines<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, problem) in self.0.iter().enumerate() {
-            let line_break = if n == 0 { "" } else { "\n" };
-            write!(f, "{line_break}{problem}")?;
-        }
-        Ok(())
-    }
+fn one_a_line(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }

@@ -5,8 +5,8 @@
 //!
 //! ```text
 //! /// Size of a request line and its headers.     meaning: for rustdoc and the reference page
-//! "max_head" => head: usize = Count::new("bytes", 256..=1 << 20, 16 << 10);
-//!    key        field  type   rule: unit, range and default, from `rules`
+//! "max_head" => max_head: usize = count("bytes", 256..=1 << 20, 16 << 10, "would refuse…");
+//!    key        field      type   rule: unit, range and default, from `rules`
 //! ```
 //!
 //! `[restart]` behind a key delays its changes until the next start. To add a key, add such a line
@@ -15,16 +15,9 @@
 
 use std::path::Path;
 
-use super::auth;
-use super::plugin::PluginSettings;
-use super::policies::RateSettings;
-use super::raw::Section;
-use super::reload::{ReloadSettings, WatchdogSettings};
-use super::resource::ResourceSettings;
-use super::rules::Description;
-use super::server::ServerSettings;
-use super::tls::{Certificate, TlsSettings};
 use super::value::{Wrong, nearest};
+use super::{Certificate, PluginSettings, RateSettings, ReloadSettings, ResourceSettings};
+use super::{ServerSettings, TlsSettings, WatchdogSettings, auth, raw::Node, rules::Description};
 
 /// One key of `plugins.toml`.
 pub(super) struct Declaration {
@@ -72,11 +65,11 @@ pub(super) trait Settings: Clone + PartialEq + 'static {
     fn defaults(base: &Path) -> Self;
 
     /// Reads a table; a key that is absent or wrong has its value in `default`.
-    fn read(section: &mut Section<'_, '_>, default: &Self) -> Self;
+    fn read(section: &mut Node<'_, '_>, default: &Self) -> Self;
 
     /// Reads a table that has the declared defaults.
-    fn read_alone(section: &mut Section<'_, '_>) -> Self {
-        let default = Self::defaults(section.base());
+    fn read_alone(section: &mut Node<'_, '_>) -> Self {
+        let default = Self::defaults(section.mistakes.base());
         Self::read(section, &default)
     }
 
@@ -113,7 +106,7 @@ macro_rules! settings {
 
         const _: () = {
             use std::path::Path;
-            use $crate::config::{keys::{Declaration, Group, Key, Settings}, raw::Section};
+            use $crate::config::{keys::{Declaration, Group, Key, Settings}, raw::Node};
 
             impl Settings for $name {
                 const KEYS: &'static [Declaration] = &[$(Declaration {
@@ -131,12 +124,12 @@ macro_rules! settings {
 
                 fn defaults(base: &Path) -> Self {
                     Self {
-                        $($field: $rule.default(base),)*
+                        $($field: ($rule.default)(base),)*
                         $($($group: <$group_type>::defaults(base),)+)?
                     }
                 }
 
-                fn read(section: &mut Section<'_, '_>, default: &Self) -> Self {
+                fn read(section: &mut Node<'_, '_>, default: &Self) -> Self {
                     let settings = Self {
                         $($field: section.read($key, &$rule, &default.$field),)*
                         $($($group: <$group_type>::read(section, &default.$group),)+)?
@@ -146,7 +139,7 @@ macro_rules! settings {
                 }
 
                 fn merge(&self, new: &mut Self, changed: &mut Vec<Key>) {
-                    $($rule.merge(&self.$field, &mut new.$field, Self::key($key), changed);)*
+                    $(($rule.merge)(&self.$field, &mut new.$field, Self::key($key), changed);)*
                     $($(self.$group.merge(&mut new.$group, changed);)+)?
                 }
             }

@@ -27,8 +27,7 @@ settings! {
         "max_connections" => max_connections: Option<NonZeroUsize> =
             limit("connections", 10_000_000, 0);
         /// WebSocket clients from one IPv4 address or IPv6 /64 network.
-        "max_per_ip" => max_per_ip: Option<NonZeroUsize> =
-            limit("connections", 10_000_000, 0);
+        "max_per_ip" => max_per_ip: Option<NonZeroUsize> = limit("connections", 10_000_000, 0);
         /// Connections of the whole host whose request is not complete. Backends are exempt. Beyond
         /// it: 503 with `Retry-After`.
         "max_handshakes" => max_handshakes: Option<NonZeroUsize> =
@@ -83,14 +82,11 @@ settings! {
     /// Time limits.
     pub struct Timeouts in "" {
         /// Time from accepting a connection to the end of its request head.
-        "head_timeout" => head: Duration =
-            seconds(5.0, 0.001, "would refuse every request");
+        "head_timeout" => head: Duration = seconds(5.0, 0.001, "would refuse every request");
         /// Time from the first byte of a message, or from `bufferON`, to its end.
-        "message_timeout" => message: Duration =
-            seconds(25.0, 0.001, "would refuse every message");
+        "message_timeout" => message: Duration = seconds(25.0, 0.001, "would refuse every message");
         /// Time for a client to take 64 KiB of what the host writes, or all of it.
-        "write_timeout" => write: Duration =
-            seconds(10.0, 0.001, "would close every connection");
+        "write_timeout" => write: Duration = seconds(10.0, 0.001, "would close every connection");
         /// Time for a client to answer a close frame. 0: the host does not wait.
         "close_timeout" => close: Duration = seconds(3.0, 0.0, "");
         /// Time between two pings; the host closes a client that does not answer one before the

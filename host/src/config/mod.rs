@@ -30,10 +30,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::fs::read as file;
+use toml::de::DeValue;
 
 use keys::Settings;
-use raw::{Mistakes, Section};
+use raw::{Mistakes, Node};
 
 pub use address::Listen;
 pub use auth::{
@@ -75,7 +75,7 @@ impl Config {
     /// mistake found.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, ConfigError> {
         let path = absolute(path.as_ref())?;
-        match file::read(&path, MOST_BYTES) {
+        match crate::fs::read::read(&path, MOST_BYTES) {
             Ok(bytes) => read(&syntax::utf8(bytes, &path)?, path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(ConfigError::Missing { path })
@@ -111,23 +111,12 @@ impl Config {
     /// One sentence.
     pub fn must_not_end(&self, new: &Self) -> Result<(), String> {
         if new.resources.is_empty() && !self.resources.is_empty() {
+            let (path, served) = (new.path.display(), self.resources.len());
             return Err(format!(
-                "{}: it maps no resource any more, which would close all {} that are served; to stop the host, run plugsocket drain",
-                new.path.display(),
-                self.resources.len()
+                "{path}: it maps no resource any more, which would close all {served} that are served; to stop the host, run plugsocket drain"
             ));
         }
         Ok(())
-    }
-
-    /// Compares the running configuration with a new one.
-    pub fn diff(&self, new: &Self) -> Diff {
-        diff::diff(self, new)
-    }
-
-    /// Replaces the values in `new` that need a restart ([`Diff::restart`]) by the running ones.
-    pub fn keep_until_restart(&self, new: &mut Self) {
-        self.server.merge(&mut new.server, &mut Vec::new());
     }
 }
 
@@ -141,10 +130,10 @@ fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
 
 /// Checks a whole text. `path` is absolute.
 fn read(text: &str, path: PathBuf) -> Result<Config, ConfigError> {
-    let table = syntax::document(text, &path)?;
+    let root = DeValue::Table(syntax::document(text, &path)?);
     let mut mistakes = Mistakes::new(path.clone(), text);
     let default = ServerSettings::defaults(mistakes.base());
-    let mut top = Section::top(&table, &mut mistakes);
+    let mut top = Node::top(&root, &mut mistakes);
     let server = top.read("server", &rules::table::<ServerSettings>(), &default);
     let resources = top.read_with("resources", |node| resource::read(node, &server));
     let plugins = top.read_with("plugins", plugin::read);

@@ -12,23 +12,19 @@ settings! {
     pub struct PluginSettings: Default in "" {
         /// SHA-256 digests, in hexadecimal, of the only libraries that the host loads under this
         /// name; without the key: any. A change applies when the host next reads the library.
-        "sha256" => sha256: Vec<[u8; 32]> =
-            digests();
+        "sha256" => sha256: Vec<[u8; 32]> = digests();
     }
 }
 
 /// One string, or an array of them.
 fn digests() -> Rule<Vec<[u8; 32]>> {
     let list = strings(|text, _| value::digest(text), &[], &["5891b5b5…"]);
-    Rule::new(
-        "string, or array of strings",
-        "",
-        |_| Vec::new(),
-        move |node, none| match node.value().as_str() {
+    Rule::new("string, or array of strings", "", Vec::new(), move |node, none| {
+        match node.value.as_str() {
             Some(text) => value::digest(text).map(|digest| vec![digest]),
-            None => list.read(node, none),
-        },
-    )
+            None => (list.read)(node, none),
+        }
+    })
 }
 
 /// Reads all such tables.
@@ -36,11 +32,11 @@ pub(super) fn read(node: &mut Node<'_, '_>) -> Result<BTreeMap<String, PluginSet
     let mut plugins = BTreeMap::new();
     node.each_named("write a table, [plugins.NAME]", |name, node| {
         let right = format!("write a table, [{}]", node.name);
-        let mut section = node.section(&PluginSettings::groups(), &right)?;
-        let settings = PluginSettings::read_alone(&mut section);
-        if settings.sha256.is_empty() && section.has_right("sha256") {
+        node.table(&PluginSettings::groups(), &right)?;
+        let settings = PluginSettings::read_alone(node);
+        if settings.sha256.is_empty() && node.has_right("sha256") {
             let problem = "the array is empty and pins nothing; give a digest, or remove the key";
-            section.wrong("sha256", Wrong(problem.to_owned()));
+            node.wrong("sha256", problem);
         }
         plugins.insert(value::plugin(name)?, settings);
         Ok(())

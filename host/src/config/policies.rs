@@ -16,8 +16,7 @@ settings! {
             limit("messages", 1_000_000_000, 0);
         /// Bytes that a client may send per second, 0: no limit. The host counts them as they come
         /// from the socket.
-        "bytes_per_second" => bytes: Option<NonZeroUsize> =
-            limit("bytes", 1 << 40, 0);
+        "bytes_per_second" => bytes: Option<NonZeroUsize> = limit("bytes", 1 << 40, 0);
         /// Size of the bucket, in seconds of the rate. At least one message always fits.
         "burst" => burst: Duration = seconds(1.0, 0.0, "");
         /// Treatment of a client that exceeds the rate: the host reads it more slowly, or closes it

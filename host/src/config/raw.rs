@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 use super::error::{ConfigError, Problem};
 use super::keys::{self, Group};
 use super::rules::Rule;
-use super::value::{At, Wrong, quoted, wrong_kind};
+use super::value::{At, Wrong, is_name, quoted, wrong_kind};
 
 /// The mistakes found so far in a file.
 pub(super) struct Mistakes {
@@ -55,104 +55,91 @@ impl Mistakes {
     }
 }
 
-/// A table that is being read.
-pub(super) struct Section<'t, 'm> {
+/// A value that is being read.
+pub(super) struct Node<'t, 'm> {
     /// Its key path; empty for the top of the file.
-    name: String,
-    /// Offset of its header.
+    pub(super) name: String,
     at: usize,
-    table: &'t DeTable<'t>,
-    mistakes: &'m mut Mistakes,
+    pub(super) value: &'t DeValue<'t>,
+    pub(super) mistakes: &'m mut Mistakes,
 }
 
-impl<'t, 'm> Section<'t, 'm> {
-    /// Starts with the top of the file.
-    pub(super) fn top(table: &'t DeTable<'t>, mistakes: &'m mut Mistakes) -> Self {
-        let mut section = Section { name: String::new(), at: 0, table, mistakes };
-        section.note_unknown(&keys::TOP);
-        section
+impl<'t, 'm> Node<'t, 'm> {
+    /// Starts with the top of the file, a table.
+    pub(super) fn top(value: &'t DeValue<'t>, mistakes: &'m mut Mistakes) -> Self {
+        let mut top = Self { name: String::new(), at: 0, value, mistakes };
+        top.note_unknown(&keys::TOP);
+        top
+    }
+
+    /// Checks that it is a table, or says what is `right`, and that its keys are in `groups`.
+    pub(super) fn table(&mut self, groups: &[Group], right: &str) -> Result<(), Wrong> {
+        if !self.value.is_table() {
+            return Err(wrong_kind(self.value, right));
+        }
+        self.note_unknown(&keys::names(groups).collect::<Vec<_>>());
+        Ok(())
     }
 
     fn note_unknown(&mut self, known: &[&str]) {
-        for key in self.table.keys().filter(|key| !known.contains(&&**key.get_ref())) {
+        let keys = self.value.as_table().into_iter().flat_map(DeTable::keys);
+        for key in keys.filter(|key| !known.contains(&&**key.get_ref())) {
             let path = join(&self.name, key.get_ref());
             self.mistakes.add(key.span().start, path, keys::unknown(key.get_ref(), known));
         }
     }
 
-    /// Reads a key; returns `default` where it is absent or wrong.
-    pub(super) fn read<T>(&mut self, key: &str, rule: &Rule<T>, default: &T) -> T
-    where
-        T: Clone + PartialEq + 'static,
-    {
-        let Some(mut node) = self.node(key) else {
+    /// Reads a key of a table; returns `default` where it is absent or wrong.
+    pub(super) fn read<T: Clone>(&mut self, key: &str, rule: &Rule<T>, default: &T) -> T {
+        let Some(mut node) = self.member(key) else {
             if let Some(right) = rule.required {
-                self.wrong(key, Wrong(format!("this key is missing; write {right}")));
+                self.wrong(key, format!("this key is missing; write {right}"));
             }
             return default.clone();
         };
-        node.noting(|node| rule.read(node, default)).unwrap_or_else(|| default.clone())
+        node.noting(|node| (rule.read)(node, default)).unwrap_or_else(|| default.clone())
     }
 
-    /// Reads a key that has no rule.
+    /// Reads a key of a table that has no rule.
     pub(super) fn read_with<T: Default>(
         &mut self,
         key: &str,
         read: impl FnOnce(&mut Node<'t, '_>) -> Result<T, Wrong>,
     ) -> T {
-        self.node(key).and_then(|mut node| node.noting(read)).unwrap_or_default()
+        self.member(key).and_then(|mut node| node.noting(read)).unwrap_or_default()
     }
 
-    fn node(&mut self, key: &str) -> Option<Node<'t, '_>> {
-        let value = self.table.get(key)?;
-        let (name, at) = (join(&self.name, key), value.span().start);
-        Some(Node { name, at, value: value.get_ref(), mistakes: self.mistakes })
+    fn get(&self, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+        self.value.as_table()?.get(key)
     }
 
-    /// Returns whether the key is in the file, right or wrong.
+    fn member(&mut self, key: &str) -> Option<Node<'t, '_>> {
+        self.get(key).map(|value| self.inner(join(&self.name, key), value))
+    }
+
+    /// Returns whether a table has the key, right or wrong.
     pub(super) fn has(&self, key: &str) -> bool {
-        self.table.contains_key(key)
+        self.get(key).is_some()
     }
 
-    /// Returns whether the key is in the file and no mistake was found in it.
+    /// Returns whether a table has the key and no mistake was found in it.
     pub(super) fn has_right(&self, key: &str) -> bool {
         let path = join(&self.name, key);
         self.has(key) && !self.mistakes.found.iter().any(|problem| problem.key == path)
     }
 
-    /// Notes a mistake in a key, or in the table where it lacks the key.
-    pub(super) fn wrong(&mut self, key: &str, wrong: Wrong) {
-        let at = self.table.get(key).map_or(self.at, |value| value.span().start);
-        self.mistakes.add(at, join(&self.name, key), wrong);
+    /// Notes a mistake in a key of a table, or in the table where it lacks the key.
+    pub(super) fn wrong(&mut self, key: &str, problem: impl Into<String>) {
+        let at = self.get(key).map_or(self.at, |value| value.span().start);
+        self.mistakes.add(at, join(&self.name, key), Wrong(problem.into()));
     }
 
-    /// Returns what relative paths are relative to.
-    pub(super) fn base(&self) -> &Path {
-        self.mistakes.base()
-    }
-}
-
-/// A value that is being read.
-pub(super) struct Node<'t, 'm> {
-    /// Its key path.
-    pub(super) name: String,
-    at: usize,
-    value: &'t DeValue<'t>,
-    mistakes: &'m mut Mistakes,
-}
-
-impl<'t> Node<'t, '_> {
-    pub(super) fn value(&self) -> &'t DeValue<'t> {
-        self.value
-    }
-
-    pub(super) fn wrong(&mut self, wrong: Wrong) {
-        self.mistakes.add(self.at, self.name.clone(), wrong);
-    }
-
-    /// Notes the mistake in its value that `read` may find.
-    fn noting<T>(&mut self, read: impl FnOnce(&mut Self) -> Result<T, Wrong>) -> Option<T> {
-        read(self).map_err(|wrong| self.wrong(wrong)).ok()
+    /// Notes the mistake that `read` may find.
+    pub(super) fn noting<T>(
+        &mut self,
+        read: impl FnOnce(&mut Self) -> Result<T, Wrong>,
+    ) -> Option<T> {
+        read(self).map_err(|wrong| self.mistakes.add(self.at, self.name.clone(), wrong)).ok()
     }
 
     /// Returns the value as a string; `right` is said where it is not one.
@@ -160,29 +147,12 @@ impl<'t> Node<'t, '_> {
         self.value.as_str().ok_or_else(|| wrong_kind(self.value, right))
     }
 
-    pub(super) fn base(&self) -> &Path {
-        self.mistakes.base()
-    }
-
     pub(super) fn line(&self) -> usize {
         self.mistakes.line(self.at)
     }
 
     pub(super) fn at<'a>(&'a self, example: &'a str) -> At<'a> {
-        At { base: self.base(), line: self.line(), example }
-    }
-
-    /// Starts to read a table with the keys of `groups`; `right` is said where it is not a table.
-    pub(super) fn section(
-        &mut self,
-        groups: &[Group],
-        right: &str,
-    ) -> Result<Section<'t, '_>, Wrong> {
-        let DeValue::Table(table) = self.value else { return Err(wrong_kind(self.value, right)) };
-        let name = self.name.clone();
-        let mut section = Section { name, at: self.at, table, mistakes: self.mistakes };
-        section.note_unknown(&keys::names(groups).collect::<Vec<_>>());
-        Ok(section)
+        At { base: self.mistakes.base(), line: self.line(), example }
     }
 
     /// Reads the items of an array, each with its own mistakes.
@@ -220,11 +190,7 @@ impl<'t> Node<'t, '_> {
 
 /// Appends a key to a key path, in quotes where TOML requires them.
 pub(super) fn join(name: &str, key: &str) -> String {
-    let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     let dot = if name.is_empty() { "" } else { "." };
-    if !key.is_empty() && key.chars().all(bare) {
-        format!("{name}{dot}{key}")
-    } else {
-        format!("{name}{dot}{}", quoted(key))
-    }
+    let key = if is_name(key) { key.to_owned() } else { quoted(key) };
+    format!("{name}{dot}{key}")
 }

@@ -4,10 +4,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use super::keys::settings;
-use super::raw::Section;
 use super::rules::{count, limit, seconds, switch};
-use super::value::Wrong;
+use super::{keys::settings, raw::Node};
 
 settings! {
     /// Replacement of plugins.
@@ -15,8 +13,7 @@ settings! {
         /// Debounce: the host reads a library once its file has not changed for this time.
         "quiet" => quiet: Duration = seconds(0.15, 0.0, "");
         /// Time between two scans of the plugin folder that do not rely on notifications.
-        "rescan" => rescan: Duration =
-            seconds(3.0, 0.01, "would do nothing but scan the folder");
+        "rescan" => rescan: Duration = seconds(3.0, 0.01, "would do nothing but scan the folder");
         /// Earlier generations of each plugin that the host keeps for a rollback. 0: none.
         "keep_generations" => keep_generations: usize = count("generations", 0..=1000, 3, "");
         /// Refuse a library that another user can write.
@@ -37,11 +34,9 @@ settings! {
         "preflight_timeout" => preflight: Duration =
             seconds(5.0, 0.001, "would refuse every plugin");
         /// Time for an instance to start.
-        "start_timeout" => start: Duration =
-            seconds(10.0, 0.001, "would refuse every plugin");
+        "start_timeout" => start: Duration = seconds(10.0, 0.001, "would refuse every plugin");
         /// Time for an instance to restore the state of the one before.
-        "restore_timeout" => restore: Duration =
-            seconds(10.0, 0.001, "would refuse every plugin");
+        "restore_timeout" => restore: Duration = seconds(10.0, 0.001, "would refuse every plugin");
         /// Size of a state that is handed over.
         "snapshot_limit" => snapshot_limit: usize = count("bytes", 0..=1 << 40, 256 << 20, "");
     }
@@ -71,8 +66,7 @@ settings! {
         "callback_limit" => callback_limit: Duration =
             seconds(30.0, 0.01, "would abandon every callback");
         /// Panics within a minute after which the host starts a new instance. 0: no limit.
-        "max_panics" => max_panics: Option<NonZeroUsize> =
-            limit("panics", 1_000_000, 5);
+        "max_panics" => max_panics: Option<NonZeroUsize> = limit("panics", 1_000_000, 5);
         /// Time before the host starts an application again (exponential backoff: it doubles each
         /// time, up to ten minutes).
         "restart_pause" => restart_pause: Duration = seconds(5.0, 0.0, "");
@@ -81,16 +75,13 @@ settings! {
 
 fn limit_after_warning(
     mut settings: WatchdogSettings,
-    section: &mut Section<'_, '_>,
+    section: &mut Node<'_, '_>,
 ) -> WatchdogSettings {
     let (warn, limit) = (settings.callback_warn, settings.callback_limit);
     if limit < warn && section.has_right("callback_limit") {
-        let problem = format!(
-            "{} seconds is less than callback_warn ({}); give at least as many",
-            limit.as_secs_f64(),
-            warn.as_secs_f64()
-        );
-        section.wrong("callback_limit", Wrong(problem));
+        let [limit, warn] = [limit, warn].map(|time| time.as_secs_f64());
+        let problem = format!("{limit} seconds is less than callback_warn ({warn})");
+        section.wrong("callback_limit", format!("{problem}; give at least as many"));
     }
     settings.callback_limit = limit.max(warn);
     settings

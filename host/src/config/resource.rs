@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::Value as Json;
+use serde_json::{Number, Value as Json};
 use toml::de::DeValue;
 
 use super::auth::{Auth, auth};
 use super::keys::{Settings, settings};
 use super::policies::{OutboxSettings, RateSettings};
-use super::raw::Node;
 use super::rules::{Rule, choice, seconds_or_none, strings, switch, table, text};
-use super::server::ServerSettings;
 use super::value::{self, Wrong, quoted, wrong, wrong_kind};
+use super::{raw::Node, server::ServerSettings};
 
 settings! {
     /// Which application serves a path, and how.
@@ -60,13 +59,13 @@ pub enum LaneKind {
 }
 
 fn subprotocol(text: &str) -> Result<String, Wrong> {
-    if value::is_token(text) {
-        return Ok(text.to_owned());
+    match value::is_token(text) {
+        true => Ok(text.to_owned()),
+        false => wrong!(
+            "{} is not a subprotocol; use letters, digits and !#$%&'*+-.^_`|~ only, e.g. \"chat.v1\"",
+            quoted(text)
+        ),
     }
-    let said = quoted(text);
-    wrong!(
-        "{said} is not a subprotocol; use letters, digits and !#$%&'*+-.^_`|~ only, e.g. \"chat.v1\""
-    )
 }
 
 /// Reads all such tables. Rate limit and outbox of `server` are the defaults.
@@ -74,20 +73,19 @@ pub(super) fn read(
     node: &mut Node<'_, '_>,
     server: &ServerSettings,
 ) -> Result<BTreeMap<String, ResourceSettings>, Wrong> {
-    let mut default = ResourceSettings::defaults(node.base());
+    let mut default = ResourceSettings::defaults(node.mistakes.base());
     default.rate = server.limits.flow.rate.clone();
     default.outbox.messages = server.limits.flow.outbox_messages;
     default.outbox.bytes = server.limits.flow.outbox_bytes;
     let mut resources = BTreeMap::new();
     let mut seen: BTreeMap<Vec<u8>, (&str, usize)> = BTreeMap::new();
     node.each_named("write a table, [resources.\"/path\"]", |path, node| {
-        match free_path(path, server.page, &seen) {
-            Ok(plain) => drop(seen.insert(plain, (path, node.line()))),
-            Err(wrong) => node.wrong(wrong),
+        if let Some(plain) = node.noting(|_| free_path(path, server.page, &seen)) {
+            seen.insert(plain, (path, node.line()));
         }
         let right = format!("write a table, [{}], with the key plugin in it", node.name);
-        let mut section = node.section(&ResourceSettings::groups(), &right)?;
-        resources.insert(path.to_owned(), ResourceSettings::read(&mut section, &default));
+        node.table(&ResourceSettings::groups(), &right)?;
+        resources.insert(path.to_owned(), ResourceSettings::read(node, &default));
         Ok(())
     })?;
     Ok(resources)
@@ -121,33 +119,35 @@ const PAGE: &str = "/plugsocket";
 
 /// A table with keys of the application, as the text of a JSON object.
 fn json_object() -> Rule<String> {
-    Rule::new(
-        "table",
-        "",
-        |_| "{}".to_owned(),
-        |node, _| match node.value().is_table() {
-            true => json(node).map(|json| json.to_string()),
-            false => Err(wrong_kind(node.value(), &format!("write a table, [{}]", node.name))),
-        },
-    )
+    Rule::new("table", "", "{}".to_owned(), |node, _| match node.value.is_table() {
+        true => json(node).map(|json| json.to_string()),
+        false => Err(wrong_kind(node.value, &format!("write a table, [{}]", node.name))),
+    })
 }
 
 /// Converts a value to JSON. A date becomes a string; a number that JSON does not have is a
 /// mistake.
 fn json(node: &mut Node<'_, '_>) -> Result<Json, Wrong> {
-    Ok(match node.value() {
+    Ok(match node.value {
         DeValue::String(text) => Json::String(text.to_string()),
         DeValue::Boolean(boolean) => Json::Bool(*boolean),
         DeValue::Datetime(date) => Json::String(date.to_string()),
-        number @ (DeValue::Integer(_) | DeValue::Float(_)) => Json::Number(value::number(number)?),
+        DeValue::Integer(number) => value::integer(number).map(Json::from).ok_or_else(|| {
+            Wrong(format!("{number} has more than 64 bits; give a smaller integer, or a string"))
+        })?,
+        DeValue::Float(number) => {
+            let finite = number.to_string().parse().ok().and_then(Number::from_f64);
+            let right = "JSON has no such number; give a finite one, or a string";
+            let wrong = || Wrong(format!("{number} cannot be passed to a plugin: {right}"));
+            finite.map(Json::Number).ok_or_else(wrong)?
+        }
         DeValue::Array(_) => {
             let mut items = Vec::new();
             node.each("", |item| json(item).map(|item| items.push(item)))?;
             Json::Array(items)
         }
         DeValue::Table(_) => {
-            // Sorted, so that the order of lines makes no difference even where serde_json keeps
-            // it.
+            // Sorted: the order of lines makes no difference, even where serde_json keeps it.
             let mut members = BTreeMap::new();
             node.each_named("", |key, value| {
                 members.insert(key.to_owned(), json(value)?);

@@ -11,7 +11,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::keys::{Applies, Group, Key, Settings};
-use super::raw::{Node, Section};
+use super::raw::Node;
 use super::value::{At, Wrong, integer, quoted, wrong, wrong_kind};
 
 /// What a key takes. Read-only after construction, and built anew for each use.
@@ -19,9 +19,13 @@ pub(super) struct Rule<T> {
     pub(super) description: Description,
     /// What to write where the key is missing; `None` where it may be.
     pub(super) required: Option<&'static str>,
-    default: Box<dyn Fn(&Path) -> T>,
-    read: Read<T>,
-    merge: Merge<T>,
+    /// Returns the value of a file without the key. Relative paths are relative to the argument.
+    pub(super) default: Box<dyn Fn(&Path) -> T>,
+    /// Checks a value of the file; the second argument is the value that applies without the key.
+    pub(super) read: Read<T>,
+    /// Adds the key to the list if the old and the new value differ, and keeps the old value if the
+    /// key needs a restart.
+    pub(super) merge: Merge<T>,
 }
 
 type Read<T> = Box<dyn Fn(&mut Node<'_, '_>, &T) -> Result<T, Wrong>>;
@@ -38,17 +42,26 @@ pub(super) struct Description {
 }
 
 impl<T: Clone + PartialEq + 'static> Rule<T> {
-    /// `shown` is the default as in the file. `read` also gets the value that applies without the
-    /// key.
+    /// Creates a rule with a `default`, which is `shown` as in the file.
     pub(super) fn new(
+        takes: impl Into<String>,
+        shown: impl Display,
+        default: T,
+        read: impl Fn(&mut Node<'_, '_>, &T) -> Result<T, Wrong> + 'static,
+    ) -> Self {
+        Self::relative(takes, shown, move |_| default.clone(), read)
+    }
+
+    /// Creates a rule whose default depends on the directory of the file.
+    fn relative(
         takes: impl Into<String>,
         shown: impl Display,
         default: impl Fn(&Path) -> T + 'static,
         read: impl Fn(&mut Node<'_, '_>, &T) -> Result<T, Wrong> + 'static,
     ) -> Self {
-        let default_text = shown.to_string();
-        let otherwise = if default_text.is_empty() { "none" } else { "" };
-        let description = Description { takes: takes.into(), default: default_text, otherwise };
+        let shown = shown.to_string();
+        let otherwise = if shown.is_empty() { "none" } else { "" };
+        let description = Description { takes: takes.into(), default: shown, otherwise };
         let merge = |old: &T, new: &mut T, key: Key, changed: &mut Vec<Key>| {
             if old != new {
                 changed.push(key);
@@ -59,22 +72,6 @@ impl<T: Clone + PartialEq + 'static> Rule<T> {
         };
         let (default, read) = (Box::new(default), Box::new(read));
         Self { description, required: None, default, read, merge: Box::new(merge) }
-    }
-
-    /// Returns the value of a file without the key. Relative paths are relative to `base`.
-    pub(super) fn default(&self, base: &Path) -> T {
-        (self.default)(base)
-    }
-
-    /// Checks a value of the file. `default` applies without it.
-    pub(super) fn read(&self, node: &mut Node<'_, '_>, default: &T) -> Result<T, Wrong> {
-        (self.read)(node, default)
-    }
-
-    /// Adds the key to `changed` if the values differ, and keeps the old value if it needs a
-    /// restart.
-    pub(super) fn merge(&self, old: &T, new: &mut T, key: Key, changed: &mut Vec<Key>) {
-        (self.merge)(old, new, key, changed);
     }
 
     /// A key that must be there, and what to write. The default is an example: without the key
@@ -93,12 +90,12 @@ impl<T: Clone + PartialEq + 'static> Rule<T> {
 
     /// A key without a default.
     pub(super) fn optional(self) -> Rule<Option<T>> {
-        let Self { description: Description { takes, .. }, default, read, merge, .. } = self;
+        let Self { description, default, read, merge, .. } = self;
         let read = move |node: &mut Node<'_, '_>, _: &Option<T>| {
-            let default = default(node.base());
+            let default = default(node.mistakes.base());
             read(node, &default).map(Some)
         };
-        let mut rule = Rule::new(takes, "", |_| None, read);
+        let mut rule = Rule::new(description.takes, "", None, read);
         let whole = rule.merge;
         rule.merge = Box::new(move |old, new, key, changed| match (old, &mut *new) {
             (Some(old), Some(new)) => merge(old, new, key, changed),
@@ -110,35 +107,24 @@ impl<T: Clone + PartialEq + 'static> Rule<T> {
 
 /// A boolean.
 pub(super) fn switch(default: bool) -> Rule<bool> {
-    Rule::new(
-        "boolean",
-        default,
-        move |_| default,
-        |node, _| {
-            let right = "write true or false, without quotes";
-            node.value().as_bool().ok_or_else(|| wrong_kind(node.value(), right))
-        },
-    )
+    Rule::new("boolean", default, default, |node, _| {
+        let right = "write true or false, without quotes";
+        node.value.as_bool().ok_or_else(|| wrong_kind(node.value, right))
+    })
 }
 
 /// One of a few strings; the first is the default.
 pub(super) fn choice<T: Copy + PartialEq>(choices: &'static [(&'static str, T)]) -> Rule<T> {
     let words: Vec<_> = choices.iter().map(|(word, _)| quoted(word)).collect();
-    let takes = words.join(" or ");
+    let (takes, (word, default)) = (words.join(" or "), choices[0]);
     let right = format!("write {takes}");
-    let (word, default) = choices[0];
-    Rule::new(
-        takes,
-        quoted(word),
-        move |_| default,
-        move |node, _| {
-            let text = node.text(&right)?;
-            match choices.iter().find(|(word, _)| *word == text) {
-                Some((_, value)) => Ok(*value),
-                None => wrong!("{} is not known; {right}", quoted(text)),
-            }
-        },
-    )
+    Rule::new(takes, quoted(word), default, move |node, _| {
+        let text = node.text(&right)?;
+        match choices.iter().find(|(word, _)| *word == text) {
+            Some((_, value)) => Ok(*value),
+            None => wrong!("{} is not known; {right}", quoted(text)),
+        }
+    })
 }
 
 /// A number of `unit`; `zero` is what 0 would do, where it is out of range.
@@ -150,42 +136,31 @@ pub(super) fn count(
 ) -> Rule<usize> {
     let (least, most) = (*range.start(), *range.end());
     let takes = format!("integer, {least} to {most} {unit}");
-    Rule::new(
-        takes,
-        default,
-        move |_| default,
-        move |node, example| {
-            let right = format!("give an integer from {least} to {most} ({unit}), e.g. {example}");
-            let DeValue::Integer(number) = node.value() else {
-                return Err(wrong_kind(node.value(), &right));
-            };
-            let count = i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX);
-            match count {
-                0 if least > 0 => wrong!("0 {unit} {zero}; {right}"),
-                _ if count < i128::from(least) || number.as_str().starts_with('-') => {
-                    wrong!("{number} {unit} is too little; {right}")
-                }
-                _ if count > i128::from(most) => wrong!("{number} {unit} is too much; {right}"),
-                _ => usize::try_from(count).map_err(|_| {
-                    Wrong(format!("{number} {unit} is too much for this machine; {right}"))
-                }),
+    Rule::new(takes, default, default, move |node, example| {
+        let right = format!("give an integer from {least} to {most} ({unit}), e.g. {example}");
+        let DeValue::Integer(number) = node.value else {
+            return Err(wrong_kind(node.value, &right));
+        };
+        let count = i128::from_str_radix(number.as_str(), number.radix()).unwrap_or(i128::MAX);
+        match count {
+            0 if least > 0 => wrong!("0 {unit} {zero}; {right}"),
+            _ if count < i128::from(least) || number.as_str().starts_with('-') => {
+                wrong!("{number} {unit} is too little; {right}")
             }
-        },
-    )
+            _ if count > i128::from(most) => wrong!("{number} {unit} is too much; {right}"),
+            _ => usize::try_from(count).map_err(|_| {
+                Wrong(format!("{number} {unit} is too much for this machine; {right}"))
+            }),
+        }
+    })
 }
 
 /// A number of `unit`, of which 0 is no limit.
 pub(super) fn limit(unit: &'static str, most: u64, default: usize) -> Rule<Option<NonZeroUsize>> {
-    let count = count(unit, 0..=most, default, "");
-    let (takes, shown) = (count.description.takes.clone(), default);
-    Rule::new(
-        takes,
-        shown,
-        move |_| NonZeroUsize::new(default),
-        move |node, default| {
-            count.read(node, &default.map_or(0, NonZeroUsize::get)).map(NonZeroUsize::new)
-        },
-    )
+    let Rule { description, read, .. } = count(unit, 0..=most, default, "");
+    Rule::new(description.takes, default, NonZeroUsize::new(default), move |node, default| {
+        read(node, &default.map_or(0, NonZeroUsize::get)).map(NonZeroUsize::new)
+    })
 }
 
 const DAY: u64 = 24 * 60 * 60;
@@ -193,16 +168,11 @@ const DAY: u64 = 24 * 60 * 60;
 /// A duration of at least `least` seconds; `less` is what a shorter one would do.
 pub(super) fn seconds(default: f64, least: f64, less: &'static str) -> Rule<Duration> {
     let takes = format!("number of seconds, {least} to {DAY}");
-    Rule::new(
-        takes,
-        default,
-        move |_| Duration::from_secs_f64(default),
-        move |node, default| {
-            let example = default.as_secs_f64();
-            let right = format!("give a number of seconds from {least} to {DAY}, e.g. {example}");
-            duration(node.value(), least, less, &right)
-        },
-    )
+    Rule::new(takes, default, Duration::from_secs_f64(default), move |node, default| {
+        let example = default.as_secs_f64();
+        let right = format!("give a number of seconds from {least} to {DAY}, e.g. {example}");
+        duration(node.value, least, less, &right)
+    })
 }
 
 /// A duration of at least `least` seconds, or 0 for none. A default of 0 needs another `example`.
@@ -213,41 +183,26 @@ pub(super) fn seconds_or_none(
     example: f64,
 ) -> Rule<Option<Duration>> {
     let takes = format!("number of seconds, 0 or {least} to {DAY}");
+    let right = format!("give 0, or a number of seconds from {least} to {DAY}, e.g. {example}");
     let value = (default > 0.0).then(|| Duration::from_secs_f64(default));
-    Rule::new(
-        takes,
-        default,
-        move |_| value,
-        move |node, _| {
-            let right =
-                format!("give 0, or a number of seconds from {least} to {DAY}, e.g. {example}");
-            match duration(node.value(), 0.0, "", &right)? {
-                Duration::ZERO => Ok(None),
-                _ => duration(node.value(), least, less, &right).map(Some),
-            }
-        },
-    )
+    Rule::new(takes, default, value, move |node, _| match duration(node.value, 0.0, "", &right)? {
+        Duration::ZERO => Ok(None),
+        _ => duration(node.value, least, less, &right).map(Some),
+    })
 }
 
 fn duration(value: &DeValue<'_>, least: f64, less: &str, right: &str) -> Result<Duration, Wrong> {
     let (text, seconds) = match value {
-        DeValue::Integer(number) => {
-            let seconds = integer(number).and_then(|seconds| u64::try_from(seconds).ok());
-            (number.to_string(), seconds.map(Duration::from_secs))
-        }
-        DeValue::Float(number) => {
-            let seconds = number.to_string().parse().ok();
-            let seconds = seconds.and_then(|float| Duration::try_from_secs_f64(float).ok());
-            (number.to_string(), seconds)
-        }
+        DeValue::Integer(number) => (number.to_string(), integer(number).map(|n| n as f64)),
+        DeValue::Float(number) => (number.to_string(), number.to_string().parse().ok()),
         other => return Err(wrong_kind(other, right)),
     };
-    match seconds.map(|seconds| (seconds, seconds.as_secs_f64())) {
-        Some((_, float)) if float > DAY as f64 => {
+    match seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()) {
+        Some(found) if found.as_secs_f64() > DAY as f64 => {
             wrong!("{text} seconds is more than a day; {right}")
         }
-        Some((_, float)) if float < least => wrong!("{text} seconds {less}; {right}"),
-        Some((seconds, _)) => Ok(seconds),
+        Some(found) if found.as_secs_f64() < least => wrong!("{text} seconds {less}; {right}"),
+        Some(found) => Ok(found),
         None if text.starts_with('-') => wrong!("{text} seconds is negative; {right}"),
         None => wrong!("{text} is not a duration; {right}"),
     }
@@ -267,7 +222,7 @@ pub(super) fn text<T: Clone + PartialEq + 'static>(
     let takes = if what == "a string" { "string".to_owned() } else { format!("string: {what}") };
     let value =
         move |base: &Path| parse(default, &At { base, line: 0, example: default }).expect(LEGAL);
-    Rule::new(takes, quoted(default), value, move |node, _| {
+    Rule::relative(takes, quoted(default), value, move |node, _| {
         let right = format!("give {what} in quotes, e.g. {default:?}");
         parse(node.text(&right)?, &node.at(default))
     })
@@ -293,7 +248,7 @@ pub(super) fn distinct_strings<T: Clone + PartialEq + 'static>(
         let at = At { base, line: 0, example: "" };
         default.iter().map(|text| parse(text, &at).expect(LEGAL)).collect()
     };
-    Rule::new("array of strings", format!("{default:?}"), values, move |node, _| {
+    Rule::relative("array of strings", format!("{default:?}"), values, move |node, _| {
         let right = format!("give an array of strings, e.g. {example:?}");
         let mut values = Vec::new();
         node.each(&right, |item| {
@@ -311,9 +266,9 @@ pub(super) fn distinct_strings<T: Clone + PartialEq + 'static>(
 
 /// An inner table, compared key by key.
 pub(super) fn table<T: Settings>() -> Rule<T> {
-    let rule = Rule::new("table", "", T::defaults, |node, default| {
+    let rule = Rule::relative("table", "", T::defaults, |node, default| {
         let right = format!("write a table, [{}]", node.name);
-        node.section(&T::groups(), &right).map(|mut section| T::read(&mut section, default))
+        node.table(&T::groups(), &right).map(|()| T::read(node, default))
     });
     Rule { merge: Box::new(|old: &T, new, _, changed| old.merge(new, changed)), ..rule }
 }
@@ -322,26 +277,22 @@ pub(super) fn table<T: Settings>() -> Rule<T> {
 /// `example` is a right table.
 pub(super) fn tables<T: Clone + PartialEq + 'static>(
     groups: fn() -> Vec<Group>,
-    read: fn(&mut Section<'_, '_>) -> Option<T>,
+    read: fn(&mut Node<'_, '_>) -> Option<T>,
     example: &'static str,
 ) -> Rule<Vec<T>> {
-    Rule::new(
-        "array of tables",
-        "",
-        |_| Vec::new(),
-        move |node, _| {
-            let right = format!("give an array of tables, e.g. [{example}]");
-            let (mut tables, mut count) = (Vec::new(), 0);
-            node.each(&right, |item| {
-                item.name = format!("{}[{count}]", item.name);
-                count += 1;
-                tables.extend(read(&mut item.section(&groups(), &right)?));
-                Ok(())
-            })?;
-            if count == 0 {
-                return wrong!("the array is empty; {right}");
-            }
-            Ok(tables)
-        },
-    )
+    Rule::new("array of tables", "", Vec::new(), move |node, _| {
+        let right = format!("give an array of tables, e.g. [{example}]");
+        let (mut tables, mut count) = (Vec::new(), 0);
+        node.each(&right, |item| {
+            item.name = format!("{}[{count}]", item.name);
+            count += 1;
+            item.table(&groups(), &right)?;
+            tables.extend(read(item));
+            Ok(())
+        })?;
+        if count == 0 {
+            return wrong!("the array is empty; {right}");
+        }
+        Ok(tables)
+    })
 }

@@ -6,13 +6,11 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::address::{self, Listen};
-use super::keys::settings;
 use super::limits::{Limits, Timeouts};
-use super::raw::Section;
 use super::reload::{ReloadSettings, WatchdogSettings};
 use super::rules::{choice, distinct_strings, strings, switch, table, text};
-use super::tls::TlsSettings;
 use super::value::{self, At, Wrong, quoted, wrong};
+use super::{keys::settings, raw::Node, tls::TlsSettings};
 
 settings! {
     /// What the host serves by itself.
@@ -49,15 +47,12 @@ settings! {
 const ADDRESS: [&str; 1] = ["127.0.0.1:8095"];
 const LOOPBACK: [&str; 2] = ["127.0.0.1", "::1"];
 
-fn some_address(settings: ServerSettings, section: &mut Section<'_, '_>) -> ServerSettings {
-    let listens = |tls: &TlsSettings| !tls.listen.is_empty();
-    if settings.listen.is_empty()
-        && section.has_right("listen")
-        && !settings.tls.as_ref().is_some_and(listens)
-    {
+fn some_address(settings: ServerSettings, section: &mut Node<'_, '_>) -> ServerSettings {
+    let tls_listens = settings.tls.as_ref().is_some_and(|tls| !tls.listen.is_empty());
+    if settings.listen.is_empty() && section.has_right("listen") && !tls_listens {
         let problem =
             "the array is empty, so no client could connect; give e.g. [\"127.0.0.1:8095\"]";
-        section.wrong("listen", Wrong(problem.to_owned()));
+        section.wrong("listen", problem);
     }
     settings
 }
@@ -89,12 +84,12 @@ settings! {
     }
 }
 
-fn two_folders(settings: Folders, section: &mut Section<'_, '_>) -> Folders {
+fn two_folders(settings: Folders, section: &mut Node<'_, '_>) -> Folders {
     if settings.plugin_dir == settings.staging_dir {
         let key = if section.has("staging_dir") { "staging_dir" } else { "plugin_dir" };
-        let problem = "plugin_dir and staging_dir are the same folder, so that each staged copy would count as a new \
-                       plugin; name two folders";
-        section.wrong(key, Wrong(problem.to_owned()));
+        let problem = "plugin_dir and staging_dir are the same folder, so that each staged copy \
+            would count as a new plugin; name two folders";
+        section.wrong(key, problem);
     }
     settings
 }

@@ -1,5 +1,6 @@
 //! TOML's own syntax: the tree of a text, or what is wrong with it in the operator's words.
 
+use std::ops::Range;
 use std::path::Path;
 
 use toml::de::DeTable;
@@ -28,13 +29,13 @@ pub(super) fn document<'i>(text: &'i str, path: &Path) -> Result<DeTable<'i>, Co
     errors.sort_by_key(start);
     let mut repeated_header = None;
     for error in &errors {
-        let line = Line::around(text, start(error));
+        let line = line_around(text, start(error));
         let again = error.message() == DUPLICATE;
         // The keys below a repeated header are duplicates, too: one line is enough.
         if again && repeated_header.is_some_and(|from| !text[from..line.end].contains("\n[")) {
             continue;
         }
-        if again && line.is_header() {
+        if again && is_header(&text[line.clone()]) {
             repeated_header = Some(line.start);
         }
         let (key, wrong) = syntax(error, text, &root);
@@ -54,9 +55,9 @@ fn start(error: &toml::de::Error) -> usize {
 fn syntax(error: &toml::de::Error, text: &str, root: &DeTable<'_>) -> (String, Wrong) {
     let message = error.message();
     let found = error.span().and_then(|span| text.get(span)).unwrap_or_default();
-    let line = Line::around(text, start(error));
+    let line = text[line_around(text, start(error))].trim();
     if message == DUPLICATE {
-        return duplicate(found, &line, text, root);
+        return duplicate(found, line, root);
     }
     let problem = if message.starts_with("string values must be quoted") && found.is_empty() {
         "the value is missing after the equals sign".to_owned()
@@ -66,7 +67,7 @@ fn syntax(error: &toml::de::Error, text: &str, root: &DeTable<'_>) -> (String, W
         format!(
             "{found} is not a value; write a string in quotes, {text}, or a boolean as true or false"
         )
-    } else if message.starts_with("invalid unquoted key") && line.is_header() {
+    } else if message.starts_with("invalid unquoted key") && is_header(line) {
         "a path must be in quotes; write [resources.\"/path\"]".to_owned()
     } else {
         format!("this is not TOML: {message}")
@@ -74,41 +75,26 @@ fn syntax(error: &toml::de::Error, text: &str, root: &DeTable<'_>) -> (String, W
     (String::new(), Wrong(problem))
 }
 
-fn duplicate(found: &str, line: &Line, text: &str, root: &DeTable<'_>) -> (String, Wrong) {
+fn duplicate(found: &str, line: &str, root: &DeTable<'_>) -> (String, Wrong) {
     let key = found.trim_matches(['"', '\'']);
     let resources = root.get("resources").and_then(|resources| resources.get_ref().as_table());
     if key.starts_with('/') && resources.is_some_and(|resources| resources.contains_key(key)) {
         let problem = "two resources on one path; keep one of them".to_owned();
         return (join("resources", key), Wrong(problem));
     }
-    let problem = if line.is_header() {
-        format!("the table {} is there twice; join the two", line.text(text))
-    } else {
-        "this key is there twice; keep one of them".to_owned()
-    };
-    let key = if line.is_header() { String::new() } else { join("", key) };
-    (key, Wrong(problem))
+    if is_header(line) {
+        return (String::new(), Wrong(format!("the table {line} is there twice; join the two")));
+    }
+    (join("", key), Wrong("this key is there twice; keep one of them".to_owned()))
 }
 
-/// The line around an offset.
-struct Line {
-    start: usize,
-    end: usize,
-    header: bool,
+/// Returns the line around an offset, without its line feed.
+fn line_around(text: &str, at: usize) -> Range<usize> {
+    let start = text[..at].rfind('\n').map_or(0, |line_feed| line_feed + 1);
+    let end = text[at..].find('\n').map_or(text.len(), |length| at + length);
+    start..end
 }
 
-impl Line {
-    fn around(text: &str, at: usize) -> Self {
-        let start = text[..at].rfind('\n').map_or(0, |line_feed| line_feed + 1);
-        let end = text[at..].find('\n').map_or(text.len(), |length| at + length);
-        Self { start, end, header: text[start..end].trim_start().starts_with('[') }
-    }
-
-    fn is_header(&self) -> bool {
-        self.header
-    }
-
-    fn text<'a>(&self, text: &'a str) -> &'a str {
-        text[self.start..self.end].trim()
-    }
+fn is_header(line: &str) -> bool {
+    line.trim_start().starts_with('[')
 }

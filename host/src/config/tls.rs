@@ -25,8 +25,7 @@ settings! {
             text(FileSetting::read, "a path", "ca.pem").optional();
         /// Time from accepting a connection, or from its PROXY header, to the end of the TLS
         /// handshake.
-        "tls_timeout" => timeout: Duration =
-            seconds(5.0, 0.001, "would refuse every client");
+        "tls_timeout" => timeout: Duration = seconds(5.0, 0.001, "would refuse every client");
         /// Connections from trusted proxies to these addresses begin with a PROXY protocol header,
         /// before TLS.
         "proxy_protocol" => proxy_protocol: bool = switch(false);

@@ -39,8 +39,7 @@ pub(super) struct At<'a> {
 
 /// Quotes a string for an error: on one line, shortened, and without the secrets of a URL.
 pub(super) fn quoted(text: &str) -> String {
-    let text = if text.contains("://") { without_secrets(text) } else { Cow::Borrowed(text) };
-    in_quotes(&text)
+    if text.contains("://") { quoted_url(text) } else { in_quotes(text) }
 }
 
 /// Quotes a string that should be a URL, whether or not it looks like one.
@@ -124,21 +123,22 @@ pub(super) fn file(text: &str, at: &At<'_>) -> Result<PathBuf, Wrong> {
     Ok(at.base.join(text))
 }
 
+/// Returns whether a string is a name: of a plugin, or of a key that TOML takes without quotes.
+pub(super) fn is_name(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+    !text.is_empty() && text.chars().all(legal)
+}
+
 /// Checks the name of a plugin: `lib<plugin>.so` is a file in the plugin folder.
 pub(super) fn plugin(text: &str) -> Result<String, Wrong> {
-    let is_name = |name: &str| {
-        !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-')
-    };
     if is_name(text) {
         return Ok(text.to_owned());
     }
     let said = quoted(text);
     let file = text.rsplit(['/', '\\']).next().unwrap_or_default();
-    let name = match file.strip_suffix(".so") {
-        Some(file) => file.strip_prefix("lib").unwrap_or(file),
-        None => file,
-    };
-    if name != text && is_name(name) {
+    let library = file.strip_suffix(".so").map(|name| name.strip_prefix("lib").unwrap_or(name));
+    let name = library.unwrap_or(file);
+    if is_name(name) {
         return wrong!(
             "{said} is a file; write only the name, \"{name}\", for lib{name}.so in plugin_dir"
         );
@@ -150,18 +150,14 @@ pub(super) fn plugin(text: &str) -> Result<String, Wrong> {
 
 /// Checks a SHA-256 digest in hexadecimal, as `sha256sum` prints it.
 pub(super) fn digest(text: &str) -> Result<[u8; 32], Wrong> {
-    let mut digest = [0; 32];
-    let is_hex = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_hex {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return wrong!(
             "{} is not a SHA-256 digest; give the 64 hexadecimal digits that `sha256sum libNAME.so` prints",
             quoted(text)
         );
     }
-    for (at, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).unwrap_or_default();
-    }
-    Ok(digest)
+    let byte = |at: usize| u8::from_str_radix(&text[2 * at..][..2], 16).unwrap_or_default();
+    Ok(std::array::from_fn(byte))
 }
 
 /// Returns whether a string is a token (RFC 9110 section 5.6.2): a subprotocol, or the name of a
@@ -181,10 +177,8 @@ pub(super) fn resource_path(path: &str) -> Result<Vec<u8>, Wrong> {
     }
     if let Some(end) = path.find(['?', '#']) {
         let what = if path[end..].starts_with('?') { "query" } else { "fragment" };
-        return wrong!(
-            "{said} has a {what}, which never selects a resource; write {}",
-            quoted(&path[..end])
-        );
+        let right = quoted(&path[..end]);
+        return wrong!("{said} has a {what}, which never selects a resource; write {right}");
     }
     let Some(plain) = percent_decoded(path) else {
         return wrong!("{said} has a % without two hexadecimal digits; write %25 for a %");
@@ -193,12 +187,13 @@ pub(super) fn resource_path(path: &str) -> Result<Vec<u8>, Wrong> {
         return wrong!("{said} contains a control character; use letters, digits and - . _ ~ only");
     }
     if path.contains('\\') {
+        let right = quoted(&path.replace('\\', "/"));
         return wrong!(
-            "{said} has a backslash, which a browser replaces by a slash; write {}",
-            quoted(&path.replace('\\', "/"))
+            "{said} has a backslash, which a browser replaces by a slash; write {right}"
         );
     }
-    if let Cow::Owned(encoded) = percent_encoded(path) {
+    let encoded = percent_encoded(path);
+    if encoded != path {
         return wrong!("{said} must be written as a browser sends it, {}", quoted(&encoded));
     }
     let segments = || path[1..].split('/');
@@ -228,27 +223,10 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
 }
 
 /// Encodes the path percent-encode set of the URL standard.
-fn percent_encoded(path: &str) -> Cow<'_, str> {
-    let encode = |byte: u8| !byte.is_ascii_graphic() || b"\"<>^`{}".contains(&byte);
-    if !path.bytes().any(encode) {
-        return Cow::Borrowed(path);
-    }
-    let write =
-        |byte: u8| if encode(byte) { format!("%{byte:02X}") } else { char::from(byte).to_string() };
-    Cow::Owned(path.bytes().map(write).collect())
-}
-
-/// Converts a number to JSON.
-pub(super) fn number(value: &DeValue<'_>) -> Result<serde_json::Number, Wrong> {
-    match value {
-        DeValue::Integer(number) => integer(number).map(Into::into).ok_or_else(|| {
-            Wrong(format!("{number} has more than 64 bits; give a smaller integer, or a string"))
-        }),
-        other => {
-            let text = other.as_float().map(ToString::to_string).unwrap_or_default();
-            let number = text.parse().ok().and_then(serde_json::Number::from_f64);
-            let right = "JSON has no such number; give a finite one, or a string";
-            number.ok_or_else(|| Wrong(format!("{text} cannot be passed to a plugin: {right}")))
-        }
-    }
+fn percent_encoded(path: &str) -> String {
+    let encode = |byte: u8| match byte.is_ascii_graphic() && !b"\"<>^`{}".contains(&byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    path.bytes().map(encode).collect()
 }
