@@ -1,5 +1,6 @@
 //! The command line: parses it, runs the command, and prints the result.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,12 +8,12 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{AppError, check, run};
+use super::{check, run};
 use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
-use crate::plugin::trial::{Trial, TrialError};
+use crate::plugin::trial::Trial;
 use crate::plugin::{dylib, preflight};
 
 /// A WebSocket application host: each resource path is served by a shared library, which the host
@@ -56,7 +57,8 @@ enum CliCommand {
     },
     #[command(flatten)]
     Ask(Ask),
-    /// Open one library and report whether it is a plugin for this host; with settings, also start it and restore a state.
+    /// Open one library and report whether it is a plugin for this host; with settings, also start
+    /// it and restore a state.
     #[command(name = preflight::COMMAND, hide = true)]
     Preflight {
         library: PathBuf,
@@ -78,14 +80,16 @@ pub fn main() -> ExitCode {
         CliCommand::Preflight { library, settings: Some(settings), with_state } => {
             run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
         }
-        command @ CliCommand::Ask(Ask::Plugin(AskPlugin::Check(_))) => {
-            with_runtime(command, options)
+        CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
+            print_outcome(ask.run(&options.config))
         }
-        CliCommand::Ask(ask) => print_outcome(ask.run(&options.config)),
         CliCommand::Check { diff: true, json } => {
             print_outcome(client::difference(&options.config, json))
         }
-        command => with_runtime(command, options),
+        command => match with_runtime(command, &options) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&chain(&*error), ExitCode::FAILURE),
+        },
     }
 }
 
@@ -96,22 +100,15 @@ fn print_outcome(asked: Result<CommandOutput, AskError>) -> ExitCode {
             print_line(&text);
             ExitCode::SUCCESS
         }
-        Ok(CommandOutput { text, is_done: false }) => {
-            print_error(&text);
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            print_error(&chain(&error));
-            error.code()
-        }
+        Ok(CommandOutput { text, is_done: false }) => fail(&text, ExitCode::FAILURE),
+        Err(error) => fail(&chain(&error), error.code()),
     }
 }
 
 /// Runs as the preflight child: no runtime, no log, one line of output.
-fn run_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
+fn run_child<E: Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
     preflight::end_with_parent();
-    let found = work();
-    let (line, code) = match found {
+    let (line, code) = match work() {
         Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
         Err(error) => (chain(&error), ExitCode::FAILURE),
     };
@@ -119,50 +116,27 @@ fn run_child<E: std::error::Error>(work: impl FnOnce() -> Result<(), E>) -> Exit
     code
 }
 
-fn with_runtime(command: CliCommand, options: Options) -> ExitCode {
-    if let Err(error) = logging::start(options.log_format) {
-        print_error(&format!("cannot parse RUST_LOG: {error}"));
-        return ExitCode::FAILURE;
-    }
+fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Error>> {
+    logging::start(options.log_format)
+        .map_err(|error| format!("cannot parse RUST_LOG: {error}"))?;
     // Before any thread starts, because it changes the environment. Only `run` uses the sockets.
     let inherited = matches!(command, CliCommand::Run).then(Inherited::take);
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            print_error(&format!("cannot start threads: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start threads: {error}"))?;
     let result = runtime.block_on(async {
         match (inherited, command) {
-            (Some(inherited), _) => Ok(run(&options.config, inherited).await?),
+            (Some(inherited), _) => run(&options.config, inherited).await.map_err(Into::into),
             (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
-                trial.run().await.map(|fine| print_line(&fine)).map_err(CommandError::Trial)
+                trial.run().await.map(|fine| print_line(&fine)).map_err(Into::into)
             }
             (None, _) => {
-                print_line(&check(&options.config).await?);
-                Ok(())
+                check(&options.config).await.map(|fine| print_line(&fine)).map_err(Into::into)
             }
         }
     });
     // A stuck thread of a plugin must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(100));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            print_error(&chain(&error));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Reasons for which a command fails.
-#[derive(Debug, thiserror::Error)]
-enum CommandError {
-    #[error(transparent)]
-    App(#[from] AppError),
-    #[error(transparent)]
-    Trial(TrialError),
+    result
 }
 
 fn print_line(line: &str) {
@@ -170,6 +144,8 @@ fn print_line(line: &str) {
     drop(writeln!(io::stdout(), "{line}"));
 }
 
-fn print_error(line: &str) {
-    drop(writeln!(io::stderr(), "plugsocket: {line}"));
+/// Prints an error; returns `code`.
+fn fail(error: &str, code: ExitCode) -> ExitCode {
+    drop(writeln!(io::stderr(), "plugsocket: {error}"));
+    code
 }

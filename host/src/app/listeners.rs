@@ -45,10 +45,7 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
         };
         let listener = listener.map_err(failed)?;
         let local = listener.address().map_err(failed)?;
-        match listener {
-            Listener::Tcp(..) => info!(address = %local, tls = listener.is_tls(), "listening"),
-            Listener::Unix(_) => info!(address = %local, "listening"),
-        }
+        info!(address = %local, tls = listener.is_tls(), "listening");
         if config.server.page
             && listeners.is_empty()
             && let Listener::Tcp(_, layer) = listener

@@ -5,38 +5,32 @@
 
 mod cli;
 mod listeners;
-mod signals;
 
-use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
-use tokio::sync::watch::channel;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 pub use self::cli::main;
-use self::signals::Signals;
 use crate::auth;
 use crate::config::{Config, ConfigError, Listen};
 use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
-use crate::net::accept;
-use crate::net::connection_limits::ConnectionLimits;
-use crate::net::listener::Listener;
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
+use crate::net::{accept, connection_limits::ConnectionLimits, listener::Listener};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::identity::IdentityIssuer;
-use crate::routing::registry::Registry;
-use crate::routing::router::Router;
+use crate::routing::{registry::Registry, router::Router};
 use crate::supervisor::snapshots::{self, SnapshotWriter};
 use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
 
@@ -92,16 +86,16 @@ pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppErro
     snapshot_file::sweep(&config.server.folders.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
     let snapshot_writer = Arc::new(SnapshotWriter::default());
-    // Applications start one after the other and may take long; a stop signal does not wait for them.
+    // Applications start one after the other, which may take long; a stop signal does not wait.
     let is_started = tokio::select! {
         started = start(&hub, &mut supervisor) => started.map(|_| true)?,
-        () = signals.stop.received() => false,
+        _ = signals.terminate.recv() => false,
+        _ = signals.interrupt.recv() => false,
     };
-    let served = if is_started {
-        let inputs = Inputs { listeners, control, signals, files: before };
-        serve(&hub, supervisor, &snapshot_writer, inputs).await
-    } else {
-        Ok(())
+    let inputs = Inputs { listeners, control, signals, files: before };
+    let served = match is_started {
+        true => serve(&hub, supervisor, &snapshot_writer, inputs).await,
+        false => Ok(()),
     };
     drop(timeout(LAST_SNAPSHOTS, snapshots::write_last(&hub, &snapshot_writer)).await);
     stop_lanes(&hub).await;
@@ -109,7 +103,7 @@ pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppErro
     served
 }
 
-/// Starts every application that the configuration maps, without serving. Returns the line to print.
+/// Starts every mapped application, without serving. Returns the line to print.
 ///
 /// # Errors
 /// Something cannot be served; the log has the reason.
@@ -127,6 +121,31 @@ pub(crate) async fn check(path: &Path) -> Result<String, AppError> {
         return Err(AppError::Unserved(failures.len()));
     }
     Ok(format!("{}: fine, {resources} resources", file.display()))
+}
+
+/// The signals that the host handles.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// SIGHUP: read the configuration again.
+    hangup: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers; from then on none of these signals ends the process by itself.
+    ///
+    /// # Errors
+    /// The system refuses a handler.
+    fn install() -> Result<Self, AppError> {
+        let handler = |kind| signal(kind).map_err(AppError::Signals);
+        // With a handler, a file over the size limit of the process is a write error of that file.
+        drop(handler(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
+        Ok(Self {
+            terminate: handler(SignalKind::terminate())?,
+            interrupt: handler(SignalKind::interrupt())?,
+            hangup: handler(SignalKind::hangup())?,
+        })
+    }
 }
 
 /// Everything from outside that a running host reacts to.
@@ -147,7 +166,7 @@ async fn serve(
     inputs: Inputs,
 ) -> Result<(), AppError> {
     let Inputs { listeners, control, mut signals, files } = inputs;
-    let (stop, stopped) = channel(());
+    let (stop, stopped) = tokio::sync::watch::channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
     for listener in listeners {
@@ -170,7 +189,8 @@ async fn serve(
     systemd::ready("serving");
     let served = loop {
         tokio::select! {
-            () = signals.stop.received() => break Ok(()),
+            _ = signals.terminate.recv() => break Ok(()),
+            _ = signals.interrupt.recv() => break Ok(()),
             Some(()) = asked_to_drain.recv() => break Ok(()),
             // If the queue is full, an earlier entry already leads to reading the file.
             _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
@@ -209,7 +229,7 @@ fn background(
     background.spawn(async move {
         systemd::heartbeat(changes).await;
         // Returns where systemd asks for no heartbeat; the task must not end.
-        pending().await
+        std::future::pending().await
     });
     background
 }
@@ -220,7 +240,7 @@ async fn stop_lanes(hub: &Arc<Hub>) {
     staging::clear(&hub.config.load().server.folders.staging_dir);
 }
 
-/// Returns `None` if the path is longer than a Unix socket allows: plugins.toml may be in a deep folder.
+/// Returns `None` if the path is too long for a socket, as plugins.toml may be in a deep folder.
 fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
     match Control::open(&config.server.folders.control) {
         Err(ControlError::Socket { path, .. }) if path.as_os_str().len() > 107 => {

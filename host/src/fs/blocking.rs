@@ -17,12 +17,9 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
     let (done, result) = oneshot::channel();
     // A cancelled caller has dropped the receiver.
     let work = move || drop(done.send(work()));
-    drop(std::thread::Builder::new().name("aside".to_owned()).spawn(work).map_err(no_thread)?);
+    let started = std::thread::Builder::new().name("aside".to_owned()).spawn(work);
+    drop(started.map_err(|e| io::Error::new(e.kind(), format!("cannot start a thread: {e}")))?);
     result.await.map_err(|_| io::Error::other("the work panicked; the log has the panic"))
-}
-
-fn no_thread(error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("cannot start a thread: {error}"))
 }
 
 #[cfg(test)]

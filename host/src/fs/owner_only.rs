@@ -4,7 +4,7 @@
 //! A snapshot holds what clients sent, and any process that can open a lock can hold it (flock(2)).
 //! Folders that exist keep the mode their owner chose.
 
-use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::fs::{DirBuilder, File, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -19,13 +19,13 @@ pub(crate) fn folder(path: &Path) -> io::Result<()> {
 /// # Errors
 /// The file exists, or cannot be created.
 pub(crate) fn new_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create_new(true).mode(OWNER_ONLY).open(path)
+    File::options().write(true).create_new(true).mode(OWNER_ONLY).open(path)
 }
 
 /// Creates a file, or truncates an existing one.
 pub(crate) fn file(path: &Path) -> io::Result<File> {
     let file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(path)?;
+        File::options().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(path)?;
     close_to_others(&file)?;
     Ok(file)
 }

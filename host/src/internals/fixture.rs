@@ -8,9 +8,7 @@ use futures_util::FutureExt;
 use plugsocket_plugin::{Kind, Scope, Target};
 
 use crate::config::{LaneKind, Limits};
-use crate::protocol::http::Head;
-use crate::protocol::identity::IdentityIssuer;
-use crate::protocol::payload::Payload;
+use crate::protocol::{http::Head, identity::IdentityIssuer, payload::Payload};
 use crate::routing::outbox::OutboxBounds;
 use crate::routing::peer::{Arrival, Client, Peer};
 use crate::routing::registry::{Entry, Registry};
@@ -91,18 +89,21 @@ impl Fixture {
 
     /// Sends a feedback to a uuid; returns whether it was delivered.
     pub fn feedback(&self, uuid: &str, payload: &Bytes) -> bool {
-        self.deliver(Command::Feedback { to: Target::Uuid(uuid), payload: text(payload) }) == 1
+        self.deliver(Command::Feedback {
+            to: Target::Uuid(uuid),
+            payload: Payload::copied(true, payload),
+        }) == 1
     }
 
     /// Sends a message to one peer; returns whether it was delivered.
     pub fn send(&self, number: usize, payload: &Bytes) -> bool {
         let to = self.peer(number).id();
-        self.deliver(Command::Send { to, key: None, payload: text(payload) }) == 1
+        self.deliver(Command::Send { to, key: None, payload: Payload::copied(true, payload) }) == 1
     }
 
     /// Broadcasts a message; returns the number of receivers.
     pub fn broadcast(&self, payload: &Bytes) -> u64 {
-        let (scope, payload) = (Scope::Resource, text(payload));
+        let (scope, payload) = (Scope::Resource, Payload::copied(true, payload));
         self.deliver(Command::Broadcast {
             scope,
             websockets_only: false,
@@ -124,8 +125,4 @@ impl Fixture {
     fn peer(&self, number: usize) -> &Peer {
         &self.entries[number % self.entries.len()].peer
     }
-}
-
-fn text(bytes: &Bytes) -> Payload {
-    Payload::copied(true, bytes)
 }

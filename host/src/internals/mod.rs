@@ -1,5 +1,5 @@
-//! Access to private modules for fuzz targets (`tests/fuzz`), benchmarks (`tests/bench/benches`) and
-//! tests that span folders. Not part of a host that serves.
+//! Access to private modules for fuzz targets (`tests/fuzz`), benchmarks (`tests/bench`) and tests
+//! that span folders. Not part of a host that serves.
 //!
 //! Plain functions over bytes and values, behind the feature `internals`; no compatibility promise.
 
@@ -8,19 +8,20 @@ pub(crate) mod fixture;
 mod model;
 #[cfg(test)]
 pub(crate) mod properties;
-mod proxy;
 mod script;
 mod wire;
 
 pub use self::fixture::Fixture;
-pub use self::proxy::proxy_header;
 pub use self::wire::{
     Framing, HostMessage, ReadOutcome, SocketReader, close_code, read_all, write_all,
 };
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use self::script::Script;
 pub use crate::auth::internals::{Verified, find_token, verify_token};
+use crate::net::proxy_protocol::{self, ProxyHeader};
 use crate::ops::control::protocol::ControlRequest;
 use crate::plugin::Snapshot;
 use crate::plugin::snapshot_file::{self, SnapshotFile};
@@ -56,4 +57,19 @@ pub fn library_problem(bytes: &[u8]) -> Option<String> {
 pub fn control_request(line: &str) -> Result<String, String> {
     let request: ControlRequest = serde_json::from_str(line).map_err(|error| error.to_string())?;
     serde_json::to_string(&request).map_err(|error| error.to_string())
+}
+
+/// Parses the PROXY header at the start of `reads`; returns its address, if any, and its length.
+///
+/// # Errors
+/// The reason for which the header is invalid.
+pub fn proxy_header(reads: &[&[u8]]) -> (Result<Option<IpAddr>, String>, usize) {
+    let mut script = Script::of_reads(reads);
+    let found = match wire::finish(proxy_protocol::read(&mut script)) {
+        Ok(ProxyHeader::For(ip)) => Ok(Some(ip)),
+        Ok(ProxyHeader::Peer | ProxyHeader::Unspecified) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    };
+    let left: usize = script.reads.iter().map(Vec::len).sum();
+    (found, reads.iter().map(|read| read.len()).sum::<usize>() - left)
 }

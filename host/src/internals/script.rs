@@ -1,4 +1,4 @@
-//! A scripted socket in memory: each read returns the next chunk, each write takes the allowed size.
+//! A scripted socket in memory: a read returns the next chunk, a write takes the allowed size.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Never blocks: the last read is followed by the end of the stream, and a pending write wakes itself.
+/// Never blocks: after the last read comes the end of the stream; a pending write wakes itself.
 #[derive(Debug)]
 pub(super) struct Script {
     pub(super) reads: VecDeque<Vec<u8>>,

@@ -9,17 +9,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 
-use super::fixture;
-use super::script::Script;
+use super::{fixture, script::Script};
 use crate::config::MessageLimits;
-use crate::protocol::chunk::Form;
 use crate::protocol::close::{CloseReason, close_packet};
-use crate::protocol::dialog;
 use crate::protocol::io::{Progress, Received};
-use crate::protocol::lines::Tail;
-use crate::protocol::outgoing::Outgoing;
-use crate::protocol::payload::Payload;
-use crate::protocol::wire::Wire;
+use crate::protocol::{chunk::Form, lines::Tail, outgoing::Outgoing, payload::Payload, wire::Wire};
 
 /// How messages are framed on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,11 +59,11 @@ pub fn read_all(
         most_at_once = most_at_once.max(batch.len());
         most_buffered = most_buffered.max(wire.buffered_bytes());
         messages.extend(batch.drain(..).map(|received| (received.form, received.bytes)));
-        finish(wire.flush()).expect("a script takes everything");
+        finish(wire.flush()).expect(TAKES_ALL);
         match progress {
             Progress::More | Progress::Pong => {}
             Progress::Done(reason) => {
-                finish(wire.answer_close()).expect("a script takes everything");
+                finish(wire.answer_close()).expect(TAKES_ALL);
                 break (reason.code.0, false);
             }
             Progress::Broken(reason) => break (reason.code.0, false),
@@ -91,10 +85,8 @@ impl SocketReader {
     /// A connection that was idle so far.
     pub fn new(max_message: usize) -> Self {
         let limits = MessageLimits { max_message, ..MessageLimits::default() };
-        Self {
-            wire: Wire::websocket(Script::of_reads(&[]), Vec::new(), &limits),
-            batch: Vec::new(),
-        }
+        let wire = Wire::websocket(Script::of_reads(&[]), Vec::new(), &limits);
+        Self { wire, batch: Vec::new() }
     }
 
     /// Performs one read that brings `bytes` and returns the number of messages.
@@ -139,12 +131,11 @@ pub fn write_all(
     };
     for queue in things.split(|thing| matches!(thing, HostMessage::Flush)) {
         let queue = queue.iter().map(outgoing).collect();
-        finish(wire.write(queue, peer.identity.as_str(), LIMIT))
-            .expect("a script takes everything");
+        // A write that must wait is polled again at once, without a clock.
+        finish(wire.write(queue, peer.identity.as_str(), Duration::MAX)).expect(TAKES_ALL);
     }
     let reason = CloseReason::host(CloseCode(close.0), close.1);
-    finish(wire.send_close(&reason, Some(close_packet(&reason))))
-        .expect("a script takes everything");
+    finish(wire.send_close(&reason, Some(close_packet(&reason)))).expect(TAKES_ALL);
     (take(&mut wire.stream_mut().written), peer.identity.as_str().to_owned())
 }
 
@@ -153,8 +144,7 @@ pub fn close_code(code: u16) -> u16 {
     crate::protocol::close::sendable(CloseCode(code)).0
 }
 
-/// Writes that must wait are polled again at once, without a clock.
-const LIMIT: Duration = Duration::MAX;
+const TAKES_ALL: &str = "a script takes everything";
 
 fn outgoing(thing: &HostMessage) -> Outgoing {
     match thing {
@@ -162,7 +152,7 @@ fn outgoing(thing: &HostMessage) -> Outgoing {
         HostMessage::Text(text) => Outgoing::Message(Payload::copied(true, text.as_bytes())),
         HostMessage::Binary(bytes) => Outgoing::Message(Payload::copied(false, bytes)),
         HostMessage::Next(fyi) => {
-            Outgoing::Next((!fyi.is_empty()).then(|| dialog::next(fyi).into()))
+            Outgoing::Next((!fyi.is_empty()).then(|| crate::protocol::dialog::next(fyi).into()))
         }
         HostMessage::Ping | HostMessage::Flush => Outgoing::Ping,
     }
