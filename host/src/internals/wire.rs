@@ -17,8 +17,7 @@ use crate::protocol::close::{CloseReason, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::io::{Progress, Received};
 use crate::protocol::lines::Tail;
-use crate::protocol::outgoing::Outgoing;
-use crate::protocol::payload::Payload;
+use crate::protocol::payload::{Outgoing, Payload};
 use crate::protocol::wire::Wire;
 
 /// How messages are framed on the socket.
@@ -76,7 +75,7 @@ pub fn read_all(
             Progress::Violation(reason) => break (reason.code.0, true),
         }
     };
-    let answers = take(&mut wire.stream_mut().written);
+    let answers = take(&mut wire.stream.written);
     ReadOutcome { messages, end, answers, most_buffered, most_at_once }
 }
 
@@ -99,7 +98,7 @@ impl SocketReader {
 
     /// Performs one read that brings `bytes` and returns the number of messages.
     pub fn read(&mut self, bytes: Vec<u8>) -> usize {
-        self.wire.stream_mut().reads.push_back(bytes);
+        self.wire.stream.reads.push_back(bytes);
         finish(poll_fn(|cx| self.wire.poll_receive(cx, &mut self.batch)));
         self.batch.drain(..).count()
     }
@@ -145,7 +144,7 @@ pub fn write_all(
     let reason = CloseReason::host(CloseCode(close.0), close.1);
     finish(wire.send_close(&reason, Some(close_packet(&reason))))
         .expect("a script takes everything");
-    (take(&mut wire.stream_mut().written), peer.identity.as_str().to_owned())
+    (take(&mut wire.stream.written), peer.identity.as_str().to_owned())
 }
 
 /// Returns the code that is sent in a close frame when an application chooses `code`.
@@ -159,8 +158,8 @@ const LIMIT: Duration = Duration::MAX;
 fn outgoing(thing: &HostMessage) -> Outgoing {
     match thing {
         HostMessage::Ready => Outgoing::Ready,
-        HostMessage::Text(text) => Outgoing::Message(Payload::copied(true, text.as_bytes())),
-        HostMessage::Binary(bytes) => Outgoing::Message(Payload::copied(false, bytes)),
+        HostMessage::Text(text) => Outgoing::Message(Payload::copied(Form::Text, text.as_bytes())),
+        HostMessage::Binary(bytes) => Outgoing::Message(Payload::copied(Form::Binary, bytes)),
         HostMessage::Next(fyi) => {
             Outgoing::Next((!fyi.is_empty()).then(|| dialog::next(fyi).into()))
         }

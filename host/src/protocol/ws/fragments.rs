@@ -1,23 +1,18 @@
-//! The slow path: fragments, pings and pongs, on tokio-tungstenite's state machine.
+//! The slow path: fragments, pings and pongs, on tungstenite's state machine.
 //!
-//! Only these frames come here. Plain frames bypass the state machine because it owns a buffer per
-//! connection and copies each message; close frames bypass it because the host delays its answer
-//! until the peer has received everything it is owed. Reassembly and pongs, in contrast, are rare
-//! and intricate, so a well-tested implementation is worth its cost. It reads from a pipe in memory
-//! and never touches the socket. It checks whole frames only; limits, order and text are checked
-//! here as early as the bytes prove a violation.
+//! Plain frames bypass the state machine because it owns a buffer per connection and copies each
+//! message; close frames bypass it because the host delays its answer until the peer has received
+//! everything it is owed. Reassembly and pongs are rare and intricate, so a well-tested
+//! implementation is worth its cost. It reads from a pipe in memory and never touches the socket.
+//! It checks whole frames only; limits, order and text are checked here as early as the bytes prove
+//! a violation.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
 
-use futures_util::Stream;
 use plugsocket_plugin::CloseCode;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message as WsMessage;
-use tokio_tungstenite::tungstenite::error::Error as WsError;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::protocol::{Role, WebSocketConfig};
+use tungstenite::{Error, Message, WebSocket};
 
 use super::frame::Other;
 use super::partial::Fragments;
@@ -26,10 +21,10 @@ use crate::protocol::chunk::{Form, LimitExceeded};
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::{Progress, Received, not_utf8, too_long};
 
-/// tokio-tungstenite's state machine and the checks ahead of it.
+/// tungstenite's state machine and the checks ahead of it.
 #[derive(Debug)]
 pub(super) struct TungstenitePath {
-    machine: WebSocketStream<Pipe>,
+    machine: WebSocket<Pipe>,
     /// Bytes of the current frame that were not fed yet.
     frame_left: usize,
     /// What the current frame makes of `is_open`.
@@ -53,11 +48,8 @@ impl TungstenitePath {
             .max_write_buffer_size(MAX_PIPE)
             .max_message_size(Some(max_message))
             .max_frame_size(Some(max_message));
-        let machine = WebSocketStream::from_raw_socket(Pipe::default(), Role::Server, Some(config));
-        // There is no handshake to wait for.
-        let machine = futures_util::FutureExt::now_or_never(machine).expect("ready at once");
         Self {
-            machine,
+            machine: WebSocket::from_raw_socket(Pipe::default(), Role::Server, Some(config)),
             frame_left: 0,
             leaves_open: None,
             is_open: false,
@@ -117,7 +109,7 @@ impl TungstenitePath {
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Result<usize, CloseReason> {
         let used = self.frame_left.min(bytes.len());
         self.fragments.push(&bytes[..used]).map_err(|NotUtf8| not_utf8())?;
-        self.machine.get_mut().input.extend_from_slice(&bytes[..used]);
+        self.machine.get_mut().input.extend(&bytes[..used]);
         self.frame_left -= used;
         if !self.is_in_frame() {
             self.is_open = self.leaves_open.unwrap_or(self.is_open);
@@ -125,9 +117,9 @@ impl TungstenitePath {
         Ok(used)
     }
 
-    /// Appends pongs to `output`.
-    pub(super) fn take_output(&mut self, output: &mut Vec<u8>) {
-        output.append(&mut self.machine.get_mut().output);
+    /// Returns the pongs that were not written yet.
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.machine.get_mut().output
     }
 
     /// Returns the memory held for bytes that the state machine has not read.
@@ -138,82 +130,59 @@ impl TungstenitePath {
 
     /// Moves complete messages to `batch`.
     pub(super) fn drain(&mut self, batch: &mut Vec<Received>) -> Progress {
-        // Fed bytes are followed by a call of this function, so nothing has to wake the task.
-        let cx = &mut Context::from_waker(Waker::noop());
         let mut progress = Progress::More;
         loop {
-            let received = match Pin::new(&mut self.machine).poll_next(cx) {
-                Poll::Pending => return progress,
-                Poll::Ready(None) => {
-                    return Progress::Broken(CloseReason::peer(CloseCode::ABNORMAL, ""));
-                }
-                Poll::Ready(Some(Err(error))) => return ended(error, self.max_message),
-                Poll::Ready(Some(Ok(message))) => message,
-            };
-            match received {
-                WsMessage::Text(text) => {
-                    batch.push(Received { bytes: text.into(), form: Form::Text })
-                }
-                WsMessage::Binary(bytes) => batch.push(Received { bytes, form: Form::Binary }),
+            let (form, bytes) = match self.machine.read() {
+                Ok(Message::Text(text)) => (Form::Text, text.into()),
+                Ok(Message::Binary(bytes)) => (Form::Binary, bytes),
                 // A pong, too, must be reported: it proves that an idle peer is alive.
-                WsMessage::Ping(_) | WsMessage::Pong(_) => progress = Progress::Pong,
+                Ok(Message::Ping(_) | Message::Pong(_)) => {
+                    progress = Progress::Pong;
+                    continue;
+                }
                 // Close frames are not fed.
-                WsMessage::Frame(_) | WsMessage::Close(_) => {}
-            }
+                Ok(Message::Frame(_) | Message::Close(_)) => continue,
+                Err(Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => return progress,
+                Err(error) => return self.violation(&error),
+            };
+            batch.push(Received { bytes, form });
         }
+    }
+
+    fn violation(&self, error: &Error) -> Progress {
+        Progress::Violation(match error {
+            Error::Utf8(_) => not_utf8(),
+            Error::Capacity(_) => too_long(self.max_message),
+            error => CloseReason::host(CloseCode::PROTOCOL, error.to_string()),
+        })
     }
 }
 
 /// More than the pongs of one read.
 const MAX_PIPE: usize = 1024 * 1024;
 
-fn ended(error: WsError, max_bytes: usize) -> Progress {
-    Progress::Violation(match error {
-        WsError::Utf8(_) => not_utf8(),
-        WsError::Capacity(_) => too_long(max_bytes),
-        error => CloseReason::host(CloseCode::PROTOCOL, error.to_string()),
-    })
-}
-
 /// An in-memory stream between the socket and tungstenite.
 #[derive(Debug, Default)]
 struct Pipe {
-    input: Vec<u8>,
+    input: VecDeque<u8>,
     output: Vec<u8>,
 }
 
-impl AsyncRead for Pipe {
-    /// Registers no waker: see [`TungstenitePath::drain`].
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if self.input.is_empty() {
-            return Poll::Pending;
+impl Read for Pipe {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.input.read(buffer)? {
+            0 => Err(ErrorKind::WouldBlock.into()),
+            count => Ok(count),
         }
-        let count = self.input.len().min(buffer.remaining());
-        buffer.put_slice(&self.input[..count]);
-        self.input.drain(..count);
-        Poll::Ready(Ok(()))
     }
 }
 
-impl AsyncWrite for Pipe {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.output.extend_from_slice(bytes);
-        Poll::Ready(Ok(bytes.len()))
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes)
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
