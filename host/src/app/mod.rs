@@ -269,7 +269,7 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
         registry,
         identity_issuer: IdentityIssuer::new(),
         connection_limits: Arc::new(ConnectionLimits::default()),
-        tls: CurrentTls::new(certificates),
+        tls: CurrentTls::from_pointee(certificates),
         plugin_statuses: ArcSwap::default(),
         started: std::time::Instant::now(),
     });

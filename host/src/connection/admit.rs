@@ -23,8 +23,8 @@ use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{self, Head};
 use crate::protocol::wire::Wire;
-use crate::routing::outbox::OutboxBounds;
-use crate::routing::peer::{Arrival, Client, Peer};
+use crate::routing::outbox::{Outbox, OutboxBounds};
+use crate::routing::peer::{Client, Membership, Peer, PeerState};
 use crate::routing::resource::{Resource, Service, ServiceState};
 
 /// Serves one socket until it closes. The admission future is boxed so that its memory is freed before
@@ -210,12 +210,12 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
     let rate = settings.map_or(&config.server.limits.flow.rate, |settings| &settings.rate);
     let is_post = matches!(intent, Intent::Post { .. });
     let switching = match &intent {
-        Intent::WebSocket { upgrade, .. } => {
-            http::switching(upgrade, protocol(&head, &service, of_token))
+        Intent::WebSocket { accept, .. } => {
+            http::switching(accept, protocol(&head, &service, of_token))
         }
         _ => Vec::new(),
     };
-    let arrival = Arrival {
+    let peer = Arc::new(Peer {
         identity: hub.identity_issuer.issue(),
         kind,
         // The response to a POST consists of dialog packets.
@@ -227,10 +227,11 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
             may_announce: origin.may_be_backend(&config.server.access),
         },
         resource,
+        outbox: Outbox::default(),
         bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
-        max_rooms: limits.messages.max_rooms,
-    };
-    let peer = Arc::new(Peer::new(arrival));
+        membership: Membership::new(limits.messages.max_rooms),
+        state: PeerState::default(),
+    });
     // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
     // the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address);

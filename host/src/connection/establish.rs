@@ -143,7 +143,7 @@ impl NewConnection {
     /// Performs the TLS handshake. `None` if it fails.
     async fn tls_handshake(self, stream: TcpStream) -> Option<(Secured, Origin, Self)> {
         let config = self.hub.config.load_full();
-        let (served, settings) = (self.hub.tls.served()?, config.server.tls.as_ref()?);
+        let (served, settings) = (self.hub.tls.load_full()?, config.server.tls.as_ref()?);
         let by = self.handshaking.deadline(settings.timeout);
         let mut first = [0];
         // Peek, so that a silent connection costs no buffer.

@@ -9,9 +9,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::page;
 use crate::config::{Access, Config};
 use crate::net::origin::Origin;
-use crate::protocol::http::{
-    self, ClientType, Head, HeadReader, Method, Refusal, Upgrade, client_type,
-};
+use crate::protocol::http::{self, ClientType, Head, HeadReader, Method, Refusal, client_type};
 use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
 
 /// A valid opening of a connection.
@@ -29,7 +27,8 @@ pub(crate) struct Handshake {
 #[derive(Debug)]
 pub(crate) enum Intent {
     WebSocket {
-        upgrade: Upgrade,
+        /// The value of `Sec-WebSocket-Accept`.
+        accept: String,
         kind: Kind,
     },
     Lines {
@@ -170,7 +169,7 @@ fn check_request(
 }
 
 fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
-    let upgrade = http::check_upgrade(head)?;
+    let accept = http::check_upgrade(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
         ClientType::Backend => {
@@ -181,7 +180,7 @@ fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent,
             return Err(Refusal::forbidden("this Origin is not allowed (allowed_origins)"));
         }
     };
-    Ok(Intent::WebSocket { upgrade, kind })
+    Ok(Intent::WebSocket { accept, kind })
 }
 
 fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Refusal> {

@@ -15,11 +15,11 @@ use tokio::time::timeout;
 use crate::config::Config;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
+use crate::protocol::chunk::Form;
 use crate::protocol::close::{CloseReason, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Refusal, response};
-use crate::protocol::outgoing::Outgoing;
-use crate::protocol::payload::Payload;
+use crate::protocol::payload::{Outgoing, Payload};
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::Taken;
 use crate::routing::registry::Entry;
@@ -54,7 +54,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     if std::str::from_utf8(&body).is_err() {
         return Refusal::bad_request("the body is not UTF-8").to_bytes();
     }
-    let message = Input::Message(Payload::shared(true, Bytes::from(body)));
+    let message = Input::Message(Payload::shared(Form::Text, Bytes::from(body)));
     let peer = entry.peer.clone();
     let mut answer = String::new();
     let exchange = async {

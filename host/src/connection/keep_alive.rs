@@ -13,7 +13,7 @@ use crate::routing::registry::Registry;
 pub(crate) async fn keep_alive(hub: Arc<Hub>) {
     let mut last = Instant::now();
     loop {
-        for part in 0..Registry::slices() {
+        for part in 0..Registry::SHARDS {
             last = next_ping(&hub, last).await;
             hub.registry.for_each_in(part, |peer| peer.ping_or_expire());
         }
@@ -24,7 +24,7 @@ pub(crate) async fn keep_alive(hub: Arc<Hub>) {
 async fn next_ping(hub: &Hub, last: Instant) -> Instant {
     /// Time within which a changed interval takes effect.
     const RECHECK: Duration = Duration::from_secs(1);
-    let parts = u32::try_from(Registry::slices()).unwrap_or(1);
+    let parts = u32::try_from(Registry::SHARDS).unwrap_or(1);
     loop {
         let interval = hub.config.load().server.timeouts.ping_interval;
         let left = interval.map(|interval| (interval / parts).saturating_sub(last.elapsed()));

@@ -41,8 +41,7 @@ use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::chunk::{Form, Joiner, Step};
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, WriteError};
-use crate::protocol::outgoing::Outgoing;
-use crate::protocol::payload::Payload;
+use crate::protocol::payload::{Outgoing, Payload};
 use crate::protocol::wire::Wire;
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{NextStep, Priority, Taken};
@@ -257,7 +256,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if let Poll::Ready(progress) = wire.poll_receive(cx, batch) {
                     return Poll::Ready(Turn::Read(progress));
                 }
-                if wire.has_received() {
+                if wire.traffic().bytes > 0 {
                     // In the middle of a message a client cannot answer a ping.
                     peer.received();
                 }
@@ -314,7 +313,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
 
     /// Charges what was read to the rate limiter; returns the frames that completed no message.
     fn charge(&mut self, messages: usize) -> Result<u32, RateExceeded> {
-        let Traffic { bytes, frames } = self.wire.take_traffic();
+        let Traffic { bytes, frames } = take(self.wire.traffic());
         if let Some(timers) = &mut self.timers {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
             timers
@@ -349,7 +348,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         for Received { bytes, form } in batch.drain(..) {
             inputs.push(match self.joiner.take(bytes, form) {
                 Step::Deliver(bytes) => {
-                    Input::Message(Payload::shared(form != Form::Binary, bytes))
+                    let form = if form == Form::Binary { form } else { Form::Text };
+                    Input::Message(Payload::shared(form, bytes))
                 }
                 Step::Acknowledge => Input::Chunk,
                 Step::LimitExceeded(limit) => {

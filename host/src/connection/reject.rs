@@ -155,9 +155,9 @@ impl<'a> Rejector<'a> {
                 let body = format!("{packet}\n");
                 self.answer(stream, &refusal.with_body(http_post::JSON, body.as_bytes())).await;
             }
-            (Intent::WebSocket { upgrade, .. }, Rejection::Dialog(reason, protocol)) => {
+            (Intent::WebSocket { accept, .. }, Rejection::Dialog(reason, protocol)) => {
                 let goodbye = async {
-                    stream.write_all(&http::switching(&upgrade, protocol.as_deref())).await?;
+                    stream.write_all(&http::switching(&accept, protocol.as_deref())).await?;
                     let limits = &self.config.server.limits.messages;
                     let mut wire = Wire::websocket(&mut stream, handshake.read, limits);
                     wire.send_close(reason, Some(close_packet(reason))).await?;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::rate_limit::{RateExceeded, RateLimiter};
 use crate::config::RateSettings;
 use crate::protocol::close::CloseReason;
-use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Outgoing;
 use crate::routing::input::Load;
 
 /// Timers of one connection.

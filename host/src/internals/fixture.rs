@@ -8,9 +8,9 @@ use futures_util::FutureExt;
 use plugsocket_plugin::{Kind, Scope, Target};
 
 use crate::config::{LaneKind, Limits};
-use crate::protocol::{http::Head, identity::IdentityIssuer, payload::Payload};
-use crate::routing::outbox::OutboxBounds;
-use crate::routing::peer::{Arrival, Client, Peer};
+use crate::protocol::{chunk::Form, http::Head, identity::IdentityIssuer, payload::Payload};
+use crate::routing::outbox::{Outbox, OutboxBounds};
+use crate::routing::peer::{Client, Membership, Peer, PeerState};
 use crate::routing::registry::{Entry, Registry};
 use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
 use crate::routing::router::{Command, Router};
@@ -40,16 +40,17 @@ pub(crate) fn peer_within(
     let head = format!("GET {} HTTP/1.1\r\nHost: h\r\n{fields}\r\n", resource.path);
     let (head, _) =
         Head::parse(head.as_bytes(), 8192).expect("a head by the rules").expect("a whole head");
-    let arrival = Arrival {
+    Arc::new(Peer {
         identity: IdentityIssuer::with_secret([7; 32]).issue(),
         kind: Kind::WebSocket,
         dialog: true,
         client: Client { address: address.into(), head, login: None, may_announce: false },
         resource: resource.clone(),
+        outbox: Outbox::default(),
         bounds: OutboxBounds::new(limits, None),
-        max_rooms: 1,
-    };
-    Arc::new(Peer::new(arrival))
+        membership: Membership::new(1),
+        state: PeerState::default(),
+    })
 }
 
 /// Many peers on one resource, without sockets.

@@ -46,7 +46,7 @@ fn sent() -> impl Strategy<Value = Sent> {
 pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
     let mut bytes = Vec::new();
-    frame::append_header(&mut bytes, true, payload.len());
+    frame::append_header(&mut bytes, Form::Text, payload.len());
     bytes[0] = first;
     bytes[1] |= 0x80;
     bytes.extend_from_slice(&MASK);

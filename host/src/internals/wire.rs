@@ -13,7 +13,9 @@ use super::{fixture, script::Script};
 use crate::config::MessageLimits;
 use crate::protocol::close::{CloseReason, close_packet};
 use crate::protocol::io::{Progress, Received};
-use crate::protocol::{chunk::Form, lines::Tail, outgoing::Outgoing, payload::Payload, wire::Wire};
+use crate::protocol::lines::Tail;
+use crate::protocol::payload::{Outgoing, Payload};
+use crate::protocol::{chunk::Form, wire::Wire};
 
 /// How messages are framed on the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ pub fn read_all(
             Progress::Violation(reason) => break (reason.code.0, true),
         }
     };
-    let answers = take(&mut wire.stream_mut().written);
+    let answers = take(&mut wire.stream.written);
     ReadOutcome { messages, end, answers, most_buffered, most_at_once }
 }
 
@@ -91,7 +93,7 @@ impl SocketReader {
 
     /// Performs one read that brings `bytes` and returns the number of messages.
     pub fn read(&mut self, bytes: Vec<u8>) -> usize {
-        self.wire.stream_mut().reads.push_back(bytes);
+        self.wire.stream.reads.push_back(bytes);
         finish(poll_fn(|cx| self.wire.poll_receive(cx, &mut self.batch)));
         self.batch.drain(..).count()
     }
@@ -136,7 +138,7 @@ pub fn write_all(
     }
     let reason = CloseReason::host(CloseCode(close.0), close.1);
     finish(wire.send_close(&reason, Some(close_packet(&reason)))).expect(TAKES_ALL);
-    (take(&mut wire.stream_mut().written), peer.identity.as_str().to_owned())
+    (take(&mut wire.stream.written), peer.identity.as_str().to_owned())
 }
 
 /// Returns the code that is sent in a close frame when an application chooses `code`.
@@ -149,8 +151,8 @@ const TAKES_ALL: &str = "a script takes everything";
 fn outgoing(thing: &HostMessage) -> Outgoing {
     match thing {
         HostMessage::Ready => Outgoing::Ready,
-        HostMessage::Text(text) => Outgoing::Message(Payload::copied(true, text.as_bytes())),
-        HostMessage::Binary(bytes) => Outgoing::Message(Payload::copied(false, bytes)),
+        HostMessage::Text(text) => Outgoing::Message(Payload::copied(Form::Text, text.as_bytes())),
+        HostMessage::Binary(bytes) => Outgoing::Message(Payload::copied(Form::Binary, bytes)),
         HostMessage::Next(fyi) => {
             Outgoing::Next((!fyi.is_empty()).then(|| crate::protocol::dialog::next(fyi).into()))
         }

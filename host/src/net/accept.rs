@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::fd_reserve::FdReserve;
-use super::listener::{Accepted, Listener, accept_one};
+use super::listener::{Accepted, Listener};
 
 /// Accepts until `stop` changes; then returns the tasks of the open connections.
 pub(crate) async fn accept(
@@ -23,7 +23,7 @@ pub(crate) async fn accept(
     let mut shortage = FdShortage { reserve: FdReserve::new(), ends: None };
     loop {
         tokio::select! {
-            accepted = accept_one(&listener) => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok(accepted) => {
                     if shortage.reserve.is_reserved(accepted.descriptor()) {
                         shortage.extend("the remaining ones are reserved");
@@ -38,8 +38,8 @@ pub(crate) async fn accept(
                     debug!(%error, "connection ended before it was accepted");
                 }
                 Err(error) => {
-                    // Descriptors and memory return when connections end; an immediate retry
-                    // would only spin.
+                    // Descriptors and memory return when connections end; an immediate retry would
+                    // only spin.
                     shortage.extend(&error.to_string());
                     sleep(RETRY_INTERVAL).await;
                 }
@@ -49,7 +49,10 @@ pub(crate) async fn accept(
                     error!(%error, "connection task failed");
                 }
             }
-            () = shortage.end() => shortage.report_end(),
+            () = shortage.end() => {
+                shortage.ends = None;
+                info!("accepting again");
+            }
             _ = stop.changed() => return connections,
         }
     }
@@ -69,10 +72,9 @@ struct FdShortage {
 impl FdShortage {
     fn extend(&mut self, reason: &str) {
         if self.ends.replace(Instant::now() + RECOVERY_TIME).is_none() {
-            let limit = self.reserve.limit();
             warn!(
                 reason,
-                limit,
+                limit = self.reserve.limit,
                 "out of file descriptors; new connections wait in the backlog; raise LimitNOFILE \
                  or lower max_connections"
             );
@@ -93,18 +95,10 @@ impl FdShortage {
             None => std::future::pending().await,
         }
     }
-
-    fn report_end(&mut self) {
-        self.ends = None;
-        info!("accepting again");
-    }
 }
 
 /// Returns whether accept(2) reported an error of the one connection it took from the backlog.
 fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind;
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
-    )
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted)
 }

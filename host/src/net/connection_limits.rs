@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,10 +15,10 @@ use crate::config::{Config, ConnectionSettings};
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionLimits {
     counts: Mutex<ConnectionCounts>,
-    /// Sockets whose request has not been read.
-    handshaking: AtomicUsize,
-    /// Sockets that are being rejected.
-    rejecting: AtomicUsize,
+    /// Cloned for each socket whose request has not been read.
+    handshaking: Arc<()>,
+    /// Cloned for each socket that is being rejected.
+    rejecting: Arc<()>,
     connect_rate: Mutex<ConnectRateLimiter>,
     /// When the rejection of a proxy was last logged as a warning.
     proxy_warned: Mutex<Option<Instant>>,
@@ -41,21 +40,20 @@ pub(crate) struct LimitReached(pub(crate) &'static str);
 impl ConnectionLimits {
     /// Counts a socket as handshaking, even past the limit: see [`Handshaking::check`].
     pub(crate) fn start_handshake(self: &Arc<Self>) -> Handshaking {
-        self.handshaking.fetch_add(1, Ordering::Relaxed);
-        Handshaking { connection_limits: self.clone(), since: Instant::now() }
+        let counted = self.handshaking.clone();
+        Handshaking { connection_limits: self.clone(), counted, since: Instant::now() }
     }
 
     /// Checks `max_handshakes_per_ip`, from which backends are exempt.
     pub(crate) fn check_rate(&self, ip: IpAddr, config: &Config) -> Result<(), LimitReached> {
-        let Some(rate) = config.server.limits.connections.max_handshakes_per_ip else {
-            return Ok(());
-        };
-        if config.server.access.allows_backend(ip) {
-            return Ok(());
+        let lock = || self.connect_rate.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(rate) = config.server.limits.connections.max_handshakes_per_ip
+            && !config.server.access.allows_backend(ip)
+            && !lock().admit(ip, rate, Instant::now())
+        {
+            return Err(LimitReached("too many new connections from this address"));
         }
-        let mut connect_rate = self.connect_rate.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_admitted = connect_rate.admit(ip, rate, Instant::now());
-        is_admitted.then_some(()).ok_or(LimitReached("too many new connections from this address"))
+        Ok(())
     }
 
     /// Returns whether to log the rejection of a proxy as a warning: at most once a minute.
@@ -126,15 +124,15 @@ impl ConnectionCounts {
 #[derive(Debug)]
 pub(crate) struct Handshaking {
     connection_limits: Arc<ConnectionLimits>,
+    counted: Arc<()>,
     since: Instant,
 }
 
 impl Handshaking {
     /// Checks `max_handshakes`.
     pub(crate) fn check(&self, limits: &ConnectionSettings) -> Result<(), LimitReached> {
-        let handshaking = self.connection_limits.handshaking.load(Ordering::Relaxed);
         match limits.max_handshakes {
-            Some(max) if handshaking > max.get() => {
+            Some(max) if clones(&self.counted) > max.get() => {
                 Err(LimitReached("too many handshakes at a time"))
             }
             _ => Ok(()),
@@ -148,35 +146,25 @@ impl Handshaking {
 
     /// Counts the socket as rejecting from now on.
     pub(crate) fn reject(self) -> Rejecting {
-        self.connection_limits.rejecting.fetch_add(1, Ordering::Relaxed);
-        Rejecting { connection_limits: self.connection_limits.clone() }
+        Rejecting { counted: self.connection_limits.rejecting.clone() }
     }
 }
 
-impl Drop for Handshaking {
-    fn drop(&mut self) {
-        self.connection_limits.handshaking.fetch_sub(1, Ordering::Relaxed);
-    }
+fn clones(counter: &Arc<()>) -> usize {
+    Arc::strong_count(counter) - 1
 }
 
 /// Counts one socket as rejecting until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Rejecting {
-    connection_limits: Arc<ConnectionLimits>,
+    counted: Arc<()>,
 }
 
 impl Rejecting {
     /// Returns whether the socket may linger. No more sockets may than `max_handshakes`, so that
     /// rejections do not hold more sockets than handshakes can.
     pub(crate) fn may_linger(&self, limits: &ConnectionSettings) -> bool {
-        let rejecting = self.connection_limits.rejecting.load(Ordering::Relaxed);
-        limits.max_handshakes.is_none_or(|max| rejecting <= max.get())
-    }
-}
-
-impl Drop for Rejecting {
-    fn drop(&mut self) {
-        self.connection_limits.rejecting.fetch_sub(1, Ordering::Relaxed);
+        limits.max_handshakes.is_none_or(|max| clones(&self.counted) <= max.get())
     }
 }
 

@@ -12,16 +12,12 @@ use rustix::process::{Resource, getrlimit};
 /// File descriptor limit of the process (soft `RLIMIT_NOFILE`) and the reserve below it.
 #[derive(Debug)]
 pub(crate) struct FdReserve {
-    limit: RawFd,
+    pub(crate) limit: RawFd,
 }
 
 impl FdReserve {
     pub(crate) fn new() -> Self {
         Self { limit: fd_limit() }
-    }
-
-    pub(crate) fn limit(&self) -> RawFd {
-        self.limit
     }
 
     /// Returns whether a descriptor of this number belongs to the reserve. Reads the limit again

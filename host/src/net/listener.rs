@@ -51,6 +51,18 @@ impl Listener {
         socket.listen(BACKLOG).map(Self::Unix)
     }
 
+    pub(crate) async fn accept(&self) -> io::Result<Accepted> {
+        match self {
+            Self::Tcp(listener, layer) => {
+                let (stream, address) = listener.accept().await?;
+                // Fails on a connection that was already reset, which ends by itself.
+                drop(stream.set_nodelay(true));
+                Ok(Accepted::Tcp(stream, address.ip().to_canonical(), *layer))
+            }
+            Self::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
+        }
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tcp(_, Layer::Tls))
     }
@@ -104,18 +116,6 @@ impl Accepted {
             Self::Tcp(stream, ..) => stream.as_raw_fd(),
             Self::Unix(stream) => stream.as_raw_fd(),
         }
-    }
-}
-
-pub(crate) async fn accept_one(listener: &Listener) -> io::Result<Accepted> {
-    match listener {
-        Listener::Tcp(listener, layer) => {
-            let (stream, address) = listener.accept().await?;
-            // Fails on a connection that was already reset, which ends by itself.
-            drop(stream.set_nodelay(true));
-            Ok(Accepted::Tcp(stream, address.ip().to_canonical(), *layer))
-        }
-        Listener::Unix(listener) => Ok(Accepted::Unix(listener.accept().await?.0)),
     }
 }
 

@@ -42,12 +42,12 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHe
             count => filled += count,
         }
         // Fails on the first wrong byte, not on the twelfth byte.
-        version(&start[..filled])?;
+        let line_start = &start[..filled.min(LINE_START.len())];
+        if !SIGNATURE.starts_with(&start[..filled]) && !LINE_START.starts_with(line_start) {
+            return Err(ProxyError::Missing);
+        }
     }
-    match version(&start)? {
-        Version::One => read_line(stream, &start).await,
-        Version::Two => read_binary(stream).await,
-    }
+    if start == *SIGNATURE { read_binary(stream).await } else { read_line(stream, &start).await }
 }
 
 async fn read_line<S: AsyncRead + Unpin>(
@@ -86,43 +86,23 @@ async fn read_binary<S: AsyncRead + Unpin>(stream: &mut S) -> Result<ProxyHeader
 
 /// Length of the shortest header, which is enough to distinguish the versions.
 const START: usize = 12;
+/// The start of version 2 (section 2.2).
 const SIGNATURE: &[u8; START] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The start of version 1 (section 2.1).
+const LINE_START: &[u8] = b"PROXY ";
 /// Including CR LF (section 2.1).
 const MAX_LINE: usize = 107;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Version {
-    One,
-    Two,
-}
-
-/// Returns the version whose headers begin with `start`.
-fn version(start: &[u8]) -> Result<Version, ProxyError> {
-    let common = |whole: &[u8]| {
-        let length = start.len().min(whole.len());
-        start[..length] == whole[..length]
-    };
-    if common(SIGNATURE) {
-        Ok(Version::Two)
-    } else if common(b"PROXY ") {
-        Ok(Version::One)
-    } else {
-        Err(ProxyError::Missing)
-    }
-}
 
 /// Parses `PROXY TCP4 192.0.2.1 192.0.2.2 56324 443` and CR LF (section 2.1).
 fn from_line(line: &[u8]) -> Result<ProxyHeader, ProxyError> {
     let malformed = ProxyError::Malformed;
     let line = line.strip_suffix(b"\r\n").ok_or(malformed("the line does not end in CR LF"))?;
     let line = str::from_utf8(line).map_err(|_| malformed("the line is not ASCII"))?;
-    let mut words = line.split(' ').skip(1);
-    let family = words.next().unwrap_or_default();
-    if family == "UNKNOWN" {
+    let words: Vec<&str> = line.split(' ').skip(1).collect();
+    if words.first() == Some(&"UNKNOWN") {
         return Ok(ProxyHeader::Peer);
     }
-    let words: Vec<&str> = words.collect();
-    let &[source, destination, source_port, destination_port] = &*words else {
+    let &[family, source, destination, source_port, destination_port] = &*words else {
         return Err(malformed("expected two addresses and two ports"));
     };
     if ![source_port, destination_port].into_iter().all(is_port) {

@@ -96,31 +96,25 @@ impl Joiner {
                 return as_text(chunks.message.into());
             }
         }
-        match self.open {
-            Some(_) => self.append(&message),
-            None if form == Form::Unchecked => as_text(message),
-            None => Step::Deliver(message),
-        }
-    }
-
-    /// Returns whether a buffer is open.
-    pub fn is_open(&self) -> bool {
-        self.open.is_some()
-    }
-
-    fn append(&mut self, message: &Bytes) -> Step {
-        let Some(chunks) = &mut self.open else { return Step::Acknowledge };
+        let Some(chunks) = &mut self.open else {
+            return if form == Form::Unchecked { as_text(message) } else { Step::Deliver(message) };
+        };
         let exceeded = if chunks.count >= self.max_chunks {
             LimitExceeded::Chunks { max: self.max_chunks }
         } else if message.len() > self.max_message.saturating_sub(chunks.message.len()) {
             LimitExceeded::Bytes { max_bytes: self.max_message }
         } else {
             chunks.count += 1;
-            chunks.message.extend_from_slice(message);
+            chunks.message.extend_from_slice(&message);
             return Step::Acknowledge;
         };
         self.open = None;
         Step::LimitExceeded(exceeded)
+    }
+
+    /// Returns whether a buffer is open.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
     }
 }
 

@@ -24,12 +24,12 @@ impl CloseReason {
         Self { code, by, text: text.into(), retry_after: None }
     }
 
-    /// A connection that the host closes.
+    /// Returns the reason of a connection that the host closes.
     pub(crate) fn host(code: CloseCode, text: impl Into<String>) -> Self {
         Self::new(code, ClosedBy::Host, text)
     }
 
-    /// A connection that the peer closed.
+    /// Returns the reason of a connection that the peer closed.
     pub(crate) fn peer(code: CloseCode, text: impl Into<String>) -> Self {
         Self::new(code, ClosedBy::Peer, text)
     }

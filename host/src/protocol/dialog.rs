@@ -26,7 +26,7 @@ pub fn close(error: &str) -> String {
 /// Returns `{"opcode":"close","error":"why","retry_after":30}`: the same, with the seconds (rounded
 /// up) to wait before reconnecting.
 pub fn close_retry(error: &str, retry_after: Duration) -> String {
-    let seconds = retry_after.as_secs().saturating_add(u64::from(retry_after.subsec_nanos() > 0));
+    let seconds = whole_seconds(retry_after);
     format!(r#"{{"opcode":"close","error":{},"retry_after":{seconds}}}"#, quoted(error))
 }
 
@@ -38,6 +38,11 @@ pub fn is_buffer_on(message: &[u8]) -> bool {
 /// Returns whether a message is the command that closes a chunk buffer.
 pub fn is_buffer_off(message: &[u8]) -> bool {
     message == b"bufferOFF"
+}
+
+/// Returns the seconds of a duration, rounded up.
+pub(super) fn whole_seconds(duration: Duration) -> u64 {
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 /// Returns a JSON string literal.

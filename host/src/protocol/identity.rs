@@ -10,7 +10,7 @@ use std::fmt;
 use ring::hmac;
 use ring::rand::{self, SystemRandom};
 use subtle::ConstantTimeEq as _;
-use uuid::Uuid;
+use uuid::{Uuid, Variant};
 
 /// Issues identities.
 pub struct IdentityIssuer {
@@ -45,7 +45,7 @@ impl IdentityIssuer {
         text[UUID_LEN] = b'.';
         let tag = self.tag(&text[..UUID_LEN]);
         text[UUID_LEN + 1..].copy_from_slice(&tag);
-        Identity { text }
+        Identity { text, key: uuid.as_u64_pair().0 }
     }
 
     /// Returns the HMAC of the text of a uuid, in hex.
@@ -76,6 +76,7 @@ impl fmt::Debug for IdentityIssuer {
 #[derive(Clone, Copy)]
 pub struct Identity {
     text: [u8; Self::LEN],
+    key: u64,
 }
 
 impl Identity {
@@ -94,13 +95,13 @@ impl Identity {
 
     /// Returns the lookup key: the first 64 bits of the uuid, random except the version.
     pub fn key(&self) -> u64 {
-        key_of(&self.text[..UUID_LEN]).expect("issued in the strict form")
+        self.key
     }
 
     /// Returns the [`key`](Self::key) of the identity with this text; `None` if it is not the text
     /// of an identity.
     pub fn key_of(text: &str) -> Option<u64> {
-        (text.len() == Self::LEN).then(|| key_of(&text.as_bytes()[..UUID_LEN]))?
+        key_of(text.as_bytes().get(..UUID_LEN).filter(|_| text.len() == Self::LEN)?)
     }
 
     /// Compares the text of this identity with `text` in constant time.
@@ -129,29 +130,11 @@ fn word(bytes: &[u8]) -> u64 {
 
 /// Returns the first 64 bits of a hyphenated lower-case version-4 uuid; `None` for any other text.
 fn key_of(uuid: &[u8]) -> Option<u64> {
-    let mut key = 0;
-    let mut digits = 0;
-    if uuid.len() != UUID_LEN {
-        return None;
-    }
-    for (at, byte) in uuid.iter().enumerate() {
-        let digit = match (at, byte) {
-            (8 | 13 | 18 | 23, b'-') => continue,
-            (8 | 13 | 18 | 23, _) => return None,
-            // RFC 9562 sections 4.1 and 4.2: version 4, variant 10x.
-            (14, b'4') => 4,
-            (14, _) => return None,
-            (19, b'8' | b'9' | b'a' | b'b') => char::from(*byte).to_digit(16)?,
-            (19, _) => return None,
-            (_, b'0'..=b'9' | b'a'..=b'f') => char::from(*byte).to_digit(16)?,
-            _ => return None,
-        };
-        if digits < 16 {
-            key = key << 4 | u64::from(digit);
-            digits += 1;
-        }
-    }
-    Some(key)
+    let parsed = Uuid::try_parse_ascii(uuid).ok()?;
+    let is_strict = uuid.len() == UUID_LEN && !uuid.iter().any(u8::is_ascii_uppercase);
+    // RFC 9562 sections 4.1 and 4.2: version 4, variant 10x.
+    let is_random = parsed.get_version_num() == 4 && parsed.get_variant() == Variant::RFC4122;
+    (is_strict && is_random).then_some(parsed.as_u64_pair().0)
 }
 
 const UUID_LEN: usize = 36;
@@ -172,7 +155,8 @@ mod tests {
 
     /// Checks whether a text finds and matches the identity [`KNOWN`].
     fn check(text: &str, expected: bool) {
-        let known = Identity { text: KNOWN.as_bytes().try_into().unwrap() };
+        let key = key_of(&KNOWN.as_bytes()[..UUID_LEN]).unwrap();
+        let known = Identity { text: KNOWN.as_bytes().try_into().unwrap(), key };
         let found = Identity::key_of(text) == Some(known.key()) && known.matches(text);
         assert_eq!(found, expected, "{text}");
     }

@@ -48,9 +48,9 @@ impl Progress {
         matches!(self, Self::Done(_) | Self::Broken(_) | Self::Violation(_))
     }
 
-    /// The read that failed with `error`.
-    pub(super) fn broken(error: &io::Error) -> Self {
-        Self::Broken(CloseReason::peer(CloseCode::ABNORMAL, error.to_string()))
+    /// Returns the end of a connection that broke for this reason.
+    pub(super) fn broken(reason: impl Into<String>) -> Self {
+        Self::Broken(CloseReason::peer(CloseCode::ABNORMAL, reason))
     }
 }
 
@@ -93,17 +93,15 @@ pub(super) async fn in_time(
     let mut step = pin!(step);
     match poll_fn(|cx| Poll::Ready(step.as_mut().poll(cx))).await {
         Poll::Ready(written) => Ok(written?),
-        Poll::Pending => match timeout(limit, step).await {
-            Ok(written) => Ok(written?),
-            Err(_) => Err(WriteError::Late),
-        },
+        Poll::Pending => Ok(timeout(limit, step).await.map_err(|_| WriteError::Late)??),
     }
 }
 
 /// How far writing to a socket got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum WriteState {
     /// Everything was written or is buffered.
+    #[default]
     Whole,
     /// A write is in progress or was cancelled between two frames or lines: the rest is lost.
     Gap,
@@ -112,13 +110,13 @@ pub(super) enum WriteState {
 }
 
 impl WriteState {
+    /// Returns whether another write may follow.
+    ///
     /// # Errors
     /// An earlier write was cancelled.
     pub(super) fn check(self) -> io::Result<()> {
-        match self {
-            Self::Whole => Ok(()),
-            Self::Gap | Self::Torn => Err(io::Error::other("an earlier write was given up")),
-        }
+        let given_up = || io::Error::other("an earlier write was given up");
+        (self == Self::Whole).then_some(()).ok_or_else(given_up)
     }
 }
 

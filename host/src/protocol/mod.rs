@@ -9,7 +9,6 @@ pub mod http;
 pub mod identity;
 pub(crate) mod io;
 pub mod lines;
-pub(crate) mod outgoing;
 pub(crate) mod payload;
 pub(crate) mod wire;
 pub mod ws;

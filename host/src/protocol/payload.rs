@@ -1,18 +1,46 @@
-//! The payload of a message: whether it is text, and its bytes.
+//! What a connection writes, before it is encoded as frames or lines.
 //!
 //! Short payloads are stored inline, because allocating and reference counting would cost more than
 //! copying. A long payload is one shared buffer.
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-/// A message's payload. Cloning copies a short one and increments the reference count of a long
-/// one.
+use super::chunk::Form;
+
+/// One item of a connection's outbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Outgoing {
+    /// The dialog's `ready`.
+    Ready,
+    /// A message of an application.
+    Message(Payload),
+    /// The dialog's `next`: this packet, or [`dialog::NEXT`](super::dialog::NEXT).
+    Next(Option<Arc<str>>),
+    /// A ping frame; not written on plain TCP.
+    Ping,
+}
+
+impl Outgoing {
+    /// Counted for each item, so that empty messages are limited too.
+    pub(crate) const OVERHEAD: usize = 64;
+
+    /// Returns the size that counts against the outbox limits; all connections share packets.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Message(payload) => payload.len() + Self::OVERHEAD,
+            Self::Ready | Self::Next(_) | Self::Ping => Self::OVERHEAD,
+        }
+    }
+}
+
+/// A message's payload. Cloning copies a short one and counts a reference to a long one.
 #[derive(Clone)]
 pub(crate) struct Payload {
-    /// Whether the bytes are valid UTF-8 and are sent as text.
-    pub(crate) is_text: bool,
+    /// [`Form::Text`] or [`Form::Binary`].
+    pub(crate) form: Form,
     body: Body,
 }
 
@@ -27,7 +55,7 @@ impl Payload {
     const SHORT: usize = 86;
 
     /// Copies `bytes`.
-    pub(crate) fn copied(is_text: bool, bytes: &[u8]) -> Self {
+    pub(crate) fn copied(form: Form, bytes: &[u8]) -> Self {
         let body = match bytes.len() {
             length @ 0..=Self::SHORT => {
                 let mut short = [0; Self::SHORT];
@@ -36,12 +64,12 @@ impl Payload {
             }
             _ => Body::Long(Bytes::copy_from_slice(bytes)),
         };
-        Self { is_text, body }
+        Self { form, body }
     }
 
     /// Keeps `bytes` without copying them.
-    pub(crate) fn shared(is_text: bool, bytes: Bytes) -> Self {
-        Self { is_text, body: Body::Long(bytes) }
+    pub(crate) fn shared(form: Form, bytes: Bytes) -> Self {
+        Self { form, body: Body::Long(bytes) }
     }
 
     pub(crate) fn as_bytes(&self) -> &[u8] {
@@ -69,7 +97,7 @@ impl Payload {
 
 impl PartialEq for Payload {
     fn eq(&self, other: &Self) -> bool {
-        self.is_text == other.is_text && self.as_bytes() == other.as_bytes()
+        self.form == other.form && self.as_bytes() == other.as_bytes()
     }
 }
 
@@ -78,8 +106,7 @@ impl Eq for Payload {}
 impl fmt::Debug for Payload {
     /// Omits the bytes: payloads must not be logged.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.is_text { "text" } else { "binary" };
-        write!(f, "Payload({kind}, {} bytes)", self.len())
+        write!(f, "Payload({:?}, {} bytes)", self.form, self.len())
     }
 }
 
@@ -89,7 +116,7 @@ mod tests {
 
     impl Payload {
         pub(crate) fn text(text: impl AsRef<str>) -> Self {
-            Self::copied(true, text.as_ref().as_bytes())
+            Self::copied(Form::Text, text.as_ref().as_bytes())
         }
     }
 
@@ -97,11 +124,11 @@ mod tests {
     fn short_and_long_payloads_behave_alike() {
         for length in [0, 1, Payload::SHORT, Payload::SHORT + 1, 1000] {
             let bytes = vec![b'x'; length];
-            let copied = Payload::copied(true, &bytes);
-            let shared = Payload::shared(true, Bytes::from(bytes.clone()));
+            let copied = Payload::copied(Form::Text, &bytes);
+            let shared = Payload::shared(Form::Text, Bytes::from(bytes.clone()));
             assert_eq!((copied.len(), copied.as_bytes()), (length, &bytes[..]));
             assert_eq!(copied, shared);
-            assert_ne!(copied, Payload::copied(false, &bytes));
+            assert_ne!(copied, Payload::copied(Form::Binary, &bytes));
             assert_eq!(copied.into_long().is_some(), length > Payload::SHORT);
         }
         assert!(size_of::<Payload>() <= 96);

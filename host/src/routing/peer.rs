@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::SystemTime;
 
-use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
+use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind};
 use tracing::warn;
 
 use super::outbox::{Gone, Outbox, OutboxBounds};
@@ -14,13 +14,11 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Head};
 use crate::protocol::identity::Identity;
-use crate::protocol::outgoing::Outgoing;
-use crate::protocol::payload::Payload;
+use crate::protocol::payload::{Outgoing, Payload};
 
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Peer {
-    id: ConnectionId,
     pub(crate) identity: Identity,
     pub(crate) kind: Kind,
     /// Whether the client receives `ready`, `next` and `close`.
@@ -30,8 +28,8 @@ pub(crate) struct Peer {
     pub(crate) outbox: Outbox,
     pub(crate) bounds: OutboxBounds,
     /// Written and read only by `resource.rs`.
-    pub(super) membership: Membership,
-    state: PeerState,
+    pub(crate) membership: Membership,
+    pub(crate) state: PeerState,
 }
 
 /// What is known of the client since the handshake.
@@ -43,24 +41,31 @@ pub(crate) struct Client {
     pub(crate) head: Head,
     /// The authenticated user, where the resource requires authentication.
     pub(crate) login: Option<Box<Login>>,
-    /// Whether the client may be a backend. Only then its `Ident` counts: otherwise any client could
-    /// receive messages meant for a script.
+    /// Whether the client may be a backend. Only then its `Ident` counts: otherwise any client
+    /// could receive messages meant for a script.
     pub(crate) may_announce: bool,
 }
 
 /// The peer's membership of its resource.
 #[derive(Debug)]
-pub(super) struct Membership {
+pub(crate) struct Membership {
     /// Maximum number of rooms.
     pub(super) max_rooms: usize,
     /// Index in the resource's list of members; `usize::MAX`: not a member.
     pub(super) slot: AtomicUsize,
 }
 
-#[derive(Debug)]
-struct PeerState {
-    /// Whether anything arrived since the last ping.
-    alive: AtomicBool,
+impl Membership {
+    pub(crate) fn new(max_rooms: usize) -> Self {
+        Self { max_rooms, slot: AtomicUsize::new(usize::MAX) }
+    }
+}
+
+/// What changes while the peer is connected.
+#[derive(Debug, Default)]
+pub(crate) struct PeerState {
+    /// Whether nothing arrived since the last ping.
+    is_silent: AtomicBool,
     /// Whether the host does not read from the connection at present.
     is_held: AtomicBool,
     /// Messages dropped for a slow consumer, and the minute in which that was last logged.
@@ -68,41 +73,9 @@ struct PeerState {
     dropped_logged: AtomicU32,
 }
 
-/// The parts of a new [`Peer`].
-pub(crate) struct Arrival {
-    pub(crate) identity: Identity,
-    pub(crate) kind: Kind,
-    pub(crate) dialog: bool,
-    pub(crate) client: Client,
-    pub(crate) resource: Arc<Resource>,
-    pub(crate) bounds: OutboxBounds,
-    pub(crate) max_rooms: usize,
-}
-
 impl Peer {
-    pub(crate) fn new(arrival: Arrival) -> Self {
-        let Arrival { identity, kind, dialog, client, resource, bounds, max_rooms } = arrival;
-        Self {
-            id: ConnectionId(identity.key()),
-            identity,
-            kind,
-            dialog,
-            client,
-            resource,
-            outbox: Outbox::default(),
-            bounds,
-            membership: Membership { max_rooms, slot: AtomicUsize::new(usize::MAX) },
-            state: PeerState {
-                alive: AtomicBool::new(true),
-                is_held: AtomicBool::new(false),
-                dropped: AtomicU32::new(0),
-                dropped_logged: AtomicU32::new(0),
-            },
-        }
-    }
-
     pub(crate) fn id(&self) -> ConnectionId {
-        self.id
+        ConnectionId(self.identity.key())
     }
 
     /// Returns the announced `Ident`, where it counts.
@@ -113,15 +86,14 @@ impl Peer {
     /// Puts a message into the outbox. `key`: see [`Outbox::push_keyed`].
     ///
     /// # Errors
-    /// `TooLarge` if the message exceeds what the outbox can ever hold; `Gone` if the connection ends.
+    /// `TooLarge` if the message exceeds what the outbox can ever hold; `Gone` if the connection
+    /// ends.
     pub(crate) fn send(&self, payload: Payload, key: Option<&Arc<str>>) -> Result<(), HostError> {
         if !self.bounds.can_hold(&payload) {
             return Err(HostError::TooLarge);
         }
-        let dropped = self
-            .outbox
-            .push_keyed(Outgoing::Message(payload), key, self.bounds)
-            .map_err(|Gone| HostError::Gone)?;
+        let pushed = self.outbox.push_keyed(Outgoing::Message(payload), key, self.bounds);
+        let dropped = pushed.map_err(|Gone| HostError::Gone)?;
         if dropped > 0 {
             self.count_dropped(dropped);
         }
@@ -131,15 +103,14 @@ impl Peer {
     /// Counts messages dropped for a slow consumer, and logs that at most once a minute.
     #[cold]
     fn count_dropped(&self, dropped: u32) {
-        const SECONDS: u64 = 60;
         self.resource.counters.add_dropped(u64::from(dropped));
         let state = &self.state;
         let count = state.dropped.fetch_add(dropped, Ordering::Relaxed).wrapping_add(dropped);
         let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
-        // The low 32 bits tell minutes apart.
-        let now = (since.as_secs() / SECONDS) as u32;
+        // The low 32 bits distinguish minutes.
+        let now = (since.as_secs() / 60) as u32;
         if state.dropped_logged.swap(now, Ordering::Relaxed) != now {
-            let (id, resource) = (self.id, self.resource.path.as_str());
+            let (id, resource) = (self.id(), self.resource.path.as_str());
             let peer = &*self.client.address;
             warn!(%id, resource, peer, dropped = count, "slow consumer: messages dropped");
         }
@@ -164,7 +135,7 @@ impl Peer {
 
     /// Records that something arrived.
     pub(crate) fn received(&self) {
-        self.state.alive.store(true, Ordering::Relaxed);
+        self.state.is_silent.store(false, Ordering::Relaxed);
     }
 
     /// Returns whether the host does not read from the connection at present.
@@ -172,29 +143,26 @@ impl Peer {
         self.state.is_held.load(Ordering::Relaxed)
     }
 
-    /// Records that the host stops or resumes reading; while it does not read, silence of the client
-    /// means nothing. Called only by the connection's task.
+    /// Records that the host stops or resumes reading; while it does not read, silence of the
+    /// client means nothing. Called only by the connection's task.
     pub(crate) fn hold(&self, is_held: bool) {
         self.state.is_held.store(is_held, Ordering::Relaxed);
         self.received();
     }
 
-    /// Pings the client, or closes the connection if nothing arrived since the last ping. Backends are
-    /// exempt: a script reads nothing between two reports, and the old PHP client answers an empty
-    /// ping with a close frame.
+    /// Pings the client, or closes the connection if nothing arrived since the last ping. Backends
+    /// are exempt: a script reads nothing between two reports, and the old PHP client answers an
+    /// empty ping with a close frame.
     pub(crate) fn ping_or_expire(&self) {
         if self.kind != Kind::WebSocket {
             return;
         }
-        // While the host does not read it expects no answer, but the write detects a broken connection.
-        let _gone = if self.state.alive.swap(false, Ordering::Relaxed) || self.is_held() {
-            self.outbox.push(Outgoing::Ping, self.bounds)
+        // While the host does not read it expects no answer, but the write detects a broken
+        // connection.
+        let _gone = if self.state.is_silent.swap(true, Ordering::Relaxed) && !self.is_held() {
+            self.outbox.close(CloseReason::peer(CloseCode::AWAY, "no answer to a ping"))
         } else {
-            self.outbox.close(CloseReason::new(
-                CloseCode::AWAY,
-                ClosedBy::Peer,
-                "no answer to a ping",
-            ))
+            self.outbox.push(Outgoing::Ping, self.bounds)
         };
     }
 }

@@ -1,16 +1,17 @@
 //! The registry of all connections, by id and by ident.
 //!
-//! The id is the first half of the random uuid, so a uuid needs no second index and an id no hashing.
-//! Sharded, because every message of an application is looked up here. Locks are held for a lookup,
-//! never across a call or an await.
+//! The id is the first half of the random uuid, so a uuid needs no second index and an id no
+//! hashing. Sharded, because every message of an application is looked up here. Locks are held for
+//! a lookup, never across a call or an await.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use plugsocket_plugin::ConnectionId;
 
 use super::peer::Peer;
+use super::sync::{read, write};
 
 /// All connections of this host.
 #[derive(Debug, Default)]
@@ -24,7 +25,7 @@ type Shard = RwLock<ById<Arc<Peer>>>;
 pub(crate) type ById<T> = HashMap<u64, T, BuildHasherDefault<AsIs>>;
 
 impl Registry {
-    const SHARDS: usize = 16;
+    pub(crate) const SHARDS: usize = 16;
 
     /// Registers a peer for as long as the entry lives.
     pub(crate) fn enter(self: &Arc<Self>, peer: Arc<Peer>) -> Entry {
@@ -46,21 +47,14 @@ impl Registry {
         idents.get(ident)?.iter().rfind(|peer| !peer.outbox.is_ending()).cloned()
     }
 
-    /// Calls `act` for the peers of one of [`slices`](Self::slices) slices, without holding a lock.
-    pub(crate) fn for_each_in(&self, slice: usize, act: impl FnMut(&Arc<Peer>)) {
-        let peers: Vec<Arc<Peer>> = read(&self.shards[slice]).values().cloned().collect();
+    /// Calls `act` for the peers of one of the [`SHARDS`](Self::SHARDS), without holding a lock.
+    pub(crate) fn for_each_in(&self, shard: usize, act: impl FnMut(&Arc<Peer>)) {
+        let peers: Vec<Arc<Peer>> = read(&self.shards[shard]).values().cloned().collect();
         peers.iter().for_each(act);
     }
 
-    /// Returns the number of slices for [`for_each_in`](Self::for_each_in).
-    pub(crate) const fn slices() -> usize {
-        Self::SHARDS
-    }
-
     pub(crate) fn for_each(&self, mut act: impl FnMut(&Arc<Peer>)) {
-        for slice in 0..Self::SHARDS {
-            self.for_each_in(slice, &mut act);
-        }
+        (0..Self::SHARDS).for_each(|shard| self.for_each_in(shard, &mut act));
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -94,14 +88,6 @@ impl Drop for Entry {
             }
         }
     }
-}
-
-fn read<T>(lock: &RwLock<T>) -> RwLockReadGuard<'_, T> {
-    lock.read().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn write<T>(lock: &RwLock<T>) -> RwLockWriteGuard<'_, T> {
-    lock.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Uses a key as its own hash: ids are random and chosen by the host, never by a client.

@@ -1,11 +1,11 @@
 //! A resource: its members, their rooms, and the inbox of the lane that serves it.
 //!
-//! Lives as long as its path is in plugins.toml or a connection belongs to it; the application behind
-//! it is replaced. Does not know sockets or libraries.
+//! Lives as long as its path is in plugins.toml or a connection belongs to it; the application
+//! behind it is replaced. Does not know sockets or libraries.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -14,11 +14,12 @@ use plugsocket_plugin::{CloseCode, ConnectionId, HostError};
 use super::counters::Counters;
 use super::peer::Peer;
 use super::registry::ById;
+use super::sync::{read, write};
 use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
-use crate::protocol::close::CloseReason;
+use crate::protocol::close::{CloseReason, RETRY_AFTER};
 
-/// All resources by path. Replaced as a whole, so that a changed plugins.toml takes effect at once.
+/// All resources by path. Replaced as a whole: a changed plugins.toml takes effect at once.
 pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 
 /// One path of the host.
@@ -54,13 +55,13 @@ pub(crate) struct Outage {
 }
 
 impl Outage {
-    /// The application could not be loaded or started.
+    /// Returns the outage of an application that could not be loaded or started.
     pub(crate) fn of_plugin(plugin: &str) -> Self {
         let text = format!("the application {plugin} is not available now");
-        Self { text, retry_after: Self::RETRY_AFTER }
+        Self { text, retry_after: RETRY_AFTER }
     }
 
-    /// The application hangs and is restarted.
+    /// Returns the outage of an application that hangs and is restarted.
     pub(crate) fn of_stuck(retry_after: Duration) -> Self {
         let text = "the application does not respond and is being restarted".to_owned();
         Self { text, retry_after }
@@ -70,8 +71,6 @@ impl Outage {
         let reason = CloseReason::host(CloseCode::TRY_AGAIN, self.text.clone());
         CloseReason { retry_after: Some(self.retry_after), ..reason }
     }
-
-    const RETRY_AFTER: Duration = Duration::from_secs(5);
 }
 
 #[derive(Debug, Default)]
@@ -103,14 +102,14 @@ impl Resource {
 
     /// Adds a member; the lane calls this just before `open`.
     pub(crate) fn admit(&self, peer: Arc<Peer>) {
-        let mut members = self.write();
+        let mut members = write(&self.members);
         peer.membership.slot.store(members.all.len(), Ordering::Relaxed);
         members.all.push(peer);
     }
 
     /// Removes a member from the resource and its rooms; returns whether it was a member.
     pub(crate) fn dismiss(&self, peer: &Peer) -> bool {
-        let mut members = self.write();
+        let mut members = write(&self.members);
         let slot = peer.membership.slot.swap(usize::MAX, Ordering::Relaxed);
         if slot == usize::MAX {
             return false;
@@ -128,12 +127,12 @@ impl Resource {
         true
     }
 
-    /// Adds a peer to a room. A peer that is no longer a member stays out.
+    /// Adds a peer to a room. Does nothing for a peer that is not a member any more.
     ///
     /// # Errors
     /// [`HostError::TooMany`] if the peer is in `max_rooms` rooms.
     pub(crate) fn join(&self, peer: &Arc<Peer>, room: &str) -> Result<(), HostError> {
-        let mut members = self.write();
+        let mut members = write(&self.members);
         if !peer.is_member() {
             return Ok(());
         }
@@ -151,7 +150,7 @@ impl Resource {
     }
 
     pub(crate) fn leave(&self, peer: &Peer, room: &str) {
-        let mut members = self.write();
+        let mut members = write(&self.members);
         members.remove_from_room(room, peer.id());
         if let Some(rooms) = members.rooms_of.get_mut(&peer.id().0) {
             rooms.retain(|joined| &**joined != room);
@@ -163,32 +162,24 @@ impl Resource {
 
     /// Calls `act` for each member under the read lock: `act` must not block or call back.
     pub(crate) fn for_each_member(&self, act: impl FnMut(&Arc<Peer>)) {
-        self.read().all.iter().for_each(act);
+        read(&self.members).all.iter().for_each(act);
     }
 
     /// Calls `act` for each member of a room, as [`for_each_member`](Self::for_each_member) does.
     pub(crate) fn for_each_in_room(&self, room: &str, act: impl FnMut(&Arc<Peer>)) {
-        if let Some(room) = self.read().rooms.get(room) {
+        if let Some(room) = read(&self.members).rooms.get(room) {
             room.values().for_each(act);
         }
     }
 
     /// Returns a copy of the list of members.
     pub(crate) fn members(&self) -> Vec<Arc<Peer>> {
-        self.read().all.clone()
+        read(&self.members).all.clone()
     }
 
     /// Returns the number of members.
     pub(crate) fn count(&self) -> usize {
-        self.read().all.len()
-    }
-
-    fn read(&self) -> RwLockReadGuard<'_, Members> {
-        self.members.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, Members> {
-        self.members.write().unwrap_or_else(PoisonError::into_inner)
+        read(&self.members).all.len()
     }
 }
 

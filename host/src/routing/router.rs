@@ -1,10 +1,9 @@
-//! The router: applies one [`Command`] of an application. The only code that resolves a scope, a room,
-//! a uuid or an ident to outboxes.
+//! The router: applies one [`Command`] of an application. The only code that resolves a scope, a
+//! room, a uuid or an ident to outboxes.
 //!
 //! Never waits; called from lanes and from any thread of a plugin. A cluster would replace its one
 //! method.
 
-use crate::protocol::close::sendable;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -14,7 +13,7 @@ use super::outbox::Gone;
 use super::peer::Peer;
 use super::registry::Registry;
 use super::resource::{Resource, Resources};
-use crate::protocol::close::CloseReason;
+use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::identity::Identity;
 use crate::protocol::payload::Payload;
 
@@ -121,19 +120,14 @@ impl Router {
             Command::Publish { room, except, key, payload } => {
                 let (key, mut count) = (shared(key)?, 0);
                 from.for_each_in_room(room, |peer| {
-                    let is_receiver = !except.contains(&peer.id().0);
-                    let sent = is_receiver && peer.send(payload.clone(), key.as_ref()).is_ok();
-                    count += u64::from(sent);
+                    count += send_unless(except, peer, &payload, key.as_ref());
                 });
                 Ok(count)
             }
             Command::Close { id, code, reason } => {
                 let reason = CloseReason::new(sendable(code), ClosedBy::Plugin, reason);
-                self.member(from, id)?
-                    .outbox
-                    .close(reason)
-                    .map(|()| 1)
-                    .map_err(|Gone| HostError::Gone)
+                let closed = self.member(from, id)?.outbox.close(reason);
+                closed.map(|()| 1).map_err(|Gone| HostError::Gone)
             }
             Command::SetFyi { id, fyi } => {
                 check_length(fyi, Self::MAX_FYI)?;
@@ -178,13 +172,17 @@ fn broadcast(
 ) -> u64 {
     let mut count = 0;
     to.for_each_member(|peer| {
-        let is_receiver = !websockets_only || peer.kind == Kind::WebSocket;
-        if is_receiver && !except.contains(&peer.id().0) && peer.send(payload.clone(), key).is_ok()
-        {
-            count += 1;
+        if !websockets_only || peer.kind == Kind::WebSocket {
+            count += send_unless(except, peer, payload, key);
         }
     });
     count
+}
+
+/// Returns the number of messages that were queued: 0 if the peer is in `except` or ends.
+fn send_unless(except: &[u64], peer: &Peer, payload: &Payload, key: Option<&Arc<str>>) -> u64 {
+    let is_sent = !except.contains(&peer.id().0) && peer.send(payload.clone(), key).is_ok();
+    u64::from(is_sent)
 }
 
 /// Returns one copy of a key for all receivers.

@@ -53,7 +53,7 @@ impl Supervisor {
                 self.apply(&old, new, candidates).await;
                 if diff.server.iter().any(|key| key.starts_with("tls.")) {
                     certificates.iter().for_each(ServedCertificates::log_status);
-                    self.hub.tls.replace(certificates);
+                    self.hub.tls.store(certificates.map(Arc::new));
                 }
             }
             Err(line) => {
@@ -77,7 +77,7 @@ impl Supervisor {
 
     /// Loads the certificates of a new configuration.
     async fn certificates(&self, new: &Config) -> Result<Option<ServedCertificates>, String> {
-        let (config, former) = (new.clone(), self.hub.tls.served());
+        let (config, former) = (new.clone(), self.hub.tls.load_full());
         read(move || ServedCertificates::load(&config, former.as_deref())).await
     }
 

@@ -18,7 +18,7 @@ fn main() {
 fn masked(payload: &[u8]) -> Vec<u8> {
     const MASK: [u8; 4] = [0x5a, 0x01, 0xfe, 0x33];
     let mut bytes = Vec::new();
-    frame::append_header(&mut bytes, true, payload.len());
+    frame::append_header(&mut bytes, Form::Text, payload.len());
     bytes[1] |= 0x80;
     bytes.extend_from_slice(&MASK);
     let at = bytes.len();

@@ -80,13 +80,13 @@ fn check_head(head: &Head, bytes: &[u8]) {
 fn check_meaning(head: &Head) {
     match check_upgrade(head) {
         Err(refusal) => check_refusal(&refusal),
-        Ok(upgrade) => {
+        Ok(accept) => {
             let key = head.header("sec-websocket-key").unwrap();
             let expected = tungstenite::handshake::derive_accept_key(key.as_bytes());
-            assert_eq!(upgrade.accept, expected);
+            assert_eq!(accept, expected);
             let offered = ["chat".to_owned(), "echo.v2".to_owned()];
             let protocol = choose_protocol(head, &offered);
-            let answer = switching(&upgrade, protocol);
+            let answer = switching(&accept, protocol);
             let mut fields = [httparse::EMPTY_HEADER; 8];
             let mut parsed = httparse::Response::new(&mut fields);
             assert_eq!(parsed.parse(&answer), Ok(httparse::Status::Complete(answer.len())));

@@ -24,6 +24,8 @@ pub(super) struct Authorities {
 }
 
 impl Authorities {
+    /// Reads the file `client_ca`.
+    ///
     /// # Errors
     /// The sentence for the operator: the file cannot be read, or is not a list of authorities.
     pub(super) fn read(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Self, String> {

@@ -21,31 +21,14 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{Error, ServerConfig, ServerConnection};
 
 use self::authorities::Authorities;
-use self::pair::{CertifiedPair, PairError};
+use self::pair::{CertifiedPair, FileProblem};
 use self::validity::date;
 pub(crate) use self::watch::watch_certificates;
-use crate::config::{Certificate, Config, ConfigError, FileSetting, Problem, TlsSettings};
+use crate::config::{Certificate, Config, ConfigError, Problem, TlsSettings};
 use crate::fs::stamp::{FileStamp, FileStamps, SettledFiles};
 
 /// The certificates in service; `None` without TLS listeners.
-#[derive(Debug, Default)]
-pub(crate) struct CurrentTls {
-    served: ArcSwapOption<ServedCertificates>,
-}
-
-impl CurrentTls {
-    pub(crate) fn new(served: Option<ServedCertificates>) -> Self {
-        Self { served: ArcSwapOption::from_pointee(served) }
-    }
-
-    pub(crate) fn served(&self) -> Option<Arc<ServedCertificates>> {
-        self.served.load_full()
-    }
-
-    pub(crate) fn replace(&self, served: Option<ServedCertificates>) {
-        self.served.store(served.map(Arc::new));
-    }
-}
+pub(crate) type CurrentTls = ArcSwapOption<ServedCertificates>;
 
 /// Certificates and client authorities in service.
 #[derive(Debug)]
@@ -94,24 +77,26 @@ impl ServedCertificates {
         let Some(settings) = &config.server.tls else { return Ok(None) };
         let files = SettledFiles::new(file_stamps(settings));
         let provider = Arc::new(ring::default_provider());
-        let mut loading = Loading { file: &config.path, problems: Vec::new(), is_complete: true };
+        let mut problems = Vec::new();
         let mut pairs = Vec::new();
         for (n, entry) in settings.certificates.iter().enumerate() {
-            let (certificate, key) = (&entry.certificate.path, &entry.key.path);
-            let read = CertifiedPair::read(certificate, key, now(), &provider);
-            let read = read.map_err(|error| FileProblem::of_pair(n, entry, error));
+            let read = CertifiedPair::read(entry, now(), &provider);
+            let read = read.map_err(|problem| problem.of_role(Role::Server(n), &config.path));
             let previous = previous.and_then(|previous| previous.pair(entry).cloned());
-            pairs.extend(loading.keep_previous(read, previous));
+            pairs.extend(keep_previous(read, previous, &mut problems));
         }
-        let authorities = settings.client_ca.as_ref().and_then(|place| {
-            let read = Authorities::read(&place.path, &provider);
-            let read = read.map_err(|text| FileProblem::new(place, Role::ClientAuthority, text));
+        let authorities = settings.client_ca.as_ref().and_then(|file| {
+            let read = Authorities::read(&file.path, &provider);
+            let problem = |text| FileProblem { file, member: "", text };
+            let read =
+                read.map_err(|text| problem(text).of_role(Role::ClientAuthority, &config.path));
             let previous = previous.filter(|old| old.settings.client_ca == settings.client_ca);
-            loading.keep_previous(read, previous.and_then(|old| old.authorities.clone()))
+            let previous = previous.and_then(|old| old.authorities.clone());
+            keep_previous(read, previous, &mut problems)
         });
-        let Loading { problems, is_complete, .. } = loading;
         let invalid = |problems| ConfigError::Invalid { path: config.path.clone(), problems };
-        if !is_complete {
+        let has_authorities = authorities.is_some() == settings.client_ca.is_some();
+        if pairs.len() < settings.certificates.len() || !has_authorities {
             return Err(invalid(problems));
         }
         let built = server_config(&pairs, authorities.as_ref(), provider).map(Arc::new);
@@ -222,52 +207,20 @@ impl CertificateStatus<'_> {
 /// The table of the configuration.
 const KEY: &str = "server.tls";
 
-/// A file that cannot be used.
-struct FileProblem<'a> {
-    place: &'a FileSetting,
-    key: String,
-    text: String,
-}
-
-impl<'a> FileProblem<'a> {
-    fn new(place: &'a FileSetting, role: Role, text: String) -> Self {
-        Self { place, key: role.key(), text }
-    }
-
-    fn of_pair(n: usize, entry: &'a Certificate, error: PairError) -> Self {
-        let (place, name, text) = match error {
-            PairError::Certificate(text) => (&entry.certificate, "certificate", text),
-            PairError::Key(text) => (&entry.key, "key", text),
-        };
-        Self { place, key: format!("{}.{name}", Role::Server(n).key()), text }
+impl FileProblem<'_> {
+    fn of_role(self, role: Role, config: &Path) -> Problem {
+        let key = format!("{}{}", role.key(), self.member);
+        Problem { path: config.to_owned(), line: self.file.line, key, problem: self.text }
     }
 }
 
-/// Collects problems while files are read.
-struct Loading<'a> {
-    /// The configuration.
-    file: &'a Path,
-    problems: Vec<Problem>,
-    /// Whether each file has content that can be served.
-    is_complete: bool,
-}
-
-impl Loading<'_> {
-    fn keep_previous<T>(
-        &mut self,
-        read: Result<T, FileProblem<'_>>,
-        previous: Option<T>,
-    ) -> Option<T> {
-        match read {
-            Ok(value) => Some(value),
-            Err(FileProblem { place, key, text }) => {
-                let path = self.file.to_owned();
-                self.problems.push(Problem { path, line: place.line, key, problem: text });
-                self.is_complete &= previous.is_some();
-                previous
-            }
-        }
-    }
+/// Returns what was read, or else records the problem and returns the previous content.
+fn keep_previous<T>(
+    read: Result<T, Problem>,
+    previous: Option<T>,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    read.map_err(|problem| problems.push(problem)).ok().or(previous)
 }
 
 fn server_config(
@@ -281,10 +234,10 @@ fn server_config(
         None => builder.with_no_client_auth(),
         Some(authorities) => builder.with_client_cert_verifier(authorities.verifier.clone()),
     };
-    let mut config = builder.with_cert_resolver(Arc::new(NameResolver { pairs: pairs.to_vec() }));
+    let mut config = builder.with_cert_resolver(Arc::new(NameResolver(pairs.to_vec())));
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Clients keep their sessions in tickets; the host stores none. Each change of certificates
-    // has new ticket keys, so that no session outlives the authority that verified its client.
+    // Clients keep their sessions in tickets; the host stores none. Each change of certificates has
+    // new ticket keys, so that no session outlives the authority that verified its client.
     config.ticketer = ring::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 1;
@@ -299,17 +252,16 @@ fn server_problem(config: &Config, error: &Error) -> Problem {
 
 /// Selects a certificate by the server name (SNI), else the first one.
 #[derive(Debug)]
-struct NameResolver {
-    pairs: Vec<CertifiedPair>,
-}
+struct NameResolver(Vec<CertifiedPair>);
 
 impl ResolvesServerCert for NameResolver {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let find = |name: &String| self.0.iter().find(|pair| pair.names.contains(name));
         let named = hello.server_name().map(str::to_ascii_lowercase).and_then(|name| {
-            let matching = self.pairs.iter().filter_map(|pair| Some((pair.matches(&name)?, pair)));
-            matching.min_by_key(|(quality, _)| *quality).map(|(_, pair)| pair)
+            let wildcard = name.split_once('.').map(|(_, parent)| format!("*.{parent}"));
+            find(&name).or_else(|| find(&wildcard?))
         });
-        named.or(self.pairs.first()).map(|pair| pair.key.clone())
+        named.or(self.0.first()).map(|pair| pair.key.clone())
     }
 }
 

@@ -11,13 +11,16 @@ use tokio_rustls::rustls::{Error, InconsistentKeys};
 use webpki::EndEntityCert;
 
 use super::validity::{Validity, date};
+use crate::config::{Certificate, FileSetting};
 use crate::fs;
 
-/// Problem of one of the two files, as one line for the operator.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum PairError {
-    Certificate(String),
-    Key(String),
+/// File that cannot be used, and why, as one line for the operator.
+#[derive(Debug)]
+pub(super) struct FileProblem<'a> {
+    pub(super) file: &'a FileSetting,
+    /// What the key of the file appends to the key of its table.
+    pub(super) member: &'static str,
+    pub(super) text: String,
 }
 
 /// Certificate and key that can be served.
@@ -34,31 +37,21 @@ impl CertifiedPair {
     ///
     /// # Errors
     /// One of the files cannot be served now.
-    pub(crate) fn read(
-        certificate: &Path,
-        key: &Path,
+    pub(super) fn read<'a>(
+        entry: &'a Certificate,
         now: u64,
         provider: &CryptoProvider,
-    ) -> Result<Self, PairError> {
-        let chain =
-            certificates(certificate, "the server's own first").map_err(PairError::Certificate)?;
-        let checked = check_chain(&chain, certificate, now);
-        let (names, validity) = checked.map_err(PairError::Certificate)?;
-        let secret = read_key(key).map_err(PairError::Key)?;
-        let certified = CertifiedKey::from_der(chain, secret, provider);
-        let certified =
-            certified.map_err(|error| PairError::Key(mismatch(&error, certificate, key)))?;
+    ) -> Result<Self, FileProblem<'a>> {
+        let (certificate, key) = (&entry.certificate.path, &entry.key.path);
+        let of_certificate =
+            |text| FileProblem { file: &entry.certificate, member: ".certificate", text };
+        let of_key = |text| FileProblem { file: &entry.key, member: ".key", text };
+        let chain = certificates(certificate, "the server's own first").map_err(of_certificate)?;
+        let (names, validity) = check_chain(&chain, certificate, now).map_err(of_certificate)?;
+        let secret = read_key(key).map_err(of_key)?;
+        let certified = CertifiedKey::from_der(chain, secret, provider)
+            .map_err(|error| of_key(mismatch(&error, certificate, key)))?;
         Ok(Self { names, validity, key: Arc::new(certified) })
-    }
-
-    /// Returns how the certificate matches a name in lower case, if it does.
-    pub(crate) fn matches(&self, name: &str) -> Option<NameMatch> {
-        if self.names.iter().any(|own| own == name) {
-            return Some(NameMatch::Exact);
-        }
-        let (_, parent) = name.split_once('.')?;
-        let wildcard = |own: &String| own.strip_prefix("*.").is_some_and(|own| own == parent);
-        self.names.iter().any(wildcard).then_some(NameMatch::Wildcard)
     }
 }
 
@@ -83,7 +76,7 @@ fn check_chain(
             Err(_) => return Err(malformed(&what)),
         };
         let validity = Validity::of(link).ok_or_else(|| malformed(&what))?;
-        is_valid(validity, &what, now)?;
+        check_validity(validity, &what, now)?;
         own.get_or_insert((names, validity));
     }
     own.ok_or_else(|| malformed(&path.display().to_string()))
@@ -100,12 +93,6 @@ fn outdated(what: &str) -> String {
         "{what} is an X.509 certificate of version 1; version 3 is required: with `openssl x509 -req`, add \
          -extfile <(printf 'basicConstraints=CA:FALSE\\n')"
     )
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum NameMatch {
-    Exact,
-    Wildcard,
 }
 
 /// Reads at least one certificate; `which` describes the expected ones.
@@ -154,7 +141,7 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     })
 }
 
-fn is_valid(validity: Validity, what: &str, now: u64) -> Result<(), String> {
+fn check_validity(validity: Validity, what: &str, now: u64) -> Result<(), String> {
     if now > validity.until {
         return Err(format!("{what} expired on {}; renew it", date(validity.until)));
     }

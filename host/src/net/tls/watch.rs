@@ -14,14 +14,15 @@ use crate::fs::stamp::{FileStamps, FileState};
 
 /// Replaces certificates whose files changed, and warns of expiry once a day. Never returns.
 pub(crate) async fn watch_certificates(config: &ArcSwap<Config>, tls: &CurrentTls) {
-    let mut last_warning: Option<ExpiryWarning> = None;
+    // When expiry was last logged, and how many certificates had expired by then.
+    let mut last_warning: Option<(Instant, usize)> = None;
     loop {
         let config = config.load_full();
-        if let Some(served) = tls.served() {
+        if let Some(served) = tls.load_full() {
             let expired = served.statuses().filter(|status| status.is_expired()).count();
-            let is_due = last_warning.as_ref().is_none_or(|last| last.is_outdated(expired));
+            let is_due = last_warning.is_none_or(|(at, of)| at.elapsed() >= DAY || of != expired);
             if is_due && log_expiry(&served) {
-                last_warning = Some(ExpiryWarning { at: Instant::now(), expired });
+                last_warning = Some((Instant::now(), expired));
             }
             reload_changed(tls, &config, &served).await;
         }
@@ -29,18 +30,7 @@ pub(crate) async fn watch_certificates(config: &ArcSwap<Config>, tls: &CurrentTl
     }
 }
 
-/// The last warning, and how many certificates had expired by then.
-struct ExpiryWarning {
-    at: Instant,
-    expired: usize,
-}
-
-impl ExpiryWarning {
-    fn is_outdated(&self, expired: usize) -> bool {
-        self.at.elapsed() >= Duration::from_secs(24 * 60 * 60) || self.expired != expired
-    }
-}
-
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const WARN_DAYS: u64 = 14;
 
 /// Reads the files once they are settled, as a certificate and its key are rarely replaced at the
@@ -62,8 +52,9 @@ async fn reload_changed(tls: &CurrentTls, config: &Arc<Config>, served: &Arc<Ser
         Ok(Ok(Some(next))) => {
             let problems = next.problems.clone();
             let differs = next.differs_from(served);
-            tls.replace(Some(next));
-            if let Some(next) = tls.served().filter(|_| differs) {
+            let next = Arc::new(next);
+            tls.store(Some(next.clone()));
+            if differs {
                 next.log_certificates();
             }
             problems

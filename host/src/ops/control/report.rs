@@ -27,7 +27,7 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         uptime_seconds: hub.started.elapsed().as_secs(),
         config: config.path.display().to_string(),
         connections: hub.registry.len(),
-        certificates: hub.tls.served().map_or_else(Vec::new, |served| {
+        certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
         resources: resources.values().map(|served| resource(served, &config)).collect(),

@@ -18,6 +18,7 @@ use tracing::level_filters::LevelFilter;
 use super::Generation;
 use crate::plugin::lane::health::Revocation;
 use crate::plugin::log::plugin_line;
+use crate::protocol::chunk::Form;
 use crate::protocol::payload::Payload;
 use crate::routing::peer::Peer;
 use crate::routing::resource::Resource;
@@ -124,7 +125,8 @@ pub(super) fn host_table() -> HostTableRef {
 }
 
 fn payload(message: RawMessage<'_>) -> Payload {
-    Payload::copied(message.kind == abi::message::TEXT, message.bytes.as_slice())
+    let form = if message.kind == abi::message::TEXT { Form::Text } else { Form::Binary };
+    Payload::copied(form, message.bytes.as_slice())
 }
 
 extern "C" fn send(context: HostContext, id: u64, message: RawMessage<'_>) -> u32 {

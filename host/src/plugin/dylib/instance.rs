@@ -12,6 +12,7 @@ use super::Generation;
 use super::host_table::{InstanceContext, raw_session, while_handling};
 use crate::plugin::lane::health::Revocation;
 use crate::plugin::{Event, Failure, Instance, Snapshot};
+use crate::protocol::chunk::Form;
 
 /// An instance behind the ABI.
 pub(crate) struct DylibInstance {
@@ -34,7 +35,10 @@ impl Instance for DylibInstance {
         let module = self.module();
         let result = match event {
             Event::Message(peer, payload) => {
-                let kind = if payload.is_text { abi::message::TEXT } else { abi::message::BINARY };
+                let kind = match payload.form {
+                    Form::Binary => abi::message::BINARY,
+                    _ => abi::message::TEXT,
+                };
                 let message = RawMessage { kind, bytes: payload.as_bytes().into() };
                 while_handling(peer, || module.message()(self.pointer, raw_session(peer), message))
             }

@@ -20,7 +20,7 @@ use super::health::{CallbackKind, LaneHealth};
 use crate::plugin::snapshot_file::SnapshotFile;
 use crate::plugin::{Event, Failure, Instance, Snapshot};
 use crate::protocol::close::{CloseReason, sendable};
-use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Outgoing;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
 use crate::routing::resource::Resource;

@@ -23,10 +23,9 @@ pub enum ClientType {
 ///
 /// 400 if it is repeated: a proxy and the host could read different ones.
 pub fn client_type(head: &Head) -> Result<ClientType, Refusal> {
-    let name = at_most_one(head, "client-type", "more than one Client-Type header")?;
-    let is_backend = ["php", "backend"]
-        .iter()
-        .any(|known| name.is_some_and(|name| name.eq_ignore_ascii_case(known.as_bytes())));
+    let name = head.at_most_one("Client-Type")?.unwrap_or_default();
+    let is_backend =
+        ["php", "backend"].iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()));
     Ok(if is_backend { ClientType::Backend } else { ClientType::WebSocket })
 }
 
@@ -36,27 +35,14 @@ pub fn client_type(head: &Head) -> Result<ClientType, Refusal> {
 ///
 /// 400 if it is repeated, which RFC 6454 section 7.3 forbids.
 pub fn origin(head: &Head) -> Result<Option<&[u8]>, Refusal> {
-    at_most_one(head, "origin", "more than one Origin header")
-}
-
-fn at_most_one<'a>(
-    head: &'a Head,
-    name: &'a str,
-    reason: &'static str,
-) -> Result<Option<&'a [u8]>, Refusal> {
-    let mut values = head.values(name);
-    match (values.next(), values.next()) {
-        (_, Some(_)) => Err(Refusal::bad_request(reason)),
-        (value, None) => Ok(value),
-    }
+    head.at_most_one("Origin")
 }
 
 /// Returns the client's name from `Ident`; `None` unless it is UTF-8 of 1 to 256 bytes without
 /// control characters.
 pub fn ident(head: &Head) -> Option<&str> {
     let name = head.header("ident")?.trim();
-    let is_valid =
-        !name.is_empty() && name.len() <= MAX_IDENT_BYTES && !name.contains(char::is_control);
+    let is_valid = (1..=MAX_IDENT_BYTES).contains(&name.len()) && !name.contains(char::is_control);
     is_valid.then_some(name)
 }
 
@@ -72,14 +58,12 @@ pub fn post_length(head: &Head, max: usize) -> Result<usize, Refusal> {
         ));
     }
     let length = head.content_length()?.ok_or_else(Refusal::length_required)?;
-    usize::try_from(length)
-        .ok()
-        .filter(|length| *length <= max)
-        .ok_or_else(|| Refusal::body_too_large(max))
+    let length = usize::try_from(length).ok().filter(|length| *length <= max);
+    length.ok_or_else(|| Refusal::body_too_large(max))
 }
 
-/// Returns whether the client waits for [`CONTINUE`](super::CONTINUE) before it sends the body
-/// (RFC 9110 section 10.1.1).
+/// Returns whether the client waits for [`CONTINUE`](super::CONTINUE) before it sends the body (RFC
+/// 9110 section 10.1.1).
 pub fn wants_continue(head: &Head) -> bool {
     head.members("expect").any(|member| member.eq_ignore_ascii_case(b"100-continue"))
 }

@@ -4,132 +4,66 @@
 //! reader could find a member that a proxy before it does not find.
 
 use super::head::{Head, is_token};
-use super::refusal::Refusal;
+use super::refusal::{Refusal, bad_request};
 
 /// Checks `Connection`, `Upgrade`, `Sec-WebSocket-Protocol` and `Sec-WebSocket-Extensions`.
 ///
 /// # Errors
 /// 400 with the name of the malformed header.
 pub(super) fn check_lists(head: &Head) -> Result<(), Refusal> {
-    let has_valid_members = |name, is_member: fn(&[u8]) -> bool| head.members(name).all(is_member);
-    let is_not_empty = |name| !head.has(name) || head.members(name).next().is_some();
-    let malformed =
-        |name, what| Err(Refusal::bad_request(format!("{name} is not a list of {what}")));
-    if !has_valid_members("connection", is_token_text) {
-        return malformed("Connection", "options");
+    let (protocols, extensions) = ("Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions");
+    let lists: [(_, _, fn(&[u8]) -> bool); 4] = [
+        ("Connection", "options", is_token),
+        ("Upgrade", "protocols", is_product),
+        (protocols, "subprotocols", is_token),
+        (extensions, "extensions", is_extension),
+    ];
+    for (name, what, is_member) in lists {
+        // RFC 6455 sections 4.3 and 9.1: these two have at least one member.
+        let is_empty = [protocols, extensions].contains(&name)
+            && head.has(name)
+            && head.members(name).next().is_none();
+        if is_empty || !head.members(name).all(is_member) {
+            return bad_request(format!("{name} is not a list of {what}"));
+        }
     }
-    if !has_valid_members("upgrade", is_product) {
-        return malformed("Upgrade", "protocols");
-    }
-    if !has_valid_members("sec-websocket-protocol", is_token_text)
-        || !is_not_empty("sec-websocket-protocol")
-    {
-        return malformed("Sec-WebSocket-Protocol", "subprotocols");
-    }
-    let extensions = "sec-websocket-extensions";
-    if !head.values(extensions).all(are_extensions) || !is_not_empty(extensions) {
-        return malformed("Sec-WebSocket-Extensions", "extensions");
-    }
-    check_unique(head)
-}
-
-/// RFC 6455 section 4.1 item 10: the names of subprotocols "MUST all be unique strings".
-fn check_unique(head: &Head) -> Result<(), Refusal> {
-    let mut names: Vec<&[u8]> = head.members("sec-websocket-protocol").collect();
+    // RFC 6455 section 4.1 item 10: the names of subprotocols "MUST all be unique strings".
+    let mut names: Vec<&[u8]> = head.members(protocols).collect();
     names.sort_unstable();
     match names.windows(2).any(|pair| pair[0] == pair[1]) {
-        true => Err(Refusal::bad_request("Sec-WebSocket-Protocol names a subprotocol twice")),
+        true => bad_request("Sec-WebSocket-Protocol names a subprotocol twice"),
         false => Ok(()),
     }
 }
 
-/// Returns whether this is a `token` (RFC 9110 section 5.6.2).
-fn is_token_text(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| is_token(*byte))
-}
-
 /// Returns whether this is a name with an optional `/version` (RFC 9110 section 7.8).
 fn is_product(bytes: &[u8]) -> bool {
-    let mut parts = bytes.splitn(2, |byte| *byte == b'/');
-    parts.all(is_token_text)
+    bytes.splitn(2, |byte| *byte == b'/').all(is_token)
 }
 
-/// Returns whether a line is a list of extensions with parameters (RFC 6455 section 9.1).
-fn are_extensions(value: &[u8]) -> bool {
-    let mut rest = Rest(value);
-    loop {
-        // Empty members are ignored (RFC 9110 section 5.6.1).
-        if !rest.is_at(b',') && !rest.0.is_empty() && !rest.take_extension() {
-            return false;
-        }
-        if rest.0.is_empty() {
-            return true;
-        }
-        if !rest.take(b',') {
-            return false;
-        }
-    }
+/// Returns whether this is an extension with parameters (RFC 6455 section 9.1). No valid parameter
+/// contains a comma or a semicolon, not even in quotes.
+fn is_extension(bytes: &[u8]) -> bool {
+    let mut parts = bytes.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    parts.next().is_some_and(is_token) && parts.all(is_parameter)
 }
 
-/// The rest of a line.
-struct Rest<'a>(&'a [u8]);
+/// RFC 6455 section 9.1: "the value after quoted-string unescaping MUST conform to the 'token'
+/// ABNF".
+fn is_parameter(bytes: &[u8]) -> bool {
+    let Some(equals) = memchr::memchr(b'=', bytes) else { return is_token(bytes) };
+    let (name, value) = (bytes[..equals].trim_ascii(), bytes[equals + 1..].trim_ascii());
+    let quoted = value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\""));
+    is_token(name) && quoted.map_or_else(|| is_token(value), is_quoted_token)
+}
 
-impl Rest<'_> {
-    fn take_extension(&mut self) -> bool {
-        if !self.take_token() {
-            return false;
-        }
-        while self.take(b';') {
-            if !self.take_token() || self.take(b'=') && !self.take_value() {
-                return false;
-            }
-        }
-        true
+fn is_quoted_token(quoted: &[u8]) -> bool {
+    let (mut bytes, mut text) = (quoted.iter(), Vec::new());
+    while let Some(byte) = bytes.next() {
+        // The byte after a backslash; a backslash without one is not part of a token.
+        text.push(if *byte == b'\\' { *bytes.next().unwrap_or(byte) } else { *byte });
     }
-
-    /// RFC 6455 section 9.1: "the value after quoted-string unescaping MUST conform to the 'token'
-    /// ABNF".
-    fn take_value(&mut self) -> bool {
-        if !self.is_at(b'"') {
-            return self.take_token();
-        }
-        let mut text = Vec::new();
-        let mut bytes = self.0[1..].iter();
-        loop {
-            match bytes.next() {
-                None => return false,
-                Some(b'"') => break,
-                Some(b'\\') => text.extend(bytes.next()),
-                Some(byte) => text.push(*byte),
-            }
-        }
-        self.0 = bytes.as_slice();
-        is_token_text(&text)
-    }
-
-    fn take_token(&mut self) -> bool {
-        self.skip_space();
-        let length = self.0.iter().take_while(|byte| is_token(**byte)).count();
-        self.0 = &self.0[length..];
-        length > 0
-    }
-
-    fn take(&mut self, byte: u8) -> bool {
-        let found = self.is_at(byte);
-        if found {
-            self.0 = &self.0[1..];
-        }
-        found
-    }
-
-    fn is_at(&mut self, byte: u8) -> bool {
-        self.skip_space();
-        self.0.first() == Some(&byte)
-    }
-
-    fn skip_space(&mut self) {
-        self.0 = self.0.trim_ascii_start();
-    }
+    is_token(&text)
 }
 
 #[cfg(test)]

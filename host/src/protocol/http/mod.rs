@@ -17,5 +17,6 @@ pub use fields::{
     ClientType, Forwarded, client_type, forwarded_for, ident, origin, post_length, wants_continue,
 };
 pub use head::{Head, HeadReader, MAX_HEADERS, Method};
+pub(crate) use refusal::bad_request;
 pub use refusal::{CONTINUE, Refusal, dated, response};
-pub use upgrade::{Upgrade, check_upgrade, choose_protocol, switching, wants_websocket};
+pub use upgrade::{check_upgrade, choose_protocol, switching, wants_websocket};

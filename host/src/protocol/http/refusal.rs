@@ -1,114 +1,125 @@
 //! Responses: a [`Refusal`] with its reason, and any other complete response.
 //!
-//! Owns the layout of a response. A reason may quote the peer, so control characters are escaped.
-//! Every response ends its connection.
+//! A reason may quote the peer, so control characters are escaped. Every response ends its
+//! connection.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
+use crate::protocol::dialog::whole_seconds;
+
 /// The interim response to a request that [`wants_continue`](super::wants_continue).
 pub const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// Why a request is rejected: a status, a reason for the reader, and the header that the status
-/// requires.
+/// Why a request is rejected: a status, a reason for the reader, and the header fields that the
+/// status requires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     status: u16,
     reason: Cow<'static, str>,
-    extra: Extra,
+    extra: Vec<(&'static str, Cow<'static, str>)>,
     is_bodiless: bool,
 }
 
-/// The header field that a status requires.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Extra {
-    None,
-    Allow(&'static str),
-    WebSocketVersion,
-    RetryAfter(Duration),
-    Challenge(Option<&'static str>),
+/// Returns [`Refusal::bad_request`] as an error.
+pub(crate) fn bad_request<T>(reason: impl Into<Cow<'static, str>>) -> Result<T, Refusal> {
+    Err(Refusal::bad_request(reason))
 }
 
 impl Refusal {
     /// 400: the request is malformed or incomplete.
     pub fn bad_request(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(400, reason, Extra::None)
+        Self::new(400, reason)
     }
 
-    /// 401: the client must authenticate; `error` is the code of RFC 6750 section 3.1, or `None`
-    /// if there were no credentials.
+    /// 401: the client must authenticate; `error` is the code of RFC 6750 section 3.1, or `None` if
+    /// there were no credentials.
     pub(crate) fn unauthorized(
         reason: impl Into<Cow<'static, str>>,
         error: Option<&'static str>,
     ) -> Self {
-        Self::new(401, reason, Extra::Challenge(error))
+        // RFC 9110 section 11.6.1: a 401 carries at least one challenge.
+        let challenge = match error {
+            Some(error) => format!("Bearer error=\"{error}\"").into(),
+            None => Cow::from("Bearer"),
+        };
+        Self::new(401, reason).with("WWW-Authenticate", challenge)
     }
 
     /// 403: this origin or this address is not permitted.
     pub fn forbidden(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(403, reason, Extra::None)
+        Self::new(403, reason)
     }
 
     /// 404: no resource has this path.
     pub fn not_found(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(404, reason, Extra::None)
+        Self::new(404, reason)
     }
 
     /// 405: `allow` lists the supported methods, for example `GET, POST`.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self::new(405, format!("only {allow} is served here"), Extra::Allow(allow))
+        Self::new(405, format!("only {allow} is served here")).with("Allow", allow)
     }
 
     /// 408: the request was not complete in time.
     pub fn timed_out() -> Self {
-        Self::new(408, "the request was not complete in time", Extra::None)
+        Self::new(408, "the request was not complete in time")
     }
 
     /// 411: a body without a `Content-Length`.
     pub fn length_required() -> Self {
-        Self::new(411, "Content-Length is required", Extra::None)
+        Self::new(411, "Content-Length is required")
     }
 
     /// 413: the body is longer than `max_bytes`.
     pub fn body_too_large(max_bytes: usize) -> Self {
-        Self::new(413, format!("the body is longer than {max_bytes} bytes"), Extra::None)
+        Self::new(413, format!("the body is longer than {max_bytes} bytes"))
     }
 
     /// 426: unsupported version of WebSocket; the response names the supported one (RFC 6455
     /// section 4.4).
     pub fn upgrade_required() -> Self {
-        Self::new(426, "only WebSocket version 13 is supported", Extra::WebSocketVersion)
+        // RFC 9110 section 7.8: Connection must list Upgrade, here on a second line.
+        Self::new(426, "only WebSocket version 13 is supported")
+            .with("Connection", "Upgrade")
+            .with("Upgrade", "websocket")
+            .with("Sec-WebSocket-Version", "13")
     }
 
     /// 431: the head is longer than `max_bytes`.
     pub fn head_too_large(max_bytes: usize) -> Self {
-        Self::new(431, format!("the request head is longer than {max_bytes} bytes"), Extra::None)
+        Self::new(431, format!("the request head is longer than {max_bytes} bytes"))
     }
 
     /// 431: the head has more header lines than `max`.
     pub fn too_many_headers(max: usize) -> Self {
-        Self::new(431, format!("the request has more than {max} header lines"), Extra::None)
+        Self::new(431, format!("the request has more than {max} header lines"))
     }
 
     /// 501: an unsupported feature of HTTP.
     pub fn not_implemented(reason: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(501, reason, Extra::None)
+        Self::new(501, reason)
     }
 
     /// 503: temporarily unavailable; `retry_after` is sent in seconds, rounded up.
     pub fn unavailable(reason: impl Into<Cow<'static, str>>, retry_after: Duration) -> Self {
-        Self::new(503, reason, Extra::RetryAfter(retry_after))
+        Self::new(503, reason).with("Retry-After", whole_seconds(retry_after).to_string())
     }
 
     /// 505: unsupported major version of HTTP.
     pub fn version_not_supported() -> Self {
-        Self::new(505, "only HTTP/1.1 is supported", Extra::None)
+        Self::new(505, "only HTTP/1.1 is supported")
     }
 
-    fn new(status: u16, reason: impl Into<Cow<'static, str>>, extra: Extra) -> Self {
-        Self { status, reason: escaped(reason.into()), extra, is_bodiless: false }
+    fn new(status: u16, reason: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, reason: escaped(reason.into()), extra: Vec::new(), is_bodiless: false }
+    }
+
+    fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
+        self.extra.push((name, value.into()));
+        self
     }
 
     /// Makes this a response to HEAD, without a body (RFC 9110 section 9.3.2). It has no
@@ -135,27 +146,10 @@ impl Refusal {
 
     /// Returns the complete response with this body.
     pub(crate) fn with_body(&self, content_type: &str, body: &[u8]) -> Vec<u8> {
-        let plain = |extra: &[(&str, &str)]| match self.is_bodiless {
-            true => response_head(self.status, content_type, None, extra).into_bytes(),
-            false => response(self.status, content_type, body, extra),
-        };
-        match self.extra {
-            // RFC 9110 section 11.6.1: a 401 carries at least one challenge.
-            Extra::Challenge(None) => plain(&[("WWW-Authenticate", "Bearer")]),
-            Extra::Challenge(Some(error)) => {
-                plain(&[("WWW-Authenticate", &format!("Bearer error=\"{error}\""))])
-            }
-            Extra::None => plain(&[]),
-            Extra::Allow(methods) => plain(&[("Allow", methods)]),
-            Extra::RetryAfter(pause) => {
-                plain(&[("Retry-After", &whole_seconds(pause).to_string())])
-            }
-            // RFC 9110 section 7.8: Connection must list Upgrade, here on a second line.
-            Extra::WebSocketVersion => plain(&[
-                ("Connection", "Upgrade"),
-                ("Upgrade", "websocket"),
-                ("Sec-WebSocket-Version", "13"),
-            ]),
+        let extra: Vec<_> = self.extra.iter().map(|(name, value)| (*name, &**value)).collect();
+        match self.is_bodiless {
+            true => response_head(self.status, content_type, None, &extra).into_bytes(),
+            false => response(self.status, content_type, body, &extra),
         }
     }
 }
@@ -195,8 +189,7 @@ fn response_head(
 /// Adds the `Date` header to a response (RFC 9110, section 6.6.1). Other bytes are returned
 /// unchanged.
 pub fn dated(response: &[u8], now: SystemTime) -> Cow<'_, [u8]> {
-    let line_end = response.windows(2).position(|pair| pair == b"\r\n");
-    match line_end {
+    match memchr::memmem::find(response, b"\r\n") {
         Some(end) if response.starts_with(b"HTTP/1.1 ") => {
             let (status, rest) = response.split_at(end);
             let date = format!("\r\nDate: {}", httpdate::fmt_http_date(now));
@@ -210,15 +203,11 @@ fn escaped(reason: Cow<'static, str>) -> Cow<'static, str> {
     if !reason.contains(char::is_control) {
         return reason;
     }
-    let mut clean = String::with_capacity(reason.len() + 8);
+    let mut clean = String::new();
     for c in reason.chars() {
         if c.is_control() { clean.extend(c.escape_default()) } else { clean.push(c) }
     }
     Cow::Owned(clean)
-}
-
-fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
 
 /// Returns the reason phrase; empty for an unknown status (RFC 9112 section 4).

@@ -3,36 +3,24 @@
 //! A path is compared with the configured resources byte for byte and is not decoded. So a path
 //! that a proxy, an application or a log could decode into another one is rejected.
 
-use std::ops::Range;
+use super::refusal::{Refusal, bad_request};
 
-use super::refusal::Refusal;
-
-/// The positions of path and query in a request target; an empty path means `/`.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Located {
-    pub(super) path: Range<usize>,
-    pub(super) query: Range<usize>,
-}
-
-/// Finds path and query in a target in origin-form or absolute-form; rejects others with 400.
+/// Returns where path and query begin in a target in origin-form or absolute-form; rejects other
+/// forms with 400. An empty path means `/`.
 ///
 /// RFC 9112 section 3.2.2: "a server MUST accept the absolute-form in requests".
-pub(super) fn locate(target: &[u8]) -> Result<Located, Refusal> {
+pub(super) fn path_start(target: &[u8]) -> Result<usize, Refusal> {
     if !target.iter().all(u8::is_ascii_graphic) {
-        return Err(Refusal::bad_request(
-            "the request target holds a byte that is not visible ASCII",
-        ));
+        return bad_request("the request target holds a byte that is not visible ASCII");
     }
     // RFC 9112 section 3.2: no form of the target has a fragment.
-    if memchr::memchr(b'#', target).is_some() {
-        return Err(Refusal::bad_request("the request target has a fragment"));
+    if target.contains(&b'#') {
+        return bad_request("the request target has a fragment");
     }
-    let path_at = if target.starts_with(b"/") { 0 } else { after_authority(target)? };
-    let rest = &target[path_at..];
-    let path_len = memchr::memchr(b'?', rest).unwrap_or(rest.len());
-    check_path(&rest[..path_len])?;
-    let path_end = path_at + path_len;
-    Ok(Located { path: path_at..path_end, query: (path_end + 1).min(target.len())..target.len() })
+    let start = if target.starts_with(b"/") { 0 } else { after_authority(target)? };
+    let rest = &target[start..];
+    check_path(&rest[..memchr::memchr(b'?', rest).unwrap_or(rest.len())])?;
+    Ok(start)
 }
 
 /// Returns where scheme and authority of an absolute-form end.
@@ -40,11 +28,8 @@ fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
     let rejected =
         || Refusal::bad_request("the request target is not a path that begins with a slash");
     let scheme_end = memchr::memmem::find(target, b"://").ok_or_else(rejected)?;
-    let scheme = &target[..scheme_end];
-    if ![&b"http"[..], b"https", b"ws", b"wss"]
-        .iter()
-        .any(|known| scheme.eq_ignore_ascii_case(known))
-    {
+    let scheme = target[..scheme_end].to_ascii_lowercase();
+    if !matches!(&scheme[..], b"http" | b"https" | b"ws" | b"wss") {
         return Err(rejected());
     }
     let authority_at = scheme_end + 3;
@@ -52,7 +37,7 @@ fn after_authority(target: &[u8]) -> Result<usize, Refusal> {
     let authority = &rest[..memchr::memchr2(b'/', b'?', rest).unwrap_or(rest.len())];
     // RFC 9110 section 4.2.4: it "SHOULD" be treated "as an error".
     if authority.contains(&b'@') {
-        return Err(Refusal::bad_request("the request target has user information"));
+        return bad_request("the request target has user information");
     }
     if is_authority(authority) { Ok(authority_at + authority.len()) } else { Err(rejected()) }
 }
@@ -71,56 +56,46 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
             b'/' if dots == Some(2) => break,
             b'/' => dots = Some(0),
             b'.' => dots = dots.map(|n: usize| n + 1),
-            b'\\' => return Err(Refusal::bad_request("the path holds a backslash")),
+            b'\\' => return bad_request("the path holds a backslash"),
             _ if byte.is_ascii_control() => {
-                return Err(Refusal::bad_request("the path holds a control character"));
+                return bad_request("the path holds a control character");
             }
             b'"' | b'<' | b'>' if first != b'%' => {
-                return Err(Refusal::bad_request(
-                    "the path holds a character that must be percent-encoded",
-                ));
+                return bad_request("the path holds a character that must be percent-encoded");
             }
             _ => dots = None,
         }
         rest = after;
     }
-    if dots == Some(2) {
-        Err(Refusal::bad_request("the path has a \"..\" segment"))
-    } else {
-        Ok(())
-    }
+    if dots == Some(2) { bad_request("the path has a \"..\" segment") } else { Ok(()) }
 }
 
 /// Decodes the byte after a `%` and returns it with the bytes that follow.
 fn percent_decoded(digits: &[u8]) -> Result<(u8, &[u8]), Refusal> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
-    if let [high, low, rest @ ..] = digits
-        && let (Some(high), Some(low)) = (digit(*high), digit(*low))
-    {
-        return Ok((high << 4 | low, rest));
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    match digits {
+        [high, low, rest @ ..] if let (Some(high), Some(low)) = (digit(*high), digit(*low)) => {
+            Ok(((high << 4 | low) as u8, rest))
+        }
+        _ => bad_request("the path has a malformed percent-encoding"),
     }
-    Err(Refusal::bad_request("the path has a malformed percent-encoding"))
 }
 
 /// Returns whether this is `host [ ":" port ]` (RFC 3986 section 3.2), without user information.
 pub(super) fn is_authority(authority: &[u8]) -> bool {
     let Ok(text) = str::from_utf8(authority) else { return false };
-    let (is_valid_host, port) = if let Some(rest) = text.strip_prefix('[') {
-        let Some((address, after)) = rest.split_once(']') else { return false };
-        let port = after.strip_prefix(':');
-        if port.is_none() && !after.is_empty() {
-            return false;
+    let (is_valid_host, port) = match text.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) => (address.parse::<std::net::Ipv6Addr>().is_ok(), port),
+            None => return false,
+        },
+        None => {
+            let (host, port) = text.split_at(text.find(':').unwrap_or(text.len()));
+            (is_reg_name(host.as_bytes()), port)
         }
-        (address.parse::<std::net::Ipv6Addr>().is_ok(), port)
-    } else {
-        let (host, port) = match text.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (text, None),
-        };
-        (is_reg_name(host.as_bytes()), port)
     };
     // RFC 3986 section 3.2.3: the port may be empty after its colon.
-    is_valid_host && port.is_none_or(|port| port.is_empty() || is_port(port))
+    is_valid_host && (matches!(port, "" | ":") || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// Returns whether this is a port number in digits.
@@ -150,8 +125,8 @@ mod tests {
     use super::*;
 
     fn check(target: &str, expected: Option<(&str, &str)>) {
-        let located = locate(target.as_bytes()).ok();
-        let found = located.as_ref().map(|l| (&target[l.path.clone()], &target[l.query.clone()]));
+        let found = path_start(target.as_bytes()).ok().map(|start| &target[start..]);
+        let found = found.map(|found| found.split_once('?').unwrap_or((found, "")));
         assert_eq!(found, expected, "{target}");
     }
 

@@ -11,47 +11,40 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::fields::origin;
 use super::head::{Head, Method};
 use super::lists;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, bad_request};
 
-/// A valid request for a WebSocket.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Upgrade {
-    /// The value of `Sec-WebSocket-Accept`.
-    pub accept: String,
-}
-
-/// Checks a request for a WebSocket (RFC 6455 section 4.2.1).
+/// Checks a request for a WebSocket (RFC 6455 section 4.2.1) and returns the value of
+/// `Sec-WebSocket-Accept`.
 ///
 /// # Errors
 ///
 /// 405 for a method other than GET, 426 for a version other than 13, 400 for any other fault.
-pub fn check_upgrade(head: &Head) -> Result<Upgrade, Refusal> {
+pub fn check_upgrade(head: &Head) -> Result<String, Refusal> {
     if head.method() != Method::Get {
         return Err(Refusal::method_not_allowed("GET"));
     }
     if head.has("transfer-encoding") || head.content_length()?.is_some_and(|length| length > 0) {
-        return Err(Refusal::bad_request("a WebSocket handshake has no body"));
+        return bad_request("a WebSocket handshake has no body");
     }
     for (name, token) in [("upgrade", "websocket"), ("connection", "upgrade")] {
         if !lists_token(head, name, token) {
-            return Err(Refusal::bad_request(format!(
+            return bad_request(format!(
                 "this is a WebSocket server: the {name} header must name {token}"
-            )));
+            ));
         }
     }
     lists::check_lists(head)?;
     origin(head)?;
     // The version before the key: older drafts have other keys, and must be answered with 426.
-    match single(head, "sec-websocket-version")? {
-        b"13" => {}
-        _ => return Err(Refusal::upgrade_required()),
+    if head.exactly_one("sec-websocket-version")? != b"13" {
+        return Err(Refusal::upgrade_required());
     }
-    let key = single(head, "sec-websocket-key")?;
+    let key = head.exactly_one("sec-websocket-key")?;
     match KEY_BASE64.decode(key) {
         // RFC 6455 section 4.1 item 7: "a randomly selected 16-byte value that has been
         // base64-encoded".
-        Ok(nonce) if nonce.len() == 16 => Ok(Upgrade { accept: derive_accept_key(key) }),
-        _ => Err(Refusal::bad_request("Sec-WebSocket-Key is not 16 bytes in base64")),
+        Ok(nonce) if nonce.len() == 16 => Ok(derive_accept_key(key)),
+        _ => bad_request("Sec-WebSocket-Key is not 16 bytes in base64"),
     }
 }
 
@@ -74,30 +67,18 @@ pub fn choose_protocol<'a>(head: &Head, offered: &'a [String]) -> Option<&'a str
         .map(String::as_str)
 }
 
-/// Returns the 101 response; `protocol` is the subprotocol from [`choose_protocol`].
-pub fn switching(upgrade: &Upgrade, protocol: Option<&str>) -> Vec<u8> {
+/// Returns the 101 response; `accept` is from [`check_upgrade`], `protocol` from
+/// [`choose_protocol`].
+pub fn switching(accept: &str, protocol: Option<&str>) -> Vec<u8> {
     // The letter case of these values must not change: an old client compares them exactly.
     let mut head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n",
-        upgrade.accept
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n"
     );
     if let Some(protocol) = protocol {
-        head.push_str("Sec-WebSocket-Protocol: ");
-        head.push_str(protocol);
-        head.push_str("\r\n");
+        head.push_str(&format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
     }
     head.push_str("\r\n");
     head.into_bytes()
-}
-
-/// Returns the value of a header that must occur once (RFC 6455 sections 11.3.1 and 11.3.5).
-fn single<'a>(head: &'a Head, name: &'a str) -> Result<&'a [u8], Refusal> {
-    let mut values = head.values(name);
-    match (values.next(), values.next()) {
-        (Some(value), None) => Ok(value),
-        (None, _) => Err(Refusal::bad_request(format!("the {name} header is missing"))),
-        (Some(_), Some(_)) => Err(Refusal::bad_request(format!("more than one {name} header"))),
-    }
 }
 
 /// Accepts nonzero bits after the sixteenth byte, which keys written by hand have.
@@ -231,14 +212,14 @@ mod tests {
 
     #[test]
     fn the_response_has_the_exact_layout() {
-        let upgrade = check_upgrade(&head("GET", &[])).unwrap();
-        assert_eq!(upgrade.accept, ACCEPT);
+        let accept = check_upgrade(&head("GET", &[])).unwrap();
+        assert_eq!(accept, ACCEPT);
         let lines = format!(
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Accept: {ACCEPT}\r\n"
         );
-        assert_eq!(switching(&upgrade, None), format!("{lines}\r\n").into_bytes());
+        assert_eq!(switching(&accept, None), format!("{lines}\r\n").into_bytes());
         let with_protocol = format!("{lines}Sec-WebSocket-Protocol: chat\r\n\r\n");
-        assert_eq!(switching(&upgrade, Some("chat")), with_protocol.into_bytes());
+        assert_eq!(switching(&accept, Some("chat")), with_protocol.into_bytes());
     }
 }

@@ -57,14 +57,10 @@ impl ScanState {
     /// Returns whether `value`, which is everything that was fed, is a whole JSON value. Parses at
     /// most once: a failure is final.
     pub(super) fn confirm(&mut self, value: &[u8]) -> bool {
-        if *self != Self::Balanced {
-            return false;
-        }
-        let whole = serde_json::from_slice::<IgnoredAny>(value).is_ok();
-        if !whole {
+        if *self == Self::Balanced && serde_json::from_slice::<IgnoredAny>(value).is_err() {
             *self = Self::Broken;
         }
-        whole
+        *self == Self::Balanced
     }
 }
 

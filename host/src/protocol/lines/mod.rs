@@ -37,16 +37,10 @@ use self::json_scan::ScanState;
 pub use self::opening::{Opened, Opening, Tail, Transport, detect_transport};
 use super::dialog::{is_buffer_off, is_buffer_on};
 
-/// Why no further message can be read.
+/// A message is longer than `max_message`, so no further message can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-pub enum LineError {
-    /// A message is longer than configured (`max_message`).
-    #[error("a message is longer than {max_bytes} bytes (max_message)")]
-    TooLong {
-        /// The limit.
-        max_bytes: usize,
-    },
-}
+#[error("a message is longer than {0} bytes (max_message)")]
+pub struct LineError(usize);
 
 /// Splits the input of a plain TCP connection into messages. They are bytes, because a chunk may
 /// end within a character.
@@ -61,7 +55,8 @@ pub struct Lines {
     scanned: usize,
     scan: ScanState,
     mode: Mode,
-    buffering: Buffering,
+    /// Whether a chunk buffer is open, according to the commands so far.
+    is_buffering: bool,
     tail: Tail,
     max_message: usize,
 }
@@ -76,13 +71,6 @@ enum Mode {
     Legacy,
 }
 
-/// Whether a chunk buffer is open, according to the commands so far.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Buffering {
-    On,
-    Off,
-}
-
 impl Lines {
     /// Creates a reader. `max_message` is in bytes, without the line end.
     pub fn new(max_message: usize, tail: Tail) -> Self {
@@ -92,7 +80,7 @@ impl Lines {
             scanned: 0,
             scan: ScanState::Before,
             mode: Mode::Undecided,
-            buffering: Buffering::Off,
+            is_buffering: false,
             tail,
             max_message,
         }
@@ -118,24 +106,21 @@ impl Lines {
         if self.mode == Mode::Deciding {
             self.decide();
         }
-        match (self.mode, self.buffering) {
-            (Mode::Deciding, _) => Ok(None),
-            (Mode::Legacy, Buffering::On) => self.next_chunk(),
+        match self.mode {
+            Mode::Deciding => Ok(None),
+            Mode::Legacy if self.is_buffering => self.next_chunk(),
             _ => self.next_line(),
         }
     }
 
     fn decide(&mut self) {
-        match self.pending() {
-            [] | [b'\r'] => {}
-            [b'\n', ..] => self.decide_for(Mode::Lines, 1),
-            [b'\r', b'\n', ..] => self.decide_for(Mode::Lines, 2),
-            _ => self.decide_for(Mode::Legacy, 0),
-        }
-    }
-
-    fn decide_for(&mut self, mode: Mode, line_end: usize) {
-        self.mode = mode;
+        let line_end;
+        (self.mode, line_end) = match self.pending() {
+            [] | [b'\r'] => return,
+            [b'\n', ..] => (Mode::Lines, 1),
+            [b'\r', b'\n', ..] => (Mode::Lines, 2),
+            _ => (Mode::Legacy, 0),
+        };
         self.consume(self.start + line_end);
     }
 
@@ -209,11 +194,7 @@ impl Lines {
     }
 
     fn check_length(&self, length: usize) -> Result<(), LineError> {
-        if length > self.max_message {
-            Err(LineError::TooLong { max_bytes: self.max_message })
-        } else {
-            Ok(())
-        }
+        if length > self.max_message { Err(LineError(self.max_message)) } else { Ok(()) }
     }
 
     fn is_message(&self, line: &[u8]) -> bool {
@@ -237,20 +218,15 @@ impl Lines {
     }
 
     fn track_commands(&mut self, message: Bytes) -> Bytes {
-        if is_buffer_on(&message) {
-            self.buffering = Buffering::On;
-        } else if is_buffer_off(&message) {
-            self.buffering = Buffering::Off;
-        }
+        let is_buffering = self.is_buffering && !is_buffer_off(&message);
+        self.is_buffering = is_buffering || is_buffer_on(&message);
         message
     }
 }
 
 fn without_line_end(line: &[u8]) -> &[u8] {
-    match line.strip_suffix(b"\n") {
-        Some(line) => line.strip_suffix(b"\r").unwrap_or(line),
-        None => line,
-    }
+    let Some(line) = line.strip_suffix(b"\n") else { return line };
+    line.strip_suffix(b"\r").unwrap_or(line)
 }
 
 const IDENT: &[u8] = b"ident:";

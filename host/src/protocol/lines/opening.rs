@@ -3,7 +3,7 @@
 //! Yields an equivalent request head, so that the rest of the host treats both transports alike.
 
 use super::{IDENT, without_line_end};
-use crate::protocol::http::{Head, Refusal};
+use crate::protocol::http::{Head, Refusal, bad_request};
 
 /// What the first bytes of a connection begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +16,11 @@ pub enum Transport {
 
 /// Returns the transport of a connection; `None` while its first bytes fit both.
 pub fn detect_transport(buf: &[u8]) -> Option<Transport> {
-    if FIRST_LINES.iter().any(|line| buf.starts_with(line)) {
-        return Some(Transport::Lines);
+    match FIRST_LINES {
+        lines if lines.iter().any(|line| buf.starts_with(line)) => Some(Transport::Lines),
+        lines if lines.iter().any(|line| line.starts_with(buf)) => None,
+        _ => Some(Transport::Http),
     }
-    if FIRST_LINES.iter().any(|line| line.starts_with(buf)) { None } else { Some(Transport::Http) }
 }
 
 /// Whether a late line of the opening may follow.
@@ -77,16 +78,14 @@ impl Opening {
                 Stage::Marker => {
                     let Some(end) = self.line_end(buf)? else { return Ok(None) };
                     if !FIRST_LINES.contains(&&buf[..end]) {
-                        return Err(Refusal::bad_request("the first line is not `backend`"));
+                        return bad_request("the first line is not `backend`");
                     }
                     self.stage = Stage::Request { at: end };
                 }
                 Stage::Request { at } => {
                     let Some(end) = self.line_end(buf)? else { return Ok(None) };
                     if !buf[at..].starts_with(b"GET ") {
-                        return Err(Refusal::bad_request(
-                            "the second line is not `GET /resource HTTP/1.1`",
-                        ));
+                        return bad_request("the second line is not `GET /resource HTTP/1.1`");
                     }
                     // Checked now, so that its faults are reported before those of later lines.
                     Head::of_opening(without_line_end(&buf[at..end]), None)?;

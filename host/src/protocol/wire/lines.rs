@@ -1,6 +1,6 @@
 //! Plain TCP: each message is written as one line.
 //!
-//! [`Lines`] decides where a received message ends; this module owns the socket.
+//! [`Lines`] decides where a received message ends; this module reads and writes the socket.
 
 use std::collections::VecDeque;
 use std::io;
@@ -18,12 +18,11 @@ use crate::protocol::io::{
     BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
 };
 use crate::protocol::lines::{LineError, Lines, Tail};
-use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Outgoing;
 
-/// Plain TCP after its opening.
+/// The lines of a plain TCP connection after its opening.
 #[derive(Debug)]
-pub(crate) struct LineStream<S> {
-    pub(super) stream: S,
+pub(crate) struct LineCodec {
     pub(super) lines: Lines,
     /// Whether `lines` may hold whole messages.
     is_fresh: bool,
@@ -31,53 +30,58 @@ pub(crate) struct LineStream<S> {
     state: WriteState,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
-    /// `read` is what followed the opening.
-    pub(super) fn new(stream: S, read: &[u8], tail: Tail, max_message: usize) -> Self {
+impl LineCodec {
+    /// Creates the codec; `read` is what followed the opening.
+    pub(super) fn new(read: &[u8], tail: Tail, max_message: usize) -> Self {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
         let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
-        Self { stream, lines, is_fresh: !read.is_empty(), traffic, state: WriteState::Whole }
+        Self { lines, is_fresh: !read.is_empty(), traffic, state: WriteState::Whole }
     }
 
-    pub(super) fn poll_receive(
+    pub(super) fn poll_receive<S: AsyncRead + Unpin>(
         &mut self,
+        stream: &mut S,
         cx: &mut Context<'_>,
         batch: &mut Vec<Received>,
     ) -> Poll<Progress> {
         let was_mid_message = self.lines.is_mid_message() && !self.is_fresh;
         loop {
             if self.is_fresh {
-                match self.take_lines(batch) {
-                    Ok(()) if batch.is_empty() => {
-                        self.is_fresh = false;
-                        if self.lines.is_mid_message() != was_mid_message || self.traffic.is_much()
-                        {
-                            return Poll::Ready(Progress::More);
-                        }
-                    }
-                    Ok(()) => return Poll::Ready(Progress::More),
-                    Err(reason) => return Poll::Ready(Progress::Violation(reason)),
+                if let Err(reason) = self.take_lines(batch) {
+                    return Poll::Ready(Progress::Violation(reason));
+                }
+                self.is_fresh = !batch.is_empty();
+                if self.is_fresh
+                    || self.lines.is_mid_message() != was_mid_message
+                    || self.traffic.is_much()
+                {
+                    return Poll::Ready(Progress::More);
                 }
             }
-            match ready!(self.poll_read(cx)) {
-                // The peer may have shut down its own side only, as `nc -N` does: its requests
-                // are still answered.
+            // The end of a read can end a message of an old client, so a read takes all there is.
+            let read = ready!(SCRATCH.with_borrow_mut(|scratch| {
+                let mut buffer = ReadBuf::new(scratch);
+                ready!(Pin::new(&mut *stream).poll_read(cx, &mut buffer))?;
+                self.lines.push(buffer.filled());
+                Poll::Ready(io::Result::Ok(buffer.filled().len()))
+            }));
+            match read {
+                // The peer may have shut down its own side only, as `nc -N` does: its requests are
+                // still answered.
                 Ok(0) => {
-                    let reason = CloseReason::peer(CloseCode::AWAY, "");
-                    return Poll::Ready(Progress::Done(reason));
+                    return Poll::Ready(Progress::Done(CloseReason::peer(CloseCode::AWAY, "")));
                 }
-                Ok(read) => {
-                    self.is_fresh = true;
-                    self.traffic.add_bytes(read);
-                }
-                Err(error) => return Poll::Ready(Progress::broken(&error)),
+                Ok(read) => self.traffic.add_bytes(read),
+                Err(error) => return Poll::Ready(Progress::broken(error.to_string())),
             }
+            self.is_fresh = true;
         }
     }
 
-    pub(super) async fn write(
+    pub(super) async fn write<S: AsyncWrite + Unpin>(
         &mut self,
+        stream: &mut S,
         queue: VecDeque<Outgoing>,
         uuid: &str,
         limit: Duration,
@@ -89,58 +93,50 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LineStream<S> {
         }
         self.state = WriteState::Torn;
         for step in out.chunks(STEP) {
-            in_time(limit, self.stream.write_all(step)).await?;
+            in_time(limit, stream.write_all(step)).await?;
         }
-        in_time(limit, self.stream.flush()).await?;
+        in_time(limit, stream.flush()).await?;
         self.state = WriteState::Whole;
         Ok(())
     }
 
-    pub(super) async fn send_close(&mut self, packet: Option<String>) -> io::Result<()> {
+    pub(super) async fn send_close<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        packet: Option<String>,
+    ) -> io::Result<()> {
         self.state.check()?;
         if let Some(packet) = packet {
-            self.stream.write_all(format!("{packet}\n").as_bytes()).await?;
+            stream.write_all(format!("{packet}\n").as_bytes()).await?;
         }
-        self.stream.shutdown().await
+        stream.shutdown().await
     }
 
     fn take_lines(&mut self, batch: &mut Vec<Received>) -> Result<(), CloseReason> {
         let too_long = |error: LineError| CloseReason::host(CloseCode::TOO_BIG, error.to_string());
-        while batch.len() < BATCH_MESSAGES {
-            let Some(bytes) = self.lines.next_message().map_err(too_long)? else { break };
+        while batch.len() < BATCH_MESSAGES
+            && let Some(bytes) = self.lines.next_message().map_err(too_long)?
+        {
             batch.push(Received { bytes, form: Form::Unchecked });
         }
         Ok(())
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        // The end of a read can end a message of an old client, so a read takes all there is.
-        SCRATCH.with_borrow_mut(|scratch| {
-            let mut buffer = ReadBuf::new(scratch);
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
-            self.lines.push(buffer.filled());
-            Poll::Ready(Ok(buffer.filled().len()))
-        })
     }
 }
 
 /// Appends one item as one line. A line feed in JSON outside strings is white space.
 fn append_line(out: &mut Vec<u8>, item: Outgoing, uuid: &str) {
+    let start = out.len();
     match item {
-        Outgoing::Message(payload) if payload.is_text => {
-            out.extend(
-                payload.as_bytes().iter().map(|byte| if *byte == b'\n' { b' ' } else { *byte }),
-            );
+        Outgoing::Message(payload) if payload.form == Form::Binary => {
+            out.extend_from_slice(String::from_utf8_lossy(payload.as_bytes()).as_bytes());
         }
-        Outgoing::Message(payload) => {
-            let text = String::from_utf8_lossy(payload.as_bytes()).replace('\n', " ");
-            out.extend_from_slice(text.as_bytes());
-        }
+        Outgoing::Message(payload) => out.extend_from_slice(payload.as_bytes()),
         Outgoing::Ready => out.extend_from_slice(dialog::ready(uuid).as_bytes()),
         Outgoing::Next(packet) => {
             out.extend_from_slice(packet.as_deref().unwrap_or(dialog::NEXT).as_bytes());
         }
         Outgoing::Ping => return,
     }
+    out[start..].iter_mut().filter(|byte| **byte == b'\n').for_each(|byte| *byte = b' ');
     out.push(b'\n');
 }

@@ -14,30 +14,37 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use self::lines::LineStream;
+use self::lines::LineCodec;
 use super::close::CloseReason;
 use super::io::{Progress, Received, Traffic, WriteError, linger};
 use super::lines::Tail;
-use super::outgoing::Outgoing;
-use super::ws::WebSocket;
+use super::payload::Outgoing;
+use super::ws::{FrameReader, FrameWriter};
 use crate::config::MessageLimits;
 
 /// A socket after its handshake.
 #[derive(Debug)]
-pub(crate) enum Wire<S> {
-    WebSocket(WebSocket<S>),
-    Lines(LineStream<S>),
+pub(crate) struct Wire<S> {
+    pub(crate) stream: S,
+    codec: Codec,
+}
+
+#[derive(Debug)]
+enum Codec {
+    WebSocket(FrameReader, FrameWriter),
+    Lines(LineCodec),
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
-    /// A WebSocket whose handshake is done; `read` is what followed the request.
+    /// Creates a WebSocket whose handshake is done; `read` is what followed the request.
     pub(crate) fn websocket(stream: S, read: Vec<u8>, limits: &MessageLimits) -> Self {
-        Self::WebSocket(WebSocket::new(stream, read, limits))
+        let codec = Codec::WebSocket(FrameReader::new(read, limits), FrameWriter::default());
+        Self { stream, codec }
     }
 
-    /// Plain TCP; `read` is what followed the opening.
+    /// Creates a plain TCP connection; `read` is what followed the opening.
     pub(crate) fn lines(stream: S, read: &[u8], tail: Tail, limits: &MessageLimits) -> Self {
-        Self::Lines(LineStream::new(stream, read, tail, limits.max_message))
+        Self { stream, codec: Codec::Lines(LineCodec::new(read, tail, limits.max_message)) }
     }
 
     /// Reads at least one message, or the beginning of one, and appends the whole messages to
@@ -47,71 +54,61 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         cx: &mut Context<'_>,
         batch: &mut Vec<Received>,
     ) -> Poll<Progress> {
-        match self {
-            Self::WebSocket(WebSocket { stream, reader, writer }) => {
-                reader.poll_receive(stream, cx, batch, writer)
+        match &mut self.codec {
+            Codec::WebSocket(reader, writer) => {
+                reader.poll_receive(&mut self.stream, cx, batch, writer)
             }
-            Self::Lines(lines) => lines.poll_receive(cx, batch),
+            Codec::Lines(lines) => lines.poll_receive(&mut self.stream, cx, batch),
         }
     }
 
-    /// Returns the traffic since the last call.
-    pub(crate) fn take_traffic(&mut self) -> Traffic {
-        std::mem::take(match self {
-            Self::WebSocket(socket) => &mut socket.reader.traffic,
-            Self::Lines(lines) => &mut lines.traffic,
-        })
-    }
-
-    /// Returns whether anything was received since the last [`take_traffic`](Self::take_traffic).
-    pub(crate) fn has_received(&self) -> bool {
-        let traffic = match self {
-            Self::WebSocket(socket) => socket.reader.traffic,
-            Self::Lines(lines) => lines.traffic,
-        };
-        traffic.bytes > 0
+    /// Returns the traffic since the caller last took it.
+    pub(crate) fn traffic(&mut self) -> &mut Traffic {
+        match &mut self.codec {
+            Codec::WebSocket(reader, _) => &mut reader.traffic,
+            Codec::Lines(lines) => &mut lines.traffic,
+        }
     }
 
     /// Returns whether a message has begun and not ended.
     pub(crate) fn is_mid_message(&self) -> bool {
-        match self {
-            Self::WebSocket(socket) => socket.reader.is_mid_message(),
-            Self::Lines(lines) => lines.lines.is_mid_message(),
+        match &self.codec {
+            Codec::WebSocket(reader, _) => reader.is_mid_message(),
+            Codec::Lines(lines) => lines.lines.is_mid_message(),
         }
     }
 
     /// Returns the memory held for input that is not a whole message yet.
     #[cfg(any(test, feature = "internals"))]
     pub(crate) fn buffered_bytes(&self) -> usize {
-        match self {
-            Self::WebSocket(socket) => socket.reader.buffered_bytes(),
-            Self::Lines(lines) => lines.lines.buffered_bytes(),
+        match &self.codec {
+            Codec::WebSocket(reader, _) => reader.buffered_bytes(),
+            Codec::Lines(lines) => lines.lines.buffered_bytes(),
         }
     }
 
     /// Writes all of `queue`; the peer has `limit` for each [`STEP`](super::io::STEP) of it.
     ///
-    /// After an error or a cancellation nothing more can be written, because the peer could not
-    /// see that something is missing.
+    /// After an error or a cancellation nothing more can be written, because the peer could not see
+    /// that something is missing.
     pub(crate) async fn write(
         &mut self,
         queue: VecDeque<Outgoing>,
         uuid: &str,
         limit: Duration,
     ) -> Result<(), WriteError> {
-        match self {
-            Self::WebSocket(WebSocket { stream, writer, .. }) => {
-                writer.write(stream, queue, uuid, limit).await
-            }
-            Self::Lines(lines) => lines.write(queue, uuid, limit).await,
+        let Self { stream, codec } = self;
+        match codec {
+            Codec::WebSocket(_, writer) => writer.write(stream, queue, uuid, limit).await,
+            Codec::Lines(lines) => lines.write(stream, queue, uuid, limit).await,
         }
     }
 
     /// Writes what is buffered, pongs for example.
     pub(crate) async fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::WebSocket(socket) => socket.writer.flush(&mut socket.stream).await,
-            Self::Lines(_) => Ok(()),
+        match &mut self.codec {
+            Codec::WebSocket(_, writer) => writer.flush(&mut self.stream).await,
+            Codec::Lines(_) => Ok(()),
         }
     }
 
@@ -121,29 +118,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         reason: &CloseReason,
         packet: Option<String>,
     ) -> io::Result<()> {
-        match self {
-            Self::WebSocket(WebSocket { stream, writer, .. }) => {
-                writer.send_close(stream, reason, packet).await
-            }
-            Self::Lines(lines) => lines.send_close(packet).await,
+        let Self { stream, codec } = self;
+        match codec {
+            Codec::WebSocket(_, writer) => writer.send_close(stream, reason, packet).await,
+            Codec::Lines(lines) => lines.send_close(stream, packet).await,
         }
     }
 
     /// Closes the host's side after the peer has closed.
     pub(crate) async fn answer_close(&mut self) -> io::Result<()> {
-        match self {
-            Self::WebSocket(WebSocket { stream, reader, writer }) => {
-                writer.answer_close(stream, reader.take_close_payload()).await
+        let Self { stream, codec } = self;
+        match codec {
+            Codec::WebSocket(reader, writer) => {
+                writer.answer_close(stream, reader.close_payload.take()).await
             }
-            Self::Lines(lines) => lines.send_close(None).await,
+            Codec::Lines(lines) => lines.send_close(stream, None).await,
         }
     }
 
-    /// Starts to shut down writing, without waiting: TLS has a closing message of its own
-    /// (RFC 8446, section 6.1).
+    /// Starts to shut down writing, without waiting: TLS has a closing message of its own (RFC
+    /// 8446, section 6.1).
     pub(crate) async fn start_shutdown(&mut self) {
         poll_fn(|cx| {
-            let _ended: Poll<io::Result<()>> = Pin::new(self.stream_mut()).poll_shutdown(cx);
+            let _ended: Poll<io::Result<()>> = Pin::new(&mut self.stream).poll_shutdown(cx);
             Poll::Ready(())
         })
         .await;
@@ -152,17 +149,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     /// Waits until the peer has closed. Closing with unread input would reset the connection, and
     /// the peer might lose the last messages.
     pub(crate) async fn linger(&mut self) {
-        match self {
-            Self::WebSocket(socket) => socket.linger().await,
-            Self::Lines(lines) => linger(&mut lines.stream).await,
+        if let Codec::WebSocket(reader, writer) = &mut self.codec {
+            reader.await_close(&mut self.stream, writer).await;
         }
-    }
-
-    /// Returns the socket.
-    pub(crate) fn stream_mut(&mut self) -> &mut S {
-        match self {
-            Self::WebSocket(socket) => &mut socket.stream,
-            Self::Lines(lines) => &mut lines.stream,
-        }
+        linger(&mut self.stream).await;
     }
 }

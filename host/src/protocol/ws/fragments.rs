@@ -15,9 +15,8 @@ use futures_util::Stream;
 use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message as WsMessage;
-use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::frame::Other;
 use super::partial::Fragments;
@@ -125,9 +124,9 @@ impl TungstenitePath {
         Ok(used)
     }
 
-    /// Appends pongs to `output`.
-    pub(super) fn take_output(&mut self, output: &mut Vec<u8>) {
-        output.append(&mut self.machine.get_mut().output);
+    /// Returns the pongs that were not written yet.
+    pub(super) fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.machine.get_mut().output
     }
 
     /// Returns the memory held for bytes that the state machine has not read.
@@ -142,38 +141,37 @@ impl TungstenitePath {
         let cx = &mut Context::from_waker(Waker::noop());
         let mut progress = Progress::More;
         loop {
-            let received = match Pin::new(&mut self.machine).poll_next(cx) {
+            let (form, bytes) = match Pin::new(&mut self.machine).poll_next(cx) {
                 Poll::Pending => return progress,
                 Poll::Ready(None) => {
                     return Progress::Broken(CloseReason::peer(CloseCode::ABNORMAL, ""));
                 }
-                Poll::Ready(Some(Err(error))) => return ended(error, self.max_message),
-                Poll::Ready(Some(Ok(message))) => message,
-            };
-            match received {
-                WsMessage::Text(text) => {
-                    batch.push(Received { bytes: text.into(), form: Form::Text })
-                }
-                WsMessage::Binary(bytes) => batch.push(Received { bytes, form: Form::Binary }),
+                Poll::Ready(Some(Ok(Message::Text(text)))) => (Form::Text, text.into()),
+                Poll::Ready(Some(Ok(Message::Binary(bytes)))) => (Form::Binary, bytes),
                 // A pong, too, must be reported: it proves that an idle peer is alive.
-                WsMessage::Ping(_) | WsMessage::Pong(_) => progress = Progress::Pong,
+                Poll::Ready(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {
+                    progress = Progress::Pong;
+                    continue;
+                }
                 // Close frames are not fed.
-                WsMessage::Frame(_) | WsMessage::Close(_) => {}
-            }
+                Poll::Ready(Some(Ok(Message::Frame(_) | Message::Close(_)))) => continue,
+                Poll::Ready(Some(Err(error))) => return self.violation(&error),
+            };
+            batch.push(Received { bytes, form });
         }
+    }
+
+    fn violation(&self, error: &Error) -> Progress {
+        Progress::Violation(match error {
+            Error::Utf8(_) => not_utf8(),
+            Error::Capacity(_) => too_long(self.max_message),
+            error => CloseReason::host(CloseCode::PROTOCOL, error.to_string()),
+        })
     }
 }
 
 /// More than the pongs of one read.
 const MAX_PIPE: usize = 1024 * 1024;
-
-fn ended(error: WsError, max_bytes: usize) -> Progress {
-    Progress::Violation(match error {
-        WsError::Utf8(_) => not_utf8(),
-        WsError::Capacity(_) => too_long(max_bytes),
-        error => CloseReason::host(CloseCode::PROTOCOL, error.to_string()),
-    })
-}
 
 /// An in-memory stream between the socket and tungstenite.
 #[derive(Debug, Default)]

@@ -2,10 +2,11 @@
 //!
 //! A *plain* frame is a whole message in one frame: final, text or binary, masked, without reserved
 //! bits, its length in the shortest form. Of fragments and control frames, only the size is
-//! determined here. A violation is reported at the first byte that proves it. Pure: bytes in,
-//! values out.
+//! determined here. A violation is reported at the first byte that proves it. Pure.
 
 use thiserror::Error;
+
+use crate::protocol::chunk::Form;
 
 /// What the bytes received so far begin with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,8 +53,8 @@ pub enum Fault {
 /// A whole message in one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plain {
-    /// Whether the payload is text; otherwise it is binary.
-    pub is_text: bool,
+    /// [`Form::Text`], not checked yet, or [`Form::Binary`].
+    pub form: Form,
     /// Bytes before the payload.
     pub header: usize,
     /// Bytes of the payload.
@@ -69,8 +70,8 @@ pub struct Other {
     pub header: usize,
     /// Bytes of the payload.
     pub length: usize,
-    /// Whether a fragmented message continues after this frame; `None` for control frames, which
-    /// do not change that.
+    /// Whether a fragmented message continues after this frame; `None` for control frames, which do
+    /// not change that.
     pub leaves_open: Option<bool>,
 }
 
@@ -82,12 +83,8 @@ pub fn parse_header(bytes: &[u8], max_message: usize) -> FrameHead {
     if let &[first @ (0x81 | 0x82), second @ 0x80..=0xfd, a, b, c, d, ..] = bytes {
         let length = usize::from(second & 0x7f);
         if length <= max_message {
-            return FrameHead::Plain(Plain {
-                is_text: first == 0x81,
-                header: 6,
-                length,
-                mask: [a, b, c, d],
-            });
+            let form = if first == 0x81 { Form::Text } else { Form::Binary };
+            return FrameHead::Plain(Plain { form, header: 6, length, mask: [a, b, c, d] });
         }
     }
     parse_any_header(bytes, max_message)
@@ -130,12 +127,8 @@ fn parse_any_header(bytes: &[u8], max_message: usize) -> FrameHead {
     // `length` is at most `max_message`.
     let (header, length) = (6 + extended, length as usize);
     if is_plain {
-        return FrameHead::Plain(Plain {
-            is_text: first == 0x81,
-            header,
-            length,
-            mask: [a, b, c, d],
-        });
+        let form = if first == 0x81 { Form::Text } else { Form::Binary };
+        return FrameHead::Plain(Plain { form, header, length, mask: [a, b, c, d] });
     }
     let leaves_open = (first & 0x08 == 0).then_some(first & 0x80 == 0);
     FrameHead::Other(Other { header, length, leaves_open })
@@ -173,9 +166,8 @@ pub fn header_and_mask(bytes: &[u8]) -> Option<(usize, [u8; 4])> {
 
 /// Masks or unmasks a payload (RFC 6455, section 5.3).
 pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    let word = u64::from_ne_bytes([
-        mask[0], mask[1], mask[2], mask[3], mask[0], mask[1], mask[2], mask[3],
-    ]);
+    let [a, b, c, d] = mask;
+    let word = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut words = payload.chunks_exact_mut(8);
     for chunk in &mut words {
         let masked: [u8; 8] = (&*chunk).try_into().expect("chunks of eight");
@@ -187,8 +179,8 @@ pub fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 }
 
 /// Appends the header of a final, unmasked data frame with a payload of `length` bytes.
-pub fn append_header(out: &mut Vec<u8>, is_text: bool, length: usize) {
-    out.push(if is_text { 0x81 } else { 0x82 });
+pub fn append_header(out: &mut Vec<u8>, form: Form, length: usize) {
+    out.push(if form == Form::Binary { 0x82 } else { 0x81 });
     match length {
         0..126 => out.push(length as u8),
         126..0x1_0000 => {
@@ -206,7 +198,7 @@ pub fn append_header(out: &mut Vec<u8>, is_text: bool, length: usize) {
 mod tests {
     use super::*;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-    use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
+    use tungstenite::protocol::frame::{Frame, FrameHeader};
 
     const MAX: usize = 100_000;
 
@@ -220,14 +212,17 @@ mod tests {
 
     #[test]
     fn the_header_decides_the_kind_of_frame() {
-        let plain = |is_text, header, length| {
-            FrameHead::Plain(Plain { is_text, header, length, mask: [1, 2, 3, 4] })
+        let plain = |form, header, length| {
+            FrameHead::Plain(Plain { form, header, length, mask: [1, 2, 3, 4] })
         };
         let mask = [1, 2, 3, 4];
-        check(&frame(0x81, 0x80, &mask), plain(true, 6, 0));
-        check(&frame(0x82, 0x85, &mask), plain(false, 6, 5));
-        check(&frame(0x81, 0xfe, &[0, 126, 1, 2, 3, 4]), plain(true, 8, 126));
-        check(&frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]), plain(true, 14, 0x1_0000));
+        check(&frame(0x81, 0x80, &mask), plain(Form::Text, 6, 0));
+        check(&frame(0x82, 0x85, &mask), plain(Form::Binary, 6, 5));
+        check(&frame(0x81, 0xfe, &[0, 126, 1, 2, 3, 4]), plain(Form::Text, 8, 126));
+        check(
+            &frame(0x81, 0xff, &[0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4]),
+            plain(Form::Text, 14, 0x1_0000),
+        );
         let other = |leaves_open| FrameHead::Other(Other { header: 6, length: 5, leaves_open });
         check(&frame(0x01, 0x85, &mask), other(Some(true)));
         check(&frame(0x00, 0x85, &mask), other(Some(true)));
@@ -310,14 +305,14 @@ mod tests {
             frame.format(&mut bytes).unwrap();
             let FrameHead::Plain(found) = parse_header(&bytes, MAX) else { panic!("{length}") };
             assert_eq!(
-                (found.is_text, found.length, found.header + length),
-                (true, length, bytes.len())
+                (found.form, found.length, found.header + length),
+                (Form::Text, length, bytes.len())
             );
             unmask(&mut bytes[found.header..], found.mask);
             assert_eq!(&bytes[found.header..], text.as_bytes());
 
             let mut header = Vec::new();
-            append_header(&mut header, false, length);
+            append_header(&mut header, Form::Binary, length);
             let (parsed, size) =
                 FrameHeader::parse(&mut std::io::Cursor::new(&header)).unwrap().unwrap();
             assert_eq!(

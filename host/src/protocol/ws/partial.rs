@@ -5,6 +5,7 @@
 
 use super::frame::{self, Plain};
 use super::utf8::{NotUtf8, Utf8};
+use crate::protocol::chunk::Form;
 
 /// Progress on a plain frame that is read in place. Frames that arrive whole do not need it.
 #[derive(Debug, Default)]
@@ -20,10 +21,10 @@ impl PartialFrame {
         let new = &mut bytes[plain.header + self.done as usize..];
         frame::unmask(new, rotated(plain.mask, self.done));
         self.done += new.len() as u32;
-        if plain.is_text { self.text.push(new) } else { Ok(()) }
+        if plain.form == Form::Text { self.text.push(new) } else { Ok(()) }
     }
 
-    /// Does the same for a frame that is now complete.
+    /// Unmasks and checks the rest of a frame that is now complete.
     pub(super) fn finish(mut self, plain: Plain, bytes: &mut [u8]) -> Result<(), NotUtf8> {
         self.advance(plain, bytes)?;
         if self.text.is_whole() { Ok(()) } else { Err(NotUtf8) }

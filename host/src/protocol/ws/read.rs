@@ -3,7 +3,9 @@
 //! Owns the beginning of a frame that is not whole yet, and the state machine for frames that are
 //! not plain.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::take;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -22,7 +24,7 @@ use crate::config::MessageLimits;
 use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::{
-    BATCH_MESSAGES, Progress, Received, SCRATCH, Traffic, not_utf8, too_long,
+    BATCH_MESSAGES, DiscardPacer, Progress, Received, SCRATCH, Traffic, not_utf8, too_long,
 };
 
 /// The read side of a WebSocket.
@@ -43,11 +45,12 @@ pub(in crate::protocol) struct FrameReader {
     /// Whether the peer has closed or violated the protocol: further input is ignored.
     has_ended: bool,
     /// The payload of the peer's close frame, until it is answered.
-    close_payload: Option<Box<[u8]>>,
+    pub(in crate::protocol) close_payload: Option<Box<[u8]>>,
 }
 
 impl FrameReader {
-    pub(super) fn new(input: Vec<u8>, limits: &MessageLimits) -> Self {
+    /// Creates the read side; `input` is what followed the request.
+    pub(in crate::protocol) fn new(input: Vec<u8>, limits: &MessageLimits) -> Self {
         Self {
             max_message: limits.max_message,
             max_frames: limits.max_frames,
@@ -65,14 +68,6 @@ impl FrameReader {
         !self.is_fresh && !self.input.is_empty() || self.tungstenite.is_some()
     }
 
-    pub(super) fn has_ended(&self) -> bool {
-        self.has_ended
-    }
-
-    pub(in crate::protocol) fn take_close_payload(&mut self) -> Option<Box<[u8]>> {
-        self.close_payload.take()
-    }
-
     #[cfg(any(test, feature = "internals"))]
     pub(in crate::protocol) fn buffered_bytes(&self) -> usize {
         let tungstenite = self.tungstenite.as_ref();
@@ -87,8 +82,8 @@ impl FrameReader {
         batch: &mut Vec<Received>,
         writer: &mut FrameWriter,
     ) -> Poll<Progress> {
-        if std::mem::take(&mut self.is_fresh) {
-            let mut input = std::mem::take(&mut self.input);
+        if take(&mut self.is_fresh) {
+            let mut input = take(&mut self.input);
             let progress = self.take_frames(&mut input, batch, writer);
             self.has_ended = progress.is_end();
             if !batch.is_empty() || !matches!(progress, Progress::More) {
@@ -98,18 +93,17 @@ impl FrameReader {
         // The traffic bounds the loop: reads that bring no message must not occupy the thread.
         loop {
             let was_mid_message = self.is_mid_message();
-            let progress = match ready!(self.poll_read(stream, cx, batch, writer)) {
+            let (read, progress) = match ready!(self.poll_read(stream, cx, batch, writer)) {
                 Ok((0, _)) => {
-                    let reason = CloseReason::peer(CloseCode::ABNORMAL, NO_CLOSE_FRAME);
-                    return Poll::Ready(Progress::Broken(reason));
+                    return Poll::Ready(Progress::broken(
+                        "the connection ended without a close frame",
+                    ));
                 }
-                Ok((read, progress)) => {
-                    self.traffic.add_bytes(read);
-                    self.has_ended = progress.is_end();
-                    progress
-                }
-                Err(error) => return Poll::Ready(Progress::broken(&error)),
+                Ok(read) => read,
+                Err(error) => return Poll::Ready(Progress::broken(error.to_string())),
             };
+            self.traffic.add_bytes(read);
+            self.has_ended = progress.is_end();
             if !batch.is_empty()
                 || !matches!(progress, Progress::More)
                 || self.is_mid_message() != was_mid_message
@@ -117,6 +111,23 @@ impl FrameReader {
             {
                 return Poll::Ready(progress);
             }
+        }
+    }
+
+    /// Waits for the peer's close frame, if the host closed first.
+    pub(in crate::protocol) async fn await_close<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        writer: &mut FrameWriter,
+    ) {
+        let (mut scrap, mut pacer) = (Vec::new(), DiscardPacer::default());
+        while writer.is_closing
+            && !self.has_ended
+            && let Progress::More | Progress::Pong =
+                poll_fn(|cx| self.poll_receive(stream, cx, &mut scrap, writer)).await
+        {
+            scrap.clear();
+            pacer.pause_after(take(&mut self.traffic).bytes as usize).await;
         }
     }
 
@@ -140,7 +151,7 @@ impl FrameReader {
         let head = frame::parse_header(&self.input, self.max_message);
         let whole = match head {
             FrameHead::Plain(Plain { header, length, .. }) => header + length,
-            FrameHead::Short | FrameHead::Other(_) | FrameHead::Faulty(_) => 0,
+            _ => 0,
         };
         let missing = whole.saturating_sub(self.input.len());
         self.input.reserve_exact(missing.clamp(MIN_READ, MIN_READ.max(self.input.len())));
@@ -148,8 +159,8 @@ impl FrameReader {
         if self.input.len() < whole {
             return Poll::Ready(Ok((read, self.check_partial())));
         }
-        let mut input = std::mem::take(&mut self.input);
-        let partial = std::mem::take(&mut self.partial);
+        let mut input = take(&mut self.input);
+        let partial = take(&mut self.partial);
         let progress = match head {
             FrameHead::Plain(plain) if self.tungstenite.is_none() => {
                 let mut following = input.split_off(whole);
@@ -254,8 +265,8 @@ impl FrameReader {
         }
     }
 
-    /// Feeds the state machine the bytes of the current frame, or of the one that `begins`.
-    /// Returns how many bytes it used and the result.
+    /// Feeds the state machine the bytes of the current frame, or of the one that `begins`. Returns
+    /// how many bytes it used and the result.
     fn take_other(
         &mut self,
         bytes: &[u8],
@@ -263,10 +274,8 @@ impl FrameReader {
         batch: &mut Vec<Received>,
         writer: &mut FrameWriter,
     ) -> (usize, Progress) {
-        let (max_message, max_frames) = (self.max_message, self.max_frames);
-        let tungstenite = self
-            .tungstenite
-            .get_or_insert_with(|| Box::new(TungstenitePath::new(max_message, max_frames)));
+        let new = || Box::new(TungstenitePath::new(self.max_message, self.max_frames));
+        let tungstenite = self.tungstenite.get_or_insert_with(new);
         let begun = begins.map_or(Ok(()), |frame| {
             self.traffic.frames = self.traffic.frames.saturating_add(1);
             tungstenite.begin(bytes, frame)
@@ -281,10 +290,11 @@ impl FrameReader {
             // The frame counts as the message that it completed.
             self.traffic.frames = self.traffic.frames.saturating_sub(1);
         }
-        if writer.is_closing() {
-            tungstenite.take_output(&mut Vec::new());
+        let pongs = tungstenite.output();
+        if writer.is_closing {
+            pongs.clear()
         } else {
-            tungstenite.take_output(writer.output_mut());
+            writer.output.append(pongs)
         }
         (used, made)
     }
@@ -302,12 +312,12 @@ fn take_plain(
     let (mut end, mut count) = (0, 0);
     let mut result = Ok(());
     while count < free
-        && let FrameHead::Plain(Plain { is_text, header, length, mask }) =
+        && let FrameHead::Plain(Plain { form, header, length, mask }) =
             frame::parse_header(&bytes[end..], max_message)
         && let Some(payload) = bytes.get_mut(end + header..end + header + length)
     {
         frame::unmask(payload, mask);
-        if is_text && std::str::from_utf8(payload).is_err() {
+        if form == Form::Text && std::str::from_utf8(payload).is_err() {
             result = Err(invalid_text());
             break;
         }
@@ -318,14 +328,14 @@ fn take_plain(
     let mut rest = &bytes[..end];
     batch.reserve(count);
     // The headers are still there: only payloads were unmasked.
-    while let FrameHead::Plain(Plain { is_text, header, length, .. }) =
+    while let FrameHead::Plain(Plain { form, header, length, .. }) =
         frame::parse_header(rest, max_message)
     {
         let bytes = match &mut shared {
             Some(shared) => shared.split_to(header + length).slice(header..),
             None => Bytes::copy_from_slice(&rest[header..]),
         };
-        batch.push(Received { bytes, form: if is_text { Form::Text } else { Form::Binary } });
+        batch.push(Received { bytes, form });
         rest = &rest[header + length..];
     }
     result.map(|()| end)
@@ -341,8 +351,8 @@ fn take_whole(
     if partial.finish(plain, &mut input).is_err() {
         return invalid_text();
     }
-    let form = if plain.is_text { Form::Text } else { Form::Binary };
-    batch.push(Received { bytes: Bytes::from(input).slice(plain.header..), form });
+    let bytes = Bytes::from(input).slice(plain.header..);
+    batch.push(Received { bytes, form: plain.form });
     Progress::More
 }
 
@@ -359,5 +369,3 @@ fn faulty(fault: Fault, max_bytes: usize) -> Progress {
 
 /// The least space for a read that continues a frame.
 const MIN_READ: usize = 4 * 1024;
-
-const NO_CLOSE_FRAME: &str = "the connection ended without a close frame";

@@ -1,7 +1,11 @@
+use std::future::poll_fn;
+
 use tokio::io::AsyncWriteExt;
 
 use super::*;
+use crate::config::MessageLimits;
 use crate::internals::properties::masked;
+use crate::protocol::io::Progress;
 
 const MAX: usize = 100_000;
 
@@ -19,21 +23,21 @@ fn ping() -> Vec<u8> {
 
 /// Returns the messages that a peer sent with these writes, and the close code at the end.
 async fn received(writes: &[&[u8]]) -> (Vec<String>, u16) {
-    let (near, mut far) = tokio::io::duplex(1 << 20);
-    let mut socket = WebSocket::new(near, Vec::new(), &limits());
+    let (mut near, mut far) = tokio::io::duplex(1 << 20);
+    let mut reader = FrameReader::new(Vec::new(), &limits());
+    let mut writer = FrameWriter::default();
     let mut found = Vec::new();
     let reading = async {
         let mut batch = Vec::new();
         loop {
-            let WebSocket { stream, reader, writer } = &mut socket;
-            let read = poll_fn(|cx| reader.poll_receive(stream, cx, &mut batch, writer));
+            let read = poll_fn(|cx| reader.poll_receive(&mut near, cx, &mut batch, &mut writer));
             let progress = read.await;
             found.extend(
                 batch
                     .drain(..)
                     .map(|r| format!("{:?}:{}", r.form, String::from_utf8_lossy(&r.bytes))),
             );
-            writer.flush(stream).await.unwrap();
+            writer.flush(&mut near).await.unwrap();
             match progress {
                 Progress::More | Progress::Pong => {}
                 Progress::Done(reason) | Progress::Broken(reason) | Progress::Violation(reason) => {
@@ -153,19 +157,19 @@ async fn invalid_utf8_closes_before_its_frame_is_complete() {
 
 #[tokio::test]
 async fn answers_to_a_flood_of_pings_are_no_longer_than_the_pings() {
-    let (near, mut far) = tokio::io::duplex(1 << 20);
-    let socket = WebSocket::new(near, Vec::new(), &limits());
-    let WebSocket { mut stream, mut reader, mut writer } = socket;
+    let (mut near, mut far) = tokio::io::duplex(1 << 20);
+    let mut reader = FrameReader::new(Vec::new(), &limits());
+    let mut writer = FrameWriter::default();
     far.write_all(&ping().repeat(5000)).await.unwrap();
     let mut batch = Vec::new();
-    let read = poll_fn(|cx| reader.poll_receive(&mut stream, cx, &mut batch, &mut writer));
+    let read = poll_fn(|cx| reader.poll_receive(&mut near, cx, &mut batch, &mut writer));
     let progress = read.await;
     assert!(matches!(progress, Progress::Pong));
-    let answers = writer.output_mut().len();
+    let answers = writer.output.len();
     assert!(answers <= 5000 * ping().len(), "{answers}");
 }
 
 #[test]
 fn an_idle_websocket_is_small() {
-    assert!(size_of::<WebSocket<()>>() <= 120);
+    assert!(size_of::<(FrameReader, FrameWriter)>() <= 120);
 }

@@ -67,8 +67,8 @@ impl Utf8 {
 mod tests {
     use super::*;
 
-    /// Reads `text` in pieces of this size: whether it is whole at its end, or the bytes read
-    /// when it failed.
+    /// Reads `text` in pieces of this size: whether it is whole at its end, or the bytes read when
+    /// it failed.
     fn read(text: &[u8], piece: usize) -> Result<bool, usize> {
         let mut utf8 = Utf8::default();
         let mut taken = 0;

@@ -15,35 +15,23 @@ use bytes::Bytes;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::{close, frame};
+use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
 use crate::protocol::io::{STEP, WriteError, WriteState, in_time};
-use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Outgoing;
 
 /// The write side of a WebSocket.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::protocol) struct FrameWriter {
-    /// What the socket has not taken yet.
-    output: Vec<u8>,
+    /// What the socket has not taken yet, and pongs.
+    pub(super) output: Vec<u8>,
     /// Whether the host's close frame was queued: no frame may follow it.
-    is_closing: bool,
+    pub(super) is_closing: bool,
     state: WriteState,
 }
 
 impl FrameWriter {
-    pub(super) fn new() -> Self {
-        Self { output: Vec::new(), is_closing: false, state: WriteState::Whole }
-    }
-
-    pub(super) fn is_closing(&self) -> bool {
-        self.is_closing
-    }
-
-    /// Where a pong is appended, to be written by the next flush.
-    pub(super) fn output_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.output
-    }
-
     /// Writes all of `queue`, with as few writes as the socket permits.
     pub(in crate::protocol) async fn write<S: AsyncWrite + Unpin>(
         &mut self,
@@ -141,8 +129,7 @@ impl FrameWriter {
             return self.state.check();
         }
         if let Some(packet) = packet {
-            frame::append_header(&mut self.output, true, packet.len());
-            self.output.extend_from_slice(packet.as_bytes());
+            append_text(&mut self.output, &packet);
         }
         close::append(&mut self.output, reason.code, &reason.text);
         self.is_closing = true;
@@ -150,7 +137,7 @@ impl FrameWriter {
         stream.flush().await
     }
 
-    /// `payload` is that of the peer's close frame, if there was one.
+    /// Answers the peer's close frame, if there was one; `payload` is its payload.
     pub(in crate::protocol) async fn answer_close<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
@@ -179,24 +166,27 @@ fn append_frames(
     queue: &mut impl Iterator<Item = Outgoing>,
     uuid: &str,
 ) -> Option<Bytes> {
-    let text = |frames: &mut Vec<u8>, text: &str| {
-        frame::append_header(frames, true, text.len());
-        frames.extend_from_slice(text.as_bytes());
-    };
     while frames.len() < STEP {
         match queue.next()? {
             Outgoing::Message(payload) => {
-                frame::append_header(frames, payload.is_text, payload.len());
+                frame::append_header(frames, payload.form, payload.len());
                 if payload.len() > LARGE {
                     return payload.into_long();
                 }
                 frames.extend_from_slice(payload.as_bytes());
             }
-            Outgoing::Next(packet) => text(frames, packet.as_deref().unwrap_or(dialog::NEXT)),
-            Outgoing::Ready => text(frames, &dialog::ready(uuid)),
+            Outgoing::Next(packet) => {
+                append_text(frames, packet.as_deref().unwrap_or(dialog::NEXT));
+            }
+            Outgoing::Ready => append_text(frames, &dialog::ready(uuid)),
             // RFC 6455, section 5.5.2: final, opcode 9, no payload.
             Outgoing::Ping => frames.extend_from_slice(&[0x89, 0]),
         }
     }
     None
+}
+
+fn append_text(out: &mut Vec<u8>, text: &str) {
+    frame::append_header(out, Form::Text, text.len());
+    out.extend_from_slice(text.as_bytes());
 }

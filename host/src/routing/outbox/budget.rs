@@ -1,8 +1,8 @@
 //! The byte budget of an outbox. Pure.
 //!
-//! Queued and in-flight bytes count up to [`OutboxBounds::bytes`]. Beside that **one** large message
-//! may wait uncounted: a limit small enough for thousands of slow consumers would be too small for
-//! one large message. So a slow consumer costs at most `bytes` and one message.
+//! Queued and in-flight bytes count up to [`OutboxBounds::bytes`]. Beside that **one** large
+//! message may wait uncounted: a limit small enough for thousands of slow consumers would be too
+//! small for one large message. So a slow consumer costs at most `bytes` and one message.
 
 use crate::config::{Limits, OutboxPolicy, OutboxSettings};
 use crate::protocol::payload::Payload;
@@ -20,8 +20,8 @@ pub(crate) struct OutboxBounds {
 }
 
 impl OutboxBounds {
-    /// Takes the limits from a resource, else from `[server]`. A message may exceed `max_message` by
-    /// 4 MiB for what an application adds.
+    /// Takes the limits from a resource, else from `[server]`. A message may exceed `max_message`
+    /// by 4 MiB for what an application adds.
     pub(crate) fn new(limits: &Limits, own: Option<&OutboxSettings>) -> Self {
         const ENVELOPE: usize = 4 << 20;
         let max_message = limits.messages.max_message;
@@ -75,19 +75,17 @@ impl Budget {
         self.admit_oversized(bytes, limit)
     }
 
-    /// An entry above half of the limit is admitted uncounted where possible; a smaller one only if the
-    /// counted bytes are full.
+    /// An entry above half of the limit is admitted uncounted where possible; a smaller one only if
+    /// the counted bytes are full.
     #[cold]
     fn admit_oversized(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
         if self.oversized == Oversized::None {
             self.oversized = Oversized::Waits;
             return Some(Fit::Oversized);
         }
-        let sum = self.counted + bytes;
-        (sum <= limit).then(|| {
-            self.counted = sum;
-            Fit::Counted
-        })
+        let has_place = self.counted + bytes <= limit;
+        self.counted += if has_place { bytes } else { 0 };
+        has_place.then_some(Fit::Counted)
     }
 
     /// Returns whether entries of `bytes` bytes, one of them large, would fit.
@@ -125,7 +123,7 @@ impl Budget {
         }
     }
 
-    /// What waits is dropped.
+    /// Records that what waits is dropped.
     pub(super) fn clear(&mut self) {
         self.counted = self.in_writing;
         if self.oversized == Oversized::Waits {

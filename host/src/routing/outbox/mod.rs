@@ -1,12 +1,12 @@
 //! The outbox of a connection: the bounded queue of what to send, and whether and why to close.
 //!
-//! Many producers, one consumer. Producers never wait; the connection's task takes the whole queue at
-//! once, so that a burst costs one wake-up and one write. Bounded in messages and bytes (`budget`): a
-//! slow consumer is closed (1013) or loses messages (`overflow`), and never slows a producer down.
+//! Many producers, one consumer. Producers never wait; the connection's task takes the whole queue
+//! at once, so that a burst costs one wake-up and one write. Bounded in messages and bytes
+//! (`budget`): a slow consumer is closed (1013) or loses messages (`overflow`).
 //!
-//! A client that reads, but sends without waiting for large answers, is not a slow consumer. When its
-//! outbox is *crowded*, the lane [defers](Outbox::defer) the rest of its input until the connection
-//! has written (backpressure).
+//! A client that reads, but sends without waiting for large answers, is not a slow consumer. When
+//! its outbox is *crowded*, the lane [defers](Outbox::defer) the rest of its input until the
+//! connection has written (backpressure).
 //!
 //! An idle outbox allocates nothing. Does not know sockets.
 
@@ -28,7 +28,7 @@ use self::overflow::ConflationKeys;
 use super::input::{Input, Load};
 use super::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::protocol::close::CloseReason;
-use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Outgoing;
 
 /// The connection has ended or accepts nothing more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,8 @@ pub(crate) enum NextStep {
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     state: Mutex<OutboxState>,
-    /// Whether the connection's task runs or was woken and will check the outbox before it waits, so no
-    /// wake-up is needed. Cleared only under the lock, so no push is missed.
+    /// Whether the connection's task runs or was woken and will check the outbox before it waits,
+    /// so no wake-up is needed. Cleared only under the lock, so no push is missed.
     is_attended: AtomicBool,
     /// Whether the application has refused or closed this connection.
     is_cut_off: AtomicBool,
@@ -109,8 +109,8 @@ enum Phase {
     #[default]
     Opening,
     Open,
-    /// Closes once the lane has finished with the connection. `reason` is `None` after the connection
-    /// has taken it, and where the client has finished sending.
+    /// Closes once the lane has finished with the connection. `reason` is `None` after the
+    /// connection has taken it, and where the client has finished sending.
     Closing {
         reason: Option<CloseReason>,
         accepts: bool,
@@ -122,18 +122,22 @@ enum Phase {
 }
 
 impl Phase {
-    fn closing(reason: CloseReason, accepts: bool) -> Self {
-        Self::Closing { reason: Some(reason), accepts, is_opening: false }
+    fn closing(reason: CloseReason) -> Self {
+        Self::Closing { reason: Some(reason), accepts: false, is_opening: false }
     }
 
     fn is_opening(&self) -> bool {
         matches!(self, Self::Opening | Self::Closing { is_opening: true, .. })
     }
+
+    fn is_ending(&self) -> bool {
+        matches!(self, Self::Closing { .. } | Self::Finished(_))
+    }
 }
 
 impl Outbox {
-    /// Appends an item. A full outbox means a slow consumer: by default the queue is dropped and the
-    /// connection closed with 1013; `bounds` may have another policy.
+    /// Appends an item. A full outbox means a slow consumer: by default the queue is dropped and
+    /// the connection closed with 1013; `bounds` may have another policy.
     pub(crate) fn push(&self, item: Outgoing, bounds: OutboxBounds) -> Result<(), Gone> {
         self.push_keyed(item, None, bounds).map(drop)
     }
@@ -171,7 +175,7 @@ impl Outbox {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
-        let Ok(dropped) = state.enter(item, key, bounds) else {
+        let Some(dropped) = state.enter(item, key, bounds) else {
             state.drop_queue();
             let reason = CloseReason::host(
                 CloseCode::TRY_AGAIN,
@@ -180,7 +184,7 @@ impl Outbox {
             match &mut state.phase {
                 // Already closing: the first reason counts.
                 Phase::Closing { accepts, .. } => *accepts = false,
-                phase => *phase = Phase::closing(reason, false),
+                phase => *phase = Phase::closing(reason),
             }
             self.wake(state);
             return Err(Gone);
@@ -211,7 +215,7 @@ impl Outbox {
         self.is_cut_off.store(true, Ordering::Relaxed);
         let mut state = self.lock();
         state.drop_queue();
-        state.phase = Phase::closing(reason, false);
+        state.phase = Phase::closing(reason);
         self.wake(&state);
     }
 
@@ -221,29 +225,27 @@ impl Outbox {
     /// accepted until the lane calls [`finish`](Self::finish).
     pub(crate) fn close(&self, reason: CloseReason) -> Result<(), Gone> {
         let mut state = self.lock();
-        let is_opening = match state.phase {
-            Phase::Opening => true,
-            Phase::Open => false,
-            Phase::Closing { .. } | Phase::Finished(_) => return Err(Gone),
-        };
+        if state.phase.is_ending() {
+            return Err(Gone);
+        }
         if reason.by == ClosedBy::Plugin {
             self.is_cut_off.store(true, Ordering::Relaxed);
         }
         let accepts = reason.by == ClosedBy::Host && reason.code == CloseCode::AWAY;
+        let is_opening = state.phase.is_opening();
         state.phase = Phase::Closing { reason: Some(reason), accepts, is_opening };
         self.wake(&state);
         Ok(())
     }
 
     /// Records that the client has finished sending but still reads. Returns whether answers are
-    /// outstanding; if not, or if the connection closes for another reason, nothing more is accepted.
+    /// outstanding; if not, or if the connection closes already, nothing more is accepted.
     pub(crate) fn begin_draining(&self) -> bool {
         let mut state = self.lock();
-        let is_opening = match state.phase {
-            Phase::Opening => true,
-            Phase::Open => false,
-            Phase::Closing { .. } | Phase::Finished(_) => return false,
-        };
+        if state.phase.is_ending() {
+            return false;
+        }
+        let is_opening = state.phase.is_opening();
         if !is_opening && state.with_lane == Load::default() && state.queue.is_empty() {
             state.finish();
             return false;
@@ -252,8 +254,7 @@ impl Outbox {
         true
     }
 
-    /// Records that the connection's task runs and will check the outbox before it waits. Called only
-    /// by that task.
+    /// Records that the calling task, the connection's, will check the outbox before it waits.
     pub(crate) fn attend(&self) {
         self.is_attended.store(true, Ordering::Relaxed);
     }
@@ -271,8 +272,7 @@ impl Outbox {
             return;
         }
         let mut state = self.lock();
-        state.with_lane.messages = state.with_lane.messages.saturating_sub(load.messages);
-        state.with_lane.bytes = state.with_lane.bytes.saturating_sub(load.bytes);
+        state.with_lane = state.with_lane.without(load);
         if state.is_held {
             self.wake(&state);
         }
@@ -288,8 +288,8 @@ impl Outbox {
         self.lock().is_crowded(bounds)
     }
 
-    /// Keeps input for later, behind earlier deferred input; it still counts as being with the lane.
-    /// Called only by the lane, for all input until it calls [`take_deferred`](Self::take_deferred).
+    /// Keeps input for later, behind earlier deferred input; it still counts as being with the
+    /// lane, which calls this for all input until [`take_deferred`](Self::take_deferred).
     pub(crate) fn defer(&self, inputs: Vec<Input>) {
         let mut state = self.lock();
         self.is_deferring.store(true, Ordering::Relaxed);
@@ -324,7 +324,7 @@ impl Outbox {
 
     /// Returns whether the connection is closing or closed.
     pub(crate) fn is_ending(&self) -> bool {
-        matches!(self.lock().phase, Phase::Closing { .. } | Phase::Finished(_))
+        self.lock().phase.is_ending()
     }
 
     /// Returns whether the lane has unhandled input.
@@ -336,8 +336,8 @@ impl Outbox {
         matches!(self.lock().phase, Phase::Finished(_))
     }
 
-    /// Waits for something to write or a request to close. Cancel-safe. Only one task may wait, after it
-    /// has written what it took before.
+    /// Waits for something to write or a request to close. Cancel-safe. Only one task may wait,
+    /// after it has written what it took before.
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| {
             let mut state = self.lock();
@@ -347,8 +347,9 @@ impl Outbox {
         .await
     }
 
-    /// Returns the next step of a connection that could read `more` (`None`: it has stopped reading).
-    /// Unless something is taken, the task is woken by a push, and by the lane if it may not read.
+    /// Returns the next step of a connection that could read `more` (`None`: it has stopped
+    /// reading). Unless something is taken, the task is woken by a push, and by the lane if it may
+    /// not read.
     pub(crate) fn next_step(
         &self,
         cx: &Context<'_>,
@@ -467,18 +468,16 @@ impl OutboxState {
 
     /// Returns whether another answer, which may be large, might not fit.
     fn is_crowded(&self, bounds: OutboxBounds) -> bool {
-        if let Phase::Finished(_) = self.phase {
-            return false;
-        }
-        self.deferred.is_some()
+        let is_crowded = self.deferred.is_some()
             || self.queue.len() > bounds.messages / 4 * 3
-            || !self.budget.has_place(0, bounds.bytes)
+            || !self.budget.has_place(0, bounds.bytes);
+        is_crowded && !matches!(self.phase, Phase::Finished(_))
     }
 
-    /// Returns whether the connection may read `more` (backpressure): only if echoing and acknowledging
-    /// all its unhandled input would fit. So a client that sends without waiting is read no faster than
-    /// its messages are handled, and its own answers do not make it a slow consumer. Without `more`,
-    /// returns whether the lane has no input left.
+    /// Returns whether the connection may read `more` (backpressure): only if echoing and
+    /// acknowledging all its unhandled input would fit. So a client that sends without waiting is
+    /// read no faster than its messages are handled, and its own answers do not make it a slow
+    /// consumer. Without `more`, returns whether the lane has no input left.
     fn may_read(&mut self, more: Option<Load>, bounds: OutboxBounds) -> bool {
         let Load { messages, bytes } = self.with_lane;
         let Some(more) = more.filter(|_| self.deferred.is_none()) else {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::OutboxState;
 use super::budget::{Budget, Fit, OutboxBounds};
 use crate::config::OutboxPolicy;
-use crate::protocol::outgoing::Outgoing;
+use crate::protocol::payload::Outgoing;
 
 /// Queue positions of the messages with a key.
 #[derive(Debug, Default)]
@@ -26,23 +26,20 @@ struct Spot {
     place: Fit,
 }
 
-/// The entry does not fit.
-pub(super) struct NoPlace;
-
 impl OutboxState {
-    /// Appends an entry or replaces the one with its key; returns how many others were dropped.
+    /// Appends an entry or replaces the one with its key; returns how many others were dropped, or
+    /// `None` if the entry does not fit.
     pub(super) fn enter(
         &mut self,
         item: Outgoing,
         key: Option<&Arc<str>>,
         bounds: OutboxBounds,
-    ) -> Result<u32, NoPlace> {
+    ) -> Option<u32> {
         let key = key.filter(|_| bounds.policy == OutboxPolicy::Conflate);
         if let Some(key) = key
             && let Some(index) = self.keys.as_ref().and_then(|keys| keys.index(key))
         {
-            self.replace(index, key, item, bounds)?;
-            return Ok(0);
+            return self.replace(index, key, item, bounds).map(|()| 0);
         }
         let (place, dropped) = self.find_place(item.bytes(), bounds)?;
         if let Some(key) = key {
@@ -51,7 +48,7 @@ impl OutboxState {
             keys.spots.insert(key.clone(), Spot { index, place });
         }
         self.queue.push_back(item);
-        Ok(dropped)
+        Some(dropped)
     }
 
     /// Records that an entry was prepended.
@@ -67,35 +64,35 @@ impl OutboxState {
         key: &Arc<str>,
         item: Outgoing,
         bounds: OutboxBounds,
-    ) -> Result<(), NoPlace> {
-        let spot = self.keys.as_mut().and_then(|keys| keys.spots.get_mut(key)).ok_or(NoPlace)?;
-        let entry = self.queue.get_mut(index).ok_or(NoPlace)?;
+    ) -> Option<()> {
+        let spot = self.keys.as_mut()?.spots.get_mut(key)?;
+        let entry = self.queue.get_mut(index)?;
         self.budget.release(entry.bytes(), spot.place);
         let place = self.budget.admit(item.bytes(), bounds.bytes).or_else(|| {
             self.budget.written();
             self.budget.admit(item.bytes(), bounds.bytes)
         });
-        spot.place = place.ok_or(NoPlace)?;
+        spot.place = place?;
         *entry = item;
-        Ok(())
+        Some(())
     }
 
-    fn find_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Result<(Fit, u32), NoPlace> {
+    fn find_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Option<(Fit, u32)> {
         if self.queue.len() < bounds.messages
             && let Some(place) = self.budget.admit(bytes, bounds.bytes)
         {
-            return Ok((place, 0));
+            return Some((place, 0));
         }
         self.make_place(bytes, bounds)
     }
 
     #[cold]
-    fn make_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Result<(Fit, u32), NoPlace> {
+    fn make_place(&mut self, bytes: usize, bounds: OutboxBounds) -> Option<(Fit, u32)> {
         if bounds.policy == OutboxPolicy::Close {
-            return Err(NoPlace);
+            return None;
         }
-        // In-flight bytes do not count against the newest message: these policies are for values that
-        // become outdated.
+        // In-flight bytes do not count against the newest message: these policies are for values
+        // that become outdated.
         self.budget.written();
         let mut dropped = 0;
         let eighth = bounds.messages.div_ceil(8);
@@ -109,14 +106,14 @@ impl OutboxState {
             if self.queue.len() < bounds.messages
                 && let Some(place) = self.budget.admit(bytes, bounds.bytes)
             {
-                return Ok((place, dropped));
+                return Some((place, dropped));
             }
         }
-        Err(NoPlace)
+        None
     }
 
-    /// Keeps the newest messages within the limits, and all entries of the host; returns how many were
-    /// dropped.
+    /// Keeps the newest messages within the limits, and all entries of the host; returns how many
+    /// were dropped.
     fn keep_newest(&mut self, messages: usize, bytes: usize) -> u32 {
         let is_message = |item: &Outgoing| matches!(item, Outgoing::Message(_));
         let others = self.queue.iter().filter(|item| !is_message(item)).count();
@@ -125,21 +122,15 @@ impl OutboxState {
         let mut dropped = 0;
         self.budget = Budget::default();
         while let Some(item) = self.queue.pop_back() {
-            let is_kept = if is_message(&item) {
-                places > 0 && self.budget.admit(item.bytes(), bytes).is_some()
-            } else {
+            if !is_message(&item) {
                 self.budget.count(item.bytes());
-                true
-            };
-            match is_kept {
-                true if is_message(&item) => places -= 1,
-                true => {}
-                false => {
-                    // Everything older is dropped as well.
-                    places = 0;
-                    dropped += 1;
-                    continue;
-                }
+            } else if places > 0 && self.budget.admit(item.bytes(), bytes).is_some() {
+                places -= 1;
+            } else {
+                // Everything older is dropped as well.
+                places = 0;
+                dropped += 1;
+                continue;
             }
             kept.push_front(item);
         }
@@ -182,7 +173,8 @@ mod tests {
         (texts.join(" "), taken.close.map(|reason| reason.code.0))
     }
 
-    /// Pushes `key=text` or `text`, `.` a `next`; `!` writes all that waits and leaves it in writing.
+    /// Pushes `key=text` or `text`, `.` a `next`; `!` writes all that waits and leaves it in
+    /// writing.
     #[track_caller]
     fn check(policy: OutboxPolicy, pushed: &str, expected: (&str, Option<u16>), dropped: u32) {
         let outbox = Outbox::default();

@@ -2,17 +2,19 @@
 //!
 //! Owns the raw bytes of a head in one allocation and a few offsets into it; a lookup scans a dozen
 //! short lines. Everything that RFC 9112 forbids is rejected here, before any other code sees a
-//! head. What the headers mean for an upgrade or a body is decided in the neighbouring modules.
+//! head. The neighbouring modules decide what the headers mean for an upgrade or a body.
 
 mod reader;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
+use std::{fmt, iter};
+
+use httparse::{EMPTY_HEADER, Status, parse_headers};
 
 pub use self::reader::HeadReader;
-use super::refusal::Refusal;
-use super::target::{Located, is_authority, locate};
+use super::refusal::{Refusal, bad_request};
+use super::target::{is_authority, path_start};
 
 /// The most header lines of a head; more are answered with 431.
 pub const MAX_HEADERS: usize = 100;
@@ -35,10 +37,9 @@ pub enum Method {
 #[derive(Clone)]
 pub struct Head {
     block: Box<[u8]>,
-    path_at: u32,
-    path_end: u32,
-    query_at: u32,
-    query_end: u32,
+    /// Where path and query begin and end.
+    target_at: u32,
+    target_end: u32,
     headers_at: u32,
     method: Method,
 }
@@ -62,19 +63,10 @@ impl Head {
     ///
     /// # Errors
     ///
-    /// As [`Head::parse`], but without a required `Host`.
+    /// The same as those of [`Head::parse`], but no `Host` is required.
     pub(crate) fn of_opening(request_line: &[u8], ident: Option<&[u8]>) -> Result<Self, Refusal> {
-        let mut block =
-            Vec::with_capacity(request_line.len() + ident.map_or(0, |ident| ident.len() + 9) + 4);
-        block.extend_from_slice(request_line);
-        block.extend_from_slice(b"\r\n");
-        if let Some(ident) = ident {
-            block.extend_from_slice(b"Ident: ");
-            block.extend_from_slice(ident);
-            block.extend_from_slice(b"\r\n");
-        }
-        block.extend_from_slice(b"\r\n");
-        Self::checked(&block)
+        let ident = ident.map(|ident| [b"Ident: ", ident, b"\r\n"].concat()).unwrap_or_default();
+        Self::checked(&[request_line, b"\r\n", &ident, b"\r\n"].concat())
     }
 
     /// Checks the syntax of a whole head, empty line included.
@@ -82,34 +74,25 @@ impl Head {
         // The first CR, not CRLF: a lone one in the request line of an opening must be rejected.
         let line_len = memchr::memchr(b'\r', block).unwrap_or(block.len());
         let (line, rest) = block.split_at(line_len);
-        let (method, target_at, located) = request_line(line)?;
+        let (method, target_at, target_end) = request_line(line)?;
         let Some(header_lines) = rest.strip_prefix(b"\r\n") else {
-            return Err(Refusal::bad_request("a carriage return without a line feed"));
+            return bad_request("a carriage return without a line feed");
         };
-        let headers_at = line_len + 2;
-        let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
         // httparse rejects folded lines, blanks before the colon and control characters. It accepts
         // bare line feeds, which the scan has rejected.
-        match httparse::parse_headers(header_lines, &mut fields) {
-            Ok(httparse::Status::Complete(_)) => {}
-            Ok(httparse::Status::Partial) => {
-                return Err(Refusal::bad_request("a header line is malformed"));
-            }
+        match parse_headers(header_lines, &mut [EMPTY_HEADER; MAX_HEADERS]) {
+            Ok(Status::Complete(_)) => {}
+            Ok(Status::Partial) => return bad_request("a header line is malformed"),
             Err(httparse::Error::TooManyHeaders) => {
                 return Err(Refusal::too_many_headers(MAX_HEADERS));
             }
-            Err(error) => {
-                return Err(Refusal::bad_request(format!("a header line is malformed: {error}")));
-            }
+            Err(error) => return bad_request(format!("a header line is malformed: {error}")),
         }
         // A head is never longer than u32::MAX: `HeadReader::new` caps its limit.
-        let offset = |at: usize| u32::try_from(target_at + at).unwrap_or(u32::MAX);
         Ok(Self {
-            path_at: offset(located.path.start),
-            path_end: offset(located.path.end),
-            query_at: offset(located.query.start),
-            query_end: offset(located.query.end),
-            headers_at: u32::try_from(headers_at).unwrap_or(u32::MAX),
+            target_at: target_at as u32,
+            target_end: target_end as u32,
+            headers_at: line_len as u32 + 2,
             method,
             block: block.into(),
         })
@@ -122,7 +105,7 @@ impl Head {
 
     /// Returns the path of the target as it was sent: not decoded and never empty.
     pub fn path(&self) -> &str {
-        match self.text(self.path_at, self.path_end) {
+        match self.target().0 {
             // RFC 9112 section 3.2.1: an empty path means "/".
             "" => "/",
             path => path,
@@ -131,14 +114,18 @@ impl Head {
 
     /// Returns the query of the target as it was sent; empty if there is none.
     pub fn query(&self) -> &str {
-        self.text(self.query_at, self.query_end)
+        self.target().1
+    }
+
+    fn target(&self) -> (&str, &str) {
+        let target = &self.block[self.target_at as usize..self.target_end as usize];
+        let target = str::from_utf8(target).expect("`path_start` accepts only ASCII");
+        target.split_once('?').unwrap_or((target, ""))
     }
 
     /// Returns the first value of a header, trimmed; `None` if it is absent or not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let name = name.as_bytes();
-        let (_, value) = self.lines().find(|(found, _)| found.eq_ignore_ascii_case(name))?;
-        str::from_utf8(value).ok()
+        str::from_utf8(self.values(name).next()?).ok()
     }
 
     /// Iterates over all header lines in order: the name as sent, the value trimmed.
@@ -146,12 +133,19 @@ impl Head {
         self.lines().filter_map(|(name, value)| Some((str::from_utf8(name).ok()?, value)))
     }
 
-    fn lines(&self) -> HeaderLines<'_> {
-        HeaderLines(self.block.get(self.headers_at as usize..).unwrap_or_default())
+    fn lines(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut rest = self.block.get(self.headers_at as usize..).unwrap_or_default();
+        iter::from_fn(move || {
+            let line = &rest[..memchr::memchr(b'\r', rest)?];
+            rest = rest.get(line.len() + 2..).unwrap_or_default();
+            // The empty line has no colon and ends the iteration.
+            let colon = memchr::memchr(b':', line)?;
+            Some((&line[..colon], line[colon + 1..].trim_ascii()))
+        })
     }
 
     /// Iterates over the values of all lines of one header, in order.
-    pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    pub(super) fn values<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a [u8]> {
         self.lines()
             .filter(|(found, _)| found.eq_ignore_ascii_case(name.as_bytes()))
             .map(|(_, value)| value)
@@ -165,10 +159,27 @@ impl Head {
     /// Iterates over the members of a list header (RFC 9110 section 5.6.1), over all its lines;
     /// empty members are skipped.
     pub(super) fn members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        self.values(name)
-            .flat_map(|value| value.split(|byte| *byte == b','))
-            .map(<[u8]>::trim_ascii)
-            .filter(|member| !member.is_empty())
+        self.all_members(name).filter(|member| !member.is_empty())
+    }
+
+    fn all_members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+        let split = |value: &'a [u8]| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        self.values(name).flat_map(split)
+    }
+
+    /// Returns the value of a header that may occur once; an error spells it as `name` does.
+    pub(super) fn at_most_one<'a>(&'a self, name: &'a str) -> Result<Option<&'a [u8]>, Refusal> {
+        let mut values = self.values(name);
+        match (values.next(), values.next()) {
+            (_, Some(_)) => bad_request(format!("more than one {name} header")),
+            (value, None) => Ok(value),
+        }
+    }
+
+    /// Returns the value of a header that must occur once; an error spells it as `name` does.
+    pub(super) fn exactly_one<'a>(&'a self, name: &'a str) -> Result<&'a [u8], Refusal> {
+        let missing = || Refusal::bad_request(format!("the {name} header is missing"));
+        self.at_most_one(name)?.ok_or_else(missing)
     }
 
     /// Returns whether the header is present.
@@ -181,45 +192,27 @@ impl Head {
     /// A repeated number counts once (RFC 9110 section 8.6).
     pub(super) fn content_length(&self) -> Result<Option<u64>, Refusal> {
         let mut length = None;
-        for member in
-            self.values("content-length").flat_map(|value| value.split(|byte| *byte == b','))
-        {
-            let digits = member.trim_ascii();
+        for digits in self.all_members("content-length") {
             if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-                return Err(Refusal::bad_request("Content-Length is not a number"));
+                return bad_request("Content-Length is not a number");
             }
             let number = digits.iter().fold(0_u64, |sum, digit| {
                 sum.saturating_mul(10).saturating_add(u64::from(digit - b'0'))
             });
             if length.is_some_and(|earlier| earlier != number) {
-                return Err(Refusal::bad_request("differing Content-Length values"));
+                return bad_request("differing Content-Length values");
             }
             length = Some(number);
         }
         Ok(length)
     }
 
-    fn text(&self, start: u32, end: u32) -> &str {
-        // `locate` accepts only ASCII.
-        self.block
-            .get(start as usize..end as usize)
-            .and_then(|bytes| str::from_utf8(bytes).ok())
-            .unwrap_or_default()
-    }
-
     /// Checks that there is exactly one valid `Host` (RFC 9112 section 3.2).
     fn check_host(&self) -> Result<(), Refusal> {
-        let mut hosts = self.values("host");
-        match (hosts.next(), hosts.next()) {
-            (None, _) => Err(Refusal::bad_request("the Host header is missing")),
-            (Some(_), Some(_)) => Err(Refusal::bad_request("more than one Host header")),
-            (Some(host), None) if host.contains(&b'@') => {
-                Err(Refusal::bad_request("the Host has user information"))
-            }
-            (Some(host), None) if !is_authority(host) => {
-                Err(Refusal::bad_request("the Host header is malformed"))
-            }
-            (Some(_), None) => Ok(()),
+        match self.exactly_one("Host")? {
+            host if host.contains(&b'@') => bad_request("the Host has user information"),
+            host if !is_authority(host) => bad_request("the Host header is malformed"),
+            _ => Ok(()),
         }
     }
 
@@ -227,7 +220,7 @@ impl Head {
     /// fields "might indicate an attempt to perform request smuggling".
     fn check_body(&self) -> Result<(), Refusal> {
         if self.content_length()?.is_some() && self.has("transfer-encoding") {
-            return Err(Refusal::bad_request("Content-Length together with Transfer-Encoding"));
+            return bad_request("Content-Length together with Transfer-Encoding");
         }
         Ok(())
     }
@@ -243,62 +236,38 @@ impl fmt::Debug for Head {
     }
 }
 
-/// Splits `method SP target SP version` (RFC 9112 section 3) and returns the offset of the target.
-/// An error does not quote the line: it may be a token, a cookie or a message, and reasons are
-/// logged.
-fn request_line(line: &[u8]) -> Result<(Method, usize, Located), Refusal> {
-    let malformed = || {
-        Refusal::bad_request(
-            "the request line is malformed: it is method, target and HTTP/1.1, with one space between them",
-        )
-    };
-    let mut parts = line.split(|byte| *byte == b' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(malformed());
-    };
-    if method.is_empty() || !method.iter().all(|byte| is_token(*byte)) {
-        return Err(malformed());
+/// Splits `method SP target SP version` (RFC 9112 section 3); returns where path and query begin
+/// and end. An error does not quote the line: it may be a token, a cookie or a message, and reasons
+/// are logged.
+fn request_line(line: &[u8]) -> Result<(Method, usize, usize), Refusal> {
+    const MALFORMED: &str = "the request line is malformed: it is method, target and HTTP/1.1, with one space between them";
+    let parts: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
+    let &[method, target, version] = &parts[..] else { return bad_request(MALFORMED) };
+    if !is_token(method) {
+        return bad_request(MALFORMED);
     }
     match version.strip_prefix(b"HTTP/") {
         Some([b'1', b'.', b'1'..=b'9']) => {}
         // RFC 6455 section 4.2.1: "An HTTP/1.1 or higher GET request".
-        Some([b'1', b'.', b'0']) => {
-            return Err(Refusal::bad_request("HTTP/1.1 or higher is needed"));
-        }
+        Some([b'1', b'.', b'0']) => return bad_request("HTTP/1.1 or higher is needed"),
         Some([b'0'..=b'9', b'.', b'0'..=b'9']) => return Err(Refusal::version_not_supported()),
-        _ => return Err(malformed()),
+        _ => return bad_request(MALFORMED),
     }
     if (method, target) == (b"OPTIONS", b"*") {
         return Err(Refusal::method_not_allowed("GET"));
     }
-    let located = locate(target)?;
-    let method_name = match method {
+    let target_at = method.len() + 1;
+    let start = target_at + path_start(target)?;
+    let method = match method {
         b"GET" => Method::Get,
         b"POST" => Method::Post,
         _ => Method::Other,
     };
-    Ok((method_name, method.len() + 1, located))
+    Ok((method, start, target_at + target.len()))
 }
 
-/// Returns whether this is a `tchar` (RFC 9110 section 5.6.2).
-pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-/// The header lines of a checked block.
-struct HeaderLines<'a>(&'a [u8]);
-
-impl<'a> Iterator for HeaderLines<'a> {
-    type Item = (&'a [u8], &'a [u8]);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let end = memchr::memchr(b'\r', self.0)?;
-        let line = &self.0[..end];
-        self.0 = self.0.get(end + 2..).unwrap_or_default();
-        // The empty line has no colon and ends the iteration.
-        let colon = memchr::memchr(b':', line)?;
-        Some((&line[..colon], line[colon + 1..].trim_ascii()))
-    }
+/// Returns whether this is a `token` (RFC 9110 section 5.6.2).
+pub(super) fn is_token(bytes: &[u8]) -> bool {
+    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !bytes.is_empty() && bytes.iter().all(is_tchar)
 }

@@ -1,7 +1,7 @@
 //! Finds the end of a request head in a growing buffer.
 
 use super::{Head, MAX_HEADERS};
-use crate::protocol::http::Refusal;
+use crate::protocol::http::{Refusal, bad_request};
 
 /// Finds and checks a head in a growing buffer. Examines each byte once, however the reads are
 /// split.
@@ -33,7 +33,7 @@ impl HeadReader {
     ///
     /// # Errors
     ///
-    /// As [`Head::parse`].
+    /// The same as those of [`Head::parse`].
     pub fn read(&mut self, buf: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
         let Some(end) = self.find_end(buf)? else { return Ok(None) };
         let head = Head::checked(buf.get(self.head_at..end).unwrap_or_default())?;
@@ -56,22 +56,17 @@ impl HeadReader {
             match byte {
                 // RFC 9112 section 2.2 permits a recipient to accept a lone LF as a line end; that
                 // some do and some do not permits request smuggling.
-                b'\n' => return Err(Refusal::bad_request("a line ends without a carriage return")),
-                _ if after_return => {
-                    return Err(Refusal::bad_request("a carriage return without a line feed"));
-                }
+                b'\n' => return bad_request("a line ends without a carriage return"),
+                _ if after_return => return bad_request("a carriage return without a line feed"),
                 b'\r' | b'\t' => {}
                 _ if byte.is_ascii_control() => {
-                    return Err(Refusal::bad_request("the head holds a control character"));
+                    return bad_request("the head holds a control character");
                 }
                 _ => {}
             }
         }
-        if buf.len() >= self.max_head {
-            Err(Refusal::head_too_large(self.max_head))
-        } else {
-            Ok(None)
-        }
+        let is_full = buf.len() >= self.max_head;
+        if is_full { Err(Refusal::head_too_large(self.max_head)) } else { Ok(None) }
     }
 
     /// Counts the line that ends at `scanned`. Returns true for the empty line that ends the head.
@@ -82,14 +77,13 @@ impl HeadReader {
         if empty && self.line_at == 0 {
             self.head_at = self.scanned;
         } else if empty && self.lines == 0 {
-            return Err(Refusal::bad_request("there is no request line"));
+            return bad_request("there is no request line");
         } else if empty {
             return Ok(true);
+        } else if self.lines > MAX_HEADERS {
+            return Err(Refusal::too_many_headers(MAX_HEADERS));
         } else {
             self.lines += 1;
-            if self.lines > MAX_HEADERS + 1 {
-                return Err(Refusal::too_many_headers(MAX_HEADERS));
-            }
         }
         self.line_at = self.scanned;
         Ok(false)
