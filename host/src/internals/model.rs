@@ -456,7 +456,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
             let limits =
                 HandoverSettings { preflight: any, start: any, restore: any, snapshot_limit: 0 };
             let swap = Swap { next, succession: Succession::Update, known, limits, done };
-            assert!(inbox.send(Item::Swap(swap)).await.is_ok());
+            assert!(inbox.send(Item::Swap(Box::new(swap))).await.is_ok());
             assert!(outcome.await.unwrap().is_ok());
         });
         for (peer, visitor) in visitors {

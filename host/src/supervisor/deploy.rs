@@ -190,7 +190,7 @@ impl Supervisor {
         let (done, outcome) = oneshot::channel();
         let config = self.hub.config.load_full();
         let limits = config.server.reload.handover.clone();
-        let swap = Swap { next, succession, known, limits, done };
+        let swap = Box::new(Swap { next, succession, known, limits, done });
         let swap = async {
             inbox.send(Item::Swap(swap)).await.ok()?;
             outcome.await.ok()

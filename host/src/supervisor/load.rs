@@ -99,11 +99,8 @@ impl Supervisor {
     pub(super) async fn stage(&mut self, name: &str, library: PathBuf) -> Result<Staged, Refusal> {
         let number = self.next_number(name).await;
         let config = self.hub.config.load_full();
-        let sha256 = config.plugins.get(name).map(|plugin| plugin.sha256.clone());
-        let checks = StagingChecks {
-            check_owner: config.server.reload.check_owner,
-            sha256: sha256.unwrap_or_default(),
-        };
+        let sha256 = config.plugins.get(name).map_or_else(Vec::new, |it| it.sha256.clone());
+        let checks = StagingChecks { check_owner: config.server.reload.check_owner, sha256 };
         let (folder, name) = (self.staging.clone(), name.to_owned());
         let stage = move || staging::stage(&library, &folder, &name, number, &checks);
         Ok(run_blocking(stage).await.map_err(Refusal::Host)??)

@@ -126,13 +126,11 @@ impl Supervisor {
             };
             match self.go_back(&probation.previous.generation, &resource, settings, before).await {
                 Ok(state) => states.push(state),
-                Err(error) => {
-                    let error = chain(&*error);
-                    error!(
-                        resource = path,
-                        error, "rollback failed; the new generation keeps serving"
-                    );
-                }
+                Err(error) => error!(
+                    resource = path,
+                    error = chain(&*error),
+                    "rollback failed; the new generation keeps serving"
+                ),
             }
         }
         if states.is_empty() {

@@ -46,7 +46,7 @@ pub(crate) enum Item {
     /// Continues with the deferred inputs of a connection.
     Resume(Arc<Peer>),
     Close(Arc<Peer>, CloseReason),
-    Swap(Swap),
+    Swap(Box<Swap>),
     /// Requests the state together with the name of its application, which only the lane knows at
     /// that moment. The instance continues.
     Snapshot(oneshot::Sender<Result<Option<SnapshotFile>, Failure>>),
@@ -176,7 +176,7 @@ impl Lane {
             match item {
                 Item::Swap(swap) => {
                     let before = dispatcher.instance().generation();
-                    dispatcher.swap(swap).await;
+                    dispatcher.swap(*swap).await;
                     if dispatcher.instance().generation() != before {
                         progress = Progress::Swapped;
                         rest.extend(items.by_ref());
