@@ -70,7 +70,7 @@ async fn a_remapped_resource_closes_sessions_in_the_old_application_and_opens_th
     client.expect_next().await;
     let position = host.log_position();
     host.apply(host.setup().resource("/x", "speaker")).await;
-    let closed = |line: &Line| line.text().contains("told to panic in close");
+    let closed = |line: &Line| line.text().contains("panic requested in close");
     host.wait_for_log_since(position, "the close", closed).await;
     let calls = client.ask(&json!({"do": "log-of-calls"})).await;
     assert_eq!(calls[0], json!({"call": "open", "uuid": client.uuid()}));
@@ -172,7 +172,7 @@ async fn a_plugin_that_does_not_start_rejects_the_whole_file() {
         (changed.clone().resource("/new", "nowhere").without_library("nowhere"), "libnowhere.so"),
         (changed.clone().resource("/new", "speaker").config("/new", "x", "1"), "did not start"),
         (changed.clone().resource("/new", "no_plugin"), "not a plugsocket plugin"),
-        (changed.clone().config("/panic", "panic_in_start", "true"), "told to panic in start"),
+        (changed.clone().config("/panic", "panic_in_start", "true"), "panic requested in start"),
     ] {
         setup.copy_libraries(host.folder());
         expect_rejection(&host, &setup.toml(), reason).await;
@@ -188,7 +188,7 @@ async fn a_refused_state_keeps_the_previous_configuration() {
     counts(&mut client, "v1", 1).await;
     let position = host.log_position();
     host.write_setup(host.setup().config("/count", "refuse_restore", "true"));
-    host.wait_for_error(position, "told to refuse by `refuse_restore`").await;
+    host.wait_for_error(position, "refusal requested by `refuse_restore`").await;
     counts(&mut client, "v1", 2).await;
 }
 

@@ -102,7 +102,7 @@ async fn a_constructor_that_hangs_times_out() {
 async fn a_plugin_that_does_not_start_is_reported_with_its_reason() {
     let setup = setup().library("bad", "counter_v2");
     let refusing = setup.clone().config("/bad", "refuse_start", "true");
-    expect_reason(refusing, "told to refuse by `refuse_start`").await;
+    expect_reason(refusing, "refusal requested by `refuse_start`").await;
     let unknown = setup.clone().config("/bad", "colour", "\"red\"");
     expect_reason(unknown, "colour").await;
     let slow = setup.reload("start_timeout", "0.3").config("/bad", "start_delay_ms", "60_000");

@@ -34,7 +34,7 @@ async fn a_panic_in_message_closes_that_connection_with_1011_and_no_other() {
     let line = host
         .wait_for_log("the location of the panic", |line| line.text().contains("lib.rs:"))
         .await;
-    assert!(line.text().contains("told to panic in message"), "{line}");
+    assert!(line.text().contains("panic requested in message"), "{line}");
 }
 
 #[tokio::test]
@@ -65,7 +65,7 @@ async fn a_panic_in_close_affects_no_other_connection() {
     client.receive_text().await;
     client.expect_next().await;
     client.close().await;
-    let is_panic = |line: &Line| line.text().contains("told to panic in close");
+    let is_panic = |line: &Line| line.text().contains("panic requested in close");
     host.wait_for_log("the panic", is_panic).await;
     answers(&mut bystander).await;
 }
@@ -74,7 +74,7 @@ async fn a_panic_in_close_affects_no_other_connection() {
 async fn a_panic_in_start_affects_no_other_resource() {
     let setup = Setup::new(PROGRAM).resource("/panic", "panicker").resource("/fine", "panicker");
     let host = setup.config("/panic", "panic_in_start", "true").start().await;
-    host.wait_for_error(0, "told to panic in start").await;
+    host.wait_for_error(0, "panic requested in start").await;
     let mut client = host.open(Request::to("/panic")).await;
     let packet = client.expect_close_packet(1013).await;
     assert!(packet["retry_after"].as_u64().unwrap() > 0, "{packet}");
@@ -87,7 +87,7 @@ async fn a_panic_in_restore_or_drop_keeps_the_connections() {
     let mut client = host.connect("/panic").await;
     let position = host.log_position();
     host.write_setup(host.setup().config("/panic", "panic_in_restore", "true"));
-    host.wait_for_error(position, "told to panic in restore").await;
+    host.wait_for_error(position, "panic requested in restore").await;
     // The rest of the configuration is applied.
     let applied = |line: &Line| line.starts_with("configuration applied");
     host.wait_for_log_since(position, "the configuration to be applied", applied).await;
@@ -99,7 +99,7 @@ async fn a_panic_in_restore_or_drop_keeps_the_connections() {
     // Replaces the instance that panics when dropped.
     let position = host.log_position();
     host.apply(host.setup().config("/panic", "panic_in_drop", "false")).await;
-    let is_panic = |line: &Line| line.text().contains("told to panic in drop");
+    let is_panic = |line: &Line| line.text().contains("panic requested in drop");
     host.wait_for_log_since(position, "the panic", is_panic).await;
     answers(&mut client).await;
     assert_eq!(client.call(&json!({})).await.packets, [json!({})]);

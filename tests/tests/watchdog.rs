@@ -134,7 +134,7 @@ async fn log_lines_of_a_lane_name_only_the_current_generation() {
     let mut failing = host.connect("/panic").await;
     failing.send("panic").await;
     failing.expect_close_packet(1011).await;
-    let is_match = |line: &Line| line.text().contains("told to panic");
+    let is_match = |line: &Line| line.text().contains("panic requested");
     let line = host.wait_for_log("the panic", is_match).await;
     assert!(line.text().contains("lane{") && line.text().contains("generation=4"), "{line}");
     assert!((1..4).all(|number| !line.text().contains(&format!("generation={number}"))), "{line}");

@@ -75,7 +75,7 @@ pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(CliCommand::Run) {
         CliCommand::Preflight { library, settings: None, .. } => {
-            run_child(|| dylib::try_open(&library))
+            run_child(|| dylib::open_module(&library).map(drop))
         }
         CliCommand::Preflight { library, settings: Some(settings), with_state } => {
             run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())

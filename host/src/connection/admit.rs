@@ -2,22 +2,22 @@
 //!
 //! Owns a connection's task from the first byte of its request to the end of its handshake.
 
-use crate::hub::Hub;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use plugsocket_plugin::{CloseCode, Kind};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
 use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied};
 use super::timers::Timers;
-use super::{Connection, http_post};
+use super::{Connection, Socket, http_post};
 use crate::auth::{Applicant, Pass};
 use crate::config::{Config, UnknownResource};
-use crate::net::connection_limits::{ConnectionGuard, Handshaking, LimitReached};
+use crate::hub::Hub;
+use crate::net::connection_limits::{ConnectionGuard, Handshaking};
 use crate::net::origin::Origin;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
@@ -27,9 +27,9 @@ use crate::routing::outbox::{Outbox, OutboxBounds};
 use crate::routing::peer::{Client, Membership, Peer, PeerState};
 use crate::routing::resource::{Resource, Service, ServiceState};
 
-/// Serves one socket until it closes. The admission future is boxed so that its memory is freed before
-/// the connection runs.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
+/// Serves one socket until it closes. The admission future is boxed so that its memory is freed
+/// before the connection runs.
+pub(crate) async fn serve<S: Socket>(
     admission: Pin<Box<impl Future<Output = Option<Admitted<S>>>>>,
 ) {
     let Some(mut admitted) = admission.await else { return };
@@ -52,7 +52,7 @@ pub(crate) struct Admitted<S> {
 }
 
 /// Reads the request and admits the connection. `None` if it has been answered completely.
-pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn admit<S: Socket>(
     mut stream: S,
     origin: Origin,
     handshaking: Handshaking,
@@ -73,7 +73,7 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
             return None;
         }
         Intent::WebSocket { kind, .. } => *kind,
-        Intent::Lines { .. } => Kind::Tcp,
+        Intent::Lines(_) => Kind::Tcp,
         Intent::Post { .. } => Kind::Backend,
     };
     match find_resource(origin, &handshake, kind, &hub, &config).await {
@@ -88,21 +88,6 @@ pub(crate) async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
     }
 }
 
-/// Applies the connection rate to a client behind a proxy: on accept only the proxy's address was known.
-fn check_forwarded_rate(
-    peer: Origin,
-    origin: Origin,
-    hub: &Hub,
-    config: &Config,
-) -> Result<(), LimitReached> {
-    match origin {
-        Origin::Ip(ip) | Origin::Hidden(Some(ip)) if origin != peer => {
-            hub.connection_limits.check_rate(ip, config)
-        }
-        _ => Ok(()),
-    }
-}
-
 /// What a connection needs to be served.
 struct Admission {
     kind: Kind,
@@ -113,9 +98,9 @@ struct Admission {
     guard: ConnectionGuard,
 }
 
-/// Finds the resource, authenticates, and counts the connection. It is counted last, so that refused
-/// and still unauthenticated connections do not use up the limits; the resource is looked up after
-/// authentication, which may take long.
+/// Finds the resource, authenticates, and counts the connection. It is counted last, so that
+/// refused and still unauthenticated connections do not use up the limits; the resource is looked
+/// up after authentication, which may take long.
 async fn find_resource(
     peer: Origin,
     handshake: &Handshake,
@@ -124,7 +109,12 @@ async fn find_resource(
     config: &Config,
 ) -> Result<Admission, Rejection> {
     let Handshake { head, origin, .. } = handshake;
-    check_forwarded_rate(peer, *origin, hub, config)?;
+    // A client behind a proxy: on accept only the proxy's address was known.
+    if let Origin::Ip(ip) | Origin::Hidden(Some(ip)) = *origin
+        && *origin != peer
+    {
+        hub.connection_limits.check_rate(ip, config)?;
+    }
     hub.connection_limits.check(*origin, kind, config)?;
     let pass = authenticate(handshake, kind, hub).await?;
     let Some(resource) = hub.resources.load().get(head.path()).cloned() else {
@@ -133,17 +123,15 @@ async fn find_resource(
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
-            let (inbox, guard) =
-                (inbox.clone(), hub.connection_limits.count(*origin, kind, config)?);
+            let guard = hub.connection_limits.count(*origin, kind, config)?;
+            let inbox = inbox.clone();
             Ok(Admission { kind, resource, inbox, service, pass, guard })
         }
         ServiceState::Unavailable(outage) => {
-            let reason = outage.close_reason();
+            let (reason, protocol) =
+                (outage.close_reason(), protocol(head, &service, pass.protocol));
             Err(match service.dialog {
-                true => {
-                    let protocol = protocol(head, &service, pass.protocol);
-                    Rejection::Dialog(reason, protocol.map(Into::into))
-                }
+                true => Rejection::Dialog(reason, protocol.map(Into::into)),
                 false => Rejection::http(reason),
             })
         }
@@ -158,8 +146,7 @@ async fn authenticate(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pa
     };
     let address = origin.to_text();
     let applicant = Applicant { head, kind, address: &address };
-    let decision = Box::pin(guard.authorize(&applicant)).await;
-    decision.map_err(|denial| {
+    Box::pin(guard.authorize(&applicant)).await.map_err(|denial| {
         let resource = hub.resources.load().get(head.path()).cloned();
         let service = resource.map(|resource| resource.service());
         // Only browsers need the dialog to read the reason; other clients read the HTTP status.
@@ -168,7 +155,7 @@ async fn authenticate(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pa
                 let protocol = protocol(head, &service, denial.protocol).map(Into::into);
                 Rejection::Dialog(denied(&denial), protocol)
             }
-            None => Rejection::denied(denial),
+            None => Rejection::Http(denied(&denial), denial.refusal),
         }
     })
 }
@@ -194,7 +181,7 @@ fn protocol<'a>(
     http::choose_protocol(head, &service.subprotocols).or(of_token)
 }
 
-async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
+async fn open_connection<S: Socket>(
     mut stream: S,
     handshake: Handshake,
     admission: Admission,
@@ -246,7 +233,7 @@ async fn open_connection<S: AsyncRead + AsyncWrite + Unpin>(
             answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
             return None;
         }
-        Intent::Lines { tail } => Wire::lines(stream, &read, tail, &limits.messages),
+        Intent::Lines(tail) => Wire::lines(stream, &read, tail, &limits.messages),
         Intent::WebSocket { .. } | Intent::Page(_) => {
             let written = timeout(timeouts.write, stream.write_all(&switching)).await;
             matches!(written, Ok(Ok(()))).then_some(())?;

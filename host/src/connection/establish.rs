@@ -27,7 +27,6 @@ use crate::protocol::http::{Refusal, dated};
 
 /// First byte of a TLS connection: the content type of its record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
-const NO_TLS: &str = "this port speaks TLS: use https:// or wss://";
 
 /// Spawns the task of an accepted socket, unless a connection limit is reached.
 pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSet<()>) {
@@ -42,8 +41,7 @@ pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSe
             if !config.server.access.allows_backend(ip)
                 && let Err(full) = handshaking.check(&config.server.limits.connections)
             {
-                reject_immediately(stream, (ip, layer), full);
-                return;
+                return reject_immediately(stream, ip, layer, &full);
             }
             let connection =
                 NewConnection { ip, origin: Origin::Ip(ip), layer, handshaking, hub: hub.clone() };
@@ -118,19 +116,16 @@ impl NewConnection {
             Ok(Ok(ProxyHeader::Peer)) => Some(self),
             Ok(Ok(ProxyHeader::For(ip))) => Some(Self { ip, origin: Origin::Ip(ip), ..self }),
             Ok(Ok(ProxyHeader::Unspecified)) => {
-                Some(Self { origin: Origin::Hidden(Some(self.ip)), ..self })
-            }
-            // Load balancers connect and close as a health check.
-            Ok(Err(error @ ProxyError::Socket(_))) => {
-                debug!(%error, %address, "PROXY header rejected");
-                None
-            }
-            Ok(Err(error)) if self.hub.connection_limits.should_warn_of_proxy() => {
-                warn!(%error, %address, "invalid or missing PROXY header; make the proxy send one, or remove it from trusted_proxies");
-                None
+                Some(Self { origin: Origin::Hidden(Some(address)), ..self })
             }
             Ok(Err(error)) => {
-                debug!(%error, %address, "PROXY header rejected");
+                // Load balancers connect and close as a health check.
+                let is_mistake = !matches!(error, ProxyError::Socket(_));
+                if is_mistake && self.hub.connection_limits.should_warn_of_proxy() {
+                    warn!(%error, %address, "invalid or missing PROXY header; make the proxy send one, or remove it from trusted_proxies");
+                } else {
+                    debug!(%error, %address, "PROXY header rejected");
+                }
                 None
             }
             Err(_) => {
@@ -152,8 +147,9 @@ impl NewConnection {
             debug!(address = %self.ip, "plain text on a TLS port");
             // Text, or the empty line that may precede a request.
             if first[0].is_ascii_graphic() || matches!(first[0], b'\r' | b'\n') {
-                let answer = Refusal::bad_request(NO_TLS).to_bytes();
-                Rejector::new(self.handshaking, &config).answer(stream, &answer).await;
+                let refusal = Refusal::bad_request("this port speaks TLS: use https:// or wss://");
+                let rejector = Rejector::new(self.handshaking, &config);
+                rejector.answer(stream, &refusal.to_bytes()).await;
             }
             return None;
         }
@@ -196,11 +192,11 @@ impl NewConnection {
 }
 
 /// Rejects a connection without waiting for the client.
-fn reject_immediately(stream: TcpStream, (ip, layer): (IpAddr, Layer), full: LimitReached) {
+fn reject_immediately(stream: TcpStream, ip: IpAddr, layer: Layer, full: &LimitReached) {
     debug!(reason = full.0, address = %ip, "connection rejected");
     if layer == Layer::Plain {
         // Best effort: the client sees the end in any case.
-        drop(write_immediately(stream, &dated(&refusal(&full), SystemTime::now())));
+        drop(write_immediately(stream, &dated(&refusal(full), SystemTime::now())));
     }
 }
 
@@ -211,9 +207,9 @@ fn write_immediately(stream: TcpStream, bytes: &[u8]) -> io::Result<()> {
     let mut stream = stream.into_std()?;
     stream.write_all(bytes)?;
     stream.shutdown(Shutdown::Write)?;
-    let mut scrap = [0; 4096];
+    let mut discarded = [0; 4096];
     for _ in 0..MAX_READS {
-        if stream.read(&mut scrap)? == 0 {
+        if stream.read(&mut discarded)? == 0 {
             break;
         }
     }

@@ -8,8 +8,8 @@ use crate::protocol::io::BATCH_MESSAGES;
 
 /// Full batches that a connection has processed since it last yielded.
 ///
-/// Tokio's own budget counts 128 operations, whatever each costs: twenty flooding clients would delay
-/// all others by a tenth of a second.
+/// Tokio's own budget counts 128 operations, whatever each costs: twenty flooding clients would
+/// delay all others by a tenth of a second.
 #[derive(Default)]
 pub(crate) struct TurnBudget(u32);
 
@@ -32,8 +32,8 @@ impl TurnBudget {
         self.0 += u32::from(messages >= BATCH_MESSAGES);
     }
 
-    /// Charges a read of `messages` messages and of `frames` fragments and control frames (up to ten
-    /// thousand in one read). Returns the start of handling for a full batch.
+    /// Charges a read of `messages` messages and of `frames` fragments and control frames (up to
+    /// ten thousand in one read). Returns the start of handling for a full batch.
     pub(crate) fn read(&mut self, frames: u32, messages: usize) -> Option<Instant> {
         self.0 += match (frames, messages) {
             (2.., _) | (_, 0) => Self::LIMIT,

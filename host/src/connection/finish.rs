@@ -5,12 +5,11 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use plugsocket_plugin::CloseCode;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc::error::SendError;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::Connection;
+use super::{Connection, Socket};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, close_packet};
@@ -41,8 +40,8 @@ pub(crate) struct Ended {
     pub(super) pending: Option<Item>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
-    /// Tells the application and closes the socket.
+impl<S: Socket> Connection<S> {
+    /// Notifies the application and closes the socket.
     pub(crate) async fn end(self, Ended { end, pending }: Ended) {
         let peer = self.peer().clone();
         let reason = end.reason().clone();
@@ -57,8 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             End::Closed(_) => true,
         };
         if has_answers {
-            self.finish_writing(end, pending).await;
-            return;
+            return self.finish_writing(end, pending).await;
         }
         let (inbox, limit) = (self.inbox, self.timeouts.close);
         let mut wire = self.wire;
@@ -72,8 +70,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         tokio::join!(notify_close(&inbox, &peer, pending, reason), goodbye);
     }
 
-    /// Tells the application, writes the remaining answers and closes. A stuck lane must not keep the
-    /// socket open.
+    /// Notifies the application, writes the remaining answers and closes. A stuck lane must not
+    /// keep the socket open.
     async fn finish_writing(mut self, end: End, pending: Option<Item>) {
         let (peer, limit) = (self.peer().clone(), self.timeouts.close);
         let mut notification =
@@ -109,13 +107,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 }
 
-/// Sends the pending item and then `close` to the lane. Waits as long as the lane takes: every `open`
-/// has its `close`.
+/// Sends the pending item and then `close` to the lane. Waits as long as the lane takes: every
+/// `open` has its `close`.
 async fn notify_close(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, reason: CloseReason) {
     let mut inbox = inbox.clone();
     for mut item in pending.into_iter().chain([Item::Close(peer.clone(), reason)]) {
         while let Err(SendError(refused)) = inbox.send(item).await {
-            let Some(next) = find_lane(peer, &inbox) else {
+            let Ok(next) = find_lane(peer, &inbox) else {
                 // The lane closed all its connections when it ended.
                 peer.outbox.finish();
                 return;
@@ -125,20 +123,13 @@ async fn notify_close(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, re
     }
 }
 
-/// Returns the lane that replaced one that has ended.
-pub(super) fn find_lane(peer: &Peer, ended: &Inbox) -> Option<Inbox> {
+/// Returns the lane that replaced one that has ended, or the reason for closing if none did.
+pub(super) fn find_lane(peer: &Peer, ended: &Inbox) -> Result<Inbox, CloseReason> {
     match &peer.resource.service().state {
-        ServiceState::Serving(inbox) if !inbox.same_channel(ended) => Some(inbox.clone()),
-        _ => None,
-    }
-}
-
-/// Returns the close reason for a connection whose lane has ended.
-pub(super) fn lane_gone(peer: &Peer) -> CloseReason {
-    match &peer.resource.service().state {
-        ServiceState::Unavailable(outage) => outage.close_reason(),
+        ServiceState::Serving(inbox) if !inbox.same_channel(ended) => Ok(inbox.clone()),
         ServiceState::Serving(_) => {
-            CloseReason::host(CloseCode::AWAY, "this application was removed")
+            Err(CloseReason::host(CloseCode::AWAY, "this application was removed"))
         }
+        ServiceState::Unavailable(outage) => Err(outage.close_reason()),
     }
 }

@@ -31,9 +31,7 @@ pub(crate) enum Intent {
         accept: String,
         kind: Kind,
     },
-    Lines {
-        tail: Tail,
-    },
+    Lines(Tail),
     Post {
         length: usize,
     },
@@ -73,15 +71,15 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     let mut origin = peer;
     let read = timeout_at(by, read_first(stream, &mut buffer, config)).await;
     let checked = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
-        Ok(First::Request(head, read)) => {
+        Ok((head, None, read)) => {
             origin = peer.resolve_forwarded(&head, access);
             check_request(head, read, origin, config).map_err(Into::into)
         }
-        Ok(First::Opening(..)) if !peer.may_be_backend(access) => {
+        Ok((_, Some(_), _)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
-        Ok(First::Opening(head, tail, read)) => {
-            Ok(Handshake { head, origin, read, intent: Intent::Lines { tail } })
+        Ok((head, Some(tail), read)) => {
+            Ok(Handshake { head, origin, read, intent: Intent::Lines(tail) })
         }
         Err(error) => Err(error),
     };
@@ -98,21 +96,16 @@ fn is_head_request(bytes: &[u8]) -> bool {
     bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
 }
 
-/// A complete head.
-enum First {
-    Request(Head, Vec<u8>),
-    Opening(Head, Tail, Vec<u8>),
-}
-
-/// Reads a head. An opening that may be complete is extended for `ready_delay`, because some scripts
-/// write line by line. `buffer` keeps the bytes of the head.
+/// Reads a complete head; returns it, the tail of an opening on plain TCP, and what was read after
+/// it. An opening that may be complete is extended for `ready_delay`, because some scripts write
+/// line by line. `buffer` keeps the bytes of the head.
 async fn read_first<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
     config: &Config,
-) -> Result<First, HandshakeError> {
-    let (max_head, pause) =
-        (config.server.limits.messages.max_head, config.server.timeouts.ready_delay);
+) -> Result<(Head, Option<Tail>, Vec<u8>), HandshakeError> {
+    let max_head = config.server.limits.messages.max_head;
+    let pause = config.server.timeouts.ready_delay;
     let mut request = HeadReader::new(max_head);
     let mut opening = Opening::new(max_head);
     let mut decided = None;
@@ -129,18 +122,17 @@ async fn read_first<S: AsyncRead + Unpin>(
                 while opened.tail == Tail::Awaited
                     && let Ok(Ok(1..)) = timeout(pause, stream.read_buf(buffer)).await
                 {
-                    // Parsed again from the start: an `Ident:` line, or part of one, may have followed.
+                    // Parsed from the start: an `Ident:` line, or a part of it, may have followed.
                     match Opening::new(max_head).read(buffer)? {
                         Some(longer) => opened = longer,
                         None => break,
                     }
                 }
-                let read = buffer.split_off(opened.used);
-                return Ok(First::Opening(opened.head, opened.tail, read));
+                return Ok((opened.head, Some(opened.tail), buffer.split_off(opened.used)));
             }
             Some(Transport::Http) => {
                 if let Some((head, used)) = request.read(buffer)? {
-                    return Ok(First::Request(head, buffer.split_off(used)));
+                    return Ok((head, None, buffer.split_off(used)));
                 }
             }
             None => {}
@@ -188,7 +180,7 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
     if !origin.may_be_backend(access) {
         return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
     }
-    // A page in a browser on this machine could post here; browsers always send `Origin` with a POST.
+    // A page in a browser on this machine could post here, but always with an `Origin`.
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }

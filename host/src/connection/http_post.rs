@@ -1,17 +1,18 @@
 //! HTTP ingress: `POST /resource` delivers its body as one message of a backend.
 //!
-//! The application sees an ordinary connection: `open`, one `message`, `close`. The response body has
-//! the packets that the application sent, one per line, then `next` (with the verdict in its `fyi`)
-//! or `close`.
+//! The application sees an ordinary connection: `open`, one `message`, `close`. The response body
+//! has the packets that the application sent, one per line, then `next` (with the verdict in its
+//! `fyi`) or `close`.
 
 use std::borrow::Cow;
 
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::timeout;
 
+use super::Socket;
 use crate::config::Config;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
@@ -37,8 +38,8 @@ pub(crate) struct PostRequest {
 }
 
 /// Hands the body to the application and returns the complete HTTP response.
-pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
+pub(crate) async fn serve(
+    stream: &mut impl Socket,
     request: PostRequest,
     entry: Entry,
     config: &Config,
@@ -59,14 +60,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     let mut answer = String::new();
     let exchange = async {
         inbox.send(Item::Open(peer.clone())).await.ok()?;
-        inbox
-            .send(Item::Inputs {
-                peer: peer.clone(),
-                inputs: vec![message],
-                reserved: Load::default(),
-            })
-            .await
-            .ok()?;
+        let (peer, inputs, reserved) = (peer.clone(), vec![message], Load::default());
+        inbox.send(Item::Inputs { peer, inputs, reserved }).await.ok()?;
         collect_answer(&entry, &inbox, &mut answer).await
     };
     let (status, reason) = match timeout(limit, exchange).await {
@@ -83,7 +78,7 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     }
     peer.outbox.finish();
     drop(entry);
-    // In the background, so that a full inbox does not delay the response: every `open` has its `close`.
+    // Every `open` has its `close`. In the background: a full inbox must not delay the response.
     let close = Item::Close(peer, reason);
     if let Err(TrySendError::Full(close)) = inbox.try_send(close) {
         tokio::runtime::Handle::current().spawn(async move { inbox.send(close).await });
@@ -91,8 +86,8 @@ pub(crate) async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
     response(status, JSON, answer.as_bytes(), &[])
 }
 
-/// Collects what the application sends until it acknowledges the message (`Some(None)`) or closes the
-/// connection (`Some(Some(reason))`). `None` if the lane has ended.
+/// Collects what the application sends until it acknowledges the message (`Some(None)`) or closes
+/// the connection (`Some(Some(reason))`). `None` if the lane has ended.
 async fn collect_answer(
     entry: &Entry,
     inbox: &Inbox,
@@ -124,8 +119,8 @@ async fn collect_answer(
 }
 
 /// Reads the body; `None` if it ends early.
-async fn read_body<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: &mut S,
+async fn read_body(
+    stream: &mut impl Socket,
     mut body: Vec<u8>,
     length: usize,
     expects_continue: bool,

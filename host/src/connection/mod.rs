@@ -1,13 +1,12 @@
 //! One connection, from its accepted socket to its close. Owns the socket; only this folder reads
 //! and writes it. Does not know libraries or how messages are routed.
 //!
-//! This module is the loop after the handshake. It reads messages, joins chunks and hands them to the
-//! lane; it reads no further until the lane has taken them (backpressure). It writes what is in the
-//! outbox. Every connection ends in `finish`: the application sees `close` after all earlier
+//! This module is the loop after the handshake. It reads messages, joins chunks and hands them to
+//! the lane; it reads no further until the lane has taken them (backpressure). It writes what is in
+//! the outbox. Every connection ends in `finish`: the application sees `close` after all earlier
 //! messages, and its answers are written before the close frame.
 
 pub(crate) mod admit;
-mod deadline;
 pub(crate) mod establish;
 mod fairness;
 mod finish;
@@ -30,11 +29,10 @@ use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use self::deadline::Deadline;
 use self::fairness::TurnBudget;
-use self::finish::{End, Ended, find_lane, lane_gone};
+use self::finish::{End, Ended, find_lane};
 use self::rate_limit::RateExceeded;
-use self::timers::Timers;
+use self::timers::{Deadline, Timers};
 use crate::config::{ServerSettings, Timeouts};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
@@ -47,6 +45,10 @@ use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{NextStep, Priority, Taken};
 use crate::routing::peer::Peer;
 use crate::routing::registry::Entry;
+
+/// A byte stream to a client.
+pub(crate) trait Socket: AsyncRead + AsyncWrite + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
 
 /// What the loop does next.
 enum Turn {
@@ -76,7 +78,7 @@ pub(crate) struct Connection<S> {
     timers: Option<Box<Timers>>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: Socket> Connection<S> {
     pub(crate) fn new(
         wire: Wire<S>,
         entry: Entry,
@@ -162,8 +164,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     self.start_leaving(last.as_ref());
                 }
                 Turn::LaneEnded => match find_lane(&peer, &self.inbox) {
-                    Some(inbox) => self.inbox = inbox,
-                    None => return End::Closed(lane_gone(&peer)),
+                    Ok(inbox) => self.inbox = inbox,
+                    Err(reason) => return End::Closed(reason),
                 },
                 Turn::Read(progress) => {
                     first = Priority::Write;
@@ -187,8 +189,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         }
     }
 
-    /// Returns whether the connection may end. A client that has finished sending first receives all
-    /// answers, unless the lane answers nothing for `close_timeout`.
+    /// Returns whether the connection may end. A client that has finished sending first receives
+    /// all answers, unless the lane answers nothing for `close_timeout`.
     fn may_end(&self, end: Option<&End>) -> bool {
         match end {
             Some(End::Done(_)) => {
@@ -316,9 +318,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let Traffic { bytes, frames } = take(self.wire.traffic());
         if let Some(timers) = &mut self.timers {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
-            timers
-                .charge(read, messages)
-                .map_err(|excess| excess.deduct_frames(frames as usize))?;
+            timers.charge(read, messages).map_err(|mut excess| {
+                // Frames that completed no message may have preceded the others.
+                let allowed = &mut excess.allowed.messages;
+                *allowed = allowed.saturating_sub(frames as usize);
+                excess
+            })?;
         }
         Ok(frames)
     }

@@ -5,58 +5,30 @@ use crate::protocol::http::{Refusal, response};
 /// The path prefix that the host reserves.
 pub(crate) const FOLDER: &str = "/plugsocket/";
 
-struct File {
-    path: &'static str,
-    content_type: &'static str,
-    body: &'static str,
-}
-
-const FILES: [File; 4] = [
-    File {
-        path: "/plugsocket/",
-        content_type: "text/html; charset=utf-8",
-        body: include_str!("../../page/index.html"),
-    },
-    File {
-        path: "/plugsocket/page.js",
-        content_type: "text/javascript; charset=utf-8",
-        body: include_str!("../../page/page.js"),
-    },
-    File {
-        path: "/plugsocket/page.css",
-        content_type: "text/css; charset=utf-8",
-        body: include_str!("../../page/page.css"),
-    },
-    File {
-        path: "/plugsocket/plugsocket.js",
-        content_type: "text/javascript; charset=utf-8",
-        body: include_str!("../../../clients/js/plugsocket.js"),
-    },
-];
-
 /// Returns the response to a GET of `path`, or `None` for a path outside [`FOLDER`].
 pub(crate) fn answer(path: &str) -> Option<Vec<u8>> {
     if path == FOLDER.trim_end_matches('/') {
         return Some(response(308, "text/plain; charset=utf-8", b"", &[("Location", FOLDER)]));
     }
-    if !path.starts_with(FOLDER) {
-        return None;
-    }
-    let Some(file) = FILES.iter().find(|file| file.path == path) else {
-        return Some(
-            Refusal::not_found("there is no such file; the page is at /plugsocket/").to_bytes(),
-        );
+    let (content_type, body) = match path.strip_prefix(FOLDER)? {
+        "" => ("text/html", include_str!("../../page/index.html")),
+        "page.js" => ("text/javascript", include_str!("../../page/page.js")),
+        "page.css" => ("text/css", include_str!("../../page/page.css")),
+        "plugsocket.js" => ("text/javascript", include_str!("../../../clients/js/plugsocket.js")),
+        _ => {
+            let refusal = Refusal::not_found("there is no such file; the page is at /plugsocket/");
+            return Some(refusal.to_bytes());
+        }
     };
+    const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'";
     let headers = [
-        // 'self' covers WebSockets of the same origin in current browsers; older ones need the schemes.
-        (
-            "Content-Security-Policy",
-            "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'",
-        ),
+        // Only in current browsers does 'self' cover WebSockets; older ones need the schemes.
+        ("Content-Security-Policy", POLICY),
         ("X-Content-Type-Options", "nosniff"),
         // Pages of other origins import the client from here; the files are public.
         ("Access-Control-Allow-Origin", "*"),
         ("Cache-Control", "no-cache"),
     ];
-    Some(response(200, file.content_type, file.body.as_bytes(), &headers))
+    let content_type = format!("{content_type}; charset=utf-8");
+    Some(response(200, &content_type, body.as_bytes(), &headers))
 }

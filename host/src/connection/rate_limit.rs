@@ -1,7 +1,7 @@
 //! Rate limiter of a connection: token buckets for messages and bytes per second.
 //!
-//! A read is charged after it happened, so a bucket may go into debt by at most one read. With policy
-//! `delay` the socket is not read until the debt is paid, which slows the client through TCP
+//! A read is charged after it happened, so a bucket may go into debt by at most one read. With
+//! policy `delay` the socket is not read until the debt is paid, which slows the client through TCP
 //! (backpressure); with `close` the connection is closed. Pure: the caller passes the clock.
 
 use std::time::Duration;
@@ -27,14 +27,6 @@ pub(crate) struct RateExceeded {
     pub(crate) reason: CloseReason,
     /// The part of the read that was within the rate.
     pub(crate) allowed: Load,
-}
-
-impl RateExceeded {
-    /// Deducts frames that completed no message and may have preceded the others.
-    pub(crate) fn deduct_frames(mut self, frames: usize) -> Self {
-        self.allowed.messages = self.allowed.messages.saturating_sub(frames);
-        self
-    }
 }
 
 /// A token bucket that may go into debt.
@@ -92,8 +84,8 @@ impl RateLimiter {
         Ok(messages.max(bytes).map(|debt| now + debt))
     }
 
-    /// Credits the time in which the host itself did not read, so that a client that kept its rate is
-    /// not closed for the backlog. With policy `delay` a backlog only waits.
+    /// Credits the time in which the host itself did not read, so that a client that kept its rate
+    /// is not closed for the backlog. With policy `delay` a backlog only waits.
     pub(crate) fn save(&mut self, unread: Duration, now: Instant) {
         if self.policy == RatePolicy::Close {
             let buckets = self.messages.iter_mut().chain(&mut self.bytes);

@@ -5,12 +5,12 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::CloseCode;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::handshake::{Handshake, HandshakeError, Intent};
-use super::http_post;
+use super::{Socket, http_post};
 use crate::auth::Denial;
 use crate::config::{Config, Timeouts};
 use crate::net::connection_limits::{Handshaking, LimitReached, Rejecting};
@@ -25,8 +25,8 @@ use crate::protocol::wire::Wire;
 pub(crate) enum Rejection {
     /// As an HTTP response.
     Http(CloseReason, Refusal),
-    /// As a `close` packet, because a browser cannot read an HTTP error; with the subprotocol that the
-    /// handshake needs.
+    /// As a `close` packet, because a browser cannot read an HTTP error; with the subprotocol that
+    /// the handshake needs.
     Dialog(CloseReason, Option<Box<str>>),
 }
 
@@ -42,11 +42,6 @@ impl Rejection {
     pub(crate) fn http(reason: CloseReason) -> Self {
         let refusal = refusal(&reason);
         Self::Http(reason, refusal)
-    }
-
-    /// Returns the rejection of an unauthenticated client, with its HTTP status.
-    pub(crate) fn denied(denial: Denial) -> Self {
-        Self::Http(denied(&denial), denial.refusal)
     }
 }
 
@@ -98,35 +93,36 @@ impl<'a> Rejector<'a> {
     }
 
     /// Writes a response and closes the connection.
-    pub(crate) async fn answer<S>(self, stream: S, bytes: &[u8])
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(crate) async fn answer(self, stream: impl Socket, bytes: &[u8]) {
         answer(stream, bytes, self.close_timeouts).await;
     }
 
     /// Answers a failed handshake.
-    pub(crate) async fn refuse<S>(self, mut stream: S, no: HandshakeError, origin: Origin)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(crate) async fn refuse(
+        self,
+        mut stream: impl Socket,
+        error: HandshakeError,
+        origin: Origin,
+    ) {
         let CloseTimeouts { write, close } = self.close_timeouts;
-        if let HandshakeError::Refused(refusal) = &no {
+        if let HandshakeError::Refused(refusal) = &error {
             debug!(status = refusal.status(), reason = refusal.reason(), address = %origin.to_text(), "request refused");
         }
-        match no {
-            // It may have closed only its own side, and TLS needs a close_notify (RFC 8446 section 6.1).
+        match error {
+            // It may have closed only its side; TLS needs a close_notify (RFC 8446 section 6.1).
             HandshakeError::Left => {
                 debug!(address = %origin.to_text(), "connection ended before a complete request");
                 drop(timeout(close, stream.shutdown()).await);
             }
-            // No second wait for a client that was too slow. All it sent was read, so the answer arrives.
+            // Does not linger for a slow client: all it sent was read, so the answer arrives.
             HandshakeError::Refused(late) if late.status() == 408 => {
-                drop(timeout(write, write_and_shutdown(&mut stream, &late.to_bytes())).await);
+                let answer = async {
+                    stream.write_all(&http::dated(&late.to_bytes(), SystemTime::now())).await?;
+                    stream.shutdown().await
+                };
+                drop(timeout(write, answer).await);
             }
-            HandshakeError::Refused(refusal) => {
-                self.answer(stream, &refusal.to_bytes()).await;
-            }
+            HandshakeError::Refused(refusal) => self.answer(stream, &refusal.to_bytes()).await,
             HandshakeError::RefusedLines(reason) => {
                 debug!(reason, address = %origin.to_text(), "request refused");
                 self.answer(stream, format!("{}\n", dialog::close(reason)).as_bytes()).await;
@@ -135,44 +131,47 @@ impl<'a> Rejector<'a> {
     }
 
     /// Rejects a valid request in the form that the client can read.
-    pub(crate) async fn reject<S>(self, mut stream: S, handshake: Handshake, rejection: Rejection)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
+    pub(crate) async fn reject(
+        self,
+        mut stream: impl Socket,
+        handshake: Handshake,
+        rejection: Rejection,
+    ) {
         let (Rejection::Http(reason, _) | Rejection::Dialog(reason, _)) = &rejection;
         let address = handshake.origin.to_text();
         debug!(path = handshake.head.path(), reason = reason.text, %address, "connection rejected");
         let packet = close_packet(reason);
-        match (handshake.intent, &rejection) {
+        match (handshake.intent, rejection) {
             (Intent::Lines { .. }, _) => {
                 self.answer(stream, format!("{packet}\n").as_bytes()).await;
-            }
-            (Intent::Post { .. }, rejection) => {
-                let refusal = match rejection {
-                    Rejection::Http(_, refusal) => refusal.clone(),
-                    Rejection::Dialog(reason, _) => refusal(reason),
-                };
-                let body = format!("{packet}\n");
-                self.answer(stream, &refusal.with_body(http_post::JSON, body.as_bytes())).await;
             }
             (Intent::WebSocket { accept, .. }, Rejection::Dialog(reason, protocol)) => {
                 let goodbye = async {
                     stream.write_all(&http::switching(&accept, protocol.as_deref())).await?;
                     let limits = &self.config.server.limits.messages;
                     let mut wire = Wire::websocket(&mut stream, handshake.read, limits);
-                    wire.send_close(reason, Some(close_packet(reason))).await?;
+                    wire.send_close(&reason, Some(packet)).await?;
                     wire.linger().await;
                     io::Result::Ok(())
                 };
                 // Best effort within the time limit.
                 drop(timeout(self.close_timeouts.close, goodbye).await);
-                // TLS needs a close_notify (RFC 8446 section 6.1), also where the client did not answer.
+                // TLS needs a close_notify, also where the client did not answer.
                 drop(timeout(Duration::ZERO, stream.shutdown()).await);
             }
-            (Intent::WebSocket { .. }, Rejection::Http(_, refusal)) => {
-                self.answer(stream, &refusal.to_bytes()).await;
+            (intent, rejection) => {
+                let refusal = match rejection {
+                    Rejection::Http(_, refusal) => refusal,
+                    Rejection::Dialog(reason, _) => refusal(&reason),
+                };
+                let bytes = match intent {
+                    Intent::Post { .. } => {
+                        refusal.with_body(http_post::JSON, format!("{packet}\n").as_bytes())
+                    }
+                    _ => refusal.to_bytes(),
+                };
+                self.answer(stream, &bytes).await;
             }
-            (Intent::Page(_), _) => self.answer(stream, &refusal(reason).to_bytes()).await,
         }
     }
 }
@@ -186,19 +185,9 @@ fn refusal(reason: &CloseReason) -> Refusal {
 }
 
 /// Writes the only response of a connection and closes it.
-pub(crate) async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
-    mut stream: S,
-    bytes: &[u8],
-    close_timeouts: CloseTimeouts,
-) {
+pub(crate) async fn answer(mut stream: impl Socket, bytes: &[u8], limits: CloseTimeouts) {
     let bytes = http::dated(bytes, SystemTime::now());
-    let written = timeout(close_timeouts.write, stream.write_all(&bytes)).await;
-    if matches!(written, Ok(Ok(()))) {
-        drop(timeout(close_timeouts.close, linger(&mut stream)).await);
+    if let Ok(Ok(())) = timeout(limits.write, stream.write_all(&bytes)).await {
+        drop(timeout(limits.close, linger(&mut stream)).await);
     }
-}
-
-async fn write_and_shutdown<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> io::Result<()> {
-    stream.write_all(&http::dated(bytes, SystemTime::now())).await?;
-    stream.shutdown().await
 }

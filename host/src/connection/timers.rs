@@ -1,4 +1,5 @@
-//! Idle timeout and rate-limit delay of a connection. A connection without either has no `Timers`.
+//! When a connection may not read or has to close: its deadline of a partial message, its idle
+//! timeout and its rate-limit delay. All stop while the host itself does not read.
 
 use std::time::Duration;
 
@@ -11,7 +12,51 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Outgoing;
 use crate::routing::input::Load;
 
-/// Timers of one connection.
+/// A deadline that can be paused.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) enum Deadline {
+    /// No message is partial.
+    #[default]
+    None,
+    At(Instant),
+    /// Paused with this much time left.
+    Paused(Duration),
+}
+
+impl Deadline {
+    /// Starts the deadline, unless it runs already.
+    pub(crate) fn start(&mut self, limit: Duration) {
+        if matches!(self, Self::None) {
+            *self = Self::At(Instant::now() + limit);
+        }
+    }
+
+    pub(crate) fn pause(&mut self) {
+        if let Self::At(at) = *self {
+            *self = Self::Paused(at.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    pub(crate) fn resume(&mut self) {
+        if let Self::Paused(left) = *self {
+            *self = Self::At(Instant::now() + left);
+        }
+    }
+
+    /// Returns the time of expiry, unless paused.
+    pub(crate) fn time(self) -> Option<Instant> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::None | Self::Paused(_) => None,
+        }
+    }
+
+    pub(crate) fn is_expired(self) -> bool {
+        self.time().is_some_and(|at| Instant::now() >= at)
+    }
+}
+
+/// Idle timeout and rate-limit delay of one connection; a connection without either has none.
 #[derive(Debug)]
 pub(crate) struct Timers {
     rate_limiter: Option<RateLimiter>,
@@ -27,18 +72,11 @@ pub(crate) struct Timers {
 impl Timers {
     /// Returns `None` if neither timer is configured.
     pub(crate) fn new(rate: &RateSettings, idle: Option<Duration>) -> Option<Box<Self>> {
-        let now = Instant::now();
-        let rate_limiter = RateLimiter::new(rate, now);
+        let last_active = Instant::now();
+        let rate_limiter = RateLimiter::new(rate, last_active);
         let is_needed = rate_limiter.is_some() || idle.is_some();
-        is_needed.then(|| {
-            Box::new(Self {
-                rate_limiter,
-                held_until: None,
-                idle,
-                last_active: now,
-                held_since: None,
-            })
-        })
+        let timers = Self { rate_limiter, held_until: None, idle, last_active, held_since: None };
+        is_needed.then(|| Box::new(timers))
     }
 
     /// Returns whether the rate limiter allows reading now.
@@ -102,5 +140,32 @@ impl Timers {
             return Err(CloseReason::host(CloseCode::AWAY, text));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::advance;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_time_outside_of_pauses_counts() {
+        const SECOND: Duration = Duration::from_secs(1);
+        let mut deadline = Deadline::None;
+        deadline.pause();
+        deadline.resume();
+        assert!(deadline.time().is_none() && !deadline.is_expired());
+        deadline.start(3 * SECOND);
+        advance(2 * SECOND).await;
+        deadline.pause();
+        // A running deadline is not restarted.
+        deadline.start(9 * SECOND);
+        advance(60 * SECOND).await;
+        assert!(deadline.time().is_none() && !deadline.is_expired());
+        deadline.resume();
+        advance(SECOND / 2).await;
+        assert!(!deadline.is_expired());
+        advance(SECOND / 2).await;
+        assert!(deadline.is_expired());
     }
 }

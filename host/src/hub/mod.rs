@@ -19,7 +19,6 @@ use crate::routing::registry::Registry;
 use crate::routing::resource::Resources;
 
 /// Shared by connections, supervisor and operator commands.
-#[derive(Debug)]
 pub(crate) struct Hub {
     /// The configuration in effect; a connection reads it once, when it opens.
     pub(crate) config: ArcSwap<Config>,

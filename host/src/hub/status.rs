@@ -1,35 +1,36 @@
 //! The published status of all plugins, which is read without waiting for the supervisor.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::plugin::archive::Kept;
+use crate::plugin::archive::ArchivedGeneration;
+use crate::plugin::dylib::Generation;
+use crate::plugin::staging::Hash;
 
 /// Status of each plugin that the supervisor knows, by name.
 pub(crate) type PluginStatuses = BTreeMap<String, PluginStatus>;
 
 /// Status of one plugin.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct PluginStatus {
-    pub(crate) generation: Option<RunningGeneration>,
+    pub(crate) active: Option<Active>,
     /// Why the newest library was refused.
     pub(crate) refused: Option<String>,
     /// Number of replaced generations.
     pub(crate) retired: u64,
+    /// Whether an operator has disabled the plugin.
     pub(crate) is_disabled: bool,
     pub(crate) is_on_probation: bool,
     pub(crate) failed_probations: u64,
     /// Generations available for rollback, newest first.
-    pub(crate) kept: Vec<Kept>,
+    pub(crate) archived: Vec<ArchivedGeneration>,
 }
 
-/// The loaded generation.
-#[derive(Clone, Debug)]
-pub(crate) struct RunningGeneration {
-    pub(crate) number: u64,
-    pub(crate) hash: String,
-    pub(crate) package: String,
-    pub(crate) version: String,
-    pub(crate) build: String,
+/// The active generation of a plugin, and the hash of its library.
+#[derive(Clone)]
+pub(crate) struct Active {
+    pub(crate) generation: Arc<Generation>,
+    pub(crate) hash: Hash,
     pub(crate) since: SystemTime,
 }

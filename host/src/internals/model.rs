@@ -10,8 +10,8 @@ use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::sync::oneshot;
 
 use super::fixture;
-use crate::config::{LaneKind, Limits, OutboxPolicy};
-use crate::plugin::lane::handover::{HandoverLimits, Succession, Swap};
+use crate::config::{HandoverSettings, LaneKind, Limits, OutboxPolicy};
+use crate::plugin::lane::handover::{Succession, Swap};
 use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Item, health};
 use crate::plugin::{Event, Failure, Instance, Snapshot};
@@ -328,7 +328,7 @@ fn a_peer_that_does_not_wait_is_answered_in_full(kind: LaneKind) {
         // An answer and its `next` fit below three quarters of the bounds; all answers together do not.
         let mut limits = Limits::default();
         limits.flow.outbox_messages = 16;
-        let (inbox, pending_lane) = lane::open(1);
+        let (inbox, pending_lane) = lane::open(1, Arc::default());
         let running = pending_lane.into_running(resource.clone(), kind, talker());
         let lane = spawn(move || block_on(running));
         let peers: Vec<_> = ["a", "b"]
@@ -424,17 +424,10 @@ fn visit(inbox: Inbox, peer: Arc<Peer>) {
     block_on(async {
         assert!(inbox.send(Item::Open(peer.clone())).await.is_ok());
         for n in 0..3 {
-            let input = Input::Message(Payload::text(format!("{} {n}", peer.client.address)));
-            assert!(
-                inbox
-                    .send(Item::Inputs {
-                        peer: peer.clone(),
-                        inputs: vec![input],
-                        reserved: Load::default()
-                    })
-                    .await
-                    .is_ok()
-            );
+            let text = format!("{} {n}", peer.client.address);
+            let inputs = vec![Input::Message(Payload::text(text))];
+            let (peer, reserved) = (peer.clone(), Load::default());
+            assert!(inbox.send(Item::Inputs { peer, inputs, reserved }).await.is_ok());
         }
         let left = CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "");
         assert!(inbox.send(Item::Close(peer, left)).await.is_ok());
@@ -447,7 +440,7 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
         let resource = fixture::resource("/x");
         let recorder = |generation| recorder(generation, notes.clone());
         // Capacity two: some senders have to wait.
-        let (inbox, pending_lane) = lane::open(2);
+        let (inbox, pending_lane) = lane::open(2, Arc::default());
         let running = pending_lane.into_running(resource.clone(), kind, recorder(1));
         let lane = spawn(move || block_on(running));
         let visitors: Vec<_> = ["a", "b"]
@@ -458,10 +451,11 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
             .into();
         block_on(async {
             let (done, outcome) = oneshot::channel();
-            let limits = HandoverLimits { snapshot_bytes: 0, restore: std::time::Duration::ZERO };
-            let (next, known) = (recorder(2), Vec::new());
+            let (next, known, any) = (recorder(2), Vec::new(), std::time::Duration::ZERO);
+            let limits =
+                HandoverSettings { preflight: any, start: any, restore: any, snapshot_limit: 0 };
             let swap = Swap { next, succession: Succession::Update, known, limits, done };
-            assert!(inbox.send(Item::Swap(swap)).await.is_ok());
+            assert!(inbox.send(Item::Swap(Box::new(swap))).await.is_ok());
             assert!(outcome.await.unwrap().is_ok());
         });
         for (peer, visitor) in visitors {

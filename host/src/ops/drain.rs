@@ -1,7 +1,7 @@
 //! Graceful shutdown: closes all connections in steps and waits for them within `drain`.
 //!
-//! Clients that are closed at the same moment reconnect at the same moment. So connections are closed
-//! in even steps over the first half of `drain`, each with a `retry_after` of its own.
+//! Clients that are closed at the same moment reconnect at the same moment. So connections are
+//! closed in even steps over the first half of `drain`, each with a `retry_after` of its own.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use crate::hub::Hub;
 use crate::protocol::close::CloseReason;
 use crate::routing::peer::Peer;
 
-/// Closes every connection and waits for its end, at most `drain`. `accepting` yields the connections
-/// of each listener once that has stopped.
+/// Closes every connection and waits for its end, at most `drain`. `accepting` yields the
+/// connections of each listener once that has stopped.
 pub(crate) async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
     let limit = hub.config.load().server.timeouts.drain;
     let count = hub.registry.len();

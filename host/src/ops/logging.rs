@@ -1,8 +1,8 @@
 //! The log: destination, format and escaping.
 //!
-//! One event is one line, whatever text clients and plugins put into it: line feeds, terminal control
-//! sequences and invisible characters are escaped here and nowhere else. Libraries that log through
-//! the crate `log` are left out: with `RUST_LOG=trace`, tungstenite would print every payload.
+//! One event is one line, whatever text clients and plugins put into it: line feeds, control
+//! sequences and invisible characters are escaped here only. Libraries that log through the crate
+//! `log` are left out: with `RUST_LOG=trace`, tungstenite would print every payload.
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
@@ -37,11 +37,11 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
     };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // Lines that cannot be written (full disk, closed pipe) are lost: reporting that on the same
-        // standard error would panic.
+        // Lines that cannot be written (full disk, closed pipe) are lost: reporting that on the
+        // same standard error would panic.
         .log_internal_errors(false)
         .with_ansi(io::stderr().is_terminal());
-    // Not `init`, which would also install the adapter for the crate `log`. A second start has no effect.
+    // `init` would also install the adapter for the crate `log`. A second start has no effect.
     drop(match format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
@@ -93,17 +93,12 @@ struct Escaped<W>(W);
 
 impl<W: fmt::Write> fmt::Write for Escaped<W> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        let mut rest = text;
-        while let Some(at) = rest.find(is_hidden) {
-            let (plain, hidden) = rest.split_at(at);
-            self.0.write_str(plain)?;
-            let mut chars = hidden.chars();
-            for c in chars.by_ref().take(1) {
-                write!(self.0, "{}", c.escape_default())?;
-            }
-            rest = chars.as_str();
+        for part in text.split_inclusive(is_hidden) {
+            let hidden = part.chars().next_back().filter(|c| is_hidden(*c));
+            self.0.write_str(part.trim_end_matches(is_hidden))?;
+            hidden.map_or(Ok(()), |c| write!(self.0, "{}", c.escape_default()))?;
         }
-        self.0.write_str(rest)
+        Ok(())
     }
 }
 

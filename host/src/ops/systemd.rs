@@ -27,12 +27,9 @@ pub(crate) fn ready(status: &str) {
 
 /// Reports that a reload has begun; [`ready`] ends it.
 pub(crate) fn reloading() {
+    let status = NotifyState::Status("reloading the configuration");
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => notify(&[
-            NotifyState::Reloading,
-            now,
-            NotifyState::Status("reloading the configuration"),
-        ]),
+        Ok(now) => notify(&[NotifyState::Reloading, now, status]),
         // systemd rejects a reload notification without a timestamp.
         Err(error) => {
             debug!(%error, "cannot read the monotonic clock; reload not reported to systemd")
@@ -46,8 +43,8 @@ pub(crate) fn stopping(connections: usize) {
     notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
 }
 
-/// Sends the heartbeat twice per `WATCHDOG_USEC`, each time only after the supervisor has answered an
-/// inquiry in its queue. If the supervisor hangs, the heartbeat stops and systemd restarts the host.
+/// Sends the heartbeat twice per `WATCHDOG_USEC`, each time after the supervisor has answered an
+/// inquiry. If the supervisor hangs, the heartbeat stops and systemd restarts the host.
 pub(crate) async fn heartbeat(changes: mpsc::Sender<Change>) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else {
         return;
@@ -74,8 +71,7 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Sends one datagram to a socket file or an abstract socket (`@name`); the crate's own sender does
-/// not support abstract sockets.
+/// Sends one datagram to a socket file or an abstract socket (`@name`), unlike the crate's sender.
 fn send(socket: &OsStr, text: &[u8]) -> io::Result<()> {
     let address = match socket.as_bytes() {
         [b'@', name @ ..] => SocketAddr::from_abstract_name(name)?,
@@ -103,8 +99,8 @@ impl Inherited {
         Self { sockets: ListenFd::from_env(), names }
     }
 
-    /// Turns the sockets into listeners, with TLS for those with the name `tls`. Empty without socket
-    /// activation.
+    /// Turns the sockets into listeners, with TLS for those with the name `tls`. Empty without
+    /// socket activation.
     ///
     /// # Errors
     /// One of the sockets is not a listening TCP or Unix stream socket.

@@ -14,7 +14,7 @@ use super::staging::{Hash, hex};
 use crate::fs::replace::{self, replace};
 use crate::fs::{owner_only, read};
 
-/// The kept generations of one plugin.
+/// The archived generations of one plugin.
 #[derive(Debug)]
 pub(crate) struct Archive {
     folder: PathBuf,
@@ -22,7 +22,7 @@ pub(crate) struct Archive {
 
 /// A library that was active before.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct ArchivedGeneration {
     pub(crate) number: u64,
     /// SHA-256 of the content, in hexadecimal.
     pub(crate) hash: String,
@@ -36,12 +36,12 @@ impl Archive {
         Self { folder: state_dir.join("generations").join(plugin) }
     }
 
-    /// Returns the kept generations, newest first; none if the folder cannot be read.
-    pub(crate) fn list(&self) -> Vec<Kept> {
+    /// Returns the archived generations, newest first; none if the folder cannot be read.
+    pub(crate) fn list(&self) -> Vec<ArchivedGeneration> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
-        let mut kept: Vec<Kept> = entries.filter_map(|entry| kept(entry.path())).collect();
-        kept.sort_by_key(|kept| std::cmp::Reverse(kept.number));
-        kept
+        let mut list: Vec<_> = entries.filter_map(|entry| archived(entry.path())).collect();
+        list.sort_by_key(|archived| std::cmp::Reverse(archived.number));
+        list
     }
 
     /// Keeps the library at `copy` as generation `number`, and the last `earlier` ones before it.
@@ -58,7 +58,7 @@ impl Archive {
         owner_only::folder(&self.folder)?;
         let hash = hex(hash);
         let path = self.folder.join(format!("{number}.{hash}.so"));
-        match self.list().into_iter().find(|kept| kept.hash == hash) {
+        match self.list().into_iter().find(|archived| archived.hash == hash) {
             Some(same) => fs::rename(same.path, &path)?,
             None => Self::add(copy, &path)?,
         }
@@ -108,12 +108,12 @@ pub(crate) fn sweep(state_dir: &Path) {
     folders.for_each(|folder| replace::sweep(&folder.path()));
 }
 
-/// Reads a kept file; `None` if [`Archive::keep`] did not name it.
-fn kept(path: PathBuf) -> Option<Kept> {
+/// Reads an archived file; `None` if [`Archive::keep`] did not name it.
+fn archived(path: PathBuf) -> Option<ArchivedGeneration> {
     let (number, hash) = path.file_name()?.to_str()?.strip_suffix(".so")?.split_once('.')?;
     let (number, hash) = (number.parse().ok()?, hash.to_owned());
     let since = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
-    Some(Kept { number, hash, path, since })
+    Some(ArchivedGeneration { number, hash, path, since })
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@
 pub(crate) mod archive;
 pub(crate) mod dylib;
 pub(crate) mod lane;
-mod log;
 pub(crate) mod preflight;
 pub(crate) mod snapshot_file;
 pub(crate) mod staging;

@@ -34,18 +34,10 @@ pub(crate) enum PreflightError {
     Spawn(#[source] std::io::Error),
 }
 
-/// Opens `library` in a child process.
+/// Opens `library` in a child process; `arguments` are those of a trial, if it is one.
 ///
 /// # Errors
 /// The child refused the library, crashed, exited or hung.
-pub(crate) async fn check(library: &Path, limit: Duration) -> Result<(), PreflightError> {
-    run(library, &[], limit).await
-}
-
-/// Opens `library` in a child process with further arguments (`trial.rs`).
-///
-/// # Errors
-/// As [`check`].
 pub(crate) async fn run(
     library: &Path,
     arguments: &[OsString],

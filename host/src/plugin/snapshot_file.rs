@@ -68,10 +68,10 @@ impl SnapshotFile {
     /// The file cannot be read, or is damaged.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, SnapshotFileError> {
         match read::read(path, u64::MAX) {
-            Ok(bytes) => match parse(&bytes) {
-                Some(state) => Ok(Some(state)),
-                None => Err(SnapshotFileError::Damaged(path.to_owned())),
-            },
+            Ok(bytes) => {
+                let parsed = parse(&bytes).map(Some);
+                parsed.ok_or_else(|| SnapshotFileError::Damaged(path.to_owned()))
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(SnapshotFileError::Read { path: path.to_owned(), source }),
         }

@@ -69,11 +69,9 @@ impl Trial {
     pub(crate) async fn run(mut self) -> Result<String, TrialError> {
         let path = self.library.clone();
         // The linker searches other folders for a name without a slash.
-        self.library = path
-            .canonicalize()
-            .map_err(|source| TrialError::Read { path: path.clone(), source })?;
-        let bytes = read::read(&self.library, u64::MAX)
-            .map_err(|source| TrialError::Read { path, source })?;
+        let unread = |source| TrialError::Read { path: path.clone(), source };
+        self.library = path.canonicalize().map_err(unread)?;
+        let bytes = read::read(&self.library, u64::MAX).map_err(unread)?;
         staging::check_elf(&bytes)?;
         let mut arguments = vec!["--settings".into(), self.settings.clone().into()];
         if let Some(state) = &self.with_state {
@@ -89,12 +87,10 @@ impl Trial {
     /// # Errors
     /// As [`run`](Self::run).
     pub(crate) fn check(&self) -> Result<(), TrialError> {
-        let state = match &self.with_state {
-            Some(path) => {
-                Some(SnapshotFile::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))?)
-            }
-            None => None,
+        let read = |path: &PathBuf| {
+            SnapshotFile::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))
         };
+        let state = self.with_state.as_ref().map(read).transpose()?;
         let generation = Arc::new(Generation::open("trial", 0, &self.library)?);
         let service = Service {
             dialog: true,

@@ -109,10 +109,7 @@ impl WatchedPaths {
 }
 
 fn is_change(kind: EventKind) -> bool {
-    match kind {
-        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        _ => true,
-    }
+    !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 
 /// Returns the present stamps. Taken before the files are first read, so that [`watch`] finds later

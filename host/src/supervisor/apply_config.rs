@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tracing::{debug, error, info, warn};
 
 use super::commands::CommandResult;
-use super::deploy::{Candidate, unserved};
+use super::deploy::{Candidate, lane_kind, unserved};
 use super::restart::InitialState;
 use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
-use crate::config::Config;
+use crate::config::{Config, ResourceSettings};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::net::tls::ServedCertificates;
@@ -41,31 +41,29 @@ impl Supervisor {
             );
             old.keep_until_restart(&mut new);
         }
-        let certificates = self.certificates(&new).await?;
+        let certificates = {
+            let (config, former) = (new.clone(), self.hub.tls.load_full());
+            read(move || ServedCertificates::load(&config, former.as_deref())).await?
+        };
         if diff.is_empty() {
             debug!("configuration unchanged");
             return Ok("configuration unchanged".to_owned());
         }
         let guards = self.new_guards(&new).await?;
-        match self.prepare(&old, &new).await {
-            Ok(candidates) => {
-                self.hub.guards.store(Arc::new(guards));
-                self.apply(&old, new, candidates).await;
-                if diff.server.iter().any(|key| key.starts_with("tls.")) {
-                    certificates.iter().for_each(ServedCertificates::log_status);
-                    self.hub.tls.store(certificates.map(Arc::new));
-                }
-            }
-            Err(line) => {
-                error!(
-                    reason = line,
-                    "configuration not applied; the running configuration stays in effect"
-                );
-                return Err(line);
-            }
+        let prepared = self.prepare(&old, &new).await;
+        let candidates = prepared.inspect_err(|line| error!(reason = line, "{NOT_APPLIED}"))?;
+        self.hub.guards.store(Arc::new(guards));
+        self.apply(&old, new, candidates).await;
+        if diff.server.iter().any(|key| key.starts_with("tls.")) {
+            certificates.iter().for_each(ServedCertificates::log_status);
+            self.hub.tls.store(certificates.map(Arc::new));
         }
-        for name in &diff.plugins {
-            self.check_library_again(name).await;
+        let config = self.hub.config.load_full();
+        // The present library may pass the changed checks.
+        for name in diff.plugins.iter().filter(|name| config.maps(name)) {
+            if !self.is_disabled(name) {
+                self.update(name, &config).await;
+            }
         }
         Ok(match diff.restart.as_slice() {
             [] => "configuration applied".to_owned(),
@@ -75,14 +73,8 @@ impl Supervisor {
         })
     }
 
-    /// Loads the certificates of a new configuration.
-    async fn certificates(&self, new: &Config) -> Result<Option<ServedCertificates>, String> {
-        let (config, former) = (new.clone(), self.hub.tls.load_full());
-        read(move || ServedCertificates::load(&config, former.as_deref())).await
-    }
-
-    /// Builds the guards of a new configuration and reads their key files. Guards of resources that no
-    /// longer have one are kept until the rest is applied, so that no resource is open too early.
+    /// Loads the guards of a new configuration. Former guards that it does not contain are kept
+    /// until the rest is applied, so that no resource is open too early.
     async fn new_guards(&self, new: &Config) -> Result<Guards, String> {
         let present = self.hub.guards.load_full();
         let (new, known) = (new.clone(), present.clone());
@@ -99,15 +91,10 @@ impl Supervisor {
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
-        let guards = run_blocking(move || auth::load_guards(&config, &present)).await;
-        // Only if a resource kept its former settings and their key files are gone: the new guard stays.
-        let keeps = |error: &dyn std::error::Error| {
-            error!(reason = chain(error), "resource keeps its new authentication keys");
-        };
-        match guards {
-            Ok(Ok(guards)) => self.hub.guards.store(Arc::new(guards)),
-            Ok(Err(error)) => keeps(&error),
-            Err(error) => keeps(&error),
+        match read_blocking(move || auth::load_guards(&config, &present)).await {
+            Ok(guards) => self.hub.guards.store(Arc::new(guards)),
+            // A resource kept its former settings, and their key files are gone.
+            Err(reason) => error!(reason, "resource keeps its new authentication keys"),
         }
     }
 
@@ -126,16 +113,15 @@ impl Supervisor {
             if self.is_disabled(&settings.plugin) {
                 continue;
             }
-            if self.active(&settings.plugin).is_none() {
-                self.load_new(&settings.plugin)
-                    .await
-                    .map_err(|r| self.describe(&settings.plugin, &r))?;
+            let plugin = &settings.plugin;
+            if self.active(plugin).is_none() {
+                self.load_new(plugin).await.map_err(|refusal| self.describe(plugin, &refusal))?;
             }
-            let Some(generation) = self.active(&settings.plugin) else { continue };
+            let Some(generation) = self.active(plugin) else { continue };
             let resource = running.get(path).cloned().unwrap_or_else(|| unserved(path, settings));
-            let candidate = self.start_instance(&generation, &resource, settings).await;
-            candidates
-                .insert(path.clone(), candidate.map_err(|r| self.describe(&settings.plugin, &r))?);
+            let started = self.start_instance(&generation, &resource, settings).await;
+            let candidate = started.map_err(|refusal| self.describe(plugin, &refusal))?;
+            candidates.insert(path.clone(), candidate);
         }
         Ok(candidates)
     }
@@ -153,7 +139,10 @@ impl Supervisor {
             let candidate = candidates.remove(path);
             let resource = match (running.get(path), candidate) {
                 (Some(resource), None) => {
-                    if let Err(error) = self.reshape(resource, settings) {
+                    let active = self.active(&settings.plugin);
+                    let never_blocks = active.is_some_and(|active| active.facts.never_blocks);
+                    let lane = lane_kind(settings, never_blocks);
+                    if let Err(error) = self.reshape(resource, settings, lane) {
                         error!(resource = path, %error, "resource keeps its lane");
                         // Keeps the former settings, so that the next reload tries again.
                         settings.lane = old.resources[path].lane;
@@ -162,19 +151,14 @@ impl Supervisor {
                 }
                 (Some(resource), Some(candidate)) => {
                     let former = &old.resources[path];
-                    let succession = if former.plugin == settings.plugin {
-                        Succession::Update
-                    } else {
-                        Succession::Replacement
+                    let succession = match former.plugin == settings.plugin {
+                        true => Succession::Update,
+                        false => Succession::Replacement,
                     };
-                    if let Err(error) =
-                        self.take_over(resource, settings, candidate, succession).await
-                    {
-                        error!(
-                            resource = path,
-                            error = chain(&error),
-                            "resource keeps its former configuration"
-                        );
+                    let taken = self.take_over(resource, settings, candidate, succession).await;
+                    if let Err(error) = taken {
+                        let error = chain(&error);
+                        error!(resource = path, error, "resource keeps its former configuration");
                         *settings = former.clone();
                     }
                     resource.clone()
@@ -210,31 +194,34 @@ impl Supervisor {
 
     /// Closes resources that are mapped to a disabled plugin.
     async fn keep_disabled(&mut self, config: &Config) {
-        for settings in config.resources.values() {
-            if !self.is_disabled(&settings.plugin) {
-                continue;
-            }
-            for resource in self.resources_of(&settings.plugin, config) {
-                if matches!(resource.service().state, ServiceState::Serving(_)) {
-                    self.switch_off(&resource, &settings.plugin).await;
-                }
+        for (path, ResourceSettings { plugin, .. }) in &config.resources {
+            let Some(resource) = self.resource(path) else { continue };
+            let is_served = matches!(resource.service().state, ServiceState::Serving(_));
+            if is_served && self.is_disabled(plugin) {
+                self.switch_off(&resource, plugin).await;
             }
         }
     }
 }
 
-/// Reads files off the runtime; logs one line per mistake.
+/// Reads files off the runtime.
+async fn read_blocking<T: Send + 'static, E: std::error::Error + Send + 'static>(
+    read: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, String> {
+    let read = run_blocking(read).await.map_err(|error| chain(&error))?;
+    read.map_err(|error| chain(&error))
+}
+
+/// Reads files of a new configuration; logs one line per mistake.
 async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
-    let read = match run_blocking(read).await {
-        Ok(read) => read.map_err(|error| chain(&error)),
-        Err(error) => Err(chain(&error)),
-    };
-    read.inspect_err(|text| not_applied(text))
+    read_blocking(read).await.inspect_err(|text| not_applied(text))
 }
 
 fn not_applied(text: &str) {
     text.lines().for_each(|line| error!("{line}"));
-    error!("configuration not applied; the running configuration stays in effect");
+    error!("{NOT_APPLIED}");
 }
+
+const NOT_APPLIED: &str = "configuration not applied; the running configuration stays in effect";

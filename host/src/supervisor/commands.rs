@@ -35,8 +35,8 @@ pub(crate) enum OperatorCommand {
 pub(crate) type CommandResult = Result<String, String>;
 
 impl Supervisor {
-    pub(super) async fn obey(&mut self, order: OperatorCommand) -> CommandResult {
-        match order {
+    pub(super) async fn execute(&mut self, command: OperatorCommand) -> CommandResult {
+        match command {
             OperatorCommand::Configuration => self.configuration_changed().await,
             OperatorCommand::Reload(name) => self.reload(&name).await,
             OperatorCommand::Disable(name) => self.disable(&name).await,
@@ -48,29 +48,19 @@ impl Supervisor {
     }
 
     async fn reload(&mut self, name: &str) -> CommandResult {
-        let config = self.hub.config.load_full();
-        self.must_be_mapped(name, &config)?;
-        if self.is_disabled(name) {
-            return Err(format!("{name} is disabled; enable it"));
-        }
-        match self.load(name, Content::Any).await {
-            Ok(Some(loaded)) => {
-                let done = self.replace(name, loaded, &config, Succession::Update).await;
-                if done.is_ok() {
-                    self.record_rollback(name, None);
-                }
-                done
-            }
-            Ok(None) => Err(format!("{name} was not loaded")),
-            Err(refusal) => Err(self.report(name, &refusal)),
-        }
+        let config = self.config_of_enabled(name)?;
+        let loaded = match self.load(name, Content::Any).await {
+            Ok(loaded) => loaded.ok_or_else(|| format!("{name} was not loaded"))?,
+            Err(refusal) => return Err(self.report(name, &refusal)),
+        };
+        let done = self.replace(name, loaded, &config, Succession::Update).await?;
+        self.record_rollback(name, None);
+        Ok(done)
     }
 
     async fn disable(&mut self, name: &str) -> CommandResult {
-        let config = self.hub.config.load_full();
-        self.must_be_mapped(name, &config)?;
-        let plugin = self.plugins.entry(name.to_owned()).or_default();
-        if std::mem::replace(&mut plugin.is_disabled, true) {
+        let config = self.config_of(name)?;
+        if std::mem::replace(&mut self.plugin(name).status.is_disabled, true) {
             return Err(format!("{name} is already disabled"));
         }
         self.probations.remove(name);
@@ -88,19 +78,18 @@ impl Supervisor {
         let outage = Outage { text, retry_after: DISABLED_RETRY };
         let reason = outage.close_reason();
         self.close(resource, outage, reason).await;
-        self.forgive(&resource.path);
+        self.reset_failures(&resource.path);
     }
 
     async fn enable(&mut self, name: &str) -> CommandResult {
-        let config = self.hub.config.load_full();
-        self.must_be_mapped(name, &config)?;
+        let config = self.config_of(name)?;
         if !self.is_disabled(name) {
             return Err(format!("{name} is not disabled"));
         }
         let file = watch::library(&config.server.folders.plugin_dir, name);
-        let plugin = self.plugins.entry(name.to_owned()).or_default();
+        let plugin = self.plugin(name);
         // The library may have changed meanwhile.
-        if (plugin.active.is_none() || plugin.seen != FileStamp::of(&file))
+        if (plugin.status.active.is_none() || plugin.seen != FileStamp::of(&file))
             && let Err(refusal) = self.load_new(name).await
         {
             let line = self.report(name, &refusal);
@@ -108,7 +97,7 @@ impl Supervisor {
                 return Err(line);
             }
         }
-        self.plugins.entry(name.to_owned()).or_default().is_disabled = false;
+        self.plugin(name).status.is_disabled = false;
         let resources = self.resources_of(name, &config);
         for resource in &resources {
             self.start_afresh(resource, InitialState::Written).await;
@@ -118,7 +107,7 @@ impl Supervisor {
     }
 
     pub(super) fn is_disabled(&self, name: &str) -> bool {
-        self.plugins.get(name).is_some_and(|plugin| plugin.is_disabled)
+        self.plugins.get(name).is_some_and(|plugin| plugin.status.is_disabled)
     }
 
     pub(super) fn resources_of(&self, name: &str, config: &Config) -> Vec<Arc<Resource>> {
@@ -127,11 +116,22 @@ impl Supervisor {
         mapped.filter_map(|(path, _)| served.get(path).cloned()).collect()
     }
 
-    pub(super) fn must_be_mapped(&self, name: &str, config: &Config) -> Result<(), String> {
-        if config.maps(name) {
-            return Ok(());
+    /// Returns the configuration, which maps the plugin to a resource.
+    fn config_of(&self, name: &str) -> Result<Arc<Config>, String> {
+        let config = self.hub.config.load_full();
+        match config.maps(name) {
+            true => Ok(config),
+            false => Err(format!("no resource of plugins.toml names the plugin {name}")),
         }
-        Err(format!("no resource of plugins.toml names the plugin {name}"))
+    }
+
+    /// Returns the configuration, which maps the plugin to a resource and lets it serve.
+    pub(super) fn config_of_enabled(&self, name: &str) -> Result<Arc<Config>, String> {
+        let config = self.config_of(name)?;
+        match self.is_disabled(name) {
+            true => Err(format!("{name} is disabled; enable it")),
+            false => Ok(config),
+        }
     }
 }
 

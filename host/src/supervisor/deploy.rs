@@ -9,15 +9,14 @@ use tracing::{error, info};
 
 use super::Supervisor;
 use super::commands::CommandResult;
-use super::load::{Active, Refusal};
+use super::load::Refusal;
 use super::restart::InitialState;
 use crate::config::{Config, LaneKind, ResourceSettings};
 use crate::error::chain;
+use crate::hub::status::Active;
 use crate::plugin::Instance;
 use crate::plugin::dylib::Generation;
-use crate::plugin::lane::handover::{
-    Handover, HandoverLimits, Succession, Swap, SwapError, discard,
-};
+use crate::plugin::lane::handover::{Handover, Succession, Swap, SwapError, discard};
 use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Executor, Item};
 use crate::protocol::close::CloseReason;
@@ -58,7 +57,7 @@ impl Supervisor {
             match self.take_over(resource, settings, candidate, succession).await {
                 Ok(handed) => {
                     taken.push(path);
-                    self.forgive(path);
+                    self.reset_failures(path);
                     handovers.extend(handed.map(|handed| (path.to_owned(), handed)));
                 }
                 Err(error) => {
@@ -84,25 +83,15 @@ impl Supervisor {
             return Ok(format!("generation {number} of {name} serves {}", taken.join(", ")));
         }
         let reason = refused.join("; ");
-        self.plugins.entry(name.to_owned()).or_default().refused = Some(reason.clone());
+        self.plugin(name).status.refused = Some(reason.clone());
         Err(format!("generation {number} of {name} was refused: {reason}"))
     }
 
-    /// Applies changed dialog, subprotocols and lane to a resource whose application stays.
+    /// Applies settings and lane to a resource whose instance stays.
     ///
     /// # Errors
     /// The lane's thread cannot be started; everything else is applied.
     pub(super) fn reshape(
-        &self,
-        resource: &Arc<Resource>,
-        settings: &ResourceSettings,
-    ) -> std::io::Result<()> {
-        let never_blocks = self.active(&settings.plugin).is_some_and(|g| g.facts.never_blocks);
-        self.finish_swap(resource, settings, lane_kind(settings, never_blocks))
-    }
-
-    /// Applies the settings to a resource whose instance stays.
-    fn finish_swap(
         &self,
         resource: &Arc<Resource>,
         settings: &ResourceSettings,
@@ -126,14 +115,14 @@ impl Supervisor {
         let executor = Executor::reserve(&resource.path, kind)?;
         // The old inbox is emptied first; new items wait in the new one.
         let capacity = self.hub.config.load().server.limits.flow.inbox_messages;
-        let (next, pending_lane) = lane::open_successor(capacity, inbox.health().clone());
+        let (next, pending_lane) = lane::open(capacity, inbox.health().clone());
         let state = ServiceState::Serving(next);
         resource.set_service(Service { lane: kind, state, ..(*now).clone() });
-        let (heir, instance) = oneshot::channel();
+        let (successor, instance) = oneshot::channel();
         let resource = resource.clone();
         let inbox = inbox.clone();
         tokio::runtime::Handle::current().spawn(async move {
-            drop(inbox.send(Item::Yield(heir)).await);
+            drop(inbox.send(Item::Yield(successor)).await);
             let instance = tokio::select! {
                 instance = instance => instance.ok(),
                 () = inbox.health().given_up() => None,
@@ -163,8 +152,8 @@ impl Supervisor {
                 return Err(SwapError::Thread(error));
             }
         };
-        let (inbox, pending_lane) =
-            lane::open(self.hub.config.load().server.limits.flow.inbox_messages);
+        let capacity = self.hub.config.load().server.limits.flow.inbox_messages;
+        let (inbox, pending_lane) = lane::open(capacity, Arc::default());
         // Nothing to restore; this only activates the instance.
         drop(instance.restore(None));
         let (plugin, generation) = (settings.plugin.as_str(), instance.generation());
@@ -196,32 +185,40 @@ impl Supervisor {
                 .map(|()| None)
                 .inspect_err(|_| self.schedule_restart(&resource.path, InitialState::Written));
         };
-        let generation = candidate.instance.generation();
-        let Candidate { instance: next, generation: origin, known, .. } = candidate;
+        let number = candidate.instance.generation();
+        let Candidate { instance: next, generation, known, .. } = candidate;
         let (done, outcome) = oneshot::channel();
-        let reload = self.hub.config.load().server.reload.handover.clone();
-        let limits =
-            HandoverLimits { snapshot_bytes: reload.snapshot_limit, restore: reload.restore };
-        let swap = Swap { next, succession, known, limits, done };
-        let outage = Outage::of_stuck(self.hub.config.load().server.watchdog.restart_pause);
-        let swap = swap_in(inbox, swap, outcome);
-        let swapped = self.until_stuck(resource, inbox, &outage, swap).await;
-        let handed = match swapped.unwrap_or(Err(SwapError::Stuck)) {
+        let config = self.hub.config.load_full();
+        let limits = config.server.reload.handover.clone();
+        let swap = Box::new(Swap { next, succession, known, limits, done });
+        let swap = async {
+            inbox.send(Item::Swap(swap)).await.ok()?;
+            outcome.await.ok()
+        };
+        let outage = Outage::of_stuck(config.server.watchdog.restart_pause);
+        let swapped = match self.until_stuck(resource, inbox, &outage, swap).await {
+            Some(swapped) => swapped.unwrap_or(Err(SwapError::NoLane)),
+            None => Err(SwapError::Stuck),
+        };
+        let handed = match swapped {
+            // Another instance of the new generation serves on a fresh lane.
             Err(SwapError::Stuck) => {
-                if let Err(error) = self.on_fresh_lane(&origin, resource, settings).await {
-                    // Nothing serves now: the active generation served until it got stuck.
-                    self.schedule_restart(&resource.path, InitialState::Written);
-                    return Err(error);
-                }
-                return Ok(None);
+                let served = match self.start_with_state(&generation, resource, settings).await {
+                    Ok(candidate) => self.serve_first(resource, settings, candidate),
+                    Err(refusal) => Err(SwapError::Restart(chain(&refusal))),
+                };
+                // Nothing serves otherwise: the active generation served until it got stuck.
+                return served
+                    .map(|()| None)
+                    .inspect_err(|_| self.schedule_restart(&resource.path, InitialState::Written));
             }
             handed => handed?,
         };
         info!(
-            resource = resource.path, plugin = settings.plugin, generation, pause = ?handed.pause,
+            resource = resource.path, plugin = settings.plugin, generation = number, pause = ?handed.pause,
             snapshot_bytes = handed.snapshot.as_ref().map_or(0, |s| s.bytes.len()), "resource is served by a new instance"
         );
-        if let Err(error) = self.finish_swap(resource, settings, lane) {
+        if let Err(error) = self.reshape(resource, settings, lane) {
             error!(resource = resource.path, %error, "lane not changed");
         }
         Ok(Some(handed))
@@ -233,7 +230,7 @@ impl Supervisor {
         let reason = CloseReason::host(CloseCode::AWAY, text.clone());
         let outage = Outage { text, retry_after: REMOVED_RETRY };
         self.close(resource, outage, reason).await;
-        self.forgive(&resource.path);
+        self.reset_failures(&resource.path);
     }
 
     /// Waits for an action of a lane. If the lane is stuck, abandons it, closes the resource with
@@ -247,10 +244,10 @@ impl Supervisor {
     ) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
-            let limit = self.hub.config.load().server.watchdog.callback_limit;
+            let limits = self.hub.config.load().server.watchdog.clone();
             let call = tokio::select! {
                 done = &mut work => return Some(done),
-                call = inbox.health().stuck_for(limit) => call,
+                call = inbox.health().stuck_for(&limits) => call,
             };
             if self.give_up(resource, inbox, call, outage) {
                 error!(resource = resource.path, "lane stuck; abandoned");
@@ -259,70 +256,37 @@ impl Supervisor {
         }
     }
 
-    /// Starts another instance of the new generation for a resource whose lane was abandoned.
-    async fn on_fresh_lane(
-        &mut self,
-        generation: &Arc<Generation>,
-        resource: &Arc<Resource>,
-        settings: &ResourceSettings,
-    ) -> Result<(), SwapError> {
-        let candidate = self
-            .start_with_state(generation, resource, settings)
-            .await
-            .map_err(|refusal| SwapError::Restart(chain(&refusal)))?;
-        self.serve_first(resource, settings, candidate)
-    }
-
+    /// Starts an instance on a thread of its own, which is left behind if `start` never returns; it
+    /// drops an instance that comes too late.
     pub(super) async fn start_instance(
         &self,
         generation: &Arc<Generation>,
         resource: &Arc<Resource>,
         settings: &ResourceSettings,
     ) -> Result<Candidate, Refusal> {
-        let (started, instance) = oneshot::channel();
         let limit = self.hub.config.load().server.reload.handover.start;
-        let (path, router) = (resource.path.clone(), self.router.clone());
-        let (origin, place) = (generation.clone(), resource.clone());
-        let (generation, resource, config) =
-            (generation.clone(), resource.clone(), settings.config.clone());
-        let lane = lane_kind(settings, generation.facts.never_blocks);
-        // On a thread that is left behind if `start` never returns; a late instance is dropped there.
-        std::thread::Builder::new()
-            .name(format!("start:{path}"))
-            .spawn(move || drop(started.send(generation.start(resource, router, &config))))
-            .map_err(Refusal::Host)?;
-        match timeout(limit, instance).await {
+        let (done, started) = oneshot::channel();
+        let (generation, resource) = (generation.clone(), resource.clone());
+        let start = {
+            let (generation, resource) = (generation.clone(), resource.clone());
+            let (router, config) = (self.router.clone(), settings.config.clone());
+            move || drop(done.send(generation.start(resource, router, &config)))
+        };
+        let name = format!("start:{}", resource.path);
+        std::thread::Builder::new().name(name).spawn(start).map_err(Refusal::Host)?;
+        let path = resource.path.clone();
+        let text = match timeout(limit, started).await {
             Ok(Ok(Ok(instance))) => {
-                let instance = Box::new(instance);
-                Ok(Candidate {
-                    instance,
-                    generation: origin,
-                    resource: place,
-                    lane,
-                    known: Vec::new(),
-                })
+                let lane = lane_kind(settings, generation.facts.never_blocks);
+                let (instance, known) = (Box::new(instance), Vec::new());
+                return Ok(Candidate { instance, generation, resource, lane, known });
             }
-            Ok(Ok(Err(failure))) => {
-                Err(Refusal::Start { resource: path, text: failure.into_text() })
-            }
-            Ok(Err(_)) => {
-                Err(Refusal::Start { resource: path, text: "its thread has ended".to_owned() })
-            }
-            Err(_) => Err(Refusal::StartHung { resource: path, limit }),
-        }
+            Ok(Ok(Err(failure))) => failure.into_text(),
+            Ok(Err(_)) => "its thread has ended".to_owned(),
+            Err(_) => return Err(Refusal::StartHung { resource: path, limit }),
+        };
+        Err(Refusal::Start { resource: path, text })
     }
-}
-
-/// Queues a swap and waits for its result.
-async fn swap_in(
-    inbox: &Inbox,
-    swap: Swap,
-    outcome: oneshot::Receiver<Result<Handover, SwapError>>,
-) -> Result<Handover, SwapError> {
-    if inbox.send(Item::Swap(swap)).await.is_err() {
-        return Err(SwapError::NoLane);
-    }
-    outcome.await.unwrap_or(Err(SwapError::NoLane))
 }
 
 /// Creates a resource that no application serves yet.
@@ -340,7 +304,7 @@ fn service(settings: &ResourceSettings, state: ServiceState) -> Service {
     }
 }
 
-fn lane_kind(settings: &ResourceSettings, never_blocks: bool) -> LaneKind {
+pub(super) fn lane_kind(settings: &ResourceSettings, never_blocks: bool) -> LaneKind {
     settings.lane.unwrap_or(if never_blocks { LaneKind::Shared } else { LaneKind::Thread })
 }
 

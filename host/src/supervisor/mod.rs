@@ -1,22 +1,20 @@
-//! Decides which configuration and which libraries are in effect. Owns the state of all plugins. Does
-//! not know sockets or how a connection is served.
+//! Decides which configuration and which libraries are in effect. Owns the state of all plugins.
+//! Does not know sockets or how a connection is served.
 //!
 //! Changes arrive in one queue and are applied one after the other. Everything that can fail (read,
-//! copy, check, open, start) is done before anything that serves is changed; a failure changes nothing
-//! and logs one line.
+//! copy, check, open, start) is done before anything that serves is changed; a failure changes
+//! nothing and logs one line.
 
 mod apply_config;
 mod commands;
 mod deploy;
 mod load;
 mod probation;
-mod publish;
 mod restart;
 mod rollback;
 pub(crate) mod snapshots;
 pub(crate) mod watchdog;
 
-use crate::error::chain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,13 +26,14 @@ use tracing::{debug, warn};
 use self::commands::CommandResult;
 pub(crate) use self::commands::OperatorCommand;
 use self::deploy::unserved;
-use self::load::{Active, Content};
+use self::load::{Content, log_available};
 use self::probation::Probation;
 use self::restart::{InitialState, RestartState};
 use crate::config::Config;
+use crate::error::chain;
 use crate::fs::stamp::FileStamp;
 use crate::hub::Hub;
-use crate::plugin::archive::Kept;
+use crate::hub::status::PluginStatus;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::Succession;
 use crate::plugin::lane::health::LaneHealth;
@@ -86,20 +85,12 @@ pub(crate) struct Supervisor {
 /// State of one plugin.
 #[derive(Default)]
 struct PluginState {
-    active: Option<Active>,
+    status: PluginStatus,
     /// The file that was last loaded or refused; it is not tried again.
     seen: Option<FileStamp>,
     /// Number of the last staged library, so that no path is used twice.
     last_number: u64,
-    /// Why the newest library was refused.
-    refused: Option<String>,
-    /// Number of replaced generations.
-    retired: u64,
-    /// Whether an operator has disabled the plugin.
-    is_disabled: bool,
-    failed_probations: u64,
-    /// Generations in the archive, newest first; `None` before they were read.
-    kept: Option<Vec<Kept>>,
+    is_archive_read: bool,
 }
 
 impl Supervisor {
@@ -116,8 +107,8 @@ impl Supervisor {
         }
     }
 
-    /// Applies the configuration at start. A plugin that fails leaves its resources unavailable until
-    /// its library changes. Returns the failures.
+    /// Applies the configuration at start. A plugin that fails leaves its resources unavailable
+    /// until its library changes. Returns the failures.
     ///
     /// # Errors
     /// The staging folder cannot be used.
@@ -164,33 +155,33 @@ impl Supervisor {
         mut stop: watch_channel::Receiver<()>,
     ) {
         tokio::select! {
-            () = self.deal(&mut changes) => {}
+            () = self.apply_changes(&mut changes) => {}
             _ = stop.changed() => {}
         }
     }
 
-    async fn deal(&mut self, changes: &mut mpsc::Receiver<Change>) {
+    async fn apply_changes(&mut self, changes: &mut mpsc::Receiver<Change>) {
         // Kept across changes, so that due work is not delayed by many changes.
-        let mut look = Instant::now() + probation::LOOK;
+        let mut next_check = Instant::now() + probation::CHECK_INTERVAL;
         loop {
-            let look_due = (!self.probations.is_empty()).then_some(look);
-            let due = [self.next_restart(), look_due].into_iter().flatten().min();
+            let check = (!self.probations.is_empty()).then_some(next_check);
+            let due = self.next_restart().into_iter().chain(check).min();
             tokio::select! {
                 biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.restart_due().await;
                     self.check_probations().await;
-                    look = Instant::now() + probation::LOOK;
+                    next_check = Instant::now() + probation::CHECK_INTERVAL;
                 }
                 change = changes.recv() => match change {
-                    Some(change) => self.deal_with(change).await,
+                    Some(change) => self.apply_change(change).await,
                     None => return,
                 },
             }
         }
     }
 
-    async fn deal_with(&mut self, change: Change) {
+    async fn apply_change(&mut self, change: Change) {
         match change {
             Change::Configuration => drop(self.configuration_changed().await),
             Change::File(path) if path == self.hub.config.load().path => {
@@ -205,8 +196,8 @@ impl Supervisor {
             Change::Panicking(path) => self.panicking(&path).await,
             // Fails only if the asking task has ended.
             Change::Inquiry(answer) => return answer.send(()).unwrap_or_default(),
-            Change::Command(order, done) => {
-                let outcome = self.obey(order).await;
+            Change::Command(command, done) => {
+                let outcome = self.execute(command).await;
                 self.publish();
                 // Fails only if the operator has left.
                 drop(done.send(outcome));
@@ -226,49 +217,37 @@ impl Supervisor {
             self.available.remove(&path);
             return;
         };
-        if self.available.get(&path) != Some(&stamp) {
-            self.report_if_available(&path, &self.hub.config.load());
-            self.available.insert(path, stamp);
+        if self.available.insert(path.clone(), stamp) != Some(stamp) {
+            log_available(&path);
         }
     }
 
     async fn library_changed(&mut self, path: &Path) {
         let config = self.hub.config.load_full();
-        let Some(name) = watch::plugin_name(path).map(ToOwned::to_owned) else { return };
+        let Some(name) = watch::plugin_name(path) else { return };
         let stamp = FileStamp::of(path);
-        let plugin = self.plugins.entry(name.clone()).or_default();
+        let plugin = self.plugin(name);
         // A disabled plugin is loaded when it is enabled.
-        if plugin.seen == stamp || plugin.is_disabled {
+        if plugin.seen == stamp || plugin.status.is_disabled {
             return;
         }
-        if stamp.is_none() {
-            plugin.seen = None;
-            if let Some(active) = &plugin.active {
-                let generation = active.generation.number;
-                warn!(
-                    plugin = name,
-                    generation, "library deleted; the loaded generation keeps serving"
-                );
-            }
-            return;
+        if stamp.is_some() && config.maps(name) {
+            return self.update(name, &config).await;
         }
-        if config.maps(&name) {
-            self.take(&name, &config).await;
-        } else {
-            plugin.seen = stamp;
-            self.report_if_available(path, &config);
+        plugin.seen = stamp;
+        if stamp.is_some() {
+            log_available(path);
+        } else if let Some(active) = &plugin.status.active {
+            let generation = active.generation.number;
+            warn!(
+                plugin = name,
+                generation, "library deleted; the loaded generation keeps serving"
+            );
         }
     }
 
-    /// Checks the present library again after a change of `[plugins.NAME]`.
-    async fn check_library_again(&mut self, name: &str) {
-        let config = self.hub.config.load_full();
-        if config.maps(name) && !self.is_disabled(name) {
-            self.take(name, &config).await;
-        }
-    }
-
-    async fn take(&mut self, name: &str, config: &Config) {
+    /// Loads the present library, if its content has changed, into the resources of its plugin.
+    async fn update(&mut self, name: &str, config: &Config) {
         match self.load(name, Content::Other).await {
             Ok(Some(loaded)) => {
                 drop(self.replace(name, loaded, config, Succession::Update).await);
@@ -276,6 +255,23 @@ impl Supervisor {
             Ok(None) => debug!(plugin = name, "library touched; content unchanged"),
             Err(refusal) => drop(self.report(name, &refusal)),
         }
+    }
+
+    fn plugin(&mut self, name: &str) -> &mut PluginState {
+        self.plugins.entry(name.to_owned()).or_default()
+    }
+
+    /// Publishes the status of all plugins that run or are mapped. Called after each change, so
+    /// that a reader never waits for the supervisor.
+    fn publish(&self) {
+        let config = self.hub.config.load();
+        let known = self.plugins.iter();
+        let known = known.filter(|(name, it)| it.status.active.is_some() || config.maps(name));
+        let statuses = known.map(|(name, plugin)| {
+            let is_on_probation = self.probations.contains_key(name);
+            (name.clone(), PluginStatus { is_on_probation, ..plugin.status.clone() })
+        });
+        self.hub.plugin_statuses.store(Arc::new(statuses.collect()));
     }
 }
 

@@ -1,11 +1,12 @@
 //! Probation: observes a new generation and rolls it back if it fails.
 //!
-//! **State.** Messages that the new generation handled were acknowledged, so their effect must stay:
-//! its snapshot is handed to an instance of the previous generation. If that fails, the state of the
-//! moment of the swap is restored; sessions that opened since are opened for it, those that closed are
-//! closed. No message is lost: each is handled by one of the two.
+//! **State.** Messages that the new generation handled were acknowledged, so their effect must
+//! stay: its snapshot is handed to an instance of the previous generation. If that fails, the state
+//! of the moment of the swap is restored; sessions that opened since are opened for it, those that
+//! closed are closed. No message is lost: each is handled by one of the two.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -13,15 +14,13 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Supervisor;
-use super::deploy::Candidate;
-use super::load::Active;
 use crate::config::{ProbationSettings, ResourceSettings};
 use crate::error::chain;
+use crate::hub::status::Active;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{self, Handover, Succession};
-use crate::plugin::{Snapshot, staging};
+use crate::plugin::staging;
 use crate::routing::counters::CounterValues;
-use crate::routing::peer::Peer;
 use crate::routing::resource::{Resource, ServiceState};
 
 /// A generation on probation.
@@ -29,18 +28,12 @@ pub(super) struct Probation {
     /// The generation to roll back to.
     previous: Active,
     until: Instant,
-    resources: BTreeMap<String, Before>,
-}
-
-/// State of a resource at the moment of the swap.
-struct Before {
-    values: CounterValues,
-    state: Option<Snapshot>,
-    sessions: Vec<Arc<Peer>>,
+    /// How each resource was at its swap.
+    resources: BTreeMap<String, Handover>,
 }
 
 /// Interval between two checks.
-pub(super) const LOOK: Duration = Duration::from_millis(50);
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 /// Minimum number of messages for judging a share of them.
 const FEWEST_MESSAGES: u64 = 20;
 const FEWEST_SLOW_CALLS: u64 = 3;
@@ -48,13 +41,10 @@ const FEWEST_SLOW_CALLS: u64 = 3;
 /// Returns why a generation fails its probation, from the counts of one resource since the swap.
 fn fault(before: &CounterValues, now: &CounterValues, share_percent: usize) -> Option<String> {
     let messages = now.messages.saturating_sub(before.messages);
-    let (refused, panics, slow) = (
-        now.refused.saturating_sub(before.refused),
-        now.panics.saturating_sub(before.panics),
-        now.slow_calls.saturating_sub(before.slow_calls),
-    );
+    let refused = now.refused.saturating_sub(before.refused);
+    let slow = now.slow_calls.saturating_sub(before.slow_calls);
     let is_over = |part: u64| part * 100 > share_percent as u64 * messages.max(1);
-    if panics > 0 {
+    if now.panics > before.panics {
         return Some("it panicked".to_owned());
     }
     if messages >= FEWEST_MESSAGES && is_over(refused) {
@@ -67,8 +57,8 @@ fn fault(before: &CounterValues, now: &CounterValues, share_percent: usize) -> O
 }
 
 impl Supervisor {
-    /// Starts the probation of the active generation. If the previous one is still on probation, the
-    /// last good generation stays the target of a rollback.
+    /// Starts the probation of the active generation. If the previous one is still on probation,
+    /// the last good generation stays the target of a rollback.
     pub(super) fn put_on_probation(
         &mut self,
         name: &str,
@@ -78,15 +68,12 @@ impl Supervisor {
         let time = self.hub.config.load().server.reload.probation.time;
         let earlier = self.probations.remove(name).map(|probation| probation.previous);
         let Some(previous) = earlier.or(previous) else { return };
-        let active = self.plugins.get(name).and_then(|plugin| plugin.active.as_ref());
+        let active = self.plugins.get(name).and_then(|plugin| plugin.status.active.as_ref());
         let is_same = active.is_none_or(|active| active.hash == previous.hash);
         if is_same || time.is_zero() || handovers.is_empty() {
             return;
         }
-        let before = |(path, Handover { snapshot: state, sessions, values, .. })| {
-            (path, Before { values, state, sessions })
-        };
-        let resources = handovers.into_iter().map(before).collect();
+        let resources = handovers.into_iter().collect();
         let probation = Probation { previous, until: Instant::now() + time, resources };
         self.probations.insert(name.to_owned(), probation);
     }
@@ -94,27 +81,22 @@ impl Supervisor {
     /// Checks all generations on probation.
     pub(super) async fn check_probations(&mut self) {
         let rules = self.hub.config.load().server.reload.probation.clone();
-        let mut failed = Vec::new();
-        let mut passed = Vec::new();
-        for (name, probation) in &self.probations {
-            match self.verdict(probation, &rules) {
-                Some(Err(reason)) => failed.push((name.clone(), reason)),
-                Some(Ok(())) => passed.push(name.clone()),
-                None => {}
+        let ended = self.probations.iter().filter_map(|(name, probation)| {
+            self.result_of(probation, &rules).map(|result| (name.clone(), result))
+        });
+        for (name, result) in ended.collect::<Vec<_>>() {
+            if let Err(reason) = result {
+                self.fail(&name, &reason).await;
+            } else {
+                self.probations.remove(&name);
+                info!(plugin = name, "probation passed");
+                self.publish();
             }
-        }
-        for name in passed {
-            self.probations.remove(&name);
-            info!(plugin = name, "probation passed");
-            self.publish();
-        }
-        for (name, reason) in failed {
-            self.fail(&name, &reason).await;
         }
     }
 
     /// Returns the result of a probation; `None` while undecided.
-    fn verdict(
+    fn result_of(
         &self,
         probation: &Probation,
         rules: &ProbationSettings,
@@ -136,45 +118,42 @@ impl Supervisor {
     pub(super) async fn fail(&mut self, name: &str, reason: &str) {
         let Some(probation) = self.probations.remove(name) else { return };
         let config = self.hub.config.load_full();
-        let bad = self.plugins.get(name).and_then(|plugin| plugin.active.clone());
         let mut states = Vec::new();
         for (path, before) in probation.resources {
-            let (Some(resource), Some(settings)) =
-                (self.resource(&path), config.resources.get(&path))
-            else {
+            let settings = config.resources.get(&path).filter(|settings| settings.plugin == name);
+            let (Some(resource), Some(settings)) = (self.resource(&path), settings) else {
                 continue;
             };
-            if settings.plugin != name {
-                continue;
-            }
             match self.go_back(&probation.previous.generation, &resource, settings, before).await {
                 Ok(state) => states.push(state),
                 Err(error) => error!(
                     resource = path,
-                    error, "rollback failed; the new generation keeps serving"
+                    error = chain(&*error),
+                    "rollback failed; the new generation keeps serving"
                 ),
             }
         }
         if states.is_empty() {
             return;
         }
+        let again = probation.previous.generation.number;
         let previous = Active { since: SystemTime::now(), ..probation.previous };
-        let number = previous.generation.number;
-        self.activate(name, previous).await;
-        let failed = bad.as_ref().map_or(0, |bad| bad.generation.number);
-        if let Some(bad) = bad {
-            self.record_rollback(name, Some(&staging::hex(&bad.hash)));
+        let failed = self.activate(name, previous).await;
+        let generation = failed.as_ref().map_or(0, |failed| failed.generation.number);
+        if let Some(failed) = failed {
+            self.record_rollback(name, Some(&staging::hex(&failed.hash)));
         }
-        let plugin = self.plugins.entry(name.to_owned()).or_default();
-        plugin.failed_probations += 1;
-        plugin.refused = Some(format!("generation {failed} failed its probation: {reason}"));
+        let status = &mut self.plugin(name).status;
+        status.failed_probations += 1;
+        status.refused = Some(format!("generation {generation} failed its probation: {reason}"));
         self.publish();
+        let state = states.join(", ");
         warn!(
             plugin = name,
-            generation = failed,
+            generation,
             reason,
-            state = states.join(", "),
-            again = number,
+            state,
+            again,
             "probation failed; the generation before serves again"
         );
     }
@@ -185,35 +164,27 @@ impl Supervisor {
         generation: &Arc<Generation>,
         resource: &Arc<Resource>,
         settings: &ResourceSettings,
-        before: Before,
-    ) -> Result<&'static str, String> {
+        before: Handover,
+    ) -> Result<&'static str, Box<dyn Error + Send + Sync>> {
         let is_served = matches!(resource.service().state, ServiceState::Serving(_));
-        let start = self.start_instance(generation, resource, settings).await;
-        let candidate = start.map_err(|refusal| chain(&refusal))?;
+        let candidate = self.start_instance(generation, resource, settings).await?;
         if is_served {
             match self.take_over(resource, settings, candidate, Succession::Update).await {
                 Ok(Some(_)) => return Ok("carried back"),
                 // The lane was stuck, and the previous generation already serves.
                 Ok(None) => return Ok("none"),
                 Err(error) => {
-                    info!(resource = resource.path, %error, "cannot carry the state back")
+                    info!(resource = resource.path, %error, "cannot carry the state back");
                 }
             }
         }
-        let start = self.start_instance(generation, resource, settings).await;
-        let candidate = start.map_err(|refusal| chain(&refusal))?;
+        let mut candidate = self.start_instance(generation, resource, settings).await?;
         let limit = self.hub.config.load().server.reload.handover.restore;
-        let instance = match before.state {
-            Some(state) => {
-                let restored = handover::restore(candidate.instance, state, limit).await;
-                restored.map_err(|error| chain(&error))?.0
-            }
-            None => candidate.instance,
-        };
-        let candidate = Candidate { instance, known: before.sessions, ..candidate };
-        self.take_over(resource, settings, candidate, Succession::Restored)
-            .await
-            .map_err(|error| chain(&error))?;
+        if let Some(state) = before.snapshot {
+            candidate.instance = handover::restore(candidate.instance, state, limit).await?.0;
+        }
+        candidate.known = before.sessions;
+        self.take_over(resource, settings, candidate, Succession::Restored).await?;
         Ok("as before the swap")
     }
 
@@ -221,8 +192,8 @@ impl Supervisor {
     pub(super) async fn fail_if_on_probation(&mut self, path: &str) {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(path) else { return };
-        let is_meant = |probation: &Probation| probation.resources.contains_key(path);
-        if self.probations.get(&settings.plugin).is_some_and(is_meant) {
+        let probation = self.probations.get(&settings.plugin);
+        if probation.is_some_and(|probation| probation.resources.contains_key(path)) {
             self.fail(&settings.plugin, &format!("{path}: it got stuck")).await;
         }
     }

@@ -1,9 +1,9 @@
 //! Restarts applications that are stuck or panic repeatedly, with exponential backoff.
 //!
-//! A failure is an abandoned lane, or more panics in a minute than `max_panics`. The first failure by
-//! panics swaps in a new instance under the connections. Any other failure closes the resource for a
-//! pause, which doubles each time, and then starts a new instance on a new lane. A new generation or
-//! ten minutes without failure reset the count.
+//! A failure is an abandoned lane, or more panics in a minute than `max_panics`. The first failure
+//! by panics swaps in a new instance under the connections. Any other failure closes the resource
+//! for a pause, which doubles each time, and then starts a new instance on a new lane. A new
+//! generation or ten minutes without failure reset the count.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 /// Failures of one resource.
 #[derive(Debug, Default)]
 pub(super) struct RestartState {
-    strikes: u32,
+    failures: u32,
     latest: Option<Instant>,
     /// When to start a new instance, and with which state; `None` while one serves.
     restart_at: Option<(Instant, InitialState)>,
@@ -39,17 +39,17 @@ pub(super) enum InitialState {
 }
 
 impl RestartState {
-    const FORGIVEN_AFTER: Duration = Duration::from_secs(600);
+    const RESET_AFTER: Duration = Duration::from_secs(600);
     const LONGEST_PAUSE: Duration = Duration::from_secs(600);
 
     /// Records a failure; returns the number of recent failures.
     fn failure(&mut self, now: Instant) -> u32 {
-        if self.latest.is_some_and(|latest| now - latest > Self::FORGIVEN_AFTER) {
-            self.strikes = 0;
+        if self.latest.is_some_and(|latest| now - latest > Self::RESET_AFTER) {
+            self.failures = 0;
         }
-        self.strikes += 1;
+        self.failures += 1;
         self.latest = Some(now);
-        self.strikes
+        self.failures
     }
 
     /// Returns the pause after the n-th failure, which doubles each time.
@@ -82,12 +82,12 @@ impl Supervisor {
     pub(super) async fn panicking(&mut self, path: &str) {
         let Some(resource) = self.resource(path) else { return };
         let first = self.hub.config.load().server.watchdog.restart_pause;
-        let strikes = self.restarts.entry(path.to_owned()).or_default().failure(Instant::now());
-        if strikes == 1 {
+        let failures = self.count_failure(path);
+        if failures == 1 {
             warn!(resource = path, "repeated panics; starting a new instance");
             return self.start_afresh(&resource, InitialState::Nothing).await;
         }
-        let pause = RestartState::pause(strikes - 1, first);
+        let pause = RestartState::pause(failures - 1, first);
         error!(resource = path, ?pause, "repeated panics; resource closed for a pause");
         let text = "the application failed too often and is being restarted".to_owned();
         let outage = Outage { text, retry_after: pause };
@@ -98,34 +98,33 @@ impl Supervisor {
 
     /// Returns when the next restart is due.
     pub(super) fn next_restart(&self) -> Option<Instant> {
-        self.restarts.values().filter_map(|trouble| trouble.restart_at).map(|(at, _)| at).min()
+        self.restarts.values().filter_map(|state| state.restart_at).map(|(at, _)| at).min()
     }
 
     /// Performs due restarts.
     pub(super) async fn restart_due(&mut self) {
         let now = Instant::now();
-        let due = self.restarts.iter().filter_map(|(path, trouble)| match trouble.restart_at {
-            Some((at, memory)) if at <= now => Some((path.clone(), memory)),
-            _ => None,
+        let due = self.restarts.iter().filter_map(|(path, state)| {
+            let (_, initial) = state.restart_at.filter(|(at, _)| *at <= now)?;
+            Some((path.clone(), initial))
         });
-        let due: Vec<(String, InitialState)> = due.collect();
-        for (path, memory) in due {
+        for (path, initial) in due.collect::<Vec<_>>() {
             self.restarted(&path);
             let Some(resource) = self.resource(&path) else { continue };
             info!(resource = path, "starting a new instance after the pause");
-            self.start_afresh(&resource, memory).await;
+            self.start_afresh(&resource, initial).await;
         }
     }
 
     /// Records that a resource is served again.
     pub(super) fn restarted(&mut self, path: &str) {
-        if let Some(trouble) = self.restarts.get_mut(path) {
-            trouble.restart_at = None;
+        if let Some(state) = self.restarts.get_mut(path) {
+            state.restart_at = None;
         }
     }
 
     /// Resets the failures of a resource for a new generation or application.
-    pub(super) fn forgive(&mut self, path: &str) {
+    pub(super) fn reset_failures(&mut self, path: &str) {
         self.restarts.remove(path);
     }
 
@@ -137,12 +136,10 @@ impl Supervisor {
         call: u64,
         outage: &Outage,
     ) -> bool {
-        let now = resource.service();
-        let state = ServiceState::Unavailable(outage.clone());
         // First, so that a connection whose event is refused finds the reason.
-        resource.set_service(Service { state, ..(*now).clone() });
+        let former = make_unavailable(resource, outage);
         if !inbox.health().give_up(call) {
-            resource.set_service((*now).clone());
+            resource.set_service((*former).clone());
             return false;
         }
         self.close_connections(resource, &outage.close_reason());
@@ -162,18 +159,16 @@ impl Supervisor {
         });
     }
 
-    /// Closes a resource and its connections. The application sees them close; a stuck lane is abandoned.
+    /// Closes a resource and its connections, which the application sees. Abandons a stuck lane.
     pub(super) async fn close(
         &self,
         resource: &Arc<Resource>,
         outage: Outage,
         reason: CloseReason,
     ) {
-        let now = resource.service();
-        let state = ServiceState::Unavailable(outage.clone());
-        resource.set_service(Service { state, ..(*now).clone() });
+        let former = make_unavailable(resource, &outage);
         self.close_connections(resource, &reason);
-        let ServiceState::Serving(inbox) = &now.state else { return };
+        let ServiceState::Serving(inbox) = &former.state else { return };
         // Until the lane has ended: items behind a callback that never returns would wait for ever.
         let end = async {
             let (done, ended) = oneshot::channel();
@@ -188,55 +183,57 @@ impl Supervisor {
     }
 
     /// Schedules the next start of a resource without its instance, unless one is scheduled.
-    pub(super) fn schedule_restart(&mut self, path: &str, memory: InitialState) {
-        if self.restarts.get(path).is_some_and(|trouble| trouble.restart_at.is_some()) {
+    pub(super) fn schedule_restart(&mut self, path: &str, initial: InitialState) {
+        if self.restarts.get(path).is_some_and(|state| state.restart_at.is_some()) {
             return;
         }
         let pause = self.next_pause(path);
-        self.restart_after(path, pause, memory);
+        self.restart_after(path, pause, initial);
     }
 
     /// Schedules a restart and logs the error.
-    pub(super) fn not_served(&mut self, path: &str, error: &SwapError, memory: InitialState) {
+    pub(super) fn not_served(&mut self, path: &str, error: &SwapError, initial: InitialState) {
         error!(resource = path, error = chain(error), "resource not served; retrying");
-        self.schedule_restart(path, memory);
+        self.schedule_restart(path, initial);
     }
 
     /// Records a failure that needs a new lane; returns the pause.
     fn next_pause(&mut self, path: &str) -> Duration {
         let first = self.hub.config.load().server.watchdog.restart_pause;
-        let strikes = self.restarts.entry(path.to_owned()).or_default().failure(Instant::now());
-        RestartState::pause(strikes, first)
+        RestartState::pause(self.count_failure(path), first)
     }
 
-    fn restart_after(&mut self, path: &str, pause: Duration, memory: InitialState) {
-        let trouble = self.restarts.entry(path.to_owned()).or_default();
-        trouble.restart_at = Some((Instant::now() + pause, memory));
+    fn count_failure(&mut self, path: &str) -> u32 {
+        self.restarts.entry(path.to_owned()).or_default().failure(Instant::now())
+    }
+
+    fn restart_after(&mut self, path: &str, pause: Duration, initial: InitialState) {
+        let state = self.restarts.entry(path.to_owned()).or_default();
+        state.restart_at = Some((Instant::now() + pause, initial));
     }
 
     /// Starts a new instance of the active generation on a resource, served or not.
-    pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>, memory: InitialState) {
+    pub(super) async fn start_afresh(&mut self, resource: &Arc<Resource>, initial: InitialState) {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(&resource.path) else { return };
         let Some(generation) = self.active(&settings.plugin) else { return };
-        let started = match memory {
+        let started = match initial {
             InitialState::Written => self.start_with_state(&generation, resource, settings).await,
             InitialState::Nothing => self.start_instance(&generation, resource, settings).await,
         };
-        match started {
-            Ok(candidate) => {
-                let taken =
-                    self.take_over(resource, settings, candidate, Succession::Replacement).await;
-                if let Err(error) = taken {
-                    error!(resource = resource.path, error = chain(&error), "restart failed");
-                    if matches!(resource.service().state, ServiceState::Unavailable(_)) {
-                        self.schedule_restart(&resource.path, memory);
-                    }
-                }
-            }
+        let candidate = match started {
+            Ok(candidate) => candidate,
             Err(refusal) => {
                 drop(self.report(&settings.plugin, &refusal));
-                self.schedule_restart(&resource.path, memory);
+                return self.schedule_restart(&resource.path, initial);
+            }
+        };
+        if let Err(error) =
+            self.take_over(resource, settings, candidate, Succession::Replacement).await
+        {
+            error!(resource = resource.path, error = chain(&error), "restart failed");
+            if matches!(resource.service().state, ServiceState::Unavailable(_)) {
+                self.schedule_restart(&resource.path, initial);
             }
         }
     }
@@ -246,19 +243,27 @@ impl Supervisor {
     }
 }
 
+/// Takes the application from a resource; returns the former service.
+fn make_unavailable(resource: &Resource, outage: &Outage) -> Arc<Service> {
+    let former = resource.service();
+    let state = ServiceState::Unavailable(outage.clone());
+    resource.set_service(Service { state, ..(*former).clone() });
+    former
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_limit_and_are_forgiven() {
+    fn pauses_double_up_to_a_limit_and_are_reset() {
         let first = Duration::from_secs(5);
         for (n, seconds) in [(1, 5), (2, 10), (3, 20), (7, 320), (8, 600), (99, 600)] {
             assert_eq!(RestartState::pause(n, first).as_secs(), seconds, "{n}");
         }
-        let (mut trouble, now) = (RestartState::default(), Instant::now());
-        assert_eq!((trouble.failure(now), trouble.failure(now)), (1, 2));
-        assert_eq!(trouble.failure(now + Duration::from_secs(599)), 3);
-        assert_eq!(trouble.failure(now + Duration::from_secs(1300)), 1);
+        let (mut state, now) = (RestartState::default(), Instant::now());
+        assert_eq!((state.failure(now), state.failure(now)), (1, 2));
+        assert_eq!(state.failure(now + Duration::from_secs(599)), 3);
+        assert_eq!(state.failure(now + Duration::from_secs(1300)), 1);
     }
 }

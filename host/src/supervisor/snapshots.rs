@@ -1,5 +1,5 @@
-//! Snapshots on disk for resources with `snapshot_every`: written periodically and at shutdown, restored
-//! when an instance starts without a predecessor.
+//! Snapshots on disk for resources with `snapshot_every`: written periodically and at shutdown,
+//! restored when an instance starts without a predecessor.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,13 +34,13 @@ pub(crate) struct SnapshotWriter {
 /// Takes due snapshots of all resources.
 pub(crate) async fn write_periodically(hub: Arc<Hub>, snapshot_writer: Arc<SnapshotWriter>) {
     /// Time within which a changed interval takes effect.
-    const LOOK: Duration = Duration::from_millis(100);
+    const CHECK_INTERVAL: Duration = Duration::from_millis(100);
     let mut last: BTreeMap<String, Instant> = BTreeMap::new();
     let mut writing = JoinSet::new();
     loop {
         tokio::select! {
             Some(_) = writing.join_next() => {}
-            () = sleep(LOOK) => {
+            () = sleep(CHECK_INTERVAL) => {
                 let config = hub.config.load_full();
                 for (path, settings) in &config.resources {
                     let Some(every) = settings.snapshot_every else { continue };
@@ -48,7 +48,7 @@ pub(crate) async fn write_periodically(hub: Arc<Hub>, snapshot_writer: Arc<Snaps
                     let due = *last.entry(path.clone()).or_insert(now) + every <= now;
                     if due && let Ok(turn) = snapshot_writer.turn(path).try_lock_owned() {
                         last.insert(path.clone(), now);
-                        writing.spawn(write_one(hub.clone(), config.clone(), path.clone(), turn));
+                        writing.spawn(write(hub.clone(), config.clone(), path.clone(), turn));
                     }
                 }
             }
@@ -56,8 +56,8 @@ pub(crate) async fn write_periodically(hub: Arc<Hub>, snapshot_writer: Arc<Snaps
     }
 }
 
-/// Writes the last snapshots before the lanes stop, each after a pending one. A stuck lane delays only
-/// its own.
+/// Writes the last snapshots before the lanes stop, each after a pending one. A stuck lane delays
+/// only its own.
 pub(crate) async fn write_last(hub: &Arc<Hub>, snapshot_writer: &SnapshotWriter) {
     let config = hub.config.load_full();
     let mut writing = JoinSet::new();
@@ -65,7 +65,7 @@ pub(crate) async fn write_last(hub: &Arc<Hub>, snapshot_writer: &SnapshotWriter)
         if settings.snapshot_every.is_some() {
             let (turn, hub) = (snapshot_writer.turn(path).lock_owned(), hub.clone());
             let (config, path) = (config.clone(), path.clone());
-            writing.spawn(async move { write_one(hub, config, path, turn.await).await });
+            writing.spawn(async move { write(hub, config, path, turn.await).await });
         }
     }
     while writing.join_next().await.is_some() {}
@@ -78,14 +78,9 @@ impl SnapshotWriter {
     }
 }
 
-async fn write_one(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMutexGuard<()>) {
-    if let Some(resource) = hub.resources.load().get(&path).cloned() {
-        write(&resource, &config, turn).await;
-    }
-}
-
-/// Requests a snapshot from the lane and writes it.
-async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<()>) {
+/// Requests a snapshot from the lane of a resource and writes it.
+async fn write(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMutexGuard<()>) {
+    let Some(resource) = hub.resources.load().get(&path).cloned() else { return };
     let service = resource.service();
     let ServiceState::Serving(inbox) = &service.state else { return };
     let (done, taken) = oneshot::channel();
@@ -111,12 +106,11 @@ async fn write(resource: &Arc<Resource>, config: &Config, turn: OwnedMutexGuard<
         return warn!(resource, bytes, limit, "snapshot not written: over reload.snapshot_limit");
     }
     let file = snapshot_file::file(&config.server.folders.state_dir, resource);
-    let work = move || {
-        let written = state.write(&file);
-        drop(turn);
-        written
+    let write = move || {
+        let _turn = turn;
+        state.write(&file)
     };
-    match run_blocking(work).await.flatten() {
+    match run_blocking(write).await.flatten() {
         Ok(()) => debug!(resource, bytes, "snapshot written"),
         Err(error) => error!(resource, %error, "cannot write the snapshot; the previous one stays"),
     }
@@ -131,24 +125,18 @@ impl Supervisor {
         settings: &ResourceSettings,
     ) -> Result<Candidate, Refusal> {
         let candidate = self.start_instance(generation, resource, settings).await?;
-        let config = self.hub.config.load_full();
         if settings.snapshot_every.is_none() {
             return Ok(candidate);
         }
-        let (file, path) =
-            (snapshot_file::file(&config.server.folders.state_dir, &resource.path), &resource.path);
-        let read = run_blocking({
-            let file = file.clone();
-            move || SnapshotFile::read(&file)
-        });
-        let state = match read.await.map_err(Refusal::Host)? {
+        let (config, path) = (self.hub.config.load_full(), &resource.path);
+        let file = snapshot_file::file(&config.server.folders.state_dir, path);
+        let written = file.clone();
+        let read = run_blocking(move || SnapshotFile::read(&written)).await;
+        let state = match read.map_err(Refusal::Host)? {
             Ok(Some(state)) if state.plugin == settings.plugin => state,
             Ok(Some(state)) => {
-                info!(
-                    resource = path,
-                    of = state.plugin,
-                    "the snapshot on disk belongs to another application"
-                );
+                let of = state.plugin;
+                info!(resource = path, of, "the snapshot on disk belongs to another application");
                 return Ok(candidate);
             }
             Ok(None) => return Ok(candidate),
@@ -176,13 +164,11 @@ impl Supervisor {
 
 /// Renames a refused state, so that the next snapshot does not overwrite it.
 fn set_aside(file: &Path, resource: &str, reason: &str) {
-    let run_blocking = file.with_extension("refused");
-    let moved = std::fs::rename(file, &run_blocking).is_ok();
+    let to = file.with_extension("refused");
+    let moved = std::fs::rename(file, &to).is_ok();
+    let file = to.display();
     error!(
-        resource,
-        reason,
-        moved,
-        file = %run_blocking.display(),
+        resource, reason, moved, %file,
         "the state on disk is not restored; the application starts without it"
     );
 }

@@ -1,8 +1,8 @@
 //! The watchdog: checks all lanes several times a second and reports slow callbacks while they run,
 //! stuck callbacks and repeated panics.
 //!
-//! Runs on its own thread, because applications on shared lanes may block the runtime. Decides nothing:
-//! the supervisor handles its reports.
+//! Runs on its own thread, because applications on shared lanes may block the runtime. Decides
+//! nothing: the supervisor handles its reports.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -33,16 +33,16 @@ pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchd
     let (stop, stopped) = mpsc::channel();
     std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
         let mut lanes = BTreeMap::new();
-        let mut looked = Instant::now();
+        let mut checked = Instant::now();
         loop {
             let config = hub.config.load_full();
             let pause = interval(&config.server.watchdog);
             if stopped.recv_timeout(pause) != Err(RecvTimeoutError::Timeout) {
                 return;
             }
-            let late = suspended_for(looked.elapsed(), pause);
-            looked = Instant::now();
-            lanes.values_mut().for_each(|lane: &mut WatchedLane| lane.watch.exclude(late));
+            let late = suspended_for(checked.elapsed(), pause);
+            checked = Instant::now();
+            lanes.values_mut().for_each(|lane: &mut WatchedLane| lane.detector.exclude(late));
             check_lanes(&hub, &config, &mut lanes, &changes);
         }
     })?;
@@ -58,9 +58,9 @@ fn interval(limits: &WatchdogSettings) -> Duration {
 /// State of a lane between two checks.
 struct WatchedLane {
     health: Arc<LaneHealth>,
-    watch: StallDetector,
+    detector: StallDetector,
     generation: u64,
-    panics: Recent,
+    panics: SlidingWindow,
 }
 
 fn check_lanes(
@@ -77,29 +77,27 @@ fn check_lanes(
         let health = inbox.health();
         let lane = lanes.entry(path.clone()).or_insert_with(|| WatchedLane {
             health: health.clone(),
-            watch: StallDetector::new(now),
+            detector: StallDetector::new(now),
             generation: health.generation(),
-            panics: Recent::new(0),
+            panics: SlidingWindow::new(0),
         });
         if !Arc::ptr_eq(&lane.health, health) {
-            (lane.health, lane.watch) = (health.clone(), StallDetector::new(now));
+            (lane.health, lane.detector) = (health.clone(), StallDetector::new(now));
         }
         if lane.generation != health.generation() {
             lane.generation = health.generation();
-            lane.panics = Recent::new(resource.counters.values().panics);
+            lane.panics = SlidingWindow::new(resource.counters.values().panics);
         }
         let limits = &config.server.watchdog;
-        if let Some(finding) = lane.watch.poll(health, now, limits) {
+        if let Some(finding) = lane.detector.poll(health, now, limits) {
             let plugin = config.resources.get(path).map_or("", |settings| &*settings.plugin);
-            if report(plugin, resource, (health, finding), changes) {
-                lane.watch.mark_stuck_reported();
-            }
+            lane.detector.is_stuck_reported |= report(plugin, resource, health, finding, changes);
         }
         let panics = lane.panics.within_a_minute(resource.counters.values().panics, now);
         if limits.max_panics.is_some_and(|max| panics > max.get() as u64)
             && changes.try_send(Change::Panicking(path.clone())).is_ok()
         {
-            lane.panics = Recent::new(resource.counters.values().panics);
+            lane.panics = SlidingWindow::new(resource.counters.values().panics);
         }
     }
 }
@@ -108,7 +106,8 @@ fn check_lanes(
 fn report(
     plugin: &str,
     resource: &Resource,
-    (health, finding): (&Arc<LaneHealth>, StallFinding),
+    health: &Arc<LaneHealth>,
+    finding: StallFinding,
     changes: &Sender<Change>,
 ) -> bool {
     let (path, generation) = (resource.path.as_str(), health.generation());
@@ -131,17 +130,17 @@ fn report(
     false
 }
 
-/// Rate of a monotonic counter over the last minute.
+/// Increase of a counter within the last minute.
 #[derive(Debug)]
-struct Recent {
+struct SlidingWindow {
     /// The count before each increase.
-    rises: VecDeque<(Instant, u64)>,
+    increases: VecDeque<(Instant, u64)>,
     count: u64,
 }
 
-impl Recent {
+impl SlidingWindow {
     fn new(count: u64) -> Self {
-        Self { rises: VecDeque::new(), count }
+        Self { increases: VecDeque::new(), count }
     }
 
     fn within_a_minute(&mut self, count: u64, now: Instant) -> u64 {
@@ -150,13 +149,13 @@ impl Recent {
             *self = Self::new(0);
         }
         if count != self.count {
-            self.rises.push_back((now, self.count));
+            self.increases.push_back((now, self.count));
             self.count = count;
         }
-        while self.rises.front().is_some_and(|(at, _)| now - *at > Self::MINUTE) {
-            self.rises.pop_front();
+        while self.increases.front().is_some_and(|(at, _)| now - *at > Self::MINUTE) {
+            self.increases.pop_front();
         }
-        self.rises.front().map_or(0, |(_, before)| count - before)
+        self.increases.front().map_or(0, |(_, before)| count - before)
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -169,7 +168,7 @@ mod tests {
     #[test]
     fn only_the_last_minute_counts() {
         let start = Instant::now();
-        let mut recent = Recent::new(10);
+        let mut window = SlidingWindow::new(10);
         for (second, count, expected) in [
             (0, 10, 0),
             (1, 12, 2),
@@ -180,7 +179,7 @@ mod tests {
             (200, 16, 0),
         ] {
             let now = start + Duration::from_secs(second);
-            assert_eq!(recent.within_a_minute(count, now), expected, "{second}");
+            assert_eq!(window.within_a_minute(count, now), expected, "{second}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The client side of the control socket: sends one request, prints the answer and returns an exit code.
+//! The client side of the control socket: sends one request and prints the answer.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::protocol::{
-    CertificateReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
-    GenerationReport, PluginReport, StatusReport,
+    ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, GenerationReport,
+    PluginReport, StatusReport,
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
@@ -38,7 +38,8 @@ pub(crate) enum AskPlugin {
     List(OutputFormat),
     /// Load the library again, even if unchanged, and hand the state over.
     Reload { name: String },
-    /// Replace the library by one that served before, with the state. `plugin list` shows those kept.
+    /// Replace the library by one that served before, with the state. `plugin list` shows those
+    /// kept.
     Rollback {
         name: String,
         /// Generation number; default: the one before the active generation.
@@ -122,30 +123,26 @@ impl Ask {
     }
 
     fn request(self) -> (ControlRequest, OutputFormat) {
-        const TABLE: OutputFormat = OutputFormat { json: false };
-        match self {
-            Self::Status(form) => (ControlRequest::Status {}, form),
-            Self::Plugin(AskPlugin::List(form)) => (ControlRequest::Plugins {}, form),
-            Self::Plugin(AskPlugin::Reload { name }) => {
-                (ControlRequest::PluginReload { plugin: name }, TABLE)
-            }
-            Self::Plugin(AskPlugin::Rollback { name, generation, fresh }) => {
-                (ControlRequest::PluginRollback { plugin: name, generation, fresh }, TABLE)
-            }
-            Self::Plugin(AskPlugin::Disable { name }) => {
-                (ControlRequest::PluginDisable { plugin: name }, TABLE)
-            }
-            Self::Plugin(AskPlugin::Enable { name }) => {
-                (ControlRequest::PluginEnable { plugin: name }, TABLE)
-            }
-            Self::Plugin(AskPlugin::Check(_)) => unreachable!("needs no running host"),
-            Self::Reload => (ControlRequest::Reload {}, TABLE),
+        let request = match self {
+            Self::Status(form) => return (ControlRequest::Status {}, form),
             Self::Connections(AskConnections { action, resource, form }) => match action {
-                Some(AskConnection::Close { uuid }) => (ControlRequest::Close { uuid }, TABLE),
-                None => (ControlRequest::Connections { resource }, form),
+                Some(AskConnection::Close { uuid }) => ControlRequest::Close { uuid },
+                None => return (ControlRequest::Connections { resource }, form),
             },
-            Self::Drain => (ControlRequest::Drain {}, TABLE),
-        }
+            Self::Plugin(ask) => match ask {
+                AskPlugin::List(form) => return (ControlRequest::Plugins {}, form),
+                AskPlugin::Reload { name: plugin } => ControlRequest::PluginReload { plugin },
+                AskPlugin::Rollback { name: plugin, generation, fresh } => {
+                    ControlRequest::PluginRollback { plugin, generation, fresh }
+                }
+                AskPlugin::Disable { name: plugin } => ControlRequest::PluginDisable { plugin },
+                AskPlugin::Enable { name: plugin } => ControlRequest::PluginEnable { plugin },
+                AskPlugin::Check(_) => unreachable!("needs no running host"),
+            },
+            Self::Reload => ControlRequest::Reload {},
+            Self::Drain => ControlRequest::Drain {},
+        };
+        (request, OutputFormat { json: false })
     }
 }
 
@@ -187,106 +184,75 @@ fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
 }
 
 fn print_status(status: &StatusReport) -> String {
-    let StatusReport { version, pid, config, connections, .. } = status;
+    let StatusReport { version, pid, config, connections, certificates, .. } = status;
     let up = age(status.uptime_seconds);
-    let rows: Vec<Vec<String>> = status
-        .resources
-        .iter()
-        .map(|resource| {
-            let counts = resource.counts;
-            let generation = resource.generation.map_or("-".to_owned(), |n| n.to_string());
-            let pause = format!("{} µs", resource.last_pause_micros);
-            vec![
-                resource.path.clone(),
-                resource.plugin.clone(),
-                generation,
-                resource.lane.clone(),
-                counts.sessions.to_string(),
-                counts.messages.to_string(),
-                counts.refused_messages.to_string(),
-                counts.panics.to_string(),
-                counts.slow_calls.to_string(),
-                resource.swaps.to_string(),
-                if resource.swaps == 0 { "-".to_owned() } else { pause },
-                resource.closed.clone().unwrap_or_default(),
-            ]
-        })
-        .collect();
-    let headings = [
-        "RESOURCE",
-        "PLUGIN",
-        "GEN",
-        "LANE",
-        "SESSIONS",
-        "MESSAGES",
-        "REFUSED",
-        "PANICS",
-        "SLOW",
-        "SWAPS",
-        "LAST PAUSE",
-        "CLOSED",
-    ];
-    format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{}{}",
-        table(&headings, &rows),
-        print_certificates(&status.certificates)
-    )
-}
-
-fn print_certificates(certificates: &[CertificateReport]) -> String {
-    if certificates.is_empty() {
-        return String::new();
+    let resources = table(
+        &status.resources,
+        &[
+            ("RESOURCE", |resource| resource.path.clone()),
+            ("PLUGIN", |resource| resource.plugin.clone()),
+            ("GEN", |resource| resource.generation.map_or("-".to_owned(), |n| n.to_string())),
+            ("LANE", |resource| resource.lane.clone()),
+            ("SESSIONS", |resource| resource.counts.sessions.to_string()),
+            ("MESSAGES", |resource| resource.counts.messages.to_string()),
+            ("REFUSED", |resource| resource.counts.refused_messages.to_string()),
+            ("PANICS", |resource| resource.counts.panics.to_string()),
+            ("SLOW", |resource| resource.counts.slow_calls.to_string()),
+            ("SWAPS", |resource| resource.swaps.to_string()),
+            ("LAST PAUSE", |resource| match resource.swaps {
+                0 => "-".to_owned(),
+                _ => format!("{} µs", resource.last_pause_micros),
+            }),
+            ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
+        ],
+    );
+    let mut text = format!(
+        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{resources}"
+    );
+    if !certificates.is_empty() {
+        text.push('\n');
+        text.push_str(&table(
+            certificates,
+            &[
+                ("CERTIFICATE", |certificate| match certificate.names.as_slice() {
+                    [] => certificate.key.clone(),
+                    names => names.join(" "),
+                }),
+                ("EXPIRES", |certificate| certificate.expires.clone()),
+                ("DAYS", |certificate| certificate.days_left.to_string()),
+                ("FILE", |certificate| certificate.file.clone()),
+                ("PROBLEM", |certificate| certificate.problem.clone().unwrap_or_default()),
+            ],
+        ));
     }
-    let row = |certificate: &CertificateReport| {
-        let CertificateReport { key, file, names, expires, days_left, problem } = certificate;
-        let problem = problem.clone().unwrap_or_default();
-        let names = if names.is_empty() { key.clone() } else { names.join(" ") };
-        vec![names, expires.clone(), days_left.to_string(), file.clone(), problem]
-    };
-    let rows: Vec<Vec<String>> = certificates.iter().map(row).collect();
-    format!("\n{}", table(&["CERTIFICATE", "EXPIRES", "DAYS", "FILE", "PROBLEM"], &rows))
+    text
 }
 
 fn print_plugins(plugins: &[PluginReport]) -> String {
-    let rows: Vec<Vec<String>> = plugins
-        .iter()
-        .map(|plugin| {
-            let of = |text: fn(&GenerationReport) -> String| {
-                plugin.generation.as_ref().map_or("-".to_owned(), text)
-            };
-            vec![
-                plugin.name.clone(),
-                plugin.state.clone(),
-                of(|generation| generation.number.to_string()),
-                of(|generation| generation.hash.chars().take(12).collect()),
-                of(|generation| format!("{} {}", generation.version, generation.build)),
-                of(|generation| age(generation.age_seconds)),
-                plugin.retired.to_string(),
-                kept(plugin),
-                plugin.counts.sessions.to_string(),
-                plugin.counts.messages.to_string(),
-                plugin.counts.panics.to_string(),
-                plugin.counts.slow_calls.to_string(),
-                plugin.resources.join(" "),
-            ]
-        })
-        .collect();
-    let headings = [
-        "PLUGIN",
-        "STATE",
-        "GEN",
-        "HASH",
-        "BUILD",
-        "AGE",
-        "RETIRED",
-        "KEPT",
-        "SESSIONS",
-        "MESSAGES",
-        "PANICS",
-        "SLOW",
-        "RESOURCES",
-    ];
-    let mut text = table(&headings, &rows);
+    fn of(plugin: &PluginReport, text: fn(&GenerationReport) -> String) -> String {
+        plugin.generation.as_ref().map_or("-".to_owned(), text)
+    }
+    let mut text = table(
+        plugins,
+        &[
+            ("PLUGIN", |plugin| plugin.name.clone()),
+            ("STATE", |plugin| plugin.state.clone()),
+            ("GEN", |plugin| of(plugin, |generation| generation.number.to_string())),
+            ("HASH", |plugin| of(plugin, |generation| generation.hash.chars().take(12).collect())),
+            ("BUILD", |plugin| of(plugin, |it| format!("{} {}", it.version, it.build))),
+            ("AGE", |plugin| of(plugin, |generation| age(generation.age_seconds))),
+            ("RETIRED", |plugin| plugin.retired.to_string()),
+            ("KEPT", |plugin| {
+                let numbers = plugin.kept.iter().map(|archived| archived.number.to_string());
+                numbers.collect::<Vec<_>>().join(" ")
+            }),
+            ("SESSIONS", |plugin| plugin.counts.sessions.to_string()),
+            ("MESSAGES", |plugin| plugin.counts.messages.to_string()),
+            ("PANICS", |plugin| plugin.counts.panics.to_string()),
+            ("SLOW", |plugin| plugin.counts.slow_calls.to_string()),
+            ("RESOURCES", |plugin| plugin.resources.join(" ")),
+        ],
+    );
     for plugin in plugins {
         let name = escaped(&plugin.name);
         if !plugin.pinned.is_empty() {
@@ -299,21 +265,17 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
     text
 }
 
-fn kept(plugin: &PluginReport) -> String {
-    let numbers: Vec<String> = plugin.kept.iter().map(|kept| kept.number.to_string()).collect();
-    numbers.join(" ")
-}
-
 fn print_connections(connections: &[ConnectionReport]) -> String {
-    let rows: Vec<Vec<String>> = connections
-        .iter()
-        .map(|connection| {
-            let ConnectionReport { uuid, kind, resource, address, ident } = connection;
-            let ident = ident.clone().unwrap_or_default();
-            vec![uuid.clone(), kind.clone(), resource.clone(), address.clone(), ident]
-        })
-        .collect();
-    table(&["UUID", "KIND", "RESOURCE", "ADDRESS", "IDENT"], &rows)
+    table(
+        connections,
+        &[
+            ("UUID", |connection| connection.uuid.clone()),
+            ("KIND", |connection| connection.kind.clone()),
+            ("RESOURCE", |connection| connection.resource.clone()),
+            ("ADDRESS", |connection| connection.address.clone()),
+            ("IDENT", |connection| connection.ident.clone().unwrap_or_default()),
+        ],
+    )
 }
 
 fn print_difference(difference: &DifferenceReport) -> String {

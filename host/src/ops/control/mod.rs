@@ -1,4 +1,4 @@
-//! The control socket: a Unix socket on which an operator sends one JSON request and gets one answer.
+//! The control socket: a Unix socket on which an operator sends a JSON request and gets an answer.
 //!
 //! Only the host's user and root may use it: the socket has mode 0600, and the peer's credentials
 //! are checked. Queries are answered from published state, also during a long reload. Commands that
@@ -73,7 +73,7 @@ impl Control {
             // 0755: a socket of `listen` may be in the same folder.
             DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(failed)?;
         }
-        let lock = lock(&lock_file(path)).map_err(|error| match error {
+        let lock = lock(&path.with_extension("lock")).map_err(|error| match error {
             TryLockError::WouldBlock => ControlError::Taken(path.to_owned()),
             TryLockError::Error(error) => failed(error),
         })?;
@@ -146,10 +146,6 @@ pub(crate) fn lock_state_dir(state_dir: &Path) -> Result<Option<File>, ControlEr
     }
 }
 
-fn lock_file(socket: &Path) -> PathBuf {
-    socket.with_extension("lock")
-}
-
 /// Creates the file for the host's user alone: anyone who can open it can hold the lock.
 fn lock(path: &Path) -> Result<File, TryLockError> {
     let file = owner_only::file(path).map_err(TryLockError::Error)?;
@@ -164,7 +160,6 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 const MAX_REQUEST: u64 = 64 * 1024;
 
 /// The parts of the host that answers need.
-#[derive(Debug)]
 pub(crate) struct ControlContext {
     pub(crate) hub: Arc<Hub>,
     pub(crate) changes: mpsc::Sender<Change>,
@@ -191,35 +186,33 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
 
 impl ControlContext {
     async fn answer(&self, request: ControlRequest) -> ControlAnswer {
-        match request {
-            ControlRequest::Status {} => ControlAnswer::Status(report::status(&self.hub)),
-            ControlRequest::Plugins {} => ControlAnswer::Plugins(report::plugins(&self.hub)),
+        let command = match request {
+            ControlRequest::Status {} => return ControlAnswer::Status(report::status(&self.hub)),
+            ControlRequest::Plugins {} => {
+                return ControlAnswer::Plugins(report::plugins(&self.hub));
+            }
             ControlRequest::Connections { resource } => {
-                ControlAnswer::Connections(report::connections(&self.hub, resource.as_deref()))
+                let found = report::connections(&self.hub, resource.as_deref());
+                return ControlAnswer::Connections(found);
             }
-            ControlRequest::Close { uuid } => self.close(&uuid),
-            ControlRequest::Diff {} => report::difference(self.hub.clone()).await,
-            ControlRequest::Reload {} => self.command(OperatorCommand::Configuration).await,
-            ControlRequest::PluginReload { plugin } => {
-                self.command(OperatorCommand::Reload(plugin)).await
-            }
-            ControlRequest::PluginDisable { plugin } => {
-                self.command(OperatorCommand::Disable(plugin)).await
-            }
-            ControlRequest::PluginEnable { plugin } => {
-                self.command(OperatorCommand::Enable(plugin)).await
-            }
-            ControlRequest::PluginRollback { plugin, generation, fresh } => {
-                let succession = if fresh { Succession::Replacement } else { Succession::Update };
-                self.command(OperatorCommand::RollBack { plugin, generation, succession }).await
-            }
+            ControlRequest::Close { uuid } => return self.close(&uuid),
+            ControlRequest::Diff {} => return report::difference(self.hub.clone()).await,
             ControlRequest::Drain {} => {
                 info!("drain requested on the control socket");
                 // A second request changes nothing.
                 self.drain.try_send(()).ok();
-                ControlAnswer::Done("the host drains its connections and stops".to_owned())
+                return ControlAnswer::Done("the host drains its connections and stops".to_owned());
             }
-        }
+            ControlRequest::Reload {} => OperatorCommand::Configuration,
+            ControlRequest::PluginReload { plugin } => OperatorCommand::Reload(plugin),
+            ControlRequest::PluginDisable { plugin } => OperatorCommand::Disable(plugin),
+            ControlRequest::PluginEnable { plugin } => OperatorCommand::Enable(plugin),
+            ControlRequest::PluginRollback { plugin, generation, fresh } => {
+                let succession = if fresh { Succession::Replacement } else { Succession::Update };
+                OperatorCommand::RollBack { plugin, generation, succession }
+            }
+        };
+        self.command(command).await
     }
 
     async fn command(&self, command: OperatorCommand) -> ControlAnswer {

@@ -115,8 +115,8 @@ pub(crate) struct CountsReport {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct PluginReport {
     pub(crate) name: String,
-    /// `active`, `disabled`, `refused` (mapped, but no generation runs), `loaded` (no longer mapped) or
-    /// `available` (in the folder, not mapped).
+    /// `active`, `disabled`, `refused` (mapped, but no generation runs), `loaded` (no longer
+    /// mapped) or `available` (in the folder, not mapped).
     pub(crate) state: String,
     /// Why the newest library was refused.
     pub(crate) refused: Option<String>,

@@ -1,9 +1,8 @@
 //! Builds the answers to queries from the state that the host publishes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::protocol::{
     CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
@@ -13,9 +12,10 @@ use crate::config::{Config, LaneKind};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
-use crate::hub::status::PluginStatus;
+use crate::hub::status::{Active, PluginStatus};
 use crate::net::tls;
-use crate::plugin::{archive, staging, watch};
+use crate::plugin::archive::ArchivedGeneration;
+use crate::plugin::{staging, watch};
 use crate::routing::resource::{Resource as Served, ServiceState};
 
 pub(super) fn status(hub: &Hub) -> StatusReport {
@@ -62,35 +62,25 @@ fn resource(served: &Served, config: &Config) -> ResourceReport {
         generation,
         closed,
         lane: lane.to_owned(),
-        counts: counts(served),
+        counts: counts([served]),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
     }
 }
 
-fn counts(served: &Served) -> CountsReport {
-    let values = served.counters.values();
-    CountsReport {
-        sessions: served.count() as u64,
-        messages: values.messages,
-        refused_messages: values.refused,
-        panics: values.panics,
-        slow_calls: values.slow_calls,
-        dropped_messages: values.dropped,
+/// Adds up the counts of resources.
+fn counts<'a>(resources: impl IntoIterator<Item = &'a Served>) -> CountsReport {
+    let mut sum = CountsReport::default();
+    for resource in resources {
+        let values = resource.counters.values();
+        sum.sessions += resource.count() as u64;
+        sum.messages += values.messages;
+        sum.refused_messages += values.refused;
+        sum.panics += values.panics;
+        sum.slow_calls += values.slow_calls;
+        sum.dropped_messages += values.dropped;
     }
-}
-
-impl std::iter::Sum for CountsReport {
-    fn sum<I: Iterator<Item = Self>>(counts: I) -> Self {
-        counts.fold(Self::default(), |sum, next| Self {
-            sessions: sum.sessions + next.sessions,
-            messages: sum.messages + next.messages,
-            refused_messages: sum.refused_messages + next.refused_messages,
-            panics: sum.panics + next.panics,
-            slow_calls: sum.slow_calls + next.slow_calls,
-            dropped_messages: sum.dropped_messages + next.dropped_messages,
-        })
-    }
+    sum
 }
 
 pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
@@ -106,8 +96,8 @@ pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
 fn plugin(name: &str, hub: &Hub, config: &Config, status: Option<&PluginStatus>) -> PluginReport {
     let served = hub.resources.load();
     let resources: Vec<String> = config.mapped_to(name).map(|(path, _)| path.clone()).collect();
-    let generation = status.and_then(|status| status.generation.as_ref());
-    let state = match generation {
+    let active = status.and_then(|status| status.active.as_ref());
+    let state = match active {
         _ if status.is_some_and(|status| status.is_disabled) => "disabled",
         Some(_) if resources.is_empty() => "loaded",
         Some(_) => "active",
@@ -118,41 +108,35 @@ fn plugin(name: &str, hub: &Hub, config: &Config, status: Option<&PluginStatus>)
         name: name.to_owned(),
         state: state.to_owned(),
         refused: status.and_then(|status| status.refused.clone()),
-        pinned: config
-            .plugins
-            .get(name)
-            .map(|plugin| plugin.sha256.iter().map(|hash| staging::hex(hash)).collect())
-            .unwrap_or_default(),
-        generation: generation.map(|running| GenerationReport {
-            number: running.number,
-            hash: running.hash.clone(),
-            package: running.package.clone(),
-            version: running.version.clone(),
-            build: running.build.clone(),
-            age_seconds: age(running.since).as_secs(),
+        pinned: config.plugins.get(name).map_or_else(Vec::new, |plugin| {
+            plugin.sha256.iter().map(|hash| staging::hex(hash)).collect()
+        }),
+        generation: active.map(|Active { generation, hash, since }| GenerationReport {
+            number: generation.number,
+            hash: staging::hex(hash),
+            package: generation.facts.package.clone(),
+            version: generation.facts.version.clone(),
+            build: generation.facts.build.clone(),
+            age_seconds: age_seconds(*since),
         }),
         probation: ProbationReport {
             on_probation: status.is_some_and(|status| status.is_on_probation),
             failed_probations: status.map_or(0, |status| status.failed_probations),
         },
-        kept: status.map(kept).unwrap_or_default(),
+        kept: status.map_or_else(Vec::new, |status| status.archived.iter().map(kept).collect()),
         retired: status.map_or(0, |status| status.retired),
-        counts: resources.iter().filter_map(|path| served.get(path)).map(|s| counts(s)).sum(),
+        counts: counts(resources.iter().filter_map(|path| served.get(path).map(|s| &**s))),
         resources,
     }
 }
 
-fn kept(status: &PluginStatus) -> Vec<KeptReport> {
-    let kept = |kept: &archive::Kept| KeptReport {
-        number: kept.number,
-        hash: kept.hash.clone(),
-        age_seconds: age(kept.since).as_secs(),
-    };
-    status.kept.iter().map(kept).collect()
+fn kept(archived: &ArchivedGeneration) -> KeptReport {
+    let ArchivedGeneration { number, hash, since, .. } = archived;
+    KeptReport { number: *number, hash: hash.clone(), age_seconds: age_seconds(*since) }
 }
 
-fn age(since: SystemTime) -> Duration {
-    since.elapsed().unwrap_or_default()
+fn age_seconds(since: SystemTime) -> u64 {
+    since.elapsed().unwrap_or_default().as_secs()
 }
 
 pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionReport> {
@@ -180,44 +164,33 @@ pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
         let old = hub.config.load_full();
         let new = Config::load(&old.path).map_err(|error| chain(&error))?;
         old.must_not_end(&new)?;
-        let mut difference = difference_of(&old, &new);
-        difference.swapped = swapped(&new, &hub.plugin_statuses.load());
-        Ok::<_, String>(difference)
+        let (diff, swapped) = (old.diff(&new), swapped(&new, &hub.plugin_statuses.load()));
+        let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
+        Ok(DifferenceReport {
+            added: diff.added,
+            removed: diff.removed,
+            remapped: diff.remapped,
+            reconfigured: diff.reconfigured,
+            reshaped: diff.reshaped,
+            guarded: diff.guarded,
+            plugins: diff.plugins,
+            server_keys: owned(diff.server),
+            needs_restart: owned(diff.restart),
+            swapped,
+        })
     });
-    match compared.await {
-        Ok(Ok(difference)) => ControlAnswer::Diff(difference),
-        Ok(Err(text)) => ControlAnswer::Refused(text),
-        Err(error) => ControlAnswer::Refused(error.to_string()),
-    }
-}
-
-fn difference_of(old: &Config, new: &Config) -> DifferenceReport {
-    let diff = old.diff(new);
-    let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
-    DifferenceReport {
-        added: diff.added,
-        removed: diff.removed,
-        remapped: diff.remapped,
-        reconfigured: diff.reconfigured,
-        reshaped: diff.reshaped,
-        guarded: diff.guarded,
-        plugins: diff.plugins,
-        server_keys: owned(diff.server),
-        needs_restart: owned(diff.restart),
-        swapped: Vec::new(),
+    match compared.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(difference) => ControlAnswer::Diff(difference),
+        Err(text) => ControlAnswer::Refused(text),
     }
 }
 
 /// Returns the running plugins whose library file differs from the running generation.
 fn swapped(config: &Config, plugin_statuses: &BTreeMap<String, PluginStatus>) -> Vec<String> {
     let differs = |name: &&String| {
-        let running = plugin_statuses[*name].generation.as_ref();
         let file = watch::library(&config.server.folders.plugin_dir, name);
-        running.is_some_and(|running| hash_of(&file).is_some_and(|hash| hash != running.hash))
+        let active = plugin_statuses[*name].active.as_ref();
+        active.is_some_and(|it| staging::hash_of(&file).is_ok_and(|hash| hash != it.hash))
     };
     plugin_statuses.keys().filter(differs).cloned().collect()
-}
-
-fn hash_of(file: &Path) -> Option<String> {
-    staging::hash_of(file).ok().map(|hash| staging::hex(&hash))
 }

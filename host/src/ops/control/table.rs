@@ -5,28 +5,20 @@
 
 use crate::ops::logging::escaped;
 
-/// Formats rows under headings; a row may have fewer cells than there are headings.
-pub(super) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
-    let rows: Vec<Vec<String>> =
-        rows.iter().map(|row| row.iter().map(|cell| escaped(cell)).collect()).collect();
-    let widths: Vec<usize> = headings
-        .iter()
-        .enumerate()
-        .map(|(column, heading)| {
-            let cells = rows.iter().filter_map(|row| row.get(column));
-            cells.map(|cell| cell.chars().count()).chain([heading.len()]).max().unwrap_or(0)
-        })
-        .collect();
-    let line = |cells: Vec<&str>| {
-        let padded: Vec<String> =
-            cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        format!("{}\n", padded.join("  ").trim_end())
+/// A heading, and the text of the cell below it for an item.
+pub(super) type Column<T> = (&'static str, fn(&T) -> String);
+
+/// Formats one row for each item under the headings of the columns.
+pub(super) fn table<T>(items: &[T], columns: &[Column<T>]) -> String {
+    let column = |(heading, cell): &Column<T>| -> Vec<String> {
+        let cells = items.iter().map(|item| escaped(&cell(item)));
+        let cells: Vec<String> = [(*heading).to_owned()].into_iter().chain(cells).collect();
+        let width = cells.iter().map(|cell| cell.chars().count()).max().unwrap_or(0);
+        cells.iter().map(|cell| format!("{cell:width$}")).collect()
     };
-    let mut text = line(headings.to_vec());
-    for row in &rows {
-        text.push_str(&line(row.iter().map(String::as_str).collect()));
-    }
-    text
+    let columns: Vec<Vec<String>> = columns.iter().map(column).collect();
+    let line = |row: usize| columns.iter().map(|cells| &*cells[row]).collect::<Vec<_>>().join("  ");
+    (0..=items.len()).map(|row| format!("{}\n", line(row).trim_end())).collect()
 }
 
 /// Formats a duration in its largest whole unit: `3 s`, `4 min`, `5 h`, `6 d`.
@@ -45,10 +37,12 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let rows = [vec!["ä".to_owned(), "long cell".to_owned()], vec!["bc".to_owned()]];
-        assert_eq!(table(&["A", "B"], &rows), "A   B\nä   long cell\nbc\n");
-        let rows = [vec!["\u{1b}\n".to_owned(), "x".to_owned()]];
-        assert_eq!(table(&["A", "B"], &rows), "A         B\n\\u{1b}\\n  x\n");
+        let columns: [Column<[&str; 2]>; 2] =
+            [("A", |row| row[0].to_owned()), ("B", |row| row[1].to_owned())];
+        let rows = [["ä", "long cell"], ["bc", ""]];
+        assert_eq!(table(&rows, &columns), "A   B\nä   long cell\nbc\n");
+        let rows = [["\u{1b}\n", "x"]];
+        assert_eq!(table(&rows, &columns), "A         B\n\\u{1b}\\n  x\n");
         assert_eq!([59, 60, 7200, 86_400 * 3].map(age), ["59 s", "1 min", "2 h", "3 d"]);
     }
 }

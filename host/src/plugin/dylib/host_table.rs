@@ -14,10 +14,10 @@ use plugsocket_plugin::abi::{
 };
 use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind, Scope, Target};
 use tracing::level_filters::LevelFilter;
+use tracing::{debug, error, info, trace, warn};
 
 use super::Generation;
 use crate::plugin::lane::health::Revocation;
-use crate::plugin::log::plugin_line;
 use crate::protocol::chunk::Form;
 use crate::protocol::payload::Payload;
 use crate::routing::peer::Peer;
@@ -73,16 +73,18 @@ impl InstanceContext {
     }
 
     fn deliver(&self, command: Command<'_>) -> Count {
-        if !self.is_active() {
-            return Count { status: status::RETIRED, count: 0 };
-        }
-        match self.router.deliver(&self.resource, command) {
-            Ok(count) => Count { status: status::OK, count },
-            Err(HostError::TooLarge) => Count { status: status::TOO_LARGE, count: 0 },
-            Err(HostError::TooMany) => Count { status: status::TOO_MANY, count: 0 },
-            Err(HostError::Retired) => Count { status: status::RETIRED, count: 0 },
-            Err(_) => Count { status: status::GONE, count: 0 },
-        }
+        let delivered = match self.is_active() {
+            true => self.router.deliver(&self.resource, command),
+            false => Err(HostError::Retired),
+        };
+        let status = match delivered {
+            Ok(count) => return Count { status: status::OK, count },
+            Err(HostError::TooLarge) => status::TOO_LARGE,
+            Err(HostError::TooMany) => status::TOO_MANY,
+            Err(HostError::Retired) => status::RETIRED,
+            Err(_) => status::GONE,
+        };
+        Count { status, count: 0 }
     }
 }
 
@@ -122,6 +124,10 @@ pub(super) fn host_table() -> HostTableRef {
         };
         table.leak_into_prefix()
     })
+}
+
+fn deliver(context: HostContext, command: Command<'_>) -> Count {
+    InstanceContext::from_raw(context).deliver(command)
 }
 
 fn payload(message: RawMessage<'_>) -> Payload {
@@ -168,9 +174,7 @@ extern "C" fn send_latest(
     message: RawMessage<'_>,
 ) -> u32 {
     let (to, key) = (ConnectionId(id), Some(key.as_str()));
-    InstanceContext::from_raw(context)
-        .deliver(Command::Send { to, key, payload: payload(message) })
-        .status
+    deliver(context, Command::Send { to, key, payload: payload(message) }).status
 }
 
 extern "C" fn broadcast(
@@ -178,7 +182,7 @@ extern "C" fn broadcast(
     to: RawAudience<'_>,
     message: RawMessage<'_>,
 ) -> Count {
-    InstanceContext::from_raw(context).deliver(broadcasting(&to, None, message))
+    deliver(context, broadcasting(&to, None, message))
 }
 
 extern "C" fn broadcast_latest(
@@ -187,7 +191,7 @@ extern "C" fn broadcast_latest(
     key: RStr<'_>,
     message: RawMessage<'_>,
 ) -> Count {
-    InstanceContext::from_raw(context).deliver(broadcasting(&to, Some(key.as_str()), message))
+    deliver(context, broadcasting(&to, Some(key.as_str()), message))
 }
 
 fn broadcasting<'a>(
@@ -209,21 +213,15 @@ extern "C" fn feedback(context: HostContext, to: RawTarget<'_>, message: RawMess
         abi::target::UUID => Target::Uuid(to.text.as_str()),
         _ => Target::Ident(to.text.as_str()),
     };
-    InstanceContext::from_raw(context)
-        .deliver(Command::Feedback { to, payload: payload(message) })
-        .status
+    deliver(context, Command::Feedback { to, payload: payload(message) }).status
 }
 
 extern "C" fn join(context: HostContext, id: u64, room: RStr<'_>) -> u32 {
-    InstanceContext::from_raw(context)
-        .deliver(Command::Join { id: ConnectionId(id), room: room.as_str() })
-        .status
+    deliver(context, Command::Join { id: ConnectionId(id), room: room.as_str() }).status
 }
 
 extern "C" fn leave(context: HostContext, id: u64, room: RStr<'_>) -> u32 {
-    InstanceContext::from_raw(context)
-        .deliver(Command::Leave { id: ConnectionId(id), room: room.as_str() })
-        .status
+    deliver(context, Command::Leave { id: ConnectionId(id), room: room.as_str() }).status
 }
 
 extern "C" fn publish(
@@ -233,12 +231,7 @@ extern "C" fn publish(
     message: RawMessage<'_>,
 ) -> Count {
     let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
-    InstanceContext::from_raw(context).deliver(Command::Publish {
-        room,
-        except,
-        key: None,
-        payload,
-    })
+    deliver(context, Command::Publish { room, except, key: None, payload })
 }
 
 extern "C" fn publish_latest(
@@ -249,25 +242,16 @@ extern "C" fn publish_latest(
     message: RawMessage<'_>,
 ) -> Count {
     let (room, except, payload) = (room.as_str(), except.as_slice(), payload(message));
-    InstanceContext::from_raw(context).deliver(Command::Publish {
-        room,
-        except,
-        key: Some(key.as_str()),
-        payload,
-    })
+    deliver(context, Command::Publish { room, except, key: Some(key.as_str()), payload })
 }
 
 extern "C" fn close(context: HostContext, id: u64, code: u16, reason: RStr<'_>) -> u32 {
     let (id, code) = (ConnectionId(id), CloseCode(code));
-    InstanceContext::from_raw(context)
-        .deliver(Command::Close { id, code, reason: reason.as_str() })
-        .status
+    deliver(context, Command::Close { id, code, reason: reason.as_str() }).status
 }
 
 extern "C" fn set_fyi(context: HostContext, id: u64, fyi: RStr<'_>) -> u32 {
-    InstanceContext::from_raw(context)
-        .deliver(Command::SetFyi { id: ConnectionId(id), fyi: fyi.as_str() })
-        .status
+    deliver(context, Command::SetFyi { id: ConnectionId(id), fyi: fyi.as_str() }).status
 }
 
 extern "C" fn sessions(context: HostContext, visitor: Visitor<'_>) -> u32 {
@@ -291,6 +275,18 @@ extern "C" fn log_of_library(context: HostContext, level: u32, target: RStr<'_>,
     // SAFETY: `log_sink` passed a leaked `LibraryContext`; plugins return it unchanged.
     let context = unsafe { &*context.0.cast::<LibraryContext>() };
     plugin_line(level, &context.plugin, context.generation, &target, &text);
+}
+
+/// Logs a line of a plugin at its level: 1 error, 2 warn, 3 info, 4 debug, other trace. `place` is
+/// the resource of the instance, or the Rust module that logged.
+fn plugin_line(level: u32, plugin: &str, generation: u64, place: &str, text: &str) {
+    match level {
+        1 => error!(target: "plugin", plugin, generation, place, "{text}"),
+        2 => warn!(target: "plugin", plugin, generation, place, "{text}"),
+        3 => info!(target: "plugin", plugin, generation, place, "{text}"),
+        4 => debug!(target: "plugin", plugin, generation, place, "{text}"),
+        _ => trace!(target: "plugin", plugin, generation, place, "{text}"),
+    }
 }
 
 /// Returns the most verbose level that the host logs, as a number of the ABI.

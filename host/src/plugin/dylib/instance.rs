@@ -16,15 +16,11 @@ use crate::protocol::chunk::Form;
 
 /// An instance behind the ABI.
 pub(crate) struct DylibInstance {
-    pointer: InstancePtr,
-    context: &'static InstanceContext,
+    pub(super) pointer: InstancePtr,
+    pub(super) context: &'static InstanceContext,
 }
 
 impl DylibInstance {
-    pub(super) fn new(pointer: InstancePtr, context: &'static InstanceContext) -> Self {
-        Self { pointer, context }
-    }
-
     fn module(&self) -> ModuleRef {
         self.context.generation.module
     }
@@ -88,10 +84,8 @@ impl Instance for DylibInstance {
     }
 
     fn tick_every(&mut self) -> Option<Duration> {
-        match self.module().tick_every()(self.pointer) {
-            0 => None,
-            millis => Some(Duration::from_millis(millis)),
-        }
+        let millis = self.module().tick_every()(self.pointer);
+        (millis > 0).then(|| Duration::from_millis(millis))
     }
 
     fn plugin(&self) -> &str {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use plugsocket_plugin::abi::{HostRef, ModuleRef};
 
 pub(crate) use self::instance::DylibInstance;
-pub(crate) use self::open::{LoadError, try_open};
+pub(crate) use self::open::{LoadError, open_module};
 
 use self::host_table::{InstanceContext, host_table};
 use super::Failure;
@@ -37,7 +37,6 @@ pub(crate) struct Generation {
 }
 
 /// What a library declares about itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PluginFacts {
     /// Package name and version of the plugin.
     pub(crate) package: String,
@@ -45,7 +44,6 @@ pub(crate) struct PluginFacts {
     /// `PLUGSOCKET_BUILD` at build time; may be empty.
     pub(crate) build: String,
     pub(crate) never_blocks: bool,
-    pub(crate) abi: u32,
 }
 
 impl Generation {
@@ -55,14 +53,13 @@ impl Generation {
     /// The library is not a plugin or is incompatible. Only a library that passed the preflight
     /// child can be opened without risk for the host.
     pub(crate) fn open(plugin: &str, number: u64, path: &Path) -> Result<Self, LoadError> {
-        let module = open::open_module(path)?;
+        let module = open_module(path)?;
         module.attach()(host_table::log_sink(plugin, number));
         let facts = PluginFacts {
             package: module.name().as_str().to_owned(),
             version: module.version().as_str().to_owned(),
             build: module.build().as_str().to_owned(),
             never_blocks: module.never_blocks(),
-            abi: module.abi_version(),
         };
         let (plugin, path, references) = (plugin.to_owned(), path.to_owned(), AtomicUsize::new(0));
         Ok(Self { plugin, number, path, facts, references, module })
@@ -81,14 +78,12 @@ impl Generation {
         let context = InstanceContext::leak(self.clone(), resource, router);
         let host = HostRef { context: context.as_raw(), table: host_table() };
         self.retain();
-        match self.module.start()(host, config.into()).into_result() {
-            Ok(pointer) => Ok(DylibInstance::new(pointer, context)),
-            Err(raw) => {
-                let failure = instance::failure(raw);
-                self.release();
-                Err(failure)
-            }
-        }
+        let started = self.module.start()(host, config.into()).into_result();
+        started.map(|pointer| DylibInstance { pointer, context }).map_err(|raw| {
+            let failure = instance::failure(raw);
+            self.release();
+            failure
+        })
     }
 
     fn retain(&self) {

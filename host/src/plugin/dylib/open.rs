@@ -34,15 +34,11 @@ pub(crate) enum LoadError {
 /// The version of plugsocket-plugin with which this host was built.
 const API_VERSION: &str = "1.0.0";
 
-/// Opens and checks a library as the host will, in the preflight child.
+/// Opens and checks a library.
 ///
 /// # Errors
 /// As [`Generation::open`](super::Generation::open).
-pub(crate) fn try_open(path: &Path) -> Result<(), LoadError> {
-    open_module(path).map(drop)
-}
-
-pub(super) fn open_module(path: &Path) -> Result<ModuleRef, LoadError> {
+pub(crate) fn open_module(path: &Path) -> Result<ModuleRef, LoadError> {
     /// Keeps the library mapped whatever its reference count is.
     const RTLD_NODELETE: i32 = 0x1000;
     // SAFETY: opening runs the library's constructors; the preflight child has survived them.

@@ -12,11 +12,9 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::Item;
-use super::handover::{
-    Handover, HandoverLimits, RetiredReceiver, Succession, Swap, SwapError, activate, discard,
-    restore,
-};
+use super::handover::{Handover, Succession, Swap, SwapError, activate, discard, restore};
 use super::health::{CallbackKind, LaneHealth};
+use crate::config::HandoverSettings;
 use crate::plugin::snapshot_file::SnapshotFile;
 use crate::plugin::{Event, Failure, Instance, Snapshot};
 use crate::protocol::close::{CloseReason, sendable};
@@ -40,7 +38,7 @@ enum LaneEnd {
     /// No end was requested. The lane still ends when every sender of its inbox was dropped.
     None,
     Yield(oneshot::Sender<Box<dyn Instance>>),
-    Stop(oneshot::Sender<RetiredReceiver>),
+    Stop(oneshot::Sender<oneshot::Receiver<()>>),
     /// The lane was stuck and the resource has another one; the items in the inbox are dropped.
     GivenUp,
 }
@@ -398,7 +396,7 @@ impl Dispatcher {
     async fn hand_over(
         &mut self,
         next: Box<dyn Instance>,
-        limits: HandoverLimits,
+        limits: HandoverSettings,
     ) -> Result<(Box<dyn Instance>, Option<Snapshot>), SwapError> {
         let snapshot = self.snapshot();
         if self.is_given_up() {
@@ -406,7 +404,7 @@ impl Dispatcher {
         }
         let snapshot = snapshot.map_err(|failure| SwapError::Snapshot(failure.into_text()))?;
         let Some(snapshot) = snapshot else { return activate(next).map(|next| (next, None)) };
-        let (bytes, limit) = (snapshot.bytes.len(), limits.snapshot_bytes);
+        let (bytes, limit) = (snapshot.bytes.len(), limits.snapshot_limit);
         if bytes > limit {
             return Err(SwapError::TooLarge { bytes, limit });
         }

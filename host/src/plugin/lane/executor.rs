@@ -6,33 +6,25 @@ use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use super::Lane;
 use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
 use super::inbox::{Inbox, LaneShared};
-use super::{Item, Lane};
 use crate::config::LaneKind;
 use crate::plugin::Instance;
 use crate::routing::resource::Resource;
 use crate::routing::sync::AtomicUsize;
 
 /// A lane that was not started yet; its inbox already accepts items.
-pub(crate) struct PendingLane {
-    items: mpsc::Receiver<Item>,
-    shared: Arc<LaneShared>,
-}
+pub(crate) struct PendingLane(Lane);
 
-/// Creates the inbox of a lane; `capacity` is in items.
-pub(crate) fn open(capacity: usize) -> (Inbox, PendingLane) {
-    open_successor(capacity, Arc::default())
-}
-
-/// Creates the inbox of a lane that will take over another one's instance. Both are given up
-/// together, because they share `health`.
-pub(crate) fn open_successor(capacity: usize, health: Arc<LaneHealth>) -> (Inbox, PendingLane) {
+/// Creates the inbox of a lane; `capacity` is in items. A lane that will take over another one's
+/// instance shares the other one's `health`, so that both are given up together.
+pub(crate) fn open(capacity: usize, health: Arc<LaneHealth>) -> (Inbox, PendingLane) {
     let (inbox, items) = mpsc::channel(capacity);
     let queued = AtomicUsize::new(0);
     let shared = Arc::new(LaneShared { health, queued, slot: DispatcherSlot::default() });
-    (Inbox::new(inbox, shared.clone()), PendingLane { items, shared })
+    (Inbox::new(inbox, shared.clone()), PendingLane(Lane { items, shared }))
 }
 
 /// Reserves the place where a lane will run. Reserved before anything depends on it, because the
@@ -62,13 +54,6 @@ impl Executor {
         drop(std::thread::Builder::new().name(format!("lane:{path}")).spawn(work)?);
         Ok(Self::Thread(executor))
     }
-
-    pub(crate) fn kind(&self) -> LaneKind {
-        match self {
-            Self::Task => LaneKind::Shared,
-            Self::Thread(_) => LaneKind::Thread,
-        }
-    }
 }
 
 impl PendingLane {
@@ -79,11 +64,15 @@ impl PendingLane {
         executor: Executor,
         instance: Box<dyn Instance>,
     ) {
-        let lane = self.into_lane(resource, executor.kind(), instance);
         match executor {
-            Executor::Task => drop(Handle::current().spawn(lane.run(SHARED_BATCH))),
+            Executor::Task => {
+                let lane = self.into_lane(resource, LaneKind::Shared, instance);
+                drop(Handle::current().spawn(lane.run(SHARED_BATCH)));
+            }
             // Cannot fail: the thread ends only after it has received a lane.
-            Executor::Thread(thread) => drop(thread.send(lane)),
+            Executor::Thread(thread) => {
+                drop(thread.send(self.into_lane(resource, LaneKind::Thread, instance)));
+            }
         }
     }
 
@@ -93,11 +82,11 @@ impl PendingLane {
         kind: LaneKind,
         instance: Box<dyn Instance>,
     ) -> Lane {
-        let Self { items, shared } = self;
+        let Lane { shared, .. } = &self.0;
         shared.health.set_instance(instance.generation(), instance.revocation());
         shared.slot.put(Box::new(Dispatcher::new(shared.health.clone(), resource, instance)));
         shared.slot.is_open.store(kind == LaneKind::Shared, Ordering::Release);
-        Lane { items, shared }
+        self.0
     }
 
     /// Returns the lane as a future that the caller runs.

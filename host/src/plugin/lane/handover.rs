@@ -1,6 +1,5 @@
 //! Replaces one instance by another: the parts of a swap, its limits, and how state is restored.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use super::health::Revocation;
+use crate::config::HandoverSettings;
 use crate::plugin::{Failure, Instance, Snapshot};
 use crate::routing::counters::CounterValues;
 use crate::routing::peer::Peer;
@@ -19,7 +19,7 @@ pub(crate) struct Swap {
     pub(crate) succession: Succession,
     /// With [`Succession::Restored`]: the sessions in the successor's state.
     pub(crate) known: Vec<Arc<Peer>>,
-    pub(crate) limits: HandoverLimits,
+    pub(crate) limits: HandoverSettings,
     /// Receives the outcome. If the receiver was dropped, the swap does not take place.
     pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
 }
@@ -34,13 +34,6 @@ pub(crate) enum Succession {
     /// The successor has restored an earlier state. It sees connections open that came since then,
     /// and connections close that left.
     Restored,
-}
-
-/// Limits of a state handover.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct HandoverLimits {
-    pub(crate) snapshot_bytes: usize,
-    pub(crate) restore: Duration,
 }
 
 /// The outcome of a successful swap.
@@ -77,14 +70,9 @@ pub(crate) enum SwapError {
     Restart(String),
 }
 
-impl fmt::Debug for Swap {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Swap(generation {})", self.next.generation())
-    }
-}
-
-impl SwapError {
-    fn restore(failure: Failure) -> Self {
+impl From<Failure> for SwapError {
+    /// The failure of a `restore`.
+    fn from(failure: Failure) -> Self {
         Self::Restore(failure.into_text())
     }
 }
@@ -95,7 +83,7 @@ pub(super) fn activate(mut next: Box<dyn Instance>) -> Result<Box<dyn Instance>,
         Ok(()) => Ok(next),
         Err(failure) => {
             drop(discard(next));
-            Err(SwapError::restore(failure))
+            Err(failure.into())
         }
     }
 }
@@ -114,7 +102,7 @@ pub(crate) async fn restore(
         Ok(()) => drop(done.send(Ok((next, snapshot)))),
         Err(failure) => {
             next.retire();
-            done.send(Err(SwapError::restore(failure))).ok();
+            done.send(Err(failure.into())).ok();
         }
     };
     let thread = std::thread::Builder::new().name("restore".to_owned()).spawn(work);
@@ -129,11 +117,9 @@ pub(crate) async fn restore(
     }
 }
 
-/// Completes when an instance was dropped.
-pub(crate) type RetiredReceiver = oneshot::Receiver<()>;
-
-/// Drops an instance on its own thread, because its `Drop` may join threads.
-pub(crate) fn discard(instance: Box<dyn Instance>) -> RetiredReceiver {
+/// Drops an instance on its own thread, because its `Drop` may join threads. Returns what completes
+/// when it was dropped.
+pub(crate) fn discard(instance: Box<dyn Instance>) -> oneshot::Receiver<()> {
     let (done, gone) = oneshot::channel();
     let name = format!("drop:{}", instance.generation());
     let work = move || {

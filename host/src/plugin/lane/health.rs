@@ -41,11 +41,10 @@ impl fmt::Display for CallbackKind {
 }
 
 impl CallbackKind {
-    const ALL: [Self; 6] =
-        [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot];
-
     fn of(word: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
+        [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot]
+            .into_iter()
+            .find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
     }
 }
 
@@ -140,24 +139,18 @@ impl LaneHealth {
         self.given_up.cancelled().await;
     }
 
-    /// Completes when one call has been running for `limit`, and returns that call.
-    pub(crate) async fn stuck_for(&self, limit: Duration) -> u64 {
-        let pause = limit / 8;
-        let mut watch: Option<(u64, Instant)> = None;
+    /// Completes when one call has been running for `callback_limit`, and returns that call.
+    pub(crate) async fn stuck_for(&self, limits: &WatchdogSettings) -> u64 {
+        let pause = limits.callback_limit / 8;
         let mut checked = Instant::now();
+        let mut detector = StallDetector::new(checked);
         loop {
             let now = Instant::now();
-            let late = suspended_for(now - checked, pause);
+            detector.exclude(suspended_for(now - checked, pause));
             checked = now;
-            watch = match (self.call(), watch) {
-                (Some((call, _)), Some((same, since))) if call == same => {
-                    if now - (since + late) >= limit {
-                        return call;
-                    }
-                    Some((call, since + late))
-                }
-                (call, _) => call.map(|(call, _)| (call, now)),
-            };
+            if let Some(StallFinding::Stuck(call, ..)) = detector.poll(self, now, limits) {
+                return call;
+            }
             tokio::time::sleep(pause).await;
         }
     }
@@ -187,21 +180,16 @@ pub(crate) enum StallFinding {
 /// interval.
 #[derive(Debug)]
 pub(crate) struct StallDetector {
-    call: u64,
-    callback: Option<CallbackKind>,
+    call: Option<(u64, CallbackKind)>,
     since: Instant,
     was_slow: bool,
-    is_stuck_reported: bool,
+    /// Whether the finding `Stuck` was passed on, so that it is not repeated.
+    pub(crate) is_stuck_reported: bool,
 }
 
 impl StallDetector {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { call: 0, callback: None, since: now, was_slow: false, is_stuck_reported: false }
-    }
-
-    /// Stops reporting the present call as stuck, because the finding was passed on.
-    pub(crate) fn mark_stuck_reported(&mut self) {
-        self.is_stuck_reported = true;
+        Self { call: None, since: now, was_slow: false, is_stuck_reported: false }
     }
 
     /// Does not count `time`, in which the process was suspended.
@@ -209,36 +197,29 @@ impl StallDetector {
         self.since += time;
     }
 
-    /// Checks the lane. Returns `Slow` and `Ended` once for each callback, `Stuck` until it is
-    /// marked.
+    /// Checks the lane. Returns `Slow` and `Ended` once for each callback, `Stuck` until that is
+    /// marked as reported.
     pub(crate) fn poll(
         &mut self,
         health: &LaneHealth,
         now: Instant,
         limits: &WatchdogSettings,
     ) -> Option<StallFinding> {
-        let (call, callback) = health.call().unzip();
+        let call = health.call();
         let lasted = now.saturating_duration_since(self.since);
-        if callback.is_some() && call == Some(self.call) {
-            let callback = callback?;
+        if let Some((word, callback)) = call
+            && call == self.call
+        {
             if lasted >= limits.callback_limit && !self.is_stuck_reported {
-                return Some(StallFinding::Stuck(self.call, callback, lasted));
+                return Some(StallFinding::Stuck(word, callback, lasted));
             }
-            if lasted >= limits.callback_warn && !self.was_slow {
-                self.was_slow = true;
-                return Some(StallFinding::Slow(callback, lasted));
-            }
-            return None;
+            let is_newly_slow = lasted >= limits.callback_warn && !self.was_slow;
+            self.was_slow |= is_newly_slow;
+            return is_newly_slow.then_some(StallFinding::Slow(callback, lasted));
         }
-        let ended = self.callback.filter(|_| self.was_slow);
-        *self = Self {
-            call: call.unwrap_or(0),
-            callback,
-            since: now,
-            was_slow: false,
-            is_stuck_reported: false,
-        };
-        ended.map(|callback| StallFinding::Ended(callback, lasted))
+        let ended = self.call.filter(|_| self.was_slow);
+        *self = Self { call, ..Self::new(now) };
+        ended.map(|(_, callback)| StallFinding::Ended(callback, lasted))
     }
 }
 

@@ -24,8 +24,8 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info_span};
 
 use self::dispatcher::Dispatcher;
-pub(crate) use self::executor::{Executor, open, open_successor};
-use self::handover::{RetiredReceiver, Swap};
+pub(crate) use self::executor::{Executor, open};
+use self::handover::Swap;
 use self::inbox::LaneShared;
 use super::snapshot_file::SnapshotFile;
 use super::{Failure, Instance};
@@ -46,7 +46,7 @@ pub(crate) enum Item {
     /// Continues with the deferred inputs of a connection.
     Resume(Arc<Peer>),
     Close(Arc<Peer>, CloseReason),
-    Swap(Swap),
+    Swap(Box<Swap>),
     /// Requests the state together with the name of its application, which only the lane knows at
     /// that moment. The instance continues.
     Snapshot(oneshot::Sender<Result<Option<SnapshotFile>, Failure>>),
@@ -55,7 +55,7 @@ pub(crate) enum Item {
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after the items already in the inbox, and closes every connection.
     /// Answered before the instance is dropped, with a receiver for the end of the drop.
-    Stop(oneshot::Sender<RetiredReceiver>),
+    Stop(oneshot::Sender<oneshot::Receiver<()>>),
 }
 
 impl Item {
@@ -176,7 +176,7 @@ impl Lane {
             match item {
                 Item::Swap(swap) => {
                     let before = dispatcher.instance().generation();
-                    dispatcher.swap(swap).await;
+                    dispatcher.swap(*swap).await;
                     if dispatcher.instance().generation() != before {
                         progress = Progress::Swapped;
                         rest.extend(items.by_ref());

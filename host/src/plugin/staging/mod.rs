@@ -28,6 +28,7 @@ pub(crate) type Hash = [u8; 32];
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) path: PathBuf,
+    pub(crate) generation: u64,
     pub(crate) hash: Hash,
 }
 
@@ -42,8 +43,8 @@ pub(crate) enum StageError {
         #[source]
         source: io::Error,
     },
-    #[error("{0}")]
-    Elf(ElfProblem),
+    #[error(transparent)]
+    Elf(#[from] ElfProblem),
     #[error(transparent)]
     Ownership(#[from] OwnershipError),
     #[error(
@@ -53,9 +54,9 @@ pub(crate) enum StageError {
     OtherContent { plugin: String, found: Hash, pinned: Vec<Hash> },
     #[error(
         "it is not the library that was kept: its SHA-256 is {} instead of {}; its file was \
-         changed, remove it", hex(found), .kept
+         changed, remove it", hex(found), .archived
     )]
-    OtherThanKept { found: Hash, kept: String },
+    OtherThanArchived { found: Hash, archived: String },
 }
 
 /// Optional checks of a library.
@@ -135,7 +136,7 @@ pub(crate) fn stage(
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(StageError::Read)?;
-    check_elf(&bytes).map_err(StageError::Elf)?;
+    check_elf(&bytes)?;
     let found = to_hash(&digest::digest(&digest::SHA256, &bytes));
     if !checks.sha256.is_empty() && !checks.sha256.contains(&found) {
         let (plugin, pinned) = (name.to_owned(), checks.sha256.clone());
@@ -152,7 +153,7 @@ pub(crate) fn stage(
         drop(fs::remove_file(&path));
         return Err(StageError::Copy { path, source });
     }
-    Ok(Staged { path, hash: found })
+    Ok(Staged { path, generation, hash: found })
 }
 
 /// Computes the hash of a library without reading it into memory as a whole.

@@ -82,12 +82,11 @@ fn folders_of_links(path: &Path) -> io::Result<BTreeSet<PathBuf>> {
                 if target.is_absolute() {
                     at = PathBuf::from("/");
                 }
-                names.extend(target.components().rev().filter_map(|part| match part {
-                    Component::Normal(_) | Component::ParentDir => {
-                        Some(part.as_os_str().to_owned())
-                    }
-                    _ => None,
-                }));
+                let is_name = |part: &Component<'_>| {
+                    matches!(part, Component::Normal(_) | Component::ParentDir)
+                };
+                let parts = target.components().rev().filter(is_name);
+                names.extend(parts.map(|part| part.as_os_str().to_owned()));
             }
             // Not a symbolic link.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => at = next,
@@ -128,13 +127,10 @@ impl Accounts {
 
     /// Checks the file at `at`; `path` is its name in errors.
     fn check_owner(&self, path: &Path, at: &Path) -> Result<(), OwnershipError> {
+        let unknown = |source| OwnershipError::Unknown { path: path.to_owned(), source };
+        let meta = fs::metadata(at).map_err(unknown)?;
+        let has_list = meta.mode() & 0o020 != 0 && has_access_list(at).map_err(unknown)?;
         let path = path.to_owned();
-        let found = fs::metadata(at)
-            .and_then(|meta| Ok((meta.mode() & 0o020 != 0 && has_access_list(at)?, meta)));
-        let (has_list, meta) = match found {
-            Ok(found) => found,
-            Err(source) => return Err(OwnershipError::Unknown { path, source }),
-        };
         let (owner, group, mode) = (meta.uid(), meta.gid(), meta.mode() & 0o7777);
         if owner != 0 && owner != self.host {
             return Err(OwnershipError::Owner { path, owner, host: self.host });

@@ -94,10 +94,10 @@ impl Plugin for Counter {
         pause(config.start_delay_ms);
         let before = STARTS.fetch_add(1, Ordering::Relaxed);
         if config.starts.is_some_and(|starts| before >= starts) {
-            return Err(StartError::new("told to refuse by `starts`"));
+            return Err(StartError::new("refusal requested by `starts`"));
         }
         if config.refuse_start {
-            return Err(StartError::new("told to refuse by `refuse_start`"));
+            return Err(StartError::new("refusal requested by `refuse_start`"));
         }
         Ok(Self { host, config, count: Count::default() })
     }
@@ -127,7 +127,7 @@ impl Plugin for Counter {
 
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
         if self.config.refuse_restore {
-            return Err(RestoreError::new("told to refuse by `refuse_restore`"));
+            return Err(RestoreError::new("refusal requested by `refuse_restore`"));
         }
         pause(self.config.restore_delay_ms);
         if snapshot.version != 1 {

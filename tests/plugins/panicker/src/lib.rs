@@ -39,21 +39,21 @@ impl Plugin for Panicker {
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
         let config: Config = read_config(config)?;
         if config.panic_in_start {
-            panic!("told to panic in start");
+            panic!("panic requested in start");
         }
         Ok(Self { host, config, in_close: HashSet::new() })
     }
 
     fn open(&mut self, session: &Session<'_>) -> Result<(), Refused> {
         if session.query_value("panic").as_deref() == Some("open") {
-            panic!("told to panic in open");
+            panic!("panic requested in open");
         }
         Ok(())
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
         match message.to_text() {
-            Some("panic") => panic!("told to panic in message"),
+            Some("panic") => panic!("panic requested in message"),
             Some("abort-payload") => std::panic::panic_any(Payload),
             Some("panic in close") => drop(self.in_close.insert(session.id())),
             _ => {}
@@ -64,7 +64,7 @@ impl Plugin for Panicker {
 
     fn close(&mut self, session: &Session<'_>, _: &CloseReason<'_>) {
         if self.in_close.remove(&session.id()) {
-            panic!("told to panic in close");
+            panic!("panic requested in close");
         }
     }
 
@@ -75,7 +75,7 @@ impl Plugin for Panicker {
 
     fn restore(&mut self, _: Snapshot) -> Result<(), RestoreError> {
         if self.config.panic_in_restore {
-            panic!("told to panic in restore");
+            panic!("panic requested in restore");
         }
         Ok(())
     }
@@ -84,7 +84,7 @@ impl Plugin for Panicker {
 impl Drop for Panicker {
     fn drop(&mut self) {
         if self.config.panic_in_drop {
-            panic!("told to panic in drop");
+            panic!("panic requested in drop");
         }
     }
 }
@@ -96,6 +96,6 @@ struct Payload;
 
 impl Drop for Payload {
     fn drop(&mut self) {
-        panic!("told to panic in the drop of a panic's payload");
+        panic!("panic requested in the drop of a panic's payload");
     }
 }

@@ -76,9 +76,9 @@ fn panic_twice() {
     struct Again;
     impl Drop for Again {
         fn drop(&mut self) {
-            panic!("told to panic while unwinding");
+            panic!("panic requested while unwinding");
         }
     }
     let _again = Again;
-    panic!("told to panic");
+    panic!("panic requested");
 }
