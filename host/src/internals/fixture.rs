@@ -92,19 +92,19 @@ impl Fixture {
     pub fn feedback(&self, uuid: &str, payload: &Bytes) -> bool {
         self.deliver(Command::Feedback {
             to: Target::Uuid(uuid),
-            payload: Payload::copied(true, payload),
+            payload: Payload::copied(Form::Text, payload),
         }) == 1
     }
 
     /// Sends a message to one peer; returns whether it was delivered.
     pub fn send(&self, number: usize, payload: &Bytes) -> bool {
         let to = self.peer(number).id();
-        self.deliver(Command::Send { to, key: None, payload: Payload::copied(true, payload) }) == 1
+        self.deliver(Command::Send { to, key: None, payload: Payload::copied(Form::Text, payload) }) == 1
     }
 
     /// Broadcasts a message; returns the number of receivers.
     pub fn broadcast(&self, payload: &Bytes) -> u64 {
-        let (scope, payload) = (Scope::Resource, Payload::copied(true, payload));
+        let (scope, payload) = (Scope::Resource, Payload::copied(Form::Text, payload));
         self.deliver(Command::Broadcast {
             scope,
             websockets_only: false,

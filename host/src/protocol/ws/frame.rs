@@ -198,7 +198,7 @@ pub fn append_header(out: &mut Vec<u8>, form: Form, length: usize) {
 mod tests {
     use super::*;
     use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-    use tungstenite::protocol::frame::{Frame, FrameHeader};
+    use tokio_tungstenite::tungstenite::protocol::frame::{Frame, FrameHeader};
 
     const MAX: usize = 100_000;
 
