@@ -12,7 +12,7 @@ use super::refusal::{Refusal, bad_request};
 /// 400 with the name of the malformed header.
 pub(super) fn check_lists(head: &Head) -> Result<(), Refusal> {
     let (protocols, extensions) = ("Sec-WebSocket-Protocol", "Sec-WebSocket-Extensions");
-    let lists: [(_, _, fn(&[u8]) -> bool); 4] = [
+    let lists: [(&str, &str, Grammar); 4] = [
         ("Connection", "options", is_token),
         ("Upgrade", "protocols", is_product),
         (protocols, "subprotocols", is_token),
@@ -35,6 +35,9 @@ pub(super) fn check_lists(head: &Head) -> Result<(), Refusal> {
         false => Ok(()),
     }
 }
+
+/// Returns whether these bytes are one member of a list.
+type Grammar = fn(&[u8]) -> bool;
 
 /// Returns whether this is a name with an optional `/version` (RFC 9110 section 7.8).
 fn is_product(bytes: &[u8]) -> bool {

@@ -101,7 +101,7 @@ impl LineCodec {
     }
 
     pub(super) async fn send_close<S: AsyncWrite + Unpin>(
-        &mut self,
+        &self,
         stream: &mut S,
         packet: Option<String>,
     ) -> io::Result<()> {
