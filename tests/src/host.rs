@@ -102,6 +102,11 @@ impl TestHost {
         self.log.lines()
     }
 
+    /// Stops reading the log, so that the pipe of standard error fills, or continues to read.
+    pub fn pause_log(&self, is_paused: bool) {
+        self.log.pause(is_paused);
+    }
+
     /// Returns the position for [`wait_for_log_since`](Self::wait_for_log_since).
     pub fn log_position(&self) -> usize {
         self.log.len()

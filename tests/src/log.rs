@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, PipeReader};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use serde_json::Value;
 use tokio::sync::watch;
@@ -62,12 +62,19 @@ pub(crate) struct Log {
     lines: Mutex<Vec<Line>>,
     /// The number of lines, and whether more may follow.
     state: watch::Sender<(usize, bool)>,
+    is_paused: Mutex<bool>,
+    resumed: Condvar,
 }
 
 impl Log {
     /// Reads lines on a thread until the write end is closed.
     pub(crate) fn read(pipe: PipeReader) -> Arc<Self> {
-        let log = Arc::new(Self { lines: Mutex::default(), state: watch::Sender::new((0, true)) });
+        let log = Arc::new(Self {
+            lines: Mutex::default(),
+            state: watch::Sender::new((0, true)),
+            is_paused: Mutex::new(false),
+            resumed: Condvar::new(),
+        });
         let reader = log.clone();
         std::thread::spawn(move || {
             for text in BufReader::new(pipe).lines().map_while(Result::ok) {
@@ -77,10 +84,18 @@ impl Log {
                     lines.len()
                 };
                 reader.state.send_replace((count, true));
+                let paused = reader.is_paused.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(reader.resumed.wait_while(paused, |paused| *paused));
             }
             reader.state.send_modify(|(_, more)| *more = false);
         });
         log
+    }
+
+    /// Stops reading after the next line, or continues.
+    pub(crate) fn pause(&self, is_paused: bool) {
+        *self.is_paused.lock().unwrap_or_else(PoisonError::into_inner) = is_paused;
+        self.resumed.notify_all();
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
-use super::{check, run};
+use super::{allocator, check, run};
 use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput};
 use crate::ops::logging::{self, LogFormat};
@@ -86,10 +86,12 @@ pub fn main() -> ExitCode {
         CliCommand::Check { diff: true, json } => {
             print_outcome(client::difference(&options.config, json))
         }
-        command => match with_runtime(command, &options) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => fail(&chain(&*error), ExitCode::FAILURE),
-        },
+        command => {
+            let failure = with_runtime(command, &options).err();
+            let failure = failure.map(|error| format!("plugsocket: {}", chain(&*error)));
+            logging::finish(failure.as_deref());
+            if failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
     }
 }
 
@@ -117,6 +119,7 @@ fn run_child<E: Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
 }
 
 fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Error>> {
+    allocator::return_large_blocks();
     logging::start(options.log_format)
         .map_err(|error| format!("cannot parse RUST_LOG: {error}"))?;
     // Before any thread starts, because it changes the environment. Only `run` uses the sockets.

@@ -3,6 +3,7 @@
 //! Owns the order in which parts start and stop, and the exit code. Does not decide what is served;
 //! `supervisor` does.
 
+mod allocator;
 mod cli;
 mod listeners;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use rustix::process::Signal as Raw;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -129,7 +131,14 @@ struct Signals {
     interrupt: Signal,
     /// SIGHUP: read the configuration again.
     hangup: Signal,
+    /// SIGUSR1, by which log rotation asks a program to reopen its log.
+    reopen_log: Signal,
 }
+
+/// Signals which would end the process and mean nothing to it. With a handler for `XFSZ`, a file over
+/// the size limit of the process is a write error of that file.
+const IGNORED: [Raw; 8] =
+    [Raw::USR2, Raw::ALARM, Raw::VTALARM, Raw::PROF, Raw::IO, Raw::POWER, Raw::STKFLT, Raw::XFSZ];
 
 impl Signals {
     /// Installs the handlers; from then on none of these signals ends the process by itself.
@@ -138,12 +147,15 @@ impl Signals {
     /// The system refuses a handler.
     fn install() -> Result<Self, AppError> {
         let handler = |kind| signal(kind).map_err(AppError::Signals);
-        // With a handler, a file over the size limit of the process is a write error of that file.
-        drop(handler(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?);
+        // A handler remains when its stream is dropped.
+        for ignored in IGNORED {
+            drop(handler(SignalKind::from_raw(ignored.as_raw()))?);
+        }
         Ok(Self {
             terminate: handler(SignalKind::terminate())?,
             interrupt: handler(SignalKind::interrupt())?,
             hangup: handler(SignalKind::hangup())?,
+            reopen_log: handler(SignalKind::user_defined1())?,
         })
     }
 }
@@ -194,6 +206,9 @@ async fn serve(
             Some(()) = asked_to_drain.recv() => break Ok(()),
             // If the queue is full, an earlier entry already leads to reading the file.
             _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
+            _ = signals.reopen_log.recv() => {
+                info!("SIGUSR1 has no effect: the log is standard error; rotate its file by copying and truncating it");
+            }
             _ = supervising.join_next() => break Err(AppError::Lost("supervisor")),
             Some(_) = background.join_next() => break Err(AppError::Lost("background task")),
             Some(_) = accepting.join_next() => break Err(AppError::Lost("accept loop")),

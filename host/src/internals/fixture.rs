@@ -99,7 +99,8 @@ impl Fixture {
     /// Sends a message to one peer; returns whether it was delivered.
     pub fn send(&self, number: usize, payload: &Bytes) -> bool {
         let to = self.peer(number).id();
-        self.deliver(Command::Send { to, key: None, payload: Payload::copied(Form::Text, payload) }) == 1
+        self.deliver(Command::Send { to, key: None, payload: Payload::copied(Form::Text, payload) })
+            == 1
     }
 
     /// Broadcasts a message; returns the number of receivers.

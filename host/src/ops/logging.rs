@@ -6,14 +6,18 @@
 
 use std::fmt::{self, Debug, Write as _};
 use std::io::{self, IsTerminal, Write};
+use std::panic;
 
 use clap::ValueEnum;
+use tracing::error;
 use tracing::field::Field;
 use tracing::subscriber::set_global_default;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
+
+use super::log_writer;
 
 /// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -46,14 +50,31 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
             set_global_default(
-                log.with_writer(io::stderr).with_target(false).fmt_fields(fields).finish(),
+                log.with_writer(log_writer::writer).with_target(false).fmt_fields(fields).finish(),
             )
         }
         LogFormat::Json => {
-            set_global_default(log.json().with_writer(|| JsonLines(io::stderr())).finish())
+            set_global_default(log.json().with_writer(|| JsonLines(log_writer::writer())).finish())
         }
     });
+    // The default hook writes to standard error itself, which may block.
+    panic::set_hook(Box::new(|panic| {
+        let reason = panic.payload();
+        let text = reason.downcast_ref::<&str>().copied();
+        let text = text.or_else(|| reason.downcast_ref::<String>().map(String::as_str));
+        let place = panic.location().map(ToString::to_string);
+        error!(reason = text, place, "thread panicked");
+    }));
     Ok(())
+}
+
+/// Writes a last line, if any, and waits at most one second until all lines are written.
+pub(crate) fn finish(last: Option<&str>) {
+    if let Some(line) = last {
+        // Never fails.
+        drop(log_writer::writer().write_all(format!("{line}\n").as_bytes()));
+    }
+    log_writer::finish();
 }
 
 /// Writes one field of `message key=value key=value`.

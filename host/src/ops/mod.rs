@@ -4,5 +4,6 @@
 
 pub(crate) mod control;
 pub(crate) mod drain;
+mod log_writer;
 pub(crate) mod logging;
 pub(crate) mod systemd;

@@ -124,6 +124,18 @@ async fn sigterm_during_handshakes_shuts_down_in_time() {
 }
 
 #[tokio::test]
+async fn signals_without_a_meaning_do_not_end_the_host() {
+    let host = counter().start().await;
+    let mut client = host.connect("/count").await;
+    // 16 is SIGSTKFLT, whose name `kill` does not know.
+    for name in ["USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "16", "PIPE", "XFSZ", "USR1"] {
+        host.signal(name);
+    }
+    host.wait_for_log("SIGUSR1", |line| line.starts_with("SIGUSR1 has no effect")).await;
+    assert_eq!(count(&mut client).await, 1);
+}
+
+#[tokio::test]
 async fn a_second_sigterm_does_not_cut_the_drain_short() {
     let mut host = counter().server("drain", "2").start().await;
     let mut clients = Vec::new();
