@@ -34,7 +34,7 @@ pub struct TlsClient {
 
 impl Address {
     /// Parses an address from the host's log.
-    pub(crate) fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         match text.strip_prefix("unix:") {
             Some(path) => Self::Unix(path.into()),
             None => Self::Tcp(text.parse().unwrap()),

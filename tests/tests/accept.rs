@@ -52,6 +52,22 @@ async fn an_ipv6_network_counts_as_one_address() {
 }
 
 #[tokio::test]
+async fn both_address_families_are_served_on_one_port() {
+    for order in [["0.0.0.0", "[::]"], ["[::]", "0.0.0.0"], ["[::]", "127.0.0.1"]] {
+        let free = std::net::TcpListener::bind("[::]:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let listen = order.map(|host| format!("{host}:{port}"));
+        let host = setup().server("listen", &format!("{listen:?}")).start().await;
+        for address in ["127.0.0.1", "[::1]"] {
+            let address = Address::parse(&format!("{address}:{port}"));
+            Client::open(&address, Request::to("/count")).await.ready().await;
+        }
+        assert_eq!(host.addresses().len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn an_ipv4_mapped_address_counts_as_ipv4() {
     let setup = setup().server("listen", r#"["[::]:0"]"#).server("max_per_ip", "1");
     let host = setup.server("allowed_ips", r#"["127.0.0.1"]"#).start().await;

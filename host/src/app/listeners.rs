@@ -1,13 +1,14 @@
 //! Opens the sockets on which the host accepts: those of `listen`, or those that systemd passed.
 
 use std::io;
+use std::net::Ipv6Addr;
 
 use tracing::{debug, info};
 
 use super::AppError;
 use crate::config::{Config, Listen};
 use crate::connection::page;
-use crate::net::listener::{Layer, Listener};
+use crate::net::listener::{Families, Layer, Listener};
 use crate::ops::systemd::Inherited;
 
 /// Opens all listening sockets. Sockets that systemd passed replace `listen`.
@@ -40,7 +41,9 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
     for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
         let failed = |source| AppError::Listen { address: address.clone(), source };
         let listener = match address {
-            Listen::Tcp { host, port } => Listener::bind_tcp(host, *port, layer).await,
+            Listen::Tcp { host, port } => {
+                Listener::bind_tcp(host, *port, layer, families(config, *port)).await
+            }
             Listen::Unix(path) => Listener::bind_unix(path).await,
         };
         let listener = listener.map_err(failed)?;
@@ -56,4 +59,18 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
         listeners.push(listener);
     }
     Ok(listeners)
+}
+
+/// Returns whether an IPv6 socket on `port` leaves IPv4 to another address of the configuration, which
+/// could not be bound otherwise.
+fn families(config: &Config, port: u16) -> Families {
+    let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
+    // A name may have an IPv4 address.
+    let may_be_ipv4 = |host: &str| host.parse::<Ipv6Addr>().is_err();
+    let is_ipv4 = |address: &Listen| matches!(address, Listen::Tcp { host, port: its } if *its == port && may_be_ipv4(host));
+    if port != 0 && config.server.listen.iter().chain(secured).any(is_ipv4) {
+        Families::Ipv6Only
+    } else {
+        Families::Both
+    }
 }

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::Path;
 
+use rustix::net::sockopt::set_ipv6_v6only;
+use socket2::SockRef;
 use tokio::net::{
     TcpListener, TcpSocket, TcpStream, UnixListener, UnixSocket, UnixStream, lookup_host,
 };
@@ -15,6 +17,14 @@ pub(crate) enum Layer {
     /// HTTP, or JSON lines.
     Plain,
     Tls,
+}
+
+/// Whether a socket for any IPv6 address also accepts IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Families {
+    Both,
+    /// Another socket accepts IPv4 on this port.
+    Ipv6Only,
 }
 
 /// Listening socket.
@@ -29,15 +39,29 @@ impl Listener {
     ///
     /// # Errors
     /// The name has no address, or none is available; the last reason.
-    pub(crate) async fn bind_tcp(host: &str, port: u16, layer: Layer) -> io::Result<Self> {
+    pub(crate) async fn bind_tcp(
+        host: &str,
+        port: u16,
+        layer: Layer,
+        families: Families,
+    ) -> io::Result<Self> {
         let mut reason = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
         for address in lookup_host((host, port)).await? {
-            match bind(address) {
-                Ok(listener) => return Ok(Self::Tcp(listener, layer)),
+            match bind(address, families) {
+                Ok(listener) => return Self::new(listener, layer),
                 Err(error) => reason = error,
             }
         }
         Err(reason)
+    }
+
+    /// Takes a TCP socket that listens.
+    ///
+    /// # Errors
+    /// The system refuses a socket option.
+    pub(crate) fn new(listener: TcpListener, layer: Layer) -> io::Result<Self> {
+        SockRef::from(&listener).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+        Ok(Self::Tcp(listener, layer))
     }
 
     /// Binds a socket file, and replaces one that a killed host left.
@@ -83,11 +107,20 @@ impl Listener {
 /// and three seconds, which is too slow for ten thousand that reconnect after a restart.
 const BACKLOG: u32 = 4096;
 
-fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+/// `TCP_NOTSENT_LOWAT`, which accepted sockets inherit: what the system buffers beyond the client's
+/// window. Without it a socket takes megabytes and then nothing until a third of them is read, so
+/// that a client which reads steadily seems to have stopped (`write_timeout`).
+const UNSENT_BYTES: u32 = 64 * 1024;
+
+fn bind(address: SocketAddr, families: Families) -> io::Result<TcpListener> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
         SocketAddr::V6(_) => TcpSocket::new_v6()?,
     };
+    if address.is_ipv6() {
+        // Not left to net.ipv6.bindv6only.
+        set_ipv6_v6only(&socket, families == Families::Ipv6Only)?;
+    }
     // Connections of a previous host may still be in TIME_WAIT.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;

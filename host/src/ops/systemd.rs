@@ -125,5 +125,5 @@ fn listener(sockets: &mut ListenFd, index: usize, layer: Layer) -> io::Result<Li
     }
     let tcp = sockets.take_tcp_listener(index)?.expect(TAKEN);
     tcp.set_nonblocking(true)?;
-    TcpListener::from_std(tcp).map(|tcp| Listener::Tcp(tcp, layer))
+    Listener::new(TcpListener::from_std(tcp)?, layer)
 }
