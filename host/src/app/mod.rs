@@ -252,7 +252,7 @@ fn background(
 /// Drops all instances and removes the staged copies of this process.
 async fn stop_lanes(hub: &Arc<Hub>) {
     drop(timeout(STOP_LANES, supervisor::stop_lanes(hub)).await);
-    staging::clear(&hub.config.load().server.folders.staging_dir);
+    staging::clear();
 }
 
 /// Returns `None` if the path is too long for a socket, as plugins.toml may be in a deep folder.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use plugsocket_tests::attack::Process;
 use plugsocket_tests::{Address, Line, RawClient, Setup, TestHost, masked, opcode, within};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{PROGRAM, ShellHost, count, counter, echoes, on_unix, skip};
 
@@ -23,6 +23,32 @@ async fn a_log_that_cannot_be_written_does_not_stop_the_host() {
 
 /// Standard error is a pipe whose reader has ended.
 const BROKEN_PIPE: &str = r#"mkfifo log && { true <log & exec "$@" 2>log; }"#;
+
+#[tokio::test]
+async fn a_log_that_is_not_read_stops_nothing_and_dropped_lines_are_counted() {
+    for format in ["json", "text"] {
+        let setup = Setup::new(PROGRAM).resource("/x", "speaker").log_format(format);
+        let mut host = setup.start().await;
+        let mut client = host.connect("/x").await;
+        host.pause_log(true);
+        let line = json!({"do": "log", "level": "warn", "message": "x".repeat(32 << 10)});
+        // More than the pipe and the queue of the log hold.
+        for _ in 0..200 {
+            assert_eq!(client.ask(&line).await, true);
+        }
+        assert_eq!(host.connect("/x").await.ask(&line).await, true);
+        assert_eq!(host.command(&["status"]).await.0, 0);
+        host.pause_log(false);
+        let is_match = |line: &Line| line.text().contains("log lines dropped: standard error");
+        host.wait_for_log("dropped lines to be reported", is_match).await;
+        host.pause_log(true);
+        for _ in 0..20 {
+            client.ask(&line).await;
+        }
+        host.signal("TERM");
+        assert!(host.exited().await.success());
+    }
+}
 
 #[tokio::test]
 async fn on_a_full_disk_snapshots_fail_and_the_application_continues() {
@@ -194,19 +220,43 @@ async fn pipes_and_devices_in_place_of_a_file_are_refused_at_once() {
     assert_eq!(count(&mut client).await, 1);
 }
 
+/// Returns the staging folders of hosts.
+fn staging_folders(host: &TestHost) -> Vec<PathBuf> {
+    let entries = fs::read_dir(host.folder().join(".plugsocket/staged")).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
 #[tokio::test]
 async fn a_removed_staging_folder_is_recreated() {
     let host = counter().start().await;
     let mut client = host.connect("/count").await;
     assert_eq!(count(&mut client).await, 1);
-    for gone in [format!(".plugsocket/staged/{}", host.pid()), ".plugsocket/staged".to_owned()] {
-        fs::remove_dir_all(host.folder().join(gone)).unwrap();
+    let own = staging_folders(&host);
+    for gone in [&own[0], &host.folder().join(".plugsocket/staged")] {
+        fs::remove_dir_all(gone).unwrap();
         let (code, output) = host.command(&["plugin", "reload", "counter"]).await;
         assert_eq!(code, 0, "{output}");
     }
     assert_eq!(count(&mut client).await, 2);
-    let own = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
-    assert_eq!(fs::metadata(own).unwrap().mode() & 0o777, 0o700);
+    assert_eq!(staging_folders(&host), own);
+    assert_eq!(fs::metadata(&own[0]).unwrap().mode() & 0o777, 0o700);
+}
+
+#[tokio::test]
+async fn only_staging_folders_of_hosts_that_have_ended_are_removed() {
+    let folder = counter().create_folder();
+    let staged = folder.join(".plugsocket/staged");
+    for name in ["host-ended", "host-running", "other"] {
+        fs::create_dir_all(staged.join(name)).unwrap();
+    }
+    fs::set_permissions(&staged, fs::Permissions::from_mode(0o700)).unwrap();
+    let running = fs::File::open(staged.join("host-running")).unwrap();
+    running.lock().unwrap();
+    let host = counter().server("staging_dir", &format!("{staged:?}")).start().await;
+    assert!(!staged.join("host-ended").exists());
+    assert!(staged.join("host-running").exists() && staged.join("other").exists());
+    drop(host);
+    fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test]

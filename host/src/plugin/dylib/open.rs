@@ -4,7 +4,9 @@
 use std::path::Path;
 
 use abi_stable::StableAbi;
-use abi_stable::abi_stability::abi_checking::check_layout_compatibility;
+use abi_stable::abi_stability::abi_checking::{
+    CheckingGlobals, check_layout_compatibility_with_globals,
+};
 use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plugsocket_plugin::abi::ModuleRef;
@@ -68,9 +70,11 @@ fn check_layout(header: &'static LibHeader) -> Result<(), LoadError> {
     let Some(theirs) = header.layout() else {
         return Err(LoadError::Layout { difference: "it has no layout".to_owned() });
     };
-    let Err(error) = check_layout_compatibility(ours, theirs) else { return Ok(()) };
-    check_layout_compatibility(theirs, ours)
-        .map_err(|_| LoadError::Layout { difference: summarize(&error.to_string()) })
+    // Globals shared between checks would remember the tables of the first library of a process, and
+    // refuse those of every later one that has longer tables.
+    let check = |a, b| check_layout_compatibility_with_globals(a, b, &CheckingGlobals::new());
+    let Err(error) = check(ours, theirs) else { return Ok(()) };
+    check(theirs, ours).map_err(|_| LoadError::Layout { difference: summarize(&error.to_string()) })
 }
 
 /// Shortens a layout error of hundreds of lines to its blocks `Error:… Expected: … Found: …`.

@@ -9,13 +9,14 @@
 mod elf;
 mod ownership;
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring::digest;
+use uuid::Uuid;
 
 pub(crate) use self::elf::{ElfProblem, check_elf};
 use self::ownership::OwnershipError;
@@ -68,55 +69,76 @@ pub(crate) struct StagingChecks {
     pub(crate) sha256: Vec<Hash>,
 }
 
+/// The staging folder of this process, locked until the process ends. A process ID would not do:
+/// hosts in other PID namespaces may share the parent folder.
+struct Own {
+    path: PathBuf,
+    _lock: File,
+}
+
+static OWN: Mutex<Option<Own>> = Mutex::new(None);
+
+fn own() -> MutexGuard<'static, Option<Own>> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Creates this process's own folder for copies in `folder`, and removes those of hosts that have
-/// ended. Each process has its own, because several may share one configuration.
+/// ended, which nobody locks. Each process has its own, because several may share one configuration.
 ///
 /// # Errors
-/// The folder cannot be created.
+/// The folder cannot be created or locked.
 pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
     owner_only::folder(folder)?;
+    let path = folder.join(format!("{PREFIX}{}", Uuid::new_v4().simple()));
+    let mut own = own();
+    // No other host creates or removes folders meanwhile.
+    let sweeping = File::open(folder)?;
+    sweeping.lock()?;
     for entry in fs::read_dir(folder)?.flatten() {
-        let left = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok());
-        if left.is_some_and(|pid| {
-            pid == std::process::id() || !Path::new(&format!("/proc/{pid}")).exists()
-        }) {
+        let is_staging = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
+        if is_staging && File::open(entry.path()).is_ok_and(|left| left.try_lock().is_ok()) {
             fs::remove_dir_all(entry.path())?;
         }
     }
-    let own = folder.join(std::process::id().to_string());
-    create(&own)?;
-    Ok(own)
+    *own = Some(create(&path)?);
+    Ok(path)
 }
 
 /// Creates the folder so that only the host's user can write to it; copies are opened by path.
-fn create(own: &Path) -> io::Result<()> {
-    DirBuilder::new().mode(0o700).create(own)
+fn create(path: &Path) -> io::Result<Own> {
+    DirBuilder::new().mode(0o700).create(path)?;
+    let lock = File::open(path)?;
+    lock.try_lock()?;
+    Ok(Own { path: path.to_owned(), _lock: lock })
 }
 
 /// Creates the folder again if an operator or a cleanup job has removed it.
-fn recreate(own: &Path) -> io::Result<()> {
-    if own.is_dir() {
+fn recreate(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
         return Ok(());
     }
-    own.parent().map_or(Ok(()), owner_only::folder)?;
-    create(own)?;
-    if IS_CLEARED.load(Ordering::SeqCst) {
-        // `clear` has removed it, and the copy is no longer needed.
-        drop(fs::remove_dir_all(own));
+    let Some(folder) = path.parent() else { return Ok(()) };
+    owner_only::folder(folder)?;
+    let mut own = own();
+    if own.is_none() {
         return Err(io::Error::other("the host is stopping"));
     }
+    let sweeping = File::open(folder)?;
+    sweeping.lock()?;
+    *own = Some(create(path)?);
     Ok(())
 }
 
-/// Whether this process has removed its folder for good.
-static IS_CLEARED: AtomicBool = AtomicBool::new(false);
-
-/// Removes this process's own folder at the end of the host.
-pub(crate) fn clear(folder: &Path) {
-    IS_CLEARED.store(true, Ordering::SeqCst);
-    // If this fails, the next host removes it.
-    drop(fs::remove_dir_all(folder.join(std::process::id().to_string())));
+/// Removes this process's own folder at the end of the host; it is not created again.
+pub(crate) fn clear() {
+    if let Some(Own { path, _lock }) = own().take() {
+        // If this fails, the next host removes it.
+        drop(fs::remove_dir_all(path));
+    }
 }
+
+/// Names of staging folders begin with this.
+const PREFIX: &str = "host-";
 
 /// Copies `library` to `folder/NAME.GENERATION.so` and checks the copy.
 ///
