@@ -32,6 +32,7 @@ use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::identity::IdentityIssuer;
+use crate::protocol::time_limit;
 use crate::routing::{registry::Registry, router::Router};
 use crate::supervisor::snapshots::{self, SnapshotWriter};
 use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
@@ -235,6 +236,7 @@ fn background(
     changes: &mpsc::Sender<Change>,
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
+    background.spawn(time_limit::observe());
     background.spawn(keep_alive::keep_alive(hub.clone()));
     background.spawn(snapshots::write_periodically(hub.clone(), snapshot_writer.clone()));
     let (guarded, secured) = (hub.clone(), hub.clone());

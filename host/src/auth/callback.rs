@@ -19,7 +19,6 @@ use hyper::{Request, Version};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
 use tokio_util::either::Either;
 use tracing::{debug, info, warn};
 
@@ -30,6 +29,7 @@ use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::protocol::close::RETRY_AFTER;
 use crate::protocol::http::Refusal;
+use crate::protocol::time_limit::timeout;
 
 /// An endpoint, its pooled connections and its concurrent calls.
 #[derive(Debug)]

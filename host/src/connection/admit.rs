@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
@@ -22,6 +21,7 @@ use crate::net::origin::Origin;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
 use crate::protocol::http::{self, Head};
+use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
 use crate::routing::outbox::{Outbox, OutboxBounds};
 use crate::routing::peer::{Client, Membership, Peer, PeerState};

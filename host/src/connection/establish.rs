@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::timeout_at;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
@@ -24,6 +23,7 @@ use crate::net::origin::Origin;
 use crate::net::proxy_protocol::{self, ProxyError, ProxyHeader};
 use crate::protocol::close::RETRY_AFTER;
 use crate::protocol::http::{Refusal, dated};
+use crate::protocol::time_limit::timeout_at;
 
 /// First byte of a TLS connection: the content type of its record (RFC 8446 section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;

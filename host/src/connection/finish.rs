@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use plugsocket_plugin::CloseCode;
 use tokio::sync::mpsc::error::SendError;
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Connection, Socket};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, close_packet};
+use crate::protocol::time_limit::timeout;
 use crate::routing::peer::Peer;
 use crate::routing::resource::ServiceState;
 

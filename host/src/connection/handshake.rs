@@ -4,13 +4,14 @@
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::page;
 use crate::config::{Access, Config};
 use crate::net::origin::Origin;
 use crate::protocol::http::{self, ClientType, Head, HeadReader, Method, Refusal, client_type};
 use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
+use crate::protocol::time_limit::{timeout, timeout_at};
 
 /// A valid opening of a connection.
 #[derive(Debug)]

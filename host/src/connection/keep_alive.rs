@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::hub::Hub;
+use crate::protocol::time_limit::sleep_until;
 use crate::routing::registry::Registry;
 
 /// Pings every connection once per `ping_interval`, one registry shard at a time, and closes those
@@ -29,7 +30,11 @@ async fn next_ping(hub: &Hub, last: Instant) -> Instant {
         let interval = hub.config.load().server.timeouts.ping_interval;
         let left = interval.map(|interval| (interval / parts).saturating_sub(last.elapsed()));
         match left {
-            Some(Duration::ZERO) => return Instant::now(),
+            // What arrived during a standstill is read first.
+            Some(Duration::ZERO) => {
+                sleep_until(Instant::now()).await;
+                return Instant::now();
+            }
             left => sleep(left.map_or(RECHECK, |left| left.min(RECHECK))).await,
         }
     }

@@ -27,7 +27,7 @@ use std::task::Poll;
 
 use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::Instant;
 
 use self::fairness::TurnBudget;
 use self::finish::{End, Ended, find_lane};
@@ -40,6 +40,7 @@ use crate::protocol::chunk::{Form, Joiner, Step};
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, WriteError};
 use crate::protocol::payload::{Outgoing, Payload};
+use crate::protocol::time_limit::{sleep_until, timeout};
 use crate::protocol::wire::Wire;
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{NextStep, Priority, Taken};

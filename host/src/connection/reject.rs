@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::CloseCode;
 use tokio::io::AsyncWriteExt;
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::handshake::{Handshake, HandshakeError, Intent};
@@ -19,6 +18,7 @@ use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Refusal};
 use crate::protocol::io::linger;
+use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
 
 /// Why a connection is rejected, and in which form.

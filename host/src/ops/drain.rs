@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use plugsocket_plugin::CloseCode;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{info, warn};
 use uuid::Uuid;
 
 use crate::hub::Hub;
 use crate::protocol::close::CloseReason;
+use crate::protocol::time_limit::timeout;
 use crate::routing::peer::Peer;
 
 /// Closes every connection and waits for its end, at most `drain`. `accepting` yields the

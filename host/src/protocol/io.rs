@@ -13,10 +13,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
 use super::chunk::{Form, LimitExceeded};
 use super::close::CloseReason;
+use crate::protocol::time_limit::timeout;
 
 /// One message as it was received.
 #[derive(Debug)]

@@ -10,5 +10,6 @@ pub mod identity;
 pub(crate) mod io;
 pub mod lines;
 pub(crate) mod payload;
+pub(crate) mod time_limit;
 pub(crate) mod wire;
 pub mod ws;

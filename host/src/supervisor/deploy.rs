@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use plugsocket_plugin::CloseCode;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tracing::{error, info};
 
 use super::Supervisor;
@@ -20,6 +19,7 @@ use crate::plugin::lane::handover::{Handover, Succession, Swap, SwapError, disca
 use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Executor, Item};
 use crate::protocol::close::CloseReason;
+use crate::protocol::time_limit::timeout;
 use crate::routing::peer::Peer;
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{Setup, within};
+use plugsocket_tests::{RawClient, Setup, masked, opcode, within};
 
 use crate::{PROGRAM, ShellHost, count, counter, echoes, on_unix};
 
@@ -121,6 +121,40 @@ async fn sigterm_during_handshakes_shuts_down_in_time() {
     host.signal("TERM");
     assert_eq!(host.exited().await.code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn after_a_standstill_what_has_arrived_is_read_before_a_time_limit_ends_a_connection() {
+    // All limits pass while the process does not run.
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("idle_timeout", "1.5");
+    let setup = setup.server("message_timeout", "1.5").server("head_timeout", "1.5");
+    let host = setup.server("ping_interval", "1").start().await;
+    let mut partial = host.raw().await.upgraded("/echo").await;
+    let frame = masked(opcode::TEXT, b"part");
+    let (begun, rest) = frame.split_at(7);
+    partial.write(begun).await;
+    let mut opening = host.raw().await;
+    let request = RawClient::handshake("/echo");
+    let (head, tail) = request.split_at(30);
+    opening.write(head).await;
+    let mut clients = Vec::new();
+    for _ in 0..20 {
+        clients.push(host.raw().await.upgraded("/echo").await);
+    }
+    host.signal("STOP");
+    partial.write(rest).await;
+    opening.write(tail).await;
+    for client in &mut clients {
+        client.write(masked(opcode::TEXT, b"hello")).await;
+    }
+    // The standstill itself, not a wait for an event.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    host.signal("CONT");
+    opening.expect_switching().await;
+    assert_eq!(partial.expect_text().await, "part");
+    for client in &mut clients {
+        assert_eq!(client.expect_text().await, "hello");
+    }
 }
 
 #[tokio::test]

@@ -21,7 +21,6 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
 use tracing::{info, warn};
 
 use self::protocol::{ControlAnswer, ControlRequest};
@@ -30,6 +29,7 @@ use crate::hub::Hub;
 use crate::plugin::lane::handover::Succession;
 use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
+use crate::protocol::time_limit::timeout;
 use crate::supervisor::{Change, OperatorCommand};
 
 /// The control socket, and the lock that reserves its path for this process.

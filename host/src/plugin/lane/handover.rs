@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tracing::warn;
 
 use super::health::Revocation;
 use crate::config::HandoverSettings;
 use crate::plugin::{Failure, Instance, Snapshot};
+use crate::protocol::time_limit::timeout;
 use crate::routing::counters::CounterValues;
 use crate::routing::peer::Peer;
 
