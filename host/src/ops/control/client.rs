@@ -13,6 +13,7 @@ use super::protocol::{
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
+use crate::error::counted;
 use crate::ops::logging::escaped;
 use crate::plugin::trial::Trial;
 
@@ -188,6 +189,7 @@ fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
 
 fn print_status(status: &StatusReport) -> String {
     let StatusReport { version, pid, config, connections, .. } = status;
+    let connections = counted(*connections, "connection");
     let up = age(status.uptime_seconds);
     let rows: Vec<Vec<String>> = status
         .resources
@@ -227,7 +229,7 @@ fn print_status(status: &StatusReport) -> String {
         "CLOSED",
     ];
     format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{}{}",
+        "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\n\n{}{}",
         table(&headings, &rows),
         print_certificates(&status.certificates)
     )

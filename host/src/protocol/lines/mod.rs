@@ -36,12 +36,13 @@ use thiserror::Error;
 use self::json_scan::ScanState;
 pub use self::opening::{Opened, Opening, Tail, Transport, detect_transport};
 use super::dialog::{is_buffer_off, is_buffer_on};
+use crate::error::counted;
 
 /// Why no further message can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LineError {
     /// A message is longer than configured (`max_message`).
-    #[error("a message is longer than {max_bytes} bytes (max_message)")]
+    #[error("a message is longer than {} (max_message)", counted(.max_bytes.to_owned(), "byte"))]
     TooLong {
         /// The limit.
         max_bytes: usize,
