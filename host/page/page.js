@@ -158,7 +158,9 @@ function startWeb() {
     outcome(byId('echo-result'), web.echo(byId('echo-input').value), () => 'It came back: see the list of what was received.'));
   onSubmit('feedback-form', () =>
     outcome(byId('feedback-verdict'), web.feedback(byId('feedback-uuid').value.trim(), byId('feedback-input').value),
-      verdict => ({ delivered: 'Delivered.', gone: 'Gone: nobody has this uuid now.' })[verdict] ?? 'Sent.'));
+      verdict => ({
+        delivered: 'Delivered.', gone: 'Gone: nobody has this uuid now.', 'malformed uuid': 'Malformed uuid: copy all of its 101 characters.',
+      })[verdict] ?? 'Sent.'));
 }
 
 function showOneLiners(uuid) {

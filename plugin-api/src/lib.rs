@@ -153,6 +153,7 @@ mod config;
 mod export;
 mod host;
 mod logging;
+mod packet;
 mod plugin;
 pub mod testing;
 mod types;
@@ -161,8 +162,9 @@ pub use config::read_config;
 #[doc(hidden)]
 pub use export::__private;
 pub use host::Host;
+pub use packet::{Json, Packet};
 pub use plugin::{Plugin, Session};
 pub use types::{
     Audience, CloseCode, CloseReason, ClosedBy, ConnectionId, HostError, Kind, Level, Message,
-    Refused, RestoreError, Scope, Snapshot, StartError, Target, Verdict,
+    Refused, RestoreError, Scope, Snapshot, StartError, Target, Verdict, is_uuid,
 };

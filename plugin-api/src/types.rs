@@ -290,6 +290,22 @@ pub enum Target<'a> {
     Ident(&'a str),
 }
 
+/// Returns whether a text has the form of the uuids that the host issues: a version-4 UUID in lower
+/// case, a dot, and 64 hexadecimal digits in lower case, together 101 characters.
+///
+/// A text of another form matches no client, also in the future, so it is a mistake of its sender.
+#[must_use]
+pub fn is_uuid(text: &str) -> bool {
+    text.len() == 101
+        && text.bytes().enumerate().all(|(at, byte)| match at {
+            8 | 13 | 18 | 23 => byte == b'-',
+            14 => byte == b'4',
+            19 => matches!(byte, b'8' | b'9' | b'a' | b'b'),
+            36 => byte == b'.',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+}
+
 /// Result of a [`feedback`](crate::Host::feedback).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {

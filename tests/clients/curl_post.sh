@@ -19,7 +19,8 @@ post() {
     curl --silent --show-error --max-time 10 "$@"
 }
 
-same '{"opcode":"next","fyi":"gone"}' "$(post -d '{"opcode":"feedback","uuid":"nobody","message":"50 %"}' "$url/php")"
+gone="00000000-0000-4000-8000-000000000000.$(printf '%064d' 0)"
+same '{"opcode":"next","fyi":"gone"}' "$(post -d '{"opcode":"feedback","uuid":"'"$gone"'","message":"50 %"}' "$url/php")"
 echo "ok the verdict for an unknown uuid"
 
 exec 3<>"/dev/tcp/${authority%:*}/${authority##*:}"

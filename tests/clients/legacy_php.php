@@ -23,6 +23,9 @@ function same($expected, $actual): void
     }
 }
 
+/** A packet for a browser that is not connected. */
+const TO_NOBODY = '{"opcode":"feedback","uuid":"00000000-0000-4000-8000-000000000000.0000000000000000000000000000000000000000000000000000000000000000","message":"x"}';
+
 /** @return resource */
 function open(string $address)
 {
@@ -125,7 +128,7 @@ $tests = [
             fwrite($stream, json_encode(['opcode' => 'echo', 'message' => "number $number"]));
             same([['opcode' => 'echo', 'message' => "number $number"], ['opcode' => 'next', 'fyi' => '']], read_to_next($stream));
         }
-        fwrite($stream, '{"opcode":"feedback","uuid":"nobody","message":"x"}');
+        fwrite($stream, TO_NOBODY);
         same([['opcode' => 'next', 'fyi' => 'gone']], read_to_next($stream));
         fclose($stream);
     },
@@ -164,7 +167,7 @@ $tests = [
             $stream = open_websocket($address, '/php', "Client-Type: php\r\n");
             $ready = json_decode(unframe(read_once($stream)), true);
             same('ready', $ready['opcode']);
-            fwrite($stream, frame('{"opcode":"feedback","uuid":"nobody","message":"x"}'));
+            fwrite($stream, frame(TO_NOBODY));
             same('{"opcode":"next","fyi":"gone"}', unframe(read_once($stream)));
             fclose($stream);
         }
@@ -174,7 +177,7 @@ $tests = [
         read_once($stream);
         // The test host pings every second.
         sleep(3);
-        fwrite($stream, frame('{"opcode":"feedback","uuid":"nobody","message":"x"}'));
+        fwrite($stream, frame(TO_NOBODY));
         same('{"opcode":"next","fyi":"gone"}', unframe(read_once($stream)));
         fclose($stream);
     },

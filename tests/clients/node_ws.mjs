@@ -136,7 +136,7 @@ const tests = {
     const received = new Promise(resolve => one.on('broadcast', resolve));
     await two.broadcast('to all');
     assert.equal((await received).message, 'to all');
-    assert.equal(await two.feedback('nobody', 'x'), 'gone');
+    assert.equal(await two.feedback(`00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`, 'x'), 'gone');
     one.close();
     two.close();
   },

@@ -17,6 +17,9 @@ error_reporting(E_ALL);
 $url = rtrim(getenv('PLUGSOCKET_URL') ?: 'http://127.0.0.1:8095', '/');
 $address = substr($url, strlen('http://'));
 
+/** The uuid of a browser that is not connected. */
+const NOBODY = '00000000-0000-4000-8000-000000000000.0000000000000000000000000000000000000000000000000000000000000000';
+
 function same($expected, $actual): void
 {
     if ($expected !== $actual) {
@@ -26,7 +29,7 @@ function same($expected, $actual): void
 
 $tests = [
     'one message by POST' => static function () use ($url): void {
-        same(['opcode' => 'next', 'fyi' => 'gone'], plugsocket_post("$url/php", ['opcode' => 'feedback', 'uuid' => 'nobody', 'message' => 'x']));
+        same(['opcode' => 'next', 'fyi' => 'gone'], plugsocket_post("$url/php", ['opcode' => 'feedback', 'uuid' => NOBODY, 'message' => 'x']));
     },
     'a POST to an unknown path is refused' => static function () use ($url): void {
         try {
@@ -40,7 +43,7 @@ $tests = [
     'feedback by ident, received in order' => static function () use ($address): void {
         $printer = new Backend($address, '/php', ['ident' => 'php-client-printer']);
         $script = new Backend($address);
-        same(false, $script->feedback('nobody', 'x'));
+        same(false, $script->feedback(NOBODY, 'x'));
         for ($page = 1; $page <= 20; $page++) {
             same(true, $script->feedbackIdent('php-client-printer', "page $page"));
         }

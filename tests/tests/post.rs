@@ -37,7 +37,8 @@ async fn a_feedback_by_post_reaches_its_browser_and_returns_the_verdict() {
     assert_eq!(response.header("content-type"), Some("application/json"));
     assert_eq!(response.packets(), [json!({"opcode": "next", "fyi": "delivered"})]);
     assert_eq!(browser.receive_json().await, feedback);
-    let nobody = json!({"opcode": "feedback", "uuid": "nobody", "message": "x"});
+    let uuid = format!("00000000-0000-4000-8000-000000000000.{}", "0".repeat(64));
+    let nobody = json!({"opcode": "feedback", "uuid": uuid, "message": "x"});
     let response = post(&host, "/php", &nobody.to_string()).await;
     assert_eq!(response.packets(), [json!({"opcode": "next", "fyi": "gone"})]);
 }

@@ -39,8 +39,11 @@ async fn a_broadcast_reaches_all_other_websockets_with_a_dialog_and_no_backend()
     // connected.
     mute.send(json!({"do": "whoami"}).to_string()).await;
     mute.receive_json().await;
-    let text = r#"{ "opcode":"broadcast", "message": "é", "fromUUID":"x", "extra":[1,  2] }"#;
-    sender.send(text).await;
+    let uuid = sender.uuid();
+    let text = format!(
+        r#"{{ "opcode":"broadcast", "message": "é", "fromUUID":"{uuid}", "extra":[1,  2] }}"#
+    );
+    sender.send(&text).await;
     sender.expect_next().await;
     for client in web.iter_mut().chain([&mut speaker]) {
         // The packet is forwarded unchanged.
@@ -134,29 +137,30 @@ async fn a_feedback_without_a_valid_target_reaches_no_client() {
     let mut second = host.connect("/web").await;
     let (uuid, mac) = receiver.uuid().split_once('.').unwrap();
     let (other, _) = second.uuid().split_once('.').unwrap();
+    let malformed = "malformed uuid";
     let targets = [
-        json!({"uuid": true}),
-        json!({"uuid": 0}),
-        json!({"uuid": ""}),
-        json!({"uuid": null}),
-        json!({"uuid": []}),
-        json!({"ident": 0}),
-        json!({"ident": true}),
-        json!({"ident": ""}),
-        json!({}),
+        (json!({"uuid": true}), "gone"),
+        (json!({"uuid": 0}), malformed),
+        (json!({"uuid": ""}), "gone"),
+        (json!({"uuid": null}), "gone"),
+        (json!({"uuid": []}), "gone"),
+        (json!({"ident": 0}), "gone"),
+        (json!({"ident": true}), "gone"),
+        (json!({"ident": ""}), "gone"),
+        (json!({}), "gone"),
         // Forged uuids with a wrong or missing signature.
-        json!({"uuid": uuid}),
-        json!({"uuid": format!("{uuid}.")}),
-        json!({"uuid": format!("{uuid}.{}", "0".repeat(64))}),
-        json!({"uuid": format!("{other}.{mac}")}),
-        json!({"uuid": format!("{uuid}.{mac}0")}),
-        json!({"uuid": format!("{}.{mac}", uuid.to_uppercase())}),
-        json!({"ident": receiver.uuid()}),
+        (json!({"uuid": uuid}), malformed),
+        (json!({"uuid": format!("{uuid}.")}), malformed),
+        (json!({"uuid": format!("{uuid}.{}", "0".repeat(64))}), "gone"),
+        (json!({"uuid": format!("{other}.{mac}")}), "gone"),
+        (json!({"uuid": format!("{uuid}.{mac}0")}), malformed),
+        (json!({"uuid": format!("{}.{mac}", uuid.to_uppercase())}), malformed),
+        (json!({"ident": receiver.uuid()}), "gone"),
     ];
-    for mut packet in targets {
+    for (mut packet, fyi) in targets {
         packet["opcode"] = json!("feedback");
         packet["message"] = json!("for whom?");
-        assert_eq!(sender.call(&packet).await.fyi, "gone", "{packet}");
+        assert_eq!(sender.call(&packet).await.fyi, fyi, "{packet}");
     }
     expect_nothing(&mut receiver).await;
     expect_nothing(&mut second).await;

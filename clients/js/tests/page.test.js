@@ -83,6 +83,9 @@ test('broadcast and feedback reach another page', OPTIONS, async t => {
   await hasText(one, '#feedback-verdict', 'Delivered');
   await one.fill('#feedback-uuid', 'nobody');
   await one.click('#feedback-send');
+  await hasText(one, '#feedback-verdict', 'alformed uuid');
+  await one.fill('#feedback-uuid', `00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`);
+  await one.click('#feedback-send');
   await hasText(one, '#feedback-verdict', 'Gone');
 });
 

@@ -1,9 +1,11 @@
 //! Interprets the responses of an authentication endpoint. Pure.
 
 use hyper::StatusCode;
+use plugsocket_plugin::{Message, Packet};
 use serde_json::{Map, Value};
 
 use super::{Denial, Login, MAX_USER, integer_text, is_user};
+use crate::fs::read::BYTE_ORDER_MARK;
 use crate::protocol::http::Refusal;
 
 /// The parts of a response that count.
@@ -43,7 +45,10 @@ fn login(answer: &Answer<'_>) -> Result<Login, String> {
     if body.is_empty() || (header.is_some() && !is_json) {
         return checked(header, None);
     }
-    let mut body: Map<String, Value> = serde_json::from_slice(body).map_err(not_an_object)?;
+    if body.starts_with(BYTE_ORDER_MARK) {
+        return Err("the response body starts with a byte order mark (U+FEFF); save the endpoint's source files without it".to_owned());
+    }
+    let body: Map<String, Value> = serde_json::from_slice(body).map_err(not_an_object)?;
     let user = match body.get("user") {
         None | Some(Value::Null) => header,
         Some(Value::String(user)) => Some(user.clone()),
@@ -56,11 +61,10 @@ fn login(answer: &Answer<'_>) -> Result<Login, String> {
     if user.is_none() && body.get("error").is_some_and(|error| !error.is_null()) {
         return Err("status 2xx, but the body has an error and no user; refuse with 401".to_owned());
     }
-    let claims = match body.get_mut("claims").map(Value::take) {
-        None | Some(Value::Null) => None,
-        Some(claims) => Some(claims.to_string().into()),
-    };
-    checked(user, claims)
+    // As they were written, so that numbers keep their digits.
+    let packet = Packet::read(Message::Binary(answer.body)).ok();
+    let claims = packet.and_then(|packet| packet.fields(["claims"])[0]);
+    checked(user, claims.map(|claims| claims.as_source().into()))
 }
 
 /// Returns the value of the one header `X-User`; an empty value counts as none.
@@ -112,8 +116,6 @@ fn reason(answer: &Answer<'_>, otherwise: &str) -> String {
     if text.is_empty() { otherwise.to_owned() } else { text }
 }
 
-/// Editors write it before a text; JSON does not allow it (RFC 8259 section 8.1).
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Characters of a reason; a close frame has room for 123 bytes.
 const MAX_REASON: usize = 120;
 

@@ -20,6 +20,7 @@ use x509_parser::oid_registry::{
 use x509_parser::{prelude::FromDer, public_key::PublicKey, x509::SubjectPublicKeyInfo};
 
 use crate::config::{Algorithm, KeyForm};
+use crate::fs::read::without_byte_order_mark;
 
 /// Verification key and its algorithm.
 #[derive(Debug)]
@@ -95,14 +96,14 @@ pub(super) struct Skipped {
 /// The file does not have the form that the configuration gives.
 pub(super) fn read(bytes: &[u8], form: &KeyForm) -> Result<KeySet, KeyError> {
     let (algorithm, kid, material) = match form {
-        KeyForm::Set => return set(bytes),
+        KeyForm::Set => return set(without_byte_order_mark(bytes)),
         KeyForm::Single { algorithm: Algorithm::Hs256, is_base64url, kid } => {
             let written = written_secret(bytes, *is_base64url)?;
             (Algorithm::Hs256, kid, secret(&written)?)
         }
         KeyForm::Single { algorithm, kid, .. } => {
-            let spki =
-                SubjectPublicKeyInfoDer::from_pem_slice(bytes).map_err(|_| KeyError::NotPem)?;
+            let spki = SubjectPublicKeyInfoDer::from_pem_slice(without_byte_order_mark(bytes))
+                .map_err(|_| KeyError::NotPem)?;
             (*algorithm, kid, public(&spki, *algorithm)?)
         }
     };
@@ -129,7 +130,7 @@ fn written_secret(bytes: &[u8], is_base64url: bool) -> Result<Vec<u8>, KeyError>
     // Editors and `openssl rand -hex` append a line feed, which the issuer does not sign with.
     let text = str::from_utf8(bytes).ok().map(|text| text.trim_end_matches(['\n', '\r']));
     let text = text.filter(|text| !text.contains(char::is_control));
-    let written = text.map_or(bytes, str::as_bytes);
+    let written = text.map_or(bytes, |text| without_byte_order_mark(text.as_bytes()));
     if !is_base64url {
         return Ok(written.to_vec());
     }

@@ -372,6 +372,31 @@ fn a_trailing_line_feed_belongs_to_a_binary_secret_only() {
 }
 
 #[test]
+fn a_byte_order_mark_before_a_key_file_is_dropped() {
+    let claims = r#"{"sub":"ann","exp":1e9}"#;
+    let mark = "\u{feff}".as_bytes();
+    let secret = read(&[mark, SECRET, b"\r\n"].concat(), &single(Algorithm::Hs256));
+    assert!(verify(&token(HS, claims, SECRET), &secret, &rules()).is_ok());
+    // A binary secret is not text.
+    let binary = [mark, &[0xff; 32]].concat();
+    let keys = read(&binary, &single(Algorithm::Hs256));
+    assert!(verify(&token(HS, claims, &binary), &keys, &rules()).is_ok());
+    for (text, form) in [(RSA, &single(Algorithm::Rs256)), (SET, &KeyForm::Set)] {
+        read(&[mark, text.as_bytes()].concat(), form);
+    }
+}
+
+#[test]
+fn claims_reach_the_application_as_they_were_written() {
+    let claims = r#"{"exp":1e9,"n":12345678901234567890123,"f":[1.10, -0.0],"sub":"ann"}"#;
+    let keys = read(SECRET, &single(Algorithm::Hs256));
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(999_999_999);
+    let found = token::verify(&token(HS, claims, SECRET), &keys, &rules(), now).unwrap().claims;
+    assert!(found.contains("12345678901234567890123") && found.contains("[1.10, -0.0]"), "{found}");
+    assert!(found.contains(r#""exp":1e9"#), "{found}");
+}
+
+#[test]
 fn exactly_one_token_is_found_in_the_configured_places() {
     let all = [
         Source::Header,

@@ -3,9 +3,11 @@
 //! JWS compact serialisation (RFC 7515 section 7.1) with the claims of RFC 7519, following RFC
 //! 8725. A token is a secret: no error quotes from it.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use plugsocket_plugin::{Message, Packet};
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny};
 use serde_json::{Map, Value};
@@ -151,7 +153,7 @@ pub(super) fn verify(
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
     let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
-    let header: Header = json(header)?;
+    let header: Header = object(&text(header)?)?;
     if header.has_crit {
         return Err(TokenError::Algorithm);
     }
@@ -167,15 +169,19 @@ pub(super) fn verify(
     if !candidates.any(|key| key.verify(signed.as_bytes(), &signature)) {
         return Err(TokenError::Signature);
     }
-    verify_claims(json(payload)?, rules, now)
+    verify_claims(&text(payload)?, rules, now)
+}
+
+/// Decodes a part of a token. serde skips some parts without checking that they are UTF-8 (RFC 7515
+/// section 5.2, step 3).
+fn text(part: &str) -> Result<String, TokenError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
+    String::from_utf8(bytes).map_err(|_| TokenError::Malformed)
 }
 
 /// Parses an object (RFC 7519 section 7.2). serde_json refuses more than 128 levels, and numbers
 /// outside the range of a double.
-fn json<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
-    // Checked here, as serde skips some parts (RFC 7515 section 5.2, step 3).
-    let text = str::from_utf8(&bytes).map_err(|_| TokenError::Malformed)?;
+fn object<T: DeserializeOwned>(text: &str) -> Result<T, TokenError> {
     // serde would also accept an array of the values in the order of the fields.
     if !text.trim_start().starts_with('{') {
         return Err(TokenError::Malformed);
@@ -184,10 +190,11 @@ fn json<T: DeserializeOwned>(part: &str) -> Result<T, TokenError> {
 }
 
 fn verify_claims(
-    claims: Map<String, Value>,
+    text: &str,
     rules: &TokenRules,
     now: SystemTime,
 ) -> Result<VerifiedToken, TokenError> {
+    let claims: Map<String, Value> = object(text)?;
     let leeway = rules.leeway.as_secs_f64();
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let expires = date(&claims, "exp")?;
@@ -217,7 +224,19 @@ fn verify_claims(
     let user = user.ok_or(TokenError::NoUser)?;
     let until = expires.and_then(|expires| Duration::try_from_secs_f64(expires).ok());
     let until = until.and_then(|until| SystemTime::UNIX_EPOCH.checked_add(until));
-    Ok(VerifiedToken { user, claims: Value::Object(claims).to_string(), until })
+    Ok(VerifiedToken { user, claims: as_written(text)?, until })
+}
+
+/// Returns an object with each name once, and the last value of each as it was written: numbers
+/// keep their digits.
+fn as_written(text: &str) -> Result<String, TokenError> {
+    let packet = Packet::read(Message::Text(text)).map_err(|_| TokenError::Malformed)?;
+    let members: BTreeMap<_, _> =
+        packet.members().map(|(key, value)| (key.to_text(), (key, value))).collect();
+    let members = members
+        .into_values()
+        .map(|(key, value)| format!("{}:{}", key.as_source(), value.as_source()));
+    Ok(format!("{{{}}}", members.collect::<Vec<_>>().join(",")))
 }
 
 /// Returns a NumericDate (RFC 7519 section 2); one that is not a number is an error.

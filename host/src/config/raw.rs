@@ -51,6 +51,10 @@ impl Mistakes {
             return Ok(());
         }
         self.found.sort_by_key(|problem| problem.line);
+        // The parser can find one fault in a line twice.
+        let is_same =
+            |a: &Problem, b: &Problem| (a.line, &a.key, &a.problem) == (b.line, &b.key, &b.problem);
+        self.found.dedup_by(|a, b| is_same(a, b));
         Err(ConfigError::Invalid { path: self.path, problems: self.found })
     }
 }

@@ -44,6 +44,8 @@ pub(super) fn document<'i>(text: &'i str, path: &Path) -> Result<DeTable<'i>, Co
     mistakes.result().map(|()| root)
 }
 
+/// Quotes that word processors write in place of straight ones.
+const TYPOGRAPHIC: [char; 8] = ['“', '”', '„', '‟', '‘', '’', '«', '»'];
 const DUPLICATE: &str = "duplicate key";
 
 fn start(error: &toml::de::Error) -> usize {
@@ -61,6 +63,10 @@ fn syntax(error: &toml::de::Error, text: &str, root: &DeTable<'_>) -> (String, W
     }
     let problem = if message.starts_with("string values must be quoted") && found.is_empty() {
         "the value is missing after the equals sign".to_owned()
+    } else if TYPOGRAPHIC.iter().any(|quote| found.contains(*quote))
+        || (message.starts_with("invalid") && line.contains(TYPOGRAPHIC))
+    {
+        "this line has typographic quotes (“ ”); write straight ones, \"…\"".to_owned()
     } else if ["string values", "invalid boolean"].iter().any(|what| message.starts_with(what)) {
         let text = quoted(found);
         let found = text.trim_matches('"');

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
+use crate::error::counted;
 use crate::net::listener::{Layer, Listener};
 use crate::supervisor::Change;
 
@@ -39,7 +40,9 @@ pub(crate) fn reloading() {
 
 /// Reports that the host drains its connections.
 pub(crate) fn stopping(connections: usize) {
-    let status = format!("stopping; {connections} connections are being closed");
+    let verb = if connections == 1 { "is" } else { "are" };
+    let connections = counted(connections, "connection");
+    let status = format!("stopping; {connections} {verb} being closed");
     notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);
 }
 

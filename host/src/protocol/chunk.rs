@@ -11,6 +11,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::dialog::{is_buffer_off, is_buffer_on};
+use crate::error::counted;
 
 /// What is known about a message's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,19 +42,19 @@ pub enum Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum LimitExceeded {
     /// The number of chunks (`max_chunks`).
-    #[error("more than {max} chunks in one message (max_chunks)")]
+    #[error("more than {} in one message (max_chunks)", counted(.max.to_owned(), "chunk"))]
     Chunks {
         /// The limit.
         max: usize,
     },
     /// The number of bytes (`max_message`).
-    #[error("more than {max_bytes} bytes in one message (max_message)")]
+    #[error("more than {} in one message (max_message)", counted(.max_bytes.to_owned(), "byte"))]
     Bytes {
         /// The limit.
         max_bytes: usize,
     },
     /// The number of WebSocket fragments (`max_frames`).
-    #[error("more than {max} frames in one message (max_frames)")]
+    #[error("more than {} in one message (max_frames)", counted(.max.to_owned(), "frame"))]
     Frames {
         /// The limit.
         max: usize,

@@ -216,6 +216,7 @@ mod tests {
         let (one, other) = (identity_issuer.issue(), identity_issuer.issue());
         assert_eq!(Identity::key_of(one.as_str()), Some(one.key()));
         assert_eq!(one.as_str().len(), Identity::LEN);
+        assert!(plugsocket_plugin::is_uuid(one.as_str()));
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().get_version_num(), 4);
         assert_eq!(Uuid::parse_str(&one.as_str()[..36]).unwrap().as_u64_pair().0, one.key());
         let uuid = &one.as_str().as_bytes()[..UUID_LEN];

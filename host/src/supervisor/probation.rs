@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use super::Supervisor;
 use crate::config::{ProbationSettings, ResourceSettings};
-use crate::error::chain;
+use crate::error::{chain, counted};
 use crate::hub::status::Active;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{self, Handover, Succession};
@@ -48,10 +48,14 @@ fn fault(before: &CounterValues, now: &CounterValues, share_percent: usize) -> O
         return Some("it panicked".to_owned());
     }
     if messages >= FEWEST_MESSAGES && is_over(refused) {
-        return Some(format!("it refused {refused} of {messages} messages"));
+        return Some(format!("it refused {refused} of {}", counted(messages as usize, "message")));
     }
     if slow >= FEWEST_SLOW_CALLS && is_over(slow) {
-        return Some(format!("{slow} slow calls with {messages} messages"));
+        return Some(format!(
+            "{} with {}",
+            counted(slow as usize, "slow call"),
+            counted(messages as usize, "message")
+        ));
     }
     None
 }

@@ -35,7 +35,7 @@ impl SimulatedHost {
     pub(super) fn admit(&mut self, mut peer: Peer) -> u64 {
         let id = self.peers.last_key_value().map_or(1, |(last, _)| last + 1);
         if peer.uuid.is_empty() {
-            peer.uuid = format!("00000000-0000-4000-8000-{id:012x}.test");
+            peer.uuid = format!("00000000-0000-4000-8000-{id:012x}.{id:064x}");
         }
         let peer: &'static Peer = Box::leak(Box::new(peer));
         lock(&PEERS).push(peer);

@@ -9,9 +9,10 @@
 //! plugin = "chat"
 //!
 //! [resources."/chat".config]
-//! max_text = 2000   # characters of a message
-//! max_name = 40     # characters of a name or room, at most 64
-//! history  = 20     # messages of the room that a new member receives, at most 500; default: 0
+//! max_text   = 2000    # characters of a message
+//! max_name   = 40      # characters of a name or room, at most 64
+//! history    = 20      # messages of the room that a new member receives, at most 500; default: 0
+//! user_names = false   # true: a browser's name is that of its authenticated user
 //! ```
 
 mod rooms;
@@ -20,8 +21,8 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use plugsocket_plugin::{
-    CloseReason, ConnectionId, Host, Message, Plugin, Refused, RestoreError, Session, Snapshot,
-    StartError, export_plugin, read_config,
+    CloseReason, ConnectionId, Host, Json, Message, Packet, Plugin, Refused, RestoreError, Session,
+    Snapshot, StartError, export_plugin, read_config,
 };
 use serde::{Deserialize, Serialize};
 
@@ -39,28 +40,28 @@ struct Config {
     max_text: usize,
     max_name: usize,
     history: usize,
+    user_names: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_text: 2000, max_name: 40, history: 0 }
+        Self { max_text: 2000, max_name: 40, history: 0, user_names: false }
     }
 }
 
 /// A packet from a client. Missing and null are the same.
-#[derive(Deserialize)]
-struct Request {
-    opcode: Option<String>,
-    room: Option<String>,
-    name: Option<String>,
-    message: Option<String>,
-    color: Option<String>,
+struct Request<'a> {
+    opcode: Option<Cow<'a, str>>,
+    room: Option<Cow<'a, str>>,
+    name: Option<Cow<'a, str>>,
+    message: Option<Cow<'a, str>>,
+    color: Option<Cow<'a, str>>,
 }
 
 /// A packet to clients, in addition to [`ChatMessage`].
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "lowercase")]
-enum Packet<'a> {
+enum Answer<'a> {
     Joined { room: Cow<'a, str>, name: Cow<'a, str>, members: Vec<Cow<'a, str>> },
     System { message: &'a str },
     History { messages: Vec<&'a ChatMessage> },
@@ -100,11 +101,12 @@ impl Plugin for Chat {
         if self.rooms.member(session.id()).is_none() {
             self.enter(session)?;
         }
-        let request = message.to_text().ok_or_else(|| "a packet must be UTF-8 JSON".to_owned());
-        let request = request.and_then(read);
-        if let Err(error) = request.and_then(|request| self.handle(session.id(), request)) {
-            let error: String = error.chars().take(MAX_ERROR).collect();
-            self.send(session.id(), &Packet::Error { message: &escape(&error) });
+        let handled = read(message).and_then(|request| self.handle(session, request));
+        if let Err(error) = &handled {
+            self.send(session.id(), &Answer::Error { message: &escape(error) });
+        }
+        if session.kind().is_backend() {
+            let _ = self.host.set_fyi(session.id(), if handled.is_ok() { "" } else { "refused" });
         }
         Ok(())
     }
@@ -148,9 +150,9 @@ impl Chat {
             Some(room) => self.validated(&room, "room").map_err(Refused::new)?,
             None => LOBBY.to_owned(),
         };
-        let name = match given("name") {
+        let name = match given("name").filter(|_| self.may_choose_name(session)) {
             Some(name) => self.validated(&name, "name").map_err(Refused::new)?,
-            None => format!("guest-{}", session.uuid().chars().take(4).collect::<String>()),
+            None => self.default_name(session),
         };
         // Fails if the connection has ended; `close` follows then.
         let _ = self.host.join(session.id(), &room);
@@ -158,16 +160,34 @@ impl Chat {
         Ok(room)
     }
 
-    fn handle(&mut self, id: ConnectionId, request: Request) -> Result<(), String> {
+    fn may_choose_name(&self, session: &Session<'_>) -> bool {
+        session.kind().is_backend() || !self.config.user_names
+    }
+
+    fn default_name(&self, session: &Session<'_>) -> String {
+        match session.user().filter(|_| !self.may_choose_name(session)) {
+            Some(user) => user.chars().take(self.config.max_name).collect(),
+            None => format!("guest-{}", session.uuid().chars().take(4).collect::<String>()),
+        }
+    }
+
+    fn handle(&mut self, session: &Session<'_>, mut request: Request<'_>) -> Result<(), String> {
+        let id = session.id();
+        if !self.may_choose_name(session) {
+            request.name = None;
+        }
         match request.opcode.as_deref() {
             Some("join") => self.join(id, request),
+            Some("name") if !self.may_choose_name(session) => {
+                Err("names are those of the authenticated users here".to_owned())
+            }
             Some("name") => self.rename(id, request),
             None | Some("message") => self.say(id, request),
             Some(_) => Err("unknown opcode; use join, name or message".to_owned()),
         }
     }
 
-    fn join(&mut self, id: ConnectionId, request: Request) -> Result<(), String> {
+    fn join(&mut self, id: ConnectionId, request: Request<'_>) -> Result<(), String> {
         let room = self.validated(request.room.as_deref().unwrap_or_default(), "room")?;
         let name = request.name.map(|name| self.validated(&name, "name")).transpose()?;
         let Some(member) = self.rooms.member(id) else { return Ok(()) };
@@ -180,7 +200,7 @@ impl Chat {
         let name = name.unwrap_or_else(|| member.name.clone());
         self.rooms.enter(id, room.clone(), name.clone());
         let members = self.rooms.names(&room, MAX_LISTED).into_iter().map(escape).collect();
-        self.send(id, &Packet::Joined { room: escape(&room), name: escape(&name), members });
+        self.send(id, &Answer::Joined { room: escape(&room), name: escape(&name), members });
         if moves {
             self.send_history(id, &room);
         }
@@ -188,7 +208,7 @@ impl Chat {
         Ok(())
     }
 
-    fn rename(&mut self, id: ConnectionId, request: Request) -> Result<(), String> {
+    fn rename(&mut self, id: ConnectionId, request: Request<'_>) -> Result<(), String> {
         let name = self.validated(request.name.as_deref().unwrap_or_default(), "name")?;
         let Some(before) = self.rooms.rename(id, name.clone()) else { return Ok(()) };
         if let Some(member) = self.rooms.member(id).filter(|_| before != name) {
@@ -198,14 +218,14 @@ impl Chat {
         Ok(())
     }
 
-    fn say(&mut self, id: ConnectionId, request: Request) -> Result<(), String> {
+    fn say(&mut self, id: ConnectionId, request: Request<'_>) -> Result<(), String> {
         let message = request.message.unwrap_or_default();
         let length = message.chars().count();
         if length == 0 || length > self.config.max_text {
             let most = self.config.max_text;
             return Err(format!("`message` has {length} characters; it must have 1 to {most}"));
         }
-        let color = request.color.filter(|color| !color.is_empty());
+        let color = request.color.filter(|color| !color.is_empty()).map(Cow::into_owned);
         if color.as_deref().is_some_and(|color| !is_color(color)) {
             return Err("`color` must be # and 3 or 6 hex digits, such as #c0ffee".to_owned());
         }
@@ -239,27 +259,31 @@ impl Chat {
     fn send_history(&self, id: ConnectionId, room: &str) {
         let messages: Vec<&ChatMessage> = self.rooms.history(room).collect();
         if !messages.is_empty() {
-            self.send(id, &Packet::History { messages });
+            self.send(id, &Answer::History { messages });
         }
     }
 
     // The next two ignore errors: the client is gone or this instance has been replaced.
 
     fn announce(&self, room: &str, except: &[ConnectionId], text: &str) {
-        let _ = self.host.publish(room, except, &json(&Packet::System { message: text }));
+        let _ = self.host.publish(room, except, &json(&Answer::System { message: text }));
     }
 
-    fn send(&self, id: ConnectionId, packet: &Packet<'_>) {
+    fn send(&self, id: ConnectionId, packet: &Answer<'_>) {
         let _ = self.host.send(id, &json(packet));
     }
 }
 
-/// Parses a packet. The first character is checked because serde would also accept an array.
-fn read(text: &str) -> Result<Request, String> {
-    if !text.trim_start().starts_with('{') {
-        return Err("a packet must be a JSON object".to_owned());
+fn read(message: Message<'_>) -> Result<Request<'_>, String> {
+    let packet = Packet::read(message).map_err(|refused| refused.reason)?;
+    let keys = ["opcode", "room", "name", "message", "color"];
+    let mut texts = [const { None }; 5];
+    for ((value, key), text) in packet.fields(keys).into_iter().zip(keys).zip(&mut texts) {
+        let wrong = || format!("`{key}` must be a string");
+        *text = value.map(|value: Json<'_>| value.to_text().ok_or_else(wrong)).transpose()?;
     }
-    serde_json::from_str(text).map_err(|error| error.to_string())
+    let [opcode, room, name, message, color] = texts;
+    Ok(Request { opcode, room, name, message, color })
 }
 
 fn json(packet: &impl Serialize) -> String {
@@ -293,8 +317,6 @@ fn escape(text: &str) -> Cow<'_, str> {
 const LOBBY: &str = "lobby";
 /// Names in a `joined` packet.
 const MAX_LISTED: usize = 500;
-/// Characters of an error, which may quote the packet.
-const MAX_ERROR: usize = 200;
 const SNAPSHOT_VERSION: u32 = 1;
 
 #[cfg(test)]

@@ -143,13 +143,15 @@ fn an_invalid_packet_is_answered_with_an_error_to_its_sender_only() {
         (r#"{"opcode":"name"}"#, "`name` has 0 characters; it must have 1 to 4"),
         (r#"{"opcode":"join","name":"A"}"#, "`room` has 0 characters; it must have 1 to 4"),
         (r#"{"opcode":"join","room":"a\u0000b"}"#, "`room` contains a control character"),
+        (r#"{"message":true}"#, "`message` must be a string"),
+        (r#"{"opcode":{"a":1}}"#, "`opcode` must be a string"),
         (r#"{"opcode":"shout"}"#, "unknown opcode; use join, name or message"),
         (r#"["join","den","Bob",null,null]"#, "a packet must be a JSON object"),
         (r#" "join""#, "a packet must be a JSON object"),
     ] {
         assert_eq!(error(&mut app, ann, packet), expected, "{packet}");
     }
-    for packet in ["", "[]x", "{\"message\":1}", &"[".repeat(100_000)] {
+    for packet in ["", "[]x", "{\"message\":[1]}", "\u{feff}{}", &"[".repeat(100_000)] {
         error(&mut app, ann, packet);
     }
     app.message(ann, &[0xff][..]).unwrap();
@@ -158,6 +160,68 @@ fn an_invalid_packet_is_answered_with_an_error_to_its_sender_only() {
     // The limit counts characters, not bytes.
     app.message(ann, r#"{"message":"ééééé"}"#).unwrap();
     assert_eq!(app.received(bob).len(), 1);
+}
+
+#[test]
+fn numbers_are_the_text_that_they_spell() {
+    let mut app = app("{}");
+    let ann = enter(&mut app, "name=Ann");
+    app.message(ann, r#"{"opcode":"join","room":42,"name":7}"#).unwrap();
+    let joined = r#"{"type":"joined","room":"42","name":"7","members":["7"]}"#;
+    assert_eq!(app.received(ann), [joined]);
+    for number in ["12345678901234567890123", "1.10", "1e400", "-0"] {
+        app.message(ann, &format!(r#"{{"message":{number},"name":"Ann"}}"#)).unwrap();
+        let expected = format!(r#"{{"type":"usermsg","name":"Ann","message":"{number}"}}"#);
+        assert_eq!(app.received(ann), [expected]);
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_is_sent_as_a_replacement_character() {
+    let mut app = app("{}");
+    let ann = enter(&mut app, "name=Ann");
+    app.message(ann, r#"{"message":"cut \ud83d"}"#).unwrap();
+    assert_eq!(
+        app.received(ann),
+        ["{\"type\":\"usermsg\",\"name\":\"Ann\",\"message\":\"cut \u{fffd}\"}"]
+    );
+}
+
+#[test]
+fn a_refused_packet_of_a_script_has_a_fyi() {
+    let mut app = app("{}");
+    let script = app.open(Peer::backend()).unwrap();
+    let ann = enter(&mut app, "");
+    for (packet, fyi) in [(r#"{"opcode":"mesage"}"#, "refused"), (r#"{"message":"x"}"#, "")] {
+        app.message(script, packet).unwrap();
+        app.message(ann, packet).unwrap();
+        assert_eq!((app.fyi(script).as_str(), app.fyi(ann).as_str()), (fyi, ""), "{packet}");
+    }
+}
+
+#[test]
+fn with_user_names_a_browser_cannot_choose_its_name() {
+    let mut app = app(r#"{"user_names":true,"max_name":5}"#);
+    for (peer, expected) in [
+        (Peer::websocket().user("eve"), "eve"),
+        (Peer::websocket().user("evelyne"), "evely"),
+        (Peer::websocket(), "guest-0000"),
+        (Peer::backend(), "Ann"),
+    ] {
+        let id = app.open(peer.clone().query("name=Ann")).unwrap();
+        drop(app.received(id));
+        app.message(id, r#"{"message":"hi","name":"Ann"}"#).unwrap();
+        let expected = format!(r#"{{"type":"usermsg","name":"{expected}","message":"hi"}}"#);
+        assert_eq!(app.received(id), [expected]);
+        app.close(id);
+    }
+    let eve = app.open(Peer::websocket().user("eve")).unwrap();
+    drop(app.received(eve));
+    let refused = error(&mut app, eve, r#"{"opcode":"name","name":"Ann"}"#);
+    assert_eq!(refused, "names are those of the authenticated users here");
+    app.message(eve, r#"{"opcode":"join","room":"den","name":"Ann"}"#).unwrap();
+    let joined = r#"{"type":"joined","room":"den","name":"eve","members":["eve"]}"#;
+    assert_eq!(app.received(eve).last().map(String::as_str), Some(joined));
 }
 
 #[test]
@@ -222,7 +286,7 @@ fn a_configuration_error_names_its_key() {
     for (config, expected) in [
         (
             r#"{"maxtext":1}"#,
-            "unknown field `maxtext`, expected one of `max_text`, `max_name`, `history`",
+            "unknown field `maxtext`, expected one of `max_text`, `max_name`, `history`, `user_names`",
         ),
         (r#"{"max_name":100}"#, "`max_name` is 100; it must be from 1 to 64"),
         (r#"{"max_text":0}"#, "`max_text` is 0; it must be from 1 to 1000000"),

@@ -20,13 +20,15 @@
 mod job;
 mod job_table;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime};
 
 use plugsocket_plugin::{
-    CloseReason, ConnectionId, Host, HostError, Kind, Message, Plugin, Refused, RestoreError,
-    Session, Snapshot, StartError, Target, Verdict, export_plugin, read_config,
+    CloseReason, ConnectionId, Host, HostError, Json, Kind, Message, Packet, Plugin, Refused,
+    RestoreError, Session, Snapshot, StartError, Target, Verdict, export_plugin, is_uuid,
+    read_config,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Number;
@@ -69,19 +71,18 @@ impl Default for Config {
 }
 
 /// A packet from a browser or script. Missing and null are the same.
-#[derive(Deserialize)]
 struct Request {
     opcode: Option<String>,
     job: Option<String>,
     text: Option<String>,
-    percent: Option<f64>,
     uuid: Option<String>,
+    percent: Option<f64>,
     seconds: Option<f64>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "opcode", rename_all = "lowercase")]
-enum Packet<'a> {
+enum Answer<'a> {
     Job { job: &'a str },
     Progress { job: &'a str, state: State, text: &'a str, percent: Option<Number>, elapsed: Number },
     Error { error: &'a str },
@@ -107,14 +108,11 @@ impl Plugin for Jobs {
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
-        let request = message.to_text().ok_or_else(|| "a packet must be UTF-8 JSON".to_owned());
-        let request = request.and_then(read);
-        let fyi =
-            request.and_then(|request| self.handle(session, request)).unwrap_or_else(|error| {
-                let error: String = error.chars().take(MAX_ERROR).collect();
-                self.send(session.id(), &json(&Packet::Error { error: &error }));
-                "refused"
-            });
+        let handled = read(message).and_then(|request| self.handle(session, request));
+        let fyi = handled.unwrap_or_else(|error| {
+            self.send(session.id(), &json(&Answer::Error { error: &error }));
+            "refused"
+        });
         // Always set: a previous value, also of another configuration, must not remain.
         let fyi = if self.may_report(session) { fyi } else { "" };
         let _ = self.host.set_fyi(session.id(), fyi);
@@ -192,7 +190,7 @@ impl Jobs {
         if session.kind() == Kind::WebSocket {
             self.table.watch(&id, session.uuid()).map_err(|limit| self.limit_error(limit))?;
         }
-        self.send(session.id(), &json(&Packet::Job { job: &id }));
+        self.send(session.id(), &json(&Answer::Job { job: &id }));
         Ok(id)
     }
 
@@ -251,7 +249,7 @@ impl Jobs {
         }
         let id = job_of(request.job)?;
         let uuid = request.uuid.filter(|uuid| !uuid.is_empty());
-        if uuid.as_ref().is_some_and(|uuid| uuid.len() > MAX_UUID) {
+        if uuid.as_deref().is_some_and(|uuid| !is_uuid(uuid)) {
             return Err("`uuid` must be the uuid that a browser received in `ready`".to_owned());
         }
         self.table.ensure(&id, Requester::Script, now).map_err(|limit| self.limit_error(limit))?;
@@ -294,7 +292,9 @@ impl Jobs {
     fn limit_error(&self, limit: LimitReached) -> String {
         match limit {
             LimitReached::Jobs => {
-                format!("the limit of {} jobs is reached; try again later", self.config.max_jobs)
+                let max_jobs = self.config.max_jobs;
+                let s = if max_jobs == 1 { "" } else { "s" };
+                format!("the limit of {max_jobs} job{s} is reached; try again later")
             }
             LimitReached::Watchers => {
                 format!("this job has {MAX_WATCHERS} watchers, which is the limit")
@@ -381,7 +381,7 @@ impl Jobs {
 
     fn packet(&self, id: &str, now: Instant) -> Option<String> {
         let job = self.table.job(id)?;
-        Some(json(&Packet::Progress {
+        Some(json(&Answer::Progress {
             job: id,
             state: job.state(),
             text: job.text(),
@@ -423,15 +423,29 @@ fn tenths(value: f64) -> Number {
     .unwrap_or_else(|| Number::from(0))
 }
 
-/// Parses a packet. The first character is checked because serde would also accept an array.
-fn read(text: &str) -> Result<Request, String> {
-    if !text.trim_start().starts_with('{') {
-        return Err("a packet must be a JSON object".to_owned());
-    }
-    serde_json::from_str(text).map_err(|error| error.to_string())
+fn read(message: Message<'_>) -> Result<Request, String> {
+    let packet = Packet::read(message).map_err(|refused| refused.reason)?;
+    let text = |value: Option<Json<'_>>, key: &str| {
+        let text = value.map(|value| value.to_text().map(Cow::into_owned));
+        text.map(|text| text.ok_or_else(|| format!("`{key}` must be a string"))).transpose()
+    };
+    let number = |value: Option<Json<'_>>, key: &str| {
+        let number = value.map(Json::to_number);
+        number.map(|number| number.ok_or_else(|| format!("`{key}` must be a number"))).transpose()
+    };
+    let [opcode, job, words, uuid, percent, seconds] =
+        packet.fields(["opcode", "job", "text", "uuid", "percent", "seconds"]);
+    Ok(Request {
+        opcode: text(opcode, "opcode")?,
+        job: text(job, "job")?,
+        text: text(words, "text")?,
+        uuid: text(uuid, "uuid")?,
+        percent: number(percent, "percent")?,
+        seconds: number(seconds, "seconds")?,
+    })
 }
 
-fn json(packet: &Packet<'_>) -> String {
+fn json(packet: &Answer<'_>) -> String {
     serde_json::to_string(packet).expect("strings and numbers always have a JSON form")
 }
 
@@ -454,10 +468,6 @@ const MAX_DEMOS: usize = 100;
 const MAX_ID: usize = 100;
 /// Characters of a report's text; the rest is discarded.
 const MAX_TEXT: usize = 1000;
-/// Bytes of a uuid. The host's are shorter.
-const MAX_UUID: usize = 200;
-/// Characters of an error, which may quote the packet.
-const MAX_ERROR: usize = 200;
 
 #[cfg(test)]
 mod tests;

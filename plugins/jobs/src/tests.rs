@@ -108,7 +108,6 @@ fn a_script_may_name_the_browser_that_watches() {
     assert_eq!(report(&mut app, script, &for_ann), "watched", "bob still watches");
     app.close(bob);
     assert_eq!(report(&mut app, script, &for_ann), "unwatched");
-    assert_eq!(report(&mut app, script, r#"{"opcode":"done","job":"J","uuid":"x"}"#), "unwatched");
 }
 
 #[test]
@@ -210,6 +209,7 @@ fn an_invalid_packet_is_answered_with_an_error_and_refused() {
     let (_, script) = both(&mut app);
     report(&mut app, script, r#"{"opcode":"done","job":"over"}"#);
     let job = "`job` must be a string of 1 to 100 characters";
+    let uuid = "`uuid` must be the uuid that a browser received in `ready`";
     let opcode = "`opcode` must be start, watch, abort, demo, progress, done, failed or aborted";
     for (packet, expected) in [
         ("{}", opcode),
@@ -218,10 +218,12 @@ fn an_invalid_packet_is_answered_with_an_error_and_refused() {
         (r#"{"opcode":"progress"}"#, job),
         (r#"{"opcode":"progress","job":""}"#, job),
         (&format!(r#"{{"opcode":"done","job":"{}"}}"#, "x".repeat(101)), job),
-        (
-            &format!(r#"{{"opcode":"done","job":"J","uuid":"{}"}}"#, "x".repeat(201)),
-            "`uuid` must be the uuid that a browser received in `ready`",
-        ),
+        (&format!(r#"{{"opcode":"done","job":{}}}"#, "9".repeat(101)), job),
+        (r#"{"opcode":"done","job":"J","uuid":"x"}"#, uuid),
+        (&format!(r#"{{"opcode":"done","job":"J","uuid":"{}"}}"#, "0".repeat(101)), uuid),
+        (r#"{"opcode":"progress","job":["J"]}"#, "`job` must be a string"),
+        (r#"{"opcode":"progress","job":"J","text":true}"#, "`text` must be a string"),
+        (r#"{"opcode":"progress","job":"J","percent":"50"}"#, "`percent` must be a number"),
         (r#"{"opcode":"progress","job":"over"}"#, "this job has ended; a new run needs a new id"),
         (r#"{"opcode":"watch","job":"J"}"#, "only clients of kind websocket can watch a job"),
         (r#"{"opcode":"demo","seconds":1}"#, "demos are disabled; `demo = true` enables them"),
@@ -229,13 +231,37 @@ fn an_invalid_packet_is_answered_with_an_error_and_refused() {
         assert_eq!(error(&mut app, script, packet), expected, "{packet}");
         assert_eq!(app.fyi(script), "refused", "{packet}");
     }
-    for packet in
-        ["", "[1]", r#"{"opcode":"progress","job":"J","percent":{}}"#, &"[".repeat(100_000)]
-    {
+    for packet in ["", "[1]", "\u{feff}{}", &"[".repeat(100_000)] {
         error(&mut app, script, packet);
     }
     ask(&mut app, script, r#"{"opcode":"start"}"#);
     assert_eq!(app.fyi(script), "", "the previous `fyi` is cleared");
+}
+
+#[test]
+fn a_job_is_the_text_that_the_client_wrote() {
+    let mut app = app(r#"{"interval":0}"#);
+    let (ann, script) = both(&mut app);
+    let [one, other] = ["12345678901234567890123", "12345678901234567890124"];
+    ask(&mut app, ann, &format!(r#"{{"opcode":"watch","job":"{one}"}}"#));
+    let progress =
+        |job: &str| format!(r#"{{"opcode":"progress","job":{job},"text":1.10,"percent":1e999}}"#);
+    assert_eq!(report(&mut app, script, &progress(other)), "unwatched");
+    assert_eq!(report(&mut app, script, &progress(one)), "watched");
+    let [packet] = app.received(ann).try_into().unwrap();
+    let expected = format!(
+        r#"{{"opcode":"progress","job":"{one}","state":"running","text":"1.10","percent":100,"#
+    );
+    assert!(packet.starts_with(&expected), "{packet}");
+}
+
+#[test]
+fn half_a_surrogate_pair_is_sent_as_a_replacement_character() {
+    let mut app = app("{}");
+    let (ann, script) = both(&mut app);
+    ask(&mut app, ann, r#"{"opcode":"watch","job":"J"}"#);
+    report(&mut app, script, r#"{"opcode":"progress","job":"J","text":"cut \ud83d"}"#);
+    assert!(app.received(ann)[0].contains("\"text\":\"cut \u{fffd}\""));
 }
 
 #[test]

@@ -10,24 +10,25 @@
 //! plugin = "locks"
 //!
 //! [resources."/locks".config]
-//! lease     = 300     # seconds until a lock expires that is not renewed
-//! grace     = 5       # seconds within which a holder with a token may reconnect; 0: none
-//! max_locks = 500     # locks of one holder
-//! max_total = 20000   # locks of all holders
+//! lease      = 300    # seconds until a lock expires that is not renewed
+//! grace      = 5      # seconds within which a holder with a token may reconnect; 0: none
+//! max_locks  = 500    # locks of one holder
+//! max_total  = 20000  # locks of all holders
+//! user_names = false  # true: a browser's name is that of its authenticated user
 //! ```
 
 mod lock_table;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::time::{Duration, Instant, SystemTime};
 
 use plugsocket_plugin::{
-    Audience, CloseReason, ConnectionId, Host, Message, Plugin, Refused, RestoreError, Session,
-    Snapshot, StartError, export_plugin, read_config,
+    Audience, CloseReason, ConnectionId, Host, Json, Message, Packet, Plugin, Refused,
+    RestoreError, Session, Snapshot, StartError, export_plugin, read_config,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::lock_table::{Expired, Key, LimitReached, Limits, LockTable, Locked, SavedHolder};
 
@@ -45,23 +46,24 @@ struct Config {
     grace: f64,
     max_locks: usize,
     max_total: usize,
+    user_names: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { lease: 300.0, grace: 5.0, max_locks: 500, max_total: 20_000 }
+        Self { lease: 300.0, grace: 5.0, max_locks: 500, max_total: 20_000, user_names: false }
     }
 }
 
-#[derive(Deserialize)]
-struct Request {
-    opcode: Option<String>,
-    ids: Option<Vec<Value>>,
+/// A packet from a client. Missing and null are the same.
+struct Request<'a> {
+    opcode: Option<Json<'a>>,
+    ids: Option<Json<'a>>,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "opcode", rename_all = "lowercase")]
-enum Packet<'a> {
+enum Answer<'a> {
     Locks { mine: Vec<&'a str>, locked: Vec<Locked<'a>> },
     Locked { ids: &'a [String], by: &'a str },
     Unlocked { ids: &'a [String] },
@@ -94,30 +96,31 @@ impl Plugin for Locks {
     }
 
     fn open(&mut self, session: &Session<'_>) -> Result<(), Refused> {
-        let (key, name) = identify(session)?;
+        let (key, name) = self.identify(session)?;
         self.table.connect(key, name, session.id());
         Ok(())
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
-        let (key, name) = identify(session)?;
+        let (key, name) = self.identify(session)?;
         // Unknown only after a predecessor that left no state.
         if !self.table.connections(&key).contains(&session.id()) {
             self.table.connect(key.clone(), name, session.id());
         }
-        let request = message.to_text().ok_or_else(|| "a packet must be UTF-8 JSON".to_owned());
-        let request = request.and_then(read);
-        if let Err(error) = request.and_then(|request| self.handle(&key, session.id(), request)) {
-            let error: String = error.chars().take(MAX_ERROR).collect();
-            self.send(&[session.id()], &Packet::Error { error: &error });
+        let handled = read(message).and_then(|request| self.handle(&key, session.id(), request));
+        if let Err(error) = &handled {
+            self.send(&[session.id()], &Answer::Error { error });
+        }
+        if session.kind().is_backend() {
+            let _ = self.host.set_fyi(session.id(), if handled.is_ok() { "" } else { "refused" });
         }
         Ok(())
     }
 
     fn close(&mut self, session: &Session<'_>, _: &CloseReason<'_>) {
-        if let Ok((key, _)) = identify(session) {
+        if let Ok((key, _)) = self.identify(session) {
             let free = self.table.disconnect(&key, session.id(), Instant::now());
-            self.notify_others(&[], &free, &Packet::Unlocked { ids: &free });
+            self.notify_others(&[], &free, &Answer::Unlocked { ids: &free });
         }
     }
 
@@ -154,9 +157,9 @@ impl Plugin for Locks {
 export_plugin!(Locks);
 
 impl Locks {
-    fn handle(&mut self, key: &Key, id: ConnectionId, request: Request) -> Result<(), String> {
+    fn handle(&mut self, key: &Key, id: ConnectionId, request: Request<'_>) -> Result<(), String> {
         let requested = request.ids.map(ids).transpose()?;
-        match request.opcode.as_deref() {
+        match request.opcode.and_then(Json::to_text).as_deref() {
             Some("lock") => {
                 let requested = requested.ok_or("`ids` is missing: an array of the ids to lock")?;
                 let locked = self.table.lock(key, requested.clone(), Instant::now());
@@ -165,7 +168,7 @@ impl Locks {
                 self.notify_others(
                     self.table.connections(key),
                     &locked,
-                    &Packet::Locked { ids: &locked, by },
+                    &Answer::Locked { ids: &locked, by },
                 );
                 self.notify_holder(key, self.table.owned_by_others_among(key, &requested));
             }
@@ -177,7 +180,7 @@ impl Locks {
                 self.notify_others(
                     self.table.connections(key),
                     &free,
-                    &Packet::Unlocked { ids: &free },
+                    &Answer::Unlocked { ids: &free },
                 );
                 self.notify_holder(
                     key,
@@ -188,53 +191,80 @@ impl Locks {
                 self.table.renew(key, Instant::now());
                 self.send(
                     &[id],
-                    &Packet::Locks { mine: self.table.locks_of(key), locked: Vec::new() },
+                    &Answer::Locks { mine: self.table.locks_of(key), locked: Vec::new() },
                 );
             }
             Some("list") => {
                 let (mine, locked) = (self.table.locks_of(key), self.table.owned_by_others(key));
-                self.send(&[id], &Packet::Locks { mine, locked });
+                self.send(&[id], &Answer::Locks { mine, locked });
             }
             _ => return Err("`opcode` must be lock, unlock, renew or list".to_owned()),
         }
         Ok(())
     }
 
+    /// Returns the holder, as its query names it, and the name that others see.
+    fn identify(&self, session: &Session<'_>) -> Result<(Key, String), Refused> {
+        let given = |key: &str, most: usize| match session.query_value(key) {
+            Some(value) if value.chars().count() > most => {
+                Err(Refused::new(format!("`{key}` in the query has more than {most} characters")))
+            }
+            value => Ok(value.filter(|value| !value.is_empty())),
+        };
+        let key = match given("holder", 200)? {
+            Some(token) => Key::Token(token),
+            None => Key::Connection(session.id().0),
+        };
+        let name = match self.config.user_names && !session.kind().is_backend() {
+            true => session.user().map(|user| user.chars().take(MAX_NAME).collect()),
+            false => given("name", MAX_NAME)?,
+        };
+        let guest = || format!("guest-{}", session.uuid().chars().take(4).collect::<String>());
+        Ok((key, name.unwrap_or_else(guest)))
+    }
+
     fn expire(&mut self, now: Instant) {
         for Expired { connections, ids } in self.table.expire(now) {
-            self.send(&connections, &Packet::Expired { ids: &ids });
-            self.notify_others(&connections, &ids, &Packet::Unlocked { ids: &ids });
+            self.send(&connections, &Answer::Expired { ids: &ids });
+            self.notify_others(&connections, &ids, &Answer::Unlocked { ids: &ids });
         }
     }
 
     fn limit_error(&self, limit: LimitReached) -> String {
         let Config { max_locks, max_total, .. } = self.config;
+        let s = |limit| if limit == 1 { "" } else { "s" };
         match limit {
             LimitReached::Holder => {
-                format!("this exceeds your limit of {max_locks} locks; unlock some first")
+                format!(
+                    "this exceeds your limit of {max_locks} lock{}; unlock some first",
+                    s(max_locks)
+                )
             }
             LimitReached::Total => {
-                format!("this exceeds the limit of {max_total} locks in total; try again later")
+                format!(
+                    "this exceeds the limit of {max_total} lock{} in total; try again later",
+                    s(max_total)
+                )
             }
         }
     }
 
     /// Sends `locks` to all connections of the holder: a duplicated tab has the same token.
     fn notify_holder(&self, key: &Key, locked: Vec<Locked<'_>>) {
-        let packet = Packet::Locks { mine: self.table.locks_of(key), locked };
+        let packet = Answer::Locks { mine: self.table.locks_of(key), locked };
         self.send(self.table.connections(key), &packet);
     }
 
     // The next two ignore errors: the client is gone or this instance has been replaced.
 
     /// Sends `packet` to all connections except those of the holder, unless `ids` is empty.
-    fn notify_others(&self, holder: &[ConnectionId], ids: &[String], packet: &Packet<'_>) {
+    fn notify_others(&self, holder: &[ConnectionId], ids: &[String], packet: &Answer<'_>) {
         if !ids.is_empty() {
             let _ = self.host.broadcast(Audience::resource().except(holder), &json(packet));
         }
     }
 
-    fn send(&self, to: &[ConnectionId], packet: &Packet<'_>) {
+    fn send(&self, to: &[ConnectionId], packet: &Answer<'_>) {
         let text = json(packet);
         for id in to {
             let _ = self.host.send(*id, &text);
@@ -242,33 +272,20 @@ impl Locks {
     }
 }
 
-/// Reads the holder and its name from the query.
-fn identify(session: &Session<'_>) -> Result<(Key, String), Refused> {
-    let given = |key: &str, most: usize| match session.query_value(key) {
-        Some(value) if value.chars().count() > most => {
-            Err(Refused::new(format!("`{key}` in the query has more than {most} characters")))
-        }
-        value => Ok(value.filter(|value| !value.is_empty())),
-    };
-    let key = match given("holder", 200)? {
-        Some(token) => Key::Token(token),
-        None => Key::Connection(session.id().0),
-    };
-    let guest = || format!("guest-{}", session.uuid().chars().take(4).collect::<String>());
-    Ok((key, given("name", 100)?.unwrap_or_else(guest)))
-}
-
-/// Converts the ids of a packet to strings.
-fn ids(values: Vec<Value>) -> Result<Vec<String>, String> {
-    if values.len() > MAX_IDS {
-        return Err(format!("`ids` has {} entries; the limit is {MAX_IDS}", values.len()));
+/// Returns the ids of a packet. A number is the text that the client wrote.
+fn ids(ids: Json<'_>) -> Result<Vec<String>, String> {
+    let elements = || ids.elements().ok_or("`ids` must be an array");
+    let count = elements()?.count();
+    if count > MAX_IDS {
+        return Err(format!("`ids` has {count} entries; the limit is {MAX_IDS}"));
     }
-    let id = |value| match value {
-        Value::String(text) if (1..=MAX_ID).contains(&text.chars().count()) => Ok(text),
-        Value::Number(number) => Ok(number.to_string()),
-        _ => Err(format!("each of `ids` must be a string of 1 to {MAX_ID} characters or a number")),
+    let id = |id: Json<'_>| {
+        let text = id.to_text().filter(|text| (1..=MAX_ID).contains(&text.chars().count()));
+        text.map(Cow::into_owned).ok_or_else(|| {
+            format!("each of `ids` must be a string or a number of 1 to {MAX_ID} characters")
+        })
     };
-    values.into_iter().map(id).collect()
+    elements()?.map(id).collect()
 }
 
 fn seconds(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<Duration, StartError> {
@@ -280,15 +297,13 @@ fn seconds(key: &str, value: f64, range: RangeInclusive<f64>) -> Result<Duration
     Ok(Duration::from_secs_f64(value))
 }
 
-/// Parses a packet. The first character is checked because serde would also accept an array.
-fn read(text: &str) -> Result<Request, String> {
-    if !text.trim_start().starts_with('{') {
-        return Err("a packet must be a JSON object".to_owned());
-    }
-    serde_json::from_str(text).map_err(|error| error.to_string())
+fn read(message: Message<'_>) -> Result<Request<'_>, String> {
+    let packet = Packet::read(message).map_err(|refused| refused.reason)?;
+    let [opcode, ids] = packet.fields(["opcode", "ids"]);
+    Ok(Request { opcode, ids })
 }
 
-fn json(packet: &Packet<'_>) -> String {
+fn json(packet: &Answer<'_>) -> String {
     serde_json::to_string(packet).expect("strings always have a JSON form")
 }
 
@@ -298,8 +313,8 @@ const DAY: f64 = 86_400.0;
 const MAX_IDS: usize = 500;
 /// Characters of an id.
 const MAX_ID: usize = 200;
-/// Characters of an error, which may quote the packet.
-const MAX_ERROR: usize = 200;
+/// Characters of a holder's name.
+const MAX_NAME: usize = 100;
 const SNAPSHOT_VERSION: u32 = 1;
 
 #[cfg(test)]

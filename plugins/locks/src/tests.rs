@@ -141,7 +141,7 @@ fn an_invalid_packet_is_answered_with_an_error() {
     ask(&mut app, bob, r#"{"opcode":"lock","ids":["1","2"]}"#);
     drop(app.received(ann));
     let opcode = "`opcode` must be lock, unlock, renew or list";
-    let id = "each of `ids` must be a string of 1 to 200 characters or a number";
+    let id = "each of `ids` must be a string or a number of 1 to 200 characters";
     for (packet, expected) in [
         ("{}", opcode),
         (r#"["lock",["1"]]"#, "a packet must be a JSON object"),
@@ -149,7 +149,9 @@ fn an_invalid_packet_is_answered_with_an_error() {
         (r#"{"opcode":"lock"}"#, "`ids` is missing: an array of the ids to lock"),
         (r#"{"opcode":"lock","ids":[""]}"#, id),
         (r#"{"opcode":"lock","ids":[true]}"#, id),
+        (r#"{"opcode":"lock","ids":"x"}"#, "`ids` must be an array"),
         (&format!(r#"{{"opcode":"lock","ids":["{}"]}}"#, "x".repeat(201)), id),
+        (&format!(r#"{{"opcode":"lock","ids":[{}]}}"#, "9".repeat(201)), id),
         (
             &format!(r#"{{"opcode":"lock","ids":[{}1]}}"#, "1,".repeat(500)),
             "`ids` has 501 entries; the limit is 500",
@@ -166,12 +168,83 @@ fn an_invalid_packet_is_answered_with_an_error() {
         let expected = format!(r#"{{"opcode":"error","error":"{expected}"}}"#);
         assert_eq!(ask(&mut app, ann, packet), [expected], "{packet}");
     }
-    for packet in ["", "null", r#"{"opcode":"lock","ids":"x"}"#, &"[".repeat(100_000)] {
+    for packet in ["", "null", "\u{feff}{}", &"[".repeat(100_000)] {
         assert!(ask(&mut app, ann, packet)[0].starts_with(r#"{"opcode":"error""#), "{packet}");
     }
     assert_eq!(app.received(bob).len(), 0);
     let long = format!("holder={}", "x".repeat(201));
     assert!(app.open(Peer::websocket().query(&long)).is_err());
+}
+
+#[test]
+fn an_id_is_the_text_that_the_client_wrote() {
+    let mut app = app("{}");
+    let [ann, bob] = [ANN, BOB].map(|query| enter(&mut app, query));
+    for (one, other) in [
+        ("9007199254740993", "9007199254740992"),
+        ("12345678901234567890123", "12345678901234567890124"),
+        ("18446744073709551615", "18446744073709551616"),
+        ("-9223372036854775809", "-9223372036854775808"),
+        ("1.10", "1.1"),
+        ("0.1", "0.10000000000000000001"),
+        ("1e400", "1e401"),
+        ("-0", "0"),
+    ] {
+        let lock = |id: &str| format!(r#"{{"opcode":"lock","ids":[{id}]}}"#);
+        for (holder, id) in [(ann, one), (bob, other)] {
+            let locks = ask(&mut app, holder, &lock(id)).pop().unwrap();
+            assert!(locks.contains(&format!(r#""mine":["{id}"]"#)), "{id}: {locks}");
+            assert!(locks.ends_with(r#""locked":[]}"#), "{id}: {locks}");
+        }
+        // A number and the string that spells it are one id.
+        let locks = ask(&mut app, bob, &lock(&format!(r#""{one}""#))).pop().unwrap();
+        assert!(locks.contains(&format!(r#""locked":[{{"id":"{one}","#)), "{one}: {locks}");
+        for holder in [ann, bob] {
+            ask(&mut app, holder, r#"{"opcode":"unlock"}"#);
+            drop(app.received(holder));
+        }
+        drop((app.received(ann), app.received(bob)));
+    }
+}
+
+#[test]
+fn half_a_surrogate_pair_in_an_id_is_a_replacement_character() {
+    let mut app = app("{}");
+    let ann = enter(&mut app, ANN);
+    assert_eq!(
+        ask(&mut app, ann, r#"{"opcode":"lock","ids":["cut \ud83d"]}"#),
+        ["{\"opcode\":\"locks\",\"mine\":[\"cut \u{fffd}\"],\"locked\":[]}"]
+    );
+}
+
+#[test]
+fn a_refused_packet_of_a_script_has_a_fyi() {
+    let mut app = app("{}");
+    let script = app.open(Peer::backend()).unwrap();
+    let ann = enter(&mut app, ANN);
+    for (packet, fyi) in [(r#"{"opcode":"lok"}"#, "refused"), (r#"{"opcode":"list"}"#, "")] {
+        ask(&mut app, script, packet);
+        ask(&mut app, ann, packet);
+        assert_eq!((app.fyi(script).as_str(), app.fyi(ann).as_str()), (fyi, ""), "{packet}");
+    }
+}
+
+#[test]
+fn with_user_names_a_browser_cannot_choose_its_name() {
+    let mut app = app(r#"{"user_names":true}"#);
+    let watcher = enter(&mut app, "");
+    for (peer, expected) in [
+        (Peer::websocket().user("eve"), "eve"),
+        (Peer::websocket(), "guest-0000"),
+        (Peer::backend(), "Ann"),
+    ] {
+        let id = app.open(peer.query("name=Ann")).unwrap();
+        ask(&mut app, id, r#"{"opcode":"lock","ids":["x"]}"#);
+        let by = format!(r#"{{"opcode":"locked","ids":["x"],"by":"{expected}"}}"#);
+        assert_eq!(app.received(watcher), [by]);
+        app.close(id);
+        drop(app.received(watcher));
+    }
 }
 
 #[test]
@@ -201,7 +274,7 @@ fn a_configuration_error_names_its_key() {
     for (config, expected) in [
         (
             r#"{"leese":1}"#,
-            "unknown field `leese`, expected one of `lease`, `grace`, `max_locks`, `max_total`",
+            "unknown field `leese`, expected one of `lease`, `grace`, `max_locks`, `max_total`, `user_names`",
         ),
         (r#"{"lease":0}"#, "`lease` is 0; it must be from 0.1 to 86400 seconds"),
         (r#"{"grace":-1}"#, "`grace` is -1; it must be from 0 to 86400 seconds"),

@@ -64,11 +64,12 @@ fn first_line_is_safe(bytes: &[u8], tail: Tail) -> bool {
         let content = line.strip_suffix(b"\r").unwrap_or(line);
         let early = (1..content.len()).map(|len| &content[..len]).any(|begun| {
             let text = begun.strip_suffix(b"\r").unwrap_or(begun);
+            let value = begun.strip_prefix(b"\xef\xbb\xbf").unwrap_or(begun);
             begun == b"bufferON"
                 || begun == b"bufferOFF"
                 || text == b"bufferON"
                 || text == b"bufferOFF"
-                || serde_json::from_slice::<IgnoredAny>(begun).is_ok()
+                || serde_json::from_slice::<IgnoredAny>(value).is_ok()
         });
         if early {
             return false;

@@ -32,6 +32,17 @@ async fn all_protocols_work_over_tls_1_2_and_1_3() {
 }
 
 #[tokio::test]
+async fn a_byte_order_mark_before_certificate_and_key_is_dropped() {
+    let authority = Authority::default();
+    let Issued { certificate, key } = authority.issue(&["localhost"]);
+    let issued =
+        Issued { certificate: format!("\u{feff}{certificate}"), key: format!("\u{feff}{key}") };
+    let host = setup().with_tls(&issued).start().await;
+    let address = authority.tls_address(secure(&host), "localhost");
+    Client::open(&address, Request::to("/web")).await.ready().await;
+}
+
+#[tokio::test]
 async fn large_messages_pass_in_both_directions() {
     let authority = Authority::default();
     let host = setup().with_tls(&authority.issue(&["localhost"])).start().await;

@@ -30,6 +30,8 @@ fn resource(keys: &str) -> ResourceSettings {
     Config::parse(&text, FILE).unwrap().resources.remove("/web").unwrap()
 }
 
+const TYPOGRAPHIC_IN_LINE_2: &[&str] =
+    &["2: this line has typographic quotes (“ ”); write straight ones, \"…\""];
 /// Each row is a whole file, and the lines that are said of it.
 #[rustfmt::skip] // One mistake, one line.
 const FILES: &[(&str, &[&str])] = &[
@@ -106,6 +108,19 @@ drain = 1"#, &["5: the table [server] is there twice; join the two"]),
 page = http://me:secret@host/?secret"#, &[r#"2: http://…@host/?… is not a value; write a string in quotes, "http://…@host/?…", or a boolean as true or false"#]),
     (r#"[server]
 page = yes"#, &[r#"2: yes is not a value; write a string in quotes, "yes", or a boolean as true or false"#]),
+    (r#"[resources."/web"]
+plugin = “echo”"#, TYPOGRAPHIC_IN_LINE_2),
+    (r#"[resources."/web"]
+plugin = ”echo”"#, TYPOGRAPHIC_IN_LINE_2),
+    (r#"[server]
+plugin_dir = ‘plugins’"#, TYPOGRAPHIC_IN_LINE_2),
+    (r#"[server]
+plugin_dir = "plugins”"#, TYPOGRAPHIC_IN_LINE_2),
+    (r#"[server]
+listen = [“127.0.0.1:80”]"#, TYPOGRAPHIC_IN_LINE_2),
+    (r#"
+[resources.“/web”]
+plugin = "echo""#, TYPOGRAPHIC_IN_LINE_2),
     (r#"[server]
 page = True"#, &[r#"2: True is not a value; write a string in quotes, "True", or a boolean as true or false"#]),
     (r#"[server]

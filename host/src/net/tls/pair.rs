@@ -133,12 +133,13 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
 const MAX_FILE: u64 = 1 << 20;
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    fs::read::read(path, MAX_FILE).map_err(|error| {
+    let bytes = fs::read::read(path, MAX_FILE).map_err(|error| {
         format!(
             "{} cannot be read: {error}; use a PEM file that the host's user may read",
             path.display()
         )
-    })
+    })?;
+    Ok(fs::read::without_byte_order_mark(&bytes).to_vec())
 }
 
 fn check_validity(validity: Validity, what: &str, now: u64) -> Result<(), String> {

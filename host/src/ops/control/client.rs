@@ -13,6 +13,7 @@ use super::protocol::{
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
+use crate::error::counted;
 use crate::ops::logging::escaped;
 use crate::plugin::trial::Trial;
 
@@ -185,6 +186,7 @@ fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
 
 fn print_status(status: &StatusReport) -> String {
     let StatusReport { version, pid, config, connections, certificates, .. } = status;
+    let connections = counted(*connections, "connection");
     let up = age(status.uptime_seconds);
     let resources = table(
         &status.resources,
@@ -207,7 +209,7 @@ fn print_status(status: &StatusReport) -> String {
         ],
     );
     let mut text = format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{resources}"
+        "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\n\n{resources}"
     );
     if !certificates.is_empty() {
         text.push('\n');

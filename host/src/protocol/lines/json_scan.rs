@@ -5,10 +5,14 @@
 
 use serde::de::IgnoredAny;
 
+use crate::fs::read::without_byte_order_mark;
+
 /// The position in a JSON value, as far as brackets and quotes show it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ScanState {
     Before,
+    /// In a byte order mark, before these bytes. It is not JSON, but the application can say so.
+    Mark(&'static [u8]),
     /// Inside this number of brackets.
     Nested(usize),
     /// In a string, inside this number of brackets.
@@ -31,6 +35,9 @@ impl ScanState {
     fn after(self, byte: u8) -> Self {
         match (self, byte) {
             (Self::Before | Self::Balanced, b' ' | b'\t' | b'\r' | b'\n') => self,
+            (Self::Before, 0xef) => Self::Mark(b"\xbb\xbf"),
+            (Self::Mark([0xbf]), 0xbf) => Self::Before,
+            (Self::Mark([0xbb, rest @ ..]), 0xbb) => Self::Mark(rest),
             (Self::Before, b'{' | b'[') => Self::Nested(1),
             (Self::Before, b'"') => Self::Text(0),
             (Self::Before, b't') => Self::Word(b"rue"),
@@ -40,7 +47,9 @@ impl ScanState {
                 [] => Self::Balanced,
                 _ => Self::Word(rest),
             },
-            (Self::Before | Self::Balanced | Self::Word(_) | Self::Broken, _) => Self::Broken,
+            (Self::Before | Self::Mark(_) | Self::Balanced | Self::Word(_) | Self::Broken, _) => {
+                Self::Broken
+            }
             (Self::Nested(1), b'}' | b']') => Self::Balanced,
             (Self::Nested(depth), b'}' | b']') => Self::Nested(depth - 1),
             (Self::Nested(depth), b'{' | b'[') => Self::Nested(depth + 1),
@@ -57,6 +66,7 @@ impl ScanState {
     /// Returns whether `value`, which is everything that was fed, is a whole JSON value. Parses at
     /// most once: a failure is final.
     pub(super) fn confirm(&mut self, value: &[u8]) -> bool {
+        let value = without_byte_order_mark(value);
         if *self == Self::Balanced && serde_json::from_slice::<IgnoredAny>(value).is_err() {
             *self = Self::Broken;
         }
@@ -129,6 +139,11 @@ mod tests {
             ("nul l", false),
             ("1", false),
             ("-1.5e3", false),
+            ("\u{feff}{\"a\":1}", true),
+            ("\u{feff}", false),
+            (" \u{feff}{}", false),
+            ("\u{feff}\u{feff}{}", false),
+            ("\u{fefe}{}", false),
             ("bufferON", false),
         ] {
             check(value, whole);

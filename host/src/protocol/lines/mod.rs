@@ -36,10 +36,11 @@ use thiserror::Error;
 use self::json_scan::ScanState;
 pub use self::opening::{Opened, Opening, Tail, Transport, detect_transport};
 use super::dialog::{is_buffer_off, is_buffer_on};
+use crate::error::counted;
 
 /// A message is longer than `max_message`, so no further message can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("a message is longer than {0} bytes (max_message)")]
+#[error("a message is longer than {} (max_message)", counted(*.0, "byte"))]
 pub struct LineError(usize);
 
 /// Splits the input of a plain TCP connection into messages. They are bytes, because a chunk may

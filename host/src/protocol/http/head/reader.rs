@@ -1,6 +1,7 @@
 //! Finds the end of a request head in a growing buffer.
 
 use super::{Head, MAX_HEADERS};
+use crate::fs::read::BYTE_ORDER_MARK;
 use crate::protocol::http::{Refusal, bad_request};
 
 /// Finds and checks a head in a growing buffer. Examines each byte once, however the reads are
@@ -35,6 +36,11 @@ impl HeadReader {
     ///
     /// The same as those of [`Head::parse`].
     pub fn read(&mut self, buf: &[u8]) -> Result<Option<(Head, usize)>, Refusal> {
+        if buf.starts_with(BYTE_ORDER_MARK) {
+            return bad_request(
+                "the request starts with a byte order mark (U+FEFF); send it without the mark",
+            );
+        }
         let Some(end) = self.find_end(buf)? else { return Ok(None) };
         let head = Head::checked(buf.get(self.head_at..end).unwrap_or_default())?;
         head.check_host()?;
