@@ -81,9 +81,10 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
         Ok(First::Opening(..)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
-        Ok(First::Opening(head, tail, read)) => {
-            Ok(Handshake { head, origin, read, intent: Intent::Lines { tail } })
-        }
+        Ok(First::Opening(head, tail, read)) => match http::heartbeat(&head) {
+            Ok(_) => Ok(Handshake { head, origin, read, intent: Intent::Lines { tail } }),
+            Err(refusal) => Err(refusal.into()),
+        },
         Err(error) => Err(error),
     };
     checked.map_err(|error| match error {
@@ -171,6 +172,7 @@ fn check_request(
 
 fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
     let upgrade = http::check_upgrade(head)?;
+    http::heartbeat(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
         ClientType::Backend => {
@@ -193,6 +195,7 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
+    http::heartbeat(head)?;
     let length = http::post_length(head, config.server.limits.messages.max_message)?;
     Ok(Intent::Post { length })
 }
