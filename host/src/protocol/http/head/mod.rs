@@ -57,20 +57,19 @@ impl Head {
         HeadReader::new(max_head).read(buf)
     }
 
-    /// Returns the head equivalent to the opening of a plain TCP connection: the request line and,
-    /// if sent, the Ident.
+    /// Returns the head equivalent to the opening of a plain TCP connection: the request line and
+    /// header lines, without line ends; empty ones do not count.
     ///
     /// # Errors
     ///
     /// As [`Head::parse`], but without a required `Host`.
-    pub(crate) fn of_opening(request_line: &[u8], ident: Option<&[u8]>) -> Result<Self, Refusal> {
-        let mut block =
-            Vec::with_capacity(request_line.len() + ident.map_or(0, |ident| ident.len() + 9) + 4);
-        block.extend_from_slice(request_line);
-        block.extend_from_slice(b"\r\n");
-        if let Some(ident) = ident {
-            block.extend_from_slice(b"Ident: ");
-            block.extend_from_slice(ident);
+    pub(crate) fn of_opening<'a>(
+        request_line: &[u8],
+        headers: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Self, Refusal> {
+        let mut block = [request_line, b"\r\n"].concat();
+        for line in headers.filter(|line| !line.is_empty()) {
+            block.extend_from_slice(line);
             block.extend_from_slice(b"\r\n");
         }
         block.extend_from_slice(b"\r\n");
