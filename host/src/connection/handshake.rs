@@ -156,16 +156,14 @@ fn check_request(
     origin: Origin,
     config: &Config,
 ) -> Result<Handshake, Refusal> {
-    let access = &config.server.access;
-    let intent = match head.method() {
-        Method::Post => check_post(&head, origin, config)?,
-        Method::Get if config.server.page && !http::wants_websocket(&head) => {
-            match page::answer(head.path()) {
-                Some(answer) => Intent::Page(answer),
-                None => check_upgrade(&head, origin, access)?,
-            }
-        }
-        _ => check_upgrade(&head, origin, access)?,
+    let page = match head.method() {
+        Method::Get if !http::wants_websocket(&head) => page::answer(head.path(), config),
+        _ => None,
+    };
+    let intent = match (page, head.method()) {
+        (Some(answer), _) => Intent::Page(answer),
+        (None, Method::Post) => check_post(&head, origin, config)?,
+        (None, _) => check_upgrade(&head, origin, &config.server.access)?,
     };
     Ok(Handshake { head, origin, read, intent })
 }
