@@ -6,6 +6,7 @@
  *
  *     import { Plugsocket } from '/plugsocket/plugsocket.js';
  *     const socket = new Plugsocket('/web');
+ *     socket.on('status', ({ status, error }) => console.log(status, error ?? ''));
  *     socket.on('feedback', packet => console.log(packet.message));
  *     const verdict = await socket.feedback(uuid, '50 %');   // 'delivered' or 'gone'
  */
@@ -14,8 +15,10 @@
 const DEFAULTS = {
   /** The WebSocket class. Node before 22 has no global one: `import WebSocket from 'ws'`. */
   WebSocket: undefined,
-  /** Subprotocols to offer. */
+  /** Subprotocols to offer; or a function, see `url`. */
   protocols: [],
+  /** Sent as `Authorization: Bearer TOKEN`, which pages cannot; or a function, see `url`. */
+  token: undefined,
   /** Splits longer text messages into chunks of at most this many bytes, at least 16; 0: never. */
   chunkSize: 0,
   /** Maximum number of queued messages; a further `send` is rejected as `full`. */
@@ -27,10 +30,16 @@ const DEFAULTS = {
   /** The wait before a reconnect doubles from the first to the second value. */
   reconnectMinMs: 500,
   reconnectMaxMs: 30_000,
+  /** Ends after so many refusals (1008, HTTP 4xx) of the same URL, protocols and token; 0: never. */
+  refusedAttempts: 3,
+  /** Rejects `ready` (`timeout`) when no connection is ready within this time; attempts continue. */
+  readyDeadlineMs: 30_000,
   /** Closes a connection that is not `ready` within this time. */
   readyTimeoutMs: 10_000,
   /** Closes a connection that does not acknowledge a message within this time. */
   acknowledgeTimeoutMs: 60_000,
+  /** Asks the host for a heartbeat when it is silent for this long, 1 s to 600 s; 0: none. */
+  heartbeatMs: 25_000,
 };
 
 /** Event names of this class: packets with such an opcode are delivered as `message` only. */
@@ -38,6 +47,15 @@ const OWN_EVENTS = new Set(['status', 'message', 'binary']);
 
 /** A connection that was ready for this long resets the backoff to `reconnectMinMs`. */
 const STABLE_MS = 5_000;
+
+/** Time in which the messages that a frozen page has missed are delivered. */
+const THAW_MS = 1_000;
+
+/** What is wrong where no dialog begins. */
+const PLAIN = 'this resource has dialog = false; use a plain WebSocket or set dialog = true';
+
+/** How `ws` reports that the host refuses the request itself; 408 and 429 are worth another try. */
+const REFUSED_BY_HTTP = /^Unexpected server response: 4(?!08|29)\d\d$/;
 
 /** How often to resend a message whose chunks were not all sent: the application saw none of it. */
 const RESEND_UNSEEN = 3;
@@ -50,6 +68,8 @@ const REFUSED = new Set([1007, 1008, 1009]);
  * `full` (not sent: `maxQueued` messages are waiting), `closed` (not sent: the socket was closed),
  * `lost` (sent, but the connection ended before its `next`: it may have been handled) or
  * `refused` (the server closed the connection because of it, with `closeCode` 1007, 1008 or 1009).
+ * `ready` is rejected with `refused` (the server refuses this URL, protocols and token), `timeout`
+ * (not ready within `readyDeadlineMs`) or `closed`; attempts continue after the first two.
  */
 export class PlugsocketError extends Error {
   constructor(code, message, closeCode) {
@@ -65,37 +85,53 @@ export class PlugsocketError extends Error {
  * `next` of the previous one.
  */
 export class Plugsocket {
-  #url;
+  #source; // the URL, or the function that returns it
+  #url = null;
   #options;
   #listeners = new Map();
   #status = { status: 'closed' };
-  #connection = null; // { ws, readyAt, error, retryAfter, timer }, a new object for each connection
+  #connection = null; // a new object for each connection, see open
   #queue = []; // { frames, text, attempts, seen, resolve, reject }; see #frame for the first one
   #frame = null; // index of the frame of the first message that awaits its `next`; null: none
   #failures = 0;
+  #refusals = { attempt: null, count: 0 }; // what was refused, and how often in a row
   #retryTimer = null;
   #ready;
+  #readyTimer = null;
+  #lastFailure = null; // { error, closeCode } of the last attempt
+  #isAnnounced = false; // whether the host has said when to reconnect
 
   /**
    * Connects immediately.
    *
-   * @param {string} [url] absolute, or relative to the page: `'/web'`, `'../web?room=7'`, `''`
+   * `url`, `protocols` and `token` may be functions, also async ones. They are called for each attempt
+   * to connect; an exception counts as a failed attempt.
+   *
+   * @param {string | (() => string | Promise<string>)} [url] absolute, or relative to the page:
+   *     `'/web'`, `'../web?room=7'`, `''`
    * @param {object} [options] see DEFAULTS
-   * @throws {TypeError} unknown option, relative URL outside a page, or no WebSocket class
+   * @throws {TypeError} invalid option, relative URL outside a page, or no WebSocket class
    */
   constructor(url = '', options = {}) {
     for (const name of Object.keys(options)) {
       if (!(name in DEFAULTS)) throw new TypeError(`plugsocket: there is no option ${name}`);
     }
     this.#options = { ...DEFAULTS, WebSocket: globalThis.WebSocket, ...options };
-    const { WebSocket, chunkSize } = this.#options;
+    const { WebSocket, chunkSize, heartbeatMs, token } = this.#options;
     if (typeof WebSocket !== 'function') throw new TypeError('plugsocket: no global WebSocket; pass a class as the option WebSocket');
     if (chunkSize !== 0 && !(chunkSize >= 16)) throw new TypeError('plugsocket: chunkSize must be 0 (never) or at least 16 bytes');
-    this.#url = absolute(url);
+    if (heartbeatMs !== 0 && !(heartbeatMs >= 1000 && heartbeatMs <= 600_000)) {
+      throw new TypeError('plugsocket: heartbeatMs must be 0 (none) or from 1000 to 600000 milliseconds');
+    }
+    if (token !== undefined && WebSocket === globalThis.WebSocket && globalThis.document) {
+      throw new TypeError("plugsocket: a page cannot send the header Authorization; use the option protocols: ['bearer', token]");
+    }
+    this.#source = url;
+    if (typeof url !== 'function') this.#url = this.#checked(url);
     this.open();
   }
 
-  /** The URL that it connects to, `ws:` or `wss:`. */
+  /** The URL of the resource, `ws:` or `wss:`; null before a function has returned the first one. */
   get url() {
     return this.#url;
   }
@@ -110,7 +146,10 @@ export class Plugsocket {
     return this.#status.status;
   }
 
-  /** Promise of the uuid of this connection, or of the next one; rejected by a close. */
+  /**
+   * Promise of the uuid of this connection, or of the next one. Rejected by a close, by a refusal,
+   * and after `readyDeadlineMs`; after the last two this is a new promise, as attempts continue.
+   */
   get ready() {
     return this.#ready.promise;
   }
@@ -178,25 +217,34 @@ export class Plugsocket {
   open() {
     if (this.#connection) return;
     clearTimeout(this.#retryTimer);
-    if (this.#status.status === 'closed') this.#ready = deferred();
-    const ws = new this.#options.WebSocket(this.#url, this.#options.protocols);
-    ws.binaryType = 'arraybuffer';
-    const connection = { ws, readyAt: null, error: null, retryAfter: null, timer: null };
-    this.#connection = connection;
-    const whileCurrent = react => event => {
-      if (this.#connection === connection) react(event);
+    if (this.#status.status === 'closed') {
+      this.#refusals.count = 0;
+      this.#awaitReady();
+      for (const [target, name] of wakeEvents()) target.addEventListener(name, this.#wake);
+    }
+    const connection = {
+      ws: null,
+      attempt: null, // what to compare with a refused one
+      readyAt: null,
+      heardAt: 0, // when the last message came
+      error: null,
+      retryAfter: null,
+      timer: null, // for `ready`, then for acknowledgements
+      silence: null, // timer that runs once a heartbeat came
     };
-    ws.addEventListener('message', whileCurrent(event => this.#receive(event.data)));
-    ws.addEventListener('error', whileCurrent(event => (connection.error ??= event.message || null)));
-    ws.addEventListener('close', whileCurrent(event => this.#lost(event.code, event.reason)));
-    this.#giveUpAfter(this.#options.readyTimeoutMs, 'no ready from the server');
+    this.#connection = connection;
+    this.#giveUpAfter(this.#options.readyTimeoutMs, within => this.#notReady(within));
     this.#change({ status: 'connecting' });
+    this.#dial(connection).catch(error => {
+      if (this.#connection !== connection) return;
+      connection.error = error?.message || String(error);
+      this.#lost(undefined, '');
+    });
   }
 
   /** Closes until `open` is called, and rejects all messages that are not acknowledged. */
   close(code = 1000, reason = '') {
     const { ws } = this.#detach() ?? {};
-    clearTimeout(this.#retryTimer);
     ws?.close(code, reason);
     if (this.#frame !== null) this.#rejectFirst('lost', 'closed before it was acknowledged');
     this.#end({ status: 'closed' }, 'the socket was closed');
@@ -231,7 +279,7 @@ export class Plugsocket {
     this.#frame = position;
     // The application sees the message only after its last frame.
     if (position === first.frames.length - 1) first.seen = true;
-    this.#giveUpAfter(this.#options.acknowledgeTimeoutMs, 'no acknowledgement from the server');
+    this.#giveUpAfter(this.#options.acknowledgeTimeoutMs, within => `no acknowledgement from the server ${within}`);
     this.#connection.ws.send(first.frames[position]);
   }
 
@@ -251,13 +299,47 @@ export class Plugsocket {
 
   // Connection
 
+  async #dial(connection) {
+    const { WebSocket } = this.#options;
+    // An async function turns an exception into a rejection.
+    const attempt = await Promise.all(this.#sources().map(async source => (typeof source === 'function' ? source() : source)));
+    if (this.#connection !== connection) return;
+    connection.attempt = JSON.stringify(attempt);
+    this.#url = this.#checked(attempt[0]);
+    const ws = connect(WebSocket, withHeartbeat(this.#url, this.#options.heartbeatMs), attempt[1], attempt[2]);
+    connection.ws = ws;
+    ws.binaryType = 'arraybuffer';
+    const whileCurrent = react => event => {
+      if (this.#connection === connection) react(event);
+    };
+    ws.addEventListener('message', whileCurrent(event => this.#receive(event.data)));
+    ws.addEventListener('error', whileCurrent(event => (connection.error ??= event.message || null)));
+    ws.addEventListener('close', whileCurrent(event => this.#lost(event.code, event.reason)));
+  }
+
+  #sources() {
+    return [this.#source, this.#options.protocols, this.#options.token];
+  }
+
+  /** Returns the absolute URL. The host reserves one parameter of the query. */
+  #checked(url) {
+    const address = absolute(url);
+    if (this.#options.heartbeatMs !== 0 && new URL(address).searchParams.has('heartbeat')) {
+      throw new TypeError('plugsocket: the query parameter heartbeat is reserved; use the option heartbeatMs');
+    }
+    return address;
+  }
+
   #receive(data) {
-    if (typeof data !== 'string') return this.#emit('binary', data);
-    const packet = parsePacket(data);
+    this.#heard();
+    const packet = typeof data === 'string' ? parsePacket(data) : null;
     const { opcode } = packet ?? {};
     if (opcode === 'ready') this.#becomeReady(packet.uuid);
-    else if (opcode === 'next') this.#acknowledged(packet.fyi);
     else if (opcode === 'close') this.#announcedClose(packet);
+    else if (this.#connection.readyAt === null) this.#isPlain();
+    else if (opcode === 'next') this.#acknowledged(packet.fyi);
+    else if (opcode === 'heartbeat' && this.#options.heartbeatMs !== 0) this.#watchSilence();
+    else if (typeof data !== 'string') this.#emit('binary', data);
     else {
       if (typeof opcode === 'string' && !OWN_EVENTS.has(opcode)) this.#emit(opcode, packet);
       this.#emit('message', packet ?? data);
@@ -266,10 +348,40 @@ export class Plugsocket {
 
   #becomeReady(uuid) {
     clearTimeout(this.#connection.timer);
+    clearTimeout(this.#readyTimer);
     this.#connection.readyAt = Date.now();
+    this.#refusals.count = 0;
     this.#change({ status: 'ready', uuid });
     this.#ready.resolve(uuid);
     this.#pump();
+  }
+
+  /** Makes a new promise `ready`, which is settled within `readyDeadlineMs`. */
+  #awaitReady() {
+    this.#ready = deferred();
+    const { readyDeadlineMs } = this.#options;
+    clearTimeout(this.#readyTimer);
+    if (readyDeadlineMs === 0) return;
+    this.#readyTimer = setTimeout(() => {
+      const { reject } = this.#ready;
+      const { error, closeCode } = this.#lastFailure ?? { error: this.#notReady('yet') };
+      this.#awaitReady();
+      reject(new PlugsocketError('timeout', `not ready within ${readyDeadlineMs / 1000} s: ${error}`, closeCode));
+    }, readyDeadlineMs);
+  }
+
+  #notReady(within) {
+    const { ws } = this.#connection;
+    if (ws === null) return `no URL, protocols or token from its function ${within}`;
+    // An application that is stuck looks the same as a plain resource.
+    const advice = ws.readyState === 1 ? `: perhaps ${PLAIN}` : '';
+    return `no ready from the server ${within}${advice}`;
+  }
+
+  /** In a dialog no message precedes `ready`, so another attempt would end in the same way. */
+  #isPlain() {
+    this.#detach().ws.close();
+    this.#end({ status: 'closed', error: PLAIN }, PLAIN);
   }
 
   #announcedClose({ error, retry_after: retryAfter }) {
@@ -281,34 +393,87 @@ export class Plugsocket {
     const connection = this.#connection;
     clearTimeout(connection.timer);
     if (milliseconds === 0) return;
-    connection.timer = setTimeout(() => {
-      // On a dead network the close event may never come, so do not wait for it.
-      connection.error = `${what} within ${milliseconds / 1000} s`;
-      connection.ws.close();
-      this.#lost(1006, '');
-    }, milliseconds);
+    connection.timer = setTimeout(() => this.#giveUp(what(`within ${milliseconds / 1000} s`)), milliseconds);
   }
+
+  #giveUp(error) {
+    const { ws } = this.#connection;
+    this.#connection.error = error;
+    // On a dead network the close event may never come, so do not wait for it.
+    ws?.close();
+    this.#lost(1006, '');
+  }
+
+  // Signs of life: the host pings, which no page sees, and sends heartbeats for the client.
+
+  #heard() {
+    const connection = this.#connection;
+    connection.heardAt = Date.now();
+    if (connection.silence !== null) this.#watchSilence();
+  }
+
+  /** Runs after the first heartbeat only: an older host sends none, and may be silent. */
+  #watchSilence() {
+    clearTimeout(this.#connection.silence);
+    this.#connection.silence = setTimeout(() => this.#thaw(), this.#maxSilence());
+  }
+
+  #maxSilence() {
+    return 2000 * heartbeatSeconds(this.#options.heartbeatMs);
+  }
+
+  /** Timers and messages of a frozen page are late, in any order. */
+  #thaw() {
+    const error = `no sign of life from the server within ${this.#maxSilence() / 1000} s`;
+    clearTimeout(this.#connection.silence);
+    this.#connection.silence = setTimeout(() => this.#giveUp(error), THAW_MS);
+  }
+
+  /** The network or the page is back, or the network is gone: ends a wait, checks a connection. */
+  #wake = ({ type }) => {
+    if (type === 'visibilitychange' && globalThis.document.visibilityState === 'hidden') return;
+    const { status } = this.#status;
+    if (status === 'waiting' && !this.#isAnnounced) this.open();
+    const { silence, heardAt } = this.#connection ?? {};
+    if (status === 'ready' && silence !== null && Date.now() - heardAt > this.#maxSilence()) this.#thaw();
+  };
 
   #detach() {
     const connection = this.#connection;
     this.#connection = null;
     clearTimeout(connection?.timer);
+    clearTimeout(connection?.silence);
     return connection;
   }
 
   #lost(closeCode, reason) {
-    const { readyAt, error, retryAfter } = this.#detach();
+    const { readyAt, error, retryAfter, attempt } = this.#detach();
     const why = { error: error || reason || (closeCode === 1000 ? 'closed by the server' : 'connection lost'), closeCode };
     if (readyAt !== null && Date.now() - readyAt >= STABLE_MS) this.#failures = 0;
     if (this.#frame !== null) this.#lostInFlight(why);
     // 1000 without retry_after: the application has ended the conversation.
     const isEnd = closeCode === 1000 && retryAfter === null;
     if (isEnd || !this.#options.reconnect) return this.#end({ status: 'closed', ...why }, why.error);
-    if (readyAt !== null) this.#ready = deferred();
-    const retryMs = retryAfter !== null ? this.#announcedDelay(retryAfter) : this.#backoff(closeCode === 1008 && readyAt === null);
+    // No code: the WebSocket class itself does not take this URL or these protocols.
+    const isRefusal = closeCode === 1008 || (closeCode === undefined && attempt !== null) || REFUSED_BY_HTTP.test(why.error);
+    const refusals = isRefusal && readyAt === null && retryAfter === null ? this.#countRefusals(attempt) : 0;
+    if (refusals > 0 && refusals === this.#options.refusedAttempts) return this.#end({ status: 'closed', ...why }, why.error);
+    // A function may return something better the next time; the same would be refused again.
+    const isHopeless = refusals > 1 || (refusals === 1 && !this.#sources().some(source => typeof source === 'function'));
+    if (isHopeless) this.#ready.reject(new PlugsocketError('refused', why.error, closeCode));
+    if (isHopeless || readyAt !== null) this.#awaitReady();
+    const retryMs = retryAfter !== null ? this.#announcedDelay(retryAfter) : this.#backoff(isHopeless);
     this.#failures += 1;
+    this.#lastFailure = why;
+    this.#isAnnounced = retryAfter !== null;
     this.#retryTimer = setTimeout(() => this.open(), retryMs);
     this.#change({ status: 'waiting', ...why, retryMs });
+  }
+
+  /** Returns how often in a row this attempt was refused. */
+  #countRefusals(attempt) {
+    if (this.#refusals.attempt !== attempt) this.#refusals = { attempt, count: 0 };
+    return (this.#refusals.count += 1);
   }
 
   #lostInFlight({ error, closeCode }) {
@@ -325,15 +490,19 @@ export class Plugsocket {
     return Math.round(seconds * 1000 + Math.random() * this.#options.reconnectMinMs);
   }
 
-  /** Exponential backoff. `isRefused` (unknown resource, not allowed) always waits longest. */
-  #backoff(isRefused) {
+  /** Exponential backoff. `isHopeless`: waits longest. */
+  #backoff(isHopeless) {
     const { reconnectMinMs, reconnectMaxMs } = this.#options;
-    const wait = isRefused ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
+    const wait = isHopeless ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
     return Math.round(wait * (0.5 + Math.random() / 2));
   }
 
   #end(status, why) {
     this.#failures = 0;
+    this.#lastFailure = null;
+    clearTimeout(this.#retryTimer);
+    clearTimeout(this.#readyTimer);
+    for (const [target, name] of wakeEvents()) target.removeEventListener(name, this.#wake);
     const closed = new PlugsocketError('closed', why, status.closeCode);
     for (const { reject } of [...this.#queue.splice(0), this.#ready]) reject(closed);
     this.#change(status);
@@ -369,6 +538,29 @@ function absolute(url) {
   address.protocol = address.protocol.replace(/^http/, 'ws');
   address.hash = '';
   return address.href;
+}
+
+function heartbeatSeconds(milliseconds) {
+  return Math.ceil(milliseconds / 1000);
+}
+
+/** Asks the host for heartbeats. Keeps the rest of the query byte for byte. */
+function withHeartbeat(url, milliseconds) {
+  if (milliseconds === 0) return url;
+  return `${url}${url.includes('?') ? '&' : '?'}heartbeat=${heartbeatSeconds(milliseconds)}`;
+}
+
+/** The class of Node itself takes headers in place of the protocols; `ws` as a third argument. */
+function connect(WebSocket, url, protocols, token) {
+  if (token === undefined) return new WebSocket(url, protocols);
+  const headers = { Authorization: `Bearer ${token}` };
+  return WebSocket === globalThis.WebSocket ? new WebSocket(url, { protocols, headers }) : new WebSocket(url, protocols, { headers });
+}
+
+/** Returns where a page, or a worker, reports that its network has changed or that it is seen again. */
+function wakeEvents() {
+  const events = [[globalThis, 'online'], [globalThis, 'offline'], [globalThis.document, 'visibilitychange']];
+  return events.filter(([target]) => typeof target?.addEventListener === 'function');
 }
 
 /** Parses a JSON object; returns null for any other text. */

@@ -87,7 +87,7 @@ function showStatus(name, path, socket, { status, error, closeCode, retryMs }) {
   if (status === 'ready') return problem.replaceChildren();
   const wasNeverThere = fieldset?.hidden && (closeCode === 1008 || closeCode === 1006);
   const advice = wasNeverThere ? `This section needs ${path} in plugins.toml.` : '';
-  const why = status === 'closed' ? `The conversation is over (${error}).` : `${sentence(error)} ${advice}`;
+  const why = status === 'closed' && closeCode === 1000 ? `The conversation is over (${error}).` : `${sentence(error ?? 'closed')} ${advice}`;
   const when = retryMs === undefined ? '' : `Next try in ${Math.max(1, Math.round(retryMs / 1000))} s.`;
   const text = element('span', '', `${why} ${when}`.replace(/\s+/g, ' ').trim());
   if (!byId(`${name}-retry`)) {

@@ -7,7 +7,7 @@
  * Loads `ws` from clients/js (run `npm ci` there). Exit code 77: it is not installed.
  */
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createHmac, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { createRequire } from 'node:module';
 import { Plugsocket } from '../../clients/js/plugsocket.js';
@@ -139,6 +139,55 @@ const tests = {
     assert.equal(await two.feedback(`00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`, 'x'), 'gone');
     one.close();
     two.close();
+  },
+
+  async 'the JavaScript client sends a token, and ends when it is refused'() {
+    const encode = packet => Buffer.from(JSON.stringify(packet)).toString('base64url');
+    const signed = `${encode({ alg: 'HS256' })}.${encode({ sub: 'ann', exp: Math.floor(Date.now() / 1000) + 60 })}`;
+    const token = `${signed}.${createHmac('sha256', '0123456789abcdef0123456789abcdef').update(signed).digest('base64url')}`;
+    class Backend extends WebSocket {
+      constructor(url, protocols, { headers }) {
+        super(url, protocols, { headers: { ...headers, 'Client-Type': 'backend' } });
+      }
+    }
+    const tokens = ['a.b.c', token];
+    const member = new Plugsocket(`${base}/members`, { WebSocket: Backend, token: async () => tokens.shift(), reconnectMinMs: 20 });
+    assert.equal(await member.feedback(await member.ready, 'x'), 'gone');
+    member.close();
+    for (const headers of [{}, { Origin: base.replace(/^ws/, 'http') }]) {
+      class Browser extends WebSocket {
+        constructor(url, protocols) {
+          super(url, protocols, { headers });
+        }
+      }
+      const url = `${base}/members`;
+      const refused = new Plugsocket(url, { WebSocket: Browser, protocols: ['bearer', 'a.b.c'], reconnectMinMs: 20 });
+      const error = await refused.ready.catch(error => error);
+      assert.equal(error.code, 'refused');
+      assert.match(error.message, headers.Origin ? /^the token cannot be read$/ : /401/);
+      refused.close();
+    }
+  },
+
+  async 'the JavaScript client names a path and a resource that it cannot use'() {
+    const unknown = new Plugsocket(`${base}/none`, { WebSocket, reconnectMinMs: 20 });
+    assert.equal((await unknown.ready.catch(error => error)).message, 'no application serves /none');
+    const plain = new Plugsocket(`${base}/echo`, { WebSocket, readyTimeoutMs: 1000, readyDeadlineMs: 1500 });
+    assert.match((await plain.ready.catch(error => error)).message, /this resource has dialog = false/);
+    unknown.close();
+    plain.close();
+  },
+
+  async 'a connection with heartbeats stays while the host has nothing to say'() {
+    const clock = new Client('/web?heartbeat=1');
+    const socket = new Plugsocket(`${base}/web`, { WebSocket, heartbeatMs: 1000 });
+    const changes = [];
+    await Promise.all([clock.ready(), socket.ready]);
+    for (const name of ['status', 'message']) socket.on(name, change => changes.push(change));
+    for (let count = 0; count < 5; count++) assert.deepEqual(await clock.packet(), { opcode: 'heartbeat' });
+    assert.deepEqual([socket.status, changes], ['ready', []]);
+    clock.socket.close();
+    socket.close();
   },
 };
 

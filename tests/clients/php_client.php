@@ -59,6 +59,27 @@ $tests = [
         $script->broadcast('to all browsers');
         $script->close();
     },
+    'a token lets a script in' => static function () use ($address, $url): void {
+        $encode = static fn (string $bytes): string => rtrim(strtr(base64_encode($bytes), '+/', '-_'), '=');
+        $signed = $encode('{"alg":"HS256"}') . '.' . $encode(json_encode(['sub' => 'ann', 'exp' => time() + 60]));
+        $token = $signed . '.' . $encode(hash_hmac('sha256', $signed, '0123456789abcdef0123456789abcdef', true));
+        same(false, (new Backend($address, '/members', ['token' => $token]))->feedback('nobody', 'x'));
+        same(false, (new Backend($address, '/members', ['token' => static fn () => $token, 'ident' => 'ann']))->feedback('nobody', 'x'));
+        same('gone', plugsocket_post("$url/members", ['opcode' => 'feedback', 'uuid' => 'nobody'], 10.0, $token)['fyi']);
+        foreach ([
+            'no token' => static fn () => new Backend($address, '/members', ['reconnect' => 60]),
+            'the token cannot be read' => static fn () => new Backend($address, '/members', ['token' => 'a.b.c']),
+            '401' => static fn () => plugsocket_post("$url/members", []),
+        ] as $reason => $call) {
+            try {
+                $call();
+            } catch (RefusedException $refused) {
+                same(true, strpos($refused->getMessage(), (string) $reason) !== false);
+                continue;
+            }
+            throw new Exception("not refused: $reason");
+        }
+    },
     'the progress of a job is accepted' => static function () use ($address): void {
         $jobs = new Backend($address, '/jobs');
         $job = bin2hex(random_bytes(8));

@@ -391,10 +391,58 @@ async fn a_request_sent_byte_by_byte_is_accepted() {
 #[tokio::test]
 async fn the_page_is_served_at_its_path_only() {
     let host = setup().start().await;
-    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
     let page = refused(&host, &get("/plugsocket/")).await;
     assert_eq!((page.status, page.body.contains("<html")), (200, true));
-    assert_eq!(refused(&host, &get("/plugsocket")).await.header("location"), Some("/plugsocket/"));
+    let moved = refused(&host, &get("/plugsocket")).await;
+    assert_eq!((moved.status, moved.header("location")), (308, Some("/plugsocket/")));
     assert_eq!(refused(&host, &get("/plugsocket/nothing")).await.status, 404);
     assert_eq!(refused(&host, &get("/web")).await.status, 400);
+    let root = refused(&host, &get("/")).await;
+    assert_eq!((root.status, root.header("location")), (302, Some("/plugsocket/")));
+}
+
+#[tokio::test]
+async fn the_client_is_served_without_the_page() {
+    let host = setup().server("page", "false").start().await;
+    let client = refused(&host, &get("/plugsocket/plugsocket.js")).await;
+    assert_eq!((client.status, client.body.contains("class Plugsocket")), (200, true));
+    assert_eq!(client.header("access-control-allow-origin"), Some("*"));
+    for path in ["/plugsocket", "/plugsocket/", "/plugsocket/page.js", "/"] {
+        let response = refused(&host, &get(path)).await;
+        let says_why = response.body.contains("page = false");
+        assert_eq!((response.status, says_why), (404, true), "{path}: {response:?}");
+    }
+    // A WebSocket handshake is none of this.
+    let upgrade = RawClient::handshake("/plugsocket/plugsocket.js");
+    let mut client = host.raw().await;
+    client.write(upgrade).await;
+    client.expect_switching().await;
+}
+
+#[tokio::test]
+async fn a_path_that_a_browser_tries_by_itself_is_answered_without_a_log_line() {
+    let host = setup().start().await;
+    let position = host.log_position();
+    assert_eq!(refused(&host, &get("/favicon.ico")).await.status, 404);
+    assert_eq!(refused(&host, &get("/")).await.status, 302);
+    // The next line is that of a path that only WebSockets reach.
+    assert_eq!(refused(&host, &get("/web")).await.status, 400);
+    let line = host.wait_for_log_since(position, "any line", |_| true).await;
+    assert_eq!(line.message(), "request refused");
+    // A resource has its path for itself.
+    let setup = setup().resource("/", "feedback").resource("/favicon.ico", "feedback");
+    let host = setup.start().await;
+    for (path, what) in [
+        ("/", "this is plugsocket, a WebSocket host: connect to / with a WebSocket, or open"),
+        ("/favicon.ico", "this is a WebSocket server"),
+    ] {
+        let response = refused(&host, &get(path)).await;
+        let says_what = response.body.contains(what);
+        assert_eq!((response.status, says_what), (400, true), "{path}: {response:?}");
+        host.connect(path).await;
+    }
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")
 }

@@ -3,7 +3,9 @@
 
 use std::time::Instant;
 
-use plugsocket_tests::{Client, RawClient, Request, Setup, close_frame, masked, opcode};
+use plugsocket_tests::{
+    Client, LineClient, RawClient, Request, Setup, close_frame, masked, opcode,
+};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -179,4 +181,109 @@ async fn a_client_that_does_not_answer_a_close_frame_is_cut_after_close_timeout(
     assert_eq!(client.frame().await, None);
     drop(client.try_write(close_frame(1000)).await);
     host.connect("/speak").await;
+}
+
+/// Expects `ready` and, in the next message, the first heartbeat.
+async fn expect_first_heartbeat(client: Client) -> Client {
+    let mut client = client.ready().await;
+    assert_eq!(client.receive_text().await, HEARTBEAT);
+    client
+}
+
+const HEARTBEAT: &str = r#"{"opcode":"heartbeat"}"#;
+
+#[tokio::test]
+async fn a_client_that_asks_receives_a_heartbeat_for_each_silent_interval() {
+    let host = setup().start().await;
+    let mut plain = host.open(Request::to("/echo?heartbeat=1")).await;
+    let mut silent = host.connect("/speak?heartbeats=1").await;
+    let backend = Request::to("/speak?a=1&heartbeat=1").header("Client-Type", "backend");
+    let mut backend = expect_first_heartbeat(host.open(backend).await).await;
+    let mut lines = host.connect_lines("/speak?heartbeat=1").await;
+    assert_eq!(lines.receive().await.as_deref(), Some(HEARTBEAT));
+    let mut client =
+        expect_first_heartbeat(host.open(Request::to("/speak?heartbeat=1")).await).await;
+    let begun = Instant::now();
+    for _ in 0..2 {
+        assert_eq!(client.receive_text().await, HEARTBEAT);
+    }
+    let taken = begun.elapsed().as_secs_f64();
+    assert!(taken > 1.9, "{taken}");
+    for _ in 0..2 {
+        assert_eq!(backend.receive_text().await, HEARTBEAT);
+        assert_eq!(lines.receive().await.as_deref(), Some(HEARTBEAT));
+    }
+    // Without the parameter, and without a dialog, none has arrived meanwhile.
+    assert_eq!(silent.call(&json!({"do": "fyi"})).await.packets.len(), 1);
+    plain.send("first").await;
+    assert_eq!(plain.receive_text().await, "first");
+    // The application sees the query unchanged.
+    let me = loop {
+        let next = backend.call(&json!({"do": "whoami"})).await;
+        if let Some(me) = next.packets.into_iter().find(|packet| packet["do"] == "whoami") {
+            break me;
+        }
+    };
+    assert_eq!(me["result"]["query"], "a=1&heartbeat=1");
+}
+
+#[tokio::test]
+async fn a_ping_does_not_replace_a_heartbeat_because_no_page_sees_it() {
+    let host = setup().server("ping_interval", "0.3").start().await;
+    let mut client =
+        expect_first_heartbeat(host.open(Request::to("/speak?heartbeat=1")).await).await;
+    for _ in 0..2 {
+        assert_eq!(client.receive_text().await, HEARTBEAT);
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_hears_anything_else_receives_no_heartbeat() {
+    let host = setup().start().await;
+    let mut clock =
+        expect_first_heartbeat(host.open(Request::to("/speak?heartbeat=1")).await).await;
+    let mut busy = expect_first_heartbeat(host.open(Request::to("/speak?heartbeat=2")).await).await;
+    for _ in 0..5 {
+        assert_eq!(clock.receive_text().await, HEARTBEAT);
+        assert_eq!(busy.call(&json!({"do": "fyi"})).await.packets.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_does_not_wait_for_the_application_and_is_no_activity() {
+    let setup = Setup::new(PROGRAM).resource("/block", "blocker").resource("/speak", "speaker");
+    let host = setup.server("idle_timeout", "2.5").start().await;
+    let block = host.open(Request::to("/block?heartbeat=1")).await;
+    let mut blocked = expect_first_heartbeat(block).await;
+    let mut idle = expect_first_heartbeat(host.open(Request::to("/speak?heartbeat=1")).await).await;
+    blocked.send("block 2500").await;
+    for expected in [HEARTBEAT, HEARTBEAT, "block 2500"] {
+        assert_eq!(blocked.receive_text().await, expected);
+    }
+    blocked.expect_next().await;
+    for _ in 0..2 {
+        assert_eq!(idle.receive_text().await, HEARTBEAT);
+    }
+    let packet = idle.expect_close_packet(1001).await;
+    assert!(packet["error"].as_str().unwrap().contains("idle_timeout"), "{packet}");
+}
+
+#[tokio::test]
+async fn a_malformed_heartbeat_is_refused_with_400() {
+    let host = setup().start().await;
+    for wrong in ["", "=", "=0", "=601", "=x", "=1.5", "=-1", "=+1", "=1&heartbeat=1"] {
+        let target = format!("/speak?heartbeat{wrong}");
+        let mut client = host.raw().await;
+        client.write(RawClient::handshake(&target)).await;
+        let response = client.last_response().await;
+        let is_told = response.body.contains("the query parameter heartbeat");
+        assert_eq!((response.status, is_told), (400, true), "{target}: {response:?}");
+    }
+    let mut lines =
+        LineClient::open(host.address(), "backend\nGET /speak?heartbeat=x HTTP/1.1\n\n").await;
+    assert_eq!(lines.receive().await.as_deref(), Some("HTTP/1.1 400 Bad Request\r"));
+    let post = "POST /speak?heartbeat=x HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n{}";
+    let mut client = host.raw().await;
+    client.write(post).await;
+    assert_eq!(client.last_response().await.status, 400);
 }

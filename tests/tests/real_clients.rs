@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use plugsocket_tests::{Address, Setup, TestHost};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -56,6 +57,30 @@ async fn the_php_client_works() {
 }
 
 #[tokio::test]
+async fn the_php_client_survives_a_planned_restart() {
+    let first = setup().start().await;
+    let Address::Tcp(address) = first.address().clone() else { unreachable!("it listens on TCP") };
+    let mut command = Command::new("php");
+    command.arg("tests/clients/php_restart.php").current_dir(repository()).kill_on_drop(true);
+    command.env("PLUGSOCKET_URL", format!("http://{address}"));
+    let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let Ok(mut script) = spawned else { return skip("php_restart.php", "php cannot be run") };
+    let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
+    let mut line = async || timeout(TIME_LIMIT, lines.next_line()).await.unwrap().unwrap();
+    assert_eq!(line().await.as_deref(), Some("connected"));
+    // Between two messages of the script the host stops and comes again.
+    let mut host = first;
+    host.signal("TERM");
+    assert!(host.exited().await.success());
+    script.stdin.take().unwrap().write_all(b"continue\n").await.unwrap();
+    drop(host);
+    let listen = format!("[\"{address}\"]");
+    let _second = setup().server("listen", &listen).start().await;
+    assert_eq!(line().await.as_deref(), Some("all messages were delivered"));
+    assert!(timeout(TIME_LIMIT, script.wait()).await.unwrap().unwrap().success());
+}
+
+#[tokio::test]
 async fn curl_can_post() {
     against_host("bash", &["tests/clients/curl_post.sh"]).await;
 }
@@ -79,6 +104,11 @@ async fn against_host(runtime: &str, arguments: &[&str]) {
 
 /// Starts a host with the resources of the shipped plugins.toml and a ping every second.
 async fn host() -> TestHost {
+    setup().start().await
+}
+
+/// `/members` requires a token of everyone, also of scripts.
+fn setup() -> Setup {
     const COMMANDS: &str =
         r#"{ hello = "Hello, human", date = "Today is {date}", bye = "{close}Goodbye" }"#;
     Setup::new(env!("CARGO_BIN_EXE_plugsocket-under-test"))
@@ -94,9 +124,15 @@ async fn host() -> TestHost {
         .resource("/locks", "locks")
         .resource("/jobs", "jobs")
         .config("/jobs", "demo", "true")
-        .start()
-        .await
+        .put("secret.key", SECRET)
+        .resource("/members", "feedback")
+        .auth("/members", "keys", r#"[{ algorithm = "HS256", file = "secret.key" }]"#)
+        .auth("/members", "from", r#"["header", "subprotocol"]"#)
+        .auth("/members", "backends", r#""required""#)
 }
+
+/// The scripts sign their tokens with it.
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 /// Runs a script in the root folder of the repository.
 async fn run(runtime: &str, arguments: &[&str], host: Option<&TestHost>) {

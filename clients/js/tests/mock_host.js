@@ -25,10 +25,15 @@ export class MockHost {
   /** Text frames that arrived, including chunks and chunk commands. */
   frames = [];
   connections = new Set();
-  /** Set by tests: whether to send `ready`, which messages to acknowledge, an action on connect. */
+  /**
+   * Set by tests: whether to send `ready`, which messages to acknowledge, whether to send the first
+   * heartbeat (no more follow), an action on connect, a status for handshakes.
+   */
   sendsReady = true;
   acknowledges = () => true;
+  heartbeats = true;
   onConnection = () => {};
+  refuses = () => null;
   handshakes = 0;
 
   static async start({ port = 0, unmapped = [] } = {}) {
@@ -39,7 +44,12 @@ export class MockHost {
     host.locks = new Map();
     host.jobs = new Map();
     host.http = createServer((request, response) => host.serve(request, response));
-    host.wss = new WebSocketServer({ server: host.http });
+    const verifyClient = ({ req }, answer) => {
+      host.handshakes += 1;
+      const status = host.refuses(req);
+      answer(status === null, status ?? 101);
+    };
+    host.wss = new WebSocketServer({ server: host.http, verifyClient });
     host.wss.on('connection', (ws, request) => host.accept(ws, request));
     await new Promise(resolve => host.http.listen(port, '127.0.0.1', resolve));
     host.port = host.http.address().port;
@@ -57,7 +67,6 @@ export class MockHost {
   }
 
   accept(ws, request) {
-    this.handshakes += 1;
     const { pathname, searchParams } = new URL(request.url, 'http://host');
     const id = randomUUID();
     const uuid = `${id}.${createHash('sha256').update(id).digest('hex')}`;
@@ -75,7 +84,10 @@ export class MockHost {
     });
     ws.on('message', (bytes, isBinary) => this.take(connection, application, isBinary ? bytes : bytes.toString()));
     this.onConnection(connection);
-    if (this.sendsReady && ws.readyState === ws.OPEN) send({ opcode: 'ready', uuid });
+    if (this.sendsReady && ws.readyState === ws.OPEN) {
+      send({ opcode: 'ready', uuid });
+      if (this.heartbeats && searchParams.has('heartbeat')) send({ opcode: 'heartbeat' });
+    }
     application.open?.(this, connection);
   }
 

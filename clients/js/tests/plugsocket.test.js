@@ -14,8 +14,13 @@ async function setUp(t, options) {
     for (const socket of sockets) socket.close();
     await host.stop();
   });
+  // `path` may be a function, as for the client.
   const connect = (path, socketOptions) => {
-    const socket = new Plugsocket(host.url(path), { WebSocket, reconnectMinMs: 20, reconnectMaxMs: 100, ...socketOptions });
+    const url = typeof path !== 'function' ? host.url(path) : async () => {
+      const found = await path();
+      return found.startsWith('/') ? host.url(found) : found;
+    };
+    const socket = new Plugsocket(url, { WebSocket, reconnectMinMs: 20, reconnectMaxMs: 100, ...socketOptions });
     sockets.push(socket);
     return socket;
   };
@@ -237,16 +242,249 @@ test('retry_after of a close packet is honoured', TIMEOUT, async t => {
   assert.ok(Date.now() - began >= 290);
 });
 
-test('an unmapped resource is retried slowly, and the status has the reason', TIMEOUT, async t => {
+test('a refused resource is retried slowly, and ready and the status have the reason', TIMEOUT, async t => {
   const { host, connect } = await setUp(t, { unmapped: ['/jobs'] });
   const socket = connect('/jobs', { reconnectMaxMs: 30_000 });
+  const refused = socket.ready.catch(error => error);
   const { error, closeCode, retryMs } = await statusOf(socket, 'waiting');
-  assert.equal(error, 'no application is mapped to /jobs');
-  assert.equal(closeCode, 1008);
+  assert.deepEqual([error, closeCode], ['no application is mapped to /jobs', 1008]);
   assert.ok(retryMs >= 15_000);
+  assert.deepEqual([(await refused).code, (await refused).message, (await refused).closeCode], ['refused', error, 1008]);
   host.applications['/jobs'] = host.applications['/web'];
   socket.open();
   await socket.ready;
+});
+
+test('a refusal that repeats ends with its reason, and open tries again', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t, { unmapped: ['/jobs'] });
+  const socket = connect('/jobs');
+  const queued = socket.echo('never sent');
+  const { error } = await statusOf(socket, 'closed');
+  assert.equal(error, 'no application is mapped to /jobs');
+  const rejected = await socket.ready.catch(error => error);
+  assert.deepEqual([rejected.code, rejected.message, rejected.closeCode], ['closed', error, 1008]);
+  assert.deepEqual([socket.status, await codeOf(queued), host.handshakes], ['closed', 'closed', 3]);
+  host.applications['/jobs'] = host.applications['/web'];
+  socket.open();
+  await socket.ready;
+});
+
+test('an HTTP status that refuses ends the attempts, and others do not', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.refuses = () => 401;
+  const socket = connect('/web', { refusedAttempts: 2 });
+  assert.equal(await codeOf(socket.ready), 'refused');
+  assert.match((await statusOf(socket, 'closed')).error, /401/);
+  assert.equal(host.handshakes, 2);
+  host.refuses = () => (host.handshakes < 8 ? [503, 429, 408][host.handshakes % 3] : null);
+  socket.open();
+  await socket.ready;
+  assert.equal(host.handshakes, 8);
+});
+
+test('a refused URL, protocols or token from a function is renewed for each attempt', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const seen = [];
+  host.refuses = ({ url, headers }) => {
+    seen.push([new URL(url, 'http://host').searchParams.get('n'), headers['sec-websocket-protocol'], headers.authorization]);
+    return seen.length < 4 ? 401 : null;
+  };
+  let count = 0;
+  const socket = connect(async () => `/web?n=${(count += 1)}`, {
+    protocols: () => ['bearer', `p${count}`],
+    token: async () => `t${count}`,
+    refusedAttempts: 2,
+  });
+  assert.equal(socket.url, null);
+  await socket.ready;
+  assert.deepEqual(seen, [1, 2, 3, 4].map(n => [`${n}`, `bearer,p${n}`, `Bearer t${n}`]));
+  assert.equal(socket.url, host.url('/web?n=4'));
+});
+
+test('a function that returns the same refused token again does not try for ever', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.refuses = () => 401;
+  const socket = connect(() => '/web?token=old');
+  assert.equal(await codeOf(socket.ready), 'refused');
+  assert.equal(host.handshakes, 2);
+  await statusOf(socket, 'closed');
+  assert.equal(host.handshakes, 3);
+});
+
+test('an exception of a function is a failed attempt, shown in the status', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  let calls = 0;
+  const failing = [
+    () => {
+      throw new Error('no session');
+    },
+    () => Promise.reject(new Error('offline')),
+    () => 'http://host/web?heartbeat=3',
+    () => new Promise(() => {}),
+    () => '/web',
+  ];
+  const socket = connect(() => failing[calls++](), { readyTimeoutMs: 200 });
+  const errors = [];
+  socket.on('status', ({ status, error, retryMs }) => status === 'waiting' && errors.push([error, retryMs > 0]));
+  await socket.ready;
+  assert.deepEqual(errors, [
+    ['no session', true],
+    ['offline', true],
+    ['plugsocket: the query parameter heartbeat is reserved; use the option heartbeatMs', true],
+    ['no URL, protocols or token from its function within 0.2 s', true],
+  ]);
+  assert.equal(host.handshakes, 1);
+});
+
+test('a function that is pending when the socket is closed opens no connection', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  let answer;
+  const socket = connect(() => new Promise(resolve => (answer = resolve)));
+  socket.close();
+  answer('/web');
+  const other = connect('/web');
+  await other.ready;
+  assert.equal(host.handshakes, 1);
+});
+
+test('protocols that the class does not take end the attempts', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  const socket = connect('/web', { protocols: ['two words'], refusedAttempts: 2 });
+  assert.match((await socket.ready.catch(error => error)).message, /subprotocol/);
+  await statusOf(socket, 'closed');
+});
+
+test('ready is rejected at its deadline, and attempts continue', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const { port } = host;
+  await host.stop();
+  const socket = connect('/web', { readyDeadlineMs: 100 });
+  const late = await socket.ready.catch(error => error);
+  assert.equal(late.code, 'timeout');
+  assert.match(late.message, /^not ready within 0.1 s: .*ECONNREFUSED/);
+  assert.equal(await codeOf(socket.ready), 'timeout');
+  const again = await MockHost.start({ port });
+  host.stop = () => again.stop();
+  while ((await codeOf(socket.ready)) !== 'fulfilled');
+  assert.equal(socket.status, 'ready');
+});
+
+test('a resource without a dialog is named', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const error = 'this resource has dialog = false; use a plain WebSocket or set dialog = true';
+  host.sendsReady = false;
+  for (const first of ['hello', '{"opcode":"feedback"}', Buffer.from('bytes')]) {
+    host.onConnection = ({ ws }) => ws.send(first);
+    const socket = connect('/web');
+    let messages = 0;
+    socket.on('message', () => (messages += 1));
+    const rejected = await socket.ready.catch(error => error);
+    assert.deepEqual([rejected.code, rejected.message, socket.status, messages], ['closed', error, 'closed', 0]);
+  }
+  host.onConnection = () => {};
+  const silent = connect('/web', { readyTimeoutMs: 500, readyDeadlineMs: 800 });
+  const waiting = await statusOf(silent, 'waiting');
+  assert.equal(waiting.error, `no ready from the server within 0.5 s: perhaps ${error}`);
+  assert.match((await silent.ready.catch(error => error)).message, /dialog = false/);
+});
+
+test('a silent host is given up after two intervals of its heartbeat', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web?room=a%20b', { heartbeatMs: 1000 });
+  const seen = [];
+  socket.on('message', packet => seen.push(packet));
+  socket.on('heartbeat', packet => seen.push(packet));
+  await socket.ready;
+  const [{ query }] = host.connections;
+  assert.deepEqual([query.get('heartbeat'), query.get('room')], ['1', 'a b']);
+  assert.equal(socket.url, host.url('/web?room=a%20b'));
+  const began = Date.now();
+  const { error, closeCode } = await statusOf(socket, 'waiting');
+  assert.deepEqual([error, closeCode], ['no sign of life from the server within 2 s', 1006]);
+  assert.ok(Date.now() - began >= 2000);
+  assert.deepEqual(seen, []);
+  await socket.ready;
+});
+
+test('a host without heartbeats, and one that sends anything, is not given up', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.heartbeats = false;
+  const old = connect('/web', { heartbeatMs: 1000 });
+  await old.ready;
+  host.heartbeats = true;
+  const busy = connect('/web', { heartbeatMs: 1000 });
+  const quiet = connect('/web', { heartbeatMs: 1000 });
+  await Promise.all([busy.ready, quiet.ready]);
+  const talk = setInterval(() => [...host.connections][1].send({ opcode: 'news' }), 500);
+  t.after(() => clearInterval(talk));
+  await statusOf(quiet, 'waiting');
+  assert.deepEqual([old.status, busy.status], ['ready', 'ready']);
+});
+
+test('without heartbeatMs nothing is asked for, and the opcode is an ordinary one', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web', { heartbeatMs: 0 });
+  await socket.ready;
+  const [{ query, send }] = host.connections;
+  assert.equal(query.has('heartbeat'), false);
+  const own = nextOf(socket, 'heartbeat');
+  send({ opcode: 'heartbeat' });
+  await own;
+});
+
+test('online, offline and a page that is seen again end a wait', TIMEOUT, async t => {
+  const window = new EventTarget();
+  const listeners = new Set();
+  globalThis.addEventListener = (name, listener) => (listeners.add(name), window.addEventListener(name, listener));
+  globalThis.removeEventListener = (name, listener) => (listeners.delete(name), window.removeEventListener(name, listener));
+  globalThis.document = Object.assign(new EventTarget(), { visibilityState: 'visible' });
+  t.after(() => ['addEventListener', 'removeEventListener', 'document'].forEach(name => delete globalThis[name]));
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web', { reconnectMinMs: 60_000, reconnectMaxMs: 60_000 });
+  await socket.ready;
+  for (const [target, name] of [[window, 'online'], [window, 'offline'], [document, 'visibilitychange']]) {
+    const lost = statusOf(socket, 'waiting');
+    [...host.connections][0].ws.terminate();
+    await lost;
+    if (target === document) {
+      document.visibilityState = 'hidden';
+      document.dispatchEvent(new Event(name));
+      assert.equal(socket.status, 'waiting');
+      document.visibilityState = 'visible';
+    }
+    target.dispatchEvent(new Event(name));
+    await socket.ready;
+  }
+  // A wait that the host has announced is kept.
+  const told = statusOf(socket, 'waiting');
+  [...host.connections][0].send({ opcode: 'close', error: 'restart', retry_after: 60 });
+  [...host.connections][0].ws.close(1001);
+  await told;
+  window.dispatchEvent(new Event('online'));
+  assert.equal(socket.status, 'waiting');
+  socket.close();
+  assert.equal(listeners.size, 0);
+});
+
+test('a connection that was frozen is checked when the page is seen again', TIMEOUT, async t => {
+  const window = new EventTarget();
+  globalThis.addEventListener = window.addEventListener.bind(window);
+  globalThis.removeEventListener = window.removeEventListener.bind(window);
+  const now = Date.now;
+  t.after(() => {
+    Date.now = now;
+    ['addEventListener', 'removeEventListener'].forEach(name => delete globalThis[name]);
+  });
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web', { heartbeatMs: 60_000 });
+  const alive = connect('/web', { heartbeatMs: 60_000 });
+  await Promise.all([socket.ready, alive.ready]);
+  Date.now = () => now() + 600_000;
+  window.dispatchEvent(new Event('online'));
+  // What the frozen page has missed is delivered first.
+  [...host.connections][1].send({ opcode: 'heartbeat' });
+  assert.equal((await statusOf(socket, 'waiting')).error, 'no sign of life from the server within 120 s');
+  assert.equal(alive.status, 'ready');
 });
 
 test('the wait doubles from one failure to the next', TIMEOUT, async t => {
@@ -277,8 +515,8 @@ test('a close with 1000 ends the connection, and open starts a new one', TIMEOUT
 test('a connection that misses the ready or acknowledge timeout is closed', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.sendsReady = false;
-  const silent = connect('/web', { readyTimeoutMs: 50 });
-  assert.equal((await statusOf(silent, 'waiting')).error, 'no ready from the server within 0.05 s');
+  const silent = connect('/web', { readyTimeoutMs: 500 });
+  assert.equal((await statusOf(silent, 'waiting')).error, 'no ready from the server within 0.5 s: perhaps this resource has dialog = false; use a plain WebSocket or set dialog = true');
   silent.close();
   host.sendsReady = true;
   host.acknowledges = () => false;
@@ -312,6 +550,10 @@ test('invalid arguments throw immediately', () => {
   assert.throws(() => new Plugsocket('/web', { WebSocket }), /there is no page/);
   assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, chunksize: 5 }), /no option chunksize/);
   assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, chunkSize: 5 }), /at least 16/);
+  for (const heartbeatMs of [-1, 500, 600_001, NaN, '25']) {
+    assert.throws(() => new Plugsocket('ws://host/web', { WebSocket, heartbeatMs }), /heartbeatMs must be 0/);
+  }
+  assert.throws(() => new Plugsocket('ws://host/web?a=1&heartbeat=5', { WebSocket }), /heartbeat is reserved/);
 });
 
 test('a URL relative to the page becomes ws or wss', TIMEOUT, t => {

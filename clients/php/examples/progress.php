@@ -19,7 +19,7 @@ if ($job === '') {
 }
 
 try {
-    $jobs = new Plugsocket\Backend($address, '/jobs');
+    $jobs = new Plugsocket\Backend($address, '/jobs', ['reconnect' => 60]);
     $parts = 20;
     for ($part = 1; $part <= $parts; $part++) {
         usleep(300000); // stands for the work

@@ -45,6 +45,14 @@ function serve($client): void
         fwrite($client, "{\"opcode\":\"close\",\"error\":\"no application is mapped to /nowhere\"}\n");
         return;
     }
+    if ($opening[1] === 'GET /later HTTP/1.1') {
+        fwrite($client, "{\"opcode\":\"close\",\"error\":\"come later\",\"retry_after\":9}\n");
+        return;
+    }
+    if ($opening[1] === 'GET /busy HTTP/1.1') {
+        fwrite($client, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\nRetry-After: 3\r\nConnection: close\r\n\r\nfull");
+        return;
+    }
     if ($opening[1] === 'GET /forbidden HTTP/1.1') {
         fwrite($client, "HTTP/1.1 403 Forbidden\r\nContent-Length: 27\r\nConnection: close\r\n\r\nthis address is not allowed");
         return;
@@ -56,6 +64,9 @@ function serve($client): void
         return;
     }
     fwrite($client, json_encode(['opcode' => 'ready', 'uuid' => 'U', 'opening' => $opening]) . "\n");
+    if (strpos($opening[1], 'heartbeat=') !== false) {
+        fwrite($client, "{\"opcode\":\"heartbeat\"}\n");
+    }
     while (($line = fgets($client)) !== false && reply($client, $line, $opening)) {
         continue;
     }
@@ -84,6 +95,9 @@ function reply($client, string $line, array $opening): bool
             fwrite($client, json_encode(['opcode' => 'seen', 'packet' => $packet]) . "\n");
             break;
         case 'progress':
+            if (strpos($packet['text'], 'lost') === 0 && $opening[1] === 'GET /jobs HTTP/1.1' && !isset($GLOBALS['lost'][$packet['text']])) {
+                return !($GLOBALS['lost'][$packet['text']] = true);
+            }
             $isAbort = strpos($packet['text'], 'abort') === 0;
             $fyi = $opening[1] !== 'GET /jobs HTTP/1.1' ? '' : ($isAbort ? 'abort' : 'watched');
     }
@@ -95,14 +109,21 @@ function reply($client, string $line, array $opening): bool
 function answer_post($client, string $path): void
 {
     $length = 0;
+    $token = '';
     while (($line = rtrim((string) fgets($client))) !== '') {
         if (stripos($line, 'Content-Length:') === 0) {
             $length = (int) trim(substr($line, 15));
         }
+        if (stripos($line, 'Authorization:') === 0) {
+            $token = trim(substr($line, 14));
+        }
     }
     $body = $length > 0 ? stream_get_contents($client, $length) : '';
-    $isMapped = $path === '/php';
-    $answer = $isMapped ? "$body\n{\"opcode\":\"next\",\"fyi\":\"delivered\"}" : "no application is mapped to $path";
-    $status = $isMapped ? '200 OK' : '404 Not Found';
+    $answers = [
+        '/php' => ['200 OK', "$body\n{\"opcode\":\"next\",\"fyi\":\"delivered\"}"],
+        '/headers' => ['200 OK', json_encode(['opcode' => 'next', 'fyi' => $token])],
+        '/busy' => ["503 Service Unavailable\r\nRetry-After: 3", 'full'],
+    ];
+    [$status, $answer] = $answers[$path] ?? ['404 Not Found', "no application is mapped to $path"];
     fwrite($client, "HTTP/1.1 $status\r\nContent-Length: " . strlen($answer) . "\r\nConnection: close\r\n\r\n$answer");
 }

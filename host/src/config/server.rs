@@ -21,7 +21,8 @@ settings! {
             distinct_strings(address::listen, &ADDRESS, &ADDRESS, Listen::is_duplicate);
         /// Listening with TLS. To add or remove this table needs a restart.
         "tls" [restart] => tls: Option<TlsSettings> = table::<TlsSettings>().optional();
-        /// Serve the host's own page at `/plugsocket`. No resource can have that path then.
+        /// Serve the host's own page at `/plugsocket`. No resource can have that path then. The
+        /// JavaScript client is served in any case.
         "page" => page: bool = switch(true);
         /// Response to a client whose path is not a resource: the handshake completes, a `close`
         /// packet says why, and the host closes (1008); or the handshake fails with 404.

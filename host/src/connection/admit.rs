@@ -219,6 +219,7 @@ async fn open_connection<S: Socket>(
         membership: Membership::new(limits.messages.max_rooms),
         state: PeerState::default(),
     });
+    let heartbeat = http::heartbeat(&peer.client.head).ok().flatten().filter(|_| peer.dialog);
     // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
     // the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address);
@@ -240,7 +241,7 @@ async fn open_connection<S: Socket>(
             Wire::websocket(stream, read, &limits.messages)
         }
     };
-    let timers = Timers::new(rate, timeouts.idle);
+    let timers = Timers::new(rate, timeouts.idle, heartbeat);
     let entry = hub.registry.enter(peer);
     let connection = Connection::new(wire, entry, inbox, timers, &config.server);
     Some(Admitted { connection, span, until, _counted: guard })

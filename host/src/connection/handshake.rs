@@ -79,9 +79,10 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
         Ok((_, Some(_), _)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
-        Ok((head, Some(tail), read)) => {
-            Ok(Handshake { head, origin, read, intent: Intent::Lines(tail) })
-        }
+        Ok((head, Some(tail), read)) => match http::heartbeat(&head) {
+            Ok(_) => Ok(Handshake { head, origin, read, intent: Intent::Lines(tail) }),
+            Err(refusal) => Err(refusal.into()),
+        },
         Err(error) => Err(error),
     };
     checked.map_err(|error| match error {
@@ -147,22 +148,21 @@ fn check_request(
     origin: Origin,
     config: &Config,
 ) -> Result<Handshake, Refusal> {
-    let access = &config.server.access;
-    let intent = match head.method() {
-        Method::Post => check_post(&head, origin, config)?,
-        Method::Get if config.server.page && !http::wants_websocket(&head) => {
-            match page::answer(head.path()) {
-                Some(answer) => Intent::Page(answer),
-                None => check_upgrade(&head, origin, access)?,
-            }
-        }
-        _ => check_upgrade(&head, origin, access)?,
+    let page = match head.method() {
+        Method::Get if !http::wants_websocket(&head) => page::answer(head.path(), config),
+        _ => None,
+    };
+    let intent = match (page, head.method()) {
+        (Some(answer), _) => Intent::Page(answer),
+        (None, Method::Post) => check_post(&head, origin, config)?,
+        (None, _) => check_upgrade(&head, origin, &config.server.access)?,
     };
     Ok(Handshake { head, origin, read, intent })
 }
 
 fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
     let accept = http::check_upgrade(head)?;
+    http::heartbeat(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
         ClientType::Backend => {
@@ -185,6 +185,7 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
+    http::heartbeat(head)?;
     let length = http::post_length(head, config.server.limits.messages.max_message)?;
     Ok(Intent::Post { length })
 }

@@ -178,6 +178,9 @@ impl<S: Socket> Connection<S> {
                     if let Err(reason) = self.check_timers() {
                         return End::Closed(reason);
                     }
+                    if let Err(end) = self.write_heartbeat().await {
+                        return end;
+                    }
                 }
             }
         }
@@ -377,13 +380,26 @@ impl<S: Socket> Connection<S> {
         Ok(())
     }
 
-    async fn write(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
+    async fn write(&mut self, mut queue: VecDeque<Outgoing>) -> Result<(), End> {
         if queue.is_empty() {
             return Ok(());
         }
         if let Some(timers) = &mut self.timers {
-            timers.note_write(queue.iter());
+            timers.note_write(&mut queue);
         }
+        self.write_queue(queue).await
+    }
+
+    /// Writes a heartbeat, if one is due. It is not activity, so that `idle_timeout` still applies.
+    async fn write_heartbeat(&mut self) -> Result<(), End> {
+        let heartbeat = self.timers.as_mut().and_then(|timers| timers.take_heartbeat());
+        match heartbeat {
+            Some(heartbeat) => self.write_queue(VecDeque::from([heartbeat])).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn write_queue(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
         let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
         let writing = pin!(wire.write(queue, entry.peer.identity.as_str(), timeouts.write));
         write_result(unread(&entry.peer, message_deadline, timers, writing).await)

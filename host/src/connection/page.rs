@@ -1,23 +1,57 @@
-//! The demonstration page: files under `/plugsocket/` that are compiled into the program.
+//! What the host itself answers to a plain GET: the JavaScript client and the demonstration page
+//! under `/plugsocket/`, which are compiled into the program, and the paths that browsers try.
 
+use crate::config::Config;
 use crate::protocol::http::{Refusal, response};
 
 /// The path prefix that the host reserves.
 pub(crate) const FOLDER: &str = "/plugsocket/";
 
-/// Returns the response to a GET of `path`, or `None` for a path outside [`FOLDER`].
-pub(crate) fn answer(path: &str) -> Option<Vec<u8>> {
-    if path == FOLDER.trim_end_matches('/') {
-        return Some(response(308, "text/plain; charset=utf-8", b"", &[("Location", FOLDER)]));
+/// The JavaScript client, which is served also without the page.
+const CLIENT: &str = "/plugsocket/plugsocket.js";
+
+/// Returns the response to a plain GET of `path`, or `None` where a WebSocket is expected.
+pub(crate) fn answer(path: &str, config: &Config) -> Option<Vec<u8>> {
+    let (is_page, is_resource) = (config.server.page, config.resources.contains_key(path));
+    if path == CLIENT || (is_page && path.starts_with(FOLDER)) {
+        return Some(file(path));
     }
-    let (content_type, body) = match path.strip_prefix(FOLDER)? {
-        "" => ("text/html", include_str!("../../page/index.html")),
-        "page.js" => ("text/javascript", include_str!("../../page/page.js")),
-        "page.css" => ("text/css", include_str!("../../page/page.css")),
-        "plugsocket.js" => ("text/javascript", include_str!("../../../clients/js/plugsocket.js")),
+    let refusal = match path {
+        "/plugsocket" if is_page => return Some(redirect(308)),
+        // Temporary: a resource may get this path.
+        "/" if is_page && !is_resource => return Some(redirect(302)),
+        "/" if is_page => Refusal::bad_request(
+            "this is plugsocket, a WebSocket host: connect to / with a WebSocket, or open /plugsocket/",
+        ),
+        "/" if is_resource => Refusal::bad_request(
+            "this is plugsocket, a WebSocket host: connect to / with a WebSocket",
+        ),
+        _ if is_resource => return None,
+        "/" => Refusal::not_found(
+            "this is plugsocket, a WebSocket host; no resource has the path / and page = false",
+        ),
+        "/favicon.ico" => Refusal::not_found("this host has no icon"),
+        _ if path == "/plugsocket" || path.starts_with(FOLDER) => Refusal::not_found(
+            "the page is not served here (page = false); the client is at /plugsocket/plugsocket.js",
+        ),
+        _ => return None,
+    };
+    Some(refusal.to_bytes())
+}
+
+fn redirect(status: u16) -> Vec<u8> {
+    response(status, "text/plain; charset=utf-8", b"", &[("Location", FOLDER)])
+}
+
+fn file(path: &str) -> Vec<u8> {
+    let (content_type, body) = match path {
+        FOLDER => ("text/html", include_str!("../../page/index.html")),
+        "/plugsocket/page.js" => ("text/javascript", include_str!("../../page/page.js")),
+        "/plugsocket/page.css" => ("text/css", include_str!("../../page/page.css")),
+        CLIENT => ("text/javascript", include_str!("../../../clients/js/plugsocket.js")),
         _ => {
-            let refusal = Refusal::not_found("there is no such file; the page is at /plugsocket/");
-            return Some(refusal.to_bytes());
+            return Refusal::not_found("there is no such file; the page is at /plugsocket/")
+                .to_bytes();
         }
     };
     const POLICY: &str = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'";
@@ -29,6 +63,5 @@ pub(crate) fn answer(path: &str) -> Option<Vec<u8>> {
         ("Access-Control-Allow-Origin", "*"),
         ("Cache-Control", "no-cache"),
     ];
-    let content_type = format!("{content_type}; charset=utf-8");
-    Some(response(200, &content_type, body.as_bytes(), &headers))
+    response(200, &format!("{content_type}; charset=utf-8"), body.as_bytes(), &headers)
 }

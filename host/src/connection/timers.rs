@@ -1,6 +1,8 @@
 //! When a connection may not read or has to close: its deadline of a partial message, its idle
-//! timeout and its rate-limit delay. All stop while the host itself does not read.
+//! timeout and its rate-limit delay, which stop while the host itself does not read; and its
+//! heartbeat.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use plugsocket_plugin::CloseCode;
@@ -8,8 +10,10 @@ use tokio::time::Instant;
 
 use super::rate_limit::{RateExceeded, RateLimiter};
 use crate::config::RateSettings;
+use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
-use crate::protocol::payload::Outgoing;
+use crate::protocol::dialog;
+use crate::protocol::payload::{Outgoing, Payload};
 use crate::routing::input::Load;
 
 /// A deadline that can be paused.
@@ -56,7 +60,7 @@ impl Deadline {
     }
 }
 
-/// Idle timeout and rate-limit delay of one connection; a connection without either has none.
+/// Idle timeout, rate-limit delay and heartbeat of one connection; a connection without any has none.
 #[derive(Debug)]
 pub(crate) struct Timers {
     rate_limiter: Option<RateLimiter>,
@@ -67,16 +71,38 @@ pub(crate) struct Timers {
     last_active: Instant,
     /// When the host stopped reading, if it does not read.
     held_since: Option<Instant>,
+    heartbeat: Option<Box<Heartbeat>>,
+}
+
+/// The heartbeat of a client that asked for it. Its connection writes it directly, so that it never
+/// waits in an outbox.
+#[derive(Debug)]
+struct Heartbeat {
+    interval: Duration,
+    /// When to write the next one; `None` before `ready`.
+    due: Option<Instant>,
 }
 
 impl Timers {
-    /// Returns `None` if neither timer is configured.
-    pub(crate) fn new(rate: &RateSettings, idle: Option<Duration>) -> Option<Box<Self>> {
-        let last_active = Instant::now();
-        let rate_limiter = RateLimiter::new(rate, last_active);
-        let is_needed = rate_limiter.is_some() || idle.is_some();
-        let timers = Self { rate_limiter, held_until: None, idle, last_active, held_since: None };
-        is_needed.then(|| Box::new(timers))
+    /// Returns `None` if no timer is needed.
+    pub(crate) fn new(
+        rate: &RateSettings,
+        idle: Option<Duration>,
+        heartbeat: Option<Duration>,
+    ) -> Option<Box<Self>> {
+        let now = Instant::now();
+        let rate_limiter = RateLimiter::new(rate, now);
+        let is_needed = rate_limiter.is_some() || idle.is_some() || heartbeat.is_some();
+        is_needed.then(|| {
+            Box::new(Self {
+                rate_limiter,
+                held_until: None,
+                idle,
+                last_active: now,
+                held_since: None,
+                heartbeat: heartbeat.map(|interval| Box::new(Heartbeat { interval, due: None })),
+            })
+        })
     }
 
     /// Returns whether the rate limiter allows reading now.
@@ -86,7 +112,9 @@ impl Timers {
 
     /// Returns when the next timer expires.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        self.held_until.or_else(|| self.idle.map(|idle| self.last_active + idle))
+        let pace = self.held_until.or_else(|| self.idle.map(|idle| self.last_active + idle));
+        let heartbeat = self.heartbeat.as_ref().and_then(|heartbeat| heartbeat.due);
+        pace.into_iter().chain(heartbeat).min()
     }
 
     /// Records that the host stops or resumes reading for reasons of its own.
@@ -117,11 +145,33 @@ impl Timers {
         Ok(())
     }
 
-    /// Counts a write as activity, except for pings.
-    pub(crate) fn note_write<'q>(&mut self, mut queue: impl Iterator<Item = &'q Outgoing>) {
-        if self.idle.is_some() && queue.any(|item| !matches!(item, Outgoing::Ping)) {
-            self.last_active = Instant::now();
+    /// Counts a write as activity, except for pings, and puts the first heartbeat behind `ready`.
+    pub(crate) fn note_write(&mut self, queue: &mut VecDeque<Outgoing>) {
+        if self.idle.is_none() && self.heartbeat.is_none() {
+            return;
         }
+        if queue.iter().all(|item| matches!(item, Outgoing::Ping)) {
+            return;
+        }
+        self.last_active = Instant::now();
+        if let Some(heartbeat) = &mut self.heartbeat {
+            heartbeat.due = Some(self.last_active + heartbeat.interval);
+            if let Some(Outgoing::Ready) = queue.front() {
+                // In one write: a client that has `ready` knows that heartbeats follow.
+                queue.insert(1, heartbeat_packet());
+            }
+        }
+    }
+
+    /// Returns the heartbeat that is due, if one is.
+    pub(crate) fn take_heartbeat(&mut self) -> Option<Outgoing> {
+        let now = Instant::now();
+        let heartbeat = self.heartbeat.as_mut()?;
+        let is_due = heartbeat.due.is_some_and(|due| now >= due);
+        is_due.then(|| {
+            heartbeat.due = Some(now + heartbeat.interval);
+            heartbeat_packet()
+        })
     }
 
     /// Checks the timers. `is_busy`: the client waits for the host.
@@ -141,6 +191,10 @@ impl Timers {
         }
         Ok(())
     }
+}
+
+fn heartbeat_packet() -> Outgoing {
+    Outgoing::Message(Payload::copied(Form::Text, dialog::HEARTBEAT.as_bytes()))
 }
 
 #[cfg(test)]

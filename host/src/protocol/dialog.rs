@@ -18,6 +18,9 @@ pub fn next(fyi: &str) -> String {
     format!(r#"{{"opcode":"next","fyi":{}}}"#, quoted(fyi))
 }
 
+/// `{"opcode":"heartbeat"}`: the host is there, and has sent nothing else for a while.
+pub const HEARTBEAT: &str = r#"{"opcode":"heartbeat"}"#;
+
 /// Returns `{"opcode":"close","error":"why"}`: the host closes the connection.
 pub fn close(error: &str) -> String {
     format!(r#"{{"opcode":"close","error":{}}}"#, quoted(error))
@@ -66,6 +69,7 @@ mod tests {
             (next(""), r#"{"opcode":"next","fyi":""}"#),
             (next("gone"), r#"{"opcode":"next","fyi":"gone"}"#),
             (next("a\"b\\c\n\u{1}/ä"), r#"{"opcode":"next","fyi":"a\"b\\c\n\u0001/ä"}"#),
+            (HEARTBEAT.to_owned(), r#"{"opcode":"heartbeat"}"#),
             (close("why"), r#"{"opcode":"close","error":"why"}"#),
             (close("\",\"x\":\""), r#"{"opcode":"close","error":"\",\"x\":\""}"#),
             (

@@ -30,6 +30,32 @@ async fn a_token_is_read_from_each_configured_place_and_its_user_reaches_the_app
 }
 
 #[tokio::test]
+async fn a_script_on_plain_tcp_sends_its_token_in_the_opening() {
+    let setup = with_tokens().auth("/private", "backends", r#""required""#);
+    let host = setup.auth("/private", "from", r#"["header"]"#).start().await;
+    let open = async |fields: &str| {
+        let opening = format!("backend\nGET /private HTTP/1.1\n{fields}\n");
+        LineClient::open(host.address(), &opening).await
+    };
+    for ident in ["", "Ident: printer\n"] {
+        let fields = format!("Authorization: Bearer {}\n{ident}", token_of("ann"));
+        let mut client = open(&fields).await.ready().await;
+        let me = &client.call(&json!({"do": "whoami"})).await.packets[0]["result"];
+        let expected = if ident.is_empty() { Value::Null } else { json!("printer") };
+        assert_eq!((&me["user"], &me["ident"]), (&json!("ann"), &expected), "{me}");
+    }
+    let two = format!("Authorization: Bearer {0}\nAuthorization: Bearer {0}\n", token_of("ann"));
+    for (fields, error) in [
+        ("", "no token"),
+        ("Authorization: Basic x\n", "no token"),
+        ("Authorization: Bearer a.b.c\n", "the token cannot be read"),
+        (&two, "more than one token"),
+    ] {
+        assert_eq!(open(fields).await.expect_close_packet().await["error"], error, "{fields}");
+    }
+}
+
+#[tokio::test]
 async fn a_token_among_the_subprotocols_is_never_selected_as_the_subprotocol() {
     let setup = with_tokens().key("/private", "subprotocols", r#"["v2"]"#);
     let host = setup.start().await;

@@ -3,6 +3,7 @@
 //! Makes no decisions: the caller passes the trusted addresses as a predicate.
 
 use std::net::{IpAddr, SocketAddrV4};
+use std::time::Duration;
 
 use super::head::Head;
 use super::refusal::Refusal;
@@ -45,6 +46,33 @@ pub fn ident(head: &Head) -> Option<&str> {
     let is_valid = (1..=MAX_IDENT_BYTES).contains(&name.len()) && !name.contains(char::is_control);
     is_valid.then_some(name)
 }
+
+/// Returns the interval of the query parameter `heartbeat`, which the host reserves: after how many
+/// seconds without a message the client wants a sign of life.
+///
+/// # Errors
+///
+/// 400 unless it occurs at most once and is an integer from 1 to 600.
+pub fn heartbeat(head: &Head) -> Result<Option<Duration>, Refusal> {
+    let wrong = || {
+        Refusal::bad_request("the query parameter heartbeat is a number of seconds from 1 to 600")
+    };
+    let mut values = head.query().split('&').filter_map(|pair| match pair.split_once('=') {
+        Some((HEARTBEAT, seconds)) => Some(seconds),
+        _ => (pair == HEARTBEAT).then_some(""),
+    });
+    let Some(seconds) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(Refusal::bad_request("the query parameter heartbeat is there twice"));
+    }
+    let is_number = seconds.bytes().all(|byte| byte.is_ascii_digit());
+    match seconds.parse() {
+        Ok(seconds @ 1..=600) if is_number => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(wrong()),
+    }
+}
+
+const HEARTBEAT: &str = "heartbeat";
 
 /// Returns the length of a POST body in bytes.
 ///
@@ -140,6 +168,33 @@ mod tests {
     fn head(fields: &str) -> Head {
         let text = format!("POST / HTTP/1.1\r\nHost: h\r\n{fields}\r\n");
         Head::parse(text.as_bytes(), 8192).unwrap().unwrap().0
+    }
+
+    #[test]
+    fn a_heartbeat_is_one_number_of_seconds() {
+        for (query, expected) in [
+            ("", Ok(None)),
+            ("?", Ok(None)),
+            ("?a=heartbeat&heartbeats=x&Heartbeat=x", Ok(None)),
+            ("?heartbeat=1", Ok(Some(1))),
+            ("?a=1&heartbeat=600&b", Ok(Some(600))),
+            ("?heartbeat=0", Err(400)),
+            ("?heartbeat=601", Err(400)),
+            ("?heartbeat=99999999999999999999", Err(400)),
+            ("?heartbeat=", Err(400)),
+            ("?heartbeat", Err(400)),
+            ("?heartbeat=+5", Err(400)),
+            ("?heartbeat=-5", Err(400)),
+            ("?heartbeat=2.5", Err(400)),
+            ("?heartbeat=5s", Err(400)),
+            ("?heartbeat=%35", Err(400)),
+            ("?heartbeat=5&heartbeat=5", Err(400)),
+        ] {
+            let text = format!("GET /{query} HTTP/1.1\r\nHost: h\r\n\r\n");
+            let (head, _) = Head::parse(text.as_bytes(), 8192).unwrap().unwrap();
+            let found = heartbeat(&head).map_err(|refusal| refusal.status());
+            assert_eq!(found, expected.map(|seconds| seconds.map(Duration::from_secs)), "{query}");
+        }
     }
 
     fn check_forwarded(fields: &str, peer: &str, expected: Forwarded) {

@@ -14,7 +14,8 @@ mod target;
 mod upgrade;
 
 pub use fields::{
-    ClientType, Forwarded, client_type, forwarded_for, ident, origin, post_length, wants_continue,
+    ClientType, Forwarded, client_type, forwarded_for, heartbeat, ident, origin, post_length,
+    wants_continue,
 };
 pub use head::{Head, HeadReader, MAX_HEADERS, Method};
 pub(crate) use refusal::bad_request;

@@ -132,9 +132,11 @@ impl Lines {
             let line = without_line_end(&self.buffer[self.start..end]);
             self.check_length(line.len())?;
             let message = self.is_message(line).then(|| Bytes::copy_from_slice(line));
+            // Any other line ends the opening, even an empty one.
+            if !is_header(line, AUTHORIZATION) {
+                self.tail = Tail::Closed;
+            }
             self.consume(end);
-            // Any line ends the opening, even an empty one.
-            self.tail = Tail::Closed;
             if let Some(message) = message {
                 self.mode = if self.mode == Mode::Legacy { Mode::Legacy } else { Mode::Lines };
                 return Ok(Some(self.track_commands(message)));
@@ -202,9 +204,9 @@ impl Lines {
         if self.mode == Mode::Lines {
             return !line.is_empty();
         }
-        let late_ident = self.tail == Tail::Awaited
-            && line.get(..IDENT.len()).is_some_and(|start| start.eq_ignore_ascii_case(IDENT));
-        !line.trim_ascii().is_empty() && !late_ident
+        let is_late = self.tail == Tail::Awaited
+            && (is_header(line, AUTHORIZATION) || is_header(line, IDENT));
+        !line.trim_ascii().is_empty() && !is_late
     }
 
     /// Drops the current message, which ends at `end`.
@@ -230,4 +232,15 @@ fn without_line_end(line: &[u8]) -> &[u8] {
     line.strip_suffix(b"\r").unwrap_or(line)
 }
 
+/// Returns whether `line` begins with `name`, or is a beginning of it, in any letter case.
+fn begins_with(line: &[u8], name: &[u8]) -> bool {
+    let seen = line.len().min(name.len());
+    line[..seen].eq_ignore_ascii_case(&name[..seen])
+}
+
+fn is_header(line: &[u8], name: &[u8]) -> bool {
+    line.len() >= name.len() && begins_with(line, name)
+}
+
+const AUTHORIZATION: &[u8] = b"authorization:";
 const IDENT: &[u8] = b"ident:";

@@ -2,7 +2,7 @@
 //!
 //! Yields an equivalent request head, so that the rest of the host treats both transports alike.
 
-use super::{IDENT, without_line_end};
+use super::{AUTHORIZATION, IDENT, begins_with, without_line_end};
 use crate::protocol::http::{Head, Refusal, bad_request};
 
 /// What the first bytes of a connection begin.
@@ -35,7 +35,7 @@ pub enum Tail {
 /// A complete opening.
 #[derive(Debug)]
 pub struct Opened {
-    /// Path, query and, if sent, the header `Ident`; no other header.
+    /// Path, query and, if sent, the headers `Authorization` and `Ident`; no other header.
     pub head: Head,
     /// The length of the opening; the rest of the buffer is the first read for
     /// [`Lines`](super::Lines).
@@ -56,8 +56,15 @@ pub struct Opening {
 #[derive(Debug, Clone, Copy)]
 enum Stage {
     Marker,
-    Request { at: usize },
-    Rest { request_at: usize, at: usize },
+    Request {
+        at: usize,
+    },
+    /// `Authorization` lines have been read from `token_at` to `at`.
+    Rest {
+        request_at: usize,
+        token_at: usize,
+        at: usize,
+    },
 }
 
 impl Opening {
@@ -88,33 +95,41 @@ impl Opening {
                         return bad_request("the second line is not `GET /resource HTTP/1.1`");
                     }
                     // Checked now, so that its faults are reported before those of later lines.
-                    Head::of_opening(without_line_end(&buf[at..end]), None)?;
-                    self.stage = Stage::Rest { request_at: at, at: end };
+                    Head::of_opening(without_line_end(&buf[at..end]), [].into_iter())?;
+                    self.stage = Stage::Rest { request_at: at, token_at: end, at: end };
                 }
-                Stage::Rest { request_at, at } => return self.finish(buf, request_at, at),
+                Stage::Rest { request_at, token_at, at } => {
+                    if buf[at..].is_empty() || !begins_with(&buf[at..], AUTHORIZATION) {
+                        return self.finish(buf, request_at, token_at, at);
+                    }
+                    let Some(end) = self.line_end(buf)? else { return Ok(None) };
+                    self.stage = Stage::Rest { request_at, token_at, at: end };
+                }
             }
         }
     }
 
+    /// Parses what begins at `at`; `Authorization` lines are between `token_at` and `at`.
     fn finish(
         &mut self,
         buf: &[u8],
         request_at: usize,
+        token_at: usize,
         at: usize,
     ) -> Result<Option<Opened>, Refusal> {
-        let request_line = without_line_end(&buf[request_at..at]);
         let rest = &buf[at..];
-        let seen = rest.len().min(IDENT.len());
-        let (ident, used, tail) = if rest.is_empty() || rest == b"\r" {
-            (None, at, Tail::Awaited)
-        } else if !rest[..seen].eq_ignore_ascii_case(&IDENT[..seen]) {
-            (None, at + empty_line(rest), Tail::Closed)
+        let (ident, used, tail): (&[u8], _, _) = if rest.is_empty() || rest == b"\r" {
+            (b"", at, Tail::Awaited)
+        } else if !begins_with(rest, IDENT) {
+            (b"", at + empty_line(rest), Tail::Closed)
         } else {
             let Some(end) = self.line_end(buf)? else { return Ok(None) };
-            let ident = without_line_end(&buf[at..end])[IDENT.len()..].trim_ascii();
-            (Some(ident), end + empty_line(&buf[end..]), Tail::Closed)
+            (&buf[at..end], end + empty_line(&buf[end..]), Tail::Closed)
         };
-        Ok(Some(Opened { head: Head::of_opening(request_line, ident)?, used, tail }))
+        let request_line = without_line_end(&buf[request_at..token_at]);
+        let tokens = buf[token_at..at].split_inclusive(|byte| *byte == b'\n');
+        let headers = tokens.chain([ident]).map(without_line_end);
+        Ok(Some(Opened { head: Head::of_opening(request_line, headers)?, used, tail }))
     }
 
     /// Returns where the current line ends, line feed included.
@@ -264,11 +279,39 @@ mod tests {
     }
 
     #[test]
+    fn authorization_precedes_the_ident() {
+        let w = |ident, left, tail| Ok(Some(("/w", "", ident, left, tail)));
+        for (text, expected) in [
+            ("backend\nGET /w HTTP/1.1\nAuthorization: Bearer x\n", w(None, "", Tail::Awaited)),
+            ("backend\nGET /w HTTP/1.1\nauthorization:x\n\n{}", w(None, "{}", Tail::Closed)),
+            (
+                "backend\r\nGET /w HTTP/1.1\r\nAUTHORIZATION: x\r\nIdent: me\r\n\r\n",
+                w(Some("me"), "", Tail::Closed),
+            ),
+            ("backend\nGET /w HTTP/1.1\nAuthorization: x\nI", Ok(None)),
+            ("backend\nGET /w HTTP/1.1\nAuthoriz", Ok(None)),
+            (
+                "backend\nGET /w HTTP/1.1\nAuthorization: x\r\nAuthorization: y\n{}",
+                w(None, "{}", Tail::Closed),
+            ),
+            ("backend\nGET /w HTTP/1.1\nAutumn\n", w(None, "Autumn\n", Tail::Closed)),
+            (
+                "backend\nGET /w HTTP/1.1\nIdent: me\nAuthorization: x\n",
+                w(Some("me"), "Authorization: x\n", Tail::Closed),
+            ),
+        ] {
+            check_opening(text, expected);
+        }
+    }
+
+    #[test]
     fn an_opening_is_limited_and_cannot_smuggle_headers() {
         for (text, expected) in [
             (format!("backend\nGET / HTTP/1.1\nIdent: {}", "a".repeat(64)), 431),
             ("backend\nGET / HTTP/1.1\nIdent: a\rHost: b\n".to_owned(), 400),
             ("backend\nGET / HTTP/1.1\nIdent: a\0\n".to_owned(), 400),
+            ("backend\nGET / HTTP/1.1\nAuthorization: a\rIdent: b\n".to_owned(), 400),
+            (format!("backend\nGET / HTTP/1.1\nAuthorization: {}", "a".repeat(64)), 431),
             ("b".repeat(64), 431),
         ] {
             let found = Opening::new(64).read(text.as_bytes()).map_err(|refusal| refusal.status());

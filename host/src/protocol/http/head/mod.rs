@@ -58,15 +58,23 @@ impl Head {
         HeadReader::new(max_head).read(buf)
     }
 
-    /// Returns the head equivalent to the opening of a plain TCP connection: the request line and,
-    /// if sent, the Ident.
+    /// Returns the head equivalent to the opening of a plain TCP connection: the request line and
+    /// header lines, without line ends; empty ones do not count.
     ///
     /// # Errors
     ///
     /// The same as those of [`Head::parse`], but no `Host` is required.
-    pub(crate) fn of_opening(request_line: &[u8], ident: Option<&[u8]>) -> Result<Self, Refusal> {
-        let ident = ident.map(|ident| [b"Ident: ", ident, b"\r\n"].concat()).unwrap_or_default();
-        Self::checked(&[request_line, b"\r\n", &ident, b"\r\n"].concat())
+    pub(crate) fn of_opening<'a>(
+        request_line: &[u8],
+        headers: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Self, Refusal> {
+        let mut block = [request_line, b"\r\n"].concat();
+        for line in headers.filter(|line| !line.is_empty()) {
+            block.extend_from_slice(line);
+            block.extend_from_slice(b"\r\n");
+        }
+        block.extend_from_slice(b"\r\n");
+        Self::checked(&block)
     }
 
     /// Checks the syntax of a whole head, empty line included.
