@@ -85,7 +85,7 @@ impl<S: Socket> Connection<S> {
         let rest = timeout(limit, rest).await.unwrap_or_default();
         let goodbye = async {
             // After an abandoned write the wire takes nothing more, so the stream has no gap.
-            let _lost = self.wire.write(rest, peer.identity.as_str(), limit).await;
+            let _lost = self.wire.write(rest, &peer.identity, limit).await;
             match &end {
                 End::Closed(reason) => {
                     let with_packet = peer.dialog && reason.code != CloseCode::NORMAL;

@@ -401,7 +401,7 @@ impl<S: Socket> Connection<S> {
 
     async fn write_queue(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
         let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
-        let writing = pin!(wire.write(queue, entry.peer.identity.as_str(), timeouts.write));
+        let writing = pin!(wire.write(queue, &entry.peer.identity, timeouts.write));
         write_result(unread(&entry.peer, message_deadline, timers, writing).await)
     }
 

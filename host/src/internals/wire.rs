@@ -134,7 +134,7 @@ pub fn write_all(
     for queue in things.split(|thing| matches!(thing, HostMessage::Flush)) {
         let queue = queue.iter().map(outgoing).collect();
         // A write that must wait is polled again at once, without a clock.
-        finish(wire.write(queue, peer.identity.as_str(), Duration::MAX)).expect(TAKES_ALL);
+        finish(wire.write(queue, &peer.identity, Duration::MAX)).expect(TAKES_ALL);
     }
     let reason = CloseReason::host(CloseCode(close.0), close.1);
     finish(wire.send_close(&reason, Some(close_packet(&reason)))).expect(TAKES_ALL);

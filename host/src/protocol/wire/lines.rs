@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
+use crate::protocol::identity::Identity;
 use crate::protocol::io::{
     BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
 };
@@ -83,13 +84,13 @@ impl LineCodec {
         &mut self,
         stream: &mut S,
         queue: VecDeque<Outgoing>,
-        uuid: &str,
+        identity: &Identity,
         limit: Duration,
     ) -> Result<(), WriteError> {
         self.state.check()?;
         let mut out = Vec::new();
         for item in queue {
-            append_line(&mut out, item, uuid);
+            append_line(&mut out, item, identity);
         }
         self.state = WriteState::Torn;
         for step in out.chunks(STEP) {
@@ -124,14 +125,14 @@ impl LineCodec {
 }
 
 /// Appends one item as one line. A line feed in JSON outside strings is white space.
-fn append_line(out: &mut Vec<u8>, item: Outgoing, uuid: &str) {
+fn append_line(out: &mut Vec<u8>, item: Outgoing, identity: &Identity) {
     let start = out.len();
     match item {
         Outgoing::Message(payload) if payload.form == Form::Binary => {
             out.extend_from_slice(String::from_utf8_lossy(payload.as_bytes()).as_bytes());
         }
         Outgoing::Message(payload) => out.extend_from_slice(payload.as_bytes()),
-        Outgoing::Ready => out.extend_from_slice(dialog::ready(uuid).as_bytes()),
+        Outgoing::Ready => out.extend_from_slice(dialog::ready(identity.as_str()).as_bytes()),
         Outgoing::Next(packet) => {
             out.extend_from_slice(packet.as_deref().unwrap_or(dialog::NEXT).as_bytes());
         }

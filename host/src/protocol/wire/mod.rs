@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use self::lines::LineCodec;
 use super::close::CloseReason;
+use super::identity::Identity;
 use super::io::{Progress, Received, Traffic, WriteError, linger};
 use super::lines::Tail;
 use super::payload::Outgoing;
@@ -94,13 +95,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) async fn write(
         &mut self,
         queue: VecDeque<Outgoing>,
-        uuid: &str,
+        identity: &Identity,
         limit: Duration,
     ) -> Result<(), WriteError> {
         let Self { stream, codec } = self;
         match codec {
-            Codec::WebSocket(_, writer) => writer.write(stream, queue, uuid, limit).await,
-            Codec::Lines(lines) => lines.write(stream, queue, uuid, limit).await,
+            Codec::WebSocket(_, writer) => writer.write(stream, queue, identity, limit).await,
+            Codec::Lines(lines) => lines.write(stream, queue, identity, limit).await,
         }
     }
 

@@ -18,6 +18,7 @@ use super::{close, frame};
 use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
+use crate::protocol::identity::Identity;
 use crate::protocol::io::{STEP, WriteError, WriteState, in_time};
 use crate::protocol::payload::Outgoing;
 
@@ -37,7 +38,7 @@ impl FrameWriter {
         &mut self,
         stream: &mut S,
         queue: VecDeque<Outgoing>,
-        uuid: &str,
+        identity: &Identity,
         limit: Duration,
     ) -> Result<(), WriteError> {
         self.state.check()?;
@@ -51,7 +52,7 @@ impl FrameWriter {
             let first_write = poll_fn(|cx| {
                 Poll::Ready(FRAMES.with_borrow_mut(|frames| {
                     frames.clear();
-                    large = append_frames(frames, &mut queue, uuid);
+                    large = append_frames(frames, &mut queue, identity);
                     if large.is_some() {
                         self.state = WriteState::Torn;
                     }
@@ -164,7 +165,7 @@ thread_local! {
 fn append_frames(
     frames: &mut Vec<u8>,
     queue: &mut impl Iterator<Item = Outgoing>,
-    uuid: &str,
+    identity: &Identity,
 ) -> Option<Bytes> {
     while frames.len() < STEP {
         match queue.next()? {
@@ -178,7 +179,7 @@ fn append_frames(
             Outgoing::Next(packet) => {
                 append_text(frames, packet.as_deref().unwrap_or(dialog::NEXT));
             }
-            Outgoing::Ready => append_text(frames, &dialog::ready(uuid)),
+            Outgoing::Ready => append_text(frames, &dialog::ready(identity.as_str())),
             // RFC 6455, section 5.5.2: final, opcode 9, no payload.
             Outgoing::Ping => frames.extend_from_slice(&[0x89, 0]),
         }
