@@ -40,6 +40,21 @@ answer="$(printf '{"opcode":"echo","message":"%s"}' "$long" | post -H 'Expect: 1
 same "$((2000000 + 30 + 1 + 26 + 1))" "$((answer))"
 echo "ok a long body with Expect: 100-continue"
 
+same 2 "$(post -H 'Transfer-Encoding: chunked' -d '{"opcode":"echo","message":1}' "$url/php" | wc -l)"
+same 2 "$(echo '{"opcode":"echo","message":1}' | post -X POST -T - "$url/php" | wc -l)"
+same 2 "$(post -0 -d '{"opcode":"echo","message":1}' "$url/php" | wc -l)"
+echo "ok a body in chunks, and HTTP/1.0"
+
+# curl counts the connections that it opened for each of two requests.
+format='%{http_code} %{num_connects}\n'
+request=(-o /dev/null -w "$format" -d '{"opcode":"echo","message":1}' "$url/php")
+same $'200 1\n200 0' "$(post "${request[@]}" --next --silent "${request[@]}")"
+echo "ok two requests on one connection"
+
+same 200 "$(post -I -o /dev/null -w '%{http_code}' "$url/plugsocket/")"
+same 200 "$(post -0 -I -o /dev/null -w '%{http_code}' "$url/plugsocket/")"
+echo "ok HEAD of the page"
+
 same 404 "$(post -o /dev/null -w '%{http_code}' -d '{}' "$url/nowhere")"
 same 422 "$(post -o /dev/null -w '%{http_code}' -d 'no JSON' "$url/php")"
 same 405 "$(post -o /dev/null -w '%{http_code}' -X DELETE "$url/php")"

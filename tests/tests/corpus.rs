@@ -96,9 +96,10 @@ async fn check(address: &Address, row: &Row, split: Split) -> Result<(), String>
         Expected::Switching => Err(text.into_owned()),
         Expected::Status(status) if is_head(&row.bytes) => {
             let is_right = text.starts_with(&format!("HTTP/1.1 {status} "));
-            // RFC 9110, section 8.6: a Content-Length would have to be that of the response to a
-            // GET.
-            let is_right = is_right && !text.contains("\r\nContent-Length:");
+            // RFC 9110, section 8.6: a Content-Length is that of the response to a GET, which a
+            // refusal is not.
+            let is_page = row.bytes.windows(17).any(|bytes| bytes == b"HEAD /plugsocket/");
+            let is_right = is_right && text.contains("\r\nContent-Length:") == is_page;
             let is_right = is_right && text.find("\r\n\r\n") == Some(text.len() - 4);
             if is_right { Ok(()) } else { Err(text.into_owned()) }
         }

@@ -168,7 +168,8 @@ async fn a_client_without_a_readable_forwarded_address_has_none_of_the_proxys_ri
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
     let handshake = RawClient::handshake("/who");
     let backend = handshake.replace("Host", "Client-Type: php\r\nHost");
-    let post = "POST /who HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}".to_owned();
+    let post = "POST /who HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}"
+        .to_owned();
     for value in ["", "unknown", "unix:", "1.1.1.1, unknown", "1.1.1.1:99999", "1.1.1.1,,127.0.0.1"]
     {
         for request in [&backend, &post] {
@@ -206,8 +207,9 @@ async fn a_client_forwarded_over_a_unix_socket_has_none_of_the_proxys_rights() {
     };
     let posted = async |fields: &str| {
         let mut client = RawClient::connect(&unix).await;
-        let request =
-            format!("POST /who HTTP/1.1\r\nHost: x\r\n{fields}Content-Length: 2\r\n\r\n{{}}");
+        let request = format!(
+            "POST /who HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{fields}Content-Length: 2\r\n\r\n{{}}"
+        );
         client.write(request).await;
         client.last_response().await.status
     };

@@ -46,7 +46,7 @@ async fn extreme_json_is_answered_or_refused_and_harms_nothing() {
             socket.read_to_end().await;
             let mut post = host.raw().await;
             let head = format!(
-                "POST {path} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n",
+                "POST {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
                 bomb.len()
             );
             post.write(head + &bomb).await;

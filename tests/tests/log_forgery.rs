@@ -167,7 +167,7 @@ async fn send_secrets_in_requests(host: &TestHost) {
         format!("GET ftp://h/?token={query} HTTP/1.1\r\nHost: h\r\n\r\n"),
         format!("GET /x HTTP/1.1\r\nHost: h\r\nCookie {cookie}\r\n\r\n"),
         format!(
-            "POST /x?token={query} HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n{post}",
+            "POST /x?token={query} HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{post}",
             post.len()
         ),
     ] {

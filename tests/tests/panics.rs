@@ -1,7 +1,7 @@
 //! A panic in an application ends one connection and affects no other.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Client, Line, Request, Setup, TestHost};
+use plugsocket_tests::{Client, Line, Request, Response, Setup, TestHost};
 use serde_json::json;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -35,6 +35,32 @@ async fn a_panic_in_message_closes_that_connection_with_1011_and_no_other() {
         .wait_for_log("the location of the panic", |line| line.text().contains("lib.rs:"))
         .await;
     assert!(line.text().contains("panic requested in message"), "{line}");
+}
+
+async fn post(host: &TestHost, path: &str, body: &str) -> Response {
+    let mut client = host.raw().await;
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n");
+    client.write(head + body).await;
+    client.last_response().await
+}
+
+#[tokio::test]
+async fn a_panic_while_a_post_is_answered_is_a_500() {
+    let host = host().await;
+    let mut bystander = host.connect("/panic").await;
+    for (path, body) in [
+        ("/panic", "panic"),
+        ("/panic", "abort-payload"),
+        ("/panic?panic=open", "hello"),
+        ("/plain", "panic"),
+    ] {
+        let response = post(&host, path, body).await;
+        assert_eq!(response.status, 500, "{path} {body}: {response:?}");
+        let failed = json!({"opcode": "close", "error": "the application failed"});
+        assert_eq!(response.packets(), [failed], "{path} {body}");
+        answers(&mut bystander).await;
+    }
 }
 
 #[tokio::test]

@@ -62,7 +62,8 @@ async fn the_address_in_a_proxy_header_becomes_the_clients_address() {
 #[tokio::test]
 async fn the_address_in_the_header_decides_who_is_a_backend() {
     let host = setup().start().await;
-    let request = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let request =
+        "POST /web HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
     for (source, status) in [("198.51.100.7", 200), ("198.51.100.8", 403)] {
         let mut client = host.raw().await;
         client.write(format!("PROXY TCP4 {source} 10.0.0.1 1 2\r\n{request}")).await;
@@ -73,7 +74,8 @@ async fn the_address_in_the_header_decides_who_is_a_backend() {
 #[tokio::test]
 async fn a_client_of_unknown_address_has_none_of_the_proxys_rights() {
     let host = setup().server("allowed_ips", r#"["127.0.0.1"]"#).start().await;
-    let request = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+    let request =
+        "POST /web HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
     // Its X-Forwarded-For is ignored too, because the client is not a proxy.
     let forwarded = request.replace("Host: x", "Host: x\r\nX-Forwarded-For: 127.0.0.1");
     let body = [127; 216];

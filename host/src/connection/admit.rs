@@ -2,15 +2,17 @@
 //!
 //! Owns a connection's task from the first byte of its request to the end of its handshake.
 
+use std::ops::ControlFlow::{self, Break, Continue};
 use std::pin::Pin;
 use std::sync::Arc;
 
 use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::AsyncWriteExt;
+use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
-use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied};
+use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied, write_response};
 use super::timers::Timers;
 use super::{Connection, Socket, http_post};
 use crate::auth::{Applicant, Pass};
@@ -20,7 +22,7 @@ use crate::net::connection_limits::{ConnectionGuard, Handshaking};
 use crate::net::origin::Origin;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::CloseReason;
-use crate::protocol::http::{self, Head};
+use crate::protocol::http::{self, Head, Method};
 use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
 use crate::routing::outbox::{Outbox, OutboxBounds};
@@ -46,44 +48,77 @@ pub(crate) struct Admitted<S> {
     connection: Connection<S>,
     span: Span,
     /// When the token expires, if that closes the connection (`close_on_expiry`).
-    until: Option<tokio::time::Instant>,
+    until: Option<Instant>,
     /// Counts the connection until it ends.
     _counted: ConnectionGuard,
 }
 
-/// Reads the request and admits the connection. `None` if it has been answered completely.
+/// Reads requests until one admits the connection. `None` if all have been answered completely.
 pub(crate) async fn admit<S: Socket>(
-    mut stream: S,
+    stream: S,
     origin: Origin,
     handshaking: Handshaking,
     hub: Arc<Hub>,
 ) -> Option<Admitted<S>> {
+    let mut request = Request { stream, handshaking, kept: None };
+    loop {
+        match admit_request(request, origin, &hub).await {
+            Continue(next) => request = next,
+            Break(admitted) => return admitted,
+        }
+    }
+}
+
+/// A connection whose next request is to be read.
+struct Request<S> {
+    stream: S,
+    handshaking: Handshaking,
+    /// What was read behind the previous request; `None` for the first request.
+    kept: Option<Vec<u8>>,
+}
+
+/// What follows a request: another one, or the connection that it admitted.
+type Step<S> = ControlFlow<Option<Admitted<S>>, Request<S>>;
+
+async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc<Hub>) -> Step<S> {
     let config = hub.config.load_full();
-    let by = handshaking.deadline(config.server.timeouts.head);
-    let handshake = match handshake::read(&mut stream, origin, by, &config).await {
+    let Request { mut stream, handshaking, mut kept } = request;
+    let mut by = handshaking.deadline(config.server.timeouts.head);
+    if let Some(read) = &mut kept {
+        if !http_post::wait_for_next(&mut stream, read, by, &hub.connection_limits).await {
+            drop(timeout(config.server.timeouts.close, stream.shutdown()).await);
+            return Break(None);
+        }
+        by = Instant::now() + config.server.timeouts.head;
+    }
+    let handshake = match handshake::read(&mut stream, kept, origin, by, &config).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
             Rejector::new(handshaking, &config).refuse(stream, no, origin).await;
-            return None;
+            return Break(None);
         }
     };
-    let kind = match &handshake.intent {
+    let kind = match handshake.intent {
         Intent::Page(page) => {
-            Rejector::new(handshaking, &config).answer(stream, page).await;
-            return None;
+            let answer = match handshake.head.method() {
+                Method::Head => http::without_body(page),
+                _ => page,
+            };
+            Rejector::new(handshaking, &config).answer(stream, &answer).await;
+            return Break(None);
         }
-        Intent::WebSocket { kind, .. } => *kind,
+        Intent::WebSocket { kind, .. } => kind,
         Intent::Lines(_) => Kind::Tcp,
-        Intent::Post { .. } => Kind::Backend,
+        Intent::Post(_) => Kind::Backend,
     };
-    match find_resource(origin, &handshake, kind, &hub, &config).await {
+    match find_resource(origin, &handshake, kind, hub, &config).await {
         Ok(admission) => {
             drop(handshaking);
-            open_connection(stream, handshake, admission, &hub).await
+            open_connection(stream, handshake, admission, hub).await
         }
         Err(rejection) => {
             Rejector::new(handshaking, &config).reject(stream, handshake, rejection).await;
-            None
+            Break(None)
         }
     }
 }
@@ -186,7 +221,7 @@ async fn open_connection<S: Socket>(
     handshake: Handshake,
     admission: Admission,
     hub: &Arc<Hub>,
-) -> Option<Admitted<S>> {
+) -> Step<S> {
     // Read again: the resource was found in the current configuration.
     let config = hub.config.load_full();
     let Handshake { head, origin, read, intent } = handshake;
@@ -195,7 +230,8 @@ async fn open_connection<S: Socket>(
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
     let rate = settings.map_or(&config.server.limits.flow.rate, |settings| &settings.rate);
-    let is_post = matches!(intent, Intent::Post { .. });
+    let is_post = matches!(intent, Intent::Post(_));
+    let wants_keep_alive = is_post && http::wants_keep_alive(&head);
     let switching = match &intent {
         Intent::WebSocket { accept, .. } => {
             http::switching(accept, protocol(&head, &service, of_token))
@@ -224,25 +260,41 @@ async fn open_connection<S: Socket>(
     // the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address);
     let wire = match intent {
-        Intent::Post { length } => {
-            let request = http_post::PostRequest { length, read, inbox };
+        Intent::Post(body) => {
+            let request = http_post::PostRequest { body, read, inbox };
             let entry = hub.registry.enter(peer);
-            let bytes =
+            let answered =
                 http_post::serve(&mut stream, request, entry, &config).instrument(span).await;
-            // From here on the connection no longer counts.
+            // From here on the connection counts as a handshaking one, or no longer.
             drop(guard);
+            let handshaking = hub.connection_limits.start_handshake();
+            let may_keep_alive = handshaking.may_keep_alive(&limits.connections);
+            let bytes = match answered {
+                Ok(http_post::Answer { packets, rest }) if wants_keep_alive && may_keep_alive => {
+                    let bytes = http::kept_response(http_post::JSON, &packets, timeouts.head);
+                    return match write_response(&mut stream, &bytes, timeouts.write).await {
+                        true => Continue(Request { stream, handshaking, kept: Some(rest) }),
+                        false => Break(None),
+                    };
+                }
+                Ok(answer) => http::response(200, http_post::JSON, &answer.packets, &[]),
+                Err(response) => response,
+            };
+            drop(handshaking);
             answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
-            return None;
+            return Break(None);
         }
         Intent::Lines(tail) => Wire::lines(stream, &read, tail, &limits.messages),
         Intent::WebSocket { .. } | Intent::Page(_) => {
             let written = timeout(timeouts.write, stream.write_all(&switching)).await;
-            matches!(written, Ok(Ok(()))).then_some(())?;
+            if !matches!(written, Ok(Ok(()))) {
+                return Break(None);
+            }
             Wire::websocket(stream, read, &limits.messages)
         }
     };
     let timers = Timers::new(rate, timeouts.idle, heartbeat);
     let entry = hub.registry.enter(peer);
     let connection = Connection::new(wire, entry, inbox, timers, &config.server);
-    Some(Admitted { connection, span, until, _counted: guard })
+    Break(Some(Admitted { connection, span, until, _counted: guard }))
 }

@@ -1,6 +1,8 @@
-//! Reads and checks the first bytes of a connection: WebSocket upgrade, plain TCP, POST or page.
+//! Reads and checks a request: WebSocket upgrade, plain TCP, POST or page.
 //!
 //! Reads the request head under a size and a time limit. Does not know lanes or outboxes.
+
+use std::mem::take;
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -9,11 +11,13 @@ use tokio::time::Instant;
 use super::page;
 use crate::config::{Access, Config};
 use crate::net::origin::Origin;
-use crate::protocol::http::{self, ClientType, Head, HeadReader, Method, Refusal, client_type};
+use crate::protocol::http::{
+    self, BodyEnd, ClientType, Head, HeadReader, Method, Refusal, client_type,
+};
 use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
 use crate::protocol::time_limit::{timeout, timeout_at};
 
-/// A valid opening of a connection.
+/// A valid request, or opening of plain TCP.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub(crate) head: Head,
@@ -33,10 +37,8 @@ pub(crate) enum Intent {
         kind: Kind,
     },
     Lines(Tail),
-    Post {
-        length: usize,
-    },
-    /// One of the host's own files, as a complete response.
+    Post(BodyEnd),
+    /// One of the host's own files, as a complete response to GET.
     Page(Vec<u8>),
 }
 
@@ -57,20 +59,24 @@ impl From<Refusal> for HandshakeError {
     }
 }
 
-/// Reads and checks the head, which must be complete at time `by`.
+/// Reads and checks the head, which must be complete at time `by`. `kept` is what was read of it
+/// with the previous request; `None` for the first request of a connection.
 ///
 /// # Errors
 /// The refusal, with the origin as far as it is known.
 pub(crate) async fn read<S: AsyncRead + Unpin>(
     stream: &mut S,
+    kept: Option<Vec<u8>>,
     peer: Origin,
     by: Instant,
     config: &Config,
 ) -> Result<Handshake, (Origin, HandshakeError)> {
     let access = &config.server.access;
-    let mut buffer = Vec::with_capacity(1024);
+    // Plain TCP has its own connections: only the first bytes of one can be its opening.
+    let transport = kept.as_ref().map(|_| Transport::Http);
+    let mut buffer = kept.unwrap_or_else(|| Vec::with_capacity(1024));
     let mut origin = peer;
-    let read = timeout_at(by, read_first(stream, &mut buffer, config)).await;
+    let read = timeout_at(by, read_head(stream, &mut buffer, transport, config)).await;
     let checked = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
         Ok((head, None, read)) => {
             origin = peer.resolve_forwarded(&head, access);
@@ -100,25 +106,26 @@ fn is_head_request(bytes: &[u8]) -> bool {
 
 /// Reads a complete head; returns it, the tail of an opening on plain TCP, and what was read after
 /// it. An opening that may be complete is extended for `ready_delay`, because some scripts write
-/// line by line. `buffer` keeps the bytes of the head.
-async fn read_first<S: AsyncRead + Unpin>(
+/// line by line. `buffer` may have the beginning of the head, and keeps its bytes.
+async fn read_head<S: AsyncRead + Unpin>(
     stream: &mut S,
     buffer: &mut Vec<u8>,
+    mut transport: Option<Transport>,
     config: &Config,
 ) -> Result<(Head, Option<Tail>, Vec<u8>), HandshakeError> {
     let max_head = config.server.limits.messages.max_head;
     let pause = config.server.timeouts.ready_delay;
     let mut request = HeadReader::new(max_head);
     let mut opening = Opening::new(max_head);
-    let mut decided = None;
+    let mut is_unparsed = !buffer.is_empty();
     loop {
-        if matches!(stream.read_buf(buffer).await, Ok(0) | Err(_)) {
+        if !take(&mut is_unparsed) && matches!(stream.read_buf(buffer).await, Ok(0) | Err(_)) {
             return Err(HandshakeError::Left);
         }
-        if decided.is_none() {
-            decided = detect_transport(buffer);
+        if transport.is_none() {
+            transport = detect_transport(buffer);
         }
-        match decided {
+        match transport {
             Some(Transport::Lines) => {
                 let Some(mut opened) = opening.read(buffer)? else { continue };
                 while opened.tail == Tail::Awaited
@@ -149,7 +156,9 @@ fn check_request(
     config: &Config,
 ) -> Result<Handshake, Refusal> {
     let page = match head.method() {
-        Method::Get if !http::wants_websocket(&head) => page::answer(head.path(), config),
+        Method::Get | Method::Head if !http::wants_websocket(&head) => {
+            page::answer(head.path(), config)
+        }
         _ => None,
     };
     let intent = match (page, head.method()) {
@@ -186,6 +195,5 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
     http::heartbeat(head)?;
-    let length = http::post_length(head, config.server.limits.messages.max_message)?;
-    Ok(Intent::Post { length })
+    http::post_body(head, config.server.limits.messages.max_message).map(Intent::Post)
 }

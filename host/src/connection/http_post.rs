@@ -1,4 +1,5 @@
-//! HTTP ingress: `POST /resource` delivers its body as one message of a backend.
+//! HTTP ingress: `POST /resource` delivers its body as one message of a backend, and the connection
+//! may stay open for the next request (RFC 9112 section 9.3).
 //!
 //! The application sees an ordinary connection: `open`, one `message`, `close`. The response body
 //! has the packets that the application sent, one per line, then `next` (with the verdict in its
@@ -10,16 +11,17 @@ use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Socket;
-use crate::config::Config;
+use crate::config::{Config, MessageLimits};
+use crate::net::connection_limits::ConnectionLimits;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::chunk::Form;
-use crate::protocol::close::{CloseReason, close_packet};
+use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
-use crate::protocol::http::{self, Refusal, response};
+use crate::protocol::http::{self, BodyEnd, ChunkedBody, Refusal, response};
 use crate::protocol::payload::{Outgoing, Payload};
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::Taken;
@@ -30,30 +32,64 @@ pub(crate) const JSON: &str = "application/json";
 
 /// A POST request whose head has been read.
 pub(crate) struct PostRequest {
-    /// Length of the body in bytes.
-    pub(crate) length: usize,
-    /// The part of the body that arrived with the head.
+    pub(crate) body: BodyEnd,
+    /// What arrived with the head: a part of the body, or more.
     pub(crate) read: Vec<u8>,
     pub(crate) inbox: Inbox,
 }
 
-/// Hands the body to the application and returns the complete HTTP response.
+/// What the application answered to a message that it handled.
+pub(crate) struct Answer {
+    /// The body of the response.
+    pub(crate) packets: Vec<u8>,
+    /// What was read behind the request.
+    pub(crate) rest: Vec<u8>,
+}
+
+/// Waits until there is a byte of the next request in `read`. Returns false if the connection has to
+/// close instead: the client closed it or sent nothing until `by`, or keep-alive has ended.
+pub(crate) async fn wait_for_next(
+    stream: &mut impl Socket,
+    read: &mut Vec<u8>,
+    by: Instant,
+    limits: &ConnectionLimits,
+) -> bool {
+    let arrival = async {
+        // Some clients send an empty line behind a body, which the reader of the head drops.
+        while b"\r\n".starts_with(read) {
+            read.reserve(1024);
+            if matches!(stream.read_buf(read).await, Ok(0) | Err(_)) {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::select! {
+        biased;
+        arrived = timeout_at(by, arrival) => arrived.unwrap_or(false),
+        () = limits.keep_alive_ended() => false,
+    }
+}
+
+/// Hands the body to the application and returns its answer.
+///
+/// # Errors
+/// A complete response with another status than 200, after which the connection must close.
 pub(crate) async fn serve(
     stream: &mut impl Socket,
     request: PostRequest,
     entry: Entry,
     config: &Config,
-) -> Vec<u8> {
+) -> Result<Answer, Vec<u8>> {
     let limit = config.server.timeouts.message;
-    let PostRequest { length, read, inbox } = request;
+    let PostRequest { body, read, inbox } = request;
     let expects_continue = http::wants_continue(&entry.peer.client.head) && read.is_empty();
-    let body = match timeout(limit, read_body(stream, read, length, expects_continue)).await {
-        Ok(Some(body)) => body,
-        Ok(None) => return Refusal::bad_request("the body ended early").to_bytes(),
-        Err(_) => return Refusal::timed_out().to_bytes(),
-    };
+    let messages = &config.server.limits.messages;
+    let read = read_body(stream, read, body, expects_continue, messages);
+    let read = timeout(limit, read).await.unwrap_or_else(|_| Err(Refusal::timed_out()));
+    let (body, rest) = read.map_err(|refusal| refusal.to_bytes())?;
     if std::str::from_utf8(&body).is_err() {
-        return Refusal::bad_request("the body is not UTF-8").to_bytes();
+        return Err(Refusal::bad_request("the body is not UTF-8").to_bytes());
     }
     let message = Input::Message(Payload::shared(Form::Text, Bytes::from(body)));
     let peer = entry.peer.clone();
@@ -64,18 +100,23 @@ pub(crate) async fn serve(
         inbox.send(Item::Inputs { peer, inputs, reserved }).await.ok()?;
         collect_answer(&entry, &inbox, &mut answer).await
     };
-    let (status, reason) = match timeout(limit, exchange).await {
-        Ok(Some(None)) => (200, CloseReason::new(CloseCode::NORMAL, ClosedBy::Peer, "")),
-        Ok(Some(Some(reason))) => (422, reason),
-        Ok(None) => (503, CloseReason::host(CloseCode::AWAY, "this application was removed")),
+    let closed = match timeout(limit, exchange).await {
+        Ok(Some(closed)) => closed,
+        Ok(None) => Some(CloseReason::host(CloseCode::AWAY, "this application was removed")),
         Err(_) => {
-            (503, CloseReason::host(CloseCode::TRY_AGAIN, "the application did not answer in time"))
+            let text = "the application did not answer in time";
+            Some(CloseReason::host(CloseCode::TRY_AGAIN, text))
         }
     };
-    if status != 200 {
-        answer.push_str(&close_packet(&reason));
-        answer.push('\n');
-    }
+    let result = match &closed {
+        None => Ok(Answer { packets: answer.into_bytes(), rest }),
+        Some(reason) => {
+            answer.push_str(&close_packet(reason));
+            answer.push('\n');
+            Err(closed_response(reason, answer.as_bytes()))
+        }
+    };
+    let reason = closed.unwrap_or_else(|| CloseReason::peer(CloseCode::NORMAL, ""));
     peer.outbox.finish();
     drop(entry);
     // Every `open` has its `close`. In the background: a full inbox must not delay the response.
@@ -83,7 +124,20 @@ pub(crate) async fn serve(
     if let Err(TrySendError::Full(close)) = inbox.try_send(close) {
         tokio::runtime::Handle::current().spawn(async move { inbox.send(close).await });
     }
-    response(status, JSON, answer.as_bytes(), &[])
+    result
+}
+
+/// Returns the response for a connection that the application or the host closed.
+fn closed_response(reason: &CloseReason, packets: &[u8]) -> Vec<u8> {
+    match (reason.by, reason.code) {
+        (ClosedBy::Host, _) => {
+            let after = reason.retry_after.unwrap_or(RETRY_AFTER);
+            Refusal::unavailable("", after).with_body(JSON, packets)
+        }
+        // The application panicked, or reports an error of its own.
+        (_, CloseCode::ERROR) => response(500, JSON, packets, &[]),
+        _ => response(422, JSON, packets, &[]),
+    }
 }
 
 /// Collects what the application sends until it acknowledges the message (`Some(None)`) or closes
@@ -118,22 +172,47 @@ async fn collect_answer(
     }
 }
 
-/// Reads the body; `None` if it ends early.
+/// Reads the body; returns it, and what was read behind it.
 async fn read_body(
     stream: &mut impl Socket,
-    mut body: Vec<u8>,
-    length: usize,
+    read: Vec<u8>,
+    end: BodyEnd,
     expects_continue: bool,
-) -> Option<Vec<u8>> {
-    if expects_continue {
-        stream.write_all(http::CONTINUE).await.ok()?;
+    limits: &MessageLimits,
+) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
+    let ended = || Refusal::bad_request("the body ended early");
+    if expects_continue && end != BodyEnd::Length(0) {
+        stream.write_all(http::CONTINUE).await.map_err(|_| ended())?;
+        stream.flush().await.map_err(|_| ended())?;
     }
-    // Memory grows with what arrives, not with the length that the client claims.
-    while body.len() < length {
-        if matches!(stream.read_buf(&mut body).await, Ok(0) | Err(_)) {
-            return None;
+    let mut buffer = read;
+    match end {
+        BodyEnd::Length(length) => {
+            let rest = buffer.split_off(length.min(buffer.len()));
+            // Memory grows with what arrives, not with the length that the client claims.
+            while buffer.len() < length {
+                let mut body = (&mut *stream).take((length - buffer.len()) as u64);
+                if matches!(body.read_buf(&mut buffer).await, Ok(0) | Err(_)) {
+                    return Err(ended());
+                }
+            }
+            Ok((buffer, rest))
+        }
+        BodyEnd::Chunked => {
+            let mut body = ChunkedBody::new(limits.max_message, limits.max_head);
+            loop {
+                if let Some(used) = body.read(&buffer)? {
+                    return Ok((body.into_body(), buffer.split_off(used)));
+                }
+                buffer.clear();
+                buffer.reserve(CHUNKED_READ);
+                if matches!(stream.read_buf(&mut buffer).await, Ok(0) | Err(_)) {
+                    return Err(ended());
+                }
+            }
         }
     }
-    body.truncate(length);
-    Some(body)
 }
+
+/// The least buffer for a read of a chunked body.
+const CHUNKED_READ: usize = 16 * 1024;

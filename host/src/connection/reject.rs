@@ -165,7 +165,7 @@ impl<'a> Rejector<'a> {
                     Rejection::Dialog(reason, _) => refusal(&reason),
                 };
                 let bytes = match intent {
-                    Intent::Post { .. } => {
+                    Intent::Post(_) => {
                         refusal.with_body(http_post::JSON, format!("{packet}\n").as_bytes())
                     }
                     _ => refusal.to_bytes(),
@@ -184,10 +184,23 @@ fn refusal(reason: &CloseReason) -> Refusal {
     }
 }
 
-/// Writes the only response of a connection and closes it.
+/// Writes the last response of a connection and closes it.
 pub(crate) async fn answer(mut stream: impl Socket, bytes: &[u8], limits: CloseTimeouts) {
-    let bytes = http::dated(bytes, SystemTime::now());
-    if let Ok(Ok(())) = timeout(limits.write, stream.write_all(&bytes)).await {
+    if write_response(&mut stream, bytes, limits.write).await {
         drop(timeout(limits.close, linger(&mut stream)).await);
     }
+}
+
+/// Writes a response; returns whether the client took it within `limit`.
+pub(crate) async fn write_response(
+    stream: &mut impl Socket,
+    bytes: &[u8],
+    limit: Duration,
+) -> bool {
+    let bytes = http::dated(bytes, SystemTime::now());
+    let write = async {
+        stream.write_all(&bytes).await?;
+        stream.flush().await
+    };
+    matches!(timeout(limit, write).await, Ok(Ok(())))
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plugsocket_plugin::Kind;
+use tokio::sync::watch;
 
 use super::connect_rate::{ConnectRateLimiter, network};
 use super::origin::Origin;
@@ -15,10 +16,12 @@ use crate::config::{Config, ConnectionSettings};
 #[derive(Debug, Default)]
 pub(crate) struct ConnectionLimits {
     counts: Mutex<ConnectionCounts>,
-    /// Cloned for each socket whose request has not been read.
+    /// Cloned for each socket whose request has not been read, also if it is not the first one.
     handshaking: Arc<()>,
     /// Cloned for each socket that is being rejected.
     rejecting: Arc<()>,
+    /// Whether keep-alive has ended, because the host stops.
+    draining: watch::Sender<bool>,
     connect_rate: Mutex<ConnectRateLimiter>,
     /// When the rejection of a proxy was last logged as a warning.
     proxy_warned: Mutex<Option<Instant>>,
@@ -42,6 +45,17 @@ impl ConnectionLimits {
     pub(crate) fn start_handshake(self: &Arc<Self>) -> Handshaking {
         let counted = self.handshaking.clone();
         Handshaking { connection_limits: self.clone(), counted, since: Instant::now() }
+    }
+
+    /// Ends keep-alive: no connection waits for another request any more.
+    pub(crate) fn end_keep_alive(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Waits until [`end_keep_alive`](Self::end_keep_alive).
+    pub(crate) async fn keep_alive_ended(&self) {
+        // Fails only without a sender, which `self` owns.
+        self.draining.subscribe().wait_for(|is_draining| *is_draining).await.ok();
     }
 
     /// Checks `max_handshakes_per_ip`, from which backends are exempt.
@@ -137,6 +151,14 @@ impl Handshaking {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Returns whether the connection may wait for another request. At most half of `max_handshakes`
+    /// may, so that there is room for new connections.
+    pub(crate) fn may_keep_alive(&self, limits: &ConnectionSettings) -> bool {
+        let has_room =
+            limits.max_handshakes.is_none_or(|max| clones(&self.counted) <= max.get().div_ceil(2));
+        has_room && !*self.connection_limits.draining.borrow()
     }
 
     /// Returns the moment `limit` after the socket was accepted.

@@ -23,6 +23,7 @@ pub(crate) async fn drain(hub: &Arc<Hub>, mut accepting: JoinSet<JoinSet<()>>) {
     let limit = hub.config.load().server.timeouts.drain;
     let count = hub.registry.len();
     info!(connections = count, ?limit, "draining connections");
+    hub.connection_limits.end_keep_alive();
     let mut connections = Vec::new();
     while let Some(accepted) = accepting.join_next().await {
         connections.extend(accepted.ok());

@@ -126,7 +126,7 @@ async fn backends_need_a_token_only_if_required() {
     let post = |token: &str| {
         let body = r#"{"do":"whoami"}"#;
         format!(
-            "POST /private HTTP/1.1\r\nHost: h\r\n{token}Content-Length: {}\r\n\r\n{body}",
+            "POST /private HTTP/1.1\r\nHost: h\r\nConnection: close\r\n{token}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
     };

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const POST: &str = "POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}";
+const POST: &str =
+    "POST /web HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
 
 /// A host that polls its files frequently.
 fn setup() -> Setup {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddrV4};
 use std::time::Duration;
 
 use super::head::Head;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, bad_request};
 use super::target::is_port;
 
 /// The kind of client, according to `Client-Type`.
@@ -74,26 +74,57 @@ pub fn heartbeat(head: &Head) -> Result<Option<Duration>, Refusal> {
 
 const HEARTBEAT: &str = "heartbeat";
 
-/// Returns the length of a POST body in bytes.
+/// Where the body of a request ends (RFC 9112 section 6.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyEnd {
+    /// After this number of bytes.
+    Length(usize),
+    /// Where [`ChunkedBody`](super::ChunkedBody) finds it.
+    Chunked,
+}
+
+/// Returns where the body of a POST ends.
 ///
 /// # Errors
 ///
-/// 501 for a `Transfer-Encoding`, 411 without a length, 413 above `max` bytes.
-pub fn post_length(head: &Head, max: usize) -> Result<usize, Refusal> {
+/// 411 without a length, 413 above `max` bytes, 501 for a transfer coding other than chunked, 400 if
+/// chunked is not the last coding or is named twice.
+pub fn post_body(head: &Head, max: usize) -> Result<BodyEnd, Refusal> {
     if head.has("transfer-encoding") {
-        return Err(Refusal::not_implemented(
-            "Transfer-Encoding is not supported: send a Content-Length",
-        ));
+        return check_chunked(head).map(|()| BodyEnd::Chunked);
     }
     let length = head.content_length()?.ok_or_else(Refusal::length_required)?;
     let length = usize::try_from(length).ok().filter(|length| *length <= max);
-    length.ok_or_else(|| Refusal::body_too_large(max))
+    length.map(BodyEnd::Length).ok_or_else(|| Refusal::body_too_large(max))
+}
+
+/// Checks that the body is chunked and has no other coding.
+fn check_chunked(head: &Head) -> Result<(), Refusal> {
+    let is_chunked = |coding: &[u8]| coding.eq_ignore_ascii_case(b"chunked");
+    // One line without empty members: a parser before the host may read other lists in another way.
+    if head.at_most_one("Transfer-Encoding")?.is_some_and(is_chunked) {
+        return Ok(());
+    }
+    let codings: Vec<&[u8]> = head.members("transfer-encoding").collect();
+    let chunked_at = codings.iter().position(|coding| is_chunked(coding));
+    // RFC 9112 section 6.3: the length is unknown if chunked is not the last coding.
+    let may_be_last = chunked_at.is_none_or(|at| at > 0 && at + 1 == codings.len());
+    match may_be_last && !codings.is_empty() {
+        true => Err(Refusal::not_implemented("chunked is the only supported Transfer-Encoding")),
+        false => bad_request("Transfer-Encoding is not `chunked` alone"),
+    }
 }
 
 /// Returns whether the client waits for [`CONTINUE`](super::CONTINUE) before it sends the body (RFC
-/// 9110 section 10.1.1).
+/// 9110 section 10.1.1); in HTTP/1.0 it cannot.
 pub fn wants_continue(head: &Head) -> bool {
-    head.members("expect").any(|member| member.eq_ignore_ascii_case(b"100-continue"))
+    !head.is_http_1_0() && head.lists("expect", "100-continue")
+}
+
+/// Returns whether the client may send another request on this connection (RFC 9112 section 9.3).
+pub fn wants_keep_alive(head: &Head) -> bool {
+    let is_kept = !head.is_http_1_0() || head.lists("connection", "keep-alive");
+    is_kept && !head.lists("connection", "close")
 }
 
 /// The client on whose behalf a request is made.
@@ -269,26 +300,63 @@ mod tests {
         }
     }
 
-    fn check_post(fields: &str, expected: Result<usize, u16>) {
-        let found = post_length(&head(fields), 100).map_err(|refusal| refusal.status());
+    fn check_post(fields: &str, expected: Result<BodyEnd, u16>) {
+        let found = post_body(&head(fields), 100).map_err(|refusal| refusal.status());
         assert_eq!(found, expected, "{fields:?}");
     }
 
     #[test]
-    fn bodies_have_a_length_within_the_limit() {
+    fn bodies_are_chunked_or_have_a_length_within_the_limit() {
+        let length = |length| Ok(BodyEnd::Length(length));
         for (fields, expected) in [
-            ("Content-Length: 0\r\n", Ok(0)),
-            ("Content-Length: 100\r\n", Ok(100)),
-            ("Content-Length: 0007\r\n", Ok(7)),
-            ("Content-Length: 7\r\nContent-Length: 7\r\n", Ok(7)),
-            ("Content-Length: 7, 7\r\n", Ok(7)),
+            ("Content-Length: 0\r\n", length(0)),
+            ("Content-Length: 100\r\n", length(100)),
+            ("Content-Length: 0007\r\n", length(7)),
+            ("Content-Length: 7\r\nContent-Length: 7\r\n", length(7)),
+            ("Content-Length: 7, 7\r\n", length(7)),
             ("Content-Length: 101\r\n", Err(413)),
             ("Content-Length: 18446744073709551616\r\n", Err(413)),
             ("Content-Length: 99999999999999999999999999999999\r\n", Err(413)),
             ("", Err(411)),
-            ("Transfer-Encoding: chunked\r\n", Err(501)),
         ] {
             check_post(fields, expected);
+        }
+        for (codings, expected) in [
+            ("chunked", Ok(BodyEnd::Chunked)),
+            ("CHUNKED", Ok(BodyEnd::Chunked)),
+            ("gzip, chunked", Err(501)),
+            ("xchunked", Err(501)),
+            ("chunked;a=b", Err(501)),
+            ("identity", Err(501)),
+            ("chunked, gzip", Err(400)),
+            ("gzip, chunked, identity", Err(400)),
+            ("chunked, chunked", Err(400)),
+            (", chunked", Err(400)),
+            ("chunked,", Err(400)),
+            (",", Err(400)),
+            ("", Err(400)),
+            ("chunked\r\nTransfer-Encoding: chunked", Err(400)),
+            ("chunked\r\nTransfer-Encoding:", Err(400)),
+        ] {
+            check_post(&format!("Transfer-Encoding: {codings}\r\n"), expected);
+        }
+    }
+
+    #[test]
+    fn a_connection_is_kept_as_version_and_options_say() {
+        for (version, fields, expected) in [
+            ("1.1", "", true),
+            ("1.2", "", true),
+            ("1.1", "Connection: keep-alive\r\n", true),
+            ("1.1", "Connection: x, Close\r\n", false),
+            ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+            ("1.0", "", false),
+            ("1.0", "Connection: Keep-Alive\r\n", true),
+            ("1.0", "Connection: keep-alive, close\r\n", false),
+        ] {
+            let text = format!("POST / HTTP/{version}\r\nHost: h\r\n{fields}\r\n");
+            let head = Head::parse(text.as_bytes(), 8192).unwrap().unwrap().0;
+            assert_eq!(wants_keep_alive(&head), expected, "{text:?}");
         }
     }
 

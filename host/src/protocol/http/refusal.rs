@@ -1,7 +1,7 @@
 //! Responses: a [`Refusal`] with its reason, and any other complete response.
 //!
 //! A reason may quote the peer, so control characters are escaped. Every response ends its
-//! connection.
+//! connection, except those of [`kept_response`].
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -98,6 +98,11 @@ impl Refusal {
         Self::new(431, format!("the request has more than {max} header lines"))
     }
 
+    /// 431: chunk extensions and trailer fields are longer than a head may be.
+    pub(super) fn extra_too_large() -> Self {
+        Self::new(431, "chunk extensions and trailer fields are longer than max_head")
+    }
+
     /// 501: an unsupported feature of HTTP.
     pub fn not_implemented(reason: impl Into<Cow<'static, str>>) -> Self {
         Self::new(501, reason)
@@ -148,7 +153,7 @@ impl Refusal {
     pub(crate) fn with_body(&self, content_type: &str, body: &[u8]) -> Vec<u8> {
         let extra: Vec<_> = self.extra.iter().map(|(name, value)| (*name, &**value)).collect();
         match self.is_bodiless {
-            true => response_head(self.status, content_type, None, &extra).into_bytes(),
+            true => response_head(self.status, content_type, None, CLOSE, &extra).into_bytes(),
             false => response(self.status, content_type, body, &extra),
         }
     }
@@ -159,7 +164,27 @@ impl Refusal {
 /// `extra` holds further header fields. Control characters in their values are removed, so that a
 /// value cannot become a line.
 pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &str)]) -> Vec<u8> {
-    let mut bytes = response_head(status, content_type, Some(body.len()), extra).into_bytes();
+    with_body(response_head(status, content_type, Some(body.len()), CLOSE, extra), body)
+}
+
+/// Returns a complete response with status 200, after which the host keeps the connection open for
+/// the time `idle`.
+pub fn kept_response(content_type: &str, body: &[u8], idle: Duration) -> Vec<u8> {
+    // A client that knows the time does not send when the host closes.
+    let connection = format!("Connection: keep-alive\r\nKeep-Alive: timeout={}", idle.as_secs());
+    with_body(response_head(200, content_type, Some(body.len()), &connection, &[]), body)
+}
+
+/// Removes the body of a response to GET, for the response to HEAD (RFC 9110 section 9.3.2).
+pub fn without_body(mut response: Vec<u8>) -> Vec<u8> {
+    if let Some(end) = memchr::memmem::find(&response, b"\r\n\r\n") {
+        response.truncate(end + 4);
+    }
+    response
+}
+
+fn with_body(head: String, body: &[u8]) -> Vec<u8> {
+    let mut bytes = head.into_bytes();
     bytes.extend_from_slice(body);
     bytes
 }
@@ -168,6 +193,7 @@ fn response_head(
     status: u16,
     content_type: &str,
     length: Option<usize>,
+    connection: &str,
     extra: &[(&str, &str)],
 ) -> String {
     let mut head =
@@ -175,7 +201,8 @@ fn response_head(
     if let Some(length) = length {
         head.push_str(&format!("Content-Length: {length}\r\n"));
     }
-    head.push_str("Connection: close\r\n");
+    head.push_str(connection);
+    head.push_str("\r\n");
     for (name, value) in extra {
         head.push_str(name);
         head.push_str(": ");
@@ -213,13 +240,16 @@ fn escaped(reason: Cow<'static, str>) -> Cow<'static, str> {
 /// Returns the reason phrase; empty for an unknown status (RFC 9112 section 4).
 fn phrase(status: u16) -> &'static str {
     match StatusCode::from_u16(status) {
-        // RFC 9110 renamed it.
+        // RFC 9110 renamed these two.
         Ok(StatusCode::PAYLOAD_TOO_LARGE) => "Content Too Large",
+        Ok(StatusCode::UNPROCESSABLE_ENTITY) => "Unprocessable Content",
         Ok(status) => status.canonical_reason().unwrap_or_default(),
         Err(_) => "",
     }
 }
 
+/// The line of a response that ends its connection.
+const CLOSE: &str = "Connection: close";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 #[cfg(test)]
@@ -322,6 +352,15 @@ mod tests {
         let expected = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n\
                         Connection: close\r\nAllow: GET\r\n\r\n";
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_kept_response_names_its_idle_time() {
+        let bytes = kept_response("text/plain", b"ok", Duration::from_secs(5));
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\
+                    Connection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n";
+        assert_eq!(String::from_utf8(bytes.clone()).unwrap(), format!("{head}ok"));
+        assert_eq!(without_body(bytes), head.as_bytes());
     }
 
     #[test]

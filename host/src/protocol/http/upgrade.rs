@@ -18,8 +18,13 @@ use super::refusal::{Refusal, bad_request};
 ///
 /// # Errors
 ///
-/// 405 for a method other than GET, 426 for a version other than 13, 400 for any other fault.
+/// 405 for a method other than GET, 426 for a version of WebSocket other than 13, 400 for any other
+/// fault.
 pub fn check_upgrade(head: &Head) -> Result<String, Refusal> {
+    // RFC 6455 section 4.2.1: "An HTTP/1.1 or higher GET request".
+    if head.is_http_1_0() {
+        return bad_request("HTTP/1.1 or higher is needed");
+    }
     if head.method() != Method::Get {
         return Err(Refusal::method_not_allowed("GET"));
     }
@@ -27,7 +32,7 @@ pub fn check_upgrade(head: &Head) -> Result<String, Refusal> {
         return bad_request("a WebSocket handshake has no body");
     }
     for (name, token) in [("upgrade", "websocket"), ("connection", "upgrade")] {
-        if !lists_token(head, name, token) {
+        if !head.lists(name, token) {
             return bad_request(format!(
                 "this is a WebSocket server: the {name} header must name {token}"
             ));
@@ -51,11 +56,7 @@ pub fn check_upgrade(head: &Head) -> Result<String, Refusal> {
 /// Returns whether the request names WebSocket, valid or not. A server may ignore an upgrade to any
 /// other protocol (RFC 9110 section 7.8).
 pub fn wants_websocket(head: &Head) -> bool {
-    lists_token(head, "upgrade", "websocket")
-}
-
-fn lists_token(head: &Head, name: &str, token: &str) -> bool {
-    head.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+    head.lists("upgrade", "websocket")
 }
 
 /// Returns the first subprotocol in the peer's order that the host offers.

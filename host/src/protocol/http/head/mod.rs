@@ -24,6 +24,8 @@ pub const MAX_HEADERS: usize = 100;
 pub enum Method {
     /// `GET`: the upgrade.
     Get,
+    /// `HEAD`: the head of the response to `GET`.
+    Head,
     /// `POST`: a message from a backend.
     Post,
     /// Any other method.
@@ -33,7 +35,7 @@ pub enum Method {
 /// A checked request head: one block of bytes, kept for the life of its connection.
 ///
 /// Header names are tokens; values contain no control characters except tabs. There is exactly one
-/// valid `Host`, and the length of the body is unambiguous.
+/// valid `Host` (at most one in HTTP/1.0), and the length of the body is unambiguous.
 #[derive(Clone)]
 pub struct Head {
     block: Box<[u8]>,
@@ -42,6 +44,7 @@ pub struct Head {
     target_end: u32,
     headers_at: u32,
     method: Method,
+    is_http_1_0: bool,
 }
 
 impl Head {
@@ -63,7 +66,7 @@ impl Head {
     ///
     /// # Errors
     ///
-    /// The same as those of [`Head::parse`], but no `Host` is required.
+    /// The same as those of [`Head::parse`], but no `Host` is required; 400 for HTTP/1.0.
     pub(crate) fn of_opening<'a>(
         request_line: &[u8],
         headers: impl Iterator<Item = &'a [u8]>,
@@ -74,7 +77,10 @@ impl Head {
             block.extend_from_slice(b"\r\n");
         }
         block.extend_from_slice(b"\r\n");
-        Self::checked(&block)
+        match Self::checked(&block)? {
+            head if head.is_http_1_0 => bad_request("the request line must say HTTP/1.1"),
+            head => Ok(head),
+        }
     }
 
     /// Checks the syntax of a whole head, empty line included.
@@ -82,7 +88,7 @@ impl Head {
         // The first CR, not CRLF: a lone one in the request line of an opening must be rejected.
         let line_len = memchr::memchr(b'\r', block).unwrap_or(block.len());
         let (line, rest) = block.split_at(line_len);
-        let (method, target_at, target_end) = request_line(line)?;
+        let RequestLine { method, target_at, target_end, is_http_1_0 } = request_line(line)?;
         let Some(header_lines) = rest.strip_prefix(b"\r\n") else {
             return bad_request("a carriage return without a line feed");
         };
@@ -102,6 +108,7 @@ impl Head {
             target_end: target_end as u32,
             headers_at: line_len as u32 + 2,
             method,
+            is_http_1_0,
             block: block.into(),
         })
     }
@@ -109,6 +116,11 @@ impl Head {
     /// Returns the method.
     pub fn method(&self) -> Method {
         self.method
+    }
+
+    /// Returns whether the version is HTTP/1.0, else it is 1.1 or higher.
+    pub fn is_http_1_0(&self) -> bool {
+        self.is_http_1_0
     }
 
     /// Returns the path of the target as it was sent: not decoded and never empty.
@@ -170,6 +182,11 @@ impl Head {
         self.all_members(name).filter(|member| !member.is_empty())
     }
 
+    /// Returns whether a list header contains this token, in any case.
+    pub(super) fn lists(&self, name: &str, token: &str) -> bool {
+        self.members(name).any(|member| member.eq_ignore_ascii_case(token.as_bytes()))
+    }
+
     fn all_members<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
         let split = |value: &'a [u8]| value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         self.values(name).flat_map(split)
@@ -215,11 +232,16 @@ impl Head {
         Ok(length)
     }
 
-    /// Checks that there is exactly one valid `Host` (RFC 9112 section 3.2).
+    /// Checks that there is exactly one valid `Host` (RFC 9112 section 3.2). HTTP/1.0 did not have
+    /// it yet.
     fn check_host(&self) -> Result<(), Refusal> {
-        match self.exactly_one("Host")? {
-            host if host.contains(&b'@') => bad_request("the Host has user information"),
-            host if !is_authority(host) => bad_request("the Host header is malformed"),
+        let host = match self.is_http_1_0 {
+            true => self.at_most_one("Host")?,
+            false => Some(self.exactly_one("Host")?),
+        };
+        match host {
+            Some(host) if host.contains(&b'@') => bad_request("the Host has user information"),
+            Some(host) if !is_authority(host) => bad_request("the Host header is malformed"),
             _ => Ok(()),
         }
     }
@@ -229,6 +251,10 @@ impl Head {
     fn check_body(&self) -> Result<(), Refusal> {
         if self.content_length()?.is_some() && self.has("transfer-encoding") {
             return bad_request("Content-Length together with Transfer-Encoding");
+        }
+        // The same section: "MUST treat the message as if the framing is faulty".
+        if self.is_http_1_0 && self.has("transfer-encoding") {
+            return bad_request("Transfer-Encoding in HTTP/1.0");
         }
         Ok(())
     }
@@ -244,34 +270,41 @@ impl fmt::Debug for Head {
     }
 }
 
-/// Splits `method SP target SP version` (RFC 9112 section 3); returns where path and query begin
-/// and end. An error does not quote the line: it may be a token, a cookie or a message, and reasons
-/// are logged.
-fn request_line(line: &[u8]) -> Result<(Method, usize, usize), Refusal> {
+/// The parts of a request line.
+struct RequestLine {
+    method: Method,
+    /// Where path and query begin and end.
+    target_at: usize,
+    target_end: usize,
+    is_http_1_0: bool,
+}
+
+/// Splits `method SP target SP version` (RFC 9112 section 3). An error does not quote the line: it
+/// may be a token, a cookie or a message, and reasons are logged.
+fn request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
     const MALFORMED: &str = "the request line is malformed: it is method, target and HTTP/1.1, with one space between them";
     let parts: Vec<&[u8]> = line.splitn(4, |byte| *byte == b' ').collect();
     let &[method, target, version] = &parts[..] else { return bad_request(MALFORMED) };
     if !is_token(method) {
         return bad_request(MALFORMED);
     }
-    match version.strip_prefix(b"HTTP/") {
-        Some([b'1', b'.', b'1'..=b'9']) => {}
-        // RFC 6455 section 4.2.1: "An HTTP/1.1 or higher GET request".
-        Some([b'1', b'.', b'0']) => return bad_request("HTTP/1.1 or higher is needed"),
+    let is_http_1_0 = match version.strip_prefix(b"HTTP/") {
+        Some([b'1', b'.', minor @ b'0'..=b'9']) => *minor == b'0',
         Some([b'0'..=b'9', b'.', b'0'..=b'9']) => return Err(Refusal::version_not_supported()),
         _ => return bad_request(MALFORMED),
-    }
+    };
     if (method, target) == (b"OPTIONS", b"*") {
         return Err(Refusal::method_not_allowed("GET"));
     }
-    let target_at = method.len() + 1;
-    let start = target_at + path_start(target)?;
+    let line_start = method.len() + 1;
+    let target_at = line_start + path_start(target)?;
     let method = match method {
         b"GET" => Method::Get,
+        b"HEAD" => Method::Head,
         b"POST" => Method::Post,
         _ => Method::Other,
     };
-    Ok((method, start, target_at + target.len()))
+    Ok(RequestLine { method, target_at, target_end: line_start + target.len(), is_http_1_0 })
 }
 
 /// Returns whether this is a `token` (RFC 9110 section 5.6.2).

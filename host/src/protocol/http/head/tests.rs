@@ -35,7 +35,7 @@ const REQUEST_LINES: &[(&str, Result<&str, u16>)] = &[
     ("GET http://h HTTP/1.1", Ok("/")),
     ("GET http://other/x?y HTTP/1.1", Ok("/x")),
     ("GET WSS://[::1]:1/x HTTP/1.1", Ok("/x")),
-    ("GET /x HTTP/1.0", Err(400)),
+    ("GET /x HTTP/1.0", Ok("/x")),
     ("GET /x HTTP/2.0", Err(505)),
     ("GET /x HTTP/0.9", Err(505)),
     ("GET /x HTTP/3.7", Err(505)),
@@ -169,6 +169,22 @@ const HEADER_LINES: &[(&str, Result<&str, u16>)] = &[
 fn a_head_has_valid_lines_one_host_and_one_length() {
     for (lines, expected) in HEADER_LINES {
         check(&fields(lines), *expected);
+    }
+}
+
+#[test]
+fn a_head_of_http_1_0_may_lack_a_host_and_has_no_transfer_coding() {
+    for (lines, expected) in [
+        ("", Ok("/x")),
+        ("Content-Length: 5\r\n", Ok("/x")),
+        ("Host: h\r\n", Ok("/x")),
+        ("Host: h\r\nHost: h\r\n", Err(400)),
+        ("Host:\r\n", Err(400)),
+        ("Host: u@h\r\n", Err(400)),
+        ("Transfer-Encoding: chunked\r\n", Err(400)),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", Err(400)),
+    ] {
+        check(format!("POST /x HTTP/1.0\r\n{lines}\r\n").as_bytes(), expected);
     }
 }
 

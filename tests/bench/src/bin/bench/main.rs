@@ -23,7 +23,7 @@ usage: bench [--quick] [--large] [--rounds=N] [--window=MS] [CASE…]
   --rounds=N   turns of each server; after --quick
   --window=MS  length of a turn; after --quick
 cases (default: all; with --quick the first four):
-  echo broadcast feedback memory opening pings latency lookup scale cores large";
+  echo broadcast feedback memory opening pings latency lookup scale cores large post";
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

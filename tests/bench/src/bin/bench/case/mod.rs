@@ -10,6 +10,7 @@ mod lookup;
 mod memory;
 mod opening;
 mod pings;
+mod post;
 mod scale;
 
 use std::io;
@@ -29,6 +30,7 @@ pub(crate) const ALL: &[&str] = &[
     "scale",
     "cores",
     "large",
+    "post",
 ];
 
 /// The cases of `--quick`.
@@ -51,6 +53,7 @@ pub(crate) async fn run(name: &str, effort: &Effort) -> io::Result<()> {
         "scale" => scale::run(effort).await,
         "cores" => cores::run(effort).await,
         "large" => large::run(effort).await,
+        "post" => post::run(effort).await,
         other => {
             Err(io::Error::other(format!("unknown case {other}; the cases are {}", ALL.join(" "))))
         }
