@@ -18,13 +18,14 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 pub use self::cli::main;
 use crate::auth;
-use crate::config::{Config, ConfigError, Listen};
+use crate::config::{Config, ConfigError, Listen, Overrides};
 use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
+use crate::hub::status::FileState;
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::net::{accept, connection_limits::ConnectionLimits, listener::Listener};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
@@ -41,9 +42,11 @@ use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
 pub(crate) enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address} ({key}){}", advice(source))]
     Listen {
         address: Listen,
+        /// The key or option that names the address.
+        key: &'static str,
         #[source]
         source: io::Error,
     },
@@ -69,17 +72,35 @@ pub(crate) enum AppError {
     Unserved(usize),
 }
 
+/// Returns what an operator can do about an address that cannot be bound.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; stop the program that listens there, change the key, or pass another address with --listen"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; a port below 1024 needs CAP_NET_BIND_SERVICE, or a socket from systemd"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have the address",
+        _ => "",
+    }
+}
+
 /// Serves until a signal, a `drain` command or the end of an essential part stops the host.
 ///
 /// # Errors
 /// The host cannot start, or an essential part has ended.
-pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppError> {
-    let config = Config::load(path)?;
+pub(crate) async fn run(
+    path: &Path,
+    overrides: Overrides,
+    inherited: Inherited,
+) -> Result<(), AppError> {
+    let config = Config::load(path)?.with(overrides);
     let certificates = ServedCertificates::load(&config, None)?;
     let mut signals = Signals::install()?;
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "host starting");
     // First, so that a second host with this configuration stops before it changes anything.
-    let control = open_control(&config)?;
+    let control = Control::open(&config.server.folders.control)?;
     let _state_lock = control::lock_state_dir(&config.server.folders.state_dir)?;
     let listeners = listeners::open(&config, inherited).await?;
     certificates.iter().for_each(ServedCertificates::log_status);
@@ -163,7 +184,7 @@ impl Signals {
 /// Everything from outside that a running host reacts to.
 struct Inputs {
     listeners: Vec<Listener>,
-    control: Option<Control>,
+    control: Control,
     signals: Signals,
     /// The watched files as they were before the configuration was read.
     files: watch::Survey,
@@ -191,9 +212,7 @@ async fn serve(
     let context = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
     let mut background = background(hub, snapshot_writer, &changes);
     background.spawn(watch_files(hub.clone(), files, changes.clone()));
-    if let Some(control) = control {
-        background.spawn(control.serve(context));
-    }
+    background.spawn(control.serve(context));
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(AppError::Watchdog)?;
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue, stopped));
@@ -255,17 +274,6 @@ async fn stop_lanes(hub: &Arc<Hub>) {
     staging::clear();
 }
 
-/// Returns `None` if the path is too long for a socket, as plugins.toml may be in a deep folder.
-fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
-    match Control::open(&config.server.folders.control) {
-        Err(ControlError::Socket { path, .. }) if path.as_os_str().len() > 107 => {
-            warn!(path = %path.display(), "no control socket: its path is too long; set server.control");
-            Ok(None)
-        }
-        opened => opened.map(Some),
-    }
-}
-
 /// Length of the queue of changes.
 const CHANGES: usize = 64;
 /// Time limit for writing the last snapshots.
@@ -279,6 +287,7 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
     let router = Arc::new(Router::new(registry.clone(), resources.clone()));
     let hub = Arc::new(Hub {
         config: ArcSwap::from_pointee(config),
+        config_file: ArcSwap::from_pointee(FileState::applied(Vec::new())),
         resources,
         guards: ArcSwap::default(),
         registry,

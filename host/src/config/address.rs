@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -43,12 +44,43 @@ impl Listen {
 /// Checks the path of a Unix socket, and makes it absolute.
 pub(super) fn socket(text: &str, at: &At<'_>) -> Result<PathBuf, Wrong> {
     let path = file(text, at)?;
+    check_socket(&path).map(|()| path)
+}
+
+/// Checks the length of the absolute path of a Unix socket.
+pub(super) fn check_socket(path: &Path) -> Result<(), Wrong> {
     // sun_path is 108 bytes with its terminating zero (unix(7)).
     let (length, said) = (path.as_os_str().len(), quoted(&path.to_string_lossy()));
     match length {
-        ..=107 => Ok(path),
-        _ => wrong!("{said} is {length} bytes long; the path of a socket may have 107"),
+        ..=107 => Ok(()),
+        _ => wrong!(
+            "{said} is too long: {length} bytes, and the path of a socket may have 107; write a shorter one, e.g. \"/run/plugsocket/control\""
+        ),
     }
+}
+
+/// Checks the path of a control socket that is given on the command line.
+///
+/// # Errors
+/// One sentence.
+pub fn control_path(text: &str) -> Result<PathBuf, String> {
+    on_command_line(|at| socket(text, at))
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// Checks an address that is given on the command line.
+    fn from_str(text: &str) -> Result<Self, String> {
+        on_command_line(|at| listen(text, at))
+    }
+}
+
+/// Reads a value whose relative paths are relative to the working directory.
+fn on_command_line<T>(read: impl FnOnce(&At<'_>) -> Result<T, Wrong>) -> Result<T, String> {
+    let base = std::env::current_dir().map_err(|error| error.to_string())?;
+    let at = At { base: &base, line: 0, example: "/run/plugsocket/control" };
+    read(&at).map_err(|Wrong(problem)| problem)
 }
 
 /// Checks an address to listen on.

@@ -91,6 +91,12 @@ fn two_folders(settings: Folders, section: &mut Node<'_, '_>) -> Folders {
             would count as a new plugin; name two folders";
         section.wrong(key, problem);
     }
+    // A path in the file was checked when it was read; the default may lie in a deep folder.
+    if !section.has("control")
+        && let Err(Wrong(problem)) = address::check_socket(&settings.control)
+    {
+        section.wrong("control", problem);
+    }
     settings
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use arc_swap::ArcSwap;
 
-use self::status::PluginStatuses;
+use self::status::{FileState, PluginStatuses};
 use crate::auth::Guards;
 use crate::config::Config;
 use crate::net::connection_limits::ConnectionLimits;
@@ -22,6 +22,8 @@ use crate::routing::resource::Resources;
 pub(crate) struct Hub {
     /// The configuration in effect; a connection reads it once, when it opens.
     pub(crate) config: ArcSwap<Config>,
+    /// State of the file of the configuration.
+    pub(crate) config_file: ArcSwap<FileState>,
     pub(crate) resources: Arc<ArcSwap<Resources>>,
     /// Authentication of the resources that require it.
     pub(crate) guards: ArcSwap<Guards>,

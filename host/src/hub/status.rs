@@ -8,6 +8,24 @@ use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::dylib::Generation;
 use crate::plugin::staging::Hash;
 
+/// State of the configuration file on disk.
+#[derive(Clone)]
+pub(crate) struct FileState {
+    /// When its present state began: applied, or refused.
+    pub(crate) since: SystemTime,
+    /// Why it is not in effect; one mistake per line.
+    pub(crate) refused: Option<String>,
+    /// Changed keys that take effect at the next start.
+    pub(crate) needs_restart: Vec<&'static str>,
+}
+
+impl FileState {
+    /// Returns the state of a file that has just been applied.
+    pub(crate) fn applied(needs_restart: Vec<&'static str>) -> Self {
+        Self { since: SystemTime::now(), refused: None, needs_restart }
+    }
+}
+
 /// Status of each plugin that the supervisor knows, by name.
 pub(crate) type PluginStatuses = BTreeMap<String, PluginStatus>;
 

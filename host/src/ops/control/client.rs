@@ -2,13 +2,14 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::protocol::{
-    ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, GenerationReport,
+    AnswerLine, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, FileReport,
+    GenerationReport,
     PluginReport, StatusReport,
 };
 use super::table::{age, table};
@@ -85,12 +86,20 @@ pub(crate) struct OutputFormat {
 pub(crate) enum AskError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("no host answers on {}; check that it runs with this --config", path.display())]
+    #[error(
+        "no host answers on {}; start it, or name its configuration with --config or its socket with --control",
+        path.display()
+    )]
     NoHost {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error(
+        "no host answers on {}; the configuration has mistakes, so its socket may be another one: name it with --control\n{mistake}",
+        path.display()
+    )]
+    Unsure { path: PathBuf, mistake: ConfigError },
     #[error("cannot parse the answer of the host")]
     Answer(#[source] serde_json::Error),
 }
@@ -99,7 +108,7 @@ impl AskError {
     /// Returns the exit code: 3 if no host answers, else 1.
     pub(crate) fn code(&self) -> ExitCode {
         match self {
-            Self::NoHost { .. } => ExitCode::from(3),
+            Self::NoHost { .. } | Self::Unsure { .. } => ExitCode::from(3),
             Self::Config(_) | Self::Answer(_) => ExitCode::FAILURE,
         }
     }
@@ -108,17 +117,27 @@ impl AskError {
 /// The text to print, and whether the command succeeded.
 pub(crate) struct CommandOutput {
     pub(crate) text: String,
+    /// A warning beside it.
+    pub(crate) notice: Option<String>,
     pub(crate) is_done: bool,
 }
 
+/// Where the control socket of the host is.
+#[derive(Debug)]
+pub(crate) enum HostAddress {
+    Socket(PathBuf),
+    /// The socket that this configuration file names; the file may have mistakes.
+    Config(PathBuf),
+}
+
 impl Ask {
-    /// Sends the command to the host that runs with this configuration.
+    /// Sends the command to the host.
     ///
     /// # Errors
     /// No host answers, or the answer cannot be parsed.
-    pub(crate) fn run(self, config: &Path) -> Result<CommandOutput, AskError> {
+    pub(crate) fn run(self, host: &HostAddress) -> Result<CommandOutput, AskError> {
         let (request, form) = self.request();
-        let answer = ask(config, &request)?;
+        let answer = ask(host, &request)?;
         Ok(print(answer, form))
     }
 
@@ -150,15 +169,25 @@ impl Ask {
 ///
 /// # Errors
 /// See [`Ask::run`].
-pub(crate) fn difference(config: &Path, json: bool) -> Result<CommandOutput, AskError> {
-    let answer = ask(config, &ControlRequest::Diff {})?;
+pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput, AskError> {
+    let answer = ask(host, &ControlRequest::Diff {})?;
     Ok(print(answer, OutputFormat { json }))
 }
 
-fn ask(config: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskError> {
-    let path = Config::load(config)?.server.folders.control;
+fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+    let (path, mistake) = match host {
+        HostAddress::Socket(path) => (path.clone(), None),
+        HostAddress::Config(file) => Config::control_of(file),
+    };
     let failed = |source| AskError::NoHost { path: path.clone(), source };
-    let mut stream = UnixStream::connect(&path).map_err(failed)?;
+    let mut stream = match (UnixStream::connect(&path), mistake) {
+        (Ok(stream), _) => stream,
+        (Err(_), Some(mistake @ ConfigError::Invalid { .. })) => {
+            return Err(AskError::Unsure { path, mistake });
+        }
+        (Err(_), Some(missing)) => return Err(missing.into()),
+        (Err(source), None) => return Err(failed(source)),
+    };
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
@@ -167,7 +196,7 @@ fn ask(config: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskErro
     serde_json::from_str(&answer).map_err(AskError::Answer)
 }
 
-fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
+fn print(AnswerLine { answer, notice }: AnswerLine, form: OutputFormat) -> CommandOutput {
     let is_done = !matches!(answer, ControlAnswer::Refused(_));
     let text = match answer {
         ControlAnswer::Done(text) | ControlAnswer::Refused(text) => escaped(&text),
@@ -180,7 +209,8 @@ fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
         ControlAnswer::Connections(connections) => print_connections(&connections),
         ControlAnswer::Diff(difference) => print_difference(&difference),
     };
-    CommandOutput { text: text.trim_end().to_owned(), is_done }
+    let notice = notice.map(|notice| escaped(&notice));
+    CommandOutput { text: text.trim_end().to_owned(), notice, is_done }
 }
 
 fn print_status(status: &StatusReport) -> String {
@@ -206,8 +236,9 @@ fn print_status(status: &StatusReport) -> String {
             ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
         ],
     );
+    let file = print_file(&status.config_file);
     let mut text = format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\n\n{resources}"
+        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\nconfiguration {file}\n\n{resources}"
     );
     if !certificates.is_empty() {
         text.push('\n');
@@ -224,6 +255,20 @@ fn print_status(status: &StatusReport) -> String {
                 ("PROBLEM", |certificate| certificate.problem.clone().unwrap_or_default()),
             ],
         ));
+    }
+    text
+}
+
+fn print_file(file: &FileReport) -> String {
+    let age = age(file.age_seconds);
+    let mut text = format!("{} {age} ago", file.state);
+    if let Some(reason) = &file.refused {
+        let lines = reason.lines().map(|line| format!("\n  {}", escaped(line)));
+        text.push_str("; the host runs with the version before");
+        text.extend(lines);
+    }
+    if !file.needs_restart.is_empty() {
+        text.push_str(&format!("; these keys need a restart: {}", file.needs_restart.join(", ")));
     }
     text
 }

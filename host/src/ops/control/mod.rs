@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
-use self::protocol::{ControlAnswer, ControlRequest};
+use self::protocol::{AnswerLine, ControlAnswer, ControlRequest};
 use crate::fs::owner_only;
 use crate::hub::Hub;
 use crate::plugin::lane::handover::Succession;
@@ -178,7 +178,8 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
         Ok(request) => context.answer(request).await,
         Err(error) => ControlAnswer::Refused(format!("invalid request: {error}")),
     };
-    let Ok(mut text) = serde_json::to_vec(&answer) else { return };
+    let notice = report::notice(&context.hub, &answer);
+    let Ok(mut text) = serde_json::to_vec(&AnswerLine { answer, notice }) else { return };
     text.push(b'\n');
     // The peer may have left.
     drop(timeout(REQUEST_TIMEOUT, stream.get_mut().write_all(&text)).await);

@@ -42,6 +42,16 @@ pub(crate) enum ControlRequest {
     Drain {},
 }
 
+/// An answer as it is sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AnswerLine {
+    #[serde(flatten)]
+    pub(crate) answer: ControlAnswer,
+    /// Why the configuration file on disk is not in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) notice: Option<String>,
+}
+
 /// An answer, such as `{"answer":"done","data":"…"}`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "answer", content = "data", rename_all = "kebab-case")]
@@ -62,11 +72,26 @@ pub(crate) struct StatusReport {
     pub(crate) pid: u32,
     pub(crate) uptime_seconds: u64,
     pub(crate) config: String,
+    #[serde(default)]
+    pub(crate) config_file: FileReport,
     pub(crate) connections: usize,
     /// Certificates of the TLS listeners.
     #[serde(default)]
     pub(crate) certificates: Vec<CertificateReport>,
     pub(crate) resources: Vec<ResourceReport>,
+}
+
+/// State of the configuration file on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FileReport {
+    /// `applied` or `refused`.
+    pub(crate) state: String,
+    /// Seconds since it was applied, or first refused.
+    pub(crate) age_seconds: u64,
+    /// The mistakes for which it was refused, one per line.
+    pub(crate) refused: Option<String>,
+    /// Changed keys that take effect at the next start.
+    pub(crate) needs_restart: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

@@ -6,13 +6,14 @@ use std::time::SystemTime;
 
 use super::protocol::{
     CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
-    GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, StatusReport,
+    FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, StatusReport,
 };
+use super::table::age;
 use crate::config::{Config, LaneKind};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
-use crate::hub::status::{Active, PluginStatus};
+use crate::hub::status::{Active, FileState, PluginStatus};
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
@@ -26,12 +27,40 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         pid: std::process::id(),
         uptime_seconds: hub.started.elapsed().as_secs(),
         config: config.path.display().to_string(),
+        config_file: config_file(&hub.config_file.load()),
         connections: hub.registry.len(),
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
         resources: resources.values().map(|served| resource(served, &config)).collect(),
     }
+}
+
+fn config_file(state: &FileState) -> FileReport {
+    FileReport {
+        state: if state.refused.is_some() { "refused" } else { "applied" }.to_owned(),
+        age_seconds: age_seconds(state.since),
+        refused: state.refused.clone(),
+        needs_restart: state.needs_restart.iter().map(|key| (*key).to_owned()).collect(),
+    }
+}
+
+/// Returns one sentence if the configuration file on disk is not in effect, unless the answer has
+/// the reason already.
+pub(super) fn notice(hub: &Hub, answer: &ControlAnswer) -> Option<String> {
+    let state = hub.config_file.load();
+    let refused = state.refused.as_deref()?;
+    if matches!(answer, ControlAnswer::Refused(text) if text == refused) {
+        return None;
+    }
+    let first = refused.lines().next().unwrap_or_default();
+    let more = match refused.lines().count() {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    let (file, age) = (hub.config.load(), age(age_seconds(state.since)));
+    let file = file.path.display();
+    Some(format!("{file} was refused {age} ago; the host runs with the version before: {first}{more}"))
 }
 
 fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
@@ -162,7 +191,7 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
 pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
     let compared = run_blocking(move || {
         let old = hub.config.load_full();
-        let new = Config::load(&old.path).map_err(|error| chain(&error))?;
+        let new = old.read_again().map_err(|error| chain(&error))?;
         old.must_not_end(&new)?;
         let (diff, swapped) = (old.diff(&new), swapped(&new, &hub.plugin_statuses.load()));
         let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
