@@ -80,7 +80,7 @@ settings! {
             text(value::file, "a path", ".plugsocket/state");
         /// Unix socket for commands such as `plugsocket status`. At most 107 bytes.
         "control" [restart] => control: PathBuf =
-            text(address::socket, "a path", ".plugsocket/control");
+            text(value::file, "a path", ".plugsocket/control");
     }
 }
 
@@ -91,8 +91,8 @@ fn two_folders(settings: Folders, section: &mut Node<'_, '_>) -> Folders {
             would count as a new plugin; name two folders";
         section.wrong(key, problem);
     }
-    // A path in the file was checked when it was read; the default may lie in a deep folder.
-    if !section.has("control")
+    // The default may lie in a deep folder, too.
+    if (section.has_right("control") || !section.has("control"))
         && let Err(Wrong(problem)) = address::check_socket(&settings.control)
     {
         section.wrong("control", problem);

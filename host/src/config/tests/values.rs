@@ -52,9 +52,13 @@ fn an_empty_file_is_legal_and_means_the_defaults() {
     assert!(!server.access.proxy_protocol);
     assert_eq!(
         config,
-        let (resources, plugins) = (BTreeMap::new(), BTreeMap::new());
-        let overrides = Overrides::default();
-        Config { path: FILE.into(), server, resources, plugins, overrides }
+        Config {
+            path: FILE.into(),
+            server,
+            resources: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            overrides: Overrides::default()
+        }
     );
 }
 
