@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use plugsocket_tests::{Line, Request, Setup, TestHost, within};
+use plugsocket_tests::{Address, Line, Request, Setup, TestHost, within};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -144,17 +144,47 @@ async fn check_diff_compares_and_reload_applies_the_configuration() {
 }
 
 #[tokio::test]
-async fn connections_close_and_drain_take_effect() {
+async fn connections_close_and_stop_take_effect() {
     let mut host = counter().start().await;
     let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
     succeed(&host, &["connections", "close", one.uuid()]).await;
     assert_eq!(one.expect_close_packet(1001).await["error"], "closed by the operator");
     assert_eq!(host.command(&["connections", "close", "nobody"]).await.0, 1);
-    succeed(&host, &["drain"]).await;
-    other.expect_close_packet(1001).await;
+    // It returns when the process has ended; another host can start at once.
+    let (stopped, packet) =
+        tokio::join!(host.command(&["stop", "--wait"]), other.expect_close_packet(1001));
+    assert_eq!((stopped.0, stopped.1.trim()), (0, "the host has stopped"));
+    assert_eq!(packet["error"], "server shutting down");
     assert!(host.exited().await.success());
     let (code, output) = host.command(&["status"]).await;
     assert!(code == 3 && output.contains("no host answers"), "{output}");
+}
+
+#[tokio::test]
+async fn drain_refuses_new_connections_and_keeps_those_that_are_open() {
+    let mut host = counter().resource("/echo", "echo").start().await;
+    let mut client = host.connect("/count").await;
+    for _ in 0..2 {
+        let output = succeed(&host, &["drain"]).await;
+        assert!(output.contains("no new connections; 1 are open"), "{output}");
+        let Address::Tcp(address) = host.address() else { unreachable!() };
+        let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+        within("connections to be refused", refused).await;
+    }
+    assert_eq!(json_of(&host, &["status"]).await["draining"], true);
+    assert!(succeed(&host, &["status"]).await.contains("accepts no new connections"));
+    // Open connections work, and their applications can be replaced.
+    client.send("one").await;
+    assert_eq!(client.until_next().await.packets[0]["total"], 1);
+    host.reload("counter", "counter_v2").await;
+    client.send("two").await;
+    assert_eq!(client.until_next().await.packets[0]["total"], 2);
+    client.close().await;
+    // It ends only when it is told to.
+    let left = async { while json_of(&host, &["status"]).await["connections"] != 0 {} };
+    within("the client to leave", left).await;
+    succeed(&host, &["stop"]).await;
+    assert!(host.exited().await.success());
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use rustix::process::Signal as Raw;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tracing::{error, info};
@@ -27,7 +27,8 @@ use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
 use crate::hub::status::FileState;
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
-use crate::net::{accept, connection_limits::ConnectionLimits, listener::Listener};
+use crate::net::accept::{self, Accepting};
+use crate::net::{connection_limits::ConnectionLimits, listener::Listener};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
@@ -86,7 +87,7 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Serves until a signal, a `drain` command or the end of an essential part stops the host.
+/// Serves until a signal, a `stop` command or the end of an essential part stops the host.
 ///
 /// # Errors
 /// The host cannot start, or an essential part has ended.
@@ -199,17 +200,17 @@ async fn serve(
     inputs: Inputs,
 ) -> Result<(), AppError> {
     let Inputs { listeners, control, mut signals, files } = inputs;
-    let (stop, stopped) = tokio::sync::watch::channel(());
+    let (stop, stopped) = watch_channel::channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        let (hub, stopped) = (hub.clone(), stopped.clone());
+        let (hub, state) = (hub.clone(), hub.accepting.subscribe());
         let begin =
             move |accepted, connections: &mut _| establish::begin(accepted, &hub, connections);
-        accepting.spawn(accept::accept(listener, begin, stopped));
+        accepting.spawn(accept::accept(listener, begin, state));
     }
-    let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
-    let context = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
+    let (stop_asked, mut asked_to_stop) = mpsc::channel(1);
+    let context = ControlContext { hub: hub.clone(), changes: changes.clone(), stop: stop_asked };
     let mut background = background(hub, snapshot_writer, &changes);
     background.spawn(watch_files(hub.clone(), files, changes.clone()));
     background.spawn(control.serve(context));
@@ -222,7 +223,7 @@ async fn serve(
         tokio::select! {
             _ = signals.terminate.recv() => break Ok(()),
             _ = signals.interrupt.recv() => break Ok(()),
-            Some(()) = asked_to_drain.recv() => break Ok(()),
+            Some(()) = asked_to_stop.recv() => break Ok(()),
             // If the queue is full, an earlier entry already leads to reading the file.
             _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
             _ = signals.reopen_log.recv() => {
@@ -240,7 +241,8 @@ async fn serve(
     drop(watching);
     drop(changes);
     background.shutdown().await;
-    // Fails only if no accept loop is left.
+    hub.accepting.send_replace(Accepting::Stopping);
+    // Fails only if the supervisor has ended.
     stop.send(()).ok();
     drain::drain(hub, accepting).await;
     while supervising.join_next().await.is_some() {}
@@ -295,6 +297,7 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
         connection_limits: Arc::new(ConnectionLimits::default()),
         tls: CurrentTls::from_pointee(certificates),
         plugin_statuses: ArcSwap::default(),
+        accepting: watch_channel::Sender::default(),
         started: std::time::Instant::now(),
     });
     let supervisor = Supervisor::new(hub.clone(), router, announce_reload);

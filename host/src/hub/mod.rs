@@ -8,10 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use self::status::{FileState, PluginStatuses};
 use crate::auth::Guards;
 use crate::config::Config;
+use crate::net::accept::Accepting;
 use crate::net::connection_limits::ConnectionLimits;
 use crate::net::tls::CurrentTls;
 use crate::protocol::identity::IdentityIssuer;
@@ -33,5 +35,7 @@ pub(crate) struct Hub {
     pub(crate) tls: CurrentTls,
     /// Published by the supervisor after each change.
     pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
+    /// Whether the host accepts connections; the accept loops follow it.
+    pub(crate) accepting: watch::Sender<Accepting>,
     pub(crate) started: Instant,
 }

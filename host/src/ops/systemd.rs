@@ -37,7 +37,13 @@ pub(crate) fn reloading() {
     }
 }
 
-/// Reports that the host drains its connections.
+/// Reports that the host accepts no new connections.
+pub(crate) fn draining(connections: usize) {
+    let status = format!("draining; {connections} connections were open");
+    notify(&[NotifyState::Status(&status)]);
+}
+
+/// Reports that the host closes its connections.
 pub(crate) fn stopping(connections: usize) {
     let status = format!("stopping; {connections} connections are being closed");
     notify(&[NotifyState::Stopping, NotifyState::Status(&status)]);

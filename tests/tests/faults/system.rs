@@ -300,7 +300,7 @@ async fn other_users_are_refused_on_the_control_socket() {
         let control = host.folder().join(".plugsocket/control");
         fs::set_permissions(control.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&control, fs::Permissions::from_mode(mode)).unwrap();
-        for arguments in [&["status"][..], &["drain"], &["plugin", "disable", "counter"]] {
+        for arguments in [&["status"][..], &["drain"], &["stop"], &["plugin", "disable", "counter"]] {
             let output = as_other_user(arguments).unwrap();
             assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
         }

@@ -1,6 +1,6 @@
 //! The client side of the control socket: sends one request and prints the answer.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,8 +29,14 @@ pub(crate) enum Ask {
     Reload,
     /// List or close connections of the running host.
     Connections(AskConnections),
-    /// Drain the connections of the running host and stop it, as SIGTERM does.
+    /// Accept no new connections; those that are open stay until their clients close them.
     Drain,
+    /// Close all connections and end the host (graceful shutdown), as SIGTERM does.
+    Stop {
+        /// Return when the process of the host has ended.
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -160,6 +166,7 @@ impl Ask {
             },
             Self::Reload => ControlRequest::Reload {},
             Self::Drain => ControlRequest::Drain {},
+            Self::Stop { wait } => ControlRequest::Stop { wait },
         };
         (request, OutputFormat { json: false })
     }
@@ -191,9 +198,17 @@ fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskEr
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
-    serde_json::from_str(&answer).map_err(AskError::Answer)
+    let (mut stream, mut answer) = (BufReader::new(stream), String::new());
+    stream.read_line(&mut answer).map_err(failed)?;
+    let answer: AnswerLine = serde_json::from_str(&answer).map_err(AskError::Answer)?;
+    let is_done = matches!(answer.answer, ControlAnswer::Done(_));
+    if is_done && matches!(request, ControlRequest::Stop { wait: true }) {
+        // The host keeps the connection open until its process ends.
+        stream.read_to_end(&mut Vec::new()).map_err(failed)?;
+        let stopped = ControlAnswer::Done("the host has stopped".to_owned());
+        return Ok(AnswerLine { answer: stopped, ..answer });
+    }
+    Ok(answer)
 }
 
 fn print(AnswerLine { answer, notice }: AnswerLine, form: OutputFormat) -> CommandOutput {
@@ -236,9 +251,13 @@ fn print_status(status: &StatusReport) -> String {
             ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
         ],
     );
+    let drains = match status.draining {
+        true => "\ndraining: the host accepts no new connections",
+        false => "",
+    };
     let file = print_file(&status.config_file);
     let mut text = format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\nconfiguration {file}\n\n{resources}"
+        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\nconfiguration {file}{drains}\n\n{resources}"
     );
     if !certificates.is_empty() {
         text.push('\n');

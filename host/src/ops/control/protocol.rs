@@ -40,6 +40,11 @@ pub(crate) enum ControlRequest {
         fresh: bool,
     },
     Drain {},
+    Stop {
+        /// Keeps the connection open until the process of the host has ended.
+        #[serde(default)]
+        wait: bool,
+    },
 }
 
 /// An answer as it is sent.
@@ -75,6 +80,9 @@ pub(crate) struct StatusReport {
     #[serde(default)]
     pub(crate) config_file: FileReport,
     pub(crate) connections: usize,
+    /// Whether the host accepts no new connections.
+    #[serde(default)]
+    pub(crate) draining: bool,
     /// Certificates of the TLS listeners.
     #[serde(default)]
     pub(crate) certificates: Vec<CertificateReport>,
@@ -228,6 +236,9 @@ mod tests {
         for (line, is_request) in [
             (r#"{"do":"status"}"#, true),
             (r#"{"do":"drain"}"#, true),
+            (r#"{"do":"stop"}"#, true),
+            (r#"{"do":"stop","wait":true}"#, true),
+            (r#"{"do":"stop","now":true}"#, false),
             (r#"{"do":"plugin-reload","plugin":"chat"}"#, true),
             (r#"{"do":"drain","when":"idle"}"#, false),
             (r#"{"do":"reload","plugin":"chat"}"#, false),

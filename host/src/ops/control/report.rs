@@ -14,6 +14,7 @@ use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
 use crate::hub::status::{Active, FileState, PluginStatus};
+use crate::net::accept::Accepting;
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
@@ -29,6 +30,7 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         config: config.path.display().to_string(),
         config_file: config_file(&hub.config_file.load()),
         connections: hub.registry.len(),
+        draining: *hub.accepting.borrow() != Accepting::Open,
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
