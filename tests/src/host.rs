@@ -40,7 +40,11 @@ impl TestHost {
             .unwrap();
         let log = Log::read(reader);
         let mut host = Self { setup, folder, child, log, addresses: Vec::new() };
-        host.wait_for_log("the host to be ready", |line| line.message().ends_with("ready")).await;
+        // In text, fields follow the message.
+        let is_ready = |line: &Line| {
+            line.message().ends_with("ready") || line.message().contains("ready served=")
+        };
+        host.wait_for_log("the host to be ready", is_ready).await;
         let address = |line: Line| match line.message() {
             "listening" => Some(Address::parse(&line.field("address"))),
             text => {

@@ -10,6 +10,7 @@ mod listeners;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,8 +18,8 @@ use rustix::process::Signal as Raw;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
-use tracing::{error, info};
+use tokio::time::{sleep, timeout};
+use tracing::{error, info, warn};
 
 pub use self::cli::main;
 use crate::auth;
@@ -34,6 +35,7 @@ use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::identity::IdentityIssuer;
+use crate::routing::resource::{Resource, ServiceState};
 use crate::routing::{registry::Registry, router::Router};
 use crate::supervisor::snapshots::{self, SnapshotWriter};
 use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
@@ -217,10 +219,15 @@ async fn serve(
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(AppError::Watchdog)?;
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue, stopped));
-    info!("ready");
-    systemd::ready("serving");
+    announce_start(hub);
     let served = loop {
         tokio::select! {
+            () = sleep(READY_CHECK), if !hub.is_ready.load(Ordering::Relaxed) => {
+                if let (served @ 1.., resources) = served(hub) {
+                    info!(served, resources, "the first resource is served");
+                    report_ready(hub, "serving");
+                }
+            }
             _ = signals.terminate.recv() => break Ok(()),
             _ = signals.interrupt.recv() => break Ok(()),
             Some(()) = asked_to_stop.recv() => break Ok(()),
@@ -247,6 +254,37 @@ async fn serve(
     drain::drain(hub, accepting).await;
     while supervising.join_next().await.is_some() {}
     served
+}
+
+/// Logs and reports to systemd how much the host serves. It is not ready while no resource is
+/// served, unless it has none: a service manager must not take a useless host for a good one.
+fn announce_start(hub: &Hub) {
+    match served(hub) {
+        (0, 0) => warn!("plugins.toml maps no resource; ready"),
+        (0, resources) => {
+            warn!(served = 0, resources, "no resource is served; not ready");
+            return systemd::status(&format!("0 of {resources} resources are served; see the log"));
+        }
+        (served, resources) if served < resources => {
+            warn!(served, resources, "some resources are not served; ready");
+        }
+        (served, resources) => info!(served, resources, "ready"),
+    }
+    report_ready(hub, "serving");
+}
+
+/// Returns how many resources are served, and how many there are.
+fn served(hub: &Hub) -> (usize, usize) {
+    let resources = hub.resources.load();
+    let is_served = |resource: &&Arc<Resource>| {
+        matches!(resource.service().state, ServiceState::Serving(_))
+    };
+    (resources.values().filter(is_served).count(), resources.len())
+}
+
+fn report_ready(hub: &Hub, status: &str) {
+    hub.is_ready.store(true, Ordering::Relaxed);
+    systemd::ready(status);
 }
 
 /// Starts the periodic tasks, which run for as long as the host serves.
@@ -276,6 +314,8 @@ async fn stop_lanes(hub: &Arc<Hub>) {
     staging::clear();
 }
 
+/// How often a host that serves nothing looks whether it is ready.
+const READY_CHECK: Duration = Duration::from_millis(100);
 /// Length of the queue of changes.
 const CHANGES: usize = 64;
 /// Time limit for writing the last snapshots.
@@ -298,6 +338,7 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
         tls: CurrentTls::from_pointee(certificates),
         plugin_statuses: ArcSwap::default(),
         accepting: watch_channel::Sender::default(),
+        is_ready: AtomicBool::new(false),
         started: std::time::Instant::now(),
     });
     let supervisor = Supervisor::new(hub.clone(), router, announce_reload);
@@ -330,10 +371,12 @@ async fn watch_files(hub: Arc<Hub>, before: watch::Survey, changes: mpsc::Sender
     tokio::join!(watch::watch(scope, before, changed), forward);
 }
 
-/// Reports a reload to systemd.
-fn announce_reload(phase: ReloadPhase<'_>) {
-    match phase {
-        ReloadPhase::Begun => systemd::reloading(),
-        ReloadPhase::Finished(status) => systemd::ready(status),
+/// Reports a reload to systemd, which expects none from a host that is not ready.
+fn announce_reload(hub: &Hub, phase: ReloadPhase<'_>) {
+    match (phase, hub.is_ready.load(Ordering::Relaxed)) {
+        (ReloadPhase::Begun, true) => systemd::reloading(),
+        (ReloadPhase::Begun, false) => {}
+        (ReloadPhase::Finished(status), true) => systemd::ready(status),
+        (ReloadPhase::Finished(status), false) => systemd::status(status),
     }
 }

@@ -5,6 +5,7 @@
 pub(crate) mod status;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -37,5 +38,7 @@ pub(crate) struct Hub {
     pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
     /// Whether the host accepts connections; the accept loops follow it.
     pub(crate) accepting: watch::Sender<Accepting>,
+    /// Whether readiness was reported: a resource has been served.
+    pub(crate) is_ready: AtomicBool,
     pub(crate) started: Instant,
 }

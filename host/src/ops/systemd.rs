@@ -25,6 +25,11 @@ pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Reports a state that is not a change of readiness.
+pub(crate) fn status(text: &str) {
+    notify(&[NotifyState::Status(text)]);
+}
+
 /// Reports that a reload has begun; [`ready`] ends it.
 pub(crate) fn reloading() {
     let status = NotifyState::Status("reloading the configuration");
@@ -35,12 +40,6 @@ pub(crate) fn reloading() {
             debug!(%error, "cannot read the monotonic clock; reload not reported to systemd")
         }
     }
-}
-
-/// Reports that the host accepts no new connections.
-pub(crate) fn draining(connections: usize) {
-    let status = format!("draining; {connections} connections were open");
-    notify(&[NotifyState::Status(&status)]);
 }
 
 /// Reports that the host closes its connections.

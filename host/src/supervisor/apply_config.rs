@@ -21,14 +21,15 @@ use crate::routing::resource::{Resources, ServiceState};
 
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> CommandResult {
-        (self.on_reload)(ReloadPhase::Begun);
+        (self.on_reload)(&self.hub, ReloadPhase::Begun);
         let outcome = self.read_configuration().await;
         self.publish_file_state(&outcome);
         let outcome = outcome.map(|needs_restart| applied(needs_restart.as_deref()));
-        (self.on_reload)(ReloadPhase::Finished(match &outcome {
+        let status = match &outcome {
             Ok(done) => done,
             Err(_) => "serving; the configuration was not applied, see the log",
-        }));
+        };
+        (self.on_reload)(&self.hub, ReloadPhase::Finished(status));
         outcome
     }
 

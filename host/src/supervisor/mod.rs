@@ -69,7 +69,7 @@ pub(crate) enum ReloadPhase<'a> {
 /// The supervisor.
 pub(crate) struct Supervisor {
     hub: Arc<Hub>,
-    on_reload: fn(ReloadPhase<'_>),
+    on_reload: fn(&Hub, ReloadPhase<'_>),
     router: Arc<Router>,
     /// Folder of this process for staged copies.
     staging: PathBuf,
@@ -94,7 +94,11 @@ struct PluginState {
 }
 
 impl Supervisor {
-    pub(crate) fn new(hub: Arc<Hub>, router: Arc<Router>, on_reload: fn(ReloadPhase<'_>)) -> Self {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        router: Arc<Router>,
+        on_reload: fn(&Hub, ReloadPhase<'_>),
+    ) -> Self {
         Self {
             hub,
             on_reload,

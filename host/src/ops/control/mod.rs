@@ -244,7 +244,7 @@ impl ControlContext {
         let open = self.hub.registry.len();
         if is_first {
             info!(connections = open, "draining: new connections are not accepted");
-            systemd::draining(open);
+            systemd::status(&format!("draining; {open} connections were open"));
         }
         ControlAnswer::Done(format!(
             "the host accepts no new connections; {open} are open and stay until their clients close them; `plugsocket stop` ends the host"
