@@ -26,7 +26,7 @@ use crate::auth;
 use crate::config::{Config, ConfigError, Listen, Overrides};
 use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
-use crate::hub::status::FileState;
+use crate::hub::status::{FileState, SnapshotStates};
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::net::accept::{self, Accepting};
 use crate::net::{connection_limits::ConnectionLimits, listener::Listener};
@@ -330,6 +330,7 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
     let hub = Arc::new(Hub {
         config: ArcSwap::from_pointee(config),
         config_file: ArcSwap::from_pointee(FileState::applied(Vec::new())),
+        snapshots: SnapshotStates::default(),
         resources,
         guards: ArcSwap::default(),
         registry,

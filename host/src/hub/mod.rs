@@ -11,7 +11,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use self::status::{FileState, PluginStatuses};
+use self::status::{FileState, PluginStatuses, SnapshotStates};
 use crate::auth::Guards;
 use crate::config::Config;
 use crate::net::accept::Accepting;
@@ -27,6 +27,7 @@ pub(crate) struct Hub {
     pub(crate) config: ArcSwap<Config>,
     /// State of the file of the configuration.
     pub(crate) config_file: ArcSwap<FileState>,
+    pub(crate) snapshots: SnapshotStates,
     pub(crate) resources: Arc<ArcSwap<Resources>>,
     /// Authentication of the resources that require it.
     pub(crate) guards: ArcSwap<Guards>,

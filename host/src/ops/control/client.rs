@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use super::protocol::{
     AnswerLine, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, FileReport,
     GenerationReport,
-    PluginReport, StatusReport,
+    PluginReport, SnapshotReport, StatusReport,
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
@@ -248,6 +248,14 @@ fn print_status(status: &StatusReport) -> String {
                 0 => "-".to_owned(),
                 _ => format!("{} µs", resource.last_pause_micros),
             }),
+            ("SNAPSHOT", |resource| match &resource.snapshot {
+                None => "-".to_owned(),
+                Some(SnapshotReport { error: Some(_), .. }) => "failed".to_owned(),
+                Some(SnapshotReport { age_seconds: Some(seconds), bytes, .. }) => {
+                    format!("{}, {} B", age(*seconds), bytes.unwrap_or_default())
+                }
+                Some(_) => "none".to_owned(),
+            }),
             ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
         ],
     );
@@ -259,6 +267,21 @@ fn print_status(status: &StatusReport) -> String {
     let mut text = format!(
         "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\nconfiguration {file}{drains}\n\n{resources}"
     );
+    for resource in &status.resources {
+        if let Some(SnapshotReport { error: Some(error), failing_seconds, age_seconds, .. }) =
+            &resource.snapshot
+        {
+            let since = age(failing_seconds.unwrap_or_default());
+            let last = age_seconds.map_or("none".to_owned(), |seconds| {
+                format!("{} ago", age(seconds))
+            });
+            text.push_str(&escaped(&format!(
+                "{}: snapshots fail since {since}, last one {last}: {error}",
+                resource.path
+            )));
+            text.push('\n');
+        }
+    }
     if !certificates.is_empty() {
         text.push('\n');
         text.push_str(&table(

@@ -129,6 +129,19 @@ pub(crate) struct ResourceReport {
     pub(crate) counts: CountsReport,
     pub(crate) swaps: u64,
     pub(crate) last_pause_micros: u64,
+    /// The last snapshot on disk, with `snapshot_every`.
+    #[serde(default)]
+    pub(crate) snapshot: Option<SnapshotReport>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotReport {
+    /// Seconds since it was written, and its bytes; null if there is none.
+    pub(crate) age_seconds: Option<u64>,
+    pub(crate) bytes: Option<usize>,
+    /// Why no newer one could be written.
+    pub(crate) error: Option<String>,
+    pub(crate) failing_seconds: Option<u64>,
 }
 
 /// Counts since the host started; for a plugin, the sum over its resources.

@@ -6,14 +6,15 @@ use std::time::SystemTime;
 
 use super::protocol::{
     CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
-    FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, StatusReport,
+    FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, SnapshotReport,
+    StatusReport,
 };
 use super::table::age;
 use crate::config::{Config, LaneKind};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
-use crate::hub::status::{Active, FileState, PluginStatus};
+use crate::hub::status::{Active, FileState, PluginStatus, SnapshotState};
 use crate::net::accept::Accepting;
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
@@ -34,7 +35,7 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
-        resources: resources.values().map(|served| resource(served, &config)).collect(),
+        resources: resources.values().map(|served| resource(served, &config, hub)).collect(),
     }
 }
 
@@ -76,13 +77,16 @@ fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
     }
 }
 
-fn resource(served: &Served, config: &Config) -> ResourceReport {
+fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
     let (service, values) = (served.service(), served.counters.values());
     let (generation, closed) = match &service.state {
         ServiceState::Serving(inbox) => (Some(inbox.health().generation()), None),
         ServiceState::Unavailable(outage) => (None, Some(outage.text.clone())),
     };
-    let plugin = config.resources.get(&served.path).map(|settings| settings.plugin.clone());
+    let settings = config.resources.get(&served.path);
+    let plugin = settings.map(|settings| settings.plugin.clone());
+    let snapshot = settings.and_then(|settings| settings.snapshot_every);
+    let snapshot = snapshot.map(|_| snapshot_of(&served.path, hub));
     let lane = match service.lane {
         LaneKind::Thread => "thread",
         LaneKind::Shared => "shared",
@@ -96,6 +100,17 @@ fn resource(served: &Served, config: &Config) -> ResourceReport {
         counts: counts([served]),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
+        snapshot,
+    }
+}
+
+fn snapshot_of(resource: &str, hub: &Hub) -> SnapshotReport {
+    let SnapshotState { written, failing } = hub.snapshots.get(resource).unwrap_or_default();
+    SnapshotReport {
+        age_seconds: written.map(|(at, _)| age_seconds(at)),
+        bytes: written.map(|(_, bytes)| bytes),
+        failing_seconds: failing.as_ref().map(|(since, _)| age_seconds(*since)),
+        error: failing.map(|(_, error)| error),
     }
 }
 
