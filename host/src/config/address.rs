@@ -189,6 +189,9 @@ pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
     Ok(mapped.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok()).map_or(net, IpNet::V4))
 }
 
+/// In `allowed_origins`: clients without an `Origin`, which are not browsers.
+pub(super) const NO_ORIGIN: &str = "none";
+
 /// Checks an origin; returns it in lower case and without a default port (RFC 6454 section 6.2).
 pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     let said = quoted(text);
@@ -198,7 +201,7 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     if text.is_empty() {
         return wrong!("the string is empty; write e.g. \"https://www.example.org\"");
     }
-    if text == "null" {
+    if text == "null" || text == NO_ORIGIN {
         return Ok(text.to_owned());
     }
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -233,9 +236,12 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     }
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let is_authority = host_and_port(rest).is_some_and(|(host, port)| {
-        is_host(host) && port.is_none_or(|port| port.parse::<u16>().is_ok())
-    });
+    // Web views send "file://", as an origin of such a scheme has no host.
+    let is_local = rest.is_empty() && !scheme.to_ascii_lowercase().starts_with("http");
+    let is_authority = is_local
+        || host_and_port(rest).is_some_and(|(host, port)| {
+            is_host(host) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+        });
     if !is_scheme || !is_authority {
         return wrong!(
             "{said} is not an origin; write scheme://host or scheme://host:port, e.g. \"https://www.example.org\""

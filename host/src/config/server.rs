@@ -107,8 +107,8 @@ settings! {
         /// POST).
         "allowed_ips" => allowed_ips: Vec<IpNet> =
             strings(|text, _| address::net(text), &LOOPBACK, &LOOPBACK);
-        /// Origins of the pages that may connect, empty: any. In lower case and without a default
-        /// port.
+        /// Origins of the pages that may connect, empty: any. `"none"` is a client without an
+        /// `Origin`, which is not a browser; a list without it refuses such clients.
         "allowed_origins" => allowed_origins: Vec<String> =
             strings(|text, _| address::origin(text), &[], &["https://www.example.org"]);
         /// Addresses and networks of reverse proxies whose `X-Forwarded-For` and PROXY header
@@ -163,9 +163,16 @@ impl Access {
     /// Returns whether a handshake with this `Origin` header may continue. An empty list allows
     /// any, also none. Letter case and an explicit default port make no difference.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
+        let is_allowed = |origin: &str| {
+            self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        };
         self.allowed_origins.is_empty()
-            || origin.map(address::without_default_port).is_some_and(|origin| {
-                self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
-            })
+            || match origin.map(address::without_default_port) {
+                // Not an origin, although a client can send it.
+                Some(origin) => {
+                    !origin.eq_ignore_ascii_case(address::NO_ORIGIN) && is_allowed(origin)
+                }
+                None => is_allowed(address::NO_ORIGIN),
+            }
     }
 }
