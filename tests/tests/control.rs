@@ -57,7 +57,8 @@ async fn the_state_is_printed_as_a_table_and_as_json() {
     for (arguments, parts) in [
         (&["status"][..], &["RESOURCE", "/count", "counter", "shared"][..]),
         (&["plugin", "list"], &["PLUGIN", "counter", "active", "available"]),
-        (&["connections"], &["UUID", client.uuid(), "websocket", "127.0.0.1"]),
+        (&["connections"], &["ID", &client.uuid()[..8], "websocket", "127.0.0.1"]),
+        (&["connections", "--quiet", "--resource", "/count"], &[client.uuid()]),
     ] {
         let table = succeed(&host, arguments).await;
         assert!(parts.iter().all(|part| table.contains(part)), "{table}");
@@ -158,6 +159,47 @@ async fn connections_close_and_stop_take_effect() {
     assert!(host.exited().await.success());
     let (code, output) = host.command(&["status"]).await;
     assert!(code == 3 && output.contains("no host answers"), "{output}");
+}
+
+#[tokio::test]
+async fn connections_show_what_each_client_does_and_close_takes_a_unique_prefix() {
+    let host = counter().resource("/web", "feedback").start().await;
+    let none = host.command(&["connections", "--resource", "/web"]).await;
+    assert_eq!((none.0, none.1.trim()), (1, "plugsocket: no connection is open at /web"));
+    assert_eq!(host.command(&["connections", "--quiet"]).await.0, 1);
+    let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
+    one.send("four").await;
+    one.until_next().await;
+    let list = json_of(&host, &["connections"]).await;
+    let mine = list.as_array().unwrap().iter().find(|it| it["uuid"] == one.uuid()).unwrap();
+    // A frame with a mask: 2 + 4 + 4 bytes.
+    assert_eq!((&mine["bytes_read"], &mine["queued_messages"]), (&json!(10), &json!(0)));
+    assert!(mine["bytes_written"].as_u64().unwrap() > 0, "{mine}");
+    assert!(mine["age_seconds"].as_u64().unwrap() < 60 && mine["user"].is_null(), "{mine}");
+    let table = succeed(&host, &["connections"]).await;
+    let id = &one.uuid()[..8];
+    assert!(table.starts_with("ID ") && table.lines().any(|line| line.starts_with(id)), "{table}");
+    // The whole uuid with a wrong end, and nothing, match no connection.
+    let wrong = format!("{}x", one.uuid());
+    for prefix in ["", &wrong] {
+        let (code, output) = host.command(&["connections", "close", prefix]).await;
+        assert!(code == 1 && output.contains("no connection has the uuid"), "{output}");
+    }
+    succeed(&host, &["connections", "close", id]).await;
+    one.expect_close_packet(1001).await;
+    other.send("still here").await;
+    other.until_next().await;
+    // Of seventeen connections two begin with the same character.
+    let mut others = Vec::new();
+    for _ in 0..16 {
+        others.push(host.connect("/count").await);
+    }
+    let uuids = others.iter().map(|client| client.uuid()).chain([other.uuid()]);
+    let mut firsts: Vec<&str> = uuids.map(|uuid| &uuid[..1]).collect();
+    firsts.sort_unstable();
+    let twice = firsts.windows(2).find(|pair| pair[0] == pair[1]).unwrap()[0];
+    let (code, output) = host.command(&["connections", "close", twice]).await;
+    assert!(code == 1 && output.contains("give more of it"), "{output}");
 }
 
 #[tokio::test]

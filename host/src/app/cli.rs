@@ -1,7 +1,7 @@
 //! The command line: parses it, runs the command, and prints the result.
 
 use std::error::Error;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -120,7 +120,7 @@ pub fn main() -> ExitCode {
             run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
         }
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
-            print_outcome(ask.run(&options.host()))
+            repeat(ask.repeats(), || print_outcome(ask.clone().run(&options.host())))
         }
         CliCommand::Check { diff: true, json } => {
             print_outcome(client::difference(&options.host(), json))
@@ -131,6 +131,28 @@ pub fn main() -> ExitCode {
             logging::finish(failure.as_deref());
             if failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
+    }
+}
+
+/// Runs a command once, or every two seconds on a cleared screen until there is no host or no
+/// reader.
+#[expect(clippy::disallowed_methods, reason = "it repeats by the clock")]
+fn repeat(repeats: bool, run: impl Fn() -> ExitCode) -> ExitCode {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    if !repeats {
+        return run();
+    }
+    loop {
+        if io::stdout().is_terminal() {
+            drop(write!(io::stdout(), "\x1b[H\x1b[2J"));
+        }
+        let code = run();
+        // A list may be empty for a while.
+        let may_continue = [ExitCode::SUCCESS, ExitCode::FAILURE].contains(&code);
+        if !may_continue || writeln!(io::stdout()).is_err() {
+            return code;
+        }
+        std::thread::sleep(INTERVAL);
     }
 }
 

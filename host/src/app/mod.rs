@@ -27,8 +27,8 @@ use crate::config::{Config, ConfigError, Listen, Overrides};
 use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
 use crate::hub::status::{FileState, SnapshotStates};
-use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::net::accept::{self, Accepting};
+use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::net::{connection_limits::ConnectionLimits, listener::Listener};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
@@ -268,7 +268,7 @@ fn announce_start(hub: &Hub) {
         (served, resources) if served < resources => {
             warn!(served, resources, "some resources are not served; ready");
         }
-        (served, resources) => info!(served, resources, "ready"),
+        _ => info!("ready"),
     }
     report_ready(hub, "serving");
 }
@@ -276,9 +276,8 @@ fn announce_start(hub: &Hub) {
 /// Returns how many resources are served, and how many there are.
 fn served(hub: &Hub) -> (usize, usize) {
     let resources = hub.resources.load();
-    let is_served = |resource: &&Arc<Resource>| {
-        matches!(resource.service().state, ServiceState::Serving(_))
-    };
+    let is_served =
+        |resource: &&Arc<Resource>| matches!(resource.service().state, ServiceState::Serving(_));
     (resources.values().filter(is_served).count(), resources.len())
 }
 

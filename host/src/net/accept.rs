@@ -74,10 +74,7 @@ pub(crate) async fn accept(
 }
 
 /// Completes in a state for which `is_awaited`.
-async fn until(
-    accepting: &mut watch::Receiver<Accepting>,
-    is_awaited: impl Fn(Accepting) -> bool,
-) {
+async fn until(accepting: &mut watch::Receiver<Accepting>, is_awaited: impl Fn(Accepting) -> bool) {
     // Fails only without a host.
     drop(accepting.wait_for(|it| is_awaited(*it)).await);
 }

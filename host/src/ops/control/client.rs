@@ -9,8 +9,7 @@ use clap::{Args, Subcommand};
 
 use super::protocol::{
     AnswerLine, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, FileReport,
-    GenerationReport,
-    PluginReport, SnapshotReport, StatusReport,
+    GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
@@ -44,21 +43,32 @@ pub(crate) enum AskPlugin {
     /// List all plugins: in the folder and running.
     List(OutputFormat),
     /// Load the library again, even if unchanged, and hand the state over.
-    Reload { name: String },
+    Reload {
+        /// Name of the plugin, as in plugins.toml.
+        name: String,
+    },
     /// Replace the library by one that served before, with the state. `plugin list` shows those
     /// kept.
     Rollback {
+        /// Name of the plugin, as in plugins.toml.
         name: String,
-        /// Generation number; default: the one before the active generation.
+        /// Generation number; default: the newest that differs from the active generation and was
+        /// not itself rolled back. Equal and rolled-back generations are skipped.
         generation: Option<u64>,
         /// Discard the state; connections stay open and the application sees them open again.
         #[arg(long)]
         fresh: bool,
     },
     /// Close the resources of a plugin until it is enabled or the host restarts.
-    Disable { name: String },
+    Disable {
+        /// Name of the plugin, as in plugins.toml.
+        name: String,
+    },
     /// Serve the resources of a disabled plugin again.
-    Enable { name: String },
+    Enable {
+        /// Name of the plugin, as in plugins.toml.
+        name: String,
+    },
     /// Try a library in a child process: open it, start it, restore a state. Needs no running host.
     Check(Trial),
 }
@@ -70,14 +80,20 @@ pub(crate) struct AskConnections {
     /// List only connections of this resource.
     #[arg(long, value_name = "PATH")]
     resource: Option<String>,
+    /// Print only the uuids, one per line.
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
     #[command(flatten)]
     form: OutputFormat,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum AskConnection {
-    /// Close one connection, by the uuid that the list shows.
-    Close { uuid: String },
+    /// Close one connection.
+    Close {
+        /// Its uuid, or the beginning of it, such as the ID in the list.
+        uuid: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -85,6 +101,22 @@ pub(crate) struct OutputFormat {
     /// Print one JSON value instead of a table.
     #[arg(long)]
     json: bool,
+    /// Print again every two seconds, until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// How to print an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct View {
+    json: bool,
+    quiet: bool,
+}
+
+impl From<OutputFormat> for View {
+    fn from(OutputFormat { json, .. }: OutputFormat) -> Self {
+        Self { json, quiet: false }
+    }
 }
 
 /// Reasons for which the host was not asked, or its answer is unusable.
@@ -142,20 +174,41 @@ impl Ask {
     /// # Errors
     /// No host answers, or the answer cannot be parsed.
     pub(crate) fn run(self, host: &HostAddress) -> Result<CommandOutput, AskError> {
-        let (request, form) = self.request();
+        let (request, view) = self.request();
         let answer = ask(host, &request)?;
-        Ok(print(answer, form))
+        Ok(match (&request, &answer.answer) {
+            (ControlRequest::Connections { resource }, ControlAnswer::Connections(list))
+                if list.is_empty() && !view.json =>
+            {
+                let at = resource.as_ref().map_or_else(String::new, |path| format!(" at {path}"));
+                let text = format!("no connection is open{at}");
+                print(AnswerLine { answer: ControlAnswer::Refused(text), ..answer }, view)
+            }
+            _ => print(answer, view),
+        })
     }
 
-    fn request(self) -> (ControlRequest, OutputFormat) {
+    /// Returns whether the command is to be repeated.
+    pub(crate) fn repeats(&self) -> bool {
+        match self {
+            Self::Status(form) | Self::Plugin(AskPlugin::List(form)) => form.watch,
+            Self::Connections(AskConnections { action: None, form, .. }) => form.watch,
+            _ => false,
+        }
+    }
+
+    fn request(self) -> (ControlRequest, View) {
         let request = match self {
-            Self::Status(form) => return (ControlRequest::Status {}, form),
-            Self::Connections(AskConnections { action, resource, form }) => match action {
+            Self::Status(form) => return (ControlRequest::Status {}, form.into()),
+            Self::Connections(AskConnections { action, resource, quiet, form }) => match action {
                 Some(AskConnection::Close { uuid }) => ControlRequest::Close { uuid },
-                None => return (ControlRequest::Connections { resource }, form),
+                None => {
+                    let view = View { quiet, ..form.into() };
+                    return (ControlRequest::Connections { resource }, view);
+                }
             },
             Self::Plugin(ask) => match ask {
-                AskPlugin::List(form) => return (ControlRequest::Plugins {}, form),
+                AskPlugin::List(form) => return (ControlRequest::Plugins {}, form.into()),
                 AskPlugin::Reload { name: plugin } => ControlRequest::PluginReload { plugin },
                 AskPlugin::Rollback { name: plugin, generation, fresh } => {
                     ControlRequest::PluginRollback { plugin, generation, fresh }
@@ -168,7 +221,7 @@ impl Ask {
             Self::Drain => ControlRequest::Drain {},
             Self::Stop { wait } => ControlRequest::Stop { wait },
         };
-        (request, OutputFormat { json: false })
+        (request, View::default())
     }
 }
 
@@ -178,7 +231,7 @@ impl Ask {
 /// See [`Ask::run`].
 pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput, AskError> {
     let answer = ask(host, &ControlRequest::Diff {})?;
-    Ok(print(answer, OutputFormat { json }))
+    Ok(print(answer, View { json, quiet: false }))
 }
 
 fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
@@ -211,16 +264,19 @@ fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskEr
     Ok(answer)
 }
 
-fn print(AnswerLine { answer, notice }: AnswerLine, form: OutputFormat) -> CommandOutput {
+fn print(AnswerLine { answer, notice }: AnswerLine, view: View) -> CommandOutput {
     let is_done = !matches!(answer, ControlAnswer::Refused(_));
     let text = match answer {
         ControlAnswer::Done(text) | ControlAnswer::Refused(text) => escaped(&text),
-        answer if form.json => {
+        answer if view.json => {
             let value = serde_json::to_value(answer).unwrap_or_default();
             value["data"].to_string()
         }
         ControlAnswer::Status(status) => print_status(&status),
         ControlAnswer::Plugins(plugins) => print_plugins(&plugins),
+        ControlAnswer::Connections(connections) if view.quiet => {
+            connections.iter().map(|connection| format!("{}\n", connection.uuid)).collect()
+        }
         ControlAnswer::Connections(connections) => print_connections(&connections),
         ControlAnswer::Diff(difference) => print_difference(&difference),
     };
@@ -231,8 +287,38 @@ fn print(AnswerLine { answer, notice }: AnswerLine, form: OutputFormat) -> Comma
 fn print_status(status: &StatusReport) -> String {
     let StatusReport { version, pid, config, connections, certificates, .. } = status;
     let up = age(status.uptime_seconds);
-    let resources = table(
-        &status.resources,
+    let resources = print_resources(&status.resources);
+    let drains = match status.draining {
+        true => "\ndraining: the host accepts no new connections",
+        false => "",
+    };
+    let file = print_file(&status.config_file);
+    let mut text = format!(
+        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\nconfiguration {file}{drains}\n\n{resources}"
+    );
+    text.push_str(&print_failed_snapshots(&status.resources));
+    if !certificates.is_empty() {
+        text.push('\n');
+        text.push_str(&table(
+            certificates,
+            &[
+                ("CERTIFICATE", |certificate| match certificate.names.as_slice() {
+                    [] => certificate.key.clone(),
+                    names => names.join(" "),
+                }),
+                ("EXPIRES", |certificate| certificate.expires.clone()),
+                ("DAYS", |certificate| certificate.days_left.to_string()),
+                ("FILE", |certificate| certificate.file.clone()),
+                ("PROBLEM", |certificate| certificate.problem.clone().unwrap_or_default()),
+            ],
+        ));
+    }
+    text
+}
+
+fn print_resources(resources: &[ResourceReport]) -> String {
+    table(
+        resources,
         &[
             ("RESOURCE", |resource| resource.path.clone()),
             ("PLUGIN", |resource| resource.plugin.clone()),
@@ -258,45 +344,26 @@ fn print_status(status: &StatusReport) -> String {
             }),
             ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
         ],
-    );
-    let drains = match status.draining {
-        true => "\ndraining: the host accepts no new connections",
-        false => "",
-    };
-    let file = print_file(&status.config_file);
-    let mut text = format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections} connections, {config}\nconfiguration {file}{drains}\n\n{resources}"
-    );
-    for resource in &status.resources {
+    )
+}
+
+/// Returns a line for each resource whose snapshots fail.
+fn print_failed_snapshots(resources: &[ResourceReport]) -> String {
+    let mut text = String::new();
+    for resource in resources {
         if let Some(SnapshotReport { error: Some(error), failing_seconds, age_seconds, .. }) =
             &resource.snapshot
         {
             let since = age(failing_seconds.unwrap_or_default());
-            let last = age_seconds.map_or("none".to_owned(), |seconds| {
-                format!("{} ago", age(seconds))
+            let last = age_seconds.map_or("there is none".to_owned(), |seconds| {
+                format!("the last one is {} old", age(seconds))
             });
+            let path = &resource.path;
             text.push_str(&escaped(&format!(
-                "{}: snapshots fail since {since}, last one {last}: {error}",
-                resource.path
+                "{path}: snapshots have failed for {since}; {last}: {error}"
             )));
             text.push('\n');
         }
-    }
-    if !certificates.is_empty() {
-        text.push('\n');
-        text.push_str(&table(
-            certificates,
-            &[
-                ("CERTIFICATE", |certificate| match certificate.names.as_slice() {
-                    [] => certificate.key.clone(),
-                    names => names.join(" "),
-                }),
-                ("EXPIRES", |certificate| certificate.expires.clone()),
-                ("DAYS", |certificate| certificate.days_left.to_string()),
-                ("FILE", |certificate| certificate.file.clone()),
-                ("PROBLEM", |certificate| certificate.problem.clone().unwrap_or_default()),
-            ],
-        ));
     }
     text
 }
@@ -356,11 +423,17 @@ fn print_connections(connections: &[ConnectionReport]) -> String {
     table(
         connections,
         &[
-            ("UUID", |connection| connection.uuid.clone()),
+            ("ID", |connection| connection.uuid.chars().take(8).collect()),
+            ("AGE", |connection| age(connection.age_seconds)),
+            ("USER", |connection| connection.user.clone().unwrap_or("-".to_owned())),
+            ("READ", |connection| connection.bytes_read.to_string()),
+            ("WRITTEN", |connection| connection.bytes_written.to_string()),
+            ("QUEUE", |it| format!("{}/{} B", it.queued_messages, it.queued_bytes)),
             ("KIND", |connection| connection.kind.clone()),
             ("RESOURCE", |connection| connection.resource.clone()),
             ("ADDRESS", |connection| connection.address.clone()),
-            ("IDENT", |connection| connection.ident.clone().unwrap_or_default()),
+            ("IDENT", |connection| connection.ident.clone().unwrap_or("-".to_owned())),
+            ("UUID", |connection| connection.uuid.clone()),
         ],
     )
 }

@@ -264,14 +264,36 @@ impl ControlContext {
     }
 
     fn close(&self, uuid: &str) -> ControlAnswer {
-        let peer = Identity::key_of(uuid)
-            .and_then(|key| self.hub.registry.find(plugsocket_plugin::ConnectionId(key)))
-            .filter(|peer| peer.identity.matches(uuid));
+        let mut found = Vec::new();
+        match Identity::key_of(uuid) {
+            Some(key) => {
+                let peer = self.hub.registry.find(plugsocket_plugin::ConnectionId(key));
+                found.extend(peer.filter(|peer| peer.identity.matches(uuid)));
+            }
+            // An empty one would match the only connection: a variable of a script without a value.
+            None if uuid.is_empty() => {}
+            None => self.hub.registry.for_each(|peer| {
+                if peer.identity.as_str().starts_with(uuid) {
+                    found.push(peer.clone());
+                }
+            }),
+        }
+        let peer = match found.as_slice() {
+            [] => None,
+            [peer] => Some(peer),
+            several => {
+                let text = format!(
+                    "{} connections have a uuid that begins with {uuid}; give more of it",
+                    several.len()
+                );
+                return ControlAnswer::Refused(text);
+            }
+        };
         let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
         match peer.map(|peer| peer.outbox.close(reason)) {
             Some(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
             Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
-            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid}")),
+            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid:?}")),
         }
     }
 }

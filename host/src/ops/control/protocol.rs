@@ -216,6 +216,19 @@ pub(crate) struct ConnectionReport {
     pub(crate) resource: String,
     pub(crate) address: String,
     pub(crate) ident: Option<String>,
+    /// The authenticated user.
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) age_seconds: u64,
+    #[serde(default)]
+    pub(crate) bytes_read: u64,
+    #[serde(default)]
+    pub(crate) bytes_written: u64,
+    #[serde(default)]
+    pub(crate) queued_messages: usize,
+    #[serde(default)]
+    pub(crate) queued_bytes: usize,
 }
 
 /// What applying `plugins.toml` and the plugin folder now would change.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::protocol::{
-    CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
-    FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, SnapshotReport,
+    CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport, FileReport,
+    GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, SnapshotReport,
     StatusReport,
 };
 use super::table::age;
@@ -63,7 +63,9 @@ pub(super) fn notice(hub: &Hub, answer: &ControlAnswer) -> Option<String> {
     };
     let (file, age) = (hub.config.load(), age(age_seconds(state.since)));
     let file = file.path.display();
-    Some(format!("{file} was refused {age} ago; the host runs with the version before: {first}{more}"))
+    Some(format!(
+        "{file} was refused {age} ago; the host runs with the version before: {first}{more}"
+    ))
 }
 
 fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
@@ -189,12 +191,21 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
     let mut found = Vec::new();
     hub.registry.for_each(|peer| {
         if resource.is_none_or(|path| peer.resource.path == path) {
+            let ([bytes_read, bytes_written], (queued_messages, queued_bytes)) =
+                (peer.bytes(), peer.outbox.waiting());
+            let user = peer.client.login.as_ref().and_then(|login| login.user.as_deref());
             found.push(ConnectionReport {
                 uuid: peer.identity.as_str().to_owned(),
                 kind: peer.kind.as_str().to_owned(),
                 resource: peer.resource.path.clone(),
                 address: peer.client.address.to_string(),
                 ident: peer.ident().map(ToOwned::to_owned),
+                user: user.map(ToOwned::to_owned),
+                age_seconds: peer.age(hub.started).as_secs(),
+                bytes_read,
+                bytes_written,
+                queued_messages,
+                queued_bytes,
             });
         }
     });
