@@ -11,7 +11,7 @@ use crate::client::{Client, Request};
 use crate::line::LineClient;
 use crate::log::{Line, Log};
 use crate::raw::RawClient;
-use crate::setup::Setup;
+use crate::setup::{CommandOutput, Setup};
 use crate::stream::Address;
 use crate::{plugin_path, within};
 
@@ -32,6 +32,7 @@ impl TestHost {
             .command()
             .args(["run", "--log-format", &setup.log_format, "--config"])
             .arg(folder.join("plugins.toml"))
+            .args(&setup.options)
             .stdin(Stdio::null())
             .stderr(writer)
             .kill_on_drop(true)
@@ -39,7 +40,11 @@ impl TestHost {
             .unwrap();
         let log = Log::read(reader);
         let mut host = Self { setup, folder, child, log, addresses: Vec::new() };
-        host.wait_for_log("the host to be ready", |line| line.message().ends_with("ready")).await;
+        // In text, fields follow the message.
+        let is_ready = |line: &Line| {
+            line.message().ends_with("ready") || line.message().contains("ready served=")
+        };
+        host.wait_for_log("the host to be ready", is_ready).await;
         let address = |line: Line| match line.message() {
             "listening" => Some(Address::parse(&line.field("address"))),
             text => {
@@ -139,6 +144,15 @@ impl TestHost {
         let output = within("the command to end", command.output()).await.unwrap();
         let printed = if output.status.success() { output.stdout } else { output.stderr };
         (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
+    }
+
+    /// Runs a command of the program in the root folder, with these environment variables and
+    /// without `--config`.
+    pub async fn run(&self, arguments: &[&str], environment: &[(&str, &str)]) -> CommandOutput {
+        let mut command = self.setup.command();
+        command.args(arguments).envs(environment.iter().copied()).current_dir("/");
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        CommandOutput::of(within("the command to end", command.output()).await.unwrap())
     }
 
     /// Returns the current configuration.

@@ -15,6 +15,7 @@ mod files;
 mod host;
 mod log;
 mod setup;
+mod skip;
 
 mod client;
 mod line;
@@ -41,6 +42,7 @@ pub use line::LineClient;
 pub use log::Line;
 pub use raw::{Frame, RawClient, Response, close_frame, masked, opcode};
 pub use setup::{CommandOutput, Setup};
+pub use skip::skip;
 pub use stream::{Address, Socket, Stream, TlsClient};
 pub use tls::{Authority, Issued};
 

@@ -144,7 +144,12 @@ impl RawClient {
 
     /// Attempts a handshake; returns the status code.
     pub async fn try_handshake(&mut self, target: &str) -> u16 {
-        self.write(Self::handshake(target)).await;
+        self.try_request(&Self::handshake(target)).await
+    }
+
+    /// Sends a request; returns the status code.
+    pub async fn try_request(&mut self, request: &str) -> u16 {
+        self.write(request).await;
         self.head().await.0
     }
 

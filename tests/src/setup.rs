@@ -18,6 +18,8 @@ pub struct Setup {
     /// A command through which the program is started.
     launcher: Vec<String>,
     pub(crate) log_format: String,
+    /// Further arguments of `run`.
+    pub(crate) options: Vec<String>,
     environment: BTreeMap<String, String>,
     server: BTreeMap<String, String>,
     tls: BTreeMap<String, String>,
@@ -55,6 +57,14 @@ pub struct CommandOutput {
     pub stderr: String,
 }
 
+impl CommandOutput {
+    pub(crate) fn of(output: std::process::Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+        Self { code: output.status.code(), stdout, stderr }
+    }
+}
+
 impl Setup {
     /// Creates a configuration with a free port on 127.0.0.1. `program` is
     /// `env!("CARGO_BIN_EXE_plugsocket-under-test")`.
@@ -63,6 +73,7 @@ impl Setup {
             program: program.into(),
             launcher: Vec::new(),
             log_format: "json".to_owned(),
+            options: Vec::new(),
             environment: BTreeMap::from([(
                 "RUST_LOG".to_owned(),
                 "info,plugsocket=debug".to_owned(),
@@ -94,6 +105,13 @@ impl Setup {
     #[must_use]
     pub fn log_format(mut self, format: &str) -> Self {
         format.clone_into(&mut self.log_format);
+        self
+    }
+
+    /// Starts the host with these arguments.
+    #[must_use]
+    pub fn options(mut self, arguments: &[&str]) -> Self {
+        self.options = arguments.iter().copied().map(ToOwned::to_owned).collect();
         self
     }
 
@@ -257,12 +275,7 @@ impl Setup {
         command.env_remove("RUST_LOG");
         let output = within("the command to end", command.output()).await.unwrap();
         std::fs::remove_dir_all(&folder).unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        CommandOutput {
-            code: output.status.code(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        CommandOutput::of(output)
     }
 
     /// Returns the command that starts the program, without arguments.

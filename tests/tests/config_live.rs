@@ -158,7 +158,7 @@ async fn a_file_without_resources_is_rejected() {
     let mut client = host.connect("/count").await;
     for text in ["", "[server]\nplugin_dir = \"plugins\"\n"] {
         expect_rejection(&host, text, "it maps no resource any more").await;
-        assert!(host.log().iter().any(|line| line.text().contains("plugsocket drain")));
+        assert!(host.log().iter().any(|line| line.text().contains("plugsocket stop")));
     }
     counts(&mut client, "v1", 1).await;
 }

@@ -3,7 +3,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use plugsocket_tests::{Line, Request, Setup, TestHost, within};
+use plugsocket_tests::{Address, Line, Request, Setup, TestHost, within};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -57,7 +57,8 @@ async fn the_state_is_printed_as_a_table_and_as_json() {
     for (arguments, parts) in [
         (&["status"][..], &["RESOURCE", "/count", "counter", "shared"][..]),
         (&["plugin", "list"], &["PLUGIN", "counter", "active", "available"]),
-        (&["connections"], &["UUID", client.uuid(), "websocket", "127.0.0.1"]),
+        (&["connections"], &["ID", &client.uuid()[..8], "websocket", "127.0.0.1"]),
+        (&["connections", "--quiet", "--resource", "/count"], &[client.uuid()]),
     ] {
         let table = succeed(&host, arguments).await;
         assert!(parts.iter().all(|part| table.contains(part)), "{table}");
@@ -144,17 +145,88 @@ async fn check_diff_compares_and_reload_applies_the_configuration() {
 }
 
 #[tokio::test]
-async fn connections_close_and_drain_take_effect() {
+async fn connections_close_and_stop_take_effect() {
     let mut host = counter().start().await;
     let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
     succeed(&host, &["connections", "close", one.uuid()]).await;
     assert_eq!(one.expect_close_packet(1001).await["error"], "closed by the operator");
     assert_eq!(host.command(&["connections", "close", "nobody"]).await.0, 1);
-    succeed(&host, &["drain"]).await;
-    other.expect_close_packet(1001).await;
+    // It returns when the process has ended; another host can start at once.
+    let (stopped, packet) =
+        tokio::join!(host.command(&["stop", "--wait"]), other.expect_close_packet(1001));
+    assert_eq!((stopped.0, stopped.1.trim()), (0, "the host has stopped"));
+    assert_eq!(packet["error"], "server shutting down");
     assert!(host.exited().await.success());
     let (code, output) = host.command(&["status"]).await;
     assert!(code == 3 && output.contains("no host answers"), "{output}");
+}
+
+#[tokio::test]
+async fn connections_show_what_each_client_does_and_close_takes_a_unique_prefix() {
+    let host = counter().resource("/web", "feedback").start().await;
+    let none = host.command(&["connections", "--resource", "/web"]).await;
+    assert_eq!((none.0, none.1.trim()), (1, "plugsocket: no connection is open at /web"));
+    assert_eq!(host.command(&["connections", "--quiet"]).await.0, 1);
+    let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);
+    one.send("four").await;
+    one.until_next().await;
+    let list = json_of(&host, &["connections"]).await;
+    let mine = list.as_array().unwrap().iter().find(|it| it["uuid"] == one.uuid()).unwrap();
+    // A frame with a mask: 2 + 4 + 4 bytes.
+    assert_eq!((&mine["bytes_read"], &mine["queued_messages"]), (&json!(10), &json!(0)));
+    assert!(mine["bytes_written"].as_u64().unwrap() > 0, "{mine}");
+    assert!(mine["age_seconds"].as_u64().unwrap() < 60 && mine["user"].is_null(), "{mine}");
+    let table = succeed(&host, &["connections"]).await;
+    let id = &one.uuid()[..8];
+    assert!(table.starts_with("ID ") && table.lines().any(|line| line.starts_with(id)), "{table}");
+    // The whole uuid with a wrong end, and nothing, match no connection.
+    let wrong = format!("{}x", one.uuid());
+    for prefix in ["", &wrong] {
+        let (code, output) = host.command(&["connections", "close", prefix]).await;
+        assert!(code == 1 && output.contains("no connection has the uuid"), "{output}");
+    }
+    succeed(&host, &["connections", "close", id]).await;
+    one.expect_close_packet(1001).await;
+    other.send("still here").await;
+    other.until_next().await;
+    // Of seventeen connections two begin with the same character.
+    let mut others = Vec::new();
+    for _ in 0..16 {
+        others.push(host.connect("/count").await);
+    }
+    let uuids = others.iter().map(|client| client.uuid()).chain([other.uuid()]);
+    let mut firsts: Vec<&str> = uuids.map(|uuid| &uuid[..1]).collect();
+    firsts.sort_unstable();
+    let twice = firsts.windows(2).find(|pair| pair[0] == pair[1]).unwrap()[0];
+    let (code, output) = host.command(&["connections", "close", twice]).await;
+    assert!(code == 1 && output.contains("give more of it"), "{output}");
+}
+
+#[tokio::test]
+async fn drain_refuses_new_connections_and_keeps_those_that_are_open() {
+    let mut host = counter().resource("/echo", "echo").start().await;
+    let mut client = host.connect("/count").await;
+    for _ in 0..2 {
+        let output = succeed(&host, &["drain"]).await;
+        assert!(output.contains("no new connections; 1 are open"), "{output}");
+        let Address::Tcp(address) = host.address() else { unreachable!() };
+        let refused = async { while tokio::net::TcpStream::connect(address).await.is_ok() {} };
+        within("connections to be refused", refused).await;
+    }
+    assert_eq!(json_of(&host, &["status"]).await["draining"], true);
+    assert!(succeed(&host, &["status"]).await.contains("accepts no new connections"));
+    // Open connections work, and their applications can be replaced.
+    client.send("one").await;
+    assert_eq!(client.until_next().await.packets[0]["total"], 1);
+    host.reload("counter", "counter_v2").await;
+    client.send("two").await;
+    assert_eq!(client.until_next().await.packets[0]["total"], 2);
+    client.close().await;
+    // It ends only when it is told to.
+    let left = async { while json_of(&host, &["status"]).await["connections"] != 0 {} };
+    within("the client to leave", left).await;
+    succeed(&host, &["stop"]).await;
+    assert!(host.exited().await.success());
 }
 
 #[tokio::test]
@@ -205,10 +277,11 @@ async fn deleted_libraries_are_not_listed() {
     for name in &names {
         std::fs::write(host.library(name), "no library").unwrap();
     }
-    for name in &names {
-        let is_match = |line: &Line| line.starts_with("available") && line.field("plugin") == *name;
-        host.wait_for_log_since(position, name, is_match).await;
-    }
+    let listed =
+        async { while json_of(&host, &["plugin", "list"]).await.as_array().unwrap().len() < 51 {} };
+    within("the libraries to be listed", listed).await;
+    let is_match = |line: &Line| line.starts_with("libraries that no resource uses");
+    host.wait_for_log_since(position, "the libraries to be reported", is_match).await;
     assert_eq!(json_of(&host, &["plugin", "list"]).await.as_array().unwrap().len(), 51);
     for name in &names {
         std::fs::remove_file(host.library(name)).unwrap();

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use plugsocket::config::Config;
 use plugsocket_tests::markdown::{Block, Document, documents, root};
+use plugsocket_tests::skip;
 use plugsocket_tests::tutorial::Tutorial;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -315,11 +316,7 @@ async fn the_tutorial_runs_as_written() {
 async fn run(path: &str) {
     let has_php = Command::new("php").arg("--version").output().is_ok();
     if !has_php {
-        std::io::Write::write_all(
-            &mut std::io::stderr(),
-            b"skipped: the commands in PHP: php is not installed\n",
-        )
-        .unwrap();
+        skip("the commands in PHP", "php is missing", "apt-get install php-cli");
     }
     let documents = documents();
     let document = documents.iter().find(|document| document.path.ends_with(path)).unwrap();

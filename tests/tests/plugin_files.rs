@@ -7,7 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::Path;
 
-use plugsocket_tests::{Setup, TestHost, plugin_path, within};
+use plugsocket_tests::{Setup, TestHost, plugin_path, skip, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -63,7 +63,8 @@ async fn an_acl_with_other_writers_is_refused_until_removed() {
     let host = setup().start().await;
     let folder = host.folder().join("plugins");
     if !setfacl(&OTHERS, &folder) {
-        eprintln!("skipped: no setfacl, or the file system does not support ACLs");
+        let test = "an_acl_with_other_writers_is_refused_until_removed";
+        skip(test, "setfacl is missing, or the file system has no ACLs", "apt-get install acl");
         return;
     }
     expect_refusal(&host, |_| {}, "plugins has an access control list that lets other users").await;
@@ -138,7 +139,8 @@ async fn the_target_of_a_link_and_all_folders_on_the_way_are_checked() {
 #[tokio::test]
 async fn a_foreign_owner_or_shared_group_is_refused() {
     if !is_root() {
-        eprintln!("skipped: only root can give files away");
+        let test = "a_foreign_owner_or_shared_group_is_refused";
+        skip(test, "only root can give files away", "");
         return;
     }
     let mut host = setup().start().await;
@@ -174,7 +176,8 @@ async fn a_library_writable_by_a_private_group_is_loaded() {
     fs::copy(plugin_path("counter_v2"), &next).unwrap();
     let meta = fs::metadata(&next).unwrap();
     if meta.uid() != meta.gid() {
-        eprintln!("skipped: this user has no private group");
+        let test = "a_library_writable_by_a_private_group_is_loaded";
+        skip(test, "this user has no private group", "");
         return;
     }
     set_mode(&next, 0o775);

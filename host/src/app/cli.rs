@@ -1,16 +1,18 @@
 //! The command line: parses it, runs the command, and prints the result.
 
 use std::error::Error;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{allocator, check, run};
+use crate::config::{self, Listen, Overrides};
 use crate::error::chain;
-use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput};
+use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput, HostAddress};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
 use crate::plugin::trial::Trial;
@@ -34,12 +36,39 @@ struct Arguments {
 
 #[derive(Clone, Debug, Args)]
 struct Options {
-    /// Configuration file; relative paths in it are relative to the file.
-    #[arg(long, short, value_name = "FILE", default_value = "plugins.toml", global = true)]
-    config: PathBuf,
+    /// Configuration file; relative paths in it are relative to the file. Default: plugins.toml, or
+    /// /etc/plugsocket/plugins.toml where the current folder has none.
+    #[arg(long, short, value_name = "FILE", env = "PLUGSOCKET_CONFIG", hide_env_values = true)]
+    #[arg(global = true)]
+    config: Option<PathBuf>,
+    /// Control socket of the running host; with `run`, the one to open. Default: server.control of
+    /// the configuration.
+    #[arg(long, value_name = "PATH", value_parser = config::control_path, global = true)]
+    control: Option<PathBuf>,
+    /// With `run`: listen on this address instead of those of server.listen. Repeat it for more.
+    #[arg(long, value_name = "ADDRESS", global = true)]
+    listen: Vec<Listen>,
     /// Format of the log on standard error.
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t, global = true)]
     log_format: LogFormat,
+}
+
+impl Options {
+    fn config(&self) -> PathBuf {
+        let (local, installed) = ("plugins.toml", "/etc/plugsocket/plugins.toml");
+        self.config.clone().unwrap_or_else(|| first_of(local.as_ref(), installed.as_ref()))
+    }
+
+    fn host(&self) -> HostAddress {
+        match &self.control {
+            Some(socket) => HostAddress::Socket(socket.clone()),
+            None => HostAddress::Config(self.config()),
+        }
+    }
+
+    fn overrides(&self) -> Overrides {
+        Overrides { listen: self.listen.clone(), control: self.control.clone() }
+    }
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -69,11 +98,21 @@ enum CliCommand {
     },
 }
 
+/// Returns the second path if only that exists, else the first.
+fn first_of(local: &Path, installed: &Path) -> PathBuf {
+    if !local.exists() && installed.exists() { installed } else { local }.to_owned()
+}
+
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
-    match command.unwrap_or(CliCommand::Run) {
+    let command = command.unwrap_or(CliCommand::Run);
+    if !options.listen.is_empty() && !matches!(command, CliCommand::Run) {
+        let text = "--listen is an option of `plugsocket run` only";
+        Arguments::command().error(ErrorKind::ArgumentConflict, text).exit();
+    }
+    match command {
         CliCommand::Preflight { library, settings: None, .. } => {
             run_child(|| dylib::open_module(&library).map(drop))
         }
@@ -81,10 +120,10 @@ pub fn main() -> ExitCode {
             run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
         }
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
-            print_outcome(ask.run(&options.config))
+            repeat(ask.repeats(), || print_outcome(ask.clone().run(&options.host())))
         }
         CliCommand::Check { diff: true, json } => {
-            print_outcome(client::difference(&options.config, json))
+            print_outcome(client::difference(&options.host(), json))
         }
         command => {
             let failure = with_runtime(command, &options).err();
@@ -95,14 +134,39 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Runs a command once, or every two seconds on a cleared screen until there is no host or no
+/// reader.
+#[expect(clippy::disallowed_methods, reason = "it repeats by the clock")]
+fn repeat(repeats: bool, run: impl Fn() -> ExitCode) -> ExitCode {
+    const INTERVAL: Duration = Duration::from_secs(2);
+    if !repeats {
+        return run();
+    }
+    loop {
+        if io::stdout().is_terminal() {
+            drop(write!(io::stdout(), "\x1b[H\x1b[2J"));
+        }
+        let code = run();
+        // A list may be empty for a while.
+        let may_continue = [ExitCode::SUCCESS, ExitCode::FAILURE].contains(&code);
+        if !may_continue || writeln!(io::stdout()).is_err() {
+            return code;
+        }
+        std::thread::sleep(INTERVAL);
+    }
+}
+
 /// Prints the answer of the running host.
 fn print_outcome(asked: Result<CommandOutput, AskError>) -> ExitCode {
+    if let Ok(CommandOutput { notice: Some(notice), .. }) = &asked {
+        fail(&format!("warning: {notice}"), ExitCode::SUCCESS);
+    }
     match asked {
-        Ok(CommandOutput { text, is_done: true }) => {
+        Ok(CommandOutput { text, is_done: true, .. }) => {
             print_line(&text);
             ExitCode::SUCCESS
         }
-        Ok(CommandOutput { text, is_done: false }) => fail(&text, ExitCode::FAILURE),
+        Ok(CommandOutput { text, is_done: false, .. }) => fail(&text, ExitCode::FAILURE),
         Err(error) => fail(&chain(&error), error.code()),
     }
 }
@@ -128,12 +192,14 @@ fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Er
     let runtime = runtime.map_err(|error| format!("cannot start threads: {error}"))?;
     let result = runtime.block_on(async {
         match (inherited, command) {
-            (Some(inherited), _) => run(&options.config, inherited).await.map_err(Into::into),
+            (Some(inherited), _) => {
+                run(&options.config(), options.overrides(), inherited).await.map_err(Into::into)
+            }
             (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
                 trial.run().await.map(|fine| print_line(&fine)).map_err(Into::into)
             }
             (None, _) => {
-                check(&options.config).await.map(|fine| print_line(&fine)).map_err(Into::into)
+                check(&options.config()).await.map(|fine| print_line(&fine)).map_err(Into::into)
             }
         }
     });
@@ -151,4 +217,22 @@ fn print_line(line: &str) {
 fn fail(error: &str, code: ExitCode) -> ExitCode {
     drop(writeln!(io::stderr(), "plugsocket: {error}"));
     code
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_installed_configuration_is_used_where_the_folder_has_none() {
+        let folder = std::env::temp_dir().join(format!("plugsocket-cli-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let (local, installed) = (folder.join("local"), folder.join("installed"));
+        assert_eq!(first_of(&local, &installed), local);
+        std::fs::write(&installed, "").unwrap();
+        assert_eq!(first_of(&local, &installed), installed);
+        std::fs::write(&local, "").unwrap();
+        assert_eq!(first_of(&local, &installed), local);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -37,9 +37,12 @@ pub(super) async fn open(config: &Config, inherited: Inherited) -> Result<Vec<Li
 async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
     let mut listeners = Vec::new();
     let plain = config.server.listen.iter().map(|address| (address, Layer::Plain));
+    let plain_key =
+        if config.overrides.listen.is_empty() { "server.listen" } else { "option --listen" };
     let secured = config.server.tls.iter().flat_map(|tls| &tls.listen);
     for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
-        let failed = |source| AppError::Listen { address: address.clone(), source };
+        let key = if layer == Layer::Tls { "server.tls.listen" } else { plain_key };
+        let failed = |source| AppError::Listen { address: address.clone(), key, source };
         let listener = match address {
             Listen::Tcp { host, port } => {
                 Listener::bind_tcp(host, *port, layer, families(config, *port)).await

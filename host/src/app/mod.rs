@@ -10,29 +10,33 @@ mod listeners;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustix::process::Signal as Raw;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 pub use self::cli::main;
 use crate::auth;
-use crate::config::{Config, ConfigError, Listen};
+use crate::config::{Config, ConfigError, Listen, Overrides};
 use crate::connection::{establish, keep_alive};
 use crate::hub::Hub;
+use crate::hub::status::{FileState, SnapshotStates};
+use crate::net::accept::{self, Accepting};
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
-use crate::net::{accept, connection_limits::ConnectionLimits, listener::Listener};
+use crate::net::{connection_limits::ConnectionLimits, listener::Listener};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::identity::IdentityIssuer;
 use crate::protocol::time_limit;
+use crate::routing::resource::{Resource, ServiceState};
 use crate::routing::{registry::Registry, router::Router};
 use crate::supervisor::snapshots::{self, SnapshotWriter};
 use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
@@ -42,9 +46,11 @@ use crate::supervisor::{self, Change, ReloadPhase, Supervisor, watchdog};
 pub(crate) enum AppError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("cannot listen on {address}")]
+    #[error("cannot listen on {address} ({key}){}", advice(source))]
     Listen {
         address: Listen,
+        /// The key or option that names the address.
+        key: &'static str,
         #[source]
         source: io::Error,
     },
@@ -70,17 +76,35 @@ pub(crate) enum AppError {
     Unserved(usize),
 }
 
-/// Serves until a signal, a `drain` command or the end of an essential part stops the host.
+/// Returns what an operator can do about an address that cannot be bound.
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "; stop the program that listens there, change the key, or pass another address with --listen"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; a port below 1024 needs CAP_NET_BIND_SERVICE, or a socket from systemd"
+        }
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have the address",
+        _ => "",
+    }
+}
+
+/// Serves until a signal, a `stop` command or the end of an essential part stops the host.
 ///
 /// # Errors
 /// The host cannot start, or an essential part has ended.
-pub(crate) async fn run(path: &Path, inherited: Inherited) -> Result<(), AppError> {
-    let config = Config::load(path)?;
+pub(crate) async fn run(
+    path: &Path,
+    overrides: Overrides,
+    inherited: Inherited,
+) -> Result<(), AppError> {
+    let config = Config::load(path)?.with(overrides);
     let certificates = ServedCertificates::load(&config, None)?;
     let mut signals = Signals::install()?;
     info!(version = env!("CARGO_PKG_VERSION"), config = %config.path.display(), "host starting");
     // First, so that a second host with this configuration stops before it changes anything.
-    let control = open_control(&config)?;
+    let control = Control::open(&config.server.folders.control)?;
     let _state_lock = control::lock_state_dir(&config.server.folders.state_dir)?;
     let listeners = listeners::open(&config, inherited).await?;
     certificates.iter().for_each(ServedCertificates::log_status);
@@ -164,7 +188,7 @@ impl Signals {
 /// Everything from outside that a running host reacts to.
 struct Inputs {
     listeners: Vec<Listener>,
-    control: Option<Control>,
+    control: Control,
     signals: Signals,
     /// The watched files as they were before the configuration was read.
     files: watch::Survey,
@@ -179,32 +203,35 @@ async fn serve(
     inputs: Inputs,
 ) -> Result<(), AppError> {
     let Inputs { listeners, control, mut signals, files } = inputs;
-    let (stop, stopped) = tokio::sync::watch::channel(());
+    let (stop, stopped) = watch_channel::channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
     for listener in listeners {
-        let (hub, stopped) = (hub.clone(), stopped.clone());
+        let (hub, state) = (hub.clone(), hub.accepting.subscribe());
         let begin =
             move |accepted, connections: &mut _| establish::begin(accepted, &hub, connections);
-        accepting.spawn(accept::accept(listener, begin, stopped));
+        accepting.spawn(accept::accept(listener, begin, state));
     }
-    let (drain_asked, mut asked_to_drain) = mpsc::channel(1);
-    let context = ControlContext { hub: hub.clone(), changes: changes.clone(), drain: drain_asked };
+    let (stop_asked, mut asked_to_stop) = mpsc::channel(1);
+    let context = ControlContext { hub: hub.clone(), changes: changes.clone(), stop: stop_asked };
     let mut background = background(hub, snapshot_writer, &changes);
     background.spawn(watch_files(hub.clone(), files, changes.clone()));
-    if let Some(control) = control {
-        background.spawn(control.serve(context));
-    }
+    background.spawn(control.serve(context));
     let watching = watchdog::start(hub.clone(), changes.clone()).map_err(AppError::Watchdog)?;
     let mut supervising = JoinSet::new();
     supervising.spawn(supervisor.run(queue, stopped));
-    info!("ready");
-    systemd::ready("serving");
+    announce_start(hub);
     let served = loop {
         tokio::select! {
+            () = sleep(READY_CHECK), if !hub.is_ready.load(Ordering::Relaxed) => {
+                if let (served @ 1.., resources) = served(hub) {
+                    info!(served, resources, "the first resource is served");
+                    report_ready(hub, "serving");
+                }
+            }
             _ = signals.terminate.recv() => break Ok(()),
             _ = signals.interrupt.recv() => break Ok(()),
-            Some(()) = asked_to_drain.recv() => break Ok(()),
+            Some(()) = asked_to_stop.recv() => break Ok(()),
             // If the queue is full, an earlier entry already leads to reading the file.
             _ = signals.hangup.recv() => drop(changes.try_send(Change::Configuration)),
             _ = signals.reopen_log.recv() => {
@@ -222,11 +249,42 @@ async fn serve(
     drop(watching);
     drop(changes);
     background.shutdown().await;
-    // Fails only if no accept loop is left.
+    hub.accepting.send_replace(Accepting::Stopping);
+    // Fails only if the supervisor has ended.
     stop.send(()).ok();
     drain::drain(hub, accepting).await;
     while supervising.join_next().await.is_some() {}
     served
+}
+
+/// Logs and reports to systemd how much the host serves. It is not ready while no resource is
+/// served, unless it has none: a service manager must not take a useless host for a good one.
+fn announce_start(hub: &Hub) {
+    match served(hub) {
+        (0, 0) => warn!("plugins.toml maps no resource; ready"),
+        (0, resources) => {
+            warn!(served = 0, resources, "no resource is served; not ready");
+            return systemd::status(&format!("0 of {resources} resources are served; see the log"));
+        }
+        (served, resources) if served < resources => {
+            warn!(served, resources, "some resources are not served; ready");
+        }
+        _ => info!("ready"),
+    }
+    report_ready(hub, "serving");
+}
+
+/// Returns how many resources are served, and how many there are.
+fn served(hub: &Hub) -> (usize, usize) {
+    let resources = hub.resources.load();
+    let is_served =
+        |resource: &&Arc<Resource>| matches!(resource.service().state, ServiceState::Serving(_));
+    (resources.values().filter(is_served).count(), resources.len())
+}
+
+fn report_ready(hub: &Hub, status: &str) {
+    hub.is_ready.store(true, Ordering::Relaxed);
+    systemd::ready(status);
 }
 
 /// Starts the periodic tasks, which run for as long as the host serves.
@@ -257,17 +315,8 @@ async fn stop_lanes(hub: &Arc<Hub>) {
     staging::clear();
 }
 
-/// Returns `None` if the path is too long for a socket, as plugins.toml may be in a deep folder.
-fn open_control(config: &Config) -> Result<Option<Control>, ControlError> {
-    match Control::open(&config.server.folders.control) {
-        Err(ControlError::Socket { path, .. }) if path.as_os_str().len() > 107 => {
-            warn!(path = %path.display(), "no control socket: its path is too long; set server.control");
-            Ok(None)
-        }
-        opened => opened.map(Some),
-    }
-}
-
+/// How often a host that serves nothing looks whether it is ready.
+const READY_CHECK: Duration = Duration::from_millis(100);
 /// Length of the queue of changes.
 const CHANGES: usize = 64;
 /// Time limit for writing the last snapshots.
@@ -281,6 +330,8 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
     let router = Arc::new(Router::new(registry.clone(), resources.clone()));
     let hub = Arc::new(Hub {
         config: ArcSwap::from_pointee(config),
+        config_file: ArcSwap::from_pointee(FileState::applied(Vec::new())),
+        snapshots: SnapshotStates::default(),
         resources,
         guards: ArcSwap::default(),
         registry,
@@ -288,6 +339,8 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
         connection_limits: Arc::new(ConnectionLimits::default()),
         tls: CurrentTls::from_pointee(certificates),
         plugin_statuses: ArcSwap::default(),
+        accepting: watch_channel::Sender::default(),
+        is_ready: AtomicBool::new(false),
         started: std::time::Instant::now(),
     });
     let supervisor = Supervisor::new(hub.clone(), router, announce_reload);
@@ -320,10 +373,12 @@ async fn watch_files(hub: Arc<Hub>, before: watch::Survey, changes: mpsc::Sender
     tokio::join!(watch::watch(scope, before, changed), forward);
 }
 
-/// Reports a reload to systemd.
-fn announce_reload(phase: ReloadPhase<'_>) {
-    match phase {
-        ReloadPhase::Begun => systemd::reloading(),
-        ReloadPhase::Finished(status) => systemd::ready(status),
+/// Reports a reload to systemd, which expects none from a host that is not ready.
+fn announce_reload(hub: &Hub, phase: ReloadPhase<'_>) {
+    match (phase, hub.is_ready.load(Ordering::Relaxed)) {
+        (ReloadPhase::Begun, true) => systemd::reloading(),
+        (ReloadPhase::Begun, false) => {}
+        (ReloadPhase::Finished(status), true) => systemd::ready(status),
+        (ReloadPhase::Finished(status), false) => systemd::status(status),
     }
 }

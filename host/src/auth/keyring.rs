@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use tracing::{error, info, warn};
 
 use super::keys::{self, Key, KeySet};
-use crate::config::{FileSetting, KeyFile, KeyForm, TokenRules};
+use crate::config::{Algorithm, FileSetting, KeyFile, KeyForm, TokenRules};
 use crate::fs;
 use crate::fs::stamp::{FileStamp, FileStamps, FileState, SettledFiles};
 
@@ -122,6 +122,10 @@ fn read_one(KeyFile { file: FileSetting { path, .. }, form }: &KeyFile) -> Resul
             "the key file {file} cannot be read: {error}; use a file that the host's user may read"
         )
     })?;
+    // The others are public keys.
+    if matches!(form, KeyForm::Single { algorithm: Algorithm::Hs256, .. }) {
+        fs::owner_only::warn_if_open(path);
+    }
     keys::read(&bytes, form).map_err(|error| format!("the key file {file} cannot be used: {error}"))
 }
 

@@ -6,6 +6,7 @@
 
 mod answer;
 mod callback;
+mod denials;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod internals;
 mod keyring;
@@ -20,6 +21,7 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::Kind;
 use tokio::time::{Instant, sleep};
 
+use self::denials::DenialLog;
 use self::keyring::{Keyring, UnfitKey};
 use self::{callback::AuthEndpoint, token::TokenError};
 use crate::config::{Auth, Backends, Config, ConfigError, Problem, Proof, Source};
@@ -34,6 +36,7 @@ pub(crate) type Guards = BTreeMap<String, Arc<Guard>>;
 pub(crate) struct Guard {
     settings: Auth,
     verifier: Verifier,
+    denials: DenialLog,
 }
 
 #[derive(Debug)]
@@ -113,7 +116,7 @@ impl Guard {
             Proof::Token(rules) => Verifier::Keys(Keyring::open(rules, resource)?),
             Proof::Callback(callback) => Verifier::Endpoint(AuthEndpoint::new(callback)),
         };
-        Ok(Self { settings: settings.clone(), verifier })
+        Ok(Self { settings: settings.clone(), verifier, denials: DenialLog::default() })
     }
 
     /// Authenticates a client.
@@ -121,6 +124,15 @@ impl Guard {
     /// # Errors
     /// The client is refused.
     pub(crate) async fn authorize(&self, applicant: &Applicant<'_>) -> Result<Pass, Denial> {
+        let decided = self.decide(applicant).await;
+        // A failing endpoint has a log line of its own.
+        if let Err(Denial { refusal, retry_after: None, .. }) = &decided {
+            self.denials.add(applicant, refusal);
+        }
+        decided
+    }
+
+    async fn decide(&self, applicant: &Applicant<'_>) -> Result<Pass, Denial> {
         if applicant.kind.is_backend() && self.settings.backends == Backends::Exempt {
             return Ok(Pass::default());
         }
@@ -191,6 +203,7 @@ pub(crate) async fn watch_keys(guards: &ArcSwap<Guards>) {
         }
         let refresh = move || {
             for (path, guard) in &*guards {
+                guard.denials.report_rest(path);
                 if let Verifier::Keys(keyring) = &guard.verifier {
                     keyring.refresh(path);
                 }

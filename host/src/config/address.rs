@@ -3,7 +3,8 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv4Net};
 
@@ -43,12 +44,43 @@ impl Listen {
 /// Checks the path of a Unix socket, and makes it absolute.
 pub(super) fn socket(text: &str, at: &At<'_>) -> Result<PathBuf, Wrong> {
     let path = file(text, at)?;
+    check_socket(&path).map(|()| path)
+}
+
+/// Checks the length of the absolute path of a Unix socket.
+pub(super) fn check_socket(path: &Path) -> Result<(), Wrong> {
     // sun_path is 108 bytes with its terminating zero (unix(7)).
     let (length, said) = (path.as_os_str().len(), quoted(&path.to_string_lossy()));
     match length {
-        ..=107 => Ok(path),
-        _ => wrong!("{said} is {length} bytes long; the path of a socket may have 107"),
+        ..=107 => Ok(()),
+        _ => wrong!(
+            "{said} is too long: {length} bytes, and the path of a socket may have 107; write a shorter one, e.g. \"/run/plugsocket/control\""
+        ),
     }
+}
+
+/// Checks the path of a control socket that is given on the command line.
+///
+/// # Errors
+/// One sentence.
+pub fn control_path(text: &str) -> Result<PathBuf, String> {
+    on_command_line(|at| socket(text, at))
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    /// Checks an address that is given on the command line.
+    fn from_str(text: &str) -> Result<Self, String> {
+        on_command_line(|at| listen(text, at))
+    }
+}
+
+/// Reads a value whose relative paths are relative to the working directory.
+fn on_command_line<T>(read: impl FnOnce(&At<'_>) -> Result<T, Wrong>) -> Result<T, String> {
+    let base = std::env::current_dir().map_err(|error| error.to_string())?;
+    let at = At { base: &base, line: 0, example: "/run/plugsocket/control" };
+    read(&at).map_err(|Wrong(problem)| problem)
 }
 
 /// Checks an address to listen on.
@@ -157,6 +189,9 @@ pub(super) fn net(text: &str) -> Result<IpNet, Wrong> {
     Ok(mapped.and_then(|(ip, prefix)| Ipv4Net::new(ip, prefix).ok()).map_or(net, IpNet::V4))
 }
 
+/// In `allowed_origins`: clients without an `Origin`, which are not browsers.
+pub(super) const NO_ORIGIN: &str = "none";
+
 /// Checks an origin; returns it in lower case and without a default port (RFC 6454 section 6.2).
 pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     let said = quoted(text);
@@ -166,7 +201,7 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     if text.is_empty() {
         return wrong!("the string is empty; write e.g. \"https://www.example.org\"");
     }
-    if text == "null" {
+    if text == "null" || text == NO_ORIGIN {
         return Ok(text.to_owned());
     }
     let Some((scheme, rest)) = text.split_once("://") else {
@@ -201,9 +236,12 @@ pub(super) fn origin(text: &str) -> Result<String, Wrong> {
     }
     let is_scheme = scheme.starts_with(|c: char| c.is_ascii_alphabetic())
         && scheme.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c));
-    let is_authority = host_and_port(rest).is_some_and(|(host, port)| {
-        is_host(host) && port.is_none_or(|port| port.parse::<u16>().is_ok())
-    });
+    // Web views send "file://", as an origin of such a scheme has no host.
+    let is_local = rest.is_empty() && !scheme.to_ascii_lowercase().starts_with("http");
+    let is_authority = is_local
+        || host_and_port(rest).is_some_and(|(host, port)| {
+            is_host(host) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+        });
     if !is_scheme || !is_authority {
         return wrong!(
             "{said} is not an origin; write scheme://host or scheme://host:port, e.g. \"https://www.example.org\""

@@ -7,7 +7,7 @@ use std::{fmt, io};
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file does not exist.
-    #[error("{}: there is no such file; name the configuration with --config FILE", path.display())]
+    #[error("{}: there is no such file; name the configuration with --config FILE or PLUGSOCKET_CONFIG", path.display())]
     Missing {
         /// The file asked for, absolute.
         path: PathBuf,

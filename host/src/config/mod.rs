@@ -35,7 +35,7 @@ use toml::de::DeValue;
 use keys::Settings;
 use raw::{Mistakes, Node};
 
-pub use address::Listen;
+pub use address::{Listen, control_path};
 pub use auth::{
     Algorithm, Auth, Backends, CallMethod, CallbackRules, KeyFile, KeyForm, Proof, Source,
     TokenRules,
@@ -65,6 +65,17 @@ pub struct Config {
     pub resources: BTreeMap<String, ResourceSettings>,
     /// The tables `[plugins.NAME]`, by name.
     pub plugins: BTreeMap<String, PluginSettings>,
+    /// Values that replace keys of the file.
+    pub overrides: Overrides,
+}
+
+/// Values of the command line that replace keys of the file, also when the file is read again.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// Replaces `server.listen`, unless it is empty.
+    pub listen: Vec<Listen>,
+    /// Replaces `server.control`.
+    pub control: Option<PathBuf>,
 }
 
 impl Config {
@@ -82,6 +93,42 @@ impl Config {
             }
             Err(source) => Err(ConfigError::Unreadable { path, source }),
         }
+    }
+
+    /// Replaces keys by values of the command line.
+    #[must_use]
+    pub fn with(mut self, overrides: Overrides) -> Self {
+        if !overrides.listen.is_empty() {
+            self.server.listen.clone_from(&overrides.listen);
+        }
+        if let Some(control) = &overrides.control {
+            self.server.folders.control.clone_from(control);
+        }
+        Self { overrides, ..self }
+    }
+
+    /// Reads its file again, with the same overrides.
+    ///
+    /// # Errors
+    /// See [`Config::load`].
+    pub fn read_again(&self) -> Result<Self, ConfigError> {
+        Self::load(&self.path).map(|config| config.with(self.overrides.clone()))
+    }
+
+    /// Returns `server.control` of a file that may have mistakes elsewhere: a host that runs with an
+    /// earlier version of the file can still be reached. The second value is why the path is only
+    /// the default, or may not be the one that the host uses.
+    #[must_use]
+    pub fn control_of(path: &Path) -> (PathBuf, Option<ConfigError>) {
+        let error = match Self::load(path) {
+            Ok(config) => return (config.server.folders.control, None),
+            Err(error) => error,
+        };
+        let Ok(path) = absolute(path) else { return (PathBuf::new(), Some(error)) };
+        let bytes = crate::fs::read::read(&path, MOST_BYTES).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes);
+        let root = DeValue::Table(syntax::readable(&text));
+        (server(&root, &mut Mistakes::new(path, &text)).folders.control, Some(error))
     }
 
     /// Checks a text. `path` names it in errors and is what relative paths are relative to; it is
@@ -113,7 +160,7 @@ impl Config {
         if new.resources.is_empty() && !self.resources.is_empty() {
             let (path, served) = (new.path.display(), self.resources.len());
             return Err(format!(
-                "{path}: it maps no resource any more, which would close all {served} that are served; to stop the host, run plugsocket drain"
+                "{path}: it maps no resource any more, which would close all {served} that are served; to stop the host, run plugsocket stop"
             ));
         }
         Ok(())
@@ -132,12 +179,18 @@ fn absolute(path: &Path) -> Result<PathBuf, ConfigError> {
 fn read(text: &str, path: PathBuf) -> Result<Config, ConfigError> {
     let root = DeValue::Table(syntax::document(text, &path)?);
     let mut mistakes = Mistakes::new(path.clone(), text);
-    let default = ServerSettings::defaults(mistakes.base());
+    let server = server(&root, &mut mistakes);
     let mut top = Node::top(&root, &mut mistakes);
-    let server = top.read("server", &rules::table::<ServerSettings>(), &default);
     let resources = top.read_with("resources", |node| resource::read(node, &server));
     let plugins = top.read_with("plugins", plugin::read);
-    mistakes.result().map(|()| Config { path, server, resources, plugins })
+    let overrides = Overrides::default();
+    mistakes.result().map(|()| Config { path, server, resources, plugins, overrides })
+}
+
+fn server(root: &DeValue<'_>, mistakes: &mut Mistakes) -> ServerSettings {
+    let default = ServerSettings::defaults(mistakes.base());
+    let mut top = Node::inside(root, mistakes);
+    top.read("server", &rules::table::<ServerSettings>(), &default)
 }
 
 #[cfg(test)]

@@ -71,9 +71,14 @@ pub(super) struct Node<'t, 'm> {
 impl<'t, 'm> Node<'t, 'm> {
     /// Starts with the top of the file, a table.
     pub(super) fn top(value: &'t DeValue<'t>, mistakes: &'m mut Mistakes) -> Self {
-        let mut top = Self { name: String::new(), at: 0, value, mistakes };
+        let mut top = Self::inside(value, mistakes);
         top.note_unknown(&keys::TOP);
         top
+    }
+
+    /// Starts with the top of the file without a check of its keys.
+    pub(super) fn inside(value: &'t DeValue<'t>, mistakes: &'m mut Mistakes) -> Self {
+        Self { name: String::new(), at: 0, value, mistakes }
     }
 
     /// Checks that it is a table, or says what is `right`, and that its keys are in `groups`.

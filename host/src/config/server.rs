@@ -81,7 +81,7 @@ settings! {
             text(value::file, "a path", ".plugsocket/state");
         /// Unix socket for commands such as `plugsocket status`. At most 107 bytes.
         "control" [restart] => control: PathBuf =
-            text(address::socket, "a path", ".plugsocket/control");
+            text(value::file, "a path", ".plugsocket/control");
     }
 }
 
@@ -91,6 +91,12 @@ fn two_folders(settings: Folders, section: &mut Node<'_, '_>) -> Folders {
         let problem = "plugin_dir and staging_dir are the same folder, so that each staged copy \
             would count as a new plugin; name two folders";
         section.wrong(key, problem);
+    }
+    // The default may lie in a deep folder, too.
+    if (section.has_right("control") || !section.has("control"))
+        && let Err(Wrong(problem)) = address::check_socket(&settings.control)
+    {
+        section.wrong("control", problem);
     }
     settings
 }
@@ -102,8 +108,8 @@ settings! {
         /// POST).
         "allowed_ips" => allowed_ips: Vec<IpNet> =
             strings(|text, _| address::net(text), &LOOPBACK, &LOOPBACK);
-        /// Origins of the pages that may connect, empty: any. In lower case and without a default
-        /// port.
+        /// Origins of the pages that may connect, empty: any. `"none"` is a client without an
+        /// `Origin`, which is not a browser; a list without it refuses such clients.
         "allowed_origins" => allowed_origins: Vec<String> =
             strings(|text, _| address::origin(text), &[], &["https://www.example.org"]);
         /// Addresses and networks of reverse proxies whose `X-Forwarded-For` and PROXY header
@@ -158,9 +164,16 @@ impl Access {
     /// Returns whether a handshake with this `Origin` header may continue. An empty list allows
     /// any, also none. Letter case and an explicit default port make no difference.
     pub fn allows_origin(&self, origin: Option<&str>) -> bool {
+        let is_allowed = |origin: &str| {
+            self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        };
         self.allowed_origins.is_empty()
-            || origin.map(address::without_default_port).is_some_and(|origin| {
-                self.allowed_origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin))
-            })
+            || match origin.map(address::without_default_port) {
+                // Not an origin, although a client can send it.
+                Some(origin) => {
+                    !origin.eq_ignore_ascii_case(address::NO_ORIGIN) && is_allowed(origin)
+                }
+                None => is_allowed(address::NO_ORIGIN),
+            }
     }
 }

@@ -20,6 +20,11 @@ pub(super) fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, ConfigError> {
     })
 }
 
+/// Returns what the parser makes of a text with mistakes: the keys before them, and some after.
+pub(super) fn readable(text: &str) -> DeTable<'_> {
+    DeTable::parse_recoverable(text).0.into_inner()
+}
+
 /// Parses a text. Mistakes in TOML itself end the reading: what the parser makes of the rest is a
 /// guess.
 pub(super) fn document<'i>(text: &'i str, path: &Path) -> Result<DeTable<'i>, ConfigError> {

@@ -253,7 +253,7 @@ async fn open_connection<S: Socket>(
         outbox: Outbox::default(),
         bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
         membership: Membership::new(limits.messages.max_rooms),
-        state: PeerState::default(),
+        state: PeerState::new(hub.started),
     });
     let heartbeat = http::heartbeat(&peer.client.head).ok().flatten().filter(|_| peer.dialog);
     // Nothing about a connection is logged above debug, and an enabled span costs as much memory as

@@ -45,7 +45,8 @@ impl<S: Socket> Connection<S> {
     pub(crate) async fn end(self, Ended { end, pending }: Ended) {
         let peer = self.peer().clone();
         let reason = end.reason().clone();
-        debug!(code = reason.code.0, by = ?reason.by, reason = reason.text, "connection closed");
+        let shown = cut(&reason.text);
+        debug!(code = reason.code.0, by = ?reason.by, reason = shown, "connection closed");
         let has_answers = match end {
             End::Left(_) => {
                 // From now on a feedback is answered `gone`.
@@ -105,6 +106,11 @@ impl<S: Socket> Connection<S> {
             notification.await;
         }
     }
+}
+
+/// Returns the beginning of a text that a client may have chosen: 40 characters.
+fn cut(text: &str) -> &str {
+    text.char_indices().nth(40).map_or(text, |(end, _)| &text[..end])
 }
 
 /// Sends the pending item and then `close` to the lane. Waits as long as the lane takes: every

@@ -169,6 +169,11 @@ fn check_request(
     Ok(Handshake { head, origin, read, intent })
 }
 
+/// Returns the `Origin`; empty if it is not text, which is not the same as none.
+fn origin_of(head: &Head) -> Option<&str> {
+    head.has("origin").then(|| head.header("origin").unwrap_or_default())
+}
+
 fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
     let accept = http::check_upgrade(head)?;
     http::heartbeat(head)?;
@@ -177,7 +182,7 @@ fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent,
         ClientType::Backend => {
             return Err(Refusal::forbidden("this address may not be a backend (allowed_ips)"));
         }
-        ClientType::WebSocket if access.allows_origin(head.header("origin")) => Kind::WebSocket,
+        ClientType::WebSocket if access.allows_origin(origin_of(head)) => Kind::WebSocket,
         ClientType::WebSocket => {
             return Err(Refusal::forbidden("this Origin is not allowed (allowed_origins)"));
         }

@@ -320,6 +320,7 @@ impl<S: Socket> Connection<S> {
     /// Charges what was read to the rate limiter; returns the frames that completed no message.
     fn charge(&mut self, messages: usize) -> Result<u32, RateExceeded> {
         let Traffic { bytes, frames } = take(self.wire.traffic());
+        self.entry.peer.count_read(bytes.into());
         if let Some(timers) = &mut self.timers {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
             timers.charge(read, messages).map_err(|mut excess| {
@@ -384,6 +385,7 @@ impl<S: Socket> Connection<S> {
         if queue.is_empty() {
             return Ok(());
         }
+        self.entry.peer.count_written(queue.iter().map(|item| item.len() as u64).sum());
         if let Some(timers) = &mut self.timers {
             timers.note_write(&mut queue);
         }

@@ -9,6 +9,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use tracing::warn;
+
 /// Creates a folder and its missing parents.
 pub(crate) fn folder(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
@@ -28,6 +30,13 @@ pub(crate) fn file(path: &Path) -> io::Result<File> {
         File::options().write(true).create(true).truncate(true).mode(OWNER_ONLY).open(path)?;
     close_to_others(&file)?;
     Ok(file)
+}
+
+/// Warns of a secret that all users of the machine can read.
+pub(crate) fn warn_if_open(secret: &Path) {
+    if std::fs::metadata(secret).is_ok_and(|meta| meta.permissions().mode() & 0o004 != 0) {
+        warn!(file = %secret.display(), "all users can read this secret; run chmod o-rwx on it");
+    }
 }
 
 /// Removes the permissions of group and others from an existing file.

@@ -5,13 +5,16 @@
 pub(crate) mod status;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
-use self::status::PluginStatuses;
+use self::status::{FileState, PluginStatuses, SnapshotStates};
 use crate::auth::Guards;
 use crate::config::Config;
+use crate::net::accept::Accepting;
 use crate::net::connection_limits::ConnectionLimits;
 use crate::net::tls::CurrentTls;
 use crate::protocol::identity::IdentityIssuer;
@@ -22,6 +25,9 @@ use crate::routing::resource::Resources;
 pub(crate) struct Hub {
     /// The configuration in effect; a connection reads it once, when it opens.
     pub(crate) config: ArcSwap<Config>,
+    /// State of the file of the configuration.
+    pub(crate) config_file: ArcSwap<FileState>,
+    pub(crate) snapshots: SnapshotStates,
     pub(crate) resources: Arc<ArcSwap<Resources>>,
     /// Authentication of the resources that require it.
     pub(crate) guards: ArcSwap<Guards>,
@@ -31,5 +37,9 @@ pub(crate) struct Hub {
     pub(crate) tls: CurrentTls,
     /// Published by the supervisor after each change.
     pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
+    /// Whether the host accepts connections; the accept loops follow it.
+    pub(crate) accepting: watch::Sender<Accepting>,
+    /// Whether readiness was reported: a resource has been served.
+    pub(crate) is_ready: AtomicBool,
     pub(crate) started: Instant,
 }

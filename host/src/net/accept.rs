@@ -6,18 +6,29 @@ use std::io;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::fd_reserve::FdReserve;
 use super::listener::{Accepted, Listener};
 
-/// Accepts until `stop` changes; then returns the tasks of the open connections.
+/// Whether the host accepts connections. The states follow each other in this order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Accepting {
+    #[default]
+    Open,
+    /// The listening sockets are closed; open connections stay.
+    Draining,
+    /// Open connections are closed as well.
+    Stopping,
+}
+
+/// Accepts connections, and watches over their tasks until the host stops; then returns them.
 pub(crate) async fn accept(
     listener: Listener,
     mut begin: impl FnMut(Accepted, &mut JoinSet<()>),
-    mut stop: watch::Receiver<()>,
+    mut accepting: watch::Receiver<Accepting>,
 ) -> JoinSet<()> {
     let mut connections = JoinSet::new();
     let mut shortage = FdShortage { reserve: FdReserve::new(), ends: None };
@@ -29,7 +40,7 @@ pub(crate) async fn accept(
                         shortage.extend("the remaining ones are reserved");
                         tokio::select! {
                             () = shortage.wait_for_descriptor() => {}
-                            _ = stop.changed() => return connections,
+                            () = until(&mut accepting, |it| it != Accepting::Open) => break,
                         }
                     }
                     begin(accepted, &mut connections);
@@ -44,17 +55,33 @@ pub(crate) async fn accept(
                     sleep(RETRY_INTERVAL).await;
                 }
             },
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    error!(%error, "connection task failed");
-                }
-            }
+            Some(ended) = connections.join_next() => check(ended),
             () = shortage.end() => {
                 shortage.ends = None;
                 info!("accepting again");
             }
-            _ = stop.changed() => return connections,
+            () = until(&mut accepting, |it| it != Accepting::Open) => break,
         }
+    }
+    // A client that tries to connect learns at once that it cannot, and another host can listen.
+    drop(listener);
+    loop {
+        tokio::select! {
+            Some(ended) = connections.join_next() => check(ended),
+            () = until(&mut accepting, |it| it == Accepting::Stopping) => return connections,
+        }
+    }
+}
+
+/// Completes in a state for which `is_awaited`.
+async fn until(accepting: &mut watch::Receiver<Accepting>, is_awaited: impl Fn(Accepting) -> bool) {
+    // Fails only without a host.
+    drop(accepting.wait_for(|it| is_awaited(*it)).await);
+}
+
+fn check(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        error!(%error, "connection task failed");
     }
 }
 

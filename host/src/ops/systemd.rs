@@ -26,6 +26,11 @@ pub(crate) fn ready(status: &str) {
     notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
+/// Reports a state that is not a change of readiness.
+pub(crate) fn status(text: &str) {
+    notify(&[NotifyState::Status(text)]);
+}
+
 /// Reports that a reload has begun; [`ready`] ends it.
 pub(crate) fn reloading() {
     let status = NotifyState::Status("reloading the configuration");
@@ -38,7 +43,7 @@ pub(crate) fn reloading() {
     }
 }
 
-/// Reports that the host drains its connections.
+/// Reports that the host closes its connections.
 pub(crate) fn stopping(connections: usize) {
     let verb = if connections == 1 { "is" } else { "are" };
     let connections = counted(connections, "connection");

@@ -27,6 +27,11 @@ impl Outgoing {
     /// Counted for each item, so that empty messages are limited too.
     pub(crate) const OVERHEAD: usize = 64;
 
+    /// Returns the bytes of a message; packets of the host do not count.
+    pub(crate) fn len(&self) -> usize {
+        if let Self::Message(payload) = self { payload.len() } else { 0 }
+    }
+
     /// Returns the size that counts against the outbox limits; all connections share packets.
     pub(crate) fn bytes(&self) -> usize {
         match self {

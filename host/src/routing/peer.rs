@@ -1,8 +1,8 @@
 //! A connection as the rest of the host sees it; only its own task sees the socket.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 
 use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind};
 use tracing::warn;
@@ -64,6 +64,11 @@ impl Membership {
 /// What changes while the peer is connected.
 #[derive(Debug, Default)]
 pub(crate) struct PeerState {
+    /// Seconds from the start of the host to the handshake.
+    opened: u32,
+    /// Bytes read from the client, and of messages written to it. Written by its task only.
+    read: AtomicU64,
+    written: AtomicU64,
     /// Whether nothing arrived since the last ping.
     is_silent: AtomicBool,
     /// Whether the host does not read from the connection at present.
@@ -73,7 +78,38 @@ pub(crate) struct PeerState {
     dropped_logged: AtomicU32,
 }
 
+impl PeerState {
+    pub(crate) fn new(host_started: Instant) -> Self {
+        let opened = u32::try_from(host_started.elapsed().as_secs()).unwrap_or(u32::MAX);
+        Self { opened, ..Self::default() }
+    }
+}
+
 impl Peer {
+    /// Returns how long the connection has been open.
+    pub(crate) fn age(&self, host_started: Instant) -> Duration {
+        let opened = Duration::from_secs(self.state.opened.into());
+        host_started.elapsed().saturating_sub(opened)
+    }
+
+    /// Returns the bytes read from the client, and those of messages written to it.
+    pub(crate) fn bytes(&self) -> [u64; 2] {
+        [&self.state.read, &self.state.written].map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+
+    /// Counts bytes read from the client. Called only by the connection's task.
+    pub(crate) fn count_read(&self, bytes: u64) {
+        let read = &self.state.read;
+        // Not an atomic addition: there is one writer.
+        read.store(read.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+    }
+
+    /// Counts bytes of messages written to the client. Called only by the connection's task.
+    pub(crate) fn count_written(&self, bytes: u64) {
+        let written = &self.state.written;
+        written.store(written.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn id(&self) -> ConnectionId {
         ConnectionId(self.identity.key())
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use tracing::{debug, error, info, warn};
 
@@ -13,25 +14,51 @@ use crate::auth::{self, Guards};
 use crate::config::{Config, ResourceSettings};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
+use crate::hub::status::FileState;
 use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
 use crate::routing::resource::{Resources, ServiceState};
 
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> CommandResult {
-        (self.on_reload)(ReloadPhase::Begun);
+        (self.on_reload)(&self.hub, ReloadPhase::Begun);
         let outcome = self.read_configuration().await;
-        (self.on_reload)(ReloadPhase::Finished(match &outcome {
+        self.publish_file_state(&outcome);
+        let outcome = outcome.map(|needs_restart| applied(needs_restart.as_deref()));
+        let status = match &outcome {
             Ok(done) => done,
             Err(_) => "serving; the configuration was not applied, see the log",
-        }));
+        };
+        (self.on_reload)(&self.hub, ReloadPhase::Finished(status));
         outcome
     }
 
-    async fn read_configuration(&mut self) -> CommandResult {
+    /// Publishes whether the file on disk is in effect, and logs that it is again.
+    fn publish_file_state(&self, outcome: &Result<Option<Vec<&'static str>>, String>) {
+        let before = self.hub.config_file.load_full();
+        let state = match outcome {
+            Ok(needs_restart) => {
+                if before.refused.is_some() {
+                    let refused_for = before.since.elapsed().unwrap_or_default();
+                    info!(?refused_for, "configuration file corrected; it is in effect");
+                }
+                FileState::applied(needs_restart.clone().unwrap_or_default())
+            }
+            Err(reason) => {
+                let since = before.refused.as_ref().map_or_else(SystemTime::now, |_| before.since);
+                let needs_restart = before.needs_restart.clone();
+                FileState { since, refused: Some(reason.clone()), needs_restart }
+            }
+        };
+        self.hub.config_file.store(Arc::new(state));
+    }
+
+    /// Reads and applies the file; returns the changed keys that need a restart, or `None` if nothing
+    /// has changed.
+    async fn read_configuration(&mut self) -> Result<Option<Vec<&'static str>>, String> {
         let old = self.hub.config.load_full();
-        let path = old.path.clone();
-        let mut new = read(move || Config::load(path)).await?;
+        let running = old.clone();
+        let mut new = read(move || running.read_again()).await?;
         old.must_not_end(&new).inspect_err(|text| not_applied(text))?;
         let diff = old.diff(&new);
         if !diff.restart.is_empty() {
@@ -47,7 +74,7 @@ impl Supervisor {
         };
         if diff.is_empty() {
             debug!("configuration unchanged");
-            return Ok("configuration unchanged".to_owned());
+            return Ok(None);
         }
         let guards = self.new_guards(&new).await?;
         let prepared = self.prepare(&old, &new).await;
@@ -65,12 +92,7 @@ impl Supervisor {
                 self.update(name, &config).await;
             }
         }
-        Ok(match diff.restart.as_slice() {
-            [] => "configuration applied".to_owned(),
-            keys => {
-                format!("configuration applied; these keys need a restart: {}", keys.join(", "))
-            }
-        })
+        Ok(Some(diff.restart))
     }
 
     /// Loads the guards of a new configuration. Former guards that it does not contain are kept
@@ -200,6 +222,17 @@ impl Supervisor {
             if is_served && self.is_disabled(plugin) {
                 self.switch_off(&resource, plugin).await;
             }
+        }
+    }
+}
+
+/// Returns the line for the operator; `None`: nothing has changed.
+fn applied(needs_restart: Option<&[&str]>) -> String {
+    match needs_restart {
+        None => "configuration unchanged".to_owned(),
+        Some([]) => "configuration applied".to_owned(),
+        Some(keys) => {
+            format!("configuration applied; these keys need a restart: {}", keys.join(", "))
         }
     }
 }

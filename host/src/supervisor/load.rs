@@ -1,5 +1,6 @@
 //! Loads a library file as a generation: copy, check, open. Changes nothing that serves.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -157,9 +158,19 @@ impl Supervisor {
     }
 }
 
-/// Logs that a library is in the folder and not mapped.
-pub(super) fn log_available(path: &Path) {
-    if let Some(name) = watch::plugin_name(path) {
+/// Logs that libraries are in the folder and not mapped: a few one by one, many in one line.
+pub(super) fn log_available(paths: &BTreeSet<PathBuf>) {
+    const FEW: usize = 5;
+    let named = paths.iter().filter_map(|path| Some((path, watch::plugin_name(path)?)));
+    if paths.len() > FEW {
+        let first = named.map(|(_, name)| name).take(FEW).collect::<Vec<_>>().join(", ");
+        info!(
+            count = paths.len(),
+            first, "libraries that no resource uses; plugsocket plugin list shows them"
+        );
+        return;
+    }
+    for (path, name) in named {
         info!(
             plugin = name, file = %path.display(),
             "available; to serve it, add two lines to plugins.toml: [resources.\"/{name}\"] and plugin = \"{name}\""

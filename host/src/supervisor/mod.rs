@@ -69,7 +69,7 @@ pub(crate) enum ReloadPhase<'a> {
 /// The supervisor.
 pub(crate) struct Supervisor {
     hub: Arc<Hub>,
-    on_reload: fn(ReloadPhase<'_>),
+    on_reload: fn(&Hub, ReloadPhase<'_>),
     router: Arc<Router>,
     /// Folder of this process for staged copies.
     staging: PathBuf,
@@ -80,6 +80,8 @@ pub(crate) struct Supervisor {
     probations: BTreeMap<String, Probation>,
     /// Unmapped libraries in the folder, as they were when last reported.
     available: BTreeMap<PathBuf, FileStamp>,
+    /// Those of them that are not reported yet, and when they will be.
+    unreported: (BTreeSet<PathBuf>, Option<Instant>),
 }
 
 /// State of one plugin.
@@ -94,7 +96,11 @@ struct PluginState {
 }
 
 impl Supervisor {
-    pub(crate) fn new(hub: Arc<Hub>, router: Arc<Router>, on_reload: fn(ReloadPhase<'_>)) -> Self {
+    pub(crate) fn new(
+        hub: Arc<Hub>,
+        router: Arc<Router>,
+        on_reload: fn(&Hub, ReloadPhase<'_>),
+    ) -> Self {
         Self {
             hub,
             on_reload,
@@ -104,6 +110,7 @@ impl Supervisor {
             restarts: BTreeMap::new(),
             probations: BTreeMap::new(),
             available: BTreeMap::new(),
+            unreported: (BTreeSet::new(), None),
         }
     }
 
@@ -141,9 +148,10 @@ impl Supervisor {
         }
         for path in watch::libraries(&config.server.folders.plugin_dir) {
             if !self.concerns(&path) {
-                self.report_available(path);
+                self.note_available(path);
             }
         }
+        self.report_available();
         self.publish();
         Ok(failures)
     }
@@ -165,12 +173,15 @@ impl Supervisor {
         let mut next_check = Instant::now() + probation::CHECK_INTERVAL;
         loop {
             let check = (!self.probations.is_empty()).then_some(next_check);
-            let due = self.next_restart().into_iter().chain(check).min();
+            let due = self.next_restart().into_iter().chain(check).chain(self.unreported.1).min();
             tokio::select! {
                 biased;
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
                     self.restart_due().await;
                     self.check_probations().await;
+                    if self.unreported.1.is_some_and(|due| due <= Instant::now()) {
+                        self.report_available();
+                    }
                     next_check = Instant::now() + probation::CHECK_INTERVAL;
                 }
                 change = changes.recv() => match change {
@@ -189,7 +200,7 @@ impl Supervisor {
             }
             Change::File(path) if !self.concerns(&path) => {
                 // There may be thousands of these, and they change no status.
-                return self.report_available(path);
+                return self.note_available(path);
             }
             Change::File(path) => self.library_changed(&path).await,
             Change::Stuck { path, health, call } => self.stuck(&path, &health, call).await,
@@ -212,14 +223,22 @@ impl Supervisor {
             .is_some_and(|name| self.active(name).is_some() || self.hub.config.load().maps(name))
     }
 
-    fn report_available(&mut self, path: PathBuf) {
+    /// Notes an unmapped library, to report it together with those that arrive at the same time.
+    fn note_available(&mut self, path: PathBuf) {
         let Some(stamp) = FileStamp::of(&path) else {
             self.available.remove(&path);
+            self.unreported.0.remove(&path);
             return;
         };
         if self.available.insert(path.clone(), stamp) != Some(stamp) {
-            log_available(&path);
+            self.unreported.0.insert(path);
+            self.unreported.1.get_or_insert_with(|| Instant::now() + GATHER_AVAILABLE);
         }
+    }
+
+    fn report_available(&mut self) {
+        let (paths, _) = std::mem::take(&mut self.unreported);
+        log_available(&paths);
     }
 
     async fn library_changed(&mut self, path: &Path) {
@@ -236,7 +255,7 @@ impl Supervisor {
         }
         plugin.seen = stamp;
         if stamp.is_some() {
-            log_available(path);
+            log_available(&BTreeSet::from([path.to_owned()]));
         } else if let Some(active) = &plugin.status.active {
             let generation = active.generation.number;
             warn!(
@@ -274,6 +293,9 @@ impl Supervisor {
         self.hub.plugin_statuses.store(Arc::new(statuses.collect()));
     }
 }
+
+/// How long unmapped libraries are gathered before they are reported.
+const GATHER_AVAILABLE: std::time::Duration = std::time::Duration::from_millis(300);
 
 /// Stops all lanes, each after emptying its inbox. A free function, because it must work after the
 /// supervisor has ended.

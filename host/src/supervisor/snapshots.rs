@@ -4,12 +4,12 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, info};
 
 use super::Supervisor;
 use super::deploy::Candidate;
@@ -96,14 +96,15 @@ async fn write(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMute
         Ok(Ok(Some(state))) => state,
         Ok(Ok(None)) => return debug!(resource, "application has no state"),
         Ok(Err(failure)) => {
-            return warn!(resource, reason = failure.into_text(), "cannot take a snapshot");
+            return failed(&hub, resource, &format!("the application: {}", failure.into_text()));
         }
         // The lane has ended.
         Err(_) => return,
     };
     let bytes = state.snapshot.bytes.len();
     if bytes > limit {
-        return warn!(resource, bytes, limit, "snapshot not written: over reload.snapshot_limit");
+        let text = format!("{bytes} bytes are more than reload.snapshot_limit ({limit})");
+        return failed(&hub, resource, &text);
     }
     let file = snapshot_file::file(&config.server.folders.state_dir, resource);
     let write = move || {
@@ -111,8 +112,22 @@ async fn write(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMute
         state.write(&file)
     };
     match run_blocking(write).await.flatten() {
-        Ok(()) => debug!(resource, bytes, "snapshot written"),
-        Err(error) => error!(resource, %error, "cannot write the snapshot; the previous one stays"),
+        Ok(()) => {
+            debug!(resource, bytes, "snapshot written");
+            if let Some(after) = hub.snapshots.written(resource, SystemTime::now(), bytes) {
+                info!(resource, bytes, ?after, "snapshots are written again");
+            }
+        }
+        Err(error) => failed(&hub, resource, &error.to_string()),
+    }
+}
+
+/// Publishes a failure, and logs the first of a series.
+fn failed(hub: &Hub, resource: &str, error: &str) {
+    if hub.snapshots.failed(resource, error) {
+        error!(resource, error, "cannot write the snapshot; the previous one stays");
+    } else {
+        debug!(resource, error, "cannot write the snapshot again");
     }
 }
 
@@ -131,8 +146,12 @@ impl Supervisor {
         let (config, path) = (self.hub.config.load_full(), &resource.path);
         let file = snapshot_file::file(&config.server.folders.state_dir, path);
         let written = file.clone();
-        let read = run_blocking(move || SnapshotFile::read(&written)).await;
-        let state = match read.map_err(Refusal::Host)? {
+        let read = run_blocking(move || {
+            let at = std::fs::metadata(&written).and_then(|meta| meta.modified());
+            (SnapshotFile::read(&written), at)
+        });
+        let (read, at) = read.await.map_err(Refusal::Host)?;
+        let state = match read {
             Ok(Some(state)) if state.plugin == settings.plugin => state,
             Ok(Some(state)) => {
                 let of = state.plugin;
@@ -146,6 +165,9 @@ impl Supervisor {
             }
         };
         let bytes = state.snapshot.bytes.len();
+        if let Ok(at) = at {
+            self.hub.snapshots.written(path, at, bytes);
+        }
         let limit = config.server.reload.handover.restore;
         match handover::restore(candidate.instance, state.snapshot, limit).await {
             Ok((instance, _)) => {

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use plugsocket_tests::{Line, RawClient, Request, Setup, within};
+use plugsocket_tests::{Line, RawClient, Request, Setup, skip, within};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
@@ -272,7 +272,7 @@ async fn fetch(port: u16, target: &str) -> String {
 async fn a_php_session_authenticates() {
     let found = std::process::Command::new("php").arg("-v").output();
     if !found.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no php");
+        skip("a_php_session_authenticates", "php is missing", "apt-get install php-cli");
         return;
     }
     let (working, broken) = (free_port().await, free_port().await);

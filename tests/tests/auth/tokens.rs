@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use plugsocket_tests::{LineClient, Request};
+use plugsocket_tests::{Line, LineClient, Request};
 use serde_json::{Value, json};
 
 use crate::{SECRET, now, part, refused, request, signed, token_of, user_of, with_tokens};
@@ -169,4 +169,25 @@ async fn close_on_expiry_closes_a_connection_when_its_token_expires() {
     // The connection without `close_on_expiry` stays.
     plain.send(json!({"do": "whoami"}).to_string()).await;
     assert_eq!(plain.receive_json().await["result"]["user"], "ann");
+}
+
+#[tokio::test]
+async fn refused_logins_are_logged_with_their_reason_and_limited() {
+    let setup = with_tokens().environment("RUST_LOG", "info");
+    let host = setup.start().await;
+    for _ in 0..40 {
+        assert_eq!(refused(&host, "/plain?token=secret-x", "").await.status, 401);
+    }
+    // Other resources have a limit of their own.
+    assert_eq!(refused(&host, "/private", "").await.status, 401);
+    let is_private =
+        |line: &Line| line.starts_with("login") && line.field("resource") == "/private";
+    let line = host.wait_for_log("the refused login", is_private).await;
+    assert_eq!((line.level(), line.message()), ("INFO", "login refused"));
+    let fields = ["address", "status", "reason"].map(|name| line.field(name));
+    assert_eq!(fields, ["127.0.0.1", "401", "no token"]);
+    let lines = host.log();
+    let refused = lines.iter().filter(|line| line.message() == "login refused");
+    assert_eq!(refused.count(), 11);
+    assert!(!lines.iter().any(|line| line.text().contains("secret-x")));
 }

@@ -1,22 +1,16 @@
 //! Fault injection: a full disk, too few threads or too little memory, a killed process, signals,
 //! and plugins that misbehave. docs/explanation/reliability.md lists each fault with its outcome.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::explicit_write,
-    reason = "a test fails loudly; a skipped test is reported past the test harness"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
 mod plugins;
 mod processes;
 mod system;
 
 use std::fs;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
-use plugsocket_tests::{Address, Client, Request, Setup, within};
+use plugsocket_tests::{Address, Client, Request, Setup, skip, within};
 use tokio::process::{Child, Command};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -85,9 +79,4 @@ impl Drop for ShellHost {
 
 fn on_unix(setup: Setup) -> Setup {
     setup.server("listen", r#"["unix:host.sock"]"#)
-}
-
-fn skip(test: &str, why: &str) {
-    // Directly, because the test harness hides the output of passing tests.
-    writeln!(std::io::stderr(), "{test}: skipped: {why}").unwrap();
 }

@@ -179,7 +179,8 @@ async fn a_library_with_missing_symbols_or_harmful_constructors_is_refused() {
         (CLOSING, &[]),
     ] {
         let Some(library) = compiled(host.folder(), source, arguments) else {
-            skip("a_library_with_missing_symbols_or_harmful_constructors_is_refused", "no cc");
+            let test = "a_library_with_missing_symbols_or_harmful_constructors_is_refused";
+            skip(test, "cc is missing", "apt-get install gcc libc6-dev");
             return;
         };
         let position = host.log_position();

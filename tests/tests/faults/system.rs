@@ -83,7 +83,7 @@ async fn with_own_user(test: &str, user: u32, setup: Setup) -> Option<TestHost> 
         std::process::Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success())
     });
     if !is_root || tools != [true; 2] {
-        skip(test, "it needs root, setpriv and prlimit");
+        skip(test, "it needs root, setpriv and prlimit", "");
         return None;
     }
     let script = format!(
@@ -292,7 +292,8 @@ async fn other_users_are_refused_on_the_control_socket() {
     let runs =
         as_other_user(&["check"]).is_ok_and(|output| output.status.code().is_some_and(|c| c < 3));
     if !runs {
-        skip("other_users_are_refused_on_the_control_socket", "it needs root and setpriv");
+        let test = "other_users_are_refused_on_the_control_socket";
+        skip(test, "it needs root and setpriv", "");
         return;
     }
     // Even if the socket is writable for all users.
@@ -300,7 +301,8 @@ async fn other_users_are_refused_on_the_control_socket() {
         let control = host.folder().join(".plugsocket/control");
         fs::set_permissions(control.parent().unwrap(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::set_permissions(&control, fs::Permissions::from_mode(mode)).unwrap();
-        for arguments in [&["status"][..], &["drain"], &["plugin", "disable", "counter"]] {
+        for arguments in [&["status"][..], &["drain"], &["stop"], &["plugin", "disable", "counter"]]
+        {
             let output = as_other_user(arguments).unwrap();
             assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
         }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use plugsocket_tests::{
-    Address, Authority, Client, Issued, Line, LineClient, RawClient, Request, within,
+    Address, Authority, Client, Issued, Line, LineClient, RawClient, Request, skip, within,
 };
 use serde_json::Value;
 use tokio::io::AsyncReadExt;
@@ -248,7 +248,8 @@ async fn a_certificate_created_by_the_manuals_commands_authenticates_a_backend()
     let made =
         Command::new("bash").args(["-c", &documented_commands()]).current_dir(&folder).output();
     if Command::new("openssl").arg("version").output().is_err() {
-        eprintln!("skipped: no openssl");
+        let test = "a_certificate_created_by_the_manuals_commands_authenticates_a_backend";
+        skip(test, "openssl is missing", "apt-get install openssl");
         return;
     }
     assert!(made.as_ref().is_ok_and(|made| made.status.success()), "{made:?}");

@@ -192,7 +192,7 @@ fn load_says_what_it_could_not_read() {
     let file = dir.join("plugins.toml");
     let error = |path: &Path| Config::load(path).unwrap_err().to_string();
     let missing = format!(
-        "{}: there is no such file; name the configuration with --config FILE",
+        "{}: there is no such file; name the configuration with --config FILE or PLUGSOCKET_CONFIG",
         file.display()
     );
     assert_eq!(error(&file), missing);

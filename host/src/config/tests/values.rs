@@ -52,7 +52,13 @@ fn an_empty_file_is_legal_and_means_the_defaults() {
     assert!(!server.access.proxy_protocol);
     assert_eq!(
         config,
-        Config { path: FILE.into(), server, resources: BTreeMap::new(), plugins: BTreeMap::new() }
+        Config {
+            path: FILE.into(),
+            server,
+            resources: BTreeMap::new(),
+            plugins: BTreeMap::new(),
+            overrides: Overrides::default()
+        }
     );
 }
 
@@ -186,6 +192,13 @@ fn origins_are_compared_as_browsers_mean_them() {
         assert!(!access.allows_origin(Some(origin)), "{origin}");
     }
     assert!(!access.allows_origin(None));
+    let access = server("allowed_origins = ['none', 'file://', 'http://a.example']").access;
+    for origin in [None, Some("file://"), Some("http://a.example")] {
+        assert!(access.allows_origin(origin), "{origin:?}");
+    }
+    for origin in ["none", "None", "", "file:///", "http://b.example"] {
+        assert!(!access.allows_origin(Some(origin)), "{origin}");
+    }
 }
 
 #[test]

@@ -117,6 +117,7 @@ pub(super) fn certificates(
 
 fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
     let bytes = read(path)?;
+    fs::owner_only::warn_if_open(path);
     let path = path.display();
     PrivateKeyDer::from_pem_slice(&bytes).map_err(|_| {
         // PKCS #8 has a label for it, older formats a header (RFC 1421 section 4.6.1.1).

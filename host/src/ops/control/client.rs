@@ -1,15 +1,15 @@
 //! The client side of the control socket: sends one request and prints the answer.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::protocol::{
-    ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, GenerationReport,
-    PluginReport, StatusReport,
+    AnswerLine, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, FileReport,
+    GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
@@ -29,8 +29,14 @@ pub(crate) enum Ask {
     Reload,
     /// List or close connections of the running host.
     Connections(AskConnections),
-    /// Drain the connections of the running host and stop it, as SIGTERM does.
+    /// Accept no new connections; those that are open stay until their clients close them.
     Drain,
+    /// Close all connections and end the host (graceful shutdown), as SIGTERM does.
+    Stop {
+        /// Return when the process of the host has ended.
+        #[arg(long)]
+        wait: bool,
+    },
 }
 
 #[derive(Clone, Debug, Subcommand)]
@@ -38,21 +44,32 @@ pub(crate) enum AskPlugin {
     /// List all plugins: in the folder and running.
     List(OutputFormat),
     /// Load the library again, even if unchanged, and hand the state over.
-    Reload { name: String },
+    Reload {
+        /// Name of the plugin, as in plugins.toml.
+        name: String,
+    },
     /// Replace the library by one that served before, with the state. `plugin list` shows those
     /// kept.
     Rollback {
+        /// Name of the plugin, as in plugins.toml.
         name: String,
-        /// Generation number; default: the one before the active generation.
+        /// Generation number; default: the newest that differs from the active generation and was
+        /// not itself rolled back. Equal and rolled-back generations are skipped.
         generation: Option<u64>,
         /// Discard the state; connections stay open and the application sees them open again.
         #[arg(long)]
         fresh: bool,
     },
     /// Close the resources of a plugin until it is enabled or the host restarts.
-    Disable { name: String },
+    Disable {
+        /// Name of the plugin, as in plugins.toml.
+        name: String,
+    },
     /// Serve the resources of a disabled plugin again.
-    Enable { name: String },
+    Enable {
+        /// Name of the plugin, as in plugins.toml.
+        name: String,
+    },
     /// Try a library in a child process: open it, start it, restore a state. Needs no running host.
     Check(Trial),
 }
@@ -64,14 +81,20 @@ pub(crate) struct AskConnections {
     /// List only connections of this resource.
     #[arg(long, value_name = "PATH")]
     resource: Option<String>,
+    /// Print only the uuids, one per line.
+    #[arg(long, short, conflicts_with = "json")]
+    quiet: bool,
     #[command(flatten)]
     form: OutputFormat,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum AskConnection {
-    /// Close one connection, by the uuid that the list shows.
-    Close { uuid: String },
+    /// Close one connection.
+    Close {
+        /// Its uuid, or the beginning of it, such as the ID in the list.
+        uuid: String,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Args)]
@@ -79,6 +102,22 @@ pub(crate) struct OutputFormat {
     /// Print one JSON value instead of a table.
     #[arg(long)]
     json: bool,
+    /// Print again every two seconds, until interrupted.
+    #[arg(long)]
+    watch: bool,
+}
+
+/// How to print an answer.
+#[derive(Clone, Copy, Debug, Default)]
+struct View {
+    json: bool,
+    quiet: bool,
+}
+
+impl From<OutputFormat> for View {
+    fn from(OutputFormat { json, .. }: OutputFormat) -> Self {
+        Self { json, quiet: false }
+    }
 }
 
 /// Reasons for which the host was not asked, or its answer is unusable.
@@ -86,12 +125,20 @@ pub(crate) struct OutputFormat {
 pub(crate) enum AskError {
     #[error(transparent)]
     Config(#[from] ConfigError),
-    #[error("no host answers on {}; check that it runs with this --config", path.display())]
+    #[error(
+        "no host answers on {}; start it, or name its configuration with --config or its socket with --control",
+        path.display()
+    )]
     NoHost {
         path: PathBuf,
         #[source]
         source: io::Error,
     },
+    #[error(
+        "no host answers on {}; the configuration has mistakes, so its socket may be another one: name it with --control\n{mistake}",
+        path.display()
+    )]
+    Unsure { path: PathBuf, mistake: ConfigError },
     #[error("cannot parse the answer of the host")]
     Answer(#[source] serde_json::Error),
 }
@@ -100,7 +147,7 @@ impl AskError {
     /// Returns the exit code: 3 if no host answers, else 1.
     pub(crate) fn code(&self) -> ExitCode {
         match self {
-            Self::NoHost { .. } => ExitCode::from(3),
+            Self::NoHost { .. } | Self::Unsure { .. } => ExitCode::from(3),
             Self::Config(_) | Self::Answer(_) => ExitCode::FAILURE,
         }
     }
@@ -109,29 +156,60 @@ impl AskError {
 /// The text to print, and whether the command succeeded.
 pub(crate) struct CommandOutput {
     pub(crate) text: String,
+    /// A warning beside it.
+    pub(crate) notice: Option<String>,
     pub(crate) is_done: bool,
 }
 
+/// Where the control socket of the host is.
+#[derive(Debug)]
+pub(crate) enum HostAddress {
+    Socket(PathBuf),
+    /// The socket that this configuration file names; the file may have mistakes.
+    Config(PathBuf),
+}
+
 impl Ask {
-    /// Sends the command to the host that runs with this configuration.
+    /// Sends the command to the host.
     ///
     /// # Errors
     /// No host answers, or the answer cannot be parsed.
-    pub(crate) fn run(self, config: &Path) -> Result<CommandOutput, AskError> {
-        let (request, form) = self.request();
-        let answer = ask(config, &request)?;
-        Ok(print(answer, form))
+    pub(crate) fn run(self, host: &HostAddress) -> Result<CommandOutput, AskError> {
+        let (request, view) = self.request();
+        let answer = ask(host, &request)?;
+        Ok(match (&request, &answer.answer) {
+            (ControlRequest::Connections { resource }, ControlAnswer::Connections(list))
+                if list.is_empty() && !view.json =>
+            {
+                let at = resource.as_ref().map_or_else(String::new, |path| format!(" at {path}"));
+                let text = format!("no connection is open{at}");
+                print(AnswerLine { answer: ControlAnswer::Refused(text), ..answer }, view)
+            }
+            _ => print(answer, view),
+        })
     }
 
-    fn request(self) -> (ControlRequest, OutputFormat) {
+    /// Returns whether the command is to be repeated.
+    pub(crate) fn repeats(&self) -> bool {
+        match self {
+            Self::Status(form) | Self::Plugin(AskPlugin::List(form)) => form.watch,
+            Self::Connections(AskConnections { action: None, form, .. }) => form.watch,
+            _ => false,
+        }
+    }
+
+    fn request(self) -> (ControlRequest, View) {
         let request = match self {
-            Self::Status(form) => return (ControlRequest::Status {}, form),
-            Self::Connections(AskConnections { action, resource, form }) => match action {
+            Self::Status(form) => return (ControlRequest::Status {}, form.into()),
+            Self::Connections(AskConnections { action, resource, quiet, form }) => match action {
                 Some(AskConnection::Close { uuid }) => ControlRequest::Close { uuid },
-                None => return (ControlRequest::Connections { resource }, form),
+                None => {
+                    let view = View { quiet, ..form.into() };
+                    return (ControlRequest::Connections { resource }, view);
+                }
             },
             Self::Plugin(ask) => match ask {
-                AskPlugin::List(form) => return (ControlRequest::Plugins {}, form),
+                AskPlugin::List(form) => return (ControlRequest::Plugins {}, form.into()),
                 AskPlugin::Reload { name: plugin } => ControlRequest::PluginReload { plugin },
                 AskPlugin::Rollback { name: plugin, generation, fresh } => {
                     ControlRequest::PluginRollback { plugin, generation, fresh }
@@ -142,8 +220,9 @@ impl Ask {
             },
             Self::Reload => ControlRequest::Reload {},
             Self::Drain => ControlRequest::Drain {},
+            Self::Stop { wait } => ControlRequest::Stop { wait },
         };
-        (request, OutputFormat { json: false })
+        (request, View::default())
     }
 }
 
@@ -151,66 +230,75 @@ impl Ask {
 ///
 /// # Errors
 /// See [`Ask::run`].
-pub(crate) fn difference(config: &Path, json: bool) -> Result<CommandOutput, AskError> {
-    let answer = ask(config, &ControlRequest::Diff {})?;
-    Ok(print(answer, OutputFormat { json }))
+pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput, AskError> {
+    let answer = ask(host, &ControlRequest::Diff {})?;
+    Ok(print(answer, View { json, quiet: false }))
 }
 
-fn ask(config: &Path, request: &ControlRequest) -> Result<ControlAnswer, AskError> {
-    let path = Config::load(config)?.server.folders.control;
+fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+    let (path, mistake) = match host {
+        HostAddress::Socket(path) => (path.clone(), None),
+        HostAddress::Config(file) => Config::control_of(file),
+    };
     let failed = |source| AskError::NoHost { path: path.clone(), source };
-    let mut stream = UnixStream::connect(&path).map_err(failed)?;
+    let mut stream = match (UnixStream::connect(&path), mistake) {
+        (Ok(stream), _) => stream,
+        (Err(_), Some(mistake @ ConfigError::Invalid { .. })) => {
+            return Err(AskError::Unsure { path, mistake });
+        }
+        (Err(_), Some(missing)) => return Err(missing.into()),
+        (Err(source), None) => return Err(failed(source)),
+    };
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(failed)?;
-    serde_json::from_str(&answer).map_err(AskError::Answer)
+    let (mut stream, mut answer) = (BufReader::new(stream), String::new());
+    stream.read_line(&mut answer).map_err(failed)?;
+    let answer: AnswerLine = serde_json::from_str(&answer).map_err(AskError::Answer)?;
+    let is_done = matches!(answer.answer, ControlAnswer::Done(_));
+    if is_done && matches!(request, ControlRequest::Stop { wait: true }) {
+        // The host keeps the connection open until its process ends.
+        stream.read_to_end(&mut Vec::new()).map_err(failed)?;
+        let stopped = ControlAnswer::Done("the host has stopped".to_owned());
+        return Ok(AnswerLine { answer: stopped, ..answer });
+    }
+    Ok(answer)
 }
 
-fn print(answer: ControlAnswer, form: OutputFormat) -> CommandOutput {
+fn print(AnswerLine { answer, notice }: AnswerLine, view: View) -> CommandOutput {
     let is_done = !matches!(answer, ControlAnswer::Refused(_));
     let text = match answer {
         ControlAnswer::Done(text) | ControlAnswer::Refused(text) => escaped(&text),
-        answer if form.json => {
+        answer if view.json => {
             let value = serde_json::to_value(answer).unwrap_or_default();
             value["data"].to_string()
         }
         ControlAnswer::Status(status) => print_status(&status),
         ControlAnswer::Plugins(plugins) => print_plugins(&plugins),
+        ControlAnswer::Connections(connections) if view.quiet => {
+            connections.iter().map(|connection| format!("{}\n", connection.uuid)).collect()
+        }
         ControlAnswer::Connections(connections) => print_connections(&connections),
         ControlAnswer::Diff(difference) => print_difference(&difference),
     };
-    CommandOutput { text: text.trim_end().to_owned(), is_done }
+    let notice = notice.map(|notice| escaped(&notice));
+    CommandOutput { text: text.trim_end().to_owned(), notice, is_done }
 }
 
 fn print_status(status: &StatusReport) -> String {
     let StatusReport { version, pid, config, connections, certificates, .. } = status;
     let connections = counted(*connections, "connection");
     let up = age(status.uptime_seconds);
-    let resources = table(
-        &status.resources,
-        &[
-            ("RESOURCE", |resource| resource.path.clone()),
-            ("PLUGIN", |resource| resource.plugin.clone()),
-            ("GEN", |resource| resource.generation.map_or("-".to_owned(), |n| n.to_string())),
-            ("LANE", |resource| resource.lane.clone()),
-            ("SESSIONS", |resource| resource.counts.sessions.to_string()),
-            ("MESSAGES", |resource| resource.counts.messages.to_string()),
-            ("REFUSED", |resource| resource.counts.refused_messages.to_string()),
-            ("PANICS", |resource| resource.counts.panics.to_string()),
-            ("SLOW", |resource| resource.counts.slow_calls.to_string()),
-            ("SWAPS", |resource| resource.swaps.to_string()),
-            ("LAST PAUSE", |resource| match resource.swaps {
-                0 => "-".to_owned(),
-                _ => format!("{} µs", resource.last_pause_micros),
-            }),
-            ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
-        ],
-    );
+    let resources = print_resources(&status.resources);
+    let drains = match status.draining {
+        true => "\ndraining: the host accepts no new connections",
+        false => "",
+    };
+    let file = print_file(&status.config_file);
     let mut text = format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\n\n{resources}"
+        "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\nconfiguration {file}{drains}\n\n{resources}"
     );
+    text.push_str(&print_failed_snapshots(&status.resources));
     if !certificates.is_empty() {
         text.push('\n');
         text.push_str(&table(
@@ -226,6 +314,72 @@ fn print_status(status: &StatusReport) -> String {
                 ("PROBLEM", |certificate| certificate.problem.clone().unwrap_or_default()),
             ],
         ));
+    }
+    text
+}
+
+fn print_resources(resources: &[ResourceReport]) -> String {
+    table(
+        resources,
+        &[
+            ("RESOURCE", |resource| resource.path.clone()),
+            ("PLUGIN", |resource| resource.plugin.clone()),
+            ("GEN", |resource| resource.generation.map_or("-".to_owned(), |n| n.to_string())),
+            ("LANE", |resource| resource.lane.clone()),
+            ("SESSIONS", |resource| resource.counts.sessions.to_string()),
+            ("MESSAGES", |resource| resource.counts.messages.to_string()),
+            ("REFUSED", |resource| resource.counts.refused_messages.to_string()),
+            ("PANICS", |resource| resource.counts.panics.to_string()),
+            ("SLOW", |resource| resource.counts.slow_calls.to_string()),
+            ("SWAPS", |resource| resource.swaps.to_string()),
+            ("LAST PAUSE", |resource| match resource.swaps {
+                0 => "-".to_owned(),
+                _ => format!("{} µs", resource.last_pause_micros),
+            }),
+            ("SNAPSHOT", |resource| match &resource.snapshot {
+                None => "-".to_owned(),
+                Some(SnapshotReport { error: Some(_), .. }) => "failed".to_owned(),
+                Some(SnapshotReport { age_seconds: Some(seconds), bytes, .. }) => {
+                    format!("{}, {} B", age(*seconds), bytes.unwrap_or_default())
+                }
+                Some(_) => "none".to_owned(),
+            }),
+            ("CLOSED", |resource| resource.closed.clone().unwrap_or_default()),
+        ],
+    )
+}
+
+/// Returns a line for each resource whose snapshots fail.
+fn print_failed_snapshots(resources: &[ResourceReport]) -> String {
+    let mut text = String::new();
+    for resource in resources {
+        if let Some(SnapshotReport { error: Some(error), failing_seconds, age_seconds, .. }) =
+            &resource.snapshot
+        {
+            let since = age(failing_seconds.unwrap_or_default());
+            let last = age_seconds.map_or("there is none".to_owned(), |seconds| {
+                format!("the last one is {} old", age(seconds))
+            });
+            let path = &resource.path;
+            text.push_str(&escaped(&format!(
+                "{path}: snapshots have failed for {since}; {last}: {error}"
+            )));
+            text.push('\n');
+        }
+    }
+    text
+}
+
+fn print_file(file: &FileReport) -> String {
+    let age = age(file.age_seconds);
+    let mut text = format!("{} {age} ago", file.state);
+    if let Some(reason) = &file.refused {
+        let lines = reason.lines().map(|line| format!("\n  {}", escaped(line)));
+        text.push_str("; the host runs with the version before");
+        text.extend(lines);
+    }
+    if !file.needs_restart.is_empty() {
+        text.push_str(&format!("; these keys need a restart: {}", file.needs_restart.join(", ")));
     }
     text
 }
@@ -271,11 +425,17 @@ fn print_connections(connections: &[ConnectionReport]) -> String {
     table(
         connections,
         &[
-            ("UUID", |connection| connection.uuid.clone()),
+            ("ID", |connection| connection.uuid.chars().take(8).collect()),
+            ("AGE", |connection| age(connection.age_seconds)),
+            ("USER", |connection| connection.user.clone().unwrap_or("-".to_owned())),
+            ("READ", |connection| connection.bytes_read.to_string()),
+            ("WRITTEN", |connection| connection.bytes_written.to_string()),
+            ("QUEUE", |it| format!("{}/{} B", it.queued_messages, it.queued_bytes)),
             ("KIND", |connection| connection.kind.clone()),
             ("RESOURCE", |connection| connection.resource.clone()),
             ("ADDRESS", |connection| connection.address.clone()),
-            ("IDENT", |connection| connection.ident.clone().unwrap_or_default()),
+            ("IDENT", |connection| connection.ident.clone().unwrap_or("-".to_owned())),
+            ("UUID", |connection| connection.uuid.clone()),
         ],
     )
 }

@@ -23,9 +23,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use self::protocol::{ControlAnswer, ControlRequest};
+use self::protocol::{AnswerLine, ControlAnswer, ControlRequest};
 use crate::fs::owner_only;
 use crate::hub::Hub;
+use crate::net::accept::Accepting;
+use crate::ops::systemd;
 use crate::plugin::lane::handover::Succession;
 use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
@@ -163,8 +165,8 @@ const MAX_REQUEST: u64 = 64 * 1024;
 pub(crate) struct ControlContext {
     pub(crate) hub: Arc<Hub>,
     pub(crate) changes: mpsc::Sender<Change>,
-    /// Requests that the host drains and stops.
-    pub(crate) drain: mpsc::Sender<()>,
+    /// Requests that the host stops.
+    pub(crate) stop: mpsc::Sender<()>,
 }
 
 async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
@@ -174,14 +176,29 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
     if !matches!(timeout(REQUEST_TIMEOUT, read).await, Ok(Ok(1..))) {
         return;
     }
-    let answer = match serde_json::from_slice(&line) {
+    let request = serde_json::from_slice(&line);
+    let stop = match request {
+        Ok(ControlRequest::Stop { wait }) => Some(wait),
+        _ => None,
+    };
+    let answer = match request {
         Ok(request) => context.answer(request).await,
         Err(error) => ControlAnswer::Refused(format!("invalid request: {error}")),
     };
-    let Ok(mut text) = serde_json::to_vec(&answer) else { return };
+    let notice = report::notice(&context.hub, &answer);
+    let Ok(mut text) = serde_json::to_vec(&AnswerLine { answer, notice }) else { return };
     text.push(b'\n');
     // The peer may have left.
     drop(timeout(REQUEST_TIMEOUT, stream.get_mut().write_all(&text)).await);
+    if let Some(wait) = stop {
+        if wait {
+            // The system closes it when the process ends, which is what the peer waits for.
+            Box::leak(Box::new(stream));
+        }
+        // After the answer, because the control socket is closed first. A second request changes
+        // nothing.
+        context.stop.try_send(()).ok();
+    }
 }
 
 impl ControlContext {
@@ -197,11 +214,11 @@ impl ControlContext {
             }
             ControlRequest::Close { uuid } => return self.close(&uuid),
             ControlRequest::Diff {} => return report::difference(self.hub.clone()).await,
-            ControlRequest::Drain {} => {
-                info!("drain requested on the control socket");
-                // A second request changes nothing.
-                self.drain.try_send(()).ok();
-                return ControlAnswer::Done("the host drains its connections and stops".to_owned());
+            ControlRequest::Drain {} => return self.drain(),
+            ControlRequest::Stop { .. } => {
+                info!("stop requested on the control socket");
+                let text = "the host closes its connections and ends";
+                return ControlAnswer::Done(text.to_owned());
             }
             ControlRequest::Reload {} => OperatorCommand::Configuration,
             ControlRequest::PluginReload { plugin } => OperatorCommand::Reload(plugin),
@@ -213,6 +230,25 @@ impl ControlContext {
             }
         };
         self.command(command).await
+    }
+
+    /// Closes the listening sockets.
+    fn drain(&self) -> ControlAnswer {
+        let is_first = self.hub.accepting.send_if_modified(|accepting| {
+            let is_open = *accepting == Accepting::Open;
+            if is_open {
+                *accepting = Accepting::Draining;
+            }
+            is_open
+        });
+        let open = self.hub.registry.len();
+        if is_first {
+            info!(connections = open, "draining: new connections are not accepted");
+            systemd::status(&format!("draining; {open} connections were open"));
+        }
+        ControlAnswer::Done(format!(
+            "the host accepts no new connections; {open} are open and stay until their clients close them; `plugsocket stop` ends the host"
+        ))
     }
 
     async fn command(&self, command: OperatorCommand) -> ControlAnswer {
@@ -228,14 +264,36 @@ impl ControlContext {
     }
 
     fn close(&self, uuid: &str) -> ControlAnswer {
-        let peer = Identity::key_of(uuid)
-            .and_then(|key| self.hub.registry.find(plugsocket_plugin::ConnectionId(key)))
-            .filter(|peer| peer.identity.matches(uuid));
+        let mut found = Vec::new();
+        match Identity::key_of(uuid) {
+            Some(key) => {
+                let peer = self.hub.registry.find(plugsocket_plugin::ConnectionId(key));
+                found.extend(peer.filter(|peer| peer.identity.matches(uuid)));
+            }
+            // An empty one would match the only connection: a variable of a script without a value.
+            None if uuid.is_empty() => {}
+            None => self.hub.registry.for_each(|peer| {
+                if peer.identity.as_str().starts_with(uuid) {
+                    found.push(peer.clone());
+                }
+            }),
+        }
+        let peer = match found.as_slice() {
+            [] => None,
+            [peer] => Some(peer),
+            several => {
+                let text = format!(
+                    "{} connections have a uuid that begins with {uuid}; give more of it",
+                    several.len()
+                );
+                return ControlAnswer::Refused(text);
+            }
+        };
         let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
         match peer.map(|peer| peer.outbox.close(reason)) {
             Some(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
             Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
-            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid}")),
+            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid:?}")),
         }
     }
 }

@@ -40,6 +40,21 @@ pub(crate) enum ControlRequest {
         fresh: bool,
     },
     Drain {},
+    Stop {
+        /// Keeps the connection open until the process of the host has ended.
+        #[serde(default)]
+        wait: bool,
+    },
+}
+
+/// An answer as it is sent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct AnswerLine {
+    #[serde(flatten)]
+    pub(crate) answer: ControlAnswer,
+    /// Why the configuration file on disk is not in effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) notice: Option<String>,
 }
 
 /// An answer, such as `{"answer":"done","data":"…"}`.
@@ -62,11 +77,29 @@ pub(crate) struct StatusReport {
     pub(crate) pid: u32,
     pub(crate) uptime_seconds: u64,
     pub(crate) config: String,
+    #[serde(default)]
+    pub(crate) config_file: FileReport,
     pub(crate) connections: usize,
+    /// Whether the host accepts no new connections.
+    #[serde(default)]
+    pub(crate) draining: bool,
     /// Certificates of the TLS listeners.
     #[serde(default)]
     pub(crate) certificates: Vec<CertificateReport>,
     pub(crate) resources: Vec<ResourceReport>,
+}
+
+/// State of the configuration file on disk.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct FileReport {
+    /// `applied` or `refused`.
+    pub(crate) state: String,
+    /// Seconds since it was applied, or first refused.
+    pub(crate) age_seconds: u64,
+    /// The mistakes for which it was refused, one per line.
+    pub(crate) refused: Option<String>,
+    /// Changed keys that take effect at the next start.
+    pub(crate) needs_restart: Vec<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +129,19 @@ pub(crate) struct ResourceReport {
     pub(crate) counts: CountsReport,
     pub(crate) swaps: u64,
     pub(crate) last_pause_micros: u64,
+    /// The last snapshot on disk, with `snapshot_every`.
+    #[serde(default)]
+    pub(crate) snapshot: Option<SnapshotReport>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct SnapshotReport {
+    /// Seconds since it was written, and its bytes; null if there is none.
+    pub(crate) age_seconds: Option<u64>,
+    pub(crate) bytes: Option<usize>,
+    /// Why no newer one could be written.
+    pub(crate) error: Option<String>,
+    pub(crate) failing_seconds: Option<u64>,
 }
 
 /// Counts since the host started; for a plugin, the sum over its resources.
@@ -170,6 +216,19 @@ pub(crate) struct ConnectionReport {
     pub(crate) resource: String,
     pub(crate) address: String,
     pub(crate) ident: Option<String>,
+    /// The authenticated user.
+    #[serde(default)]
+    pub(crate) user: Option<String>,
+    #[serde(default)]
+    pub(crate) age_seconds: u64,
+    #[serde(default)]
+    pub(crate) bytes_read: u64,
+    #[serde(default)]
+    pub(crate) bytes_written: u64,
+    #[serde(default)]
+    pub(crate) queued_messages: usize,
+    #[serde(default)]
+    pub(crate) queued_bytes: usize,
 }
 
 /// What applying `plugins.toml` and the plugin folder now would change.
@@ -203,6 +262,9 @@ mod tests {
         for (line, is_request) in [
             (r#"{"do":"status"}"#, true),
             (r#"{"do":"drain"}"#, true),
+            (r#"{"do":"stop"}"#, true),
+            (r#"{"do":"stop","wait":true}"#, true),
+            (r#"{"do":"stop","now":true}"#, false),
             (r#"{"do":"plugin-reload","plugin":"chat"}"#, true),
             (r#"{"do":"drain","when":"idle"}"#, false),
             (r#"{"do":"reload","plugin":"chat"}"#, false),

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::protocol::{
-    CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
-    GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, StatusReport,
+    CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport, FileReport,
+    GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, SnapshotReport,
+    StatusReport,
 };
+use super::table::age;
 use crate::config::{Config, LaneKind};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
-use crate::hub::status::{Active, PluginStatus};
+use crate::hub::status::{Active, FileState, PluginStatus, SnapshotState};
+use crate::net::accept::Accepting;
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
@@ -26,12 +29,43 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         pid: std::process::id(),
         uptime_seconds: hub.started.elapsed().as_secs(),
         config: config.path.display().to_string(),
+        config_file: config_file(&hub.config_file.load()),
         connections: hub.registry.len(),
+        draining: *hub.accepting.borrow() != Accepting::Open,
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
-        resources: resources.values().map(|served| resource(served, &config)).collect(),
+        resources: resources.values().map(|served| resource(served, &config, hub)).collect(),
     }
+}
+
+fn config_file(state: &FileState) -> FileReport {
+    FileReport {
+        state: if state.refused.is_some() { "refused" } else { "applied" }.to_owned(),
+        age_seconds: age_seconds(state.since),
+        refused: state.refused.clone(),
+        needs_restart: state.needs_restart.iter().map(|key| (*key).to_owned()).collect(),
+    }
+}
+
+/// Returns one sentence if the configuration file on disk is not in effect, unless the answer has
+/// the reason already.
+pub(super) fn notice(hub: &Hub, answer: &ControlAnswer) -> Option<String> {
+    let state = hub.config_file.load();
+    let refused = state.refused.as_deref()?;
+    if matches!(answer, ControlAnswer::Refused(text) if text == refused) {
+        return None;
+    }
+    let first = refused.lines().next().unwrap_or_default();
+    let more = match refused.lines().count() {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    };
+    let (file, age) = (hub.config.load(), age(age_seconds(state.since)));
+    let file = file.path.display();
+    Some(format!(
+        "{file} was refused {age} ago; the host runs with the version before: {first}{more}"
+    ))
 }
 
 fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
@@ -45,13 +79,16 @@ fn certificate(status: &tls::CertificateStatus<'_>) -> CertificateReport {
     }
 }
 
-fn resource(served: &Served, config: &Config) -> ResourceReport {
+fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
     let (service, values) = (served.service(), served.counters.values());
     let (generation, closed) = match &service.state {
         ServiceState::Serving(inbox) => (Some(inbox.health().generation()), None),
         ServiceState::Unavailable(outage) => (None, Some(outage.text.clone())),
     };
-    let plugin = config.resources.get(&served.path).map(|settings| settings.plugin.clone());
+    let settings = config.resources.get(&served.path);
+    let plugin = settings.map(|settings| settings.plugin.clone());
+    let snapshot = settings.and_then(|settings| settings.snapshot_every);
+    let snapshot = snapshot.map(|_| snapshot_of(&served.path, hub));
     let lane = match service.lane {
         LaneKind::Thread => "thread",
         LaneKind::Shared => "shared",
@@ -65,6 +102,17 @@ fn resource(served: &Served, config: &Config) -> ResourceReport {
         counts: counts([served]),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
+        snapshot,
+    }
+}
+
+fn snapshot_of(resource: &str, hub: &Hub) -> SnapshotReport {
+    let SnapshotState { written, failing } = hub.snapshots.get(resource).unwrap_or_default();
+    SnapshotReport {
+        age_seconds: written.map(|(at, _)| age_seconds(at)),
+        bytes: written.map(|(_, bytes)| bytes),
+        failing_seconds: failing.as_ref().map(|(since, _)| age_seconds(*since)),
+        error: failing.map(|(_, error)| error),
     }
 }
 
@@ -143,12 +191,21 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
     let mut found = Vec::new();
     hub.registry.for_each(|peer| {
         if resource.is_none_or(|path| peer.resource.path == path) {
+            let ([bytes_read, bytes_written], (queued_messages, queued_bytes)) =
+                (peer.bytes(), peer.outbox.waiting());
+            let user = peer.client.login.as_ref().and_then(|login| login.user.as_deref());
             found.push(ConnectionReport {
                 uuid: peer.identity.as_str().to_owned(),
                 kind: peer.kind.as_str().to_owned(),
                 resource: peer.resource.path.clone(),
                 address: peer.client.address.to_string(),
                 ident: peer.ident().map(ToOwned::to_owned),
+                user: user.map(ToOwned::to_owned),
+                age_seconds: peer.age(hub.started).as_secs(),
+                bytes_read,
+                bytes_written,
+                queued_messages,
+                queued_bytes,
             });
         }
     });
@@ -162,7 +219,7 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
 pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
     let compared = run_blocking(move || {
         let old = hub.config.load_full();
-        let new = Config::load(&old.path).map_err(|error| chain(&error))?;
+        let new = old.read_again().map_err(|error| chain(&error))?;
         old.must_not_end(&new)?;
         let (diff, swapped) = (old.diff(&new), swapped(&new, &hub.plugin_statuses.load()));
         let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();

@@ -7,8 +7,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use super::OutboxState;
 use super::budget::{Budget, Fit, OutboxBounds};
+use super::{Outbox, OutboxState};
 use crate::config::OutboxPolicy;
 use crate::protocol::payload::Outgoing;
 
@@ -24,6 +24,14 @@ pub(super) struct ConflationKeys {
 struct Spot {
     index: usize,
     place: Fit,
+}
+
+impl Outbox {
+    /// Returns the messages and bytes that wait to be written.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.queue.len(), state.queue.iter().map(Outgoing::len).sum())
+    }
 }
 
 impl OutboxState {
