@@ -13,8 +13,7 @@ use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
-use crate::plugin::trial::Trial;
-use crate::plugin::{dylib, preflight};
+use crate::plugin::preflight;
 
 /// A WebSocket application host: each resource path is served by a shared library, which the host
 /// replaces while it runs, without closing a connection or losing a message.
@@ -57,15 +56,13 @@ enum CliCommand {
     },
     #[command(flatten)]
     Ask(Ask),
-    /// Open one library and report whether it is a plugin for this host; with settings, also start
-    /// it and restore a state.
+    /// Run a library in a child process, before the host opens it.
     #[command(name = preflight::COMMAND, hide = true)]
     Preflight {
         library: PathBuf,
+        /// Run as the child of that child, which opens the library.
         #[arg(long)]
-        settings: Option<String>,
-        #[arg(long)]
-        with_state: Option<PathBuf>,
+        rehearse: bool,
     },
 }
 
@@ -74,11 +71,9 @@ enum CliCommand {
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     match command.unwrap_or(CliCommand::Run) {
-        CliCommand::Preflight { library, settings: None, .. } => {
-            run_child(|| dylib::open_module(&library).map(drop))
-        }
-        CliCommand::Preflight { library, settings: Some(settings), with_state } => {
-            run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
+        CliCommand::Preflight { library, rehearse } => {
+            let run = if rehearse { preflight::rehearse } else { preflight::guard };
+            run(&library).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
             print_outcome(ask.run(&options.config))
@@ -107,17 +102,6 @@ fn print_outcome(asked: Result<CommandOutput, AskError>) -> ExitCode {
     }
 }
 
-/// Runs as the preflight child: no runtime, no log, one line of output.
-fn run_child<E: Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
-    preflight::end_with_parent();
-    let (line, code) = match work() {
-        Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
-        Err(error) => (chain(&error), ExitCode::FAILURE),
-    };
-    print_line(&line);
-    code
-}
-
 fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Error>> {
     allocator::return_large_blocks();
     logging::start(options.log_format)
@@ -130,7 +114,7 @@ fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Er
         match (inherited, command) {
             (Some(inherited), _) => run(&options.config, inherited).await.map_err(Into::into),
             (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
-                trial.run().await.map(|fine| print_line(&fine)).map_err(Into::into)
+                trial.run(&options.config).await.map(|fine| print_line(&fine)).map_err(Into::into)
             }
             (None, _) => {
                 check(&options.config).await.map(|fine| print_line(&fine)).map_err(Into::into)

@@ -44,7 +44,7 @@ pub use diff::Diff;
 pub use endpoint::{Endpoint, EndpointPlace};
 pub use error::{ConfigError, Problem};
 pub use limits::{ConnectionSettings, FlowLimits, Limits, MessageLimits, Timeouts};
-pub use plugin::PluginSettings;
+pub use plugin::{PluginSettings, Preflight};
 pub use policies::{OutboxPolicy, OutboxSettings, RatePolicy, RateSettings};
 pub use reference::reference;
 pub use reload::{HandoverSettings, ProbationSettings, ReloadSettings, WatchdogSettings};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tracing::{debug, error, info, warn};
 
 use super::commands::CommandResult;
-use super::deploy::{Candidate, lane_kind, unserved};
+use super::deploy::{Candidate, is_served, lane_kind, unserved};
 use super::restart::InitialState;
 use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
@@ -114,12 +114,22 @@ impl Supervisor {
                 continue;
             }
             let plugin = &settings.plugin;
+            let is_update = diff.reconfigured.contains(path);
             if self.active(plugin).is_none() {
-                self.load_new(plugin).await.map_err(|refusal| self.describe(plugin, &refusal))?;
+                let loaded = self.load_new(plugin, new).await;
+                loaded.map_err(|refusal| self.describe(plugin, &refusal))?;
+            } else if let Some(generation) = self.active(plugin) {
+                let resources = [(path, settings)];
+                let library = &generation.path;
+                let passed = self.preflight(library, plugin, &resources, new, is_update).await;
+                passed.map_err(|refusal| self.describe(plugin, &refusal))?;
             }
             let Some(generation) = self.active(plugin) else { continue };
             let resource = running.get(path).cloned().unwrap_or_else(|| unserved(path, settings));
-            let started = self.start_instance(&generation, &resource, settings).await;
+            let started = match is_update && !is_served(&resource) {
+                true => self.start_with_state(&generation, &resource, settings).await,
+                false => self.start_instance(&generation, &resource, settings).await,
+            };
             let candidate = started.map_err(|refusal| self.describe(plugin, &refusal))?;
             candidates.insert(path.clone(), candidate);
         }

@@ -46,7 +46,11 @@ impl Supervisor {
         let mut candidates = Vec::new();
         for (path, settings) in config.mapped_to(name) {
             let Some(resource) = resources.get(path) else { continue };
-            match self.start_instance(&loaded.generation, resource, settings).await {
+            let started = match succession == Succession::Update && !is_served(resource) {
+                true => self.start_with_state(&loaded.generation, resource, settings).await,
+                false => self.start_instance(&loaded.generation, resource, settings).await,
+            };
+            match started {
                 Ok(candidate) => candidates.push((resource, settings, candidate)),
                 Err(refusal) => return Err(self.report(name, &refusal)),
             }
@@ -293,6 +297,11 @@ impl Supervisor {
 pub(super) fn unserved(path: &str, settings: &ResourceSettings) -> Arc<Resource> {
     let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
     Arc::new(Resource::new(path.to_owned(), service(settings, state)))
+}
+
+/// Returns whether an application serves a resource.
+pub(super) fn is_served(resource: &Resource) -> bool {
+    matches!(resource.service().state, ServiceState::Serving(_))
 }
 
 fn service(settings: &ResourceSettings, state: ServiceState) -> Service {

@@ -9,6 +9,7 @@ mod apply_config;
 mod commands;
 mod deploy;
 mod load;
+mod preflight;
 mod probation;
 mod restart;
 mod rollback;
@@ -88,7 +89,7 @@ struct PluginState {
     status: PluginStatus,
     /// The file that was last loaded or refused; it is not tried again.
     seen: Option<FileStamp>,
-    /// Number of the last staged library, so that no path is used twice.
+    /// The highest number of a generation that was active.
     last_number: u64,
     is_archive_read: bool,
 }
@@ -118,7 +119,7 @@ impl Supervisor {
         let mut failures = Vec::new();
         let names: BTreeSet<&str> = config.resources.values().map(|r| &*r.plugin).collect();
         for name in names {
-            if let Err(refusal) = self.load_new(name).await {
+            if let Err(refusal) = self.load_new(name, &config).await {
                 failures.push(self.report(name, &refusal));
             }
         }
@@ -248,7 +249,7 @@ impl Supervisor {
 
     /// Loads the present library, if its content has changed, into the resources of its plugin.
     async fn update(&mut self, name: &str, config: &Config) {
-        match self.load(name, Content::Other).await {
+        match self.load(name, Content::Other, config).await {
             Ok(Some(loaded)) => {
                 drop(self.replace(name, loaded, config, Succession::Update).await);
             }

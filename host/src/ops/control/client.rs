@@ -253,6 +253,21 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
             ("RESOURCES", |plugin| plugin.resources.join(" ")),
         ],
     );
+    for plugin in plugins.iter().filter(|plugin| !plugin.kept.is_empty()) {
+        let kept = table(
+            &plugin.kept,
+            &[
+                ("KEPT", |kept| kept.number.to_string()),
+                ("SINCE", |kept| kept.since.clone()),
+                ("HASH", |kept| kept.hash.chars().take(12).collect()),
+                ("VERSION", |kept| kept.version.clone()),
+            ],
+        );
+        text.push_str(&format!(
+            "\n{}: generations for plugin rollback\n{kept}",
+            escaped(&plugin.name)
+        ));
+    }
     for plugin in plugins {
         let name = escaped(&plugin.name);
         if !plugin.pinned.is_empty() {

@@ -160,6 +160,12 @@ pub(crate) struct GenerationReport {
 pub(crate) struct KeptReport {
     pub(crate) number: u64,
     pub(crate) hash: String,
+    /// Version of its package; empty if unknown.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// When it last became active.
+    #[serde(default)]
+    pub(crate) since: String,
     pub(crate) age_seconds: u64,
 }
 

@@ -131,8 +131,14 @@ fn plugin(name: &str, hub: &Hub, config: &Config, status: Option<&PluginStatus>)
 }
 
 fn kept(archived: &ArchivedGeneration) -> KeptReport {
-    let ArchivedGeneration { number, hash, since, .. } = archived;
-    KeptReport { number: *number, hash: hash.clone(), age_seconds: age_seconds(*since) }
+    let ArchivedGeneration { number, hash, version, since, .. } = archived;
+    KeptReport {
+        number: *number,
+        hash: hash.clone(),
+        version: version.clone(),
+        since: httpdate::fmt_http_date(*since),
+        age_seconds: age_seconds(*since),
+    }
 }
 
 fn age_seconds(since: SystemTime) -> u64 {
