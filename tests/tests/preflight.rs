@@ -46,6 +46,7 @@ async fn settings_with_which_a_callback_ends_the_process_are_refused() {
     for (at, how, sentence) in FAULTS {
         let position = host.log_position();
         host.write_setup(failing(setup(), at, how));
+        let sentence = sentence.strip_prefix("/app: ").unwrap();
         host.wait_for_error(position, sentence).await;
         echoes(&mut client).await;
     }
@@ -202,4 +203,80 @@ async fn state(host: &TestHost) -> std::path::PathBuf {
     let written = other.folder().join(".plugsocket/state/snapshots/%2Fapp.snapshot");
     within("the state", tokio::fs::copy(written, &file)).await.unwrap();
     file
+}
+
+#[tokio::test]
+async fn a_resource_whose_instance_fails_at_start_does_not_stop_others_of_its_library() {
+    for (at, how, sentence) in FAULTS.into_iter().filter(|fault| fault.0 != "restore") {
+        let host = failing(setup(), at, how).plain("/good", "app").start().await;
+        host.wait_for_error(0, sentence).await;
+        echoes(&mut host.open(Request::to("/good")).await).await;
+    }
+}
+
+/// The plugin `needing` with the C library that it needs.
+fn needing() -> Setup {
+    let helper = fs::read(plugin_path("test_needed")).unwrap();
+    Setup::new(PROGRAM)
+        .plain("/app", "app")
+        .library("app", "needing")
+        .put("plugins/libtest_needed.so", helper)
+        // Cargo adds the folder of the built libraries.
+        .environment("LD_LIBRARY_PATH", "")
+}
+
+async fn answer(client: &mut Client) -> String {
+    client.send("x").await;
+    client.receive_text().await
+}
+
+#[tokio::test]
+async fn a_library_finds_the_libraries_that_lie_beside_it() {
+    let host = needing().start().await;
+    let mut client = host.open(Request::to("/app")).await;
+    assert_eq!(answer(&mut client).await, "1");
+    let library = host.library("app");
+    let check = ["plugin", "check", library.to_str().unwrap()];
+    let (code, output) = host.command(&check).await;
+    assert!(code == 0 && output.ends_with("fine: it starts\n"), "{output}");
+    // A kept generation finds them, too.
+    host.reload("app", "echo").await;
+    assert_eq!(host.command(&["plugin", "rollback", "app"]).await.0, 0);
+    assert_eq!(answer(&mut client).await, "1");
+
+    host.replace_library("app", "needing");
+    fs::remove_file(host.folder().join("plugins/libtest_needed.so")).unwrap();
+    let (code, output) = host.command(&check).await;
+    assert!(code == 1 && output.contains("libtest_needed.so"), "{output}");
+    let (code, output) = host.command(&["plugin", "reload", "app"]).await;
+    assert!(code == 1 && output.contains("libtest_needed.so"), "{output}");
+    assert_eq!(answer(&mut client).await, "1");
+}
+
+#[tokio::test]
+async fn a_changed_needed_library_of_the_same_name_is_refused() {
+    let host = needing().start().await;
+    let mut client = host.open(Request::to("/app")).await;
+    assert_eq!(answer(&mut client).await, "1");
+    let changed = fs::read(plugin_path("test_needed_v2")).unwrap();
+    host.put("plugins/libtest_needed.so", changed);
+    let (code, output) = host.command(&["plugin", "reload", "app"]).await;
+    assert!(
+        code == 1 && output.contains("which differs from the library of this name"),
+        "{output}"
+    );
+    assert_eq!(answer(&mut client).await, "1");
+}
+
+#[tokio::test]
+async fn the_thread_that_opens_a_library_never_ends() {
+    let host = Setup::new(PROGRAM).plain("/app", "app").library("app", "ctor_thread").start().await;
+    let mut client = host.open(Request::to("/app")).await;
+    assert_eq!(answer(&mut client).await, "false");
+    // Another generation, from another thread of the supervisor.
+    assert_eq!(host.command(&["plugin", "reload", "app"]).await.0, 0);
+    assert_eq!(answer(&mut client).await, "false");
+    let library = plugin_path("ctor_thread");
+    let (code, output) = host.command(&["plugin", "check", library.to_str().unwrap()]).await;
+    assert_eq!(code, 0, "{output}");
 }

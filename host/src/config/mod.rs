@@ -48,7 +48,7 @@ pub use plugin::{PluginSettings, Preflight};
 pub use policies::{OutboxPolicy, OutboxSettings, RatePolicy, RateSettings};
 pub use reference::reference;
 pub use reload::{HandoverSettings, ProbationSettings, ReloadSettings, WatchdogSettings};
-pub use resource::{LaneKind, ResourceSettings};
+pub use resource::{ApplicationSettings, LaneKind, ResourceSettings};
 pub use server::{Access, Folders, ServerSettings, TrustedProxy, UnknownResource};
 pub use tls::{Certificate, FileSetting, TlsSettings};
 

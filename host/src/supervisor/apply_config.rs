@@ -7,12 +7,14 @@ use tracing::{debug, error, info, warn};
 
 use super::commands::CommandResult;
 use super::deploy::{Candidate, is_served, lane_kind, unserved};
+use super::load::Refusal;
 use super::restart::InitialState;
 use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
 use crate::config::{Config, ResourceSettings};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
+use crate::fs::stamp::FileStamp;
 use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
 use crate::routing::resource::{Resources, ServiceState};
@@ -20,7 +22,17 @@ use crate::routing::resource::{Resources, ServiceState};
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> CommandResult {
         (self.on_reload)(ReloadPhase::Begun);
+        let stamp = FileStamp::of(&self.hub.config.load().path);
         let outcome = self.read_configuration().await;
+        let refused = outcome.as_ref().err().map(|text| (stamp, text.clone()));
+        match &refused {
+            Some(_) if self.refused_configuration == refused => {
+                info!("configuration not applied, for the same reason as before");
+            }
+            Some((_, text)) => not_applied(text),
+            None => {}
+        }
+        self.refused_configuration = refused;
         (self.on_reload)(ReloadPhase::Finished(match &outcome {
             Ok(done) => done,
             Err(_) => "serving; the configuration was not applied, see the log",
@@ -32,7 +44,7 @@ impl Supervisor {
         let old = self.hub.config.load_full();
         let path = old.path.clone();
         let mut new = read(move || Config::load(path)).await?;
-        old.must_not_end(&new).inspect_err(|text| not_applied(text))?;
+        old.must_not_end(&new)?;
         let diff = old.diff(&new);
         if !diff.restart.is_empty() {
             warn!(
@@ -50,8 +62,7 @@ impl Supervisor {
             return Ok("configuration unchanged".to_owned());
         }
         let guards = self.new_guards(&new).await?;
-        let prepared = self.prepare(&old, &new).await;
-        let candidates = prepared.inspect_err(|line| error!(reason = line, "{NOT_APPLIED}"))?;
+        let candidates = self.prepare(&old, &new).await?;
         self.hub.guards.store(Arc::new(guards));
         self.apply(&old, new, candidates).await;
         if diff.server.iter().any(|key| key.starts_with("tls.")) {
@@ -91,7 +102,7 @@ impl Supervisor {
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
-        match read_blocking(move || auth::load_guards(&config, &present)).await {
+        match read(move || auth::load_guards(&config, &present)).await {
             Ok(guards) => self.hub.guards.store(Arc::new(guards)),
             // A resource kept its former settings, and their key files are gone.
             Err(reason) => error!(reason, "resource keeps its new authentication keys"),
@@ -114,15 +125,25 @@ impl Supervisor {
                 continue;
             }
             let plugin = &settings.plugin;
+            let refused = |refusal: Refusal| {
+                let reason = refusal.with_place(new);
+                let reason = reason.strip_prefix(&format!("{path}: ")).unwrap_or(&reason);
+                let former = running.get(path).is_some_and(|resource| is_served(resource));
+                let after = if former { "; the running instance keeps serving" } else { "" };
+                format!("{path} cannot be served by plugin {plugin}: {reason}{after}")
+            };
             let is_update = diff.reconfigured.contains(path);
             if self.active(plugin).is_none() {
                 let loaded = self.load_new(plugin, new).await;
-                loaded.map_err(|refusal| self.describe(plugin, &refusal))?;
+                loaded.map_err(refused)?;
+                if let Some(refusal) = self.plugin(plugin).unfit.remove(path) {
+                    return Err(refused(refusal));
+                }
             } else if let Some(generation) = self.active(plugin) {
                 let resources = [(path, settings)];
                 let library = &generation.path;
                 let passed = self.preflight(library, plugin, &resources, new, is_update).await;
-                passed.map_err(|refusal| self.describe(plugin, &refusal))?;
+                passed.map_err(refused)?;
             }
             let Some(generation) = self.active(plugin) else { continue };
             let resource = running.get(path).cloned().unwrap_or_else(|| unserved(path, settings));
@@ -130,7 +151,7 @@ impl Supervisor {
                 true => self.start_with_state(&generation, &resource, settings).await,
                 false => self.start_instance(&generation, &resource, settings).await,
             };
-            let candidate = started.map_err(|refusal| self.describe(plugin, &refusal))?;
+            let candidate = started.map_err(refused)?;
             candidates.insert(path.clone(), candidate);
         }
         Ok(candidates)
@@ -215,20 +236,14 @@ impl Supervisor {
 }
 
 /// Reads files off the runtime.
-async fn read_blocking<T: Send + 'static, E: std::error::Error + Send + 'static>(
+async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
     let read = run_blocking(read).await.map_err(|error| chain(&error))?;
     read.map_err(|error| chain(&error))
 }
 
-/// Reads files of a new configuration; logs one line per mistake.
-async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
-    read: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, String> {
-    read_blocking(read).await.inspect_err(|text| not_applied(text))
-}
-
+/// Logs one line per mistake.
 fn not_applied(text: &str) {
     text.lines().for_each(|line| error!("{line}"));
     error!("{NOT_APPLIED}");

@@ -164,8 +164,12 @@ impl Supervisor {
         pending_lane.start(resource.clone(), executor, instance);
         let state = ServiceState::Serving(inbox);
         resource.set_service(Service { lane: kind, ..service(settings, state) });
-        info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
-        self.restarted(&resource.path);
+        let (resource, lane) = (resource.path.as_str(), kind.as_str());
+        match self.is_check {
+            true => info!(resource, plugin, lane, "resource can be served"),
+            false => info!(resource, plugin, generation, lane, "resource is served"),
+        }
+        self.restarted(resource);
         Ok(())
     }
 
@@ -273,7 +277,7 @@ impl Supervisor {
         let (generation, resource) = (generation.clone(), resource.clone());
         let start = {
             let (generation, resource) = (generation.clone(), resource.clone());
-            let (router, config) = (self.router.clone(), settings.config.clone());
+            let (router, config) = (self.router.clone(), settings.config.json.clone());
             move || drop(done.send(generation.start(resource, router, &config)))
         };
         let name = format!("start:{}", resource.path);

@@ -1,5 +1,6 @@
 //! Loads a library file as a generation: copy, check, rehearse, open. Changes nothing that serves.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -7,12 +8,13 @@ use std::time::{Duration, SystemTime};
 use tracing::{error, info, warn};
 
 use super::Supervisor;
+use super::deploy::is_served;
 use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 use crate::hub::status::{Active, PluginStatus};
-use crate::plugin::dylib::{Generation, LoadError};
+use crate::plugin::dylib::{Generation, LoadError, on_loader};
 use crate::plugin::preflight::PreflightError;
 use crate::plugin::staging::{self, StageError, Staged, StagingChecks};
 use crate::plugin::watch;
@@ -23,6 +25,17 @@ pub(super) enum Content {
     /// Only contents that differ from the active generation.
     Other,
     Any,
+}
+
+/// What a library is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// None serves yet. A resource whose instance fails is left out.
+    First,
+    /// To take over the state of the running generation.
+    Update,
+    /// To start without a state.
+    Fresh,
 }
 
 /// Reasons for which a library or resource cannot serve.
@@ -46,10 +59,27 @@ pub(crate) enum Refusal {
     Host(#[source] std::io::Error),
 }
 
+impl Refusal {
+    /// Returns the reason; if an application has refused to start, with the place of its settings.
+    pub(super) fn with_place(&self, config: &Config) -> String {
+        let resource = match self {
+            Self::Start { resource, .. } => Some(resource.as_str()),
+            Self::Preflight(error) => error.refusing(),
+            _ => None,
+        };
+        let settings = resource.and_then(|path| Some((path, config.resources.get(path)?)));
+        let place = settings.map_or_else(String::new, |(path, settings)| {
+            let (file, line) = (config.path.display(), settings.config.line);
+            format!("; its settings: {file}:{line}: resources.{path:?}.config")
+        });
+        chain(self) + &place
+    }
+}
+
 impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
     pub(super) async fn load_new(&mut self, name: &str, config: &Config) -> Result<(), Refusal> {
-        let loaded = match self.load(name, Content::Other, config).await {
+        let loaded = match self.load(name, Content::Other, Purpose::First, config).await {
             Err(Refusal::RolledBack) => {
                 let archived = self.newest_good(name).ok_or(Refusal::RolledBack)?;
                 warn!(
@@ -57,7 +87,7 @@ impl Supervisor {
                     kept = archived.number,
                     "the library file was rolled back; the kept generation serves"
                 );
-                Some(self.load_archived(name, &archived, config, true).await?)
+                Some(self.load_archived(name, &archived, Purpose::First, config).await?)
             }
             loaded => loaded?,
         };
@@ -72,6 +102,7 @@ impl Supervisor {
         &mut self,
         name: &str,
         wanted: Content,
+        purpose: Purpose,
         config: &Config,
     ) -> Result<Option<Active>, Refusal> {
         let file = watch::library(&config.server.folders.plugin_dir, name);
@@ -94,7 +125,7 @@ impl Supervisor {
                 return Err(Refusal::RolledBack);
             }
         }
-        self.open(name, staged, config, true).await.map(Some)
+        self.open(name, staged, purpose, config).await.map(Some)
     }
 
     /// Copies a library, with the checks that `config` requires.
@@ -118,10 +149,10 @@ impl Supervisor {
         &mut self,
         name: &str,
         staged: Staged,
+        purpose: Purpose,
         config: &Config,
-        with_state: bool,
     ) -> Result<Active, Refusal> {
-        match self.open_checked(name, &staged, config, with_state).await {
+        match self.open_checked(name, &staged, purpose, config).await {
             Ok(generation) => {
                 staging::record_opened(&staged.siblings);
                 let (generation, hash) = (Arc::new(generation), staged.hash);
@@ -138,15 +169,29 @@ impl Supervisor {
         &mut self,
         name: &str,
         staged: &Staged,
+        purpose: Purpose,
         config: &Config,
-        with_state: bool,
     ) -> Result<Generation, Refusal> {
-        let mapped: Vec<_> = config.mapped_to(name).collect();
-        self.preflight(&staged.path, name, &mapped, config, with_state).await?;
+        let mut mapped: Vec<_> = config.mapped_to(name).collect();
+        let (mut unfit, with_state) = (BTreeMap::new(), purpose != Purpose::Fresh);
+        loop {
+            match self.preflight(&staged.path, name, &mapped, config, with_state).await {
+                Err(Refusal::Preflight(error))
+                    if purpose == Purpose::First
+                        && mapped.len() > 1
+                        && let Some(path) = error.resource().map(ToOwned::to_owned) =>
+                {
+                    mapped.retain(|(mapped, _)| **mapped != path);
+                    unfit.insert(path, Refusal::Preflight(error));
+                }
+                passed => break passed?,
+            }
+        }
+        self.plugin(name).unfit = unfit;
         let number = self.number_of(name, &staged.hash).await;
         let (name, path) = (name.to_owned(), staged.path.clone());
         let open = move || Generation::open(&name, number, &path);
-        Ok(run_blocking(open).await.map_err(Refusal::Host)??)
+        Ok(on_loader(open).await.map_err(Refusal::Host)??)
     }
 
     /// Makes a generation active; returns the previous one.
@@ -161,6 +206,9 @@ impl Supervisor {
         self.keep(name, generation.clone(), hash).await;
         self.publish();
         let Generation { number, facts, path, .. } = &*generation;
+        if self.is_check {
+            return previous;
+        }
         info!(
             plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
             file = %path.display(), hash = staging::hex(&hash[..6]), "plugin loaded"
@@ -172,16 +220,21 @@ impl Supervisor {
         self.plugins.get(name)?.status.active.as_ref().map(|active| active.generation.clone())
     }
 
-    pub(super) fn describe(&self, name: &str, refusal: &Refusal) -> String {
-        let active = self.active(name);
+    fn describe(&self, name: &str, refusal: &Refusal) -> String {
+        let config = self.hub.config.load();
+        let is_served =
+            |(path, _): (&String, _)| self.resource(path).is_some_and(|it| is_served(&it));
+        let active = self.active(name).filter(|_| config.mapped_to(name).any(is_served));
         let after = active.map(|it| format!("; generation {} keeps serving", it.number));
-        format!("plugin {name} refused: {}{}", chain(refusal), after.unwrap_or_default())
+        let after = after.unwrap_or_default();
+        format!("plugin {name} refused: {}{after}", refusal.with_place(&config))
     }
 
     /// Logs a refusal; returns the line.
     pub(super) fn report(&mut self, name: &str, refusal: &Refusal) -> String {
         let line = self.describe(name, refusal);
-        self.plugin(name).status.refused = Some(chain(refusal));
+        let reason = refusal.with_place(&self.hub.config.load());
+        self.plugin(name).status.refused = Some(reason);
         error!("{line}");
         line
     }

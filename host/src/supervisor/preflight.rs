@@ -59,7 +59,7 @@ impl Supervisor {
                         state
                     }
                 };
-                let (resource, settings) = (path.clone(), settings.config.clone());
+                let (resource, settings) = (path.clone(), settings.config.json.clone());
                 candidates.push(Candidate { resource, settings, state });
             }
             let Err(error) = preflight::run(library, &limits, candidates).await else {

@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::Supervisor;
 use super::commands::CommandResult;
-use super::load::Refusal;
+use super::load::{Purpose, Refusal};
 use crate::config::Config;
 use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
@@ -28,8 +28,11 @@ impl Supervisor {
         let config = self.config_of_enabled(name)?;
         self.read_archive(name).await;
         let archived = self.choose(name, wanted)?;
-        let with_state = succession == Succession::Update;
-        let loaded = match self.load_archived(name, &archived, &config, with_state).await {
+        let purpose = match succession {
+            Succession::Update => Purpose::Update,
+            Succession::Replacement | Succession::Restored => Purpose::Fresh,
+        };
+        let loaded = match self.load_archived(name, &archived, purpose, &config).await {
             Ok(loaded) => loaded,
             Err(refusal) => return Err(self.report(name, &refusal)),
         };
@@ -77,8 +80,8 @@ impl Supervisor {
         &mut self,
         name: &str,
         archived: &ArchivedGeneration,
+        purpose: Purpose,
         config: &Config,
-        with_state: bool,
     ) -> Result<Active, Refusal> {
         let staged = self.stage(name, archived.path.clone(), config).await?;
         if staging::hex(&staged.hash) != archived.hash {
@@ -86,7 +89,7 @@ impl Supervisor {
             staged.remove();
             return Err(StageError::OtherThanArchived { found, archived }.into());
         }
-        self.open(name, staged, config, with_state).await
+        self.open(name, staged, purpose, config).await
     }
 
     /// Archives a serving generation. A failure only prevents a later rollback.

@@ -306,9 +306,15 @@ fn print_difference(difference: &DifferenceReport) -> String {
         ("guarded", &difference.guarded),
         ("plugins", &difference.plugins),
         ("swapped", &difference.swapped),
+        ("refused", &difference.refused),
+        ("deleted", &difference.deleted),
         ("server", &difference.server_keys),
         ("needs a restart", &difference.needs_restart),
     ];
     let shown = lines.into_iter().filter(|(_, names)| !names.is_empty());
-    shown.map(|(what, names)| format!("{what}: {}\n", escaped(&names.join(", ")))).collect()
+    let separator = |what| if what == "refused" { "; " } else { ", " };
+    let line = |(what, names): (_, &Vec<String>)| {
+        format!("{what}: {}\n", escaped(&names.join(separator(what))))
+    };
+    shown.map(line).collect()
 }

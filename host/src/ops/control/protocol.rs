@@ -192,8 +192,15 @@ pub(crate) struct DifferenceReport {
     pub(crate) plugins: Vec<String>,
     pub(crate) server_keys: Vec<String>,
     pub(crate) needs_restart: Vec<String>,
-    /// Plugins whose library file differs from the running generation.
+    /// Plugins whose library would replace the running generation.
     pub(crate) swapped: Vec<String>,
+    /// Plugins whose library or settings would be refused, and why. A refusal of settings means
+    /// that `plugins.toml` would not be applied.
+    #[serde(default)]
+    pub(crate) refused: Vec<String>,
+    /// Plugins whose library is not there; the running generation would continue.
+    #[serde(default)]
+    pub(crate) deleted: Vec<String>,
 }
 
 #[cfg(test)]

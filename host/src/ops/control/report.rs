@@ -1,6 +1,6 @@
 //! Builds the answers to queries from the state that the host publishes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use super::protocol::{
     CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport,
     GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, StatusReport,
 };
-use crate::config::{Config, LaneKind};
+use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
@@ -17,6 +17,7 @@ use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
 use crate::routing::resource::{Resource as Served, ServiceState};
+use crate::supervisor::prediction::{Prediction, predict};
 
 pub(super) fn status(hub: &Hub) -> StatusReport {
     let config = hub.config.load();
@@ -52,16 +53,12 @@ fn resource(served: &Served, config: &Config) -> ResourceReport {
         ServiceState::Unavailable(outage) => (None, Some(outage.text.clone())),
     };
     let plugin = config.resources.get(&served.path).map(|settings| settings.plugin.clone());
-    let lane = match service.lane {
-        LaneKind::Thread => "thread",
-        LaneKind::Shared => "shared",
-    };
     ResourceReport {
         path: served.path.clone(),
         plugin: plugin.unwrap_or_default(),
         generation,
         closed,
-        lane: lane.to_owned(),
+        lane: service.lane.as_str().to_owned(),
         counts: counts([served]),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
@@ -164,39 +161,35 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
     found
 }
 
-/// Compares the running host with the files; reads and hashes off the runtime.
+/// Compares the running host with the files; reads them off the runtime, and tries changed
+/// libraries in child processes.
 pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
+    let old = hub.config.load_full();
     let compared = run_blocking(move || {
-        let old = hub.config.load_full();
-        let new = Config::load(&old.path).map_err(|error| chain(&error))?;
+        let mut new = Config::load(&old.path).map_err(|error| chain(&error))?;
         old.must_not_end(&new)?;
-        let (diff, swapped) = (old.diff(&new), swapped(&new, &hub.plugin_statuses.load()));
-        let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
-        Ok(DifferenceReport {
-            added: diff.added,
-            removed: diff.removed,
-            remapped: diff.remapped,
-            reconfigured: diff.reconfigured,
-            reshaped: diff.reshaped,
-            guarded: diff.guarded,
-            plugins: diff.plugins,
-            server_keys: owned(diff.server),
-            needs_restart: owned(diff.restart),
-            swapped,
-        })
+        let diff = old.diff(&new);
+        old.keep_until_restart(&mut new);
+        Ok((new, diff))
     });
-    match compared.await.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(difference) => ControlAnswer::Diff(difference),
-        Err(text) => ControlAnswer::Refused(text),
-    }
-}
-
-/// Returns the running plugins whose library file differs from the running generation.
-fn swapped(config: &Config, plugin_statuses: &BTreeMap<String, PluginStatus>) -> Vec<String> {
-    let differs = |name: &&String| {
-        let file = watch::library(&config.server.folders.plugin_dir, name);
-        let active = plugin_statuses[*name].active.as_ref();
-        active.is_some_and(|it| staging::hash_of(&file).is_ok_and(|hash| hash != it.hash))
+    let (new, diff) = match compared.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(compared) => compared,
+        Err(text) => return ControlAnswer::Refused(text),
     };
-    plugin_statuses.keys().filter(differs).cloned().collect()
+    let Prediction { swapped, refused, deleted } = predict(&hub, &new, &diff).await;
+    let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
+    ControlAnswer::Diff(DifferenceReport {
+        added: diff.added,
+        removed: diff.removed,
+        remapped: diff.remapped,
+        reconfigured: diff.reconfigured,
+        reshaped: diff.reshaped,
+        guarded: diff.guarded,
+        plugins: diff.plugins,
+        server_keys: owned(diff.server),
+        needs_restart: owned(diff.restart),
+        swapped,
+        refused,
+        deleted,
+    })
 }

@@ -83,6 +83,22 @@ pub(crate) enum Fault {
 }
 
 impl PreflightError {
+    /// Returns the resource whose instance failed.
+    pub(crate) fn resource(&self) -> Option<&str> {
+        match self {
+            Self::Failed(Step::Start(it) | Step::Restore(it) | Step::Drop(it), _) => Some(it),
+            _ => None,
+        }
+    }
+
+    /// Returns the resource whose instance refused to start, or panicked.
+    pub(crate) fn refusing(&self) -> Option<&str> {
+        match self {
+            Self::Failed(Step::Start(resource), Fault::Refused(_)) => Some(resource),
+            _ => None,
+        }
+    }
+
     /// Returns the resource whose state could not be restored.
     pub(crate) fn restoring(&self) -> Option<&str> {
         match self {

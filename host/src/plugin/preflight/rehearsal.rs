@@ -70,16 +70,14 @@ impl From<io::Error> for Ended {
     }
 }
 
-/// Performs all steps in the order of the host and, as there, each on a thread of its own: code of
-/// the library also runs when a thread ends.
+/// Performs all steps in the order of the host. As there, the thread that opens the library never
+/// ends, and the other steps have a thread each: code of the library also runs when one ends.
 fn play(library: &Path, brief: &Brief, reports: &mut Reports) -> Result<(), Ended> {
     let refused = |error: &dyn std::error::Error| Ended::Refused(chain(error));
     reports.begin(Step::Open)?;
-    let path = library.to_owned();
-    on_thread("aside", move || open_module(&path).map(drop))?.map_err(|error| refused(&error))?;
+    open_module(library).map_err(|error| refused(&error))?;
     reports.begin(Step::Attach)?;
-    let path = library.to_owned();
-    let opened = on_thread("aside", move || Generation::open("preflight", 0, &path))?;
+    let opened = Generation::open("preflight", 0, library);
     let generation = Arc::new(opened.map_err(|error| refused(&error))?);
     let mut instances = Vec::new();
     for part in &brief.candidates {

@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(Dynamic::of(b"\x7fELF"), Dynamic::default());
         for at in (0..64).chain(64..64 + 56 * 12) {
             for value in [0, 0x7f, 0xff] {
-                let _ = Dynamic::of(&with(own.clone(), at, value));
+                drop(Dynamic::of(&with(own.clone(), at, value)));
             }
         }
     }

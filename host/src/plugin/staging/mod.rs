@@ -111,6 +111,11 @@ fn own() -> MutexGuard<'static, Option<Own>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Returns this process's own folder for copies.
+pub(crate) fn folder() -> Option<PathBuf> {
+    own().as_ref().map(|own| own.path.clone())
+}
+
 /// Creates this process's own folder for copies in `folder`, and removes those of hosts that have
 /// ended, which nobody locks. Each process has its own, because several may share one configuration.
 ///
