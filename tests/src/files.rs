@@ -1,4 +1,4 @@
-//! The limit on open file descriptors.
+//! The limit on open file descriptors, and the processes of the system.
 
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -32,4 +32,16 @@ pub fn ensure_file_limit(needed: usize) -> Result<(), String> {
         "cannot raise the file descriptor limit: {}",
         shell.args(std::env::args().skip(1)).exec()
     ))
+}
+
+/// Returns the processes whose command line contains `part`, without zombies.
+pub fn processes(part: &str) -> Vec<u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    // A zombie has an empty command line.
+    let matches = |id: &u32| {
+        let line = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(part)
+    };
+    ids.filter(matches).collect()
 }

@@ -34,7 +34,7 @@ use std::future::Future;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use files::ensure_file_limit;
+pub use files::{ensure_file_limit, processes};
 
 pub use client::{Client, Next, Request};
 pub use host::TestHost;

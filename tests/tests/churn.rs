@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{Client, Line, Setup, TestHost, plugin_path};
+use plugsocket_tests::{Client, Line, Setup, TestHost, plugin_path, processes, within};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -166,9 +166,8 @@ async fn a_library_that_arrives_while_another_starts_is_loaded_next() {
     let position = host.log_position();
     host.replace_library("counter", "counter_v2");
     // The staged copy shows that the library has been read.
-    let staged = host.folder().join(format!(".plugsocket/staged/{}/counter.2.so", host.pid()));
     let begun = Instant::now();
-    while !staged.exists() {
+    while !staged_copies(&host).contains(&"counter.2".to_owned()) {
         assert!(begun.elapsed() < plugsocket_tests::DEADLINE, "the library is never staged");
         tokio::task::yield_now().await;
     }
@@ -190,14 +189,16 @@ async fn a_reload_in_progress_does_not_delay_the_shutdown() {
     let slow = host.setup().config("/count", "start_delay_ms", "50000");
     host.write_setup(slow);
     let begun = Instant::now();
-    // The instance starts on a thread of this name.
-    let tasks = format!("/proc/{}/task", host.pid());
+    // The instance starts on a thread of this name, in the preflight child.
+    let library = host.folder().join(".plugsocket/staged").display().to_string();
     let is_start = |comm: String| comm.starts_with("start:/count");
-    let starts = || {
-        let tasks = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path().join("comm"));
-        tasks.into_iter().any(|comm| fs::read_to_string(comm).is_ok_and(is_start))
+    let starts = |process: u32| {
+        let tasks = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+        tasks
+            .into_iter()
+            .any(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(is_start))
     };
-    while !starts() {
+    while !processes(&library).into_iter().any(starts) {
         assert!(begun.elapsed() < plugsocket_tests::DEADLINE, "the instance never starts");
         tokio::task::yield_now().await;
     }
@@ -211,6 +212,12 @@ async fn a_reload_in_progress_does_not_delay_the_shutdown() {
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let staged = host.folder().join(".plugsocket/staged");
     assert_eq!(fs::read_dir(staged).unwrap().count(), 0, "the staged copies are removed");
+    within("the preflight child to end", async {
+        while !processes(&library).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -230,8 +237,12 @@ async fn a_library_that_cannot_be_staged_is_refused_with_the_cause() {
     assert!(line.message().contains("File too large"), "{line}");
     assert!(line.message().ends_with("generation 1 keeps serving"), "{line}");
     counts(&mut client, "v1", 1).await;
-    let staged = host.folder().join(format!(".plugsocket/staged/{}", host.pid()));
-    let staged_files: Vec<_> =
-        fs::read_dir(staged).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(staged_files, ["counter.1.so"], "no partial copy is left");
+    assert_eq!(staged_copies(&host), ["counter.1"], "no partial copy is left");
+}
+
+/// Returns the names of the staged copies of the host.
+fn staged_copies(host: &TestHost) -> Vec<String> {
+    let own = fs::read_dir(host.folder().join(".plugsocket/staged")).unwrap().next();
+    let copies = fs::read_dir(own.unwrap().unwrap().path()).unwrap();
+    copies.map(|copy| copy.unwrap().file_name().into_string().unwrap()).collect()
 }

@@ -317,3 +317,30 @@ async fn the_control_socket_is_private_exclusive_and_replaced_when_stale() {
     within("the second host to answer", answered).await;
     drop(second);
 }
+
+#[tokio::test]
+async fn the_difference_names_refused_and_deleted_libraries() {
+    let mut host = Setup::new(PROGRAM).resource("/a", "a").library("a", "counter_v1").start().await;
+    let difference = async |host: &TestHost| {
+        let (code, output) = host.command(&["check", "--diff"]).await;
+        assert_eq!(code, 0, "{output}");
+        output
+    };
+    // Each is reported, and not loaded: the host has no quiet moment to see it.
+    host.apply(host.setup().reload("quiet", "600")).await;
+    host.replace_library("a", "counter_v2");
+    assert_eq!(difference(&host).await.trim(), "swapped: a");
+    for (library, reason) in [
+        ("no_plugin", "a: it is not a plugsocket plugin"),
+        ("ctor_crash", "a: its constructor crashed"),
+        ("start_refuse", "a: /a: it did not start: made to refuse"),
+        ("restore_refuse", "a: /a: it does not take over the state"),
+    ] {
+        host.replace_library("a", library);
+        let output = difference(&host).await;
+        assert!(output.starts_with(&format!("refused: {reason}")), "{output}");
+        assert!(!output.contains("swapped"), "{output}");
+    }
+    std::fs::remove_file(host.library("a")).unwrap();
+    assert_eq!(difference(&host).await.trim(), "deleted: a");
+}

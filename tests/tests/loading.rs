@@ -138,6 +138,46 @@ async fn check_accepts_a_valid_configuration() {
 }
 
 #[tokio::test]
+async fn check_names_the_cause_and_serves_nothing() {
+    let setup = Setup::new(PROGRAM).resource("/a", "counter_v1").config("/a", "colour", "1");
+    let line = setup.toml().lines().position(|line| line.ends_with(".config]")).unwrap() + 1;
+    let CommandOutput { code, stderr, .. } = setup.run(&["check"]).await;
+    let last = stderr.lines().last().unwrap();
+    assert_eq!(code, Some(1));
+    let cause = "1 plugin or resource cannot be served: plugin counter_v1 refused: /a: it did not";
+    assert!(last.starts_with(&format!("plugsocket: {cause} start")), "{last}");
+    let place = format!("plugins.toml:{line}: resources.\"/a\".config");
+    assert!(last.contains(&place), "{last}");
+    assert!(!stderr.contains("is served") && !stderr.contains("generation"), "{stderr}");
+    let setup = Setup::new(PROGRAM).resource("/a", "counter_v1");
+    let CommandOutput { code, stderr, .. } = setup.run(&["check"]).await;
+    assert_eq!(code, Some(0));
+    assert!(stderr.contains("resource can be served"), "{stderr}");
+    assert!(!stderr.contains("is served") && !stderr.contains("generation"), "{stderr}");
+}
+
+#[tokio::test]
+async fn refused_settings_of_a_new_resource_are_logged_once_with_their_place() {
+    let mut host = Setup::new(PROGRAM).resource("/a", "counter_v1").start().await;
+    let position = host.log_position();
+    let setup = host.setup().resource("/b", "counter_v1").config("/b", "colour", "1");
+    let toml = setup.toml();
+    let line = toml.lines().position(|line| line == "[resources.\"/b\".config]").unwrap() + 1;
+    host.write_setup(setup);
+    let refused = host.wait_for_error(position, "/b cannot be served by plugin counter_v1").await;
+    let place = format!("plugins.toml:{line}: resources.\"/b\".config");
+    assert!(refused.message().ends_with(&place), "{refused}");
+    assert!(!refused.message().contains("keeps serving"), "{refused}");
+    let (code, output) = host.command(&["reload"]).await;
+    assert!(code == 1 && output.trim().ends_with(&place), "{output}");
+    let lines = host.log();
+    let count = lines.iter().filter(|line| line.text().contains("cannot be served")).count();
+    assert_eq!(count, 1, "logged once");
+    let served = lines.iter().find(|line| line.message() == "resource is served").unwrap();
+    assert_eq!(served.field("lane"), "shared");
+}
+
+#[tokio::test]
 async fn an_invalid_key_is_reported_with_its_line_by_check_and_run() {
     let setup = Setup::new(PROGRAM).resource("/a", "counter_v1").key("/a", "dialogue", "true");
     let line = setup.toml().lines().position(|line| line.starts_with("dialogue")).unwrap() + 1;

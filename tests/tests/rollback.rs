@@ -26,6 +26,35 @@ async fn count(client: &mut Client) -> (String, u64) {
     (packet["by"].as_str().unwrap().to_owned(), packet["total"].as_u64().unwrap())
 }
 
+#[tokio::test]
+async fn refused_libraries_and_restarts_leave_no_gap_in_the_numbers() {
+    let folder = std::env::temp_dir().join(format!("plugsocket-numbers-{}", std::process::id()));
+    let setup = counter().server("state_dir", &format!("{folder:?}"));
+    for _ in 0..3 {
+        let mut host = setup.clone().start().await;
+        assert_eq!(kept(&plugin(&host).await), [1]);
+        host.signal("TERM");
+        host.exited().await;
+    }
+    let host = setup.start().await;
+    for library in ["ctor_crash", "no_plugin", "start_refuse", "restore_refuse"] {
+        let position = host.log_position();
+        host.replace_library("app", library);
+        host.wait_for_error(position, "plugin app refused").await;
+    }
+    host.reload("app", "counter_v2").await;
+    let listed = plugin(&host).await;
+    assert_eq!(listed["generation"]["number"], 2);
+    let first = &listed["kept"][1];
+    assert_eq!((&first["number"], &first["version"]), (&json!(1), &json!("0.0.0")));
+    let (_, table) = host.command(&["plugin", "list"]).await;
+    let hash = &first["hash"].as_str().unwrap()[..12];
+    let row = table.lines().find(|line| line.starts_with("1 ")).unwrap();
+    assert!(row.contains(hash) && row.contains("GMT") && row.ends_with("0.0.0"), "{table}");
+    drop(host);
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 fn counter() -> Setup {
     Setup::new(PROGRAM).resource("/app", "app").library("app", "counter_v1")
 }
@@ -67,10 +96,11 @@ async fn a_rollback_keeps_the_state_and_the_newer_file_is_not_reloaded() {
     let running = plugin(&host).await;
     assert_eq!(
         [&running["generation"]["hash"], &running["generation"]["number"]],
-        [&hash, &json!(5)]
+        [&hash, &json!(3)],
+        "the number of a library that served, not of a start or of a refused file"
     );
     let (code, output) = host.command(&["plugin", "reload", "app"]).await;
-    assert_eq!((code, output.trim()), (0, "generation 6 of app serves /app"));
+    assert_eq!((code, output.trim()), (0, "generation 4 of app serves /app"));
     assert_ne!(plugin(&host).await["generation"]["hash"], hash);
     drop(again);
 }

@@ -15,8 +15,7 @@ use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput, HostAddress};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
-use crate::plugin::trial::Trial;
-use crate::plugin::{dylib, preflight};
+use crate::plugin::preflight;
 
 /// A WebSocket application host: each resource path is served by a shared library, which the host
 /// replaces while it runs, without closing a connection or losing a message.
@@ -86,15 +85,13 @@ enum CliCommand {
     },
     #[command(flatten)]
     Ask(Ask),
-    /// Open one library and report whether it is a plugin for this host; with settings, also start
-    /// it and restore a state.
+    /// Run a library in a child process, before the host opens it.
     #[command(name = preflight::COMMAND, hide = true)]
     Preflight {
         library: PathBuf,
+        /// Run as the child of that child, which opens the library.
         #[arg(long)]
-        settings: Option<String>,
-        #[arg(long)]
-        with_state: Option<PathBuf>,
+        rehearse: bool,
     },
 }
 
@@ -113,11 +110,9 @@ pub fn main() -> ExitCode {
         Arguments::command().error(ErrorKind::ArgumentConflict, text).exit();
     }
     match command {
-        CliCommand::Preflight { library, settings: None, .. } => {
-            run_child(|| dylib::open_module(&library).map(drop))
-        }
-        CliCommand::Preflight { library, settings: Some(settings), with_state } => {
-            run_child(|| Trial { library, with_state, settings, timeout: 0 }.check())
+        CliCommand::Preflight { library, rehearse } => {
+            let run = if rehearse { preflight::rehearse } else { preflight::guard };
+            run(&library).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
         }
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
             repeat(ask.repeats(), || print_outcome(ask.clone().run(&options.host())))
@@ -171,17 +166,6 @@ fn print_outcome(asked: Result<CommandOutput, AskError>) -> ExitCode {
     }
 }
 
-/// Runs as the preflight child: no runtime, no log, one line of output.
-fn run_child<E: Error>(work: impl FnOnce() -> Result<(), E>) -> ExitCode {
-    preflight::end_with_parent();
-    let (line, code) = match work() {
-        Ok(()) => (preflight::FINE.to_owned(), ExitCode::SUCCESS),
-        Err(error) => (chain(&error), ExitCode::FAILURE),
-    };
-    print_line(&line);
-    code
-}
-
 fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Error>> {
     allocator::return_large_blocks();
     logging::start(options.log_format)
@@ -196,7 +180,7 @@ fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Er
                 run(&options.config(), options.overrides(), inherited).await.map_err(Into::into)
             }
             (None, CliCommand::Ask(Ask::Plugin(AskPlugin::Check(trial)))) => {
-                trial.run().await.map(|fine| print_line(&fine)).map_err(Into::into)
+                trial.run(&options.config()).await.map(|fine| print_line(&fine)).map_err(Into::into)
             }
             (None, _) => {
                 check(&options.config()).await.map(|fine| print_line(&fine)).map_err(Into::into)

@@ -72,8 +72,8 @@ pub(crate) enum AppError {
         "the {0} has ended and the host cannot run without it; see the log lines before this one"
     )]
     Lost(&'static str),
-    #[error("{0} plugins or resources cannot be served")]
-    Unserved(usize),
+    #[error("{}", unserved(.0))]
+    Unserved(Vec<String>),
 }
 
 /// Returns what an operator can do about an address that cannot be bound.
@@ -142,12 +142,23 @@ pub(crate) async fn check(path: &Path) -> Result<String, AppError> {
     config.server.reload.keep_generations = 0;
     config.resources.values_mut().for_each(|resource| resource.snapshot_every = None);
     let (hub, mut supervisor) = assemble(config, certificates);
+    supervisor.only_check();
     let failures = start(&hub, &mut supervisor).await?;
     stop_lanes(&hub).await;
     if !failures.is_empty() {
-        return Err(AppError::Unserved(failures.len()));
+        return Err(AppError::Unserved(failures));
     }
     Ok(format!("{}: fine, {resources} resources", file.display()))
+}
+
+fn unserved(failures: &[String]) -> String {
+    match failures {
+        [cause] => format!("1 plugin or resource cannot be served: {cause}"),
+        causes => {
+            let (count, causes) = (causes.len(), causes.join("\n  "));
+            format!("{count} plugins or resources cannot be served:\n  {causes}")
+        }
+    }
 }
 
 /// The signals that the host handles.

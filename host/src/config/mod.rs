@@ -44,11 +44,11 @@ pub use diff::Diff;
 pub use endpoint::{Endpoint, EndpointPlace};
 pub use error::{ConfigError, Problem};
 pub use limits::{ConnectionSettings, FlowLimits, Limits, MessageLimits, Timeouts};
-pub use plugin::PluginSettings;
+pub use plugin::{PluginSettings, Preflight};
 pub use policies::{OutboxPolicy, OutboxSettings, RatePolicy, RateSettings};
 pub use reference::reference;
 pub use reload::{HandoverSettings, ProbationSettings, ReloadSettings, WatchdogSettings};
-pub use resource::{LaneKind, ResourceSettings};
+pub use resource::{ApplicationSettings, LaneKind, ResourceSettings};
 pub use server::{Access, Folders, ServerSettings, TrustedProxy, UnknownResource};
 pub use tls::{Certificate, FileSetting, TlsSettings};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::keys::{Settings, settings};
 use super::raw::Node;
-use super::rules::{Rule, strings};
+use super::rules::{Rule, choice, strings};
 use super::value::{self, Wrong};
 
 settings! {
@@ -13,7 +13,23 @@ settings! {
         /// SHA-256 digests, in hexadecimal, of the only libraries that the host loads under this
         /// name; without the key: any. A change applies when the host next reads the library.
         "sha256" => sha256: Vec<[u8; 32]> = digests();
+        /// What the preflight does in a child process before the host does it: `"full"` opens the
+        /// library, starts an instance for each of its resources, restores the present state and
+        /// drops the instance; `"open"` only opens it, for an application whose `start` has effects
+        /// outside of the process that must not occur twice.
+        "preflight" => preflight: Preflight =
+            choice(&[("full", Preflight::Full), ("open", Preflight::Open)]);
     }
+}
+
+/// What the preflight does with a library.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Preflight {
+    /// `"full"`: opens it, starts and drops instances.
+    #[default]
+    Full,
+    /// `"open"`: opens it.
+    Open,
 }
 
 /// One string, or an array of them.

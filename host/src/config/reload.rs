@@ -30,7 +30,8 @@ settings! {
 settings! {
     /// Limits of a start and a handover. Beyond one, the host refuses the library.
     pub struct HandoverSettings in "reload." {
-        /// Time for the preflight: a child process that opens the library first.
+        /// Time for each step of the preflight without a limit of its own: to open the library in a
+        /// child process, and to drop an instance.
         "preflight_timeout" => preflight: Duration =
             seconds(5.0, 0.001, "would refuse every plugin");
         /// Time for an instance to start.

@@ -41,7 +41,7 @@ settings! {
         "auth" => auth: Option<Auth> = auth();
         /// Settings that the host passes to the application, as the text of a JSON object with
         /// sorted keys; the application checks them.
-        "config" => config: String = json_object();
+        "config" => config: ApplicationSettings = json_object();
     }
     and {
         /// Messages that wait for a slow consumer.
@@ -56,6 +56,31 @@ pub enum LaneKind {
     Thread,
     /// `"shared"`: a task on the shared runtime; faster, for plugins that never block.
     Shared,
+}
+
+impl LaneKind {
+    /// Returns its name in `plugins.toml`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Thread => "thread",
+            Self::Shared => "shared",
+        }
+    }
+}
+
+/// The settings of an application, and where they are. Comparison ignores the line.
+#[derive(Debug, Clone, Eq)]
+pub struct ApplicationSettings {
+    /// The text of a JSON object.
+    pub json: String,
+    /// Line in `plugins.toml`, from 1: of the table, or without one that of its resource.
+    pub line: usize,
+}
+
+impl PartialEq for ApplicationSettings {
+    fn eq(&self, other: &Self) -> bool {
+        self.json == other.json
+    }
 }
 
 fn subprotocol(text: &str) -> Result<String, Wrong> {
@@ -85,7 +110,11 @@ pub(super) fn read(
         }
         let right = format!("write a table, [{}], with the key plugin in it", node.name);
         node.table(&ResourceSettings::groups(), &right)?;
-        resources.insert(path.to_owned(), ResourceSettings::read(node, &default));
+        let mut settings = ResourceSettings::read(node, &default);
+        if settings.config.line == 0 {
+            settings.config.line = node.line();
+        }
+        resources.insert(path.to_owned(), settings);
         Ok(())
     })?;
     Ok(resources)
@@ -118,9 +147,13 @@ fn free_path(
 const PAGE: &str = "/plugsocket";
 
 /// A table with keys of the application, as the text of a JSON object.
-fn json_object() -> Rule<String> {
-    Rule::new("table", "", "{}".to_owned(), |node, _| match node.value.is_table() {
-        true => json(node).map(|json| json.to_string()),
+fn json_object() -> Rule<ApplicationSettings> {
+    let none = ApplicationSettings { json: "{}".to_owned(), line: 0 };
+    Rule::new("table", "", none, |node, _| match node.value.is_table() {
+        true => {
+            let line = node.line();
+            json(node).map(|json| ApplicationSettings { json: json.to_string(), line })
+        }
         false => Err(wrong_kind(node.value, &format!("write a table, [{}]", node.name))),
     })
 }

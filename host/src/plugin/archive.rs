@@ -1,8 +1,8 @@
 //! Libraries that were active before, kept across restarts for a rollback.
 //!
 //! Each plugin has a folder in `state_dir/generations` with one file for each generation, named by
-//! its number and hash; the modification time is when it became active. No index could disagree
-//! with the files. The file `rolled-back` holds the hash that was rolled back from, which the host
+//! its number, hash and version; the modification time is when it became active. No index could
+//! disagree with the files. The file `rolled-back` holds the hash that was rolled back from, which the host
 //! does not load again by itself.
 
 use std::fs::{self, File};
@@ -26,6 +26,8 @@ pub(crate) struct ArchivedGeneration {
     pub(crate) number: u64,
     /// SHA-256 of the content, in hexadecimal.
     pub(crate) hash: String,
+    /// Version of its package; empty if unknown.
+    pub(crate) version: String,
     pub(crate) path: PathBuf,
     /// When it last became active.
     pub(crate) since: SystemTime,
@@ -53,11 +55,17 @@ impl Archive {
         copy: &Path,
         number: u64,
         hash: &Hash,
+        version: &str,
         earlier: usize,
     ) -> io::Result<()> {
         owner_only::folder(&self.folder)?;
         let hash = hex(hash);
-        let path = self.folder.join(format!("{number}.{hash}.so"));
+        let is_version = |char: char| char.is_ascii_alphanumeric() || ".-+".contains(char);
+        let version = match version.len() <= MAX_VERSION && version.chars().all(is_version) {
+            true => version,
+            false => "",
+        };
+        let path = self.folder.join(format!("{number}.{hash}.{version}.so"));
         match self.list().into_iter().find(|archived| archived.hash == hash) {
             Some(same) => fs::rename(same.path, &path)?,
             None => Self::add(copy, &path)?,
@@ -101,6 +109,8 @@ impl Archive {
 }
 
 const ROLLED_BACK: &str = "rolled-back";
+/// A longer version is not part of the file name.
+const MAX_VERSION: usize = 100;
 
 /// Removes what a killed host left half-written in the folders of all plugins.
 pub(crate) fn sweep(state_dir: &Path) {
@@ -110,10 +120,13 @@ pub(crate) fn sweep(state_dir: &Path) {
 
 /// Reads an archived file; `None` if [`Archive::keep`] did not name it.
 fn archived(path: PathBuf) -> Option<ArchivedGeneration> {
-    let (number, hash) = path.file_name()?.to_str()?.strip_suffix(".so")?.split_once('.')?;
+    let (number, rest) = path.file_name()?.to_str()?.strip_suffix(".so")?.split_once('.')?;
+    // Earlier hosts wrote no version.
+    let (hash, version) = rest.split_once('.').unwrap_or((rest, ""));
     let (number, hash) = (number.parse().ok()?, hash.to_owned());
+    let version = version.to_owned();
     let since = fs::metadata(&path).and_then(|meta| meta.modified()).ok()?;
-    Some(ArchivedGeneration { number, hash, path, since })
+    Some(ArchivedGeneration { number, hash, version, path, since })
 }
 
 #[cfg(test)]
@@ -128,7 +141,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let keep = |number: u64, content: u8| {
             fs::write(&copy, [content]).unwrap();
-            archive.keep(&copy, number, &[content; 32], 2).unwrap();
+            archive.keep(&copy, number, &[content; 32], "1.2.3-rc.1+x", 2).unwrap();
             let kept = archive
                 .list()
                 .into_iter()
@@ -140,6 +153,7 @@ mod tests {
         assert_eq!(keep(3, b'a'), [(3, b'a'), (2, b'b')]);
         assert_eq!(keep(10, b'c'), [(10, b'c'), (3, b'a'), (2, b'b')]);
         assert_eq!(keep(11, b'd'), [(11, b'd'), (10, b'c'), (3, b'a')]);
+        assert!(archive.list().iter().all(|kept| kept.version == "1.2.3-rc.1+x"));
         assert_eq!(archive.rolled_back(), None);
         archive.set_rolled_back(Some("x")).unwrap();
         assert_eq!(archive.rolled_back().as_deref(), Some("x"));

@@ -1,24 +1,19 @@
-//! `plugsocket plugin check`: checks in a child process, without a host, whether a library would
-//! serve.
+//! `plugsocket plugin check`: checks without a host whether a library would serve.
 //!
-//! The child opens the library as the host would, starts an instance with a configuration, restores
-//! a snapshot if one is given, and ends. Whatever the library does affects the child only.
+//! The library is staged and rehearsed as the host would do it, under the limits of the
+//! configuration. Whatever it does affects child processes only.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use uuid::Uuid;
 
-use super::dylib::{Generation, LoadError};
-use super::preflight::{self, PreflightError};
+use super::preflight::{self, Candidate, PreflightError};
 use super::snapshot_file::{SnapshotFile, SnapshotFileError};
-use super::staging::{self, ElfProblem};
-use super::{Failure, Instance};
-use crate::config::LaneKind;
-use crate::fs::read;
-use crate::routing::resource::{Outage, Resource, Service, ServiceState};
-use crate::routing::router::Router;
+use super::staging::{self, StageError, StagingChecks};
+use super::watch;
+use crate::config::{Config, ConfigError};
 
 /// The arguments of `plugin check`.
 #[derive(Clone, Debug, Args)]
@@ -31,81 +26,93 @@ pub(crate) struct Trial {
     /// Configuration for `start`, as JSON.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     pub(crate) settings: String,
-    /// Time limit in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    pub(crate) timeout: u64,
+    /// Time limit of each step in seconds, instead of those under [server.reload].
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
 }
 
 /// Why a library would not serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrialError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     #[error("cannot read {}", path.display())]
     Read {
         path: PathBuf,
         #[source]
         source: std::io::Error,
     },
+    #[error("cannot use {} for a copy of the library", path.display())]
+    Staging {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
     #[error(transparent)]
-    Elf(#[from] ElfProblem),
+    Stage(#[from] StageError),
     #[error(transparent)]
     Preflight(#[from] PreflightError),
-    #[error(transparent)]
-    Load(#[from] LoadError),
     #[error(transparent)]
     State(#[from] SnapshotFileError),
     #[error("{} does not exist", .0.display())]
     NoState(PathBuf),
-    #[error("it did not start: {0}")]
-    Start(String),
-    #[error("it does not take over the state of {bytes} bytes, version {version}: {text}")]
-    Restore { bytes: usize, version: u32, text: String },
 }
 
 impl Trial {
-    /// Runs the child and returns its result as one sentence.
+    /// Checks the library and returns the result as one sentence.
     ///
     /// # Errors
     /// The library would not serve.
-    pub(crate) async fn run(mut self) -> Result<String, TrialError> {
-        let path = self.library.clone();
-        // The linker searches other folders for a name without a slash.
-        let unread = |source| TrialError::Read { path: path.clone(), source };
-        self.library = path.canonicalize().map_err(unread)?;
-        let bytes = read::read(&self.library, u64::MAX).map_err(unread)?;
-        staging::check_elf(&bytes)?;
-        let mut arguments = vec!["--settings".into(), self.settings.clone().into()];
-        if let Some(state) = &self.with_state {
-            arguments.extend(["--with-state".into(), state.clone().into_os_string()]);
+    pub(crate) async fn run(self, config: &Path) -> Result<String, TrialError> {
+        // The limits of the host; without a file, the defaults.
+        let (config, has_file) = match Config::load(config) {
+            Err(ConfigError::Missing { path }) => (Config::parse("", path)?, false),
+            loaded => (loaded?, true),
+        };
+        let folder = match has_file {
+            true => config.server.folders.staging_dir.clone(),
+            false => std::env::temp_dir().join(format!("plugsocket-check-{}", Uuid::new_v4())),
+        };
+        let checked = self.check(&config, &folder).await;
+        staging::clear();
+        if !has_file {
+            // It may not have been created.
+            drop(std::fs::remove_dir(&folder));
         }
-        preflight::run(&self.library, &arguments, Duration::from_secs(self.timeout)).await?;
-        let state = if self.with_state.is_some() { " and takes over that state" } else { "" };
-        Ok(format!("{}: fine: it starts{state}", self.library.display()))
+        checked
     }
 
-    /// Checks the library; called in the child.
-    ///
-    /// # Errors
-    /// As [`run`](Self::run).
-    pub(crate) fn check(&self) -> Result<(), TrialError> {
-        let read = |path: &PathBuf| {
-            SnapshotFile::read(path)?.ok_or_else(|| TrialError::NoState(path.clone()))
+    async fn check(&self, config: &Config, folder: &Path) -> Result<String, TrialError> {
+        let unread = |source| TrialError::Read { path: self.library.clone(), source };
+        let library = self.library.canonicalize().map_err(unread)?;
+        let state = match &self.with_state {
+            Some(path) => {
+                let state = SnapshotFile::read(path)?;
+                Some(state.ok_or_else(|| TrialError::NoState(path.clone()))?.snapshot)
+            }
+            None => None,
         };
-        let state = self.with_state.as_ref().map(read).transpose()?;
-        let generation = Arc::new(Generation::open("trial", 0, &self.library)?);
-        let service = Service {
-            dialog: true,
-            subprotocols: Vec::new(),
-            lane: LaneKind::Thread,
-            state: ServiceState::Unavailable(Outage::of_plugin("trial")),
+        let unusable = |source| TrialError::Staging { path: folder.to_owned(), source };
+        let own = staging::prepare(folder).map_err(unusable)?;
+        let name = watch::plugin_name(&library).unwrap_or("library");
+        let installed = watch::library(&config.server.folders.plugin_dir, name);
+        // Who may write it, and its content, matter where the host loads it.
+        let is_installed = installed.canonicalize().is_ok_and(|installed| installed == library);
+        let pinned = config.plugins.get(name).filter(|_| is_installed);
+        let checks = StagingChecks {
+            check_owner: is_installed && config.server.reload.check_owner,
+            sha256: pinned.map_or_else(Vec::new, |plugin| plugin.sha256.clone()),
         };
-        let resource = Arc::new(Resource::new("/trial".to_owned(), service));
-        let router = Arc::new(Router::new(Arc::default(), Arc::default()));
-        let started = generation.start(resource, router, &self.settings);
-        let mut instance = started.map_err(|failure| TrialError::Start(failure.into_text()))?;
-        let Some(SnapshotFile { snapshot, .. }) = state else { return Ok(()) };
-        let (bytes, version) = (snapshot.bytes.len(), snapshot.version);
-        let refused =
-            |failure: Failure| TrialError::Restore { bytes, version, text: failure.into_text() };
-        instance.restore(Some(&snapshot)).map_err(refused)
+        let origin = self.library.parent().unwrap_or(Path::new("/"));
+        let staged = staging::stage(&library, origin, &own, name, &checks)?;
+        let mut limits = config.server.reload.handover.clone();
+        if let Some(limit) = self.timeout.map(Duration::from_secs) {
+            (limits.preflight, limits.start, limits.restore) = (limit, limit, limit);
+        }
+        let (settings, with_state) = (self.settings.clone(), state.is_some());
+        let candidate = Candidate { resource: String::new(), settings, state };
+        preflight::run(&staged.path, &limits, vec![candidate]).await?;
+        let state = if with_state { " and takes over that state" } else { "" };
+        Ok(format!("{}: fine: it starts{state}", library.display()))
     }
 }

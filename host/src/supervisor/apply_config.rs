@@ -7,13 +7,15 @@ use std::time::SystemTime;
 use tracing::{debug, error, info, warn};
 
 use super::commands::CommandResult;
-use super::deploy::{Candidate, lane_kind, unserved};
+use super::deploy::{Candidate, is_served, lane_kind, unserved};
+use super::load::Refusal;
 use super::restart::InitialState;
 use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
 use crate::config::{Config, ResourceSettings};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
+use crate::fs::stamp::FileStamp;
 use crate::hub::status::FileState;
 use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
@@ -22,7 +24,17 @@ use crate::routing::resource::{Resources, ServiceState};
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> CommandResult {
         (self.on_reload)(&self.hub, ReloadPhase::Begun);
+        let stamp = FileStamp::of(&self.hub.config.load().path);
         let outcome = self.read_configuration().await;
+        let refused = outcome.as_ref().err().map(|text| (stamp, text.clone()));
+        match &refused {
+            Some(_) if self.refused_configuration == refused => {
+                info!("configuration not applied, for the same reason as before");
+            }
+            Some((_, text)) => not_applied(text),
+            None => {}
+        }
+        self.refused_configuration = refused;
         self.publish_file_state(&outcome);
         let outcome = outcome.map(|needs_restart| applied(needs_restart.as_deref()));
         let status = match &outcome {
@@ -59,7 +71,7 @@ impl Supervisor {
         let old = self.hub.config.load_full();
         let running = old.clone();
         let mut new = read(move || running.read_again()).await?;
-        old.must_not_end(&new).inspect_err(|text| not_applied(text))?;
+        old.must_not_end(&new)?;
         let diff = old.diff(&new);
         if !diff.restart.is_empty() {
             warn!(
@@ -77,8 +89,7 @@ impl Supervisor {
             return Ok(None);
         }
         let guards = self.new_guards(&new).await?;
-        let prepared = self.prepare(&old, &new).await;
-        let candidates = prepared.inspect_err(|line| error!(reason = line, "{NOT_APPLIED}"))?;
+        let candidates = self.prepare(&old, &new).await?;
         self.hub.guards.store(Arc::new(guards));
         self.apply(&old, new, candidates).await;
         if diff.server.iter().any(|key| key.starts_with("tls.")) {
@@ -113,7 +124,7 @@ impl Supervisor {
         if config.resources.values().all(|settings| settings.auth.is_none()) && present.is_empty() {
             return;
         }
-        match read_blocking(move || auth::load_guards(&config, &present)).await {
+        match read(move || auth::load_guards(&config, &present)).await {
             Ok(guards) => self.hub.guards.store(Arc::new(guards)),
             // A resource kept its former settings, and their key files are gone.
             Err(reason) => error!(reason, "resource keeps its new authentication keys"),
@@ -136,13 +147,33 @@ impl Supervisor {
                 continue;
             }
             let plugin = &settings.plugin;
+            let refused = |refusal: Refusal| {
+                let reason = refusal.with_place(new);
+                let reason = reason.strip_prefix(&format!("{path}: ")).unwrap_or(&reason);
+                let former = running.get(path).is_some_and(|resource| is_served(resource));
+                let after = if former { "; the running instance keeps serving" } else { "" };
+                format!("{path} cannot be served by plugin {plugin}: {reason}{after}")
+            };
+            let is_update = diff.reconfigured.contains(path);
             if self.active(plugin).is_none() {
-                self.load_new(plugin).await.map_err(|refusal| self.describe(plugin, &refusal))?;
+                let loaded = self.load_new(plugin, new).await;
+                loaded.map_err(refused)?;
+                if let Some(refusal) = self.plugin(plugin).unfit.remove(path) {
+                    return Err(refused(refusal));
+                }
+            } else if let Some(generation) = self.active(plugin) {
+                let resources = [(path, settings)];
+                let library = &generation.path;
+                let passed = self.preflight(library, plugin, &resources, new, is_update).await;
+                passed.map_err(refused)?;
             }
             let Some(generation) = self.active(plugin) else { continue };
             let resource = running.get(path).cloned().unwrap_or_else(|| unserved(path, settings));
-            let started = self.start_instance(&generation, &resource, settings).await;
-            let candidate = started.map_err(|refusal| self.describe(plugin, &refusal))?;
+            let started = match is_update && !is_served(&resource) {
+                true => self.start_with_state(&generation, &resource, settings).await,
+                false => self.start_instance(&generation, &resource, settings).await,
+            };
+            let candidate = started.map_err(refused)?;
             candidates.insert(path.clone(), candidate);
         }
         Ok(candidates)
@@ -238,20 +269,14 @@ fn applied(needs_restart: Option<&[&str]>) -> String {
 }
 
 /// Reads files off the runtime.
-async fn read_blocking<T: Send + 'static, E: std::error::Error + Send + 'static>(
+async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
     read: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, String> {
     let read = run_blocking(read).await.map_err(|error| chain(&error))?;
     read.map_err(|error| chain(&error))
 }
 
-/// Reads files of a new configuration; logs one line per mistake.
-async fn read<T: Send + 'static, E: std::error::Error + Send + 'static>(
-    read: impl FnOnce() -> Result<T, E> + Send + 'static,
-) -> Result<T, String> {
-    read_blocking(read).await.inspect_err(|text| not_applied(text))
-}
-
+/// Logs one line per mistake.
 fn not_applied(text: &str) {
     text.lines().for_each(|line| error!("{line}"));
     error!("{NOT_APPLIED}");

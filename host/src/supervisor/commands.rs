@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing::info;
 
 use super::Supervisor;
-use super::load::{Content, Refusal};
+use super::load::{Content, Purpose, Refusal};
 use super::restart::InitialState;
 use crate::config::Config;
 use crate::fs::stamp::FileStamp;
@@ -49,7 +49,7 @@ impl Supervisor {
 
     async fn reload(&mut self, name: &str) -> CommandResult {
         let config = self.config_of_enabled(name)?;
-        let loaded = match self.load(name, Content::Any).await {
+        let loaded = match self.load(name, Content::Any, Purpose::Update, &config).await {
             Ok(loaded) => loaded.ok_or_else(|| format!("{name} was not loaded"))?,
             Err(refusal) => return Err(self.report(name, &refusal)),
         };
@@ -90,7 +90,7 @@ impl Supervisor {
         let plugin = self.plugin(name);
         // The library may have changed meanwhile.
         if (plugin.status.active.is_none() || plugin.seen != FileStamp::of(&file))
-            && let Err(refusal) = self.load_new(name).await
+            && let Err(refusal) = self.load_new(name, &config).await
         {
             let line = self.report(name, &refusal);
             if self.active(name).is_none() || !matches!(refusal, Refusal::Missing(_)) {

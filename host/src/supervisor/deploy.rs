@@ -46,7 +46,11 @@ impl Supervisor {
         let mut candidates = Vec::new();
         for (path, settings) in config.mapped_to(name) {
             let Some(resource) = resources.get(path) else { continue };
-            match self.start_instance(&loaded.generation, resource, settings).await {
+            let started = match succession == Succession::Update && !is_served(resource) {
+                true => self.start_with_state(&loaded.generation, resource, settings).await,
+                false => self.start_instance(&loaded.generation, resource, settings).await,
+            };
+            match started {
                 Ok(candidate) => candidates.push((resource, settings, candidate)),
                 Err(refusal) => return Err(self.report(name, &refusal)),
             }
@@ -160,8 +164,12 @@ impl Supervisor {
         pending_lane.start(resource.clone(), executor, instance);
         let state = ServiceState::Serving(inbox);
         resource.set_service(Service { lane: kind, ..service(settings, state) });
-        info!(resource = resource.path, plugin, generation, lane = ?kind, "resource is served");
-        self.restarted(&resource.path);
+        let (resource, lane) = (resource.path.as_str(), kind.as_str());
+        match self.is_check {
+            true => info!(resource, plugin, lane, "resource can be served"),
+            false => info!(resource, plugin, generation, lane, "resource is served"),
+        }
+        self.restarted(resource);
         Ok(())
     }
 
@@ -269,7 +277,7 @@ impl Supervisor {
         let (generation, resource) = (generation.clone(), resource.clone());
         let start = {
             let (generation, resource) = (generation.clone(), resource.clone());
-            let (router, config) = (self.router.clone(), settings.config.clone());
+            let (router, config) = (self.router.clone(), settings.config.json.clone());
             move || drop(done.send(generation.start(resource, router, &config)))
         };
         let name = format!("start:{}", resource.path);
@@ -293,6 +301,11 @@ impl Supervisor {
 pub(super) fn unserved(path: &str, settings: &ResourceSettings) -> Arc<Resource> {
     let state = ServiceState::Unavailable(Outage::of_plugin(&settings.plugin));
     Arc::new(Resource::new(path.to_owned(), service(settings, state)))
+}
+
+/// Returns whether an application serves a resource.
+pub(super) fn is_served(resource: &Resource) -> bool {
+    matches!(resource.service().state, ServiceState::Serving(_))
 }
 
 fn service(settings: &ResourceSettings, state: ServiceState) -> Service {

@@ -1,19 +1,21 @@
-//! Loads a library file as a generation: copy, check, open. Changes nothing that serves.
+//! Loads a library file as a generation: copy, check, rehearse, open. Changes nothing that serves.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::Supervisor;
+use super::deploy::is_served;
+use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 use crate::hub::status::{Active, PluginStatus};
-use crate::plugin::dylib::{Generation, LoadError};
-use crate::plugin::preflight::{self, PreflightError};
+use crate::plugin::dylib::{Generation, LoadError, on_loader};
+use crate::plugin::preflight::PreflightError;
 use crate::plugin::staging::{self, StageError, Staged, StagingChecks};
 use crate::plugin::watch;
 
@@ -23,6 +25,17 @@ pub(super) enum Content {
     /// Only contents that differ from the active generation.
     Other,
     Any,
+}
+
+/// What a library is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// None serves yet. A resource whose instance fails is left out.
+    First,
+    /// To take over the state of the running generation.
+    Update,
+    /// To start without a state.
+    Fresh,
 }
 
 /// Reasons for which a library or resource cannot serve.
@@ -46,10 +59,27 @@ pub(crate) enum Refusal {
     Host(#[source] std::io::Error),
 }
 
+impl Refusal {
+    /// Returns the reason; if an application has refused to start, with the place of its settings.
+    pub(super) fn with_place(&self, config: &Config) -> String {
+        let resource = match self {
+            Self::Start { resource, .. } => Some(resource.as_str()),
+            Self::Preflight(error) => error.refusing(),
+            _ => None,
+        };
+        let settings = resource.and_then(|path| Some((path, config.resources.get(path)?)));
+        let place = settings.map_or_else(String::new, |(path, settings)| {
+            let (file, line) = (config.path.display(), settings.config.line);
+            format!("; its settings: {file}:{line}: resources.{path:?}.config")
+        });
+        chain(self) + &place
+    }
+}
+
 impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
-    pub(super) async fn load_new(&mut self, name: &str) -> Result<(), Refusal> {
-        let loaded = match self.load(name, Content::Other).await {
+    pub(super) async fn load_new(&mut self, name: &str, config: &Config) -> Result<(), Refusal> {
+        let loaded = match self.load(name, Content::Other, Purpose::First, config).await {
             Err(Refusal::RolledBack) => {
                 let archived = self.newest_good(name).ok_or(Refusal::RolledBack)?;
                 warn!(
@@ -57,7 +87,7 @@ impl Supervisor {
                     kept = archived.number,
                     "the library file was rolled back; the kept generation serves"
                 );
-                Some(self.load_archived(name, &archived).await?)
+                Some(self.load_archived(name, &archived, Purpose::First, config).await?)
             }
             loaded => loaded?,
         };
@@ -72,8 +102,10 @@ impl Supervisor {
         &mut self,
         name: &str,
         wanted: Content,
+        purpose: Purpose,
+        config: &Config,
     ) -> Result<Option<Active>, Refusal> {
-        let file = watch::library(&self.hub.config.load().server.folders.plugin_dir, name);
+        let file = watch::library(&config.server.folders.plugin_dir, name);
         self.know_archive(name).await;
         let plugin = self.plugin(name);
         plugin.seen = FileStamp::of(&file);
@@ -81,57 +113,102 @@ impl Supervisor {
             return Err(Refusal::Missing(file));
         }
         let present = plugin.status.active.as_ref().map(|active| active.hash);
-        let staged = self.stage(name, file).await?;
+        let staged = self.stage(name, file, config).await?;
         if wanted == Content::Other {
             if present == Some(staged.hash) {
-                remove_copy(&staged.path);
+                staged.remove();
                 self.plugin(name).status.refused = None;
                 return Ok(None);
             }
             if self.archive(name).rolled_back() == Some(staging::hex(&staged.hash)) {
-                remove_copy(&staged.path);
+                staged.remove();
                 return Err(Refusal::RolledBack);
             }
         }
-        self.open(name, staged).await.map(Some)
+        self.open(name, staged, purpose, config).await.map(Some)
     }
 
-    /// Copies a library under a new generation number, with the checks that plugins.toml requires.
-    pub(super) async fn stage(&mut self, name: &str, library: PathBuf) -> Result<Staged, Refusal> {
-        let number = self.next_number(name).await;
-        let config = self.hub.config.load_full();
+    /// Copies a library, with the checks that `config` requires.
+    pub(super) async fn stage(
+        &mut self,
+        name: &str,
+        library: PathBuf,
+        config: &Config,
+    ) -> Result<Staged, Refusal> {
         let sha256 = config.plugins.get(name).map_or_else(Vec::new, |it| it.sha256.clone());
         let checks = StagingChecks { check_owner: config.server.reload.check_owner, sha256 };
         let (folder, name) = (self.staging.clone(), name.to_owned());
-        let stage = move || staging::stage(&library, &folder, &name, number, &checks);
+        let origin = config.server.folders.plugin_dir.clone();
+        let stage = move || staging::stage(&library, &origin, &folder, &name, &checks);
         Ok(run_blocking(stage).await.map_err(Refusal::Host)??)
     }
 
-    /// Opens a copy as a generation; removes the copy if that fails.
-    pub(super) async fn open(&self, name: &str, staged: Staged) -> Result<Active, Refusal> {
-        let limit = self.hub.config.load().server.reload.handover.preflight;
-        let Staged { path, generation: number, hash } = staged;
-        let opened = async {
-            preflight::run(&path, &[], limit).await?;
-            let (name, path) = (name.to_owned(), path.clone());
-            let open = move || Generation::open(&name, number, &path);
-            Ok(run_blocking(open).await.map_err(Refusal::Host)??)
-        };
-        let opened: Result<_, Refusal> = opened.await;
-        let generation = Arc::new(opened.inspect_err(|_| remove_copy(&path))?);
-        Ok(Active { generation, hash, since: SystemTime::now() })
+    /// Opens a copy as a generation, after a preflight for all resources of its plugin; removes the
+    /// copy if that fails.
+    pub(super) async fn open(
+        &mut self,
+        name: &str,
+        staged: Staged,
+        purpose: Purpose,
+        config: &Config,
+    ) -> Result<Active, Refusal> {
+        match self.open_checked(name, &staged, purpose, config).await {
+            Ok(generation) => {
+                staging::record_opened(&staged.siblings);
+                let (generation, hash) = (Arc::new(generation), staged.hash);
+                Ok(Active { generation, hash, since: SystemTime::now() })
+            }
+            Err(refusal) => {
+                staged.remove();
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn open_checked(
+        &mut self,
+        name: &str,
+        staged: &Staged,
+        purpose: Purpose,
+        config: &Config,
+    ) -> Result<Generation, Refusal> {
+        let mut mapped: Vec<_> = config.mapped_to(name).collect();
+        let (mut unfit, with_state) = (BTreeMap::new(), purpose != Purpose::Fresh);
+        loop {
+            match self.preflight(&staged.path, name, &mapped, config, with_state).await {
+                Err(Refusal::Preflight(error))
+                    if purpose == Purpose::First
+                        && mapped.len() > 1
+                        && let Some(path) = error.resource().map(ToOwned::to_owned) =>
+                {
+                    mapped.retain(|(mapped, _)| **mapped != path);
+                    unfit.insert(path, Refusal::Preflight(error));
+                }
+                passed => break passed?,
+            }
+        }
+        self.plugin(name).unfit = unfit;
+        let number = self.number_of(name, &staged.hash).await;
+        let (name, path) = (name.to_owned(), staged.path.clone());
+        let open = move || Generation::open(&name, number, &path);
+        Ok(on_loader(open).await.map_err(Refusal::Host)??)
     }
 
     /// Makes a generation active; returns the previous one.
     pub(super) async fn activate(&mut self, name: &str, loaded: Active) -> Option<Active> {
         let (generation, hash) = (loaded.generation.clone(), loaded.hash);
-        let PluginStatus { active, refused, retired, .. } = &mut self.plugin(name).status;
+        let plugin = self.plugin(name);
+        plugin.last_number = plugin.last_number.max(generation.number);
+        let PluginStatus { active, refused, retired, .. } = &mut plugin.status;
         *refused = None;
         let previous = active.replace(loaded);
         *retired += u64::from(previous.is_some());
         self.keep(name, generation.clone(), hash).await;
         self.publish();
         let Generation { number, facts, path, .. } = &*generation;
+        if self.is_check {
+            return previous;
+        }
         info!(
             plugin = name, generation = number, package = facts.package, version = facts.version, build = facts.build,
             file = %path.display(), hash = staging::hex(&hash[..6]), "plugin loaded"
@@ -143,16 +220,21 @@ impl Supervisor {
         self.plugins.get(name)?.status.active.as_ref().map(|active| active.generation.clone())
     }
 
-    pub(super) fn describe(&self, name: &str, refusal: &Refusal) -> String {
-        let active = self.active(name);
+    fn describe(&self, name: &str, refusal: &Refusal) -> String {
+        let config = self.hub.config.load();
+        let is_served =
+            |(path, _): (&String, _)| self.resource(path).is_some_and(|it| is_served(&it));
+        let active = self.active(name).filter(|_| config.mapped_to(name).any(is_served));
         let after = active.map(|it| format!("; generation {} keeps serving", it.number));
-        format!("plugin {name} refused: {}{}", chain(refusal), after.unwrap_or_default())
+        let after = after.unwrap_or_default();
+        format!("plugin {name} refused: {}{after}", refusal.with_place(&config))
     }
 
     /// Logs a refusal; returns the line.
     pub(super) fn report(&mut self, name: &str, refusal: &Refusal) -> String {
         let line = self.describe(name, refusal);
-        self.plugin(name).status.refused = Some(chain(refusal));
+        let reason = refusal.with_place(&self.hub.config.load());
+        self.plugin(name).status.refused = Some(reason);
         error!("{line}");
         line
     }
@@ -175,12 +257,5 @@ pub(super) fn log_available(paths: &BTreeSet<PathBuf>) {
             plugin = name, file = %path.display(),
             "available; to serve it, add two lines to plugins.toml: [resources.\"/{name}\"] and plugin = \"{name}\""
         );
-    }
-}
-
-/// Removes a staged copy that is not loaded.
-pub(super) fn remove_copy(staged: &Path) {
-    if let Err(error) = std::fs::remove_file(staged) {
-        debug!(file = %staged.display(), %error, "cannot remove a refused copy");
     }
 }

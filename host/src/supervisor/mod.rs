@@ -9,6 +9,8 @@ mod apply_config;
 mod commands;
 mod deploy;
 mod load;
+pub(crate) mod prediction;
+mod preflight;
 mod probation;
 mod restart;
 mod rollback;
@@ -26,7 +28,7 @@ use tracing::{debug, warn};
 use self::commands::CommandResult;
 pub(crate) use self::commands::OperatorCommand;
 use self::deploy::unserved;
-use self::load::{Content, log_available};
+use self::load::{Content, Purpose, Refusal, log_available};
 use self::probation::Probation;
 use self::restart::{InitialState, RestartState};
 use crate::config::Config;
@@ -74,6 +76,10 @@ pub(crate) struct Supervisor {
     /// Folder of this process for staged copies.
     staging: PathBuf,
     plugins: BTreeMap<String, PluginState>,
+    /// Whether nothing is going to be served.
+    is_check: bool,
+    /// The file that was last refused, and why.
+    refused_configuration: Option<(Option<FileStamp>, String)>,
     /// Resources with recent failures.
     restarts: BTreeMap<String, RestartState>,
     /// Plugins whose active generation is on probation.
@@ -90,8 +96,10 @@ struct PluginState {
     status: PluginStatus,
     /// The file that was last loaded or refused; it is not tried again.
     seen: Option<FileStamp>,
-    /// Number of the last staged library, so that no path is used twice.
+    /// The highest number of a generation that was active.
     last_number: u64,
+    /// Resources whose instance failed in the preflight of the first library.
+    unfit: BTreeMap<String, Refusal>,
     is_archive_read: bool,
 }
 
@@ -107,11 +115,18 @@ impl Supervisor {
             router,
             staging: PathBuf::new(),
             plugins: BTreeMap::new(),
+            is_check: false,
+            refused_configuration: None,
             restarts: BTreeMap::new(),
             probations: BTreeMap::new(),
             available: BTreeMap::new(),
             unreported: (BTreeSet::new(), None),
         }
+    }
+
+    /// Makes [`start`](Self::start) a check: it logs no line about serving.
+    pub(crate) fn only_check(&mut self) {
+        self.is_check = true;
     }
 
     /// Applies the configuration at start. A plugin that fails leaves its resources unavailable
@@ -125,7 +140,7 @@ impl Supervisor {
         let mut failures = Vec::new();
         let names: BTreeSet<&str> = config.resources.values().map(|r| &*r.plugin).collect();
         for name in names {
-            if let Err(refusal) = self.load_new(name).await {
+            if let Err(refusal) = self.load_new(name, &config).await {
                 failures.push(self.report(name, &refusal));
             }
         }
@@ -136,7 +151,11 @@ impl Supervisor {
         for (path, settings) in &config.resources {
             let resource = resources[path].clone();
             let Some(generation) = self.active(&settings.plugin) else { continue };
-            match self.start_with_state(&generation, &resource, settings).await {
+            let started = match self.plugin(&settings.plugin).unfit.remove(path) {
+                Some(refusal) => Err(refusal),
+                None => self.start_with_state(&generation, &resource, settings).await,
+            };
+            match started {
                 Ok(candidate) => {
                     if let Err(error) = self.serve_first(&resource, settings, candidate) {
                         self.not_served(path, &error, InitialState::Written);
@@ -267,7 +286,7 @@ impl Supervisor {
 
     /// Loads the present library, if its content has changed, into the resources of its plugin.
     async fn update(&mut self, name: &str, config: &Config) {
-        match self.load(name, Content::Other).await {
+        match self.load(name, Content::Other, Purpose::Update, config).await {
             Ok(Some(loaded)) => {
                 drop(self.replace(name, loaded, config, Succession::Update).await);
             }

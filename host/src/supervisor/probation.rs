@@ -171,8 +171,16 @@ impl Supervisor {
         before: Handover,
     ) -> Result<&'static str, Box<dyn Error + Send + Sync>> {
         let is_served = matches!(resource.service().state, ServiceState::Serving(_));
-        let candidate = self.start_instance(generation, resource, settings).await?;
-        if is_served {
+        let (config, resources) = (self.hub.config.load_full(), [(&resource.path, settings)]);
+        let (library, plugin) = (&generation.path, &settings.plugin);
+        if !is_served {
+            // The state of the swap is restored below.
+        } else if let Err(refusal) =
+            self.preflight(library, plugin, &resources, &config, true).await
+        {
+            info!(resource = resource.path, error = chain(&refusal), "cannot carry the state back");
+        } else {
+            let candidate = self.start_instance(generation, resource, settings).await?;
             match self.take_over(resource, settings, candidate, Succession::Update).await {
                 Ok(Some(_)) => return Ok("carried back"),
                 // The lane was stuck, and the previous generation already serves.

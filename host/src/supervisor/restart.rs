@@ -217,7 +217,12 @@ impl Supervisor {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(&resource.path) else { return };
         let Some(generation) = self.active(&settings.plugin) else { return };
+        let (with_state, resources) =
+            (initial == InitialState::Written, [(&resource.path, settings)]);
+        let (library, plugin) = (&generation.path, &settings.plugin);
+        let passed = self.preflight(library, plugin, &resources, &config, with_state).await;
         let started = match initial {
+            _ if let Err(refusal) = passed => Err(refusal),
             InitialState::Written => self.start_with_state(&generation, resource, settings).await,
             InitialState::Nothing => self.start_instance(&generation, resource, settings).await,
         };

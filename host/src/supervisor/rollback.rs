@@ -6,7 +6,8 @@ use tracing::{info, warn};
 
 use super::Supervisor;
 use super::commands::CommandResult;
-use super::load::{Refusal, remove_copy};
+use super::load::{Purpose, Refusal};
+use crate::config::Config;
 use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
 use crate::hub::status::Active;
@@ -27,7 +28,11 @@ impl Supervisor {
         let config = self.config_of_enabled(name)?;
         self.read_archive(name).await;
         let archived = self.choose(name, wanted)?;
-        let loaded = match self.load_archived(name, &archived).await {
+        let purpose = match succession {
+            Succession::Update => Purpose::Update,
+            Succession::Replacement | Succession::Restored => Purpose::Fresh,
+        };
+        let loaded = match self.load_archived(name, &archived, purpose, &config).await {
             Ok(loaded) => loaded,
             Err(refusal) => return Err(self.report(name, &refusal)),
         };
@@ -75,14 +80,16 @@ impl Supervisor {
         &mut self,
         name: &str,
         archived: &ArchivedGeneration,
+        purpose: Purpose,
+        config: &Config,
     ) -> Result<Active, Refusal> {
-        let staged = self.stage(name, archived.path.clone()).await?;
+        let staged = self.stage(name, archived.path.clone(), config).await?;
         if staging::hex(&staged.hash) != archived.hash {
-            remove_copy(&staged.path);
             let (found, archived) = (staged.hash, archived.hash.clone());
+            staged.remove();
             return Err(StageError::OtherThanArchived { found, archived }.into());
         }
-        self.open(name, staged).await
+        self.open(name, staged, purpose, config).await
     }
 
     /// Archives a serving generation. A failure only prevents a later rollback.
@@ -92,7 +99,10 @@ impl Supervisor {
             return;
         }
         let archive = self.archive(name);
-        let keep = move || archive.keep(&generation.path, generation.number, &hash, earlier);
+        let keep = move || {
+            let Generation { path, number, facts, .. } = &*generation;
+            archive.keep(path, *number, &hash, &facts.version, earlier)
+        };
         if let Err(error) = run_blocking(keep).await.flatten() {
             warn!(plugin = name, %error, "cannot archive the generation for rollback");
         }
@@ -132,12 +142,15 @@ impl Supervisor {
         Archive::new(&self.hub.config.load().server.folders.state_dir, name)
     }
 
-    /// Returns the number of a new generation; numbers continue across restarts.
-    pub(super) async fn next_number(&mut self, name: &str) -> u64 {
+    /// Returns the number of a generation that is about to be opened. It counts libraries that
+    /// served: a refused one leaves its number to the next, and a restart continues with the number
+    /// of the library that served last.
+    pub(super) async fn number_of(&mut self, name: &str, hash: &Hash) -> u64 {
         self.know_archive(name).await;
-        let newest = self.archived(name).first().map_or(0, |archived| archived.number);
-        let plugin = self.plugin(name);
-        plugin.last_number = plugin.last_number.max(newest) + 1;
-        plugin.last_number
+        let last = self.plugin(name).last_number;
+        match self.archived(name).first() {
+            Some(newest) if last == 0 && newest.hash == staging::hex(hash) => newest.number,
+            newest => last.max(newest.map_or(0, |newest| newest.number)) + 1,
+        }
     }
 }

@@ -184,8 +184,9 @@ impl Supervisor {
     }
 }
 
-/// Renames a refused state, so that the next snapshot does not overwrite it.
-fn set_aside(file: &Path, resource: &str, reason: &str) {
+/// Renames a refused state, so that the next snapshot does not overwrite it; returns whether that
+/// succeeded.
+pub(super) fn set_aside(file: &Path, resource: &str, reason: &str) -> bool {
     let to = file.with_extension("refused");
     let moved = std::fs::rename(file, &to).is_ok();
     let file = to.display();
@@ -193,4 +194,5 @@ fn set_aside(file: &Path, resource: &str, reason: &str) {
         resource, reason, moved, %file,
         "the state on disk is not restored; the application starts without it"
     );
+    moved
 }

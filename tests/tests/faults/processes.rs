@@ -5,37 +5,22 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use plugsocket_tests::{RawClient, Setup, masked, opcode, within};
+use plugsocket_tests::{RawClient, Setup, masked, opcode, processes, within};
 
 use crate::{PROGRAM, ShellHost, count, counter, echoes, on_unix};
 
 #[tokio::test]
 async fn a_killed_host_leaves_no_preflight_child() {
     let mut host = counter().reload("preflight_timeout", "600").start().await;
-    let pid = host.pid();
     host.replace_library("counter", "ctor_hang");
-    let children = || -> Vec<String> {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-        let lists = tasks.map(|task| fs::read_to_string(task.path().join("children")));
-        lists
-            .flat_map(|list| {
-                list.unwrap_or_default()
-                    .split_whitespace()
-                    .map(ToOwned::to_owned)
-                    .collect::<Vec<_>>()
-            })
-            .collect()
+    let staged = host.folder().join(".plugsocket/staged").display().to_string();
+    // The library is mapped, so its constructor is running.
+    let opens = |process: &u32| {
+        let maps = fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
+        maps.contains("/counter.2/libcounter.so")
     };
-    let is_preflight = |child: &String| {
-        let line = fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
-        let maps = fs::read_to_string(format!("/proc/{child}/maps")).unwrap_or_default();
-        // The library is mapped, so its constructor is running.
-        line.windows(9).any(|word| word == b"preflight") && maps.contains("counter.2.so")
-    };
-    let mut child = None;
     within("the preflight child", async {
-        while child.is_none() {
-            child = children().into_iter().find(is_preflight);
+        while !processes(&staged).iter().any(opens) {
             tokio::task::yield_now().await;
         }
     })
@@ -43,10 +28,7 @@ async fn a_killed_host_leaves_no_preflight_child() {
     host.signal("KILL");
     host.exited().await;
     within("the preflight child to end", async {
-        // A zombie has an empty command line.
-        while fs::read(format!("/proc/{}/cmdline", child.as_ref().unwrap()))
-            .is_ok_and(|line| !line.is_empty())
-        {
+        while !processes(&staged).is_empty() {
             tokio::task::yield_now().await;
         }
     })

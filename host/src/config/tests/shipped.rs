@@ -24,8 +24,8 @@ fn the_shipped_file_maps_the_bundled_applications() {
         ],
         "plugins.toml was edited: it maps other resources than the bundled ones"
     );
-    assert_eq!(config.resources["/jobs"].config, r#"{"demo":true}"#, "{EDITED}");
-    assert!(config.resources["/talk"].config.contains(r#""prefix":"You have entered: ""#));
+    assert_eq!(config.resources["/jobs"].config.json, r#"{"demo":true}"#, "{EDITED}");
+    assert!(config.resources["/talk"].config.json.contains(r#""prefix":"You have entered: ""#));
 }
 
 const EDITED: &str = "plugins.toml was edited: it has another value than the default";

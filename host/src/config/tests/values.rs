@@ -213,14 +213,14 @@ fn a_resource_has_defaults_and_takes_all_keys() {
         outbox: OutboxSettings { messages: 1024, bytes: 1 << 20, policy: OutboxPolicy::Close },
         rate: Limits::default().flow.rate,
         auth: None,
-        config: "{}".to_owned(),
+        config: ApplicationSettings { json: "{}".to_owned(), line: 0 },
     };
     assert_eq!(plain, expected);
     let full =
         resource("dialog = false\nlane = 'shared'\nsubprotocols = ['chat.v1', 'a!#']\nconfig = {}");
     assert_eq!((full.dialog, full.lane), (false, Some(LaneKind::Shared)));
     assert_eq!(
-        (full.subprotocols, full.config),
+        (full.subprotocols, full.config.json),
         (vec!["chat.v1".to_owned(), "a!#".to_owned()], "{}".to_owned())
     );
     assert_eq!(resource("lane = 'thread'").lane, Some(LaneKind::Thread));
@@ -228,7 +228,7 @@ fn a_resource_has_defaults_and_takes_all_keys() {
 
 #[test]
 fn a_config_table_becomes_json() {
-    let config = |keys: &str| resource(&format!("[resources.'/web'.config]\n{keys}")).config;
+    let config = |keys: &str| resource(&format!("[resources.'/web'.config]\n{keys}")).config.json;
     assert_eq!(config("b = 1\na = 'ä\"'"), r#"{"a":"ä\"","b":1}"#);
     assert_eq!(
         config("d = 1979-05-27T07:32:00Z\nt = 07:32:00"),

@@ -409,6 +409,21 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
             ("RESOURCES", |plugin| plugin.resources.join(" ")),
         ],
     );
+    for plugin in plugins.iter().filter(|plugin| !plugin.kept.is_empty()) {
+        let kept = table(
+            &plugin.kept,
+            &[
+                ("KEPT", |kept| kept.number.to_string()),
+                ("SINCE", |kept| kept.since.clone()),
+                ("HASH", |kept| kept.hash.chars().take(12).collect()),
+                ("VERSION", |kept| kept.version.clone()),
+            ],
+        );
+        text.push_str(&format!(
+            "\n{}: generations for plugin rollback\n{kept}",
+            escaped(&plugin.name)
+        ));
+    }
     for plugin in plugins {
         let name = escaped(&plugin.name);
         if !plugin.pinned.is_empty() {
@@ -453,9 +468,15 @@ fn print_difference(difference: &DifferenceReport) -> String {
         ("guarded", &difference.guarded),
         ("plugins", &difference.plugins),
         ("swapped", &difference.swapped),
+        ("refused", &difference.refused),
+        ("deleted", &difference.deleted),
         ("server", &difference.server_keys),
         ("needs a restart", &difference.needs_restart),
     ];
     let shown = lines.into_iter().filter(|(_, names)| !names.is_empty());
-    shown.map(|(what, names)| format!("{what}: {}\n", escaped(&names.join(", ")))).collect()
+    let separator = |what| if what == "refused" { "; " } else { ", " };
+    let line = |(what, names): (_, &Vec<String>)| {
+        format!("{what}: {}\n", escaped(&names.join(separator(what))))
+    };
+    shown.map(line).collect()
 }

@@ -206,6 +206,12 @@ pub(crate) struct GenerationReport {
 pub(crate) struct KeptReport {
     pub(crate) number: u64,
     pub(crate) hash: String,
+    /// Version of its package; empty if unknown.
+    #[serde(default)]
+    pub(crate) version: String,
+    /// When it last became active.
+    #[serde(default)]
+    pub(crate) since: String,
     pub(crate) age_seconds: u64,
 }
 
@@ -245,8 +251,15 @@ pub(crate) struct DifferenceReport {
     pub(crate) plugins: Vec<String>,
     pub(crate) server_keys: Vec<String>,
     pub(crate) needs_restart: Vec<String>,
-    /// Plugins whose library file differs from the running generation.
+    /// Plugins whose library would replace the running generation.
     pub(crate) swapped: Vec<String>,
+    /// Plugins whose library or settings would be refused, and why. A refusal of settings means
+    /// that `plugins.toml` would not be applied.
+    #[serde(default)]
+    pub(crate) refused: Vec<String>,
+    /// Plugins whose library is not there; the running generation would continue.
+    #[serde(default)]
+    pub(crate) deleted: Vec<String>,
 }
 
 #[cfg(test)]

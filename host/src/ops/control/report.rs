@@ -1,6 +1,6 @@
 //! Builds the answers to queries from the state that the host publishes.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use super::protocol::{
     StatusReport,
 };
 use super::table::age;
-use crate::config::{Config, LaneKind};
+use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
@@ -20,6 +20,7 @@ use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
 use crate::routing::resource::{Resource as Served, ServiceState};
+use crate::supervisor::prediction::{Prediction, predict};
 
 pub(super) fn status(hub: &Hub) -> StatusReport {
     let config = hub.config.load();
@@ -89,16 +90,12 @@ fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
     let plugin = settings.map(|settings| settings.plugin.clone());
     let snapshot = settings.and_then(|settings| settings.snapshot_every);
     let snapshot = snapshot.map(|_| snapshot_of(&served.path, hub));
-    let lane = match service.lane {
-        LaneKind::Thread => "thread",
-        LaneKind::Shared => "shared",
-    };
     ResourceReport {
         path: served.path.clone(),
         plugin: plugin.unwrap_or_default(),
         generation,
         closed,
-        lane: lane.to_owned(),
+        lane: service.lane.as_str().to_owned(),
         counts: counts([served]),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
@@ -179,8 +176,14 @@ fn plugin(name: &str, hub: &Hub, config: &Config, status: Option<&PluginStatus>)
 }
 
 fn kept(archived: &ArchivedGeneration) -> KeptReport {
-    let ArchivedGeneration { number, hash, since, .. } = archived;
-    KeptReport { number: *number, hash: hash.clone(), age_seconds: age_seconds(*since) }
+    let ArchivedGeneration { number, hash, version, since, .. } = archived;
+    KeptReport {
+        number: *number,
+        hash: hash.clone(),
+        version: version.clone(),
+        since: httpdate::fmt_http_date(*since),
+        age_seconds: age_seconds(*since),
+    }
 }
 
 fn age_seconds(since: SystemTime) -> u64 {
@@ -215,39 +218,35 @@ pub(super) fn connections(hub: &Hub, resource: Option<&str>) -> Vec<ConnectionRe
     found
 }
 
-/// Compares the running host with the files; reads and hashes off the runtime.
+/// Compares the running host with the files; reads them off the runtime, and tries changed
+/// libraries in child processes.
 pub(super) async fn difference(hub: Arc<Hub>) -> ControlAnswer {
+    let old = hub.config.load_full();
     let compared = run_blocking(move || {
-        let old = hub.config.load_full();
-        let new = old.read_again().map_err(|error| chain(&error))?;
+        let mut new = old.read_again().map_err(|error| chain(&error))?;
         old.must_not_end(&new)?;
-        let (diff, swapped) = (old.diff(&new), swapped(&new, &hub.plugin_statuses.load()));
-        let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
-        Ok(DifferenceReport {
-            added: diff.added,
-            removed: diff.removed,
-            remapped: diff.remapped,
-            reconfigured: diff.reconfigured,
-            reshaped: diff.reshaped,
-            guarded: diff.guarded,
-            plugins: diff.plugins,
-            server_keys: owned(diff.server),
-            needs_restart: owned(diff.restart),
-            swapped,
-        })
+        let diff = old.diff(&new);
+        old.keep_until_restart(&mut new);
+        Ok((new, diff))
     });
-    match compared.await.unwrap_or_else(|error| Err(error.to_string())) {
-        Ok(difference) => ControlAnswer::Diff(difference),
-        Err(text) => ControlAnswer::Refused(text),
-    }
-}
-
-/// Returns the running plugins whose library file differs from the running generation.
-fn swapped(config: &Config, plugin_statuses: &BTreeMap<String, PluginStatus>) -> Vec<String> {
-    let differs = |name: &&String| {
-        let file = watch::library(&config.server.folders.plugin_dir, name);
-        let active = plugin_statuses[*name].active.as_ref();
-        active.is_some_and(|it| staging::hash_of(&file).is_ok_and(|hash| hash != it.hash))
+    let (new, diff) = match compared.await.unwrap_or_else(|error| Err(error.to_string())) {
+        Ok(compared) => compared,
+        Err(text) => return ControlAnswer::Refused(text),
     };
-    plugin_statuses.keys().filter(differs).cloned().collect()
+    let Prediction { swapped, refused, deleted } = predict(&hub, &new, &diff).await;
+    let owned = |keys: Vec<&'static str>| keys.into_iter().map(ToOwned::to_owned).collect();
+    ControlAnswer::Diff(DifferenceReport {
+        added: diff.added,
+        removed: diff.removed,
+        remapped: diff.remapped,
+        reconfigured: diff.reconfigured,
+        reshaped: diff.reshaped,
+        guarded: diff.guarded,
+        plugins: diff.plugins,
+        server_keys: owned(diff.server),
+        needs_restart: owned(diff.restart),
+        swapped,
+        refused,
+        deleted,
+    })
 }

@@ -8,6 +8,7 @@
 
 mod host_table;
 mod instance;
+mod loader;
 mod open;
 mod pageout;
 
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use plugsocket_plugin::abi::{HostRef, ModuleRef};
 
 pub(crate) use self::instance::DylibInstance;
+pub(crate) use self::loader::on_loader;
 pub(crate) use self::open::{LoadError, open_module};
 
 use self::host_table::{InstanceContext, host_table};
@@ -47,7 +49,8 @@ pub(crate) struct PluginFacts {
 }
 
 impl Generation {
-    /// Opens the library at `path`: a private copy whose path was never opened before.
+    /// Opens the library at `path`: a private copy whose path was never opened before. Called on
+    /// a thread that never ends ([`on_loader`]).
     ///
     /// # Errors
     /// The library is not a plugin or is incompatible. Only a library that passed the preflight

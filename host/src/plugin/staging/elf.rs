@@ -1,6 +1,7 @@
 //! Checks that a file is a complete ELF shared library for this machine.
 
 use std::env::consts::ARCH;
+use std::path::PathBuf;
 
 /// Why a file is not a usable shared library.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -21,8 +22,64 @@ pub(crate) enum ElfProblem {
     Damaged(&'static str),
 }
 
+/// The needed libraries of a library, and where it looks for them relative to itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Dynamic {
+    /// Names of needed libraries (`DT_NEEDED`).
+    pub(crate) needed: Vec<String>,
+    /// What follows `$ORIGIN` in its run path (`DT_RUNPATH`, `DT_RPATH`).
+    pub(crate) origin_paths: Vec<PathBuf>,
+}
+
+impl Dynamic {
+    /// Reads the dynamic section (System V ABI, chapter 5); empty if there is none.
+    pub(crate) fn of(bytes: &[u8]) -> Self {
+        Self::read(bytes).unwrap_or_default()
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let header = bytes.get(..64)?;
+        let segments = segments(header);
+        let segments = || segments.entries(bytes).filter(|entry| entry.len() >= 56);
+        // Where in the file an address is.
+        let at = |address: u64| {
+            let mut loads = segments().filter(|segment| u32_at(segment, 0) == PT_LOAD);
+            loads.find_map(|segment| {
+                let offset = address.checked_sub(u64_at(segment, 16))?;
+                let is_inside = offset < u64_at(segment, 32);
+                is_inside.then(|| u64_at(segment, 8).checked_add(offset))?
+            })
+        };
+        let dynamic = segments().find(|segment| u32_at(segment, 0) == PT_DYNAMIC)?;
+        let start = usize::try_from(u64_at(dynamic, 8)).ok()?;
+        let end = start.checked_add(usize::try_from(u64_at(dynamic, 32)).ok()?)?;
+        let entries = bytes.get(start..end)?.chunks_exact(16);
+        let entries: Vec<(u64, u64)> =
+            entries.map(|entry| (u64_at(entry, 0), u64_at(entry, 8))).collect();
+        let values = |tag| entries.iter().filter(move |entry| entry.0 == tag).map(|entry| entry.1);
+        let strings = bytes.get(usize::try_from(at(values(DT_STRTAB).next()?)?).ok()?..)?;
+        let text = |at: u64| {
+            let text = strings.get(usize::try_from(at).ok()?..)?.split(|byte| *byte == 0).next()?;
+            Some(std::str::from_utf8(text).ok()?.to_owned())
+        };
+        let needed = values(DT_NEEDED).filter_map(text).filter(|name| !name.contains('/'));
+        let paths = values(DT_RUNPATH).chain(values(DT_RPATH)).filter_map(text);
+        let paths: Vec<String> = paths.collect();
+        let relative = paths.iter().flat_map(|list| list.split(':')).filter_map(|path| {
+            let rest = path.strip_prefix("$ORIGIN").or_else(|| path.strip_prefix("${ORIGIN}"))?;
+            (rest.is_empty() || rest.starts_with('/')).then(|| rest.trim_start_matches('/').into())
+        });
+        Some(Self { needed: needed.collect(), origin_paths: relative.collect() })
+    }
+}
+
 const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
+const PT_DYNAMIC: u32 = 2;
+const DT_NEEDED: u64 = 1;
+const DT_STRTAB: u64 = 5;
+const DT_RPATH: u64 = 15;
+const DT_RUNPATH: u64 = 29;
 const EM_THIS: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
 
 /// Checks that everything the dynamic linker reads is there (System V ABI, chapters 4 and 5).
@@ -46,8 +103,7 @@ pub(crate) fn check_elf(bytes: &[u8]) -> Result<(), ElfProblem> {
     if u16_at(header, 16) != ET_DYN {
         return Err(ElfProblem::NotShared);
     }
-    let segments =
-        Table { offset: u64_at(header, 32), size: u16_at(header, 54), count: u16_at(header, 56) };
+    let segments = segments(header);
     let sections =
         Table { offset: u64_at(header, 40), size: u16_at(header, 58), count: u16_at(header, 60) };
     for table in [&segments, &sections] {
@@ -68,6 +124,11 @@ pub(crate) fn check_elf(bytes: &[u8]) -> Result<(), ElfProblem> {
         return Err(ElfProblem::Damaged("its section headers are zero; copy it again"));
     }
     Ok(())
+}
+
+/// Returns the table of segments; `header` has 64 bytes.
+fn segments(header: &[u8]) -> Table {
+    Table { offset: u64_at(header, 32), size: u16_at(header, 54), count: u16_at(header, 56) }
 }
 
 struct Table {
@@ -150,6 +211,19 @@ mod tests {
         let half = zero_tail.len() / 2;
         zero_tail[half..].fill(0);
         check("zero tail", &zero_tail, "it is damaged");
+    }
+
+    #[test]
+    fn needed_libraries_are_read_and_no_damage_makes_it_panic() {
+        let own = own();
+        let dynamic = Dynamic::of(&own);
+        assert!(dynamic.needed.iter().any(|name| name.starts_with("libc.so")), "{dynamic:?}");
+        assert_eq!(Dynamic::of(b"\x7fELF"), Dynamic::default());
+        for at in (0..64).chain(64..64 + 56 * 12) {
+            for value in [0, 0x7f, 0xff] {
+                drop(Dynamic::of(&with(own.clone(), at, value)));
+            }
+        }
     }
 
     #[test]

@@ -8,18 +8,23 @@
 
 mod elf;
 mod ownership;
+mod siblings;
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ring::digest;
+use tracing::debug;
 use uuid::Uuid;
 
+use self::elf::Dynamic;
 pub(crate) use self::elf::{ElfProblem, check_elf};
 use self::ownership::OwnershipError;
+pub(crate) use self::siblings::{Sibling, record_opened};
 use crate::fs::{owner_only, read};
 
 /// SHA-256 of a library's content.
@@ -29,8 +34,20 @@ pub(crate) type Hash = [u8; 32];
 #[derive(Debug)]
 pub(crate) struct Staged {
     pub(crate) path: PathBuf,
-    pub(crate) generation: u64,
     pub(crate) hash: Hash,
+    /// Libraries that it needs and that were copied with it.
+    pub(crate) siblings: Vec<Sibling>,
+    /// Contains nothing else.
+    folder: PathBuf,
+}
+
+impl Staged {
+    /// Removes a copy that is not loaded.
+    pub(crate) fn remove(self) {
+        if let Err(error) = fs::remove_dir_all(&self.folder) {
+            debug!(folder = %self.folder.display(), %error, "cannot remove a refused copy");
+        }
+    }
 }
 
 /// Why a library cannot be staged.
@@ -53,6 +70,18 @@ pub(crate) enum StageError {
         hex(found), .pinned.iter().map(|hash| hex(hash)).collect::<Vec<_>>().join(", ")
     )]
     OtherContent { plugin: String, found: Hash, pinned: Vec<Hash> },
+    #[error("it needs {}", path.display())]
+    Needed {
+        path: PathBuf,
+        #[source]
+        problem: Box<StageError>,
+    },
+    #[error(
+        "it needs {path}, which differs from the library of this name that the host has loaded \
+         (SHA-256 {first}…); the dynamic linker keeps the first one: give the new one another name \
+         (SONAME), or restart the host", path = path.display()
+    )]
+    Changed { path: PathBuf, first: String },
     #[error(
         "it is not the library that was kept: its SHA-256 is {} instead of {}; its file was \
          changed, remove it", hex(found), .archived
@@ -80,6 +109,11 @@ static OWN: Mutex<Option<Own>> = Mutex::new(None);
 
 fn own() -> MutexGuard<'static, Option<Own>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns this process's own folder for copies.
+pub(crate) fn folder() -> Option<PathBuf> {
+    own().as_ref().map(|own| own.path.clone())
 }
 
 /// Creates this process's own folder for copies in `folder`, and removes those of hosts that have
@@ -140,17 +174,20 @@ pub(crate) fn clear() {
 /// Names of staging folders begin with this.
 const PREFIX: &str = "host-";
 
-/// Copies `library` to `folder/NAME.GENERATION.so` and checks the copy.
+/// Copies `library` into a new folder in `folder`, with the libraries that it needs from `origin`,
+/// the folder in which it was installed. Checks the copies.
 ///
 /// # Errors
-/// The library cannot be read or copied, is not complete, or fails a check. No copy remains.
+/// A library cannot be read or copied, is not complete, or fails a check. No copy remains.
 pub(crate) fn stage(
     library: &Path,
+    origin: &Path,
     folder: &Path,
     name: &str,
-    generation: u64,
     checks: &StagingChecks,
 ) -> Result<Staged, StageError> {
+    /// Makes each path one that was never used before.
+    static COPIES: AtomicU64 = AtomicU64::new(0);
     recreate(folder).map_err(|source| StageError::Copy { path: folder.to_owned(), source })?;
     let mut file = read::open(library).map_err(StageError::Read)?;
     if checks.check_owner {
@@ -159,23 +196,37 @@ pub(crate) fn stage(
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).map_err(StageError::Read)?;
     check_elf(&bytes)?;
-    let found = to_hash(&digest::digest(&digest::SHA256, &bytes));
-    if !checks.sha256.is_empty() && !checks.sha256.contains(&found) {
+    let hash = to_hash(&digest::digest(&digest::SHA256, &bytes));
+    if !checks.sha256.is_empty() && !checks.sha256.contains(&hash) {
         let (plugin, pinned) = (name.to_owned(), checks.sha256.clone());
-        return Err(StageError::OtherContent { plugin, found, pinned });
+        return Err(StageError::OtherContent { plugin, found: hash, pinned });
     }
-    let path = folder.join(format!("{name}.{generation}.so"));
-    let written = owner_only::new_file(&path).and_then(|mut file| {
-        file.write_all(&bytes)?;
-        // Clean pages can be reclaimed when the generation is retired.
-        file.sync_all()
-    });
-    if let Err(source) = written {
-        // The first error is the one to report.
-        drop(fs::remove_file(&path));
-        return Err(StageError::Copy { path, source });
+    let dynamic = Dynamic::of(&bytes);
+    let folder = folder.join(format!("{name}.{}", COPIES.fetch_add(1, Ordering::Relaxed) + 1));
+    let mut place = folder.clone();
+    place.extend(std::iter::repeat_n("in", siblings::depth(&dynamic)));
+    let path = place.join(format!("lib{name}.so"));
+    let mut staged = Staged { path, hash, siblings: Vec::new(), folder };
+    let written = owner_only::folder(&place).and_then(|()| write(&staged.path, &bytes));
+    let copied = match written {
+        Ok(()) => siblings::copy(&dynamic, origin, &place, &staged.folder, checks),
+        Err(source) => Err(StageError::Copy { path: staged.path.clone(), source }),
+    };
+    match copied {
+        Ok(siblings) => staged.siblings = siblings,
+        Err(error) => {
+            staged.remove();
+            return Err(error);
+        }
     }
-    Ok(Staged { path, generation, hash: found })
+    Ok(staged)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = owner_only::new_file(path)?;
+    file.write_all(bytes)?;
+    // Clean pages can be reclaimed when the generation is retired.
+    file.sync_all()
 }
 
 /// Computes the hash of a library without reading it into memory as a whole.

@@ -1,0 +1,109 @@
+//! The preflight of a library for the resources that it is going to serve: with their settings, and
+//! with the state that the host is going to restore.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::sync::oneshot;
+use tracing::debug;
+
+use super::Supervisor;
+use super::load::Refusal;
+use super::restart::InitialState;
+use super::snapshots::set_aside;
+use crate::config::{Config, Preflight, ResourceSettings};
+use crate::error::chain;
+use crate::fs::blocking::run_blocking;
+use crate::plugin::Snapshot;
+use crate::plugin::lane::Item;
+use crate::plugin::lane::inbox::Inbox;
+use crate::plugin::preflight::{self, Candidate};
+use crate::plugin::snapshot_file::{self, SnapshotFile};
+use crate::routing::resource::{Outage, Resource, ServiceState};
+
+impl Supervisor {
+    /// Rehearses in a child process what the host is going to do with `library`, a staged copy: open
+    /// it, and start an instance for each of these resources. `with_state`: restore the present
+    /// state, which is that of the running instance or, without one, the last state on disk.
+    ///
+    /// A state on disk that ends the child is set aside, as one that is refused.
+    pub(super) async fn preflight(
+        &mut self,
+        library: &Path,
+        name: &str,
+        resources: &[(&String, &ResourceSettings)],
+        config: &Config,
+        with_state: bool,
+    ) -> Result<(), Refusal> {
+        let is_active = self.active(name).is_some_and(|active| active.path == library);
+        let kind = config.plugins.get(name).map_or(Preflight::Full, |plugin| plugin.preflight);
+        if is_active && (kind == Preflight::Open || !library.exists()) {
+            debug!(plugin = name, "no preflight of the active generation");
+            return Ok(());
+        }
+        let limits = config.server.reload.handover.clone();
+        loop {
+            let (mut candidates, mut on_disk) = (Vec::new(), BTreeSet::new());
+            for &(path, settings) in resources.iter().filter(|_| kind == Preflight::Full) {
+                let served = self.resource(path);
+                let served = served.as_ref().map(|it| (it, it.service()));
+                let state = match served.as_ref().map(|(it, service)| (it, &service.state)) {
+                    _ if !with_state => None,
+                    Some((resource, ServiceState::Serving(inbox))) => {
+                        self.state_of(resource, inbox, config).await
+                    }
+                    _ => {
+                        let state = written(path, settings, config).await;
+                        on_disk.extend(state.is_some().then(|| path.clone()));
+                        state
+                    }
+                };
+                let (resource, settings) = (path.clone(), settings.config.json.clone());
+                candidates.push(Candidate { resource, settings, state });
+            }
+            let Err(error) = preflight::run(library, &limits, candidates).await else {
+                return Ok(());
+            };
+            let Some(path) = error.restoring().filter(|path| on_disk.contains(*path)) else {
+                return Err(error.into());
+            };
+            let file = snapshot_file::file(&config.server.folders.state_dir, path);
+            if !set_aside(&file, path, &chain(&error)) {
+                return Err(error.into());
+            }
+        }
+    }
+
+    /// Takes a snapshot of a running instance; `None` where the swap will find out what is wrong.
+    async fn state_of(
+        &mut self,
+        resource: &Arc<Resource>,
+        inbox: &Inbox,
+        config: &Config,
+    ) -> Option<Snapshot> {
+        let (done, taken) = oneshot::channel();
+        let take = async {
+            inbox.send(Item::Snapshot(done)).await.ok()?;
+            taken.await.ok()
+        };
+        let outage = Outage::of_stuck(config.server.watchdog.restart_pause);
+        let Some(taken) = self.until_stuck(resource, inbox, &outage, take).await else {
+            // In case that the library is refused.
+            self.schedule_restart(&resource.path, InitialState::Written);
+            return None;
+        };
+        let limit = config.server.reload.handover.snapshot_limit;
+        let snapshot = taken?.ok()??.snapshot;
+        (snapshot.bytes.len() <= limit).then_some(snapshot)
+    }
+}
+
+/// Reads the state on disk that an instance is going to restore.
+async fn written(path: &str, settings: &ResourceSettings, config: &Config) -> Option<Snapshot> {
+    settings.snapshot_every?;
+    let file = snapshot_file::file(&config.server.folders.state_dir, path);
+    let read = run_blocking(move || SnapshotFile::read(&file)).await;
+    let state = read.ok()?.ok()??;
+    (state.plugin == settings.plugin).then_some(state.snapshot)
+}
