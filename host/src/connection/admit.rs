@@ -12,9 +12,10 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
+use super::http_post::{self, Answer};
 use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied, write_response};
 use super::timers::Timers;
-use super::{Connection, Socket, http_post};
+use super::{Connection, Socket};
 use crate::auth::{Applicant, Pass};
 use crate::config::{Config, UnknownResource};
 use crate::hub::Hub;
@@ -216,6 +217,33 @@ fn protocol<'a>(
     http::choose_protocol(head, &service.subprotocols).or(of_token)
 }
 
+/// Writes the response to a POST; keeps the connection open for the next request, or closes it.
+async fn respond<S: Socket>(
+    mut stream: S,
+    answered: Result<Answer, Vec<u8>>,
+    wants_keep_alive: bool,
+    hub: &Hub,
+    config: &Config,
+) -> Step<S> {
+    let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
+    let handshaking = hub.connection_limits.start_handshake();
+    let may_keep_alive = handshaking.may_keep_alive(&limits.connections);
+    let bytes = match answered {
+        Ok(Answer { packets, rest }) if wants_keep_alive && may_keep_alive => {
+            let bytes = http::kept_response(http_post::JSON, &packets, timeouts.head);
+            return match write_response(&mut stream, &bytes, timeouts.write).await {
+                true => Continue(Request { stream, handshaking, kept: Some(rest) }),
+                false => Break(None),
+            };
+        }
+        Ok(answer) => http::response(200, http_post::JSON, &answer.packets, &[]),
+        Err(response) => response,
+    };
+    drop(handshaking);
+    answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
+    Break(None)
+}
+
 async fn open_connection<S: Socket>(
     mut stream: S,
     handshake: Handshake,
@@ -267,22 +295,7 @@ async fn open_connection<S: Socket>(
                 http_post::serve(&mut stream, request, entry, &config).instrument(span).await;
             // From here on the connection counts as a handshaking one, or no longer.
             drop(guard);
-            let handshaking = hub.connection_limits.start_handshake();
-            let may_keep_alive = handshaking.may_keep_alive(&limits.connections);
-            let bytes = match answered {
-                Ok(http_post::Answer { packets, rest }) if wants_keep_alive && may_keep_alive => {
-                    let bytes = http::kept_response(http_post::JSON, &packets, timeouts.head);
-                    return match write_response(&mut stream, &bytes, timeouts.write).await {
-                        true => Continue(Request { stream, handshaking, kept: Some(rest) }),
-                        false => Break(None),
-                    };
-                }
-                Ok(answer) => http::response(200, http_post::JSON, &answer.packets, &[]),
-                Err(response) => response,
-            };
-            drop(handshaking);
-            answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
-            return Break(None);
+            return respond(stream, answered, wants_keep_alive, hub, &config).await;
         }
         Intent::Lines(tail) => Wire::lines(stream, &read, tail, &limits.messages),
         Intent::WebSocket { .. } | Intent::Page(_) => {

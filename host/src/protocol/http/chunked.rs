@@ -153,8 +153,11 @@ mod tests {
     const MAX_BODY: usize = 20;
     const MAX_EXTRA: usize = 100;
 
-    /// Decodes `sent` in reads of `step` bytes; returns body and rest, or the status of the refusal.
-    fn decode(sent: &[u8], step: usize) -> Result<Option<(Vec<u8>, &[u8])>, u16> {
+    /// Body and rest, `None` while incomplete, or the status of the refusal.
+    type Decoded<'a> = Result<Option<(Vec<u8>, &'a [u8])>, u16>;
+
+    /// Decodes `sent` in reads of `step` bytes.
+    fn decode(sent: &[u8], step: usize) -> Decoded<'_> {
         let mut decoder = ChunkedBody::new(MAX_BODY, MAX_EXTRA);
         let mut at = 0;
         for read in sent.chunks(step) {
