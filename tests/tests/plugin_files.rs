@@ -64,7 +64,7 @@ async fn an_acl_with_other_writers_is_refused_until_removed() {
     let folder = host.folder().join("plugins");
     if !setfacl(&OTHERS, &folder) {
         let test = "an_acl_with_other_writers_is_refused_until_removed";
-        skip(test, "setfacl is missing, or the file system has no ACLs", "apt-get install acl");
+        skip(test, "no setfacl (apt-get install acl), or no ACLs on this file system", "");
         return;
     }
     expect_refusal(&host, |_| {}, "plugins has an access control list that lets other users").await;

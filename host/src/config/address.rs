@@ -54,7 +54,7 @@ pub(super) fn check_socket(path: &Path) -> Result<(), Wrong> {
     match length {
         ..=107 => Ok(()),
         _ => wrong!(
-            "{said} is too long: {length} bytes, and the path of a socket may have 107; write a shorter one, e.g. \"/run/plugsocket/control\""
+            "{said} is too long: {length} bytes, and the path of a socket may have 107; write a shorter one"
         ),
     }
 }
