@@ -54,8 +54,7 @@ impl Archive {
         &self,
         copy: &Path,
         number: u64,
-        hash: &Hash,
-        version: &str,
+        (hash, version): (&Hash, &str),
         earlier: usize,
     ) -> io::Result<()> {
         owner_only::folder(&self.folder)?;
@@ -141,7 +140,7 @@ mod tests {
         fs::create_dir_all(&folder).unwrap();
         let keep = |number: u64, content: u8| {
             fs::write(&copy, [content]).unwrap();
-            archive.keep(&copy, number, &[content; 32], "1.2.3-rc.1+x", 2).unwrap();
+            archive.keep(&copy, number, (&[content; 32], "1.2.3-rc.1+x"), 2).unwrap();
             let kept = archive
                 .list()
                 .into_iter()

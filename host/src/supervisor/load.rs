@@ -130,7 +130,7 @@ impl Supervisor {
 
     /// Copies a library, with the checks that `config` requires.
     pub(super) async fn stage(
-        &mut self,
+        &self,
         name: &str,
         library: PathBuf,
         config: &Config,
@@ -175,7 +175,7 @@ impl Supervisor {
         let mut mapped: Vec<_> = config.mapped_to(name).collect();
         let (mut unfit, with_state) = (BTreeMap::new(), purpose != Purpose::Fresh);
         loop {
-            match self.preflight(&staged.path, name, &mapped, config, with_state).await {
+            match self.preflight((name, &staged.path), &mapped, config, with_state).await {
                 Err(Refusal::Preflight(error))
                     if purpose == Purpose::First
                         && mapped.len() > 1

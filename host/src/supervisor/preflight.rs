@@ -23,15 +23,14 @@ use crate::plugin::snapshot_file::{self, SnapshotFile};
 use crate::routing::resource::{Outage, Resource, ServiceState};
 
 impl Supervisor {
-    /// Rehearses in a child process what the host is going to do with `library`, a staged copy: open
+    /// Rehearses in a child process what the host is going to do with the staged copy of a plugin: open
     /// it, and start an instance for each of these resources. `with_state`: restore the present
     /// state, which is that of the running instance or, without one, the last state on disk.
     ///
     /// A state on disk that ends the child is set aside, as one that is refused.
     pub(super) async fn preflight(
         &mut self,
-        library: &Path,
-        name: &str,
+        (name, library): (&str, &Path),
         resources: &[(&String, &ResourceSettings)],
         config: &Config,
         with_state: bool,
@@ -46,10 +45,14 @@ impl Supervisor {
         loop {
             let (mut candidates, mut on_disk) = (Vec::new(), BTreeSet::new());
             for &(path, settings) in resources.iter().filter(|_| kind == Preflight::Full) {
+                let present = self.hub.config.load();
+                // The state of another application is not handed over.
+                let is_same = present.resources.get(path).is_some_and(|it| it.plugin == name);
+                drop(present);
                 let served = self.resource(path);
                 let served = served.as_ref().map(|it| (it, it.service()));
                 let state = match served.as_ref().map(|(it, service)| (it, &service.state)) {
-                    _ if !with_state => None,
+                    _ if !with_state || !is_same => None,
                     Some((resource, ServiceState::Serving(inbox))) => {
                         self.state_of(resource, inbox, config).await
                     }

@@ -101,7 +101,7 @@ impl Supervisor {
         let archive = self.archive(name);
         let keep = move || {
             let Generation { path, number, facts, .. } = &*generation;
-            archive.keep(path, *number, &hash, &facts.version, earlier)
+            archive.keep(path, *number, (&hash, &facts.version), earlier)
         };
         if let Err(error) = run_blocking(keep).await.flatten() {
             warn!(plugin = name, %error, "cannot archive the generation for rollback");

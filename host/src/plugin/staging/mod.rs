@@ -74,7 +74,7 @@ pub(crate) enum StageError {
     Needed {
         path: PathBuf,
         #[source]
-        problem: Box<StageError>,
+        problem: Box<Self>,
     },
     #[error(
         "it needs {path}, which differs from the library of this name that the host has loaded \
