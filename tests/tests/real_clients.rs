@@ -58,7 +58,9 @@ async fn the_php_client_survives_a_planned_restart() {
     command.arg("tests/clients/php_restart.php").current_dir(repository()).kill_on_drop(true);
     command.env("PLUGSOCKET_URL", format!("http://{address}"));
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-    let Ok(mut script) = spawned else { return skip("php_restart.php", "php cannot be run") };
+    let Ok(mut script) = spawned else {
+        return skip("php_restart.php", "php cannot be run", install("php"));
+    };
     let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
     let mut line = async || timeout(TIME_LIMIT, lines.next_line()).await.unwrap().unwrap();
     assert_eq!(line().await.as_deref(), Some("connected"));
