@@ -4,7 +4,7 @@ use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 
-use plugsocket_plugin::CloseCode;
+use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::sync::mpsc::error::SendError;
 use tracing::debug;
 
@@ -45,7 +45,8 @@ impl<S: Socket> Connection<S> {
     pub(crate) async fn end(self, Ended { end, pending }: Ended) {
         let peer = self.peer().clone();
         let reason = end.reason().clone();
-        let shown = cut(&reason.text);
+        let is_peers = reason.by == ClosedBy::Peer;
+        let shown = if is_peers { cut(&reason.text) } else { &reason.text };
         debug!(code = reason.code.0, by = ?reason.by, reason = shown, "connection closed");
         let has_answers = match end {
             End::Left(_) => {
@@ -108,7 +109,7 @@ impl<S: Socket> Connection<S> {
     }
 }
 
-/// Returns the beginning of a text that a client may have chosen: 40 characters.
+/// Returns the beginning of a text that a client has chosen: 40 characters.
 fn cut(text: &str) -> &str {
     text.char_indices().nth(40).map_or(text, |(end, _)| &text[..end])
 }
