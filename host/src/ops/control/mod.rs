@@ -243,6 +243,7 @@ impl ControlContext {
         });
         let open = self.hub.registry.len();
         if is_first {
+            self.hub.connection_limits.end_keep_alive();
             info!(connections = open, "draining: new connections are not accepted");
             systemd::status(&format!("draining; {open} connections were open"));
         }
