@@ -42,7 +42,7 @@ quiet = -1"#, &["2: server.reload.quiet: -1 seconds is negative; give a number o
     (r#"[server.reload]
 start_timeout = 0"#, &["2: server.reload.start_timeout: 0 seconds would refuse every plugin; give a number of seconds from 0.001 to 86400, e.g. 10"]),
     (r#"[server.reload]
-preflight = 5"#, &["2: server.reload.preflight: unknown key; did you mean preflight_timeout?"]),
+preflight_time = 5"#, &["2: server.reload.preflight_time: unknown key; did you mean preflight_timeout?"]),
     (r#"[server.watchdog]
 callback_warn = 0"#, &["2: server.watchdog.callback_warn: 0 seconds would report every callback; give a number of seconds from 0.01 to 86400, e.g. 1"]),
     (r#"[server.watchdog]
