@@ -63,9 +63,9 @@ $tests = [
         $encode = static fn (string $bytes): string => rtrim(strtr(base64_encode($bytes), '+/', '-_'), '=');
         $signed = $encode('{"alg":"HS256"}') . '.' . $encode(json_encode(['sub' => 'ann', 'exp' => time() + 60]));
         $token = $signed . '.' . $encode(hash_hmac('sha256', $signed, '0123456789abcdef0123456789abcdef', true));
-        same(false, (new Backend($address, '/members', ['token' => $token]))->feedback('nobody', 'x'));
-        same(false, (new Backend($address, '/members', ['token' => static fn () => $token, 'ident' => 'ann']))->feedback('nobody', 'x'));
-        same('gone', plugsocket_post("$url/members", ['opcode' => 'feedback', 'uuid' => 'nobody'], 10.0, $token)['fyi']);
+        same(false, (new Backend($address, '/members', ['token' => $token]))->feedback(NOBODY, 'x'));
+        same(false, (new Backend($address, '/members', ['token' => static fn () => $token, 'ident' => 'ann']))->feedback(NOBODY, 'x'));
+        same('gone', plugsocket_post("$url/members", ['opcode' => 'feedback', 'uuid' => NOBODY], 10.0, $token)['fyi']);
         foreach ([
             'no token' => static fn () => new Backend($address, '/members', ['reconnect' => 60]),
             'the token cannot be read' => static fn () => new Backend($address, '/members', ['token' => 'a.b.c']),

@@ -95,7 +95,7 @@ async fn input_cannot_forge_a_row_of_a_table() {
     std::fs::write(host.folder().join("plugins/liba\nforged\u{1b}[2J.so"), b"x").unwrap();
     for (command, escaped, lines) in [
         (&["connections"][..], "a\\u{202e}\\u{61c}\\u{200b}\\u{2028}b", 2),
-        (&["plugin", "list"], "a\\nforged\\u{1b}[2J", 3),
+        (&["plugin", "list"], "a\\nforged\\u{1b}[2J", 7),
     ] {
         let (code, output) = host.command(command).await;
         assert!(code == 0 && output.contains(escaped), "{output:?}");

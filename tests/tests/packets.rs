@@ -16,7 +16,9 @@ async fn host() -> TestHost {
 async fn post(host: &TestHost, path: &str, body: &str) -> Response {
     let mut client = host.raw().await;
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\nConnection: close\r\n"
+    );
     client.write(format!("{head}\r\n{body}")).await;
     client.last_response().await
 }

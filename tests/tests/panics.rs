@@ -109,7 +109,9 @@ async fn a_panic_in_start_affects_no_other_resource() {
 
 #[tokio::test]
 async fn a_panic_in_restore_or_drop_keeps_the_connections() {
-    let mut host = host().await;
+    // The whole preflight would refuse such settings before they are applied.
+    let setup = Setup::new(PROGRAM).resource("/panic", "panicker");
+    let mut host = setup.plugin_key("panicker", "preflight", r#""open""#).start().await;
     let mut client = host.connect("/panic").await;
     let position = host.log_position();
     host.write_setup(host.setup().config("/panic", "panic_in_restore", "true"));

@@ -77,7 +77,7 @@ async fn startup_reload_and_shutdown_are_notified() {
 
     let _client = host.connect("/count").await;
     host.signal("TERM");
-    assert!(manager.expect("STOPPING=1").await[1].contains("1 connections"));
+    assert!(manager.expect("STOPPING=1").await[1].contains("1 connection"));
     drop(_client);
     assert_eq!(host.exited().await.code(), Some(0));
 }

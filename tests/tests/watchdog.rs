@@ -80,7 +80,9 @@ async fn disabling_a_stuck_application_closes_all_its_connections() {
 async fn a_replacement_of_a_stuck_library_that_fails_restarts_the_previous_one() {
     let watchdog = "{ callback_warn = 0.1, callback_limit = 0.5, restart_pause = 0.1 }";
     let host = setup(watchdog).resource("/stuck", "app").library("app", "blocker");
-    let host = host.config("/stuck", "starts", "1").start().await;
+    // Without a rehearsal, which takes longer than the watchdog waits for the stuck lane.
+    let host = host.plugin_key("app", "preflight", r#""open""#).config("/stuck", "starts", "1");
+    let host = host.start().await;
     let mut failing = host.connect("/stuck").await;
     failing.send("block forever").await;
     wait_for(&host, 0, "slow callback still running").await;
@@ -103,6 +105,8 @@ async fn a_slow_drop_blocks_no_other_resource() {
         .resource("/web", "feedback")
         .resource("/slow", "counter")
         .library("counter", "counter_v1");
+    // A rehearsal would refuse a drop that is slower than `preflight_timeout`.
+    let host = host.plugin_key("counter", "preflight", r#""open""#);
     let host = host.config("/slow", "drop_delay_ms", "15000").start().await;
     let mut bystander = host.connect("/web").await;
     let (code, output) = host.command(&["plugin", "disable", "counter"]).await;

@@ -32,7 +32,7 @@ fn check_config(text: &str, config: &Config) {
         assert!(path.starts_with('/'));
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         assert!(!resource.plugin.is_empty() && resource.plugin.chars().all(is_name));
-        let settings: serde_json::Value = serde_json::from_str(&resource.config).unwrap();
+        let settings: serde_json::Value = serde_json::from_str(&resource.config.json).unwrap();
         assert!(settings.is_object());
     }
     let again = parse(&format!("{text}\n# a comment\n")).expect("a comment changes nothing");

@@ -293,5 +293,8 @@ fn a_digest_is_the_one_that_sha256sum_prints() {
             "1: plugins.\"a b\": \"a b\" is not the name of a plugin; use letters, digits, _ and - only: \"NAME\" for libNAME.so in plugin_dir",
         ],
     );
-    check("[plugins.x]\nsha = 1", &["2: plugins.x.sha: unknown key; the keys here are sha256, preflight"]);
+    check(
+        "[plugins.x]\nsha = 1",
+        &["2: plugins.x.sha: unknown key; the keys here are sha256, preflight"],
+    );
 }

@@ -79,7 +79,6 @@ impl Drop for ThreadEnd {
 }
 
 impl Config {
-    #[expect(clippy::exit, reason = "the purpose of this plugin")]
     fn fail_at(&self, place: &str) {
         if self.at != place {
             return;
