@@ -18,7 +18,7 @@ use rustix::process::Signal as Raw;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch as watch_channel};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 pub use self::cli::main;
@@ -35,7 +35,7 @@ use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::identity::IdentityIssuer;
-use crate::protocol::time_limit;
+use crate::protocol::time_limit::{self, timeout};
 use crate::routing::resource::{Resource, ServiceState};
 use crate::routing::{registry::Registry, router::Router};
 use crate::supervisor::snapshots::{self, SnapshotWriter};
@@ -112,6 +112,8 @@ pub(crate) async fn run(
     archive::sweep(&config.server.folders.state_dir);
     snapshot_file::sweep(&config.server.folders.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
+    // Until the process ends: without it, a time limit of the drain would see a standstill.
+    drop(tokio::spawn(time_limit::observe()));
     let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications start one after the other, which may take long; a stop signal does not wait.
     let is_started = tokio::select! {
@@ -305,7 +307,6 @@ fn background(
     changes: &mpsc::Sender<Change>,
 ) -> JoinSet<()> {
     let mut background = JoinSet::new();
-    background.spawn(time_limit::observe());
     background.spawn(keep_alive::keep_alive(hub.clone()));
     background.spawn(snapshots::write_periodically(hub.clone(), snapshot_writer.clone()));
     let (guarded, secured) = (hub.clone(), hub.clone());

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::Instant;
 
 use super::Socket;
 use crate::config::{Config, MessageLimits};
@@ -23,6 +23,7 @@ use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, BodyEnd, ChunkedBody, Refusal, response};
 use crate::protocol::payload::{Outgoing, Payload};
+use crate::protocol::time_limit::{timeout, timeout_at};
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::Taken;
 use crate::routing::registry::Entry;

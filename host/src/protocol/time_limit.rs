@@ -40,7 +40,7 @@ pub(crate) async fn observe() {
 /// Returns the rest of the additional time, if the process stood still a moment ago.
 fn grace() -> Option<Duration> {
     let now = millis(FIRST_TICK.get()?.elapsed());
-    // Whoever comes first after a standstill records it: a tick or a time limit.
+    // The first tick or time limit after a standstill records it.
     let late = now.saturating_sub(TICKED.swap(now, Ordering::Relaxed));
     if late > millis(STANDSTILL) {
         CONTINUED.store(now, Ordering::Relaxed);

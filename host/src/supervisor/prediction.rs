@@ -5,7 +5,6 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 
 use super::load::Refusal;
 use crate::config::{Config, Diff, Preflight, ResourceSettings};
@@ -17,6 +16,7 @@ use crate::plugin::lane::Item;
 use crate::plugin::preflight::{self, Candidate};
 use crate::plugin::staging::{self, StagingChecks};
 use crate::plugin::{Snapshot, watch};
+use crate::protocol::time_limit::timeout;
 use crate::routing::resource::ServiceState;
 
 /// The fate of libraries, by name of the plugin.

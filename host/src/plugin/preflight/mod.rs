@@ -26,6 +26,7 @@ use super::Snapshot;
 use crate::config::HandoverSettings;
 use crate::fs::blocking::run_blocking;
 use crate::fs::owner_only;
+use crate::protocol::time_limit::timeout;
 
 /// The hidden subcommand.
 pub(crate) const COMMAND: &str = "preflight";
@@ -218,7 +219,7 @@ async fn ask(library: &Path, brief: &Brief) -> Result<(), PreflightError> {
         .spawn()
         .map_err(PreflightError::Spawn)?;
     let limit = brief.longest();
-    let Ok(answer) = tokio::time::timeout(limit, answer(&mut child, brief)).await else {
+    let Ok(answer) = timeout(limit, answer(&mut child, brief)).await else {
         end_group(&child);
         return Err(PreflightError::NoAnswer(limit));
     };
