@@ -159,7 +159,7 @@ function startWeb() {
   onSubmit('feedback-form', () =>
     outcome(byId('feedback-verdict'), web.feedback(byId('feedback-uuid').value.trim(), byId('feedback-input').value),
       verdict => ({
-        delivered: 'Delivered.', gone: 'Gone: nobody has this uuid now.', 'malformed uuid': 'Malformed uuid: copy all of its 101 characters.',
+        delivered: 'Delivered.', gone: 'Gone: no connection has this uuid.', 'malformed uuid': 'Malformed uuid: copy all of its 101 characters.',
       })[verdict] ?? 'Sent.'));
 }
 
