@@ -93,7 +93,7 @@ impl Trial {
             None => None,
         };
         let unusable = |source| TrialError::Staging { path: folder.to_owned(), source };
-        let own = staging::prepare(folder).map_err(unusable)?;
+        staging::prepare(folder).map_err(unusable)?;
         let name = watch::plugin_name(&library).unwrap_or("library");
         let installed = watch::library(&config.server.folders.plugin_dir, name);
         // Who may write it, and its content, matter where the host loads it.
@@ -104,7 +104,7 @@ impl Trial {
             sha256: pinned.map_or_else(Vec::new, |plugin| plugin.sha256.clone()),
         };
         let origin = self.library.parent().unwrap_or(Path::new("/"));
-        let staged = staging::stage(&library, origin, &own, name, &checks)?;
+        let staged = staging::stage(&library, origin, name, &checks)?;
         let mut limits = config.server.reload.handover.clone();
         if let Some(limit) = self.timeout.map(Duration::from_secs) {
             (limits.preflight, limits.start, limits.restore) = (limit, limit, limit);

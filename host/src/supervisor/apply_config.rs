@@ -163,8 +163,8 @@ impl Supervisor {
                 }
             } else if let Some(generation) = self.active(plugin) {
                 let resources = [(path, settings)];
-                let library = (plugin.as_str(), generation.path.as_path());
-                let passed = self.preflight(library, &resources, new, is_update).await;
+                let library = generation.path.as_path();
+                let passed = self.preflight(plugin, library, &resources, new, is_update).await;
                 passed.map_err(refused)?;
             }
             let Some(generation) = self.active(plugin) else { continue };

@@ -76,6 +76,19 @@ impl Refusal {
     }
 }
 
+/// Copies a library, with the checks that `config` requires.
+pub(super) async fn stage(
+    name: &str,
+    library: PathBuf,
+    config: &Config,
+) -> Result<Staged, Refusal> {
+    let sha256 = config.plugins.get(name).map_or_else(Vec::new, |it| it.sha256.clone());
+    let checks = StagingChecks { check_owner: config.server.reload.check_owner, sha256 };
+    let (origin, name) = (config.server.folders.plugin_dir.clone(), name.to_owned());
+    let stage = move || staging::stage(&library, &origin, &name, &checks);
+    Ok(run_blocking(stage).await.map_err(Refusal::Host)??)
+}
+
 impl Supervisor {
     /// Loads the library of a plugin that does not run yet.
     pub(super) async fn load_new(&mut self, name: &str, config: &Config) -> Result<(), Refusal> {
@@ -113,7 +126,7 @@ impl Supervisor {
             return Err(Refusal::Missing(file));
         }
         let present = plugin.status.active.as_ref().map(|active| active.hash);
-        let staged = self.stage(name, file, config).await?;
+        let staged = stage(name, file, config).await?;
         if wanted == Content::Other {
             if present == Some(staged.hash) {
                 staged.remove();
@@ -126,21 +139,6 @@ impl Supervisor {
             }
         }
         self.open(name, staged, purpose, config).await.map(Some)
-    }
-
-    /// Copies a library, with the checks that `config` requires.
-    pub(super) async fn stage(
-        &self,
-        name: &str,
-        library: PathBuf,
-        config: &Config,
-    ) -> Result<Staged, Refusal> {
-        let sha256 = config.plugins.get(name).map_or_else(Vec::new, |it| it.sha256.clone());
-        let checks = StagingChecks { check_owner: config.server.reload.check_owner, sha256 };
-        let (folder, name) = (self.staging.clone(), name.to_owned());
-        let origin = config.server.folders.plugin_dir.clone();
-        let stage = move || staging::stage(&library, &origin, &folder, &name, &checks);
-        Ok(run_blocking(stage).await.map_err(Refusal::Host)??)
     }
 
     /// Opens a copy as a generation, after a preflight for all resources of its plugin; removes the
@@ -175,7 +173,7 @@ impl Supervisor {
         let mut mapped: Vec<_> = config.mapped_to(name).collect();
         let (mut unfit, with_state) = (BTreeMap::new(), purpose != Purpose::Fresh);
         loop {
-            match self.preflight((name, &staged.path), &mapped, config, with_state).await {
+            match self.preflight(name, &staged.path, &mapped, config, with_state).await {
                 Err(Refusal::Preflight(error))
                     if purpose == Purpose::First
                         && mapped.len() > 1

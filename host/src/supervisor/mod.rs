@@ -73,8 +73,6 @@ pub(crate) struct Supervisor {
     hub: Arc<Hub>,
     on_reload: fn(&Hub, ReloadPhase<'_>),
     router: Arc<Router>,
-    /// Folder of this process for staged copies.
-    staging: PathBuf,
     plugins: BTreeMap<String, PluginState>,
     /// Whether nothing is going to be served.
     is_check: bool,
@@ -113,7 +111,6 @@ impl Supervisor {
             hub,
             on_reload,
             router,
-            staging: PathBuf::new(),
             plugins: BTreeMap::new(),
             is_check: false,
             refused_configuration: None,
@@ -136,7 +133,7 @@ impl Supervisor {
     /// The staging folder cannot be used.
     pub(crate) async fn start(&mut self) -> std::io::Result<Vec<String>> {
         let config = self.hub.config.load_full();
-        self.staging = staging::prepare(&config.server.folders.staging_dir)?;
+        staging::prepare(&config.server.folders.staging_dir)?;
         let mut failures = Vec::new();
         let names: BTreeSet<&str> = config.resources.values().map(|r| &*r.plugin).collect();
         for name in names {

@@ -4,17 +4,15 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use tokio::sync::oneshot;
-
-use super::load::Refusal;
+use super::load::{Refusal, stage};
+use super::preflight::snapshot_of;
 use crate::config::{Config, Diff, Preflight, ResourceSettings};
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
 use crate::hub::status::PluginStatus;
 use crate::plugin::archive::Archive;
-use crate::plugin::lane::Item;
 use crate::plugin::preflight::{self, Candidate};
-use crate::plugin::staging::{self, StagingChecks};
+use crate::plugin::staging;
 use crate::plugin::{Snapshot, watch};
 use crate::protocol::time_limit::timeout;
 use crate::routing::resource::ServiceState;
@@ -86,12 +84,7 @@ async fn fate(
         None if is_deleted => return Err(Refusal::Missing(file)),
         _ => {}
     }
-    let Some(folder) = staging::folder() else { return Ok(Fate::Unchanged) };
-    let sha256 = new.plugins.get(name).map_or_else(Vec::new, |plugin| plugin.sha256.clone());
-    let checks = StagingChecks { check_owner: new.server.reload.check_owner, sha256 };
-    let (origin, plugin) = (new.server.folders.plugin_dir.clone(), name.to_owned());
-    let stage = move || staging::stage(&file, &origin, &folder, &plugin, &checks);
-    let staged = run_blocking(stage).await.map_err(Refusal::Host)??;
+    let staged = stage(name, file, new).await?;
     let archive = Archive::new(&new.server.folders.state_dir, name);
     let passed = match archive.rolled_back() == Some(staging::hex(&staged.hash)) {
         true => Err(Refusal::RolledBack),
@@ -124,12 +117,6 @@ async fn state_of(hub: &Hub, path: &str, config: &Config) -> Option<Snapshot> {
     let resource = hub.resources.load().get(path).cloned()?;
     let service = resource.service();
     let ServiceState::Serving(inbox) = &service.state else { return None };
-    let (done, taken) = oneshot::channel();
-    let take = async {
-        inbox.send(Item::Snapshot(done)).await.ok()?;
-        taken.await.ok()
-    };
     let limits = &config.server.reload.handover;
-    let snapshot = timeout(limits.restore, take).await.ok()??.ok()??.snapshot;
-    (snapshot.bytes.len() <= limits.snapshot_limit).then_some(snapshot)
+    timeout(limits.restore, snapshot_of(inbox, limits)).await.ok()?
 }

@@ -12,7 +12,7 @@ use super::Supervisor;
 use super::load::Refusal;
 use super::restart::InitialState;
 use super::snapshots::set_aside;
-use crate::config::{Config, Preflight, ResourceSettings};
+use crate::config::{Config, HandoverSettings, Preflight, ResourceSettings};
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::plugin::Snapshot;
@@ -30,7 +30,8 @@ impl Supervisor {
     /// A state on disk that ends the child is set aside, as one that is refused.
     pub(super) async fn preflight(
         &mut self,
-        (name, library): (&str, &Path),
+        name: &str,
+        library: &Path,
         resources: &[(&String, &ResourceSettings)],
         config: &Config,
         with_state: bool,
@@ -85,21 +86,23 @@ impl Supervisor {
         inbox: &Inbox,
         config: &Config,
     ) -> Option<Snapshot> {
-        let (done, taken) = oneshot::channel();
-        let take = async {
-            inbox.send(Item::Snapshot(done)).await.ok()?;
-            taken.await.ok()
-        };
+        let take = snapshot_of(inbox, &config.server.reload.handover);
         let outage = Outage::of_stuck(config.server.watchdog.restart_pause);
-        let Some(taken) = self.until_stuck(resource, inbox, &outage, take).await else {
+        let Some(snapshot) = self.until_stuck(resource, inbox, &outage, take).await else {
             // In case that the library is refused.
             self.schedule_restart(&resource.path, InitialState::Written);
             return None;
         };
-        let limit = config.server.reload.handover.snapshot_limit;
-        let snapshot = taken?.ok()??.snapshot;
-        (snapshot.bytes.len() <= limit).then_some(snapshot)
+        snapshot
     }
+}
+
+/// Takes a snapshot of a running instance; `None` if it has none within the limits.
+pub(super) async fn snapshot_of(inbox: &Inbox, limits: &HandoverSettings) -> Option<Snapshot> {
+    let (done, taken) = oneshot::channel();
+    inbox.send(Item::Snapshot(done)).await.ok()?;
+    let snapshot = taken.await.ok()?.ok()??.snapshot;
+    (snapshot.bytes.len() <= limits.snapshot_limit).then_some(snapshot)
 }
 
 /// Reads the state on disk that an instance is going to restore.

@@ -219,8 +219,8 @@ impl Supervisor {
         let Some(generation) = self.active(&settings.plugin) else { return };
         let (with_state, resources) =
             (initial == InitialState::Written, [(&resource.path, settings)]);
-        let library = (settings.plugin.as_str(), generation.path.as_path());
-        let passed = self.preflight(library, &resources, &config, with_state).await;
+        let name = settings.plugin.as_str();
+        let passed = self.preflight(name, &generation.path, &resources, &config, with_state).await;
         let started = match initial {
             _ if let Err(refusal) = passed => Err(refusal),
             InitialState::Written => self.start_with_state(&generation, resource, settings).await,

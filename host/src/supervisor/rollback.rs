@@ -6,7 +6,7 @@ use tracing::{info, warn};
 
 use super::Supervisor;
 use super::commands::CommandResult;
-use super::load::{Purpose, Refusal};
+use super::load::{Purpose, Refusal, stage};
 use crate::config::Config;
 use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
@@ -83,7 +83,7 @@ impl Supervisor {
         purpose: Purpose,
         config: &Config,
     ) -> Result<Active, Refusal> {
-        let staged = self.stage(name, archived.path.clone(), config).await?;
+        let staged = stage(name, archived.path.clone(), config).await?;
         if staging::hex(&staged.hash) != archived.hash {
             let (found, archived) = (staged.hash, archived.hash.clone());
             staged.remove();

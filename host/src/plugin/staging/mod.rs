@@ -111,17 +111,12 @@ fn own() -> MutexGuard<'static, Option<Own>> {
     OWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns this process's own folder for copies.
-pub(crate) fn folder() -> Option<PathBuf> {
-    own().as_ref().map(|own| own.path.clone())
-}
-
 /// Creates this process's own folder for copies in `folder`, and removes those of hosts that have
-/// ended, which nobody locks. Each process has its own, because several may share one configuration.
+/// ended, which no process locks. Each process has its own, because several may share one configuration.
 ///
 /// # Errors
 /// The folder cannot be created or locked.
-pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
+pub(crate) fn prepare(folder: &Path) -> io::Result<()> {
     owner_only::folder(folder)?;
     let path = folder.join(format!("{PREFIX}{}", Uuid::new_v4().simple()));
     let mut own = own();
@@ -135,7 +130,7 @@ pub(crate) fn prepare(folder: &Path) -> io::Result<PathBuf> {
         }
     }
     *own = Some(create(&path)?);
-    Ok(path)
+    Ok(())
 }
 
 /// Creates the folder so that only the host's user can write to it; copies are opened by path.
@@ -146,21 +141,29 @@ fn create(path: &Path) -> io::Result<Own> {
     Ok(Own { path: path.to_owned(), _lock: lock })
 }
 
-/// Creates the folder again if an operator or a cleanup job has removed it.
-fn recreate(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let Some(folder) = path.parent() else { return Ok(()) };
-    owner_only::folder(folder)?;
+/// Returns this process's own folder, and creates it again if an operator or a cleanup job has
+/// removed it.
+fn folder() -> Result<PathBuf, StageError> {
     let mut own = own();
-    if own.is_none() {
-        return Err(io::Error::other("the host is stopping"));
+    let Some(Own { path, .. }) = own.as_ref() else {
+        let source = io::Error::other("the host is stopping");
+        return Err(StageError::Copy { path: PathBuf::from("the staging folder"), source });
+    };
+    let path = path.clone();
+    if !path.is_dir() {
+        let created = recreate(&path);
+        *own = Some(created.map_err(|source| StageError::Copy { path: path.clone(), source })?);
     }
-    let sweeping = File::open(folder)?;
+    Ok(path)
+}
+
+fn recreate(path: &Path) -> io::Result<Own> {
+    let parent = path.parent().unwrap_or(path);
+    owner_only::folder(parent)?;
+    // No other host removes it before it is locked.
+    let sweeping = File::open(parent)?;
     sweeping.lock()?;
-    *own = Some(create(path)?);
-    Ok(())
+    create(path)
 }
 
 /// Removes this process's own folder at the end of the host; it is not created again.
@@ -174,7 +177,7 @@ pub(crate) fn clear() {
 /// Names of staging folders begin with this.
 const PREFIX: &str = "host-";
 
-/// Copies `library` into a new folder in `folder`, with the libraries that it needs from `origin`,
+/// Copies `library` into a new folder of this process, with the libraries that it needs from `origin`,
 /// the folder in which it was installed. Checks the copies.
 ///
 /// # Errors
@@ -182,21 +185,13 @@ const PREFIX: &str = "host-";
 pub(crate) fn stage(
     library: &Path,
     origin: &Path,
-    folder: &Path,
     name: &str,
     checks: &StagingChecks,
 ) -> Result<Staged, StageError> {
     /// Makes each path one that was never used before.
     static COPIES: AtomicU64 = AtomicU64::new(0);
-    recreate(folder).map_err(|source| StageError::Copy { path: folder.to_owned(), source })?;
-    let mut file = read::open(library).map_err(StageError::Read)?;
-    if checks.check_owner {
-        ownership::check(library, &file, folder)?;
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(StageError::Read)?;
-    check_elf(&bytes)?;
-    let hash = to_hash(&digest::digest(&digest::SHA256, &bytes));
+    let folder = folder()?;
+    let (bytes, hash) = read_checked(library, checks, &folder)?;
     if !checks.sha256.is_empty() && !checks.sha256.contains(&hash) {
         let (plugin, pinned) = (name.to_owned(), checks.sha256.clone());
         return Err(StageError::OtherContent { plugin, found: hash, pinned });
@@ -220,6 +215,23 @@ pub(crate) fn stage(
         }
     }
     Ok(staged)
+}
+
+/// Reads a whole library; returns its content and the hash of it.
+fn read_checked(
+    library: &Path,
+    checks: &StagingChecks,
+    folder: &Path,
+) -> Result<(Vec<u8>, Hash), StageError> {
+    let mut file = read::open(library).map_err(StageError::Read)?;
+    if checks.check_owner {
+        ownership::check(library, &file, folder)?;
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes).map_err(StageError::Read)?;
+    check_elf(&bytes)?;
+    let hash = to_hash(&digest::digest(&digest::SHA256, &bytes));
+    Ok((bytes, hash))
 }
 
 fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {

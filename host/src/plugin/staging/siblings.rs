@@ -5,15 +5,12 @@
 //! process keeps the first one of a name, whatever later files contain.
 
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use ring::digest;
-
-use super::elf::{Dynamic, check_elf};
-use super::{Hash, StageError, StagingChecks, hex, ownership, to_hash, write};
-use crate::fs::{owner_only, read};
+use super::elf::Dynamic;
+use super::{Hash, StageError, StagingChecks, hex, read_checked, write};
+use crate::fs::owner_only;
 
 /// A needed library that was copied: its name and the hash of its content.
 pub(crate) type Sibling = (String, Hash);
@@ -77,18 +74,11 @@ fn read(
     checks: &StagingChecks,
     folder: &Path,
 ) -> Result<(Vec<u8>, Sibling), StageError> {
-    let needed = |problem: StageError| StageError::Needed {
-        path: path.to_owned(),
-        problem: Box::new(problem),
-    };
-    let mut file = read::open(path).map_err(|error| needed(StageError::Read(error)))?;
-    if checks.check_owner {
-        ownership::check(path, &file, folder)?;
-    }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| needed(StageError::Read(error)))?;
-    check_elf(&bytes).map_err(|problem| needed(problem.into()))?;
-    let hash = to_hash(&digest::digest(&digest::SHA256, &bytes));
+    let (bytes, hash) = read_checked(path, checks, folder).map_err(|problem| match problem {
+        // It names the path itself.
+        problem @ StageError::Ownership(_) => problem,
+        problem => StageError::Needed { path: path.to_owned(), problem: Box::new(problem) },
+    })?;
     let opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
     match opened.get(name) {
         Some(first) if *first != hash => {
