@@ -284,8 +284,10 @@ namespace Plugsocket {
                     return $work();
                 } catch (ConnectionException $lost) {
                     $isHandled = $isConnected && $this->sent >= $this->whole && !$mayRepeat;
-                    $wait = $lost->retryAfter ?? $pause * mt_rand(50, 100) / 100;
-                    if ($this->isClosed || $isHandled || microtime(true) + $wait >= $until) {
+                    $left = $until - microtime(true);
+                    // The last attempt is at the end of the time, wherever the jitter falls.
+                    $wait = $lost->retryAfter ?? min($pause * mt_rand(50, 100) / 100, $left);
+                    if ($this->isClosed || $isHandled || $left <= 0.0 || $wait > $left) {
                         throw $lost;
                     }
                     usleep((int) ($wait * 1e6));
