@@ -112,8 +112,9 @@ pub(crate) async fn run(
     archive::sweep(&config.server.folders.state_dir);
     snapshot_file::sweep(&config.server.folders.state_dir);
     let (hub, mut supervisor) = assemble(config, certificates);
-    // Until the process ends: without it, a time limit of the drain would see a standstill.
-    drop(tokio::spawn(time_limit::observe()));
+    // Until the end: without it, a time limit of the drain would see a standstill.
+    let mut observing = JoinSet::new();
+    observing.spawn(time_limit::observe());
     let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications start one after the other, which may take long; a stop signal does not wait.
     let is_started = tokio::select! {

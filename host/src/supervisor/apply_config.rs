@@ -9,6 +9,7 @@ use tracing::{debug, error, info, warn};
 use super::commands::CommandResult;
 use super::deploy::{Candidate, is_served, lane_kind, unserved};
 use super::load::Refusal;
+use super::preflight::Library;
 use super::restart::InitialState;
 use super::{ReloadPhase, Supervisor};
 use crate::auth::{self, Guards};
@@ -163,8 +164,8 @@ impl Supervisor {
                 }
             } else if let Some(generation) = self.active(plugin) {
                 let resources = [(path, settings)];
-                let library = generation.path.as_path();
-                let passed = self.preflight(plugin, library, &resources, new, is_update).await;
+                let library = Library { plugin, path: &generation.path };
+                let passed = self.preflight(library, &resources, new, is_update).await;
                 passed.map_err(refused)?;
             }
             let Some(generation) = self.active(plugin) else { continue };

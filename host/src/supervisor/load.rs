@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 
 use super::Supervisor;
 use super::deploy::is_served;
+use super::preflight::Library;
 use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
@@ -172,8 +173,9 @@ impl Supervisor {
     ) -> Result<Generation, Refusal> {
         let mut mapped: Vec<_> = config.mapped_to(name).collect();
         let (mut unfit, with_state) = (BTreeMap::new(), purpose != Purpose::Fresh);
+        let library = Library { plugin: name, path: &staged.path };
         loop {
-            match self.preflight(name, &staged.path, &mapped, config, with_state).await {
+            match self.preflight(library, &mapped, config, with_state).await {
                 Err(Refusal::Preflight(error))
                     if purpose == Purpose::First
                         && mapped.len() > 1

@@ -22,6 +22,13 @@ use crate::plugin::preflight::{self, Candidate};
 use crate::plugin::snapshot_file::{self, SnapshotFile};
 use crate::routing::resource::{Outage, Resource, ServiceState};
 
+/// A staged copy of the library of a plugin.
+#[derive(Clone, Copy)]
+pub(super) struct Library<'l> {
+    pub(super) plugin: &'l str,
+    pub(super) path: &'l Path,
+}
+
 impl Supervisor {
     /// Rehearses in a child process what the host is going to do with the staged copy of a plugin: open
     /// it, and start an instance for each of these resources. `with_state`: restore the present
@@ -30,8 +37,7 @@ impl Supervisor {
     /// A state on disk that ends the child is set aside, as one that is refused.
     pub(super) async fn preflight(
         &mut self,
-        name: &str,
-        library: &Path,
+        Library { plugin: name, path: library }: Library<'_>,
         resources: &[(&String, &ResourceSettings)],
         config: &Config,
         with_state: bool,

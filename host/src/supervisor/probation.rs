@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Supervisor;
+use super::preflight::Library;
 use crate::config::{ProbationSettings, ResourceSettings};
 use crate::error::{chain, counted};
 use crate::hub::status::Active;
@@ -172,11 +173,10 @@ impl Supervisor {
     ) -> Result<&'static str, Box<dyn Error + Send + Sync>> {
         let is_served = matches!(resource.service().state, ServiceState::Serving(_));
         let (config, resources) = (self.hub.config.load_full(), [(&resource.path, settings)]);
-        let (name, library) = (settings.plugin.as_str(), generation.path.as_path());
+        let library = Library { plugin: &settings.plugin, path: &generation.path };
         if !is_served {
             // The state of the swap is restored below.
-        } else if let Err(refusal) = self.preflight(name, library, &resources, &config, true).await
-        {
+        } else if let Err(refusal) = self.preflight(library, &resources, &config, true).await {
             info!(resource = resource.path, error = chain(&refusal), "cannot carry the state back");
         } else {
             let candidate = self.start_instance(generation, resource, settings).await?;

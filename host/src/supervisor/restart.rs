@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tracing::{error, info, warn};
 
 use super::Supervisor;
+use super::preflight::Library;
 use crate::error::chain;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::{Succession, SwapError};
@@ -219,8 +220,8 @@ impl Supervisor {
         let Some(generation) = self.active(&settings.plugin) else { return };
         let (with_state, resources) =
             (initial == InitialState::Written, [(&resource.path, settings)]);
-        let name = settings.plugin.as_str();
-        let passed = self.preflight(name, &generation.path, &resources, &config, with_state).await;
+        let library = Library { plugin: &settings.plugin, path: &generation.path };
+        let passed = self.preflight(library, &resources, &config, with_state).await;
         let started = match initial {
             _ if let Err(refusal) = passed => Err(refusal),
             InitialState::Written => self.start_with_state(&generation, resource, settings).await,
