@@ -55,9 +55,12 @@ fn millis(time: Duration) -> u64 {
 
 /// Completes at `at`, or later after a standstill.
 pub(crate) async fn sleep_until(at: Instant) {
-    time::sleep_until(at).await;
+    // One timer: every connection holds this future while it waits.
+    let mut timer = pin!(time::sleep_until(at));
+    timer.as_mut().await;
     while let Some(left) = grace() {
-        time::sleep(left).await;
+        timer.as_mut().reset(Instant::now() + left);
+        timer.as_mut().await;
     }
 }
 
