@@ -177,6 +177,8 @@ test('the page reconnects and shows the new uuid in its commands', OPTIONS, asyn
   const present = await page.textContent('#uuid');
   assert.notEqual(present, uuid);
   assert.ok((await page.textContent('#feedback-curl')).includes(present));
+  // The mock host ends with the test, as above.
+  for (const name of awaits) await isStatus(page, name, 'ready');
 });
 
 test('the page reports a disabled demo', OPTIONS, async t => {
