@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use plugsocket_tests::attack::Process;
 use plugsocket_tests::{Address, Line, RawClient, Setup, TestHost, masked, opcode, within};
@@ -75,9 +76,9 @@ async fn on_a_full_disk_snapshots_fail_and_the_application_continues() {
     .await;
 }
 
-/// Starts a host as a separate user, whose number of threads can be limited; None if that is not
+/// Starts a host as a user of its own, whose number of threads can be limited; None if that is not
 /// possible.
-async fn with_own_user(test: &str, user: u32, setup: Setup) -> Option<TestHost> {
+async fn with_own_user(test: &str, setup: Setup) -> Option<TestHost> {
     let is_root = fs::metadata("/proc/self").unwrap().uid() == 0;
     let tools = ["setpriv", "prlimit"].map(|tool| {
         std::process::Command::new(tool).arg("--version").output().is_ok_and(|o| o.status.success())
@@ -86,6 +87,10 @@ async fn with_own_user(test: &str, user: u32, setup: Setup) -> Option<TestHost> 
         skip(test, "it needs root, setpriv and prlimit", "");
         return None;
     }
+    // The kernel counts the threads of all processes of a user, also those of other test runs.
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    let number = 2 * std::process::id() + LAST.fetch_add(1, Ordering::Relaxed);
+    let user = 20_000 + number % 40_000;
     let script = format!(
         r#"for last; do :; done; chown -R {user}:{user} "${{last%/*}}" && exec setpriv --reuid={user} --regid={user} --clear-groups "$@""#
     );
@@ -106,7 +111,7 @@ fn limit_threads(host: &TestHost, count: usize) {
 async fn without_a_free_thread_a_command_fails_and_succeeds_later() {
     let test = "without_a_free_thread_a_command_fails_and_succeeds_later";
     let setup = counter().key("/count", "snapshot_every", "0.1");
-    let Some(mut host) = with_own_user(test, 64_411, setup).await else { return };
+    let Some(mut host) = with_own_user(test, setup).await else { return };
     let mut client = host.connect("/count").await;
     let file = host.folder().join(".plugsocket/state/snapshots/%2Fcount.snapshot");
     assert_eq!(count(&mut client).await, 1);
@@ -141,7 +146,7 @@ async fn without_a_free_thread_a_command_fails_and_succeeds_later() {
 async fn a_lane_without_a_free_thread_stays_on_the_shared_runtime() {
     let test = "a_lane_without_a_free_thread_stays_on_the_shared_runtime";
     let setup = counter().resource("/more", "counter");
-    let Some(mut host) = with_own_user(test, 64_412, setup).await else { return };
+    let Some(mut host) = with_own_user(test, setup).await else { return };
     let mut clients = [host.connect("/count").await, host.connect("/more").await];
     for client in &mut clients {
         assert_eq!(count(client).await, 1);
@@ -152,30 +157,40 @@ async fn a_lane_without_a_free_thread_stays_on_the_shared_runtime() {
     let is_result = |line: &Line| {
         line.starts_with("configuration not applied") || line.starts_with("configuration applied")
     };
-    loop {
-        // One thread for reading the file; afterwards one of the two lanes can have it.
-        limit_threads(&host, Process(host.pid()).threads() + 1);
-        let position = host.log_position();
-        let setup = lanes(&host, r#""thread""#);
-        host.write_setup(setup);
-        let mut since = position;
-        // A thread that has just ended may still count against the limit.
-        while host
-            .wait_for_log_since(since, "the result", is_result)
-            .await
-            .starts_with("configuration not")
-        {
-            since = host.log_position();
-            host.signal("HUP");
+    let process = Process(host.pid());
+    let threads = || process.threads();
+    let before = threads();
+    within("one of the two lanes to find no free thread", async {
+        loop {
+            // Idle threads of the runtime would serve the lanes; they end after some seconds.
+            while threads() > before {
+                tokio::task::yield_now().await;
+            }
+            // One thread for reading the file; afterwards one of the two lanes can have it.
+            limit_threads(&host, threads() + 1);
+            let position = host.log_position();
+            host.write_setup(lanes(&host, r#""thread""#));
+            let mut since = position;
+            // A thread that has just ended may still count against the limit.
+            while host
+                .wait_for_log_since(since, "the result", is_result)
+                .await
+                .starts_with("configuration not")
+            {
+                since = host.log_position();
+                limit_threads(&host, threads() + 1);
+                host.signal("HUP");
+            }
+            let is_kept = |line: &Line| line.starts_with("resource keeps its lane");
+            if host.log()[position..].iter().any(is_kept) {
+                break;
+            }
+            // A thread that was about to end was counted above, so that both lanes got a thread.
+            limit_threads(&host, 10_000);
+            host.apply(lanes(&host, r#""shared""#)).await;
         }
-        if host.log()[position..].iter().any(|line| line.starts_with("resource keeps its lane")) {
-            break;
-        }
-        // A thread that was about to end was counted above, so that both lanes got a thread.
-        limit_threads(&host, 10_000);
-        let setup = lanes(&host, r#""shared""#);
-        host.apply(setup).await;
-    }
+    })
+    .await;
     for client in &mut clients {
         assert_eq!(count(client).await, 2);
     }
