@@ -24,6 +24,8 @@ pub struct Setup {
     server: BTreeMap<String, String>,
     tls: BTreeMap<String, String>,
     reload: BTreeMap<String, String>,
+    /// The whole `plugins.toml`, instead of the keys.
+    text: Option<String>,
     /// Other files in the folder, by name.
     files: BTreeMap<String, Vec<u8>>,
     resources: BTreeMap<String, Resource>,
@@ -81,6 +83,7 @@ impl Setup {
             server: BTreeMap::new(),
             tls: BTreeMap::new(),
             reload: BTreeMap::new(),
+            text: None,
             files: BTreeMap::new(),
             resources: BTreeMap::new(),
             plugins: BTreeMap::new(),
@@ -136,7 +139,14 @@ impl Setup {
         self
     }
 
-    /// Adds a file beside `plugins.toml`.
+    /// Uses `text` as `plugins.toml`; `library` names the libraries. Other keys have no effect.
+    #[must_use]
+    pub fn text(mut self, text: impl Into<String>) -> Self {
+        self.text = Some(text.into());
+        self
+    }
+
+    /// Adds a file beside `plugins.toml`, or in a folder there.
     #[must_use]
     pub fn put(mut self, name: &str, content: impl AsRef<[u8]>) -> Self {
         self.files.insert(name.to_owned(), content.as_ref().to_owned());
@@ -234,6 +244,9 @@ impl Setup {
 
     /// Returns the text of `plugins.toml`.
     pub fn toml(&self) -> String {
+        if let Some(text) = &self.text {
+            return text.clone();
+        }
         let mut text = String::new();
         let mut table = |name: &str, keys: &BTreeMap<String, String>| {
             writeln!(text, "[{name}]").unwrap();
@@ -294,7 +307,9 @@ impl Setup {
         std::fs::create_dir_all(folder.join("plugins")).unwrap();
         std::fs::write(folder.join("plugins.toml"), self.toml()).unwrap();
         for (name, content) in &self.files {
-            std::fs::write(folder.join(name), content).unwrap();
+            let path = folder.join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, content).unwrap();
         }
         self.copy_libraries(&folder);
         folder

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -30,6 +30,8 @@ pub enum Address {
 pub struct TlsClient {
     pub(crate) config: Arc<ClientConfig>,
     pub(crate) name: ServerName<'static>,
+    /// A PROXY protocol header, sent before the TLS handshake.
+    pub(crate) proxy_header: &'static str,
 }
 
 impl Address {
@@ -39,6 +41,16 @@ impl Address {
             Some(path) => Self::Unix(path.into()),
             None => Self::Tcp(text.parse().unwrap()),
         }
+    }
+
+    /// Returns the same TLS address, with a PROXY protocol header before the TLS handshake.
+    ///
+    /// # Panics
+    /// If the address is not TLS.
+    #[must_use]
+    pub fn with_proxy_header(self, proxy_header: &'static str) -> Self {
+        let Self::Tls(address, client) = self else { panic!("not TLS: {self:?}") };
+        Self::Tls(address, TlsClient { proxy_header, ..client })
     }
 
     /// Connects a socket.
@@ -88,7 +100,8 @@ impl Address {
 
 impl TlsClient {
     async fn handshake(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
-        let stream = connect(address).await?;
+        let mut stream = connect(address).await?;
+        stream.write_all(self.proxy_header.as_bytes()).await?;
         TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await
     }
 }

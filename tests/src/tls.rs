@@ -144,7 +144,7 @@ impl Authority {
             None => builder.with_no_client_auth(),
         };
         let name = name.to_owned().try_into().unwrap();
-        Address::Tls(*address, TlsClient { config: Arc::new(config), name })
+        Address::Tls(*address, TlsClient { config: Arc::new(config), name, proxy_header: "" })
     }
 }
 

@@ -269,37 +269,15 @@ async fn a_proxy_header_precedes_tls() {
     let authority = Authority::default();
     let setup = setup().with_tls(&authority.issue(&["localhost"])).tls("proxy_protocol", "true");
     let host = setup.server("trusted_proxies", r#"["127.0.0.1"]"#).start().await;
-    let relay = Relay::to(secure(&host), b"PROXY TCP4 203.0.113.9 10.0.0.1 1 2\r\n").await;
-    let address = authority.tls_address(&relay.address, "localhost");
-    let _client = Client::open(&address, Request::to("/web")).await.ready().await;
+    let direct = authority.tls_address(secure(&host), "localhost");
+    let proxied = direct.clone().with_proxy_header("PROXY TCP4 203.0.113.9 10.0.0.1 1 2\r\n");
+    let _client = Client::open(&proxied, Request::to("/web")).await.ready().await;
     let (_, output) = host.command(&["connections", "--json"]).await;
     let connections: Value = serde_json::from_str(&output).unwrap();
     assert_eq!(connections[0]["address"], "203.0.113.9");
     // A connection without a header is refused; the other port expects none.
-    assert!(authority.tls_address(secure(&host), "localhost").try_connect().await.is_err());
+    assert!(direct.try_connect().await.is_err());
     host.connect("/web").await;
-}
-
-/// A relay that forwards one connection after a PROXY header.
-struct Relay {
-    address: Address,
-    _task: tokio::task::JoinSet<()>,
-}
-
-impl Relay {
-    async fn to(host: &Address, header: &'static [u8]) -> Self {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = Address::Tcp(listener.local_addr().unwrap());
-        let host = host.clone();
-        let mut task = tokio::task::JoinSet::new();
-        task.spawn(async move {
-            let (mut near, _) = listener.accept().await.unwrap();
-            let mut far = host.connect().await;
-            tokio::io::AsyncWriteExt::write_all(&mut far, header).await.unwrap();
-            drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
-        });
-        Self { address, _task: task }
-    }
 }
 
 #[tokio::test]

@@ -1,20 +1,19 @@
-//! The documents agree with the program: links resolve, configurations are accepted, commands exist,
+//! The documents agree with the program: links resolve, configurations are served, commands exist,
 //! the quick start and the tutorial run as written.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
+
+mod configurations;
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use plugsocket::config::Config;
 use plugsocket_tests::markdown::{Block, Document, documents, root};
 use plugsocket_tests::skip;
 use plugsocket_tests::tutorial::Tutorial;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
-/// TOML blocks that are neither a part of `plugins.toml` nor a Cargo manifest, with the reason.
-const OTHER_TOML: [(&str, &str); 0] = [];
 /// Code spans that look like paths of the repository and are not, with the reason.
 const OTHER_PATHS: [(&str, &str); 0] = [];
 /// Shell blocks that are not run, by a part of their text, with the reason.
@@ -53,40 +52,6 @@ fn relative_links_and_anchors_resolve() {
         }
     }
     expect_none(problems);
-}
-
-/// Every TOML block, unless it is a Cargo manifest.
-#[test]
-fn configurations_have_known_keys_and_valid_values() {
-    const TABLES: [&str; 4] = ["[server", "[[server", "[resources.", "[plugins."];
-    let (mut problems, mut checked) = (Vec::new(), 0);
-    for (document, block) in blocks(&documents(), &["toml"]) {
-        let place = format!("{}:{}", document.path.display(), block.line);
-        let has = |table: &str| block.text.lines().any(|line| line.starts_with(table));
-        if TABLES.iter().any(|table| has(table)) {
-            checked += 1;
-            let parsed = Config::parse(&completed(&block.text), "plugins.toml");
-            problems.extend(parsed.err().map(|error| format!("{place}: {error}")));
-        } else if !has("[package]") && !OTHER_TOML.iter().any(|(known, _)| *known == place) {
-            problems.push(format!("{place}: neither plugins.toml nor a Cargo manifest"));
-        }
-    }
-    expect_none(problems);
-    assert!(checked > 0);
-}
-
-/// Adds the tables of resources of which a fragment has only a table within.
-fn completed(fragment: &str) -> String {
-    let mut text = fragment.to_owned();
-    let headers = fragment.lines().filter_map(|line| line.strip_prefix("[resources."));
-    let paths: HashSet<&str> = headers.filter_map(|header| header.split('"').nth(1)).collect();
-    for path in paths {
-        let header = format!("[resources.\"{path}\"]");
-        if !fragment.lines().any(|line| line.starts_with(&header)) {
-            text.push_str(&format!("\n{header}\nplugin = \"any\"\n"));
-        }
-    }
-    text
 }
 
 fn blocks<'d>(documents: &'d [Document], languages: &[&str]) -> Vec<(&'d Document, &'d Block)> {
