@@ -24,7 +24,7 @@ use tracing::{error, info, warn};
 pub use self::cli::main;
 use crate::auth;
 use crate::config::{Config, ConfigError, Listen, Overrides};
-use crate::connection::{establish, keep_alive};
+use crate::connection::{establish, keep_alive, memory_limit};
 use crate::hub::Hub;
 use crate::hub::status::{FileState, SnapshotStates};
 use crate::net::accept::{self, Accepting};
@@ -34,6 +34,7 @@ use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
+use crate::protocol::buffered;
 use crate::protocol::identity::IdentityIssuer;
 use crate::protocol::time_limit::{self, timeout};
 use crate::routing::resource::{Resource, ServiceState};
@@ -115,6 +116,7 @@ pub(crate) async fn run(
     // Until the end: without it, a time limit of the drain would see a standstill.
     let mut observing = JoinSet::new();
     observing.spawn(time_limit::observe());
+    observing.spawn(memory_limit::enforce(hub.registry.clone()));
     let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications start one after the other, which may take long; a stop signal does not wait.
     let is_started = tokio::select! {
@@ -338,6 +340,7 @@ const LAST_SNAPSHOTS: Duration = Duration::from_secs(10);
 const STOP_LANES: Duration = Duration::from_secs(2);
 
 fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hub>, Supervisor) {
+    buffered::set_limit(config.server.limits.flow.max_buffered_bytes);
     let resources = Arc::new(ArcSwap::default());
     let registry = Arc::new(Registry::default());
     let router = Arc::new(Router::new(registry.clone(), resources.clone()));

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use super::keys::settings;
 use super::policies::{RateSettings, outbox_bytes, outbox_messages};
+use super::raw::Node;
 use super::rules::{count, limit, seconds, seconds_or_none, table};
 
 settings! {
     /// Limits of the whole host and of each connection.
-    pub struct Limits: Default in "" {}
+    pub struct Limits: Default in "", checked by holds_a_message {}
     and {
         /// Number of connections.
         connections: ConnectionSettings;
@@ -18,6 +19,18 @@ settings! {
         /// Queues and rates.
         flow: FlowLimits;
     }
+}
+
+fn holds_a_message(limits: Limits, section: &mut Node<'_, '_>) -> Limits {
+    let (message, buffered) = (limits.messages.max_message, limits.flow.max_buffered_bytes);
+    if section.has_right("max_buffered_bytes") && buffered.is_some_and(|all| all.get() < message) {
+        let problem = format!(
+            "the host could not take one message of max_message ({message} bytes); give at least \
+             as much, or 0 for no limit"
+        );
+        section.wrong("max_buffered_bytes", problem);
+    }
+    limits
 }
 
 settings! {
@@ -69,6 +82,11 @@ settings! {
         /// Bytes that may wait for one client, with one larger message beside them; a resource can
         /// override it.
         "outbox_bytes" => outbox_bytes: usize = outbox_bytes();
+        /// Bytes that may wait for all clients together: messages that are not complete, not handled
+        /// or not written. Beyond it the host closes the connections that hold most (1009, 1013). 0:
+        /// no limit.
+        "max_buffered_bytes" => max_buffered_bytes: Option<NonZeroUsize> =
+            limit("bytes", 1 << 40, 1 << 30);
         /// Messages that may wait for the application of one resource. When the queue is full, the
         /// host stops reading from the clients of the resource.
         "inbox_messages" [restart] => inbox_messages: usize =

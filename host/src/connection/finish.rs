@@ -42,8 +42,14 @@ pub(crate) struct Ended {
 
 impl<S: Socket> Connection<S> {
     /// Notifies the application and closes the socket.
-    pub(crate) async fn end(self, Ended { end, pending }: Ended) {
+    pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
         let peer = self.peer().clone();
+        if peer.input_bytes() > 0 {
+            // Not a message any more, and the goodbye may take long.
+            self.wire.discard_input();
+            self.joiner.discard();
+            peer.count_input(0);
+        }
         let reason = end.reason().clone();
         let is_peers = reason.by == ClosedBy::Peer;
         let shown = if is_peers { cut(&reason.text) } else { &reason.text };

@@ -18,8 +18,9 @@ use crate::config::{Config, MessageLimits};
 use crate::net::connection_limits::ConnectionLimits;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
+use crate::protocol::buffered::{PostShare, PostsFull};
 use crate::protocol::chunk::Form;
-use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
+use crate::protocol::close::{BUFFERS_FULL, CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, BodyEnd, ChunkedBody, Refusal, response};
 use crate::protocol::payload::{Outgoing, Payload};
@@ -86,7 +87,13 @@ pub(crate) async fn serve(
     let PostRequest { body, read, inbox } = request;
     let expects_continue = http::wants_continue(&entry.peer.client.head) && read.is_empty();
     let messages = &config.server.limits.messages;
-    let read = read_body(stream, read, body, expects_continue, messages);
+    let share = PostShare::default();
+    let read = async {
+        if expects_continue && body != BodyEnd::Length(0) {
+            send_continue(stream).await?;
+        }
+        read_body(stream, read, body, messages, &share).await
+    };
     let read = timeout(limit, read).await.unwrap_or_else(|_| Err(Refusal::timed_out()));
     let (body, rest) = read.map_err(|refusal| refusal.to_bytes())?;
     if std::str::from_utf8(&body).is_err() {
@@ -94,7 +101,7 @@ pub(crate) async fn serve(
     }
     let message = Input::Message(Payload::shared(Form::Text, Bytes::from(body)));
     let peer = entry.peer.clone();
-    let mut answer = String::new();
+    let mut answer = Collected { text: String::new(), share };
     let exchange = async {
         inbox.send(Item::Open(peer.clone())).await.ok()?;
         let (peer, inputs, reserved) = (peer.clone(), vec![message], Load::default());
@@ -110,11 +117,10 @@ pub(crate) async fn serve(
         }
     };
     let result = match &closed {
-        None => Ok(Answer { packets: answer.into_bytes(), rest }),
+        None => Ok(Answer { packets: answer.text.into_bytes(), rest }),
         Some(reason) => {
-            answer.push_str(&close_packet(reason));
-            answer.push('\n');
-            Err(closed_response(reason, answer.as_bytes()))
+            let packets = [answer.text, close_packet(reason), "\n".to_owned()].concat();
+            Err(closed_response(reason, packets.as_bytes()))
         }
     };
     let reason = closed.unwrap_or_else(|| CloseReason::peer(CloseCode::NORMAL, ""));
@@ -146,7 +152,7 @@ fn closed_response(reason: &CloseReason, packets: &[u8]) -> Vec<u8> {
 async fn collect_answer(
     entry: &Entry,
     inbox: &Inbox,
-    answer: &mut String,
+    answer: &mut Collected,
 ) -> Option<Option<CloseReason>> {
     let peer = &entry.peer;
     loop {
@@ -157,8 +163,9 @@ async fn collect_answer(
                 Outgoing::Next(packet) => (packet.as_deref().unwrap_or(dialog::NEXT).into(), true),
                 Outgoing::Ready | Outgoing::Ping => continue,
             };
-            answer.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));
-            answer.push('\n');
+            if answer.push(&packet).is_err() {
+                return Some(Some(CloseReason::host(CloseCode::TRY_AGAIN, BUFFERS_FULL)));
+            }
             if is_last {
                 return Some(None);
             }
@@ -173,19 +180,41 @@ async fn collect_answer(
     }
 }
 
+/// The packets of an answer, one per line.
+struct Collected {
+    text: String,
+    share: PostShare,
+}
+
+impl Collected {
+    fn push(&mut self, packet: &str) -> Result<(), PostsFull> {
+        self.text.extend(packet.chars().map(|c| if c == '\n' { ' ' } else { c }));
+        self.text.push('\n');
+        self.share.set(self.text.capacity())
+    }
+}
+
+fn ended() -> Refusal {
+    Refusal::bad_request("the body ended early")
+}
+
+async fn send_continue(stream: &mut impl Socket) -> Result<(), Refusal> {
+    stream.write_all(http::CONTINUE).await.map_err(|_| ended())?;
+    stream.flush().await.map_err(|_| ended())
+}
+
 /// Reads the body; returns it, and what was read behind it.
 async fn read_body(
     stream: &mut impl Socket,
     read: Vec<u8>,
     end: BodyEnd,
-    expects_continue: bool,
     limits: &MessageLimits,
+    share: &PostShare,
 ) -> Result<(Vec<u8>, Vec<u8>), Refusal> {
-    let ended = || Refusal::bad_request("the body ended early");
-    if expects_continue && end != BodyEnd::Length(0) {
-        stream.write_all(http::CONTINUE).await.map_err(|_| ended())?;
-        stream.flush().await.map_err(|_| ended())?;
-    }
+    let count = |bytes| {
+        let full = |PostsFull| Refusal::unavailable(BUFFERS_FULL, RETRY_AFTER);
+        share.set(bytes).map_err(full)
+    };
     let mut buffer = read;
     match end {
         BodyEnd::Length(length) => {
@@ -196,6 +225,7 @@ async fn read_body(
                 if matches!(body.read_buf(&mut buffer).await, Ok(0) | Err(_)) {
                     return Err(ended());
                 }
+                count(buffer.capacity())?;
             }
             Ok((buffer, rest))
         }
@@ -205,6 +235,7 @@ async fn read_body(
                 if let Some(used) = body.read(&buffer)? {
                     return Ok((body.into_body(), buffer.split_off(used)));
                 }
+                count(body.buffered_bytes())?;
                 buffer.clear();
                 buffer.reserve(CHUNKED_READ);
                 if matches!(stream.read_buf(&mut buffer).await, Ok(0) | Err(_)) {

@@ -13,6 +13,7 @@ mod finish;
 pub(crate) mod handshake;
 mod http_post;
 pub(crate) mod keep_alive;
+pub(crate) mod memory_limit;
 pub(crate) mod page;
 mod rate_limit;
 pub(crate) mod reject;
@@ -240,7 +241,7 @@ impl<S: Socket> Connection<S> {
             None => self.next_time(),
             leaves_at => self.next_time().into_iter().chain(leaves_at).min(),
         };
-        let Self { wire, entry, message_deadline, timers, .. } = self;
+        let Self { wire, entry, joiner, message_deadline, timers, .. } = self;
         let peer = &*entry.peer;
         let is_paced = !reads || timers.as_ref().is_none_or(|timers| timers.may_read());
         let more = reads.then_some(ONE_READ);
@@ -265,6 +266,7 @@ impl<S: Socket> Connection<S> {
                 if wire.traffic().bytes > 0 {
                     // In the middle of a message a client cannot answer a ping.
                     peer.received();
+                    peer.count_input(wire.buffered_bytes() + joiner.buffered_bytes());
                 }
             }
             if is_due && let Some(taken) = peer.outbox.try_take() {
@@ -378,6 +380,11 @@ impl<S: Socket> Connection<S> {
         if is_mid_message {
             self.message_deadline.start(self.timeouts.message);
         }
+        let partial = match is_mid_message {
+            true => self.wire.buffered_bytes() + self.joiner.buffered_bytes(),
+            false => 0,
+        };
+        self.peer().count_input(partial);
         Ok(())
     }
 
@@ -404,32 +411,39 @@ impl<S: Socket> Connection<S> {
     async fn write_queue(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
         let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
         let writing = pin!(wire.write(queue, &entry.peer.identity, timeouts.write));
-        write_result(unread(&entry.peer, message_deadline, timers, writing).await)
+        unread(&entry.peer, message_deadline, timers, writing).await
     }
 
     async fn flush(&mut self) -> Result<(), End> {
         let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
-        let flushing = pin!(timeout(timeouts.write, wire.flush()));
-        let flushed = unread(&entry.peer, message_deadline, timers, flushing).await;
-        write_result(flushed.map_or(Err(WriteError::Late), |flushed| flushed.map_err(Into::into)))
+        let flushing = pin!(async {
+            let flushed = timeout(timeouts.write, wire.flush()).await;
+            Ok(flushed.map_err(|_| WriteError::Late)??)
+        });
+        unread(&entry.peer, message_deadline, timers, flushing).await
     }
 }
 
-/// Completes a write. While it waits nothing is read, including answers to pings.
-async fn unread<T>(
+/// Completes a write, unless the connection is evicted. While the write waits nothing is read,
+/// including answers to pings.
+async fn unread(
     peer: &Peer,
     message_deadline: &mut Deadline,
     timers: &mut Option<Box<Timers>>,
-    mut writing: Pin<&mut impl Future<Output = T>>,
-) -> T {
+    mut writing: Pin<&mut impl Future<Output = Result<(), WriteError>>>,
+) -> Result<(), End> {
     if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-        return written;
+        return write_result(written);
     }
     let was_held = peer.is_held();
     hold(peer, message_deadline, timers, true);
-    let written = writing.await;
+    let written = poll_fn(|cx| match writing.as_mut().poll(cx) {
+        Poll::Pending => peer.outbox.poll_evicted(cx).map(|()| Err(WriteError::Evicted)),
+        written => written,
+    });
+    let written = written.await;
     hold(peer, message_deadline, timers, was_held);
-    written
+    write_result(written)
 }
 
 /// Truncates the batch to the messages that the rate limit allows.
@@ -477,6 +491,6 @@ fn write_result(written: Result<(), WriteError>) -> Result<(), End> {
         Err(WriteError::Socket(error)) => {
             Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string())))
         }
-        Err(late) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, late.to_string()))),
+        Err(cut) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, cut.to_string()))),
     }
 }

@@ -113,6 +113,16 @@ impl Joiner {
         Step::LimitExceeded(exceeded)
     }
 
+    /// Returns the memory held for an open buffer.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.open.as_ref().map_or(0, |chunks| chunks.message.capacity())
+    }
+
+    /// Discards an open buffer.
+    pub(crate) fn discard(&mut self) {
+        self.open = None;
+    }
+
     /// Returns whether a buffer is open.
     pub fn is_open(&self) -> bool {
         self.open.is_some()

@@ -9,6 +9,10 @@ use super::dialog;
 /// How long a rejected client should wait before it retries, where a retry can succeed.
 pub(crate) const RETRY_AFTER: Duration = Duration::from_secs(5);
 
+/// Why the host drops what it buffers for a connection.
+pub(crate) const BUFFERS_FULL: &str =
+    "the host buffers too much for all clients together (max_buffered_bytes)";
+
 /// Why and how a connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CloseReason {

@@ -82,6 +82,9 @@ pub(crate) enum WriteError {
     /// The peer took less than a [`STEP`] in time.
     #[error("too slow: it takes less than {} KiB in write_timeout", STEP / 1024)]
     Late,
+    /// The host drops what it buffers for the peer.
+    #[error("{}", super::close::BUFFERS_FULL)]
+    Evicted,
     #[error(transparent)]
     Socket(#[from] io::Error),
 }

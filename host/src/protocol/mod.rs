@@ -2,6 +2,7 @@
 //!
 //! Does not know who is connected, which applications exist or how messages are routed.
 
+pub(crate) mod buffered;
 pub mod chunk;
 pub(crate) mod close;
 pub mod dialog;

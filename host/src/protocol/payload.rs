@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::buffered;
 use super::chunk::Form;
 
 /// One item of a connection's outbox.
@@ -67,6 +68,7 @@ impl Payload {
                 short[..length].copy_from_slice(bytes);
                 Body::Short { length: length as u8, bytes: short }
             }
+            buffered::LONG.. => Body::Long(buffered::copied(bytes)),
             _ => Body::Long(Bytes::copy_from_slice(bytes)),
         };
         Self { form, body }

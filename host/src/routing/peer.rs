@@ -10,6 +10,7 @@ use tracing::warn;
 use super::outbox::{Gone, Outbox, OutboxBounds};
 use super::resource::Resource;
 use crate::auth::Login;
+use crate::protocol::buffered::Share;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Head};
@@ -73,6 +74,8 @@ pub(crate) struct PeerState {
     is_silent: AtomicBool,
     /// Whether the host does not read from the connection at present.
     is_held: AtomicBool,
+    /// The beginning of a message that the connection has read.
+    input: Share,
     /// Messages dropped for a slow consumer, and the minute in which that was last logged.
     dropped: AtomicU32,
     dropped_logged: AtomicU32,
@@ -108,6 +111,16 @@ impl Peer {
     pub(crate) fn count_written(&self, bytes: u64) {
         let written = &self.state.written;
         written.store(written.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+    }
+
+    /// Counts the memory of a message whose beginning was read. Called only by the connection's task.
+    pub(crate) fn count_input(&self, bytes: usize) {
+        self.state.input.set(bytes);
+    }
+
+    /// Returns the counted memory of a message whose beginning was read.
+    pub(crate) fn input_bytes(&self) -> usize {
+        self.state.input.bytes()
     }
 
     pub(crate) fn id(&self) -> ConnectionId {

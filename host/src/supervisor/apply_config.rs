@@ -20,6 +20,7 @@ use crate::fs::stamp::FileStamp;
 use crate::hub::status::FileState;
 use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
+use crate::protocol::buffered;
 use crate::routing::resource::{Resources, ServiceState};
 
 impl Supervisor {
@@ -231,6 +232,7 @@ impl Supervisor {
         // In this order, so that every resource that can be found has settings.
         let new = Arc::new(new);
         self.hub.config.store(new.clone());
+        buffered::set_limit(new.server.limits.flow.max_buffered_bytes);
         self.hub.resources.store(Arc::new(resources));
         self.drop_guards().await;
         self.keep_disabled(&new).await;

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::protocol::{
-    AnswerLine, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport, FileReport,
-    GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
+    AnswerLine, BufferedReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
+    FileReport, GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
 };
 use super::table::{age, table};
 use crate::config::{Config, ConfigError};
@@ -295,8 +295,9 @@ fn print_status(status: &StatusReport) -> String {
         false => "",
     };
     let file = print_file(&status.config_file);
+    let buffered = print_buffered(&status.buffered);
     let mut text = format!(
-        "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\nconfiguration {file}{drains}\n\n{resources}"
+        "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\nconfiguration {file}{drains}\n{buffered}\n\n{resources}"
     );
     text.push_str(&print_failed_snapshots(&status.resources));
     if !certificates.is_empty() {
@@ -316,6 +317,14 @@ fn print_status(status: &StatusReport) -> String {
         ));
     }
     text
+}
+
+fn print_buffered(buffered: &BufferedReport) -> String {
+    let bytes = counted(buffered.bytes, "byte");
+    match buffered.max_bytes {
+        Some(max) => format!("buffered for clients: {bytes} of {max} (max_buffered_bytes)"),
+        None => format!("buffered for clients: {bytes}"),
+    }
 }
 
 fn print_resources(resources: &[ResourceReport]) -> String {

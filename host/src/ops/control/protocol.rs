@@ -1,6 +1,8 @@
 //! Requests and answers on the control socket, one JSON line each. docs/reference/command-line.md
 //! describes them for other programs.
 
+use std::num::NonZeroUsize;
+
 use serde::{Deserialize, Serialize};
 
 /// A request, such as `{"do":"plugin-reload","plugin":"chat"}`.
@@ -80,6 +82,8 @@ pub(crate) struct StatusReport {
     #[serde(default)]
     pub(crate) config_file: FileReport,
     pub(crate) connections: usize,
+    #[serde(default)]
+    pub(crate) buffered: BufferedReport,
     /// Whether the host accepts no new connections.
     #[serde(default)]
     pub(crate) draining: bool,
@@ -87,6 +91,14 @@ pub(crate) struct StatusReport {
     #[serde(default)]
     pub(crate) certificates: Vec<CertificateReport>,
     pub(crate) resources: Vec<ResourceReport>,
+}
+
+/// What the host buffers for all clients together.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct BufferedReport {
+    pub(crate) bytes: usize,
+    /// `max_buffered_bytes`, unless that is 0.
+    pub(crate) max_bytes: Option<NonZeroUsize>,
 }
 
 /// State of the configuration file on disk.

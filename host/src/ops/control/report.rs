@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::protocol::{
-    CertificateReport, ConnectionReport, ControlAnswer, CountsReport, DifferenceReport, FileReport,
-    GenerationReport, KeptReport, PluginReport, ProbationReport, ResourceReport, SnapshotReport,
-    StatusReport,
+    BufferedReport, CertificateReport, ConnectionReport, ControlAnswer, CountsReport,
+    DifferenceReport, FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport,
+    ResourceReport, SnapshotReport, StatusReport,
 };
 use super::table::age;
 use crate::config::Config;
@@ -19,6 +19,7 @@ use crate::net::accept::Accepting;
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
+use crate::protocol::buffered;
 use crate::routing::resource::{Resource as Served, ServiceState};
 use crate::supervisor::prediction::{Prediction, predict};
 
@@ -32,6 +33,10 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         config: config.path.display().to_string(),
         config_file: config_file(&hub.config_file.load()),
         connections: hub.registry.len(),
+        buffered: BufferedReport {
+            bytes: buffered::bytes(),
+            max_bytes: config.server.limits.flow.max_buffered_bytes,
+        },
         draining: *hub.accepting.borrow() != Accepting::Open,
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()

@@ -67,6 +67,11 @@ impl ChunkedBody {
         Ok(None)
     }
 
+    /// Returns the memory held for the body.
+    pub(crate) fn buffered_bytes(&self) -> usize {
+        self.body.capacity()
+    }
+
     /// Returns the decoded body.
     pub fn into_body(self) -> Vec<u8> {
         self.body

@@ -187,9 +187,13 @@ impl Lines {
     }
 
     /// Returns the memory held for an incomplete message.
-    #[cfg(any(test, feature = "internals"))]
     pub fn buffered_bytes(&self) -> usize {
         self.buffer.capacity()
+    }
+
+    /// Discards the beginning of a message. The connection cannot continue.
+    pub(crate) fn discard(&mut self) {
+        (self.buffer, self.start, self.scanned) = (Vec::new(), 0, 0);
     }
 
     fn pending(&self) -> &[u8] {

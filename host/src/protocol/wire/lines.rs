@@ -11,6 +11,7 @@ use std::time::Duration;
 use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::protocol::buffered::Share;
 use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
@@ -92,6 +93,8 @@ impl LineCodec {
         for item in queue {
             append_line(&mut out, item, identity);
         }
+        let share = Share::default();
+        share.set(out.capacity());
         self.state = WriteState::Torn;
         for step in out.chunks(STEP) {
             in_time(limit, stream.write_all(step)).await?;

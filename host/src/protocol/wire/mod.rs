@@ -80,11 +80,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     /// Returns the memory held for input that is not a whole message yet.
-    #[cfg(any(test, feature = "internals"))]
     pub(crate) fn buffered_bytes(&self) -> usize {
         match &self.codec {
             Codec::WebSocket(reader, _) => reader.buffered_bytes(),
             Codec::Lines(lines) => lines.lines.buffered_bytes(),
+        }
+    }
+
+    /// Discards the beginning of a message; everything that follows is ignored.
+    pub(crate) fn discard_input(&mut self) {
+        match &mut self.codec {
+            Codec::WebSocket(reader, _) => reader.discard_input(),
+            Codec::Lines(lines) => lines.lines.discard(),
         }
     }
 

@@ -129,10 +129,10 @@ impl TungstenitePath {
         &mut self.machine.get_mut().output
     }
 
-    /// Returns the memory held for bytes that the state machine has not read.
-    #[cfg(any(test, feature = "internals"))]
+    /// Returns the memory held for the current message.
     pub(super) fn buffered_bytes(&self) -> usize {
-        self.machine.get_ref().input.capacity()
+        let fed = self.bytes.saturating_sub(self.frame_left);
+        self.machine.get_ref().input.capacity() + fed
     }
 
     /// Moves complete messages to `batch`.

@@ -68,10 +68,15 @@ impl FrameReader {
         !self.is_fresh && !self.input.is_empty() || self.tungstenite.is_some()
     }
 
-    #[cfg(any(test, feature = "internals"))]
+    /// Returns the memory held for input that is not a whole message yet.
     pub(in crate::protocol) fn buffered_bytes(&self) -> usize {
         let tungstenite = self.tungstenite.as_ref();
         self.input.capacity() + tungstenite.map_or(0, |tungstenite| tungstenite.buffered_bytes())
+    }
+
+    /// Discards the beginning of a message; further input is ignored.
+    pub(in crate::protocol) fn discard_input(&mut self) {
+        (self.input, self.tungstenite, self.has_ended) = (Vec::new(), None, true);
     }
 
     /// Reads at least one message. Pongs are appended to the output of `writer`.

@@ -5,7 +5,8 @@
 //! small for one large message. So a slow consumer costs at most `bytes` and one message.
 
 use crate::config::{Limits, OutboxPolicy, OutboxSettings};
-use crate::protocol::payload::Payload;
+use crate::protocol::buffered;
+use crate::protocol::payload::{Outgoing, Payload};
 
 /// Limits of an outbox, the same for all connections of a resource.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +45,10 @@ pub(super) struct Budget {
     counted: usize,
     /// The part of `counted` that the connection has taken and not yet written.
     in_writing: usize,
+    /// How many entries the connection has taken and not yet written.
+    entries_in_writing: u32,
+    /// Size of the one uncounted message.
+    oversized_bytes: u32,
     oversized: Oversized,
 }
 
@@ -81,6 +86,7 @@ impl Budget {
     fn admit_oversized(&mut self, bytes: usize, limit: usize) -> Option<Fit> {
         if self.oversized == Oversized::None {
             self.oversized = Oversized::Waits;
+            self.oversized_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
             return Some(Fit::Oversized);
         }
         let has_place = self.counted + bytes <= limit;
@@ -93,9 +99,10 @@ impl Budget {
         self.oversized == Oversized::None && self.counted + bytes + limit / 2 <= limit
     }
 
-    /// Records that the connection has taken the whole queue.
-    pub(super) fn hand_over(&mut self) {
+    /// Records that the connection has taken the whole queue, of `entries` entries.
+    pub(super) fn hand_over(&mut self, entries: usize) {
         self.in_writing = self.counted;
+        self.entries_in_writing = entries as u32;
         if self.oversized == Oversized::Waits {
             self.oversized = Oversized::InWriting;
         }
@@ -105,9 +112,26 @@ impl Budget {
     #[inline]
     pub(super) fn written(&mut self) {
         self.counted -= std::mem::take(&mut self.in_writing);
+        self.entries_in_writing = 0;
         if self.oversized == Oversized::InWriting {
             self.oversized = Oversized::None;
         }
+    }
+
+    /// Returns the bytes of all entries, long ones included.
+    pub(super) fn bytes(&self) -> usize {
+        match self.oversized {
+            Oversized::None => self.counted,
+            Oversized::Waits | Oversized::InWriting => self.counted + self.oversized_bytes as usize,
+        }
+    }
+
+    /// Returns the memory of this outbox alone, with `queued` entries: of a long payload, which many
+    /// outboxes can refer to, only as much as a short one has.
+    #[inline]
+    pub(super) fn own_bytes(&self, queued: usize) -> usize {
+        let entries = queued + self.entries_in_writing as usize;
+        entries * size_of::<Outgoing>() + self.counted.min(entries * buffered::LONG)
     }
 
     /// Counts an entry that is already queued.
@@ -164,7 +188,7 @@ mod tests {
         let mut budget = Budget::default();
         assert_eq!(budget.admit(1000, 100), Some(Fit::Oversized));
         assert_eq!(budget.admit(40, 100), Some(Fit::Counted));
-        budget.hand_over();
+        budget.hand_over(2);
         assert_eq!(budget.admit(50, 100), Some(Fit::Counted));
         assert_eq!(budget.admit(1000, 100), None);
         budget.clear();
@@ -181,7 +205,7 @@ mod tests {
         assert!(!budget.has_place(51, 100));
         budget.admit(1000, 100);
         assert!(!budget.has_place(0, 100));
-        budget.hand_over();
+        budget.hand_over(1);
         budget.written();
         assert!(budget.has_place(0, 100));
     }

@@ -11,6 +11,7 @@
 //! An idle outbox allocates nothing. Does not know sockets.
 
 mod budget;
+mod eviction;
 mod overflow;
 
 use std::collections::VecDeque;
@@ -27,6 +28,7 @@ pub(crate) use self::budget::OutboxBounds;
 use self::overflow::ConflationKeys;
 use super::input::{Input, Load};
 use super::sync::{AtomicBool, Mutex, MutexGuard};
+use crate::protocol::buffered::Share;
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Outgoing;
 
@@ -88,6 +90,10 @@ struct OutboxState {
     with_lane: Load,
     /// Whether the connection does not read because of `with_lane`.
     is_held: bool,
+    /// Whether the host closes the connection because of what it buffers.
+    is_evicted: bool,
+    /// What the outbox and the lane buffer for this connection.
+    share: Share,
     /// Present while messages with a key wait.
     keys: Option<Box<ConflationKeys>>,
     /// Present while input is deferred.
@@ -176,19 +182,14 @@ impl Outbox {
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
         let Some(dropped) = state.enter(item, key, bounds) else {
-            state.drop_queue();
-            let reason = CloseReason::host(
+            state.cut(CloseReason::host(
                 CloseCode::TRY_AGAIN,
                 "too slow: more waits than outbox_messages or outbox_bytes allow",
-            );
-            match &mut state.phase {
-                // Already closing: the first reason counts.
-                Phase::Closing { accepts, .. } => *accepts = false,
-                phase => *phase = Phase::closing(reason),
-            }
+            ));
             self.wake(state);
             return Err(Gone);
         };
+        state.count_share();
         if !state.phase.is_opening() {
             self.wake(state);
         }
@@ -341,7 +342,7 @@ impl Outbox {
     pub(crate) async fn take(&self) -> Taken {
         poll_fn(|cx| {
             let mut state = self.lock();
-            state.budget.written();
+            state.written();
             state.take().map_or_else(|| self.watch(&mut state, cx), Poll::Ready)
         })
         .await
@@ -358,7 +359,7 @@ impl Outbox {
         bounds: OutboxBounds,
     ) -> NextStep {
         let mut state = self.lock();
-        state.budget.written();
+        state.written();
         if first == Priority::Write
             && let Some(taken) = state.take()
         {
@@ -391,9 +392,7 @@ impl Outbox {
     }
 
     fn watch<T>(&self, state: &mut OutboxState, cx: &Context<'_>) -> Poll<T> {
-        if !state.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            state.waker = Some(cx.waker().clone());
-        }
+        state.set_waker(cx);
         self.is_attended.store(false, Ordering::Relaxed);
         Poll::Pending
     }
@@ -412,10 +411,10 @@ impl Outbox {
 }
 
 impl OutboxState {
-    fn drop_queue(&mut self) {
-        self.queue.clear();
-        self.budget.clear();
-        self.keys = None;
+    fn set_waker(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
     }
 
     fn finish(&mut self) {
@@ -461,7 +460,7 @@ impl OutboxState {
             }
             Phase::Closing { reason, .. } | Phase::Finished(reason) => close = reason.take(),
         }
-        self.budget.hand_over();
+        self.budget.hand_over(self.queue.len());
         self.keys = None;
         Some(Taken { queue: take(&mut self.queue), close, resumes })
     }
