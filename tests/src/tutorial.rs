@@ -22,6 +22,34 @@ pub struct Tutorial {
     _browser: Client,
 }
 
+/// The resources of the shipped `plugins.toml`, which the user of a working copy may have edited.
+const RESOURCES: &str = r#"
+[resources."/"]
+plugin = "feedback"
+
+[resources."/web"]
+plugin = "feedback"
+
+[resources."/php"]
+plugin = "feedback"
+
+[resources."/echo"]
+plugin = "echo"
+dialog = false
+
+[resources."/talk"]
+plugin = "echo"
+
+[resources."/chat"]
+plugin = "chat"
+
+[resources."/locks"]
+plugin = "locks"
+
+[resources."/jobs"]
+plugin = "jobs"
+snapshot_every = 60
+"#;
 /// The first line of what the shell prints between two blocks.
 const END: &str = "--- end of block ---";
 /// A block may build a library and its dependencies.
@@ -40,10 +68,9 @@ impl Tutorial {
         }
         std::os::unix::fs::symlink(root().join("clients"), folder.join("clients")).unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let shipped = std::fs::read_to_string(root().join("plugins.toml")).unwrap();
-        let listen = format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\n");
-        let config = shipped.replacen("[server]\n", &listen, 1);
-        std::fs::write(folder.join("plugins.toml"), config).unwrap();
+        let server =
+            format!("[server]\nlisten = [\"127.0.0.1:{port}\"]\nplugin_dir = \"target/release\"\n");
+        std::fs::write(folder.join("plugins.toml"), server + RESOURCES).unwrap();
         let (host, reader) = start_host(&folder).await;
         let address = crate::Address::Tcp(([127, 0, 0, 1], port).into());
         let browser = Client::open(&address, Request::to("/web")).await.ready().await;
