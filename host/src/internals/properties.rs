@@ -8,6 +8,7 @@ use proptest::sample::Index;
 
 use super::{Framing, read_all};
 use crate::protocol::chunk::{Form, Joiner, Step};
+use crate::protocol::http::{ChunkedBody, Refusal};
 use crate::protocol::lines::Tail;
 use crate::protocol::ws::frame;
 
@@ -99,6 +100,33 @@ fn line() -> impl Strategy<Value = String> {
     ]
 }
 
+/// A chunked body, mostly well-formed at each place.
+fn chunked_body() -> impl Strategy<Value = Vec<u8>> {
+    let part = prop_oneof![
+        4 => "(0{0,3}[1-9a-f](;a=b)?\r\n[x-z]{1,3}\r\n)|(0{1,3}\r\n)|(X: y\r\n)|(\r\n)",
+        2 => (1..9_usize).prop_map(|size| format!("{size:X}\r\n{}\r\n", "x".repeat(size))),
+        1 => Just("0\r\n\r\n".to_owned()),
+    ];
+    let bytes = prop_oneof![
+        8 => part.prop_map(String::into_bytes),
+        1 => vec(any::<u8>(), 0..4),
+    ];
+    vec(bytes, 0..12).prop_map(|parts| parts.concat())
+}
+
+/// The body and the number of bytes that it took, `None` while it is incomplete.
+fn decode(reads: &[&[u8]], max_body: usize) -> Result<Option<(Vec<u8>, usize)>, Refusal> {
+    let mut decoder = ChunkedBody::new(max_body, 40);
+    let mut before = 0;
+    for read in reads {
+        if let Some(used) = decoder.read(read)? {
+            return Ok(Some((decoder.into_body(), before + used)));
+        }
+        before += read.len();
+    }
+    Ok(None)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -182,5 +210,42 @@ proptest! {
         let outcome = read_all(Framing::Lines(Tail::Awaited), &[], &reads, MAX);
         let found: Vec<_> = outcome.messages.iter().map(|(_, bytes)| &bytes[..]).collect();
         prop_assert_eq!(found, reads);
+    }
+
+    #[test]
+    fn the_splits_of_a_chunked_body_do_not_matter_and_its_limit_holds(
+        sent in chunked_body(),
+        cuts in vec(any::<Index>(), 0..12),
+        max_body in 0..30_usize,
+    ) {
+        let whole = decode(&[&sent], max_body);
+        prop_assert_eq!(&whole, &decode(&pieces(&sent, &cuts), max_body));
+        let single: Vec<&[u8]> = sent.chunks(1).collect();
+        prop_assert_eq!(&whole, &decode(&single, max_body));
+        if let Ok(Some((body, used))) = whole {
+            prop_assert!(body.len() <= max_body);
+            prop_assert_eq!(decode(&[&sent[..used - 1]], max_body), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_chunked_body_is_the_body_that_was_meant(
+        body in vec(any::<u8>(), 0..300),
+        chunk_cuts in vec(any::<Index>(), 0..9),
+        extension in "(;[a-z]{1,2}(=[a-z]{1,2})?)?",
+        trailer in "([A-Z]{1,3}: ?[a-z ]{0,9}\r\n)?",
+        behind in vec(any::<u8>(), 0..9),
+        cuts in vec(any::<Index>(), 0..12),
+    ) {
+        let mut sent = Vec::new();
+        for chunk in pieces(&body, &chunk_cuts).into_iter().filter(|chunk| !chunk.is_empty()) {
+            sent.extend(format!("{:x}{extension}\r\n", chunk.len()).bytes());
+            sent.extend([chunk, b"\r\n"].concat());
+        }
+        sent.extend(format!("0\r\n{trailer}\r\n").bytes());
+        let used = sent.len();
+        sent.extend(behind);
+        let decoded = decode(&pieces(&sent, &cuts), 300);
+        prop_assert_eq!(decoded, Ok(Some((body, used))));
     }
 }
