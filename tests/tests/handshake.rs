@@ -54,7 +54,7 @@ async fn each_refusal_is_one_http_response_with_a_reason() {
         assert_eq!(response.status, status, "{request:?}: {response:?}");
         assert!(response.body.trim().len() > 5, "no reason: {response:?}");
         match status {
-            405 => assert_eq!(response.header("allow"), Some("GET")),
+            405 => assert_eq!(response.header("allow"), Some("GET, POST, OPTIONS")),
             426 => assert_eq!(response.header("sec-websocket-version"), Some("13")),
             _ => {}
         }
@@ -401,6 +401,41 @@ async fn the_page_is_served_at_its_path_only() {
     assert_eq!(refused(&host, &get("/web")).await.status, 400);
     let root = refused(&host, &get("/")).await;
     assert_eq!((root.status, root.header("location")), (302, Some("/plugsocket/")));
+}
+
+#[tokio::test]
+async fn options_and_other_methods_get_the_allowed_ones() {
+    let host = setup().start().await;
+    let own = "GET, HEAD, OPTIONS";
+    let resource = "GET, POST, OPTIONS";
+    for (version, fields) in [("1.0", ""), ("1.1", "Host: localhost\r\n")] {
+        for (target, allowed) in [
+            ("/", own),
+            ("*", own),
+            ("/plugsocket", own),
+            ("/plugsocket/", own),
+            ("/plugsocket/nothing", own),
+            ("/favicon.ico", own),
+            ("/web", resource),
+            ("/none?x", resource),
+        ] {
+            let request = |method| format!("{method} {target} HTTP/{version}\r\n{fields}\r\n");
+            let response = refused(&host, &request("OPTIONS")).await;
+            let found = (response.status, response.header("allow"), &*response.body);
+            assert_eq!(found, (200, Some(allowed), ""), "{target} in {version}");
+            if target != "*" {
+                for method in ["PUT", "TRACE", "CONNECT", "BREW", "options"] {
+                    let response = refused(&host, &request(method)).await;
+                    let found = (response.status, response.header("allow"));
+                    assert_eq!(found, (405, Some(allowed)), "{method} {target} in {version}");
+                }
+            }
+        }
+    }
+    // A resource at this path accepts POST.
+    let host = setup().resource("/", "feedback").start().await;
+    let response = refused(&host, "OPTIONS / HTTP/1.0\r\n\r\n").await;
+    assert_eq!((response.status, response.header("allow")), (200, Some(resource)));
 }
 
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(crate) enum Intent {
     },
     Lines(Tail),
     Post(BodyEnd),
-    /// One of the host's own files, as a complete response to GET.
+    /// One of the host's own files, as a complete response to GET; or that to OPTIONS.
     Page(Vec<u8>),
 }
 
@@ -156,15 +156,20 @@ fn check_request(
     config: &Config,
 ) -> Result<Handshake, Refusal> {
     let page = match head.method() {
-        Method::Get | Method::Head if !http::wants_websocket(&head) => {
-            page::answer(head.path(), config)
-        }
-        _ => None,
+        Method::Get if http::wants_websocket(&head) => None,
+        Method::Get | Method::Head => page::answer(head.path(), config),
+        // A server may ignore an upgrade (RFC 9110 section 7.8).
+        Method::Options => Some(page::options(head.path(), config)),
+        Method::Post | Method::Other => None,
     };
     let intent = match (page, head.method()) {
         (Some(answer), _) => Intent::Page(answer),
         (None, Method::Post) => check_post(&head, origin, config)?,
-        (None, _) => check_upgrade(&head, origin, &config.server.access)?,
+        (None, Method::Get) => check_upgrade(&head, origin, &config.server.access)?,
+        (None, _) => {
+            let allowed = page::allowed_methods(head.path(), config);
+            return Err(Refusal::method_not_allowed(allowed));
+        }
     };
     Ok(Handshake { head, origin, read, intent })
 }

@@ -10,6 +10,10 @@ pub(crate) const FOLDER: &str = "/plugsocket/";
 /// The JavaScript client, which is served also without the page.
 const CLIENT: &str = "/plugsocket/plugsocket.js";
 
+/// Further paths that the host answers itself where no resource has them.
+const OWN_PATHS: [&str; 3] = ["/", "/plugsocket", "/favicon.ico"];
+const TEXT: &str = "text/plain; charset=utf-8";
+
 /// Returns the response to a plain GET of `path`, or `None` where a WebSocket is expected.
 pub(crate) fn answer(path: &str, config: &Config) -> Option<Vec<u8>> {
     let (is_page, is_resource) = (config.server.page, config.resources.contains_key(path));
@@ -39,8 +43,22 @@ pub(crate) fn answer(path: &str, config: &Config) -> Option<Vec<u8>> {
     Some(refusal.to_bytes())
 }
 
+/// Returns the response to OPTIONS, which is the health check of some load balancers.
+pub(crate) fn options(path: &str, config: &Config) -> Vec<u8> {
+    response(200, TEXT, b"", &[("Allow", allowed_methods(path, config))])
+}
+
+/// Returns the methods that a path accepts, for the header `Allow`.
+pub(crate) fn allowed_methods(path: &str, config: &Config) -> &'static str {
+    let is_own = path.starts_with(FOLDER) || OWN_PATHS.contains(&path);
+    match is_own && !config.resources.contains_key(path) {
+        true => "GET, HEAD, OPTIONS",
+        false => "GET, POST, OPTIONS",
+    }
+}
+
 fn redirect(status: u16) -> Vec<u8> {
-    response(status, "text/plain; charset=utf-8", b"", &[("Location", FOLDER)])
+    response(status, TEXT, b"", &[("Location", FOLDER)])
 }
 
 fn file(path: &str) -> Vec<u8> {

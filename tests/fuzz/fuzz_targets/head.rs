@@ -67,6 +67,7 @@ fn check_head(head: &Head, bytes: &[u8]) {
                 "GET" => Method::Get,
                 "HEAD" => Method::Head,
                 "POST" => Method::Post,
+                "OPTIONS" => Method::Options,
                 _ => Method::Other,
             };
             assert_eq!(head.method(), method);

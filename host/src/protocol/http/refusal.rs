@@ -60,7 +60,7 @@ impl Refusal {
 
     /// 405: `allow` lists the supported methods, for example `GET, POST`.
     pub fn method_not_allowed(allow: &'static str) -> Self {
-        Self::new(405, format!("only {allow} is served here")).with("Allow", allow)
+        Self::new(405, format!("this path accepts only {allow}")).with("Allow", allow)
     }
 
     /// 408: the request was not complete in time.
@@ -321,7 +321,7 @@ mod tests {
                 Refusal::method_not_allowed("GET"),
                 "405 Method Not Allowed",
                 &["Allow: GET"][..],
-                "only GET is served here",
+                "this path accepts only GET",
             ),
             (
                 Refusal::upgrade_required(),

@@ -22,11 +22,11 @@ use super::refusal::{Refusal, bad_request};
 /// fault.
 pub fn check_upgrade(head: &Head) -> Result<String, Refusal> {
     // RFC 6455 section 4.2.1: "An HTTP/1.1 or higher GET request".
-    if head.is_http_1_0() {
-        return bad_request("HTTP/1.1 or higher is needed");
-    }
     if head.method() != Method::Get {
         return Err(Refusal::method_not_allowed("GET"));
+    }
+    if head.is_http_1_0() {
+        return bad_request("HTTP/1.1 or higher is needed");
     }
     if head.has("transfer-encoding") || head.content_length()?.is_some_and(|length| length > 0) {
         return bad_request("a WebSocket handshake has no body");

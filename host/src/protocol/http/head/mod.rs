@@ -28,6 +28,8 @@ pub enum Method {
     Head,
     /// `POST`: a message from a backend.
     Post,
+    /// `OPTIONS`: the methods of a path, or of the host (`*`), whose path is "/".
+    Options,
     /// Any other method.
     Other,
 }
@@ -293,15 +295,18 @@ fn request_line(line: &[u8]) -> Result<RequestLine, Refusal> {
         Some([b'0'..=b'9', b'.', b'0'..=b'9']) => return Err(Refusal::version_not_supported()),
         _ => return bad_request(MALFORMED),
     };
-    if (method, target) == (b"OPTIONS", b"*") {
-        return Err(Refusal::method_not_allowed("GET"));
-    }
     let line_start = method.len() + 1;
-    let target_at = line_start + path_start(target)?;
+    let target_at = line_start
+        + match (method, target) {
+            // RFC 9112 section 3.2.4: the host as a whole, which has no path.
+            (b"OPTIONS", b"*") => target.len(),
+            _ => path_start(target)?,
+        };
     let method = match method {
         b"GET" => Method::Get,
         b"HEAD" => Method::Head,
         b"POST" => Method::Post,
+        b"OPTIONS" => Method::Options,
         _ => Method::Other,
     };
     Ok(RequestLine { method, target_at, target_end: line_start + target.len(), is_http_1_0 })
