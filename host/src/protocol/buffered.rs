@@ -75,6 +75,11 @@ impl Share {
         }
     }
 
+    #[inline]
+    pub(crate) fn is_counted(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > 0
+    }
+
     /// Returns the counted bytes.
     pub(crate) fn bytes(&self) -> usize {
         self.0.load(Ordering::Relaxed) as usize * STEP

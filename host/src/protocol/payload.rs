@@ -68,10 +68,18 @@ impl Payload {
                 short[..length].copy_from_slice(bytes);
                 Body::Short { length: length as u8, bytes: short }
             }
-            buffered::LONG.. => Body::Long(buffered::copied(bytes)),
-            _ => Body::Long(Bytes::copy_from_slice(bytes)),
+            _ => Self::long(bytes),
         };
         Self { form, body }
+    }
+
+    /// A function of its own, so that the short case stays small enough to be inlined.
+    #[inline(never)]
+    fn long(bytes: &[u8]) -> Body {
+        Body::Long(match bytes.len() {
+            buffered::LONG.. => buffered::copied(bytes),
+            _ => Bytes::copy_from_slice(bytes),
+        })
     }
 
     /// Keeps `bytes` without copying them.

@@ -108,6 +108,11 @@ impl Budget {
         }
     }
 
+    #[inline]
+    pub(super) fn is_writing(&self) -> bool {
+        self.entries_in_writing > 0
+    }
+
     /// Records that what was taken is written.
     #[inline]
     pub(super) fn written(&mut self) {
@@ -116,6 +121,12 @@ impl Budget {
         if self.oversized == Oversized::InWriting {
             self.oversized = Oversized::None;
         }
+    }
+
+    /// Returns the bytes that count.
+    #[inline]
+    pub(super) fn counts(&self) -> usize {
+        self.counted
     }
 
     /// Returns the bytes of all entries, long ones included.

@@ -6,6 +6,10 @@ use std::task::{Context, Poll};
 use super::{Outbox, OutboxState, Phase};
 use crate::protocol::close::CloseReason;
 
+/// Less than this is not worth counting exactly: with the memory of its entries, it is below one
+/// step of a share.
+const SMALL: usize = 4 * 1024;
+
 impl Outbox {
     /// Drops the queue and closes the connection, also in the middle of a write.
     pub(crate) fn evict(&self, reason: CloseReason) {
@@ -36,17 +40,28 @@ impl Outbox {
 }
 
 impl OutboxState {
-    /// Updates the share. Input that the lane handles meanwhile is deducted at the next call.
+    /// Updates the share after an addition.
     #[inline]
-    pub(super) fn count_share(&self) {
-        self.share.set(self.budget.own_bytes(self.queue.len()) + self.with_lane.bytes);
+    pub(super) fn count_added(&self) {
+        if self.budget.counts() + self.with_lane.bytes > SMALL {
+            self.count_share();
+        }
     }
 
-    /// Records that what was taken is written.
+    /// Records that what was taken is written, and what the lane has handled meanwhile.
     #[inline]
     pub(super) fn written(&mut self) {
-        self.budget.written();
-        self.count_share();
+        if self.budget.is_writing() {
+            self.budget.written();
+        }
+        if self.share.is_counted() {
+            self.count_share();
+        }
+    }
+
+    #[cold]
+    fn count_share(&self) {
+        self.share.set(self.budget.own_bytes(self.queue.len()) + self.with_lane.bytes);
     }
 
     /// Drops the queue and closes the connection; if it is closing already, for the earlier reason.

@@ -189,7 +189,7 @@ impl Outbox {
             self.wake(state);
             return Err(Gone);
         };
-        state.count_share();
+        state.count_added();
         if !state.phase.is_opening() {
             self.wake(state);
         }
@@ -265,6 +265,7 @@ impl Outbox {
         let mut state = self.lock();
         state.with_lane.messages += load.messages;
         state.with_lane.bytes += load.bytes;
+        state.count_added();
     }
 
     /// Deducts input that the lane has handled.
