@@ -23,11 +23,7 @@ async fn a_client_that_answers_pings_stays() {
     let host = setup().server("ping_interval", "0.3").start().await;
     let mut client = host.raw().await.upgraded("/speak").await;
     ready(&mut client).await;
-    for _ in 0..5 {
-        let ping = client.frame().await.unwrap();
-        assert_eq!(ping.first, opcode::PING);
-        client.write(masked(opcode::PONG, &ping.payload)).await;
-    }
+    answer_pings(&mut client, 5).await;
     client.write(masked(opcode::TEXT, br#"{"do":"whoami"}"#)).await;
     loop {
         match client.frame().await.unwrap() {
@@ -39,6 +35,34 @@ async fn a_client_that_answers_pings_stays() {
                 break;
             }
         }
+    }
+}
+
+/// Answers pings, of which the first `count` are awaited.
+async fn answer_pings(client: &mut RawClient, count: usize) {
+    for _ in 0..count {
+        let ping = client.frame().await.unwrap();
+        assert_eq!(ping.first, opcode::PING, "{ping:?}");
+        client.write(masked(opcode::PONG, &ping.payload)).await;
+    }
+}
+
+#[tokio::test]
+async fn no_ping_is_sent_while_a_message_is_under_way() {
+    let host = setup().server("ping_interval", "0.2").start().await;
+    let frame = masked(opcode::TEXT, b"in two parts");
+    let fragments = [masked(0x01, b"in two "), masked(opcode::CONTINUATION, b"parts")].concat();
+    for (message, cut) in [(&frame, 7), (&frame, 1), (&fragments, 13), (&fragments, 15)] {
+        let mut other = host.raw().await.upgraded("/echo").await;
+        let mut client = host.raw().await.upgraded("/echo").await;
+        // The next ping is not due before the host has read the first part.
+        answer_pings(&mut client, 1).await;
+        client.write(&message[..cut]).await;
+        answer_pings(&mut other, 5).await;
+        client.write(&message[cut..]).await;
+        // Nothing came before the echo, and the silence does not close the connection.
+        assert_eq!(client.expect_text().await, "in two parts", "{cut}");
+        answer_pings(&mut client, 2).await;
     }
 }
 

@@ -48,7 +48,7 @@ impl<S: Socket> Connection<S> {
             // Not a message any more, and the goodbye may take long.
             self.wire.discard_input();
             self.joiner.discard();
-            peer.count_input(0);
+            peer.note_partial(false, 0);
         }
         let reason = end.reason().clone();
         let is_peers = reason.by == ClosedBy::Peer;

@@ -14,19 +14,19 @@ pub(crate) mod handshake;
 mod http_post;
 pub(crate) mod keep_alive;
 pub(crate) mod memory_limit;
+mod output;
 pub(crate) mod page;
 mod rate_limit;
 pub(crate) mod reject;
 mod timers;
 
-use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::mem::take;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use plugsocket_plugin::{CloseCode, ClosedBy, Kind};
+use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -39,9 +39,9 @@ use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::chunk::{Form, Joiner, Step};
 use crate::protocol::close::CloseReason;
-use crate::protocol::io::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic, WriteError};
-use crate::protocol::payload::{Outgoing, Payload};
-use crate::protocol::time_limit::{sleep_until, timeout};
+use crate::protocol::io::{BATCH_MESSAGES, Progress, READ_BYTES, Received, Traffic};
+use crate::protocol::payload::Payload;
+use crate::protocol::time_limit::sleep_until;
 use crate::protocol::wire::Wire;
 use crate::routing::input::{Input, Load};
 use crate::routing::outbox::{NextStep, Priority, Taken};
@@ -266,7 +266,8 @@ impl<S: Socket> Connection<S> {
                 if wire.traffic().bytes > 0 {
                     // In the middle of a message a client cannot answer a ping.
                     peer.received();
-                    peer.count_input(wire.buffered_bytes() + joiner.buffered_bytes());
+                    let bytes = wire.buffered_bytes() + joiner.buffered_bytes();
+                    peer.note_partial(wire.is_mid_message(), bytes);
                 }
             }
             if is_due && let Some(taken) = peer.outbox.try_take() {
@@ -373,7 +374,8 @@ impl<S: Socket> Connection<S> {
             });
         }
         // The deadline restarts with each message; a chunk is only a part of one.
-        let is_mid_message = self.joiner.is_open() || self.wire.is_mid_message();
+        let is_mid_frame = self.wire.is_mid_message();
+        let is_mid_message = self.joiner.is_open() || is_mid_frame;
         if !is_mid_message || inputs.iter().any(|input| matches!(input, Input::Message(_))) {
             self.message_deadline = Deadline::None;
         }
@@ -384,66 +386,9 @@ impl<S: Socket> Connection<S> {
             true => self.wire.buffered_bytes() + self.joiner.buffered_bytes(),
             false => 0,
         };
-        self.peer().count_input(partial);
+        self.peer().note_partial(is_mid_frame, partial);
         Ok(())
     }
-
-    async fn write(&mut self, mut queue: VecDeque<Outgoing>) -> Result<(), End> {
-        if queue.is_empty() {
-            return Ok(());
-        }
-        self.entry.peer.count_written(queue.iter().map(|item| item.len() as u64).sum());
-        if let Some(timers) = &mut self.timers {
-            timers.note_write(&mut queue);
-        }
-        self.write_queue(queue).await
-    }
-
-    /// Writes a heartbeat, if one is due. It is not activity, so that `idle_timeout` still applies.
-    async fn write_heartbeat(&mut self) -> Result<(), End> {
-        let heartbeat = self.timers.as_mut().and_then(|timers| timers.take_heartbeat());
-        match heartbeat {
-            Some(heartbeat) => self.write_queue(VecDeque::from([heartbeat])).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn write_queue(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
-        let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
-        let writing = pin!(wire.write(queue, &entry.peer.identity, timeouts.write));
-        unread(&entry.peer, message_deadline, timers, writing).await
-    }
-
-    async fn flush(&mut self) -> Result<(), End> {
-        let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
-        let flushing = pin!(async {
-            let flushed = timeout(timeouts.write, wire.flush()).await;
-            Ok(flushed.map_err(|_| WriteError::Late)??)
-        });
-        unread(&entry.peer, message_deadline, timers, flushing).await
-    }
-}
-
-/// Completes a write, unless the connection is evicted. While the write waits nothing is read,
-/// including answers to pings.
-async fn unread(
-    peer: &Peer,
-    message_deadline: &mut Deadline,
-    timers: &mut Option<Box<Timers>>,
-    mut writing: Pin<&mut impl Future<Output = Result<(), WriteError>>>,
-) -> Result<(), End> {
-    if let Poll::Ready(written) = poll_fn(|cx| Poll::Ready(writing.as_mut().poll(cx))).await {
-        return write_result(written);
-    }
-    let was_held = peer.is_held();
-    hold(peer, message_deadline, timers, true);
-    let written = poll_fn(|cx| match writing.as_mut().poll(cx) {
-        Poll::Pending => peer.outbox.poll_evicted(cx).map(|()| Err(WriteError::Evicted)),
-        written => written,
-    });
-    let written = written.await;
-    hold(peer, message_deadline, timers, was_held);
-    write_result(written)
 }
 
 /// Truncates the batch to the messages that the rate limit allows.
@@ -482,15 +427,5 @@ async fn reached(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
-    }
-}
-
-fn write_result(written: Result<(), WriteError>) -> Result<(), End> {
-    match written {
-        Ok(()) => Ok(()),
-        Err(WriteError::Socket(error)) => {
-            Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string())))
-        }
-        Err(cut) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, cut.to_string()))),
     }
 }

@@ -74,6 +74,8 @@ pub(crate) struct PeerState {
     is_silent: AtomicBool,
     /// Whether the host does not read from the connection at present.
     is_held: AtomicBool,
+    /// Whether a frame or line has begun and not ended.
+    is_mid_message: AtomicBool,
     /// The beginning of a message that the connection has read.
     input: Share,
     /// Messages dropped for a slow consumer, and the minute in which that was last logged.
@@ -113,8 +115,10 @@ impl Peer {
         written.store(written.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
-    /// Counts the memory of a message whose beginning was read. Called only by the connection's task.
-    pub(crate) fn count_input(&self, bytes: usize) {
+    /// Records whether the client is in the middle of a message, and the memory of its beginning.
+    /// Called only by the connection's task.
+    pub(crate) fn note_partial(&self, is_mid_message: bool, bytes: usize) {
+        self.state.is_mid_message.store(is_mid_message, Ordering::Relaxed);
         self.state.input.set(bytes);
     }
 
@@ -201,9 +205,10 @@ impl Peer {
 
     /// Pings the client, or closes the connection if nothing arrived since the last ping. Backends
     /// are exempt: a script reads nothing between two reports, and the old PHP client answers an
-    /// empty ping with a close frame.
+    /// empty ping with a close frame. In the middle of a message, which has a time limit of its own,
+    /// a client cannot answer: some write the pong into their unfinished frame.
     pub(crate) fn ping_or_expire(&self) {
-        if self.kind != Kind::WebSocket {
+        if self.kind != Kind::WebSocket || self.state.is_mid_message.load(Ordering::Relaxed) {
             return;
         }
         // While the host does not read it expects no answer, but the write detects a broken
