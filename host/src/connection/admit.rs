@@ -252,7 +252,7 @@ async fn open_connection<S: Socket>(
 ) -> Step<S> {
     // Read again: the resource was found in the current configuration.
     let config = hub.config.load_full();
-    let Handshake { head, origin, read, intent } = handshake;
+    let Handshake { head, origin, read, intent, heartbeat } = handshake;
     let Admission { kind, resource, inbox, service, pass, guard } = admission;
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
@@ -283,7 +283,7 @@ async fn open_connection<S: Socket>(
         membership: Membership::new(limits.messages.max_rooms),
         state: PeerState::new(hub.started),
     });
-    let heartbeat = http::heartbeat(&peer.client.head).ok().flatten().filter(|_| peer.dialog);
+    let heartbeat = heartbeat.filter(|_| peer.dialog);
     // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
     // the connection.
     let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address);

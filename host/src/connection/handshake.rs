@@ -3,6 +3,7 @@
 //! Reads the request head under a size and a time limit. Does not know lanes or outboxes.
 
 use std::mem::take;
+use std::time::Duration;
 
 use plugsocket_plugin::Kind;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -26,6 +27,8 @@ pub(crate) struct Handshake {
     /// Bytes that arrived after the head.
     pub(crate) read: Vec<u8>,
     pub(crate) intent: Intent,
+    /// The interval of the heartbeats that the client asks for.
+    pub(crate) heartbeat: Option<Duration>,
 }
 
 /// What the client asks for.
@@ -86,7 +89,9 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
         Ok((head, Some(tail), read)) => match http::heartbeat(&head) {
-            Ok(_) => Ok(Handshake { head, origin, read, intent: Intent::Lines(tail) }),
+            Ok(heartbeat) => {
+                Ok(Handshake { head, origin, read, intent: Intent::Lines(tail), heartbeat })
+            }
             Err(refusal) => Err(refusal.into()),
         },
         Err(error) => Err(error),
@@ -171,7 +176,11 @@ fn check_request(
             return Err(Refusal::method_not_allowed(allowed));
         }
     };
-    Ok(Handshake { head, origin, read, intent })
+    let heartbeat = match intent {
+        Intent::Page(_) => None,
+        _ => http::heartbeat(&head)?,
+    };
+    Ok(Handshake { head, origin, read, intent, heartbeat })
 }
 
 /// Returns the `Origin`; empty if it is not text, which is not the same as none.
@@ -181,7 +190,6 @@ fn origin_of(head: &Head) -> Option<&str> {
 
 fn check_upgrade(head: &Head, origin: Origin, access: &Access) -> Result<Intent, Refusal> {
     let accept = http::check_upgrade(head)?;
-    http::heartbeat(head)?;
     let kind = match client_type(head)? {
         ClientType::Backend if origin.may_be_backend(access) => Kind::Backend,
         ClientType::Backend => {
@@ -204,6 +212,5 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
-    http::heartbeat(head)?;
     http::post_body(head, config.server.limits.messages.max_message).map(Intent::Post)
 }
