@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use plugsocket_tests::{
-    Client, LineClient, RawClient, Request, Setup, close_frame, masked, opcode,
+    Client, Line, LineClient, RawClient, Request, Setup, TestHost, close_frame, masked, opcode,
 };
 use serde_json::{Value, json};
 
@@ -290,6 +290,92 @@ async fn a_heartbeat_does_not_wait_for_the_application_and_is_no_activity() {
     }
     let packet = idle.expect_close_packet(1001).await;
     assert!(packet["error"].as_str().unwrap().contains("idle_timeout"), "{packet}");
+}
+
+/// Broadcasts a message of many `x` that is larger than the buffers of a socket.
+async fn broadcast_large(host: &TestHost) {
+    let mut sender = host.connect("/speak").await;
+    let message = "x".repeat(LARGE);
+    let command = json!({"do": "broadcast", "message": message, "except": [sender.uuid()]});
+    assert_eq!(sender.ask(&command).await, 2);
+    sender.close().await;
+}
+
+const LARGE: usize = 14_000_000;
+
+/// Opens a WebSocket and a connection of plain TCP with heartbeats, and reads `ready` of both.
+async fn two_clients(host: &TestHost) -> (RawClient, RawClient) {
+    let mut frames = host.raw().await.upgraded("/speak?heartbeat=1").await;
+    ready(&mut frames).await;
+    let mut lines = host.raw().await;
+    lines.write("backend\nGET /speak?heartbeat=1 HTTP/1.1\n\n").await;
+    assert!(lines.line().await.contains("ready"));
+    (frames, lines)
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_sent_no_heartbeats_and_closed_as_a_slow_consumer() {
+    let setup = setup().server("write_timeout", "2.5");
+    let host = setup.server("close_timeout", "0.2").start().await;
+    let (frames, lines) = two_clients(&host).await;
+    broadcast_large(&host).await;
+    // Meanwhile two heartbeats would be due.
+    let is_cut = |line: &Line| {
+        line.message() == "connection closed"
+            && line.field("code") == "1013"
+            && line.text().contains("write_timeout")
+    };
+    host.wait_for_log("one client to be closed", is_cut).await;
+    let behind = host.log().iter().position(is_cut).unwrap() + 1;
+    host.wait_for_log_since(behind, "the other client to be closed", is_cut).await;
+    for mut client in [frames, lines] {
+        let received = client.read_to_end().await;
+        let large_at = received.windows(9).position(|bytes| bytes == b"xxxxxxxxx").unwrap();
+        let (before, large) = received.split_at(large_at);
+        let heartbeats = String::from_utf8_lossy(before).matches(HEARTBEAT).count();
+        assert!((1..10).contains(&heartbeats), "{heartbeats}");
+        // A part of the message, and nothing behind it.
+        assert!(large.len() < LARGE && large.iter().all(|byte| *byte == b'x'));
+    }
+}
+
+#[tokio::test]
+async fn a_heartbeat_never_lands_inside_a_message() {
+    let host = setup().resource("/clock", "speaker").start().await;
+    let (mut frames, mut lines) = two_clients(&host).await;
+    let mut clock =
+        expect_first_heartbeat(host.open(Request::to("/clock?heartbeat=1")).await).await;
+    broadcast_large(&host).await;
+    for _ in 0..3 {
+        assert_eq!(clock.receive_text().await, HEARTBEAT);
+    }
+    // Every frame and every line is whole, and heartbeats continue behind the large one.
+    for is_lines in [false, true] {
+        let (mut larges, mut heartbeats_behind) = (0, 0);
+        while heartbeats_behind < 2 {
+            let text = match is_lines {
+                true => lines.line().await,
+                false => frames.expect_text().await,
+            };
+            match &*text {
+                HEARTBEAT => heartbeats_behind += larges,
+                large => {
+                    assert!(large.len() == LARGE && large.bytes().all(|byte| byte == b'x'));
+                    larges += 1;
+                }
+            }
+        }
+        assert_eq!(larges, 1);
+    }
+    // A client in the middle of a fragmented message still receives them.
+    let mut half = host.raw().await.upgraded("/speak?heartbeat=1").await;
+    half.write(masked(0x01, br#"{"do":"#)).await;
+    ready(&mut half).await;
+    for _ in 0..3 {
+        assert_eq!(half.expect_text().await, HEARTBEAT);
+    }
+    half.write(masked(0x80, br#""fyi"}"#)).await;
+    while !half.expect_text().await.contains("fyi") {}
 }
 
 #[tokio::test]
