@@ -5,7 +5,8 @@
 use std::fs;
 use std::path::Path;
 
-use plugsocket_tests::{Client, Request, Setup, TestHost, plugin_path, processes, within};
+use plugsocket_tests::{Client, Line, Request, Setup, TestHost, plugin_path, processes, within};
+use serde_json::Value;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 
@@ -251,6 +252,34 @@ async fn a_library_finds_the_libraries_that_lie_beside_it() {
     let (code, output) = host.command(&["plugin", "reload", "app"]).await;
     assert!(code == 1 && output.contains("libtest_needed.so"), "{output}");
     assert_eq!(answer(&mut client).await, "1");
+}
+
+#[tokio::test]
+async fn a_library_that_is_not_a_plugin_is_not_offered_as_one() {
+    let setup = needing().library("rust", "no_plugin").library("spare", "echo");
+    let mut host = setup.file("text", b"no library").start().await;
+    let offered = |line: &Line| line.starts_with("available");
+    let is_late = |line: &Line| offered(line) && line.field("plugin") == "late";
+    host.replace_library("second", "test_needed");
+    host.replace_library("late", "echo");
+    host.wait_for_log("the plugin to be reported", is_late).await;
+    let names: Vec<_> =
+        host.log().iter().filter(|line| offered(line)).map(|line| line.field("plugin")).collect();
+    assert_eq!(names, ["spare", "text", "late"]);
+    let list = async |host: &TestHost| {
+        let (_, list) = host.command(&["plugin", "list", "--json"]).await;
+        let list: Value = serde_json::from_str(&list).unwrap();
+        let of = |plugin: &Value| {
+            ["name", "state"].map(|key| plugin[key].as_str().unwrap().to_owned()).join(" ")
+        };
+        list.as_array().unwrap().iter().map(of).collect::<Vec<_>>()
+    };
+    let offered = ["app active", "late available", "spare available", "text available"];
+    assert_eq!(list(&host).await, offered);
+    // Mapped by mistake, it is listed with the reason.
+    host.write_setup(host.setup().plain("/needed", "test_needed"));
+    let (code, output) = host.command(&["reload"]).await;
+    assert!(code == 1 && output.contains("it is not a plugsocket plugin"), "{output}");
 }
 
 #[tokio::test]

@@ -241,7 +241,8 @@ impl Supervisor {
 
     /// Notes an unmapped library, to report it together with those that arrive at the same time.
     fn note_available(&mut self, path: PathBuf) {
-        let Some(stamp) = FileStamp::of(&path) else {
+        let stamp = FileStamp::of(&path).filter(|_| staging::may_be_plugin(&path));
+        let Some(stamp) = stamp else {
             self.available.remove(&path);
             self.unreported.0.remove(&path);
             return;

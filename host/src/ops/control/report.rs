@@ -1,6 +1,7 @@
 //! Builds the answers to queries from the state that the host publishes.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -135,11 +136,12 @@ fn counts<'a>(resources: impl IntoIterator<Item = &'a Served>) -> CountsReport {
 
 pub(super) fn plugins(hub: &Hub) -> Vec<PluginReport> {
     let (config, plugin_statuses) = (hub.config.load(), hub.plugin_statuses.load());
-    let in_folder = watch::libraries(&config.server.folders.plugin_dir);
-    let mut names: BTreeSet<&str> =
-        in_folder.iter().filter_map(|p| watch::plugin_name(p)).collect();
-    names.extend(plugin_statuses.keys().map(String::as_str));
+    let mut names: BTreeSet<&str> = plugin_statuses.keys().map(String::as_str).collect();
     names.extend(config.resources.values().map(|settings| &*settings.plugin));
+    let mut in_folder = watch::libraries(&config.server.folders.plugin_dir);
+    let is_known = |path: &Path| watch::plugin_name(path).is_some_and(|it| names.contains(it));
+    in_folder.retain(|path| !is_known(path) && staging::may_be_plugin(path));
+    names.extend(in_folder.iter().filter_map(|path| watch::plugin_name(path)));
     names.into_iter().map(|name| plugin(name, hub, &config, plugin_statuses.get(name))).collect()
 }
 

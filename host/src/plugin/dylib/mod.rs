@@ -20,7 +20,7 @@ use plugsocket_plugin::abi::{HostRef, ModuleRef};
 
 pub(crate) use self::instance::DylibInstance;
 pub(crate) use self::loader::on_loader;
-pub(crate) use self::open::{LoadError, open_module};
+pub(crate) use self::open::{LoadError, PLUGIN_SYMBOL, open_module};
 
 use self::host_table::{InstanceContext, host_table};
 use super::Failure;

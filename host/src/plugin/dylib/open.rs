@@ -33,6 +33,8 @@ pub(crate) enum LoadError {
     PanicAborts,
 }
 
+/// The symbol that `export_plugin!` creates, with a NUL.
+pub(crate) const PLUGIN_SYMBOL: &str = ROOT_MODULE_LOADER_NAME_WITH_NUL;
 /// The version of plugsocket-plugin with which this host was built.
 const API_VERSION: &str = "1.0.0";
 
@@ -46,7 +48,7 @@ pub(crate) fn open_module(path: &Path) -> Result<ModuleRef, LoadError> {
     // SAFETY: opening runs the library's constructors; the preflight child has survived them.
     let opened = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) };
     let library = opened.map_err(|error| LoadError::Open(linker_message(&error, path)))?;
-    let symbol = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
+    let symbol = PLUGIN_SYMBOL.as_bytes();
     // SAFETY: only abi_stable creates a symbol of this mangled name, and it has this type.
     let header = unsafe { library.get::<AbiHeaderRef>(symbol) }.map(|symbol| *symbol);
     // Never dropped, as RTLD_NODELETE has it.

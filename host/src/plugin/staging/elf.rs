@@ -1,6 +1,8 @@
 //! Checks that a file is a complete ELF shared library for this machine.
 
 use std::env::consts::ARCH;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 /// Why a file is not a usable shared library.
@@ -41,15 +43,7 @@ impl Dynamic {
         let header = bytes.get(..64)?;
         let segments = segments(header);
         let segments = || segments.entries(bytes).filter(|entry| entry.len() >= 56);
-        // Where in the file an address is.
-        let at = |address: u64| {
-            let mut loads = segments().filter(|segment| u32_at(segment, 0) == PT_LOAD);
-            loads.find_map(|segment| {
-                let offset = address.checked_sub(u64_at(segment, 16))?;
-                let is_inside = offset < u64_at(segment, 32);
-                is_inside.then(|| u64_at(segment, 8).checked_add(offset))?
-            })
-        };
+        let at = |address| offset_of(segments(), address);
         let dynamic = segments().find(|segment| u32_at(segment, 0) == PT_DYNAMIC)?;
         let start = usize::try_from(u64_at(dynamic, 8)).ok()?;
         let end = start.checked_add(usize::try_from(u64_at(dynamic, 32)).ok()?)?;
@@ -73,11 +67,49 @@ impl Dynamic {
     }
 }
 
+/// Returns whether a library names a dynamic symbol, as it does where it exports one; `None` if the
+/// file cannot be read or is not a library. Reads only the parts that say so. `symbol` ends with a
+/// NUL.
+pub(crate) fn names_symbol(file: &File, symbol: &str) -> Option<bool> {
+    let part = |offset, length: u64| {
+        let length = usize::try_from(length).ok().filter(|length| *length <= MAX_PART)?;
+        let mut bytes = vec![0; length];
+        file.read_exact_at(&mut bytes, offset).ok().map(|()| bytes)
+    };
+    let header = part(0, 64)?;
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let Table { offset, size, count } = segments(&header);
+    let table = part(offset, u64::from(size) * u64::from(count))?;
+    let segments = || table.chunks_exact(usize::from(size).max(56));
+    let dynamic = segments().find(|segment| u32_at(segment, 0) == PT_DYNAMIC)?;
+    let dynamic = part(u64_at(dynamic, 8), u64_at(dynamic, 32))?;
+    let value = |tag| {
+        let mut entries = dynamic.chunks_exact(16);
+        entries.find(|entry| u64_at(entry, 0) == tag).map(|entry| u64_at(entry, 8))
+    };
+    let strings = part(offset_of(segments(), value(DT_STRTAB)?)?, value(DT_STRSZ)?)?;
+    Some(memchr::memmem::find(&strings, symbol.as_bytes()).is_some())
+}
+
+/// Returns where in the file an address is.
+fn offset_of<'s>(mut segments: impl Iterator<Item = &'s [u8]>, address: u64) -> Option<u64> {
+    segments.find_map(|segment| {
+        let offset = address.checked_sub(u64_at(segment, 16))?;
+        let is_inside = u32_at(segment, 0) == PT_LOAD && offset < u64_at(segment, 32);
+        is_inside.then(|| u64_at(segment, 8).checked_add(offset))?
+    })
+}
+
+/// The most bytes of a part of a library that is read by itself.
+const MAX_PART: usize = 64 << 20;
 const ET_DYN: u16 = 3;
 const PT_LOAD: u32 = 1;
 const PT_DYNAMIC: u32 = 2;
 const DT_NEEDED: u64 = 1;
 const DT_STRTAB: u64 = 5;
+const DT_STRSZ: u64 = 10;
 const DT_RPATH: u64 = 15;
 const DT_RUNPATH: u64 = 29;
 const EM_THIS: u16 = if cfg!(target_arch = "x86_64") { 62 } else { 183 };
@@ -224,6 +256,30 @@ mod tests {
                 drop(Dynamic::of(&with(own.clone(), at, value)));
             }
         }
+    }
+
+    #[test]
+    fn a_dynamic_symbol_is_found_and_no_damage_makes_it_panic() {
+        let path = std::env::temp_dir().join(format!("plugsocket-symbol-{}", std::process::id()));
+        let program = own();
+        std::fs::write(&path, &program).unwrap();
+        let file = File::options().read(true).write(true).open(&path).unwrap();
+        assert_eq!(names_symbol(&file, "dlsym\0"), Some(true));
+        assert_eq!(names_symbol(&file, "no_such_symbol\0"), Some(false));
+        for at in (0..64).chain(64..64 + 56 * 12) {
+            for value in [0, 0x7f, 0xff, program[at]] {
+                file.write_all_at(&[value], at as u64).unwrap();
+                let _ = names_symbol(&file, "dlsym\0");
+            }
+        }
+        assert_eq!(names_symbol(&file, "dlsym\0"), Some(true));
+        for length in [1000, 64, 6, 0] {
+            file.set_len(length).unwrap();
+            assert_eq!(names_symbol(&file, "dlsym\0"), None);
+        }
+        std::fs::write(&path, "no library").unwrap();
+        assert_eq!(names_symbol(&file, "dlsym\0"), None);
+        std::fs::remove_file(path).unwrap();
     }
 
     #[test]
