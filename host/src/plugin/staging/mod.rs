@@ -170,8 +170,10 @@ fn recreate(path: &Path) -> io::Result<Own> {
 /// Removes this process's own folder at the end of the host; it is not created again.
 pub(crate) fn clear() {
     if let Some(Own { path, _lock }) = own().take() {
+        // Under another name first, so that a copy in progress can create nothing more in it.
+        let ended = path.with_extension("ended");
         // If this fails, the next host removes it.
-        drop(fs::remove_dir_all(path));
+        drop(fs::rename(&path, &ended).and_then(|()| fs::remove_dir_all(ended)));
     }
 }
 
@@ -191,19 +193,19 @@ pub(crate) fn stage(
 ) -> Result<Staged, StageError> {
     /// Makes each path one that was never used before.
     static COPIES: AtomicU64 = AtomicU64::new(0);
-    let folder = folder()?;
-    let (bytes, hash) = read_checked(library, checks, &folder)?;
+    let own = &folder()?;
+    let (bytes, hash) = read_checked(library, checks, own)?;
     if !checks.sha256.is_empty() && !checks.sha256.contains(&hash) {
         let (plugin, pinned) = (name.to_owned(), checks.sha256.clone());
         return Err(StageError::OtherContent { plugin, found: hash, pinned });
     }
     let dynamic = Dynamic::of(&bytes);
-    let folder = folder.join(format!("{name}.{}", COPIES.fetch_add(1, Ordering::Relaxed) + 1));
+    let folder = own.join(format!("{name}.{}", COPIES.fetch_add(1, Ordering::Relaxed) + 1));
     let mut place = folder.clone();
     place.extend(std::iter::repeat_n("in", siblings::depth(&dynamic)));
     let path = place.join(format!("lib{name}.so"));
     let mut staged = Staged { path, hash, siblings: Vec::new(), folder };
-    let written = owner_only::folder(&place).and_then(|()| write(&staged.path, &bytes));
+    let written = create_below(own, &place).and_then(|()| write(&staged.path, &bytes));
     let copied = match written {
         Ok(()) => siblings::copy(&dynamic, origin, &place, &staged.folder, checks),
         Err(source) => Err(StageError::Copy { path: staged.path.clone(), source }),
@@ -216,6 +218,20 @@ pub(crate) fn stage(
         }
     }
     Ok(staged)
+}
+
+/// Creates `place` and its missing parents below `folder`, which is never created: it is gone when
+/// the host stops.
+fn create_below(folder: &Path, place: &Path) -> io::Result<()> {
+    let mut path = folder.to_owned();
+    for part in place.strip_prefix(folder).unwrap_or(place) {
+        path.push(part);
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// Reads a whole library; returns its content and the hash of it.

@@ -9,8 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::elf::Dynamic;
-use super::{Hash, StageError, StagingChecks, hex, read_checked, write};
-use crate::fs::owner_only;
+use super::{Hash, StageError, StagingChecks, create_below, hex, read_checked, write};
 
 /// A needed library that was copied: its name and the hash of its content.
 pub(crate) type Sibling = (String, Hash);
@@ -58,7 +57,7 @@ pub(super) fn copy(
                     continue;
                 }
                 let (bytes, sibling) = read(&file, name, checks, folder)?;
-                let copied = owner_only::folder(&into).and_then(|()| write(&to, &bytes));
+                let copied = create_below(folder, &into).and_then(|()| write(&to, &bytes));
                 copied.map_err(|source| StageError::Copy { path: to, source })?;
                 siblings.push(sibling);
                 pending.push((Dynamic::of(&bytes), from, into));
