@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -66,11 +66,26 @@ impl Address {
     /// # Errors
     /// If the connection or the TLS handshake fails.
     pub async fn try_connect(&self) -> io::Result<Stream> {
+        self.open(None).await
+    }
+
+    /// Connects a socket whose receive buffer does not grow; Linux doubles `bytes`. A Unix socket
+    /// has no receive buffer.
+    ///
+    /// # Panics
+    /// If the connection or the TLS handshake fails.
+    pub async fn connect_with_buffer(&self, bytes: u32) -> Stream {
+        self.open(Some(bytes)).await.unwrap()
+    }
+
+    async fn open(&self, receive_buffer: Option<u32>) -> io::Result<Stream> {
         within("to be accepted", async {
             Ok::<Stream, _>(match self {
-                Self::Tcp(address) => Box::new(connect(*address).await?),
+                Self::Tcp(address) => Box::new(connect(*address, receive_buffer).await?),
                 Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
-                Self::Tls(address, client) => Box::new(client.handshake(*address).await?),
+                Self::Tls(address, client) => {
+                    Box::new(client.handshake(*address, receive_buffer).await?)
+                }
             })
         })
         .await
@@ -82,7 +97,7 @@ impl Address {
     /// If it is not trusted, or the address is not TLS.
     pub async fn certificate(&self) -> Vec<u8> {
         let Self::Tls(address, client) = self else { panic!("not TLS: {self:?}") };
-        let stream = within("TLS", client.handshake(*address)).await.unwrap();
+        let stream = within("TLS", client.handshake(*address, None)).await.unwrap();
         stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
     }
 
@@ -93,21 +108,32 @@ impl Address {
     /// If it is not trusted, or the address is not TLS.
     pub async fn resumes(&self) -> bool {
         let Self::Tls(address, client) = self else { panic!("not TLS: {self:?}") };
-        let stream = within("TLS", client.handshake(*address)).await.unwrap();
+        let stream = within("TLS", client.handshake(*address, None)).await.unwrap();
         stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 }
 
 impl TlsClient {
-    async fn handshake(&self, address: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
-        let mut stream = connect(address).await?;
+    async fn handshake(
+        &self,
+        address: SocketAddr,
+        receive_buffer: Option<u32>,
+    ) -> io::Result<TlsStream<TcpStream>> {
+        let mut stream = connect(address, receive_buffer).await?;
         stream.write_all(self.proxy_header.as_bytes()).await?;
         TlsConnector::from(self.config.clone()).connect(self.name.clone(), stream).await
     }
 }
 
-async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(address).await?;
+async fn connect(address: SocketAddr, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(bytes) = receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    let stream = socket.connect(address).await?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }

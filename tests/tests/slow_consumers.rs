@@ -1,8 +1,19 @@
 //! Slow consumers: memory per client, outbox policies, `write_timeout`.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails loudly")]
 
-use plugsocket_tests::{Line, RawClient, Setup, TestHost, masked, opcode};
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use plugsocket_tests::markdown::{self, Block};
+use plugsocket_tests::{
+    Address, Authority, Line, RawClient, Setup, Stream, TestHost, masked, opcode, skip, within,
+};
 use serde_json::json;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
 const MIB: u64 = 1 << 20;
@@ -62,10 +73,8 @@ async fn individual_messages_to_slow_readers_keep_memory_bounded() {
     for client in &mut clients {
         let mut written = 0;
         while written < 20 * messages.len() {
-            let write = tokio::time::timeout(
-                std::time::Duration::from_millis(300),
-                client.try_write(&messages),
-            );
+            let write =
+                tokio::time::timeout(Duration::from_millis(300), client.try_write(&messages));
             if write.await.is_err() {
                 break;
             }
@@ -220,6 +229,148 @@ async fn a_client_that_reads_a_large_message_slowly_is_not_timed_out() {
             opcode::TEXT if frame.payload == echo.as_bytes() => break,
             other => assert_ne!(other, opcode::CLOSE),
         }
+    }
+}
+
+/// `write_timeout` of the tests with steady readers, a twentieth of its default. A client has to
+/// read 64 KiB in this time, which is 131 kB/s; their rates are twenty times those of the promise.
+const WRITE_TIMEOUT: &str = "0.5";
+/// Bytes per second that correspond to 10, 20, 50, 100 and 200 kB/s.
+const ENOUGH: [u64; 5] = [200_000, 400_000, 1_000_000, 2_000_000, 4_000_000];
+/// A quarter of the least rate.
+const TOO_SLOW: u64 = 32_768;
+/// More than the buffers of both systems hold.
+const LARGE: usize = 8_000_000;
+/// Longer than what a client takes at once allows it to take nothing: eight times the limit.
+const STEADY: Duration = Duration::from_secs(7);
+
+fn setup_of_steady_readers() -> Setup {
+    let setup = Setup::new(PROGRAM).plain("/chat", "echo").server("write_timeout", WRITE_TIMEOUT);
+    setup.server("ping_interval", "0").server("close_timeout", "0.2")
+}
+
+/// Connects a client that has sent a large message to an application that sends it back.
+async fn with_large_answer(address: &Address) -> Stream {
+    // A buffer that grows would take most of the message at once.
+    let stream = address.connect_with_buffer(64 * 1024).await;
+    let mut client = RawClient::over(stream).upgraded("/chat").await;
+    client.write(masked(opcode::BINARY, &vec![b'x'; LARGE])).await;
+    client.into_stream()
+}
+
+/// Reads at a steady rate for `steady`, and then as fast as possible, to the end of the answer or
+/// of the connection; returns whether the answer was complete.
+async fn receives_all(address: &Address, rate: u64, steady: Duration) -> bool {
+    let mut stream = with_large_answer(address).await;
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    let begun = Instant::now();
+    let mut turn = tokio::time::interval(Duration::from_millis(10));
+    let expected = 10 + LARGE;
+    while bytes.len() < expected {
+        let allowed = match begun.elapsed() {
+            elapsed if elapsed < steady => elapsed.as_millis() as u64 * rate / 1000,
+            _ => u64::MAX,
+        };
+        let most = usize::try_from(allowed).unwrap().saturating_sub(bytes.len()).min(buffer.len());
+        if most == 0 {
+            turn.tick().await;
+            continue;
+        }
+        match within("a part of the message", stream.read(&mut buffer[..most])).await {
+            Ok(read @ 1..) => bytes.extend_from_slice(&buffer[..read]),
+            Ok(0) | Err(_) => return false,
+        }
+    }
+    assert_eq!(bytes[..2], [opcode::BINARY, 127]);
+    assert!(bytes[10..].iter().all(|byte| *byte == b'x'), "{rate}");
+    bytes.len() == expected
+}
+
+/// Checks that clients that read fast enough through this address receive all of a large message.
+async fn check_steady_readers(address: &Address) {
+    let received = join_all(ENOUGH.map(|rate| receives_all(address, rate, STEADY))).await;
+    assert_eq!(received, [true; 5], "{address:?}, {ENOUGH:?}");
+}
+
+#[tokio::test]
+async fn write_timeout_is_the_rate_at_which_a_client_must_read_a_large_message() {
+    let authority = Authority::default();
+    let setup = setup_of_steady_readers().with_tls(&authority.issue(&["localhost"]));
+    let setup = setup.server("listen", r#"["127.0.0.1:0", "unix:host.sock"]"#);
+    let host = setup.start().await;
+    let [tcp, unix, tls] = host.addresses() else { panic!("{:?}", host.addresses()) };
+    let tls = authority.tls_address(tls, "localhost");
+    let checks = [tcp, unix, &tls].map(async |address| {
+        // Read slowly beyond the time at which the client is closed.
+        let too_slow = receives_all(address, TOO_SLOW, 3 * STEADY);
+        let (is_whole, ()) = tokio::join!(too_slow, check_steady_readers(address));
+        assert!(!is_whole, "{address:?}");
+    });
+    join_all(checks).await;
+    let is_match = |line: &&Line| closes(line, "1013") && line.text().contains("write_timeout");
+    assert_eq!(host.log().iter().filter(is_match).count(), 3);
+}
+
+/// nginx with the configuration of the documentation, in front of `host`.
+struct Nginx {
+    address: Address,
+    _process: Child,
+    _reading: JoinSet<()>,
+}
+
+impl Nginx {
+    /// Returns `None` if nginx is missing.
+    async fn start(host: &TestHost) -> Option<Self> {
+        let documents = markdown::documents();
+        let mut blocks = documents.iter().flat_map(|document| &document.blocks);
+        let is_server = |block: &&Block| block.text.contains("listen 80 ");
+        let documented = blocks.find(is_server).expect("a documented server");
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let Address::Tcp(upstream) = host.address() else { panic!("{:?}", host.address()) };
+        let server = documented.text.replace("listen 80", &format!("listen 127.0.0.1:{port}"));
+        let server = server.replace("127.0.0.1:8095", &upstream.to_string());
+        let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
+        let paths = paths.map(|name| format!("{name}_temp_path {name};\n")).concat();
+        let config = format!(
+            "daemon off;\nmaster_process off;\npid nginx.pid;\nerror_log stderr notice;\nevents {{}}\n\
+             http {{\naccess_log off;\n{paths}{server}}}\n"
+        );
+        let folder = host.folder().join("nginx");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("nginx.conf"), config).unwrap();
+        let mut command = Command::new("nginx");
+        command.arg("-p").arg(&folder).args(["-e", "stderr", "-c", "nginx.conf"]);
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut process = match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+            spawned => spawned.unwrap(),
+        };
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let mut lines = Vec::new();
+        while !lines.last().is_some_and(|line: &String| line.contains("event method")) {
+            let line = within("nginx to start", log.next_line()).await.unwrap();
+            lines.push(line.unwrap_or_else(|| panic!("{lines:#?}")));
+        }
+        // nginx must be able to write its log.
+        let mut reading = JoinSet::new();
+        reading.spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+        let address = Address::Tcp(([127, 0, 0, 1], port).into());
+        Some(Self { address, _process: process, _reading: reading })
+    }
+}
+
+#[tokio::test]
+async fn behind_nginx_a_client_that_reads_steadily_receives_a_large_message() {
+    let host = setup_of_steady_readers().server("trusted_proxies", r#"["127.0.0.1"]"#).start();
+    let host = host.await;
+    match Nginx::start(&host).await {
+        Some(nginx) => check_steady_readers(&nginx.address).await,
+        None => skip("behind_nginx", "nginx is missing", "apt-get install nginx-light"),
     }
 }
 

@@ -104,7 +104,8 @@ settings! {
         "head_timeout" => head: Duration = seconds(5.0, 0.001, "would refuse every request");
         /// Time from the first byte of a message, or from `bufferON`, to its end.
         "message_timeout" => message: Duration = seconds(25.0, 0.001, "would refuse every message");
-        /// Time for a client to take 64 KiB of what the host writes, or all of it.
+        /// Time for a client to take 64 KiB of what the host writes, or all of it, on average: more
+        /// that it takes at once extends the time, to at most eight times.
         "write_timeout" => write: Duration = seconds(10.0, 0.001, "would close every connection");
         /// Time for a client to answer a close frame. 0: the host does not wait.
         "close_timeout" => close: Duration = seconds(3.0, 0.0, "");

@@ -13,7 +13,6 @@ use super::{Connection, Socket, hold};
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::WriteError;
 use crate::protocol::payload::Outgoing;
-use crate::protocol::time_limit::timeout;
 use crate::routing::peer::Peer;
 
 impl<S: Socket> Connection<S> {
@@ -53,10 +52,7 @@ impl<S: Socket> Connection<S> {
 
     pub(super) async fn flush(&mut self) -> Result<(), End> {
         let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
-        let flushing = pin!(async {
-            let flushed = timeout(timeouts.write, wire.flush()).await;
-            Ok(flushed.map_err(|_| WriteError::Late)??)
-        });
+        let flushing = pin!(wire.flush(timeouts.write));
         unread(&entry.peer, message_deadline, timers, flushing).await
     }
 }

@@ -17,7 +17,7 @@ use crate::net::origin::Origin;
 use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Refusal};
-use crate::protocol::io::linger;
+use crate::protocol::io::{WriteDeadline, linger};
 use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
 
@@ -191,16 +191,14 @@ pub(crate) async fn answer(mut stream: impl Socket, bytes: &[u8], limits: CloseT
     }
 }
 
-/// Writes a response; returns whether the client took it within `limit`.
+/// Writes a response; returns whether the client took it in time, with `limit` for each step.
 pub(crate) async fn write_response(
     stream: &mut impl Socket,
     bytes: &[u8],
     limit: Duration,
 ) -> bool {
     let bytes = http::dated(bytes, SystemTime::now());
-    let write = async {
-        stream.write_all(&bytes).await?;
-        stream.flush().await
-    };
-    matches!(timeout(limit, write).await, Ok(Ok(())))
+    let mut deadline = WriteDeadline::default();
+    deadline.write_all(stream, &bytes, limit).await.is_ok()
+        && deadline.flush(stream, limit).await.is_ok()
 }

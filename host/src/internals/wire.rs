@@ -61,7 +61,7 @@ pub fn read_all(
         most_at_once = most_at_once.max(batch.len());
         most_buffered = most_buffered.max(wire.buffered_bytes());
         messages.extend(batch.drain(..).map(|received| (received.form, received.bytes)));
-        finish(wire.flush()).expect(TAKES_ALL);
+        finish(wire.flush(NO_LIMIT)).expect(TAKES_ALL);
         match progress {
             Progress::More | Progress::Pong => {}
             Progress::Done(reason) => {
@@ -134,7 +134,7 @@ pub fn write_all(
     for queue in things.split(|thing| matches!(thing, HostMessage::Flush)) {
         let queue = queue.iter().map(outgoing).collect();
         // A write that must wait is polled again at once, without a clock.
-        finish(wire.write(queue, &peer.identity, Duration::MAX)).expect(TAKES_ALL);
+        finish(wire.write(queue, &peer.identity, NO_LIMIT)).expect(TAKES_ALL);
     }
     let reason = CloseReason::host(CloseCode(close.0), close.1);
     finish(wire.send_close(&reason, Some(close_packet(&reason)))).expect(TAKES_ALL);
@@ -146,6 +146,7 @@ pub fn close_code(code: u16) -> u16 {
     crate::protocol::close::sendable(CloseCode(code)).0
 }
 
+const NO_LIMIT: Duration = Duration::from_secs(60 * 60 * 24);
 const TAKES_ALL: &str = "a script takes everything";
 
 fn outgoing(thing: &HostMessage) -> Outgoing {

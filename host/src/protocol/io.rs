@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use plugsocket_plugin::CloseCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::chunk::{Form, LimitExceeded};
 use super::close::CloseReason;
@@ -89,15 +89,81 @@ pub(crate) enum WriteError {
     Socket(#[from] io::Error),
 }
 
-/// Completes one step of a write within `limit`. Most steps do not wait and set no timer.
-pub(super) async fn in_time(
-    limit: Duration,
-    step: impl Future<Output = io::Result<()>>,
-) -> Result<(), WriteError> {
-    let mut step = pin!(step);
-    match poll_fn(|cx| Poll::Ready(step.as_mut().poll(cx))).await {
-        Poll::Ready(written) => Ok(written?),
-        Poll::Pending => Ok(timeout(limit, step).await.map_err(|_| WriteError::Late)??),
+/// Time limit of all writes to one peer: `write_timeout` for each [`STEP`], on average.
+///
+/// A peer's system takes a part at once and reports nothing while the peer reads that part: Linux
+/// announces space in a full receive buffer when a sixteenth of it is free, and on a loopback
+/// interface often when all of it is. What was taken therefore pays for the time after it.
+#[derive(Debug, Default)]
+pub(crate) struct WriteDeadline {
+    /// The end of the time that is paid for. In a box, because most connections take less than a
+    /// step in all.
+    paid_until: Option<Box<Instant>>,
+    /// Bytes that were taken since, less than a [`STEP`].
+    unpaid_bytes: u32,
+}
+
+impl WriteDeadline {
+    /// The most steps that are paid for in advance: 512 KiB, more than a sixteenth of the largest
+    /// receive buffer that Linux gives by default. A peer that stops reading keeps its connection
+    /// for as many time limits.
+    const MAX_STEPS: u32 = 8;
+
+    /// Completes one part of a write, of at most about a [`STEP`], in time. Most parts do not wait
+    /// and set no timer.
+    pub(super) async fn complete(
+        &mut self,
+        limit: Duration,
+        part_bytes: usize,
+        part: impl Future<Output = io::Result<()>>,
+    ) -> Result<(), WriteError> {
+        let mut part = pin!(part);
+        match poll_fn(|cx| Poll::Ready(part.as_mut().poll(cx))).await {
+            Poll::Ready(written) => written?,
+            Poll::Pending => {
+                let now = Instant::now();
+                let paid_until = self.paid_until.as_deref();
+                let paid = paid_until.map_or(limit, |at| at.saturating_duration_since(now));
+                timeout(limit.max(paid), part).await.map_err(|_| WriteError::Late)??;
+            }
+        }
+        self.count(part_bytes, limit);
+        Ok(())
+    }
+
+    /// Writes all of `bytes` in time.
+    pub(crate) async fn write_all<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        bytes: &[u8],
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        for step in bytes.chunks(STEP) {
+            self.complete(limit, step.len(), stream.write_all(step)).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes what the stream itself buffers in time: TLS.
+    pub(crate) async fn flush<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        self.complete(limit, 0, stream.flush()).await
+    }
+
+    /// Counts bytes that the socket has taken.
+    pub(super) fn count(&mut self, bytes: usize, limit: Duration) {
+        let bytes = self.unpaid_bytes as usize + bytes;
+        self.unpaid_bytes = (bytes % STEP) as u32;
+        let steps = u32::try_from(bytes / STEP).unwrap_or(u32::MAX).min(Self::MAX_STEPS);
+        if steps > 0 {
+            let now = Instant::now();
+            let paid_until = self.paid_until.get_or_insert_with(|| Box::new(now));
+            let paid = now.max(**paid_until) + limit * steps;
+            **paid_until = paid.min(now + limit * Self::MAX_STEPS);
+        }
     }
 }
 
@@ -176,3 +242,49 @@ pub(crate) const STEP: usize = 64 * 1024;
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 /// The most messages of one read, so that a busy peer does not delay its own answers.
 pub(crate) const BATCH_MESSAGES: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// Returns whether a part that takes this many seconds is in time.
+    async fn completes(deadline: &mut WriteDeadline, seconds: u64, part_bytes: usize) -> bool {
+        let part = async {
+            sleep(Duration::from_secs(seconds)).await;
+            Ok(())
+        };
+        deadline.complete(LIMIT, part_bytes, part).await.is_ok()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_has_the_time_limit_for_each_step_on_average() {
+        let mut deadline = WriteDeadline::default();
+        assert!(!completes(&mut deadline, 11, STEP).await, "nothing was taken before");
+        assert!(completes(&mut deadline, 9, STEP).await);
+        assert!(completes(&mut deadline, 9, STEP).await);
+        // What is taken at once pays for the time after it, also in small parts.
+        for _ in 0..4 * STEP / 1024 {
+            deadline.count(1024, LIMIT);
+        }
+        for _ in 0..20 {
+            assert!(completes(&mut deadline, 38, 4 * STEP).await);
+        }
+        // A peer that is slower is late after a while.
+        let mut parts = 0;
+        while completes(&mut deadline, 50, 4 * STEP).await {
+            parts += 1;
+        }
+        assert!((1..10).contains(&parts), "{parts}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_stops_reading_is_late_after_a_bounded_time() {
+        let mut deadline = WriteDeadline::default();
+        deadline.count(1000 * STEP, LIMIT);
+        assert!(!completes(&mut deadline, 81, STEP).await);
+        // The time that was paid for has passed.
+        assert!(!completes(&mut deadline, 11, STEP).await);
+    }
+}

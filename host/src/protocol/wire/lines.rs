@@ -17,7 +17,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
 use crate::protocol::identity::Identity;
 use crate::protocol::io::{
-    BATCH_MESSAGES, Progress, Received, SCRATCH, STEP, Traffic, WriteError, WriteState, in_time,
+    BATCH_MESSAGES, Progress, Received, SCRATCH, Traffic, WriteDeadline, WriteError, WriteState,
 };
 use crate::protocol::lines::{LineError, Lines, Tail};
 use crate::protocol::payload::Outgoing;
@@ -30,6 +30,7 @@ pub(crate) struct LineCodec {
     is_fresh: bool,
     pub(super) traffic: Traffic,
     state: WriteState,
+    deadline: WriteDeadline,
 }
 
 impl LineCodec {
@@ -38,7 +39,8 @@ impl LineCodec {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
         let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
-        Self { lines, is_fresh: !read.is_empty(), traffic, state: WriteState::Whole }
+        let (state, deadline) = (WriteState::Whole, WriteDeadline::default());
+        Self { lines, is_fresh: !read.is_empty(), traffic, state, deadline }
     }
 
     pub(super) fn poll_receive<S: AsyncRead + Unpin>(
@@ -96,10 +98,8 @@ impl LineCodec {
         let share = Share::default();
         share.set(out.capacity());
         self.state = WriteState::Torn;
-        for step in out.chunks(STEP) {
-            in_time(limit, stream.write_all(step)).await?;
-        }
-        in_time(limit, stream.flush()).await?;
+        self.deadline.write_all(stream, &out, limit).await?;
+        self.deadline.flush(stream, limit).await?;
         self.state = WriteState::Whole;
         Ok(())
     }

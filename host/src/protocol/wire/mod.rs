@@ -95,7 +95,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes all of `queue`; the peer has `limit` for each [`STEP`](super::io::STEP) of it.
+    /// Writes all of `queue`; the peer has `limit` for each [`STEP`](super::io::STEP) of it, on
+    /// average.
     ///
     /// After an error or a cancellation nothing more can be written, because the peer could not see
     /// that something is missing.
@@ -112,10 +113,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Writes what is buffered, pongs for example.
-    pub(crate) async fn flush(&mut self) -> io::Result<()> {
+    /// Writes what is buffered, pongs for example, in time.
+    pub(crate) async fn flush(&mut self, limit: Duration) -> Result<(), WriteError> {
         match &mut self.codec {
-            Codec::WebSocket(_, writer) => writer.flush(&mut self.stream).await,
+            Codec::WebSocket(_, writer) => writer.flush_in_time(&mut self.stream, limit).await,
             Codec::Lines(_) => Ok(()),
         }
     }

@@ -19,7 +19,7 @@ use crate::protocol::chunk::Form;
 use crate::protocol::close::CloseReason;
 use crate::protocol::dialog;
 use crate::protocol::identity::Identity;
-use crate::protocol::io::{STEP, WriteError, WriteState, in_time};
+use crate::protocol::io::{STEP, WriteDeadline, WriteError, WriteState};
 use crate::protocol::payload::Outgoing;
 
 /// The write side of a WebSocket.
@@ -30,6 +30,7 @@ pub(in crate::protocol) struct FrameWriter {
     /// Whether the host's close frame was queued: no frame may follow it.
     pub(super) is_closing: bool,
     state: WriteState,
+    deadline: WriteDeadline,
 }
 
 impl FrameWriter {
@@ -46,9 +47,7 @@ impl FrameWriter {
         let mut queue = queue.into_iter().peekable();
         while queue.peek().is_some() {
             let mut large = None;
-            if !self.output.is_empty() {
-                in_time(limit, self.flush(stream)).await?;
-            }
+            self.flush_in_time(stream, limit).await?;
             let first_write = poll_fn(|cx| {
                 Poll::Ready(FRAMES.with_borrow_mut(|frames| {
                     frames.clear();
@@ -59,29 +58,39 @@ impl FrameWriter {
                     self.poll_write_some(stream, cx, frames)
                 }))
             });
-            first_write.await?;
-            if !self.output.is_empty() {
-                in_time(limit, self.flush(stream)).await?;
-            }
+            let written = first_write.await?;
+            self.deadline.count(written, limit);
+            self.flush_in_time(stream, limit).await?;
             if let Some(payload) = large {
-                for step in payload.chunks(STEP) {
-                    in_time(limit, stream.write_all(step)).await?;
-                }
+                self.deadline.write_all(stream, &payload, limit).await?;
                 self.state = WriteState::Gap;
             }
         }
-        in_time(limit, stream.flush()).await?;
+        self.deadline.flush(stream, limit).await?;
         self.state = WriteState::Whole;
         Ok(())
     }
 
-    /// Writes what the socket takes now and keeps the rest.
+    /// Writes what is buffered, in time.
+    pub(in crate::protocol) async fn flush_in_time<S: AsyncWrite + Unpin>(
+        &mut self,
+        stream: &mut S,
+        limit: Duration,
+    ) -> Result<(), WriteError> {
+        let Self { output, deadline, .. } = self;
+        match output.len() {
+            0 => Ok(()),
+            length => deadline.complete(limit, length, flush(output, stream)).await,
+        }
+    }
+
+    /// Writes what the socket takes now and keeps the rest. Returns how much it has taken.
     fn poll_write_some<S: AsyncWrite + Unpin>(
         &mut self,
         stream: &mut S,
         cx: &mut Context<'_>,
         frames: &[u8],
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         let mut rest = frames;
         while !rest.is_empty() {
             match Pin::new(&mut *stream).poll_write(cx, rest) {
@@ -92,7 +101,7 @@ impl FrameWriter {
             }
         }
         self.output.extend_from_slice(rest);
-        Ok(())
+        Ok(frames.len() - rest.len())
     }
 
     /// Writes what is buffered. Cancel-safe: no byte is written twice.
@@ -100,23 +109,10 @@ impl FrameWriter {
         &mut self,
         stream: &mut S,
     ) -> io::Result<()> {
-        if self.output.is_empty() {
-            return Ok(());
+        match self.output.is_empty() {
+            true => Ok(()),
+            false => flush(&mut self.output, stream).await,
         }
-        poll_fn(|cx| {
-            while !self.output.is_empty() {
-                match ready!(Pin::new(&mut *stream).poll_write(cx, &self.output)) {
-                    Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Ok(count) => drop(self.output.drain(..count)),
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-            }
-            Poll::Ready(Ok(()))
-        })
-        .await?;
-        self.output = Vec::new();
-        // TLS may buffer what the socket did not take.
-        stream.flush().await
     }
 
     /// Writes the `close` packet, if any, and the close frame.
@@ -150,6 +146,24 @@ impl FrameWriter {
         }
         self.flush(stream).await
     }
+}
+
+/// Writes all of `output`. Cancel-safe: no byte is written twice.
+async fn flush<S: AsyncWrite + Unpin>(output: &mut Vec<u8>, stream: &mut S) -> io::Result<()> {
+    poll_fn(|cx| {
+        while !output.is_empty() {
+            match ready!(Pin::new(&mut *stream).poll_write(cx, output)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(count) => drop(output.drain(..count)),
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await?;
+    *output = Vec::new();
+    // TLS may buffer what the socket did not take.
+    stream.flush().await
 }
 
 /// The longest payload that is copied to be written together with other frames.
