@@ -1,5 +1,6 @@
-//! Soak test: millions of messages over short connections while the application is replaced.
-//! Accounts for each message and checks that no memory, file descriptor or thread is leaked.
+//! Soak test: millions of messages over short connections while the application is replaced and
+//! clients do not read large answers. Accounts for each message and checks that no memory, file
+//! descriptor or thread is leaked.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use tokio::time::sleep;
 use crate::attack::Process;
 use crate::client::{Client, Request};
 use crate::load::Trend;
+use crate::raw::{masked, opcode};
 use crate::setup::Setup;
 use crate::stream::Address;
 use crate::{TestHost, within};
@@ -43,8 +45,12 @@ pub struct Report {
     pub sessions: u64,
     /// The number of reloads.
     pub reloads: u64,
+    /// Clients that were closed because they did not read a large answer.
+    pub non_readers: usize,
     /// The resident memory of the host in bytes, before and after each twentieth of the messages.
     pub resident: Vec<u64>,
+    /// The resident memory at the end, without connections.
+    pub resident_at_end: u64,
     /// The host's file descriptors without connections, before and after.
     pub descriptors: (usize, usize),
     /// The host's threads, before and after.
@@ -64,6 +70,14 @@ impl Report {
             && self.descriptors.1 <= self.descriptors.0
             && self.threads.1 <= self.threads.0
             && self.is_flat()
+            && self.has_returned()
+    }
+
+    /// Returns whether memory at the end is within 10 % of that after the warm-up. What retired
+    /// generations keep mapped is not counted.
+    pub fn has_returned(&self) -> bool {
+        let retired = self.reloads as f64 * RETIRED_BYTES;
+        self.resident_at_end as f64 <= 1.1 * self.warm() + retired
     }
 
     /// Returns whether memory after the warm-up grows by at most 5 % in total and 0.1 MiB per
@@ -71,9 +85,12 @@ impl Report {
     pub fn is_flat(&self) -> bool {
         let millions = self.sent as f64 / 1e6;
         let growth = self.growth().slope * millions - self.reloads as f64 * RETIRED_BYTES;
-        let warm =
-            self.resident.get(self.resident.len() / 4).map_or(f64::MAX, |bytes| *bytes as f64);
-        growth <= 0.05 * warm && growth <= (0.1 * millions).max(1.0) * 1_048_576.0
+        growth <= 0.05 * self.warm() && growth <= (0.1 * millions).max(1.0) * 1_048_576.0
+    }
+
+    /// Returns the memory after the warm-up, which includes one round of large messages.
+    pub fn warm(&self) -> f64 {
+        self.resident.get(self.resident.len() / 4).map_or(f64::MAX, |bytes| *bytes as f64)
     }
 
     /// Returns the memory growth in bytes per million messages, including retired generations. The
@@ -89,6 +106,12 @@ impl Report {
 const STEPS: u64 = 20;
 /// The most memory that a retired generation of the counter keeps mapped.
 const RETIRED_BYTES: f64 = 60_000.0;
+/// Rounds of large messages: in the middle of each quarter of the messages.
+const ROUNDS: u64 = 4;
+/// Clients of a round, each of which sends one large message to `/echo` and reads nothing.
+const NON_READERS: usize = 10;
+/// The length of such a message.
+const LARGE_BYTES: usize = 8 << 20;
 /// Unanswered messages of a connection at a time.
 const IN_FLIGHT: u64 = 32;
 
@@ -109,6 +132,7 @@ pub async fn soak(program: impl Into<PathBuf>, plan: Plan) -> Report {
     let setup = Setup::new(program).library("counter", "counter_v1").resource("/count", "counter");
     let setup =
         setup.environment("RUST_LOG", "warn,plugsocket=info").reload("keep_generations", "0");
+    let setup = setup.plain("/echo", "echo").server("write_timeout", "0.5");
     let host = setup.start().await;
     let process = Process(host.pid());
     let totals = Arc::new(Totals::default());
@@ -131,6 +155,7 @@ pub async fn soak(program: impl Into<PathBuf>, plan: Plan) -> Report {
     }
     report.took = begun.elapsed();
     report.left = wait_until_idle(&host, Some(before)).await;
+    report.resident_at_end = process.resident_bytes();
     report.descriptors = (before.0, process.descriptors());
     report.threads = (before.1, process.threads());
     report.answered = totals.answered.load(Ordering::Relaxed);
@@ -140,15 +165,21 @@ pub async fn soak(program: impl Into<PathBuf>, plan: Plan) -> Report {
     report
 }
 
-/// Reloads the application and samples the memory until all messages are answered.
+/// Reloads the application, runs the rounds of large messages and samples the memory until all
+/// messages are answered.
 async fn reload_and_sample(host: &TestHost, plan: Plan, totals: &Totals, report: &mut Report) {
     let step = (plan.messages / STEPS).max(1);
     let (mut next_sample, mut next_reload) = (step, plan.reload_every);
+    let mut next_round = plan.messages / ROUNDS / 2;
     loop {
         let answered = totals.answered.load(Ordering::Relaxed);
         if answered >= next_sample {
             report.resident.push(host.resident_bytes());
             next_sample += step;
+        }
+        if answered >= next_round {
+            report.non_readers += leave_large_answers_unread(host).await;
+            next_round += plan.messages / ROUNDS;
         }
         if answered > plan.messages {
             return;
@@ -161,6 +192,25 @@ async fn reload_and_sample(host: &TestHost, plan: Plan, totals: &Totals, report:
         }
         sleep(Duration::from_millis(20)).await;
     }
+}
+
+/// Sends large messages whose answers are not read; returns the number of clients when the host has
+/// closed all of them.
+async fn leave_large_answers_unread(host: &TestHost) -> usize {
+    let message = masked(opcode::BINARY, &vec![b'x'; LARGE_BYTES]);
+    let mut clients = Vec::new();
+    for _ in 0..NON_READERS {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        client.write(&message).await;
+        clients.push(client);
+    }
+    let all_closed = async {
+        while host.command(&["connections", "--json"]).await.1.contains("/echo") {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    within("the clients to be closed", all_closed).await;
+    clients.len()
 }
 
 /// Opens one connection after the other until all messages are assigned.

@@ -232,6 +232,32 @@ async fn a_client_that_reads_a_large_message_slowly_is_not_timed_out() {
     }
 }
 
+#[tokio::test]
+async fn memory_of_large_messages_returns_to_the_system_after_their_clients_are_closed() {
+    const ROUNDS: usize = 4;
+    const CLIENTS: usize = 8;
+    let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("write_timeout", "0.1");
+    let host = setup.server("close_timeout", "0.1").start().await;
+    let message = masked(opcode::BINARY, &vec![b'x'; LARGE]);
+    let before = host.resident_bytes();
+    for round in 1..=ROUNDS {
+        let mut clients = non_readers(&host, "/echo", CLIENTS).await;
+        for client in &mut clients {
+            client.write(&message).await;
+        }
+        let all_closed = async {
+            while host.log().iter().filter(|line| closes(line, "1013")).count() < round * CLIENTS {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            // Less than half of what the answers to all clients take.
+            while host.resident_bytes() > before + 32 * MIB {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        within("the memory to return", all_closed).await;
+    }
+}
+
 /// `write_timeout` of the tests with steady readers, a twentieth of its default. A client has to
 /// read 64 KiB in this time, which is 131 kB/s; their rates are twenty times those of the promise.
 const WRITE_TIMEOUT: &str = "0.5";
