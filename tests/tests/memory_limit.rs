@@ -72,7 +72,7 @@ async fn unfinished_messages_of_many_clients_are_bounded_together() {
     let host = setup(4 * MIB, 10 * MIB).start().await;
     // An eighth below the limit is free after each excess, so that at most three remain.
     let clients = unfinished(&host, 2).await;
-    closed(&host, "1009", 5).await;
+    closed(&host, "1013", 5).await;
     falls_to(&host, 10 * MIB).await;
     is_served(&host).await;
     let told =
@@ -89,7 +89,7 @@ async fn a_limit_that_is_set_later_applies_at_once() {
     within("the input to be read", async { while buffered(&host).await < 10 * MIB {} }).await;
     let setup = host.setup().server("max_buffered_bytes", &(10 * MIB).to_string());
     host.apply(setup).await;
-    closed(&host, "1009", 1).await;
+    closed(&host, "1013", 1).await;
     falls_to(&host, 10 * MIB).await;
     drop(clients);
 }
@@ -150,4 +150,63 @@ async fn posts_together_may_buffer_a_quarter_of_the_limit() {
         assert_eq!((response.status, response.header("retry-after").is_some()), (503, true));
     }
     is_served(&host).await;
+}
+
+#[tokio::test]
+async fn handled_input_is_given_back_although_nothing_is_answered() {
+    let setup = setup(4 * MIB, 8 * MIB).plain("/quiet", "feedback");
+    let host = setup.key("/quiet", "lane", r#""thread""#).start().await;
+    let message = json!({"opcode": "feedback", "uuid": "no", "message": "x".repeat(300_000)});
+    let message = masked(opcode::TEXT, message.to_string().as_bytes());
+    let mut clients = Vec::new();
+    for _ in 0..60 {
+        let mut client = host.raw().await.upgraded("/quiet").await;
+        client.write(&message).await;
+        clients.push(client);
+    }
+    falls_to(&host, 0).await;
+    let is_close = |line: &Line| line.message() == "connection closed";
+    assert_eq!(host.log().iter().filter(|line| is_close(line)).count(), 0);
+}
+
+#[tokio::test]
+async fn only_as_many_clients_are_closed_as_hold_the_excess() {
+    let setup = setup(4 * MIB, 8 * MIB).server("close_timeout", "10");
+    let host = setup.server("write_timeout", "600").start().await;
+    // Ten times 1.5 MiB: some must go, and the rest stays although those leave slowly.
+    let message = masked(opcode::BINARY, &vec![b'x'; 3 * MIB / 2 + 100])[..3 * MIB / 2].to_vec();
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        let mut client = host.raw().await.upgraded("/echo").await;
+        client.write(&message).await;
+        clients.push(client);
+    }
+    closed(&host, "1013", 5).await;
+    falls_to(&host, 8 * MIB).await;
+    is_served(&host).await;
+    let is_evicted =
+        |line: &Line| line.message() == "connection closed" && line.field("code") == "1013";
+    let evicted = host.log().iter().filter(|line| is_evicted(line)).count();
+    assert!(evicted <= 7, "{evicted}");
+}
+
+#[tokio::test]
+async fn answers_to_posts_count_until_they_are_written() {
+    let setup = setup(4 * MIB, 8 * MIB).server("write_timeout", "600");
+    let host = setup.start().await;
+    let body = json!({"opcode": "echo", "message": "x".repeat(7 * MIB / 2)}).to_string();
+    let request =
+        format!("POST /web HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = host.raw().await;
+        // One that is refused cannot write all.
+        drop(client.try_write(&request).await);
+        clients.push(client);
+    }
+    let mut statuses = Vec::new();
+    for mut client in clients {
+        statuses.push(client.response().await.status);
+    }
+    assert!(statuses.contains(&200) && buffered(&host).await <= 8 * MIB, "{statuses:?}");
 }

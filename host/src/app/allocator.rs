@@ -1,5 +1,12 @@
 //! Settings of the C library's allocator.
-#![expect(unsafe_code, reason = "mallopt has no safe binding")]
+#![expect(unsafe_code, reason = "mallopt and malloc_trim have no safe bindings")]
+
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use crate::fs::blocking::run_blocking;
+use crate::protocol::buffered;
 
 /// Makes the allocator return the memory of large messages to the system.
 ///
@@ -15,5 +22,32 @@ pub(super) fn return_large_blocks() {
     // threshold above its maximum, which leaves the default.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD);
+    }
+}
+
+/// Returns freed memory to the system after clients have made the host buffer much: blocks below the
+/// threshold for `mmap` remain with the thread that allocated them. Does not return.
+pub(super) async fn return_freed_memory() {
+    const INTERVAL: Duration = Duration::from_millis(500);
+    /// Bytes; less is not worth the time.
+    const FREED: usize = 32 << 20;
+    let mut most = 0;
+    loop {
+        sleep(INTERVAL).await;
+        let bytes = buffered::bytes();
+        most = bytes.max(most);
+        if most - bytes >= FREED {
+            most = bytes;
+            // Off the runtime: it can take tenths of a second. Without a thread, the memory stays.
+            drop(run_blocking(trim).await);
+        }
+    }
+}
+
+fn trim() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the allocator locks what it examines.
+    unsafe {
+        libc::malloc_trim(0);
     }
 }

@@ -117,6 +117,7 @@ pub(crate) async fn run(
     let mut observing = JoinSet::new();
     observing.spawn(time_limit::observe());
     observing.spawn(memory_limit::enforce(hub.registry.clone()));
+    observing.spawn(allocator::return_freed_memory());
     let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications start one after the other, which may take long; a stop signal does not wait.
     let is_started = tokio::select! {

@@ -83,10 +83,10 @@ settings! {
         /// override it.
         "outbox_bytes" => outbox_bytes: usize = outbox_bytes();
         /// Bytes that may wait for all clients together: messages that are not complete, not handled
-        /// or not written. Beyond it the host closes the connections that hold most (1009, 1013). 0:
-        /// no limit.
+        /// or not written. Beyond it the host closes the connections that hold most (1013). 0: no
+        /// limit.
         "max_buffered_bytes" => max_buffered_bytes: Option<NonZeroUsize> =
-            limit("bytes", 1 << 40, 1 << 30);
+            limit("bytes", 1 << 40, 1 << 29);
         /// Messages that may wait for the application of one resource. When the queue is full, the
         /// host stops reading from the clients of the resource.
         "inbox_messages" [restart] => inbox_messages: usize =

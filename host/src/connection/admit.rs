@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
-use super::http_post::{self, Answer};
+use super::http_post::{self, Answer, ErrorResponse};
 use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied, write_response};
 use super::timers::Timers;
 use super::{Connection, Socket};
@@ -220,7 +220,7 @@ fn protocol<'a>(
 /// Writes the response to a POST; keeps the connection open for the next request, or closes it.
 async fn respond<S: Socket>(
     mut stream: S,
-    answered: Result<Answer, Vec<u8>>,
+    answered: Result<Answer, ErrorResponse>,
     wants_keep_alive: bool,
     hub: &Hub,
     config: &Config,
@@ -228,16 +228,19 @@ async fn respond<S: Socket>(
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let handshaking = hub.connection_limits.start_handshake();
     let may_keep_alive = handshaking.may_keep_alive(&limits.connections);
-    let bytes = match answered {
-        Ok(Answer { packets, rest }) if wants_keep_alive && may_keep_alive => {
+    let (bytes, _share) = match answered {
+        Ok(Answer { packets, rest, share: _share }) if wants_keep_alive && may_keep_alive => {
             let bytes = http::kept_response(http_post::JSON, &packets, timeouts.head);
+            drop(packets);
             return match write_response(&mut stream, &bytes, timeouts.write).await {
                 true => Continue(Request { stream, handshaking, kept: Some(rest) }),
                 false => Break(None),
             };
         }
-        Ok(answer) => http::response(200, http_post::JSON, &answer.packets, &[]),
-        Err(response) => response,
+        Ok(Answer { packets, share, .. }) => {
+            (http::response(200, http_post::JSON, &packets, &[]), share)
+        }
+        Err(ErrorResponse { bytes, share }) => (bytes, share),
     };
     drop(handshaking);
     answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;

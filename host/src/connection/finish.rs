@@ -42,8 +42,15 @@ pub(crate) struct Ended {
 
 impl<S: Socket> Connection<S> {
     /// Notifies the application and closes the socket.
-    pub(crate) async fn end(mut self, Ended { end, pending }: Ended) {
+    pub(crate) async fn end(mut self, Ended { end, mut pending }: Ended) {
         let peer = self.peer().clone();
+        if peer.outbox.is_evicted() {
+            peer.outbox.written();
+            if let Some(Item::Inputs { reserved, .. }) = &pending {
+                peer.outbox.release(*reserved);
+                pending = None;
+            }
+        }
         if peer.input_bytes() > 0 {
             // Not a message any more, and the goodbye may take long.
             self.wire.discard_input();

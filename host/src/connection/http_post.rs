@@ -46,6 +46,21 @@ pub(crate) struct Answer {
     pub(crate) packets: Vec<u8>,
     /// What was read behind the request.
     pub(crate) rest: Vec<u8>,
+    /// Counts the response until it is written.
+    pub(crate) share: PostShare,
+}
+
+/// A complete response with another status than 200.
+pub(crate) struct ErrorResponse {
+    pub(crate) bytes: Vec<u8>,
+    /// Counts the response until it is written.
+    pub(crate) share: PostShare,
+}
+
+impl From<Refusal> for ErrorResponse {
+    fn from(refusal: Refusal) -> Self {
+        Self { bytes: refusal.to_bytes(), share: PostShare::default() }
+    }
 }
 
 /// Waits until there is a byte of the next request in `read`. Returns false if the connection has to
@@ -76,13 +91,13 @@ pub(crate) async fn wait_for_next(
 /// Hands the body to the application and returns its answer.
 ///
 /// # Errors
-/// A complete response with another status than 200, after which the connection must close.
+/// The connection must close after the response.
 pub(crate) async fn serve(
     stream: &mut impl Socket,
     request: PostRequest,
     entry: Entry,
     config: &Config,
-) -> Result<Answer, Vec<u8>> {
+) -> Result<Answer, ErrorResponse> {
     let limit = config.server.timeouts.message;
     let PostRequest { body, read, inbox } = request;
     let expects_continue = http::wants_continue(&entry.peer.client.head) && read.is_empty();
@@ -95,9 +110,9 @@ pub(crate) async fn serve(
         read_body(stream, read, body, messages, &share).await
     };
     let read = timeout(limit, read).await.unwrap_or_else(|_| Err(Refusal::timed_out()));
-    let (body, rest) = read.map_err(|refusal| refusal.to_bytes())?;
+    let (body, rest) = read?;
     if std::str::from_utf8(&body).is_err() {
-        return Err(Refusal::bad_request("the body is not UTF-8").to_bytes());
+        return Err(Refusal::bad_request("the body is not UTF-8").into());
     }
     let message = Input::Message(Payload::shared(Form::Text, Bytes::from(body)));
     let peer = entry.peer.clone();
@@ -117,10 +132,11 @@ pub(crate) async fn serve(
         }
     };
     let result = match &closed {
-        None => Ok(Answer { packets: answer.text.into_bytes(), rest }),
+        None => Ok(Answer { packets: answer.text.into_bytes(), rest, share: answer.share }),
         Some(reason) => {
             let packets = [answer.text, close_packet(reason), "\n".to_owned()].concat();
-            Err(closed_response(reason, packets.as_bytes()))
+            let bytes = closed_response(reason, packets.as_bytes());
+            Err(ErrorResponse { bytes, share: answer.share })
         }
     };
     let reason = closed.unwrap_or_else(|| CloseReason::peer(CloseCode::NORMAL, ""));

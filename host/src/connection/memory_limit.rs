@@ -3,12 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use plugsocket_plugin::CloseCode;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::warn;
 
 use crate::protocol::buffered;
-use crate::protocol::close::{BUFFERS_FULL, CloseReason};
+use crate::routing::outbox::Holding;
 use crate::routing::registry::Registry;
 
 /// Time for closed connections to give back their buffers.
@@ -23,11 +22,11 @@ const LOG_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) async fn enforce(registry: Arc<Registry>) {
     let (mut closed, mut log_at) = (0, Instant::now());
     loop {
-        if buffered::excess() > 0 {
+        if buffered::excess(0) > 0 {
             let begun = Instant::now();
             closed += evict_largest(&registry);
             // With many connections the search takes long.
-            sleep(PAUSE.max(4 * begun.elapsed())).await;
+            sleep(PAUSE.max(9 * begun.elapsed())).await;
         } else if closed > 0 {
             drop(timeout_at(log_at, buffered::exceeded()).await);
         } else {
@@ -44,22 +43,26 @@ pub(crate) async fn enforce(registry: Arc<Registry>) {
 /// Evicts the largest consumers until the rest is within seven eighths of the limit; returns their
 /// number.
 fn evict_largest(registry: &Registry) -> usize {
-    let mut holders = Vec::new();
-    registry.for_each(|peer| {
-        let (input, output) = (peer.input_bytes(), peer.outbox.evictable_bytes());
-        if input + output >= LEAST {
-            holders.push((input + output, input > output, peer.clone()));
+    let (mut holders, mut leaving) = (Vec::new(), 0);
+    registry.for_each(|peer| match peer.outbox.holding() {
+        Holding::Evicted(bytes) => leaving += peer.input_bytes() + bytes,
+        Holding::Evictable(bytes) if peer.input_bytes() + bytes >= LEAST => {
+            holders.push((peer.input_bytes() + bytes, peer.clone()));
         }
+        Holding::Evictable(_) => {}
     });
-    holders.sort_unstable_by_key(|(bytes, ..)| std::cmp::Reverse(*bytes));
-    let (mut excess, mut count) = (buffered::excess(), 0);
-    for (bytes, is_input, peer) in holders {
+    // One connection alone has limits of its own.
+    if holders.len() < 2 {
+        return 0;
+    }
+    holders.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
+    let (mut excess, mut count) = (buffered::excess(leaving), 0);
+    for (bytes, peer) in holders {
         if excess == 0 {
             break;
         }
         excess = excess.saturating_sub(bytes);
-        let code = if is_input { CloseCode::TOO_BIG } else { CloseCode::TRY_AGAIN };
-        peer.outbox.evict(CloseReason::host(code, BUFFERS_FULL));
+        peer.outbox.evict();
         count += 1;
     }
     count

@@ -85,6 +85,7 @@ fn write_result(written: Result<(), WriteError>) -> Result<(), End> {
         Err(WriteError::Socket(error)) => {
             Err(End::Left(CloseReason::new(CloseCode::ABNORMAL, ClosedBy::Peer, error.to_string())))
         }
+        Err(WriteError::Evicted) => Err(End::Closed(CloseReason::buffers_full())),
         Err(cut) => Err(End::Closed(CloseReason::host(CloseCode::TRY_AGAIN, cut.to_string()))),
     }
 }

@@ -23,10 +23,10 @@ pub(crate) fn bytes() -> usize {
     BYTES.load(Ordering::Relaxed)
 }
 
-/// Returns how many bytes have to be dropped: none within the limit, otherwise all above seven
-/// eighths of it.
-pub(crate) fn excess() -> usize {
-    let (bytes, limit) = (bytes(), LIMIT.load(Ordering::Relaxed));
+/// Returns how many bytes have to be dropped, beside those that are `leaving` already: none within
+/// the limit, otherwise all above seven eighths of it.
+pub(crate) fn excess(leaving: usize) -> usize {
+    let (bytes, limit) = (bytes().saturating_sub(leaving), LIMIT.load(Ordering::Relaxed));
     if bytes > limit { bytes - (limit - limit / 8) } else { 0 }
 }
 
@@ -129,7 +129,7 @@ impl Drop for PostShare {
 }
 
 /// The least length of a payload that counts by itself; a shorter one counts for each connection.
-pub(crate) const LONG: usize = 4 * 1024;
+pub(crate) const LONG: usize = 1024;
 
 /// Copies a payload of at least [`LONG`] bytes, which counts until its last reference is dropped.
 pub(crate) fn copied(payload: &[u8]) -> Bytes {

@@ -33,6 +33,12 @@ impl CloseReason {
         Self::new(code, ClosedBy::Host, text)
     }
 
+    /// Returns the reason of a connection that is evicted.
+    pub(crate) fn buffers_full() -> Self {
+        let retry_after = Some(RETRY_AFTER);
+        Self { retry_after, ..Self::host(CloseCode::TRY_AGAIN, BUFFERS_FULL) }
+    }
+
     /// Returns the reason of a connection that the peer closed.
     pub(crate) fn peer(code: CloseCode, text: impl Into<String>) -> Self {
         Self::new(code, ClosedBy::Peer, text)

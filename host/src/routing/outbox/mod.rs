@@ -25,6 +25,7 @@ use plugsocket_plugin::{CloseCode, ClosedBy};
 
 use self::budget::Budget;
 pub(crate) use self::budget::OutboxBounds;
+pub(crate) use self::eviction::Holding;
 use self::overflow::ConflationKeys;
 use super::input::{Input, Load};
 use super::sync::{AtomicBool, Mutex, MutexGuard};
@@ -275,6 +276,7 @@ impl Outbox {
         }
         let mut state = self.lock();
         state.with_lane = state.with_lane.without(load);
+        state.count_removed();
         if state.is_held {
             self.wake(&state);
         }
@@ -301,7 +303,7 @@ impl Outbox {
 
     /// Releases the budget of what was taken and is now written. Must precede `Item::Resume`.
     pub(crate) fn written(&self) {
-        self.lock().budget.written();
+        self.lock().written();
     }
 
     /// Returns the deferred input; the lane handles at least its first item.
@@ -412,12 +414,6 @@ impl Outbox {
 }
 
 impl OutboxState {
-    fn set_waker(&mut self, cx: &Context<'_>) {
-        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            self.waker = Some(cx.waker().clone());
-        }
-    }
-
     fn finish(&mut self) {
         if self.phase.is_opening() {
             // Without a decision there was no `ready`, and nothing may follow it.
