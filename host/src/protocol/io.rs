@@ -154,16 +154,22 @@ impl WriteDeadline {
     }
 
     /// Counts bytes that the socket has taken.
+    #[inline]
     pub(super) fn count(&mut self, bytes: usize, limit: Duration) {
         let bytes = self.unpaid_bytes as usize + bytes;
         self.unpaid_bytes = (bytes % STEP) as u32;
-        let steps = u32::try_from(bytes / STEP).unwrap_or(u32::MAX).min(Self::MAX_STEPS);
-        if steps > 0 {
-            let now = Instant::now();
-            let paid_until = self.paid_until.get_or_insert_with(|| Box::new(now));
-            let paid = now.max(**paid_until) + limit * steps;
-            **paid_until = paid.min(now + limit * Self::MAX_STEPS);
+        if bytes >= STEP {
+            self.pay(bytes / STEP, limit);
         }
+    }
+
+    #[cold]
+    fn pay(&mut self, steps: usize, limit: Duration) {
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX).min(Self::MAX_STEPS);
+        let now = Instant::now();
+        let paid_until = self.paid_until.get_or_insert_with(|| Box::new(now));
+        let paid = now.max(**paid_until) + limit * steps;
+        **paid_until = paid.min(now + limit * Self::MAX_STEPS);
     }
 }
 

@@ -47,7 +47,9 @@ impl FrameWriter {
         let mut queue = queue.into_iter().peekable();
         while queue.peek().is_some() {
             let mut large = None;
-            self.flush_in_time(stream, limit).await?;
+            if !self.output.is_empty() {
+                self.flush_in_time(stream, limit).await?;
+            }
             let first_write = poll_fn(|cx| {
                 Poll::Ready(FRAMES.with_borrow_mut(|frames| {
                     frames.clear();
@@ -60,7 +62,9 @@ impl FrameWriter {
             });
             let written = first_write.await?;
             self.deadline.count(written, limit);
-            self.flush_in_time(stream, limit).await?;
+            if !self.output.is_empty() {
+                self.flush_in_time(stream, limit).await?;
+            }
             if let Some(payload) = large {
                 self.deadline.write_all(stream, &payload, limit).await?;
                 self.state = WriteState::Gap;
