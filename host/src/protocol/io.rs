@@ -124,7 +124,9 @@ impl WriteDeadline {
                 let now = Instant::now();
                 let paid_until = self.paid_until.as_deref();
                 let paid = paid_until.map_or(limit, |at| at.saturating_duration_since(now));
-                timeout(limit.max(paid), part).await.map_err(|_| WriteError::Late)??;
+                // In a box: every connection's task would contain the timer.
+                let part = Box::pin(timeout(limit.max(paid), part));
+                part.await.map_err(|_| WriteError::Late)??;
             }
         }
         self.count(part_bytes, limit);
