@@ -180,7 +180,7 @@ async fn collect_answer(
                 Outgoing::Ready | Outgoing::Ping => continue,
             };
             if answer.push(&packet).is_err() {
-                return Some(Some(CloseReason::host(CloseCode::TRY_AGAIN, BUFFERS_FULL)));
+                return Some(Some(CloseReason::buffers_full()));
             }
             if is_last {
                 return Some(None);
