@@ -12,8 +12,6 @@ use crate::routing::registry::Registry;
 
 /// Time for closed connections to give back their buffers.
 const PAUSE: Duration = Duration::from_millis(10);
-/// Connections that buffer less are not closed.
-const LEAST: usize = 16 * 1024;
 /// The least time between two log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -46,7 +44,7 @@ fn evict_largest(registry: &Registry) -> usize {
     let (mut holders, mut leaving) = (Vec::new(), 0);
     registry.for_each(|peer| match peer.outbox.holding() {
         Holding::Evicted(bytes) => leaving += peer.input_bytes() + bytes,
-        Holding::Evictable(bytes) if peer.input_bytes() + bytes >= LEAST => {
+        Holding::Evictable(bytes) if peer.input_bytes() + bytes >= buffered::STEP => {
             holders.push((peer.input_bytes() + bytes, peer.clone()));
         }
         Holding::Evictable(_) => {}

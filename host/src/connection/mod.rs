@@ -266,8 +266,7 @@ impl<S: Socket> Connection<S> {
                 if wire.traffic().bytes > 0 {
                     // In the middle of a message a client cannot answer a ping.
                     peer.received();
-                    let bytes = wire.buffered_bytes() + joiner.buffered_bytes();
-                    peer.note_partial(wire.is_mid_message(), bytes);
+                    note_partial(peer, wire, joiner);
                 }
             }
             if is_due && let Some(taken) = peer.outbox.try_take() {
@@ -374,21 +373,24 @@ impl<S: Socket> Connection<S> {
             });
         }
         // The deadline restarts with each message; a chunk is only a part of one.
-        let is_mid_frame = self.wire.is_mid_message();
-        let is_mid_message = self.joiner.is_open() || is_mid_frame;
+        let is_mid_message = note_partial(&self.entry.peer, &self.wire, &self.joiner);
         if !is_mid_message || inputs.iter().any(|input| matches!(input, Input::Message(_))) {
             self.message_deadline = Deadline::None;
         }
         if is_mid_message {
             self.message_deadline.start(self.timeouts.message);
         }
-        let partial = match is_mid_message {
-            true => self.wire.buffered_bytes() + self.joiner.buffered_bytes(),
-            false => 0,
-        };
-        self.peer().note_partial(is_mid_frame, partial);
         Ok(())
     }
+}
+
+/// Records the beginning of a message that the connection has read; returns whether there is one.
+fn note_partial<S: Socket>(peer: &Peer, wire: &Wire<S>, joiner: &Joiner) -> bool {
+    let is_mid_frame = wire.is_mid_message();
+    let is_mid_message = is_mid_frame || joiner.is_open();
+    let bytes = if is_mid_message { wire.buffered_bytes() + joiner.buffered_bytes() } else { 0 };
+    peer.note_partial(is_mid_frame, bytes);
+    is_mid_message
 }
 
 /// Truncates the batch to the messages that the rate limit allows.

@@ -16,7 +16,7 @@ static EXCEEDED: Notify = Notify::const_new();
 
 /// Shares change in steps of this size, so that small messages cost no atomic operation. A smaller
 /// buffer does not count.
-const STEP: usize = 16 * 1024;
+pub(crate) const STEP: usize = 16 * 1024;
 
 /// Returns the bytes that are buffered at present.
 pub(crate) fn bytes() -> usize {
@@ -107,7 +107,7 @@ impl PostShare {
     /// Sets the size in bytes.
     ///
     /// # Errors
-    /// It grows, and there is no place for that beside others.
+    /// The size grows, and all POST requests together exceed a quarter of the limit.
     pub(crate) fn set(&self, bytes: usize) -> Result<(), PostsFull> {
         let old = self.0.bytes();
         self.0.set(bytes);
