@@ -96,6 +96,17 @@ impl TestHost {
         RawClient::connect(self.address()).await
     }
 
+    /// Connects clients that send `bytes` after the handshake and read nothing.
+    pub async fn non_readers(&self, path: &str, bytes: &[u8], count: usize) -> Vec<RawClient> {
+        let mut clients = Vec::new();
+        for _ in 0..count {
+            let mut client = self.raw().await.upgraded(path).await;
+            client.write(bytes).await;
+            clients.push(client);
+        }
+        clients
+    }
+
     /// Connects a plain TCP client and awaits `ready`.
     pub async fn connect_lines(&self, path: &str) -> LineClient {
         let opening = format!("backend\nGET {path} HTTP/1.1\n\n");

@@ -198,12 +198,7 @@ async fn reload_and_sample(host: &TestHost, plan: Plan, totals: &Totals, report:
 /// closed all of them.
 async fn leave_large_answers_unread(host: &TestHost) -> usize {
     let message = masked(opcode::BINARY, &vec![b'x'; LARGE_BYTES]);
-    let mut clients = Vec::new();
-    for _ in 0..NON_READERS {
-        let mut client = host.raw().await.upgraded("/echo").await;
-        client.write(&message).await;
-        clients.push(client);
-    }
+    let clients = host.non_readers("/echo", &message, NON_READERS).await;
     let all_closed = async {
         while host.command(&["connections", "--json"]).await.1.contains("/echo") {
             sleep(Duration::from_millis(50)).await;

@@ -14,12 +14,17 @@ fn setup(max_message: usize, max_buffered: usize) -> Setup {
     setup.server("max_buffered_bytes", &max_buffered.to_string())
 }
 
-/// Waits until the host has closed at least `count` connections with this code.
-async fn closed(host: &TestHost, code: &str, count: usize) {
+/// Returns how many connections the host has closed because of the limit.
+fn evicted(host: &TestHost) -> usize {
     let is_close =
-        |line: &Line| line.message() == "connection closed" && line.field("code") == code;
+        |line: &&Line| line.message() == "connection closed" && line.field("code") == "1013";
+    host.log().iter().filter(is_close).count()
+}
+
+/// Waits until the host has closed at least `count` connections because of the limit.
+async fn closed(host: &TestHost, count: usize) {
     within("the host to close the largest consumers", async {
-        while host.log().iter().filter(|line| is_close(line)).count() < count {
+        while evicted(host) < count {
             tokio::task::yield_now().await;
         }
     })
@@ -72,7 +77,7 @@ async fn unfinished_messages_of_many_clients_are_bounded_together() {
     let host = setup(4 * MIB, 10 * MIB).start().await;
     // An eighth below the limit is free after each excess, so that at most three remain.
     let clients = unfinished(&host, 2).await;
-    closed(&host, "1013", 5).await;
+    closed(&host, 5).await;
     falls_to(&host, 10 * MIB).await;
     is_served(&host).await;
     let told =
@@ -89,7 +94,7 @@ async fn a_limit_that_is_set_later_applies_at_once() {
     within("the input to be read", async { while buffered(&host).await < 10 * MIB {} }).await;
     let setup = host.setup().server("max_buffered_bytes", &(10 * MIB).to_string());
     host.apply(setup).await;
-    closed(&host, "1013", 1).await;
+    closed(&host, 1).await;
     falls_to(&host, 10 * MIB).await;
     drop(clients);
 }
@@ -99,13 +104,8 @@ async fn slow_consumers_are_closed_in_the_middle_of_a_write() {
     let setup = setup(16 * MIB, 32 * MIB).server("write_timeout", "600");
     let host = setup.start().await;
     let message = masked(opcode::BINARY, &vec![b'x'; 15 * MIB]);
-    let mut clients = Vec::new();
-    for _ in 0..5 {
-        let mut client = host.raw().await.upgraded("/echo").await;
-        client.write(&message).await;
-        clients.push(client);
-    }
-    closed(&host, "1013", 3).await;
+    let clients = host.non_readers("/echo", &message, 5).await;
+    closed(&host, 3).await;
     falls_to(&host, 32 * MIB).await;
     is_served(&host).await;
     drop(clients);
@@ -117,10 +117,7 @@ async fn a_broadcast_counts_once_however_many_clients_are_slow() {
     const READERS: usize = 20;
     let host = setup(8 * MIB, 24 * MIB).server("write_timeout", "600").start().await;
     let mut sender = host.connect("/speak").await;
-    let mut readers = Vec::new();
-    for _ in 0..READERS {
-        readers.push(host.raw().await.upgraded("/speak").await);
-    }
+    let mut readers = host.non_readers("/speak", b"", READERS).await;
     let me = sender.uuid().to_owned();
     let message = "x".repeat(7 * MIB);
     let broadcast = json!({"do": "broadcast", "message": message, "except": [me]});
@@ -158,12 +155,7 @@ async fn handled_input_is_given_back_although_nothing_is_answered() {
     let host = setup.key("/quiet", "lane", r#""thread""#).start().await;
     let message = json!({"opcode": "feedback", "uuid": "no", "message": "x".repeat(300_000)});
     let message = masked(opcode::TEXT, message.to_string().as_bytes());
-    let mut clients = Vec::new();
-    for _ in 0..60 {
-        let mut client = host.raw().await.upgraded("/quiet").await;
-        client.write(&message).await;
-        clients.push(client);
-    }
+    let _clients = host.non_readers("/quiet", &message, 60).await;
     falls_to(&host, 0).await;
     let is_close = |line: &Line| line.message() == "connection closed";
     assert_eq!(host.log().iter().filter(|line| is_close(line)).count(), 0);
@@ -175,19 +167,12 @@ async fn only_as_many_clients_are_closed_as_hold_the_excess() {
     let host = setup.server("write_timeout", "600").start().await;
     // Ten times 1.5 MiB: some must go, and the rest stays although those leave slowly.
     let message = masked(opcode::BINARY, &vec![b'x'; 3 * MIB / 2 + 100])[..3 * MIB / 2].to_vec();
-    let mut clients = Vec::new();
-    for _ in 0..10 {
-        let mut client = host.raw().await.upgraded("/echo").await;
-        client.write(&message).await;
-        clients.push(client);
-    }
-    closed(&host, "1013", 5).await;
+    let clients = host.non_readers("/echo", &message, 10).await;
+    closed(&host, 5).await;
     falls_to(&host, 8 * MIB).await;
     is_served(&host).await;
-    let is_evicted =
-        |line: &Line| line.message() == "connection closed" && line.field("code") == "1013";
-    let evicted = host.log().iter().filter(|line| is_evicted(line)).count();
-    assert!(evicted <= 7, "{evicted}");
+    assert!(evicted(&host) <= 7, "{}", evicted(&host));
+    drop(clients);
 }
 
 #[tokio::test]

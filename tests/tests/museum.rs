@@ -63,7 +63,7 @@ async fn each_step_serves_every_call() {
             (json!({"do": "leave", "to": to, "room": "r"}), json!(true), ""),
             (json!({"do": "publish", "room": "r", "message": "no"}), json!(0), ""),
             (
-                json!({"do": "feedback_ident", "target": "nobody", "message": "no"}),
+                json!({"do": "feedback_ident", "target": "unknown", "message": "no"}),
                 json!("gone"),
                 "",
             ),

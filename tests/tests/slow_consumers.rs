@@ -22,22 +22,13 @@ fn closes(line: &Line, code: &str) -> bool {
     line.message() == "connection closed" && line.field("code") == code
 }
 
-/// Opens connections that never read after the handshake.
-async fn non_readers(host: &TestHost, path: &str, count: usize) -> Vec<RawClient> {
-    let mut clients = Vec::new();
-    for _ in 0..count {
-        clients.push(host.raw().await.upgraded(path).await);
-    }
-    clients
-}
-
 #[tokio::test]
 async fn a_hundred_slow_readers_use_at_most_a_mebibyte_each() {
     const READERS: usize = 100;
     let setup = Setup::new(PROGRAM).resource("/speak", "speaker");
     let host = setup.server("write_timeout", "60").server("close_timeout", "0.2").start().await;
     let mut sender = host.connect("/speak").await;
-    let readers = non_readers(&host, "/speak", READERS).await;
+    let readers = host.non_readers("/speak", b"", READERS).await;
     let me = sender.uuid().to_owned();
     let before = host.resident_bytes();
     let broadcast = json!({
@@ -64,7 +55,7 @@ async fn individual_messages_to_slow_readers_keep_memory_bounded() {
     const READERS: usize = 10;
     let setup = Setup::new(PROGRAM).plain("/echo", "echo").server("write_timeout", "60");
     let host = setup.start().await;
-    let mut clients = non_readers(&host, "/echo", READERS).await;
+    let mut clients = host.non_readers("/echo", b"", READERS).await;
     let before = host.resident_bytes();
     let messages = masked(opcode::BINARY, &[b'x'; 10_000]).repeat(100);
     let mut most = 0;
@@ -116,7 +107,7 @@ async fn a_message_of_max_message_always_fits_into_the_outbox() {
 async fn a_client_that_reads_nothing_within_write_timeout_is_closed() {
     let setup = Setup::new(PROGRAM).resource("/web", "feedback").server("write_timeout", "0.3");
     let host = setup.server("close_timeout", "0.2").start().await;
-    let _non_reader = non_readers(&host, "/web", 1).await;
+    let _non_reader = host.non_readers("/web", b"", 1).await;
     let mut sender = host.connect("/web").await;
     // One message larger than the socket buffers: the write stalls, but the outbox is not full.
     let large = json!({"opcode": "broadcast", "message": "x".repeat(14_000_000)});
@@ -241,10 +232,7 @@ async fn memory_of_large_messages_returns_to_the_system_after_their_clients_are_
     let message = masked(opcode::BINARY, &vec![b'x'; LARGE]);
     let before = host.resident_bytes();
     for round in 1..=ROUNDS {
-        let mut clients = non_readers(&host, "/echo", CLIENTS).await;
-        for client in &mut clients {
-            client.write(&message).await;
-        }
+        let _clients = host.non_readers("/echo", &message, CLIENTS).await;
         let all_closed = async {
             while host.log().iter().filter(|line| closes(line, "1013")).count() < round * CLIENTS {
                 tokio::time::sleep(Duration::from_millis(20)).await;

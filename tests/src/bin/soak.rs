@@ -9,7 +9,8 @@
 //!
 //! The application is replaced ten times; the memory growth includes what each retired generation
 //! keeps mapped. Four times, ten clients send 8 MiB each to an echo and do not read the answer; memory
-//! at the end has to be within 10 % of that after the warm-up. Exits with code 1 on a failure. All connections are on 127.0.0.1.
+//! at the end has to be within 10 % of that after the warm-up. Exits with code 1 on a failure. All
+//! connections are on 127.0.0.1.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program prints")]
 
 use std::process::ExitCode;
