@@ -6,20 +6,20 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{ROption, RResult, RSlice, RStr};
 
 use crate::abi::{
-    self, ABI_VERSION, Failure, HostRef, InstancePtr, LogSink, Module, ModuleRef, RawMessage,
-    RawReason, RawSession, RawSnapshot,
+    self, ABI_VERSION, Failure, HostRef, InstancePtr, LogSink, Module, ModuleRef, RawEvent,
+    RawMessage, RawReason, RawRequest, RawSession, RawSnapshot,
 };
-use crate::plugin::{Plugin, Session};
 use crate::types::{
-    CloseCode, CloseReason, ClosedBy, Message, Refused, Snapshot, StartError, tick_millis,
+    CloseCode, CloseReason, ClosedBy, ConfigChange, Message, Refused, RetireReason, Snapshot,
+    SnapshotReason, StartError, tick_millis,
 };
-use crate::{Host, logging};
+use crate::{Event, Host, Plugin, Request, Session, logging};
 
 /// Exports a type that implements [`Plugin`](crate::Plugin), which makes the crate a plugin.
 ///
@@ -92,6 +92,17 @@ pub fn module<P: Plugin>(
         snapshot: snapshot::<P>,
         restore: restore::<P>,
         destroy: destroy::<P>,
+        flags: u64::from(P::BATCHES) * abi::flag::BATCHES | u64::from(P::HTTP) * abi::flag::HTTP,
+        config_schema: P::CONFIG_SCHEMA.into(),
+        snapshot_for: snapshot_for::<P>,
+        event: event::<P>,
+        timer: timer::<P>,
+        retiring: retiring::<P>,
+        config_changed: config_changed::<P>,
+        messages: messages::<P>,
+        request: request::<P>,
+        suspended: suspended::<P>,
+        resumed: resumed::<P>,
     };
     module.leak_into_prefix()
 }
@@ -103,11 +114,23 @@ extern "C" fn attach(sink: LogSink) {
     }));
 }
 
+/// What an instance pointer points to.
+struct Exported<P> {
+    plugin: P,
+    host: HostRef,
+}
+
+impl<P> Exported<P> {
+    fn session<'s>(&self, raw: RawSession<'s>) -> Session<'s> {
+        Session::new(raw, self.host.table)
+    }
+}
+
 extern "C" fn start<P: Plugin>(host: HostRef, config: RStr<'_>) -> RResult<InstancePtr, Failure> {
     guard(|| {
         let plugin =
             P::start(Host::new(host), config.as_str()).map_err(|StartError(text)| refused(text))?;
-        Ok(InstancePtr(Box::into_raw(Box::new(plugin)).cast()))
+        Ok(InstancePtr(Box::into_raw(Box::new(Exported { plugin, host })).cast()))
     })
 }
 
@@ -115,7 +138,11 @@ extern "C" fn open<P: Plugin>(
     instance: InstancePtr,
     session: RawSession<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| plugin::<P>(instance).open(&Session::new(session)).map_err(Failure::from))
+    guard(|| {
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        exported.plugin.open(&session).map_err(Failure::from)
+    })
 }
 
 extern "C" fn message<P: Plugin>(
@@ -124,14 +151,33 @@ extern "C" fn message<P: Plugin>(
     message: RawMessage<'_>,
 ) -> RResult<(), Failure> {
     guard(|| {
-        let bytes = message.bytes.as_slice();
-        let message = if message.kind == abi::message::TEXT {
-            // SAFETY: the host validates the UTF-8 of every text message (RFC 6455 section 8.1).
-            Message::Text(unsafe { std::str::from_utf8_unchecked(bytes) })
-        } else {
-            Message::Binary(bytes)
-        };
-        plugin::<P>(instance).message(&Session::new(session), message).map_err(Failure::from)
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        exported.plugin.message(&session, borrow(message)).map_err(Failure::from)
+    })
+}
+
+/// Borrows a message of the host.
+fn borrow(message: RawMessage<'_>) -> Message<'_> {
+    let bytes = message.bytes.as_slice();
+    if message.kind == abi::message::TEXT {
+        // SAFETY: the host validates the UTF-8 of every text message (RFC 6455 section 8.1).
+        Message::Text(unsafe { std::str::from_utf8_unchecked(bytes) })
+    } else {
+        Message::Binary(bytes)
+    }
+}
+
+extern "C" fn messages<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+    messages: RSlice<'_, RawMessage<'_>>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        let messages: Vec<Message<'_>> = messages.iter().copied().map(borrow).collect();
+        exported.plugin.messages(&session, &messages).map_err(Failure::from)
     })
 }
 
@@ -150,7 +196,9 @@ extern "C" fn close<P: Plugin>(
             },
             text: reason.text.as_str(),
         };
-        plugin::<P>(instance).close(&Session::new(session), &reason);
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        exported.plugin.close(&session, &reason);
         Ok(())
     })
 }
@@ -161,26 +209,128 @@ extern "C" fn error<P: Plugin>(
     reason: RStr<'_>,
 ) -> RResult<(), Failure> {
     guard(|| {
-        plugin::<P>(instance).error(&Session::new(session), reason.as_str());
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        exported.plugin.error(&session, reason.as_str());
         Ok(())
     })
 }
 
 extern "C" fn tick_every<P: Plugin>(instance: InstancePtr) -> u64 {
-    guard(|| Ok(tick_millis(plugin::<P>(instance).tick_every()))).unwrap_or(0)
+    guard(|| Ok(tick_millis(exported::<P>(instance).plugin.tick_every()))).unwrap_or(0)
 }
 
 extern "C" fn tick<P: Plugin>(instance: InstancePtr, now: u64) -> RResult<(), Failure> {
     guard(|| {
-        plugin::<P>(instance).tick(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
+        exported::<P>(instance).plugin.tick(SystemTime::UNIX_EPOCH + Duration::from_millis(now));
         Ok(())
     })
 }
 
 extern "C" fn snapshot<P: Plugin>(instance: InstancePtr) -> RResult<ROption<RawSnapshot>, Failure> {
     guard(|| {
-        let snapshot = plugin::<P>(instance).snapshot();
+        let snapshot = exported::<P>(instance).plugin.snapshot();
         Ok(snapshot.map(|s| RawSnapshot { version: s.version, bytes: s.bytes.into() }).into())
+    })
+}
+
+extern "C" fn snapshot_for<P: Plugin>(
+    instance: InstancePtr,
+    why: u32,
+) -> RResult<ROption<RawSnapshot>, Failure> {
+    guard(|| {
+        let reason = match why {
+            abi::why_snapshot::REPLACED => SnapshotReason::Replaced,
+            abi::why_snapshot::RECONFIGURED => SnapshotReason::Reconfigured,
+            abi::why_snapshot::STOPPING => SnapshotReason::Stopping,
+            abi::why_snapshot::CHECKED => SnapshotReason::Checked,
+            _ => SnapshotReason::Stored,
+        };
+        let snapshot = exported::<P>(instance).plugin.snapshot_for(reason);
+        Ok(snapshot.map(|s| RawSnapshot { version: s.version, bytes: s.bytes.into() }).into())
+    })
+}
+
+extern "C" fn event<P: Plugin>(instance: InstancePtr, raw: RawEvent<'_>) -> RResult<(), Failure> {
+    guard(|| {
+        exported::<P>(instance).plugin.event(Event::new(raw));
+        Ok(())
+    })
+}
+
+extern "C" fn timer<P: Plugin>(instance: InstancePtr, key: RStr<'_>) -> RResult<(), Failure> {
+    guard(|| {
+        exported::<P>(instance).plugin.timer(key.as_str());
+        Ok(())
+    })
+}
+
+extern "C" fn retiring<P: Plugin>(
+    instance: InstancePtr,
+    why: u32,
+    millis: u64,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let reason = match why {
+            abi::why_retiring::RECONFIGURED => RetireReason::Reconfigured,
+            abi::why_retiring::REMOVED => RetireReason::Removed,
+            abi::why_retiring::DISABLED => RetireReason::Disabled,
+            abi::why_retiring::STOPPING => RetireReason::Stopping,
+            _ => RetireReason::Replaced,
+        };
+        let deadline = Instant::now() + Duration::from_millis(millis);
+        exported::<P>(instance).plugin.retiring(reason, deadline);
+        Ok(())
+    })
+}
+
+extern "C" fn config_changed<P: Plugin>(
+    instance: InstancePtr,
+    config: RStr<'_>,
+) -> RResult<u32, Failure> {
+    guard(|| {
+        let changed = exported::<P>(instance).plugin.config_changed(config.as_str());
+        Ok(match changed.map_err(|StartError(text)| refused(text))? {
+            ConfigChange::Applied => abi::config_change::APPLIED,
+            ConfigChange::Restart => abi::config_change::RESTART,
+        })
+    })
+}
+
+extern "C" fn request<P: Plugin>(
+    instance: InstancePtr,
+    raw: RawRequest<'_>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let exported = exported::<P>(instance);
+        let request = Request::new(raw, exported.host);
+        let response = exported.plugin.request(&request);
+        request.answer(&response);
+        Ok(())
+    })
+}
+
+extern "C" fn suspended<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        exported.plugin.suspended(&session);
+        Ok(())
+    })
+}
+
+extern "C" fn resumed<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let exported = exported::<P>(instance);
+        let session = exported.session(session);
+        exported.plugin.resumed(&session);
+        Ok(())
     })
 }
 
@@ -191,23 +341,23 @@ extern "C" fn restore<P: Plugin>(
 ) -> RResult<(), Failure> {
     guard(|| {
         let snapshot = Snapshot { version, bytes: bytes.to_vec() };
-        plugin::<P>(instance).restore(snapshot).map_err(|error| refused(error.0))
+        exported::<P>(instance).plugin.restore(snapshot).map_err(|error| refused(error.0))
     })
 }
 
 extern "C" fn destroy<P: Plugin>(instance: InstancePtr) -> RResult<(), Failure> {
     guard(|| {
         // SAFETY: `start::<P>` created the pointer from a box; the host calls `destroy` once, last.
-        drop(unsafe { Box::from_raw(instance.0.cast::<P>()) });
+        drop(unsafe { Box::from_raw(instance.0.cast::<Exported<P>>()) });
         Ok(())
     })
 }
 
-/// Returns the plugin of an instance pointer, for the duration of one call.
-fn plugin<'a, P: Plugin>(instance: InstancePtr) -> &'a mut P {
+/// Returns the target of an instance pointer, for the duration of one call.
+fn exported<'a, P: Plugin>(instance: InstancePtr) -> &'a mut Exported<P> {
     // SAFETY: `start::<P>` of the same library created the pointer. The host calls one function at
     // a time with it and none after `destroy`, so the reference is unique during the caller's call.
-    unsafe { &mut *instance.0.cast::<P>() }
+    unsafe { &mut *instance.0.cast::<Exported<P>>() }
 }
 
 /// Runs `call` and converts a panic to a [`Failure`]. The panic hook has logged its location.

@@ -1,10 +1,23 @@
 //! [`Host`]: the functions that an application calls.
 
-use crate::abi::{self, HostRef, Opaque, RawAudience, RawMessage, RawSession, RawTarget, Visitor};
-use crate::plugin::Session;
+mod data;
+mod events;
+mod metrics;
+mod rooms;
+mod ticket;
+mod timers;
+
+use crate::Session;
+use crate::abi::{
+    self, HostRef, Opaque, RawAudience, RawMessage, RawSession, RawTarget, Sink, Visitor,
+};
 use crate::types::{
     Audience, CloseCode, ConnectionId, HostError, Level, Message, Scope, Target, Verdict,
 };
+
+pub use self::events::Event;
+pub use self::metrics::{Counter, Gauge, Histogram};
+pub use self::ticket::Ticket;
 
 /// The functions of the host, for one instance. Cheap to clone, usable from any thread.
 ///
@@ -23,6 +36,16 @@ pub struct Host {
 impl Host {
     pub(crate) fn new(raw: HostRef) -> Self {
         Self { raw }
+    }
+
+    /// Returns the newest ABI step that the host knows. A function of a later step returns
+    /// [`HostError::Unsupported`] or has a documented fallback.
+    #[must_use]
+    pub fn abi_step(&self) -> u32 {
+        self.raw.table.abi_version().unwrap_or(match self.raw.table.send_latest() {
+            Some(_) => 2,
+            None => 1,
+        })
     }
 
     /// Sends a message to one connection of this resource.
@@ -227,10 +250,18 @@ impl Host {
     /// # Errors
     /// [`HostError::Retired`].
     pub fn sessions(&self, mut visit: impl FnMut(&Session<'_>)) -> Result<(), HostError> {
-        let mut visit: &mut dyn FnMut(&Session<'_>) = &mut visit;
-        check(abi::visit_with(&mut visit, |visitor: Visitor<'_>| {
-            self.raw.table.sessions()(self.raw.context, visitor)
-        }))
+        self.visit(&mut visit, |visitor| self.raw.table.sessions()(self.raw.context, visitor))
+    }
+
+    fn visit(
+        &self,
+        visit: &mut dyn FnMut(&Session<'_>),
+        call: impl FnOnce(Visitor<'_>) -> u32,
+    ) -> Result<(), HostError> {
+        let table = self.raw.table;
+        let mut raw_visit = |raw: RawSession<'_>| visit(&Session::new(raw, table));
+        let mut raw_visit: &mut dyn FnMut(RawSession<'_>) = &mut raw_visit;
+        check(abi::visit_with(&mut raw_visit, call))
     }
 
     /// Writes a line to the host's log, with the fields plugin, generation and resource.
@@ -269,13 +300,14 @@ fn raw_message(message: Message<'_>) -> RawMessage<'_> {
     }
 }
 
-fn check(status: u32) -> Result<(), HostError> {
+pub(crate) fn check(status: u32) -> Result<(), HostError> {
     match status {
         abi::status::OK => Ok(()),
         abi::status::GONE => Err(HostError::Gone),
         abi::status::RETIRED => Err(HostError::Retired),
         abi::status::TOO_LARGE => Err(HostError::TooLarge),
         abi::status::TOO_MANY => Err(HostError::TooMany),
+        abi::status::INVALID => Err(HostError::Invalid),
         _ => Err(HostError::Unsupported),
     }
 }
@@ -284,11 +316,30 @@ fn count(count: abi::Count) -> Result<usize, HostError> {
     check(count.status).map(|()| usize::try_from(count.count).unwrap_or(usize::MAX))
 }
 
+/// Returns the bytes that the host puts, or `None` if it puts none.
+pub(crate) fn collect_bytes(
+    call: impl FnOnce(Sink<'_>) -> u32,
+) -> Result<Option<Vec<u8>>, HostError> {
+    let mut bytes = None;
+    let mut put = |part: &[u8]| bytes.get_or_insert_with(Vec::new).extend_from_slice(part);
+    let mut put: &mut dyn FnMut(&[u8]) = &mut put;
+    check(abi::collect(&mut put, call))?;
+    Ok(bytes)
+}
+
+/// Returns the texts that the host puts.
+pub(crate) fn collect_texts(call: impl FnOnce(Sink<'_>) -> u32) -> Result<Vec<String>, HostError> {
+    let mut texts = Vec::new();
+    let mut put = |text: &[u8]| texts.push(String::from_utf8_lossy(text).into_owned());
+    let mut put: &mut dyn FnMut(&[u8]) = &mut put;
+    check(abi::collect(&mut put, call))?;
+    Ok(texts)
+}
+
 /// Calls the closure of [`Host::sessions`]. A panic of the closure must not unwind into the host.
 pub(crate) extern "C" fn visit<'a>(context: Opaque<'a>, session: RawSession<'_>) {
-    let session = Session::new(session);
     let visited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        abi::with_visitor(context, |visit| visit(&session));
+        abi::with_visitor(context, |visit| visit(session));
     }));
     if let Err(payload) = visited {
         crate::export::discard(payload);

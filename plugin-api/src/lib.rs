@@ -149,22 +149,36 @@
 
 #[doc(hidden)]
 pub mod abi;
+mod blocking;
+#[cfg(feature = "serde")]
 mod config;
 mod export;
 mod host;
+mod http;
+#[cfg(feature = "serde")]
+mod json;
 mod logging;
+#[cfg(feature = "serde")]
 mod packet;
 mod plugin;
+mod session;
 pub mod testing;
 mod types;
 
+#[cfg(feature = "serde")]
 pub use config::read_config;
 #[doc(hidden)]
 pub use export::__private;
-pub use host::Host;
+pub use host::{Counter, Event, Gauge, Histogram, Host, Ticket};
+pub use http::{Request, Responder, Response};
+#[cfg(feature = "serde")]
+pub use json::{Call, CallId, SessionData, read_json, read_message};
+#[cfg(feature = "serde")]
 pub use packet::{Json, Packet};
-pub use plugin::{Plugin, Session};
+pub use plugin::Plugin;
+pub use session::Session;
 pub use types::{
-    Audience, CloseCode, CloseReason, ClosedBy, ConnectionId, HostError, Kind, Level, Message,
-    Refused, RestoreError, Scope, Snapshot, StartError, Target, Verdict, is_uuid,
+    Audience, CloseCode, CloseReason, ClosedBy, ConfigChange, ConnectionId, HostError, Kind, Level,
+    Message, Refused, RestoreError, RetireReason, Scope, Snapshot, SnapshotReason, StartError,
+    Target, Verdict, is_uuid,
 };

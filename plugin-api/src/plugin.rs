@@ -1,12 +1,12 @@
-//! The trait that an application implements, and the [`Session`] that its callbacks receive.
+//! The trait that an application implements.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::Host;
-use crate::abi::{self, RawSession};
 use crate::types::{
-    CloseReason, ConnectionId, Kind, Message, Refused, RestoreError, Snapshot, StartError,
+    CloseReason, ConfigChange, Message, Refused, RestoreError, RetireReason, Snapshot,
+    SnapshotReason, StartError,
 };
+use crate::{Event, Host, Request, Response, Session};
 
 /// An application: the callbacks that the host makes for one resource.
 ///
@@ -27,6 +27,20 @@ pub trait Plugin: Send + Sized + 'static {
     /// With `true` the instance runs on the host's runtime threads and answers about 20 µs sooner.
     /// `lane = "thread" | "shared"` in `plugins.toml` overrides it. Default: `false`.
     const NEVER_BLOCKS: bool = false;
+
+    /// Whether the host calls [`messages`](Self::messages) instead of [`message`](Self::message).
+    /// Default: `false`. ABI step 3; an older host calls `message`.
+    const BATCHES: bool = false;
+
+    /// Whether the host passes plain HTTP requests to [`request`](Self::request). Default: `false`.
+    /// ABI step 3; an older host answers them itself.
+    const HTTP: bool = false;
+
+    /// A JSON schema of the configuration, or an empty text (the default) for none.
+    ///
+    /// `plugsocket check` and the host report each violation with its place before they call
+    /// [`start`](Self::start). ABI step 3; an older host ignores it.
+    const CONFIG_SCHEMA: &'static str = "";
 
     /// Creates an instance.
     ///
@@ -63,6 +77,85 @@ pub trait Plugin: Send + Sized + 'static {
     /// # Errors
     /// The host closes the connection with this code and reason, then calls [`close`](Self::close).
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused>;
+
+    /// Handles the complete messages that one read of a connection brought, if
+    /// [`BATCHES`](Self::BATCHES) is set; at least one.
+    ///
+    /// When this returns, the host sends one `next` for each message, after everything that was
+    /// sent to the client meanwhile. Default: calls [`message`](Self::message) for each one. ABI
+    /// step 3.
+    ///
+    /// ```
+    /// # use plugsocket_plugin::*;
+    /// # struct Log { host: Host, lines: Vec<String> }
+    /// # impl Plugin for Log {
+    /// #   fn start(host: Host, _: &str) -> Result<Self, StartError> {
+    /// #       Ok(Self { host, lines: Vec::new() })
+    /// #   }
+    /// const BATCHES: bool = true;
+    ///
+    /// fn messages(&mut self, session: &Session<'_>, batch: &[Message<'_>]) -> Result<(), Refused> {
+    ///     self.lines.extend(batch.iter().filter_map(|message| message.to_text().map(str::to_owned)));
+    ///     // One answer for the whole batch.
+    ///     let _ = self.host.send(session.id(), &self.lines.len().to_string());
+    ///     Ok(())
+    /// }
+    ///
+    /// fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
+    ///     // An older host.
+    ///     self.messages(session, &[message])
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`message`](Self::message); the rest of the batch counts as handled.
+    fn messages(&mut self, session: &Session<'_>, messages: &[Message<'_>]) -> Result<(), Refused> {
+        messages.iter().try_for_each(|message| self.message(session, *message))
+    }
+
+    /// Handles what this instance, or one of its threads, has [posted](Host::post).
+    ///
+    /// Called between messages, in the order of the posts. Default: drops it. ABI step 3.
+    fn event(&mut self, event: Event) {
+        drop(event);
+    }
+
+    /// Reports that the timer with this key has expired: see [`Host::after`] and [`Host::every`].
+    ///
+    /// Called between messages, never early. Default: does nothing. ABI step 3.
+    fn timer(&mut self, key: &str) {
+        let _ = key;
+    }
+
+    /// Answers a plain HTTP request on the path of the resource, or below it if the resource is a
+    /// pattern (`/path/*`), if [`HTTP`](Self::HTTP) is set. ABI step 3.
+    ///
+    /// The host has checked `auth` and `allowed_origins` of the resource. Without `auth`, everybody
+    /// may send requests: check [`Request::kind`] for what only scripts of the operator may do.
+    ///
+    /// ```
+    /// # use plugsocket_plugin::*;
+    /// # struct Shop { seats: u32 }
+    /// # impl Plugin for Shop {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self { seats: 12 }) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// const HTTP: bool = true;
+    ///
+    /// fn request(&mut self, request: &Request<'_>) -> Response {
+    ///     match request.method() {
+    ///         "GET" => Response::text(200, &format!("{} seats are free", self.seats)),
+    ///         // A POST is one message of a script, as without this function.
+    ///         "POST" => Response::unhandled(),
+    ///         _ => Response::text(405, "use GET").header("Allow", "GET, POST"),
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    fn request(&mut self, request: &Request<'_>) -> Response {
+        let _ = request;
+        Response::unhandled()
+    }
 
     /// Reports the end of a connection. Nothing can be sent to it any more.
     ///
@@ -104,6 +197,96 @@ pub trait Plugin: Send + Sized + 'static {
         None
     }
 
+    /// Returns the state as [`snapshot`](Self::snapshot) does, which the default calls, and learns
+    /// why it is requested. ABI step 3; an older host calls `snapshot`.
+    ///
+    /// ```
+    /// # use plugsocket_plugin::*;
+    /// # struct Cache { entries: Vec<u8> }
+    /// # impl Plugin for Cache {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self { entries: vec![] }) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// fn snapshot_for(&mut self, reason: SnapshotReason) -> Option<Snapshot> {
+    ///     // A cache is worth handing over, not writing to disk.
+    ///     let is_handed_over =
+    ///         matches!(reason, SnapshotReason::Replaced | SnapshotReason::Reconfigured);
+    ///     is_handed_over.then(|| Snapshot { version: 1, bytes: self.entries.clone() })
+    /// }
+    /// # }
+    /// ```
+    fn snapshot_for(&mut self, reason: SnapshotReason) -> Option<Snapshot> {
+        let _ = reason;
+        self.snapshot()
+    }
+
+    /// Applies a changed configuration to the running instance. ABI step 3.
+    ///
+    /// Called when only `[resources."/path".config]` has changed. The default asks for a new
+    /// instance, which gets the state, as older hosts do.
+    ///
+    /// ```
+    /// # use plugsocket_plugin::*;
+    /// # struct Quiz { seats: u32 }
+    /// # #[derive(serde::Deserialize)]
+    /// # struct Config { seats: u32 }
+    /// # impl Plugin for Quiz {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self { seats: 12 }) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// fn config_changed(&mut self, config: &str) -> Result<ConfigChange, StartError> {
+    ///     // Validates everything before it changes anything.
+    ///     self.seats = read_config::<Config>(config)?.seats;
+    ///     Ok(ConfigChange::Applied)
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// The operator reads the text; the whole changed file is not applied, and this instance keeps
+    /// its configuration.
+    fn config_changed(&mut self, config: &str) -> Result<ConfigChange, StartError> {
+        let _ = config;
+        Ok(ConfigChange::Restart)
+    }
+
+    /// Finishes what only this instance can finish: it receives nothing more. ABI step 3.
+    ///
+    /// Called once, after a successor has taken over or the resource has ended, on another thread
+    /// than the lane's. Until this returns, or until `deadline`, the functions of [`Host`] that
+    /// name one connection or one client (`send`, `feedback`, `close`, `set_fyi`, `set_data`) work;
+    /// then they return [`Retired`](crate::HostError::Retired). The instance is dropped next.
+    /// Default: does nothing.
+    ///
+    /// ```
+    /// # use plugsocket_plugin::*;
+    /// # use std::time::Instant;
+    /// # struct Bank { writer: Option<std::thread::JoinHandle<()>> }
+    /// # impl Plugin for Bank {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self { writer: None }) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// fn retiring(&mut self, _: RetireReason, _deadline: Instant) {
+    ///     // The thread still answers the clients whose payments it is writing.
+    ///     if let Some(writer) = self.writer.take() {
+    ///         let _ = writer.join();
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    fn retiring(&mut self, reason: RetireReason, deadline: Instant) {
+        let _ = (reason, deadline);
+    }
+
+    /// Reports that a connection broke and that its client may resume it. Reserved: this version of
+    /// the host resumes no connections and never calls it. ABI step 3.
+    fn suspended(&mut self, session: &Session<'_>) {
+        let _ = session;
+    }
+
+    /// Reports that a client has resumed a suspended connection. Reserved, as
+    /// [`suspended`](Self::suspended).
+    fn resumed(&mut self, session: &Session<'_>) {
+        let _ = session;
+    }
+
     /// Takes over the state of a predecessor, before the first event.
     ///
     /// The predecessor's connections are not opened again: [`Host::sessions`] lists those that are
@@ -119,168 +302,5 @@ pub trait Plugin: Send + Sized + 'static {
             snapshot.bytes.len(),
             snapshot.version
         )))
-    }
-}
-
-/// A client's connection, borrowed for one callback. To refer to it later, keep [`Session::id`].
-pub struct Session<'a> {
-    raw: RawSession<'a>,
-}
-
-impl<'a> Session<'a> {
-    pub(crate) fn new(raw: RawSession<'a>) -> Self {
-        Self { raw }
-    }
-
-    /// Returns the identifier by which [`Host`]'s functions address this connection.
-    #[must_use]
-    pub fn id(&self) -> ConnectionId {
-        ConnectionId(self.raw.id)
-    }
-
-    /// Returns the uuid that the client received in `ready`: the address for
-    /// [`Target::Uuid`](crate::Target::Uuid).
-    ///
-    /// It is a random UUID, a dot and a signature. Treat it as a secret of the client and its
-    /// scripts.
-    #[must_use]
-    pub fn uuid(&self) -> &'a str {
-        self.raw.uuid.as_str()
-    }
-
-    /// Returns how the client connected.
-    #[must_use]
-    pub fn kind(&self) -> Kind {
-        match self.raw.kind {
-            abi::kind::BACKEND => Kind::Backend,
-            abi::kind::TCP => Kind::Tcp,
-            _ => Kind::WebSocket,
-        }
-    }
-
-    /// Returns the name that a backend announced in its `Ident` header: 1 to 256 bytes without
-    /// control characters.
-    #[must_use]
-    pub fn ident(&self) -> Option<&'a str> {
-        self.field(abi::field::IDENT, "")
-    }
-
-    /// Returns the client's IP address as text, without a port.
-    ///
-    /// Behind a trusted proxy this is the address that the proxy reports; on a Unix socket, `unix`.
-    #[must_use]
-    pub fn address(&self) -> &'a str {
-        self.field(abi::field::ADDRESS, "").unwrap_or_default()
-    }
-
-    /// Returns the path of the resource, for example `/chat`.
-    #[must_use]
-    pub fn resource(&self) -> &'a str {
-        self.field(abi::field::RESOURCE, "").unwrap_or_default()
-    }
-
-    /// Returns the query of the request, not decoded and without `?`; empty if there is none.
-    #[must_use]
-    pub fn query(&self) -> &'a str {
-        self.field(abi::field::QUERY, "").unwrap_or_default()
-    }
-
-    /// Returns the first value of a query parameter, decoded as a form: `%20` and `+` are a space.
-    #[must_use]
-    pub fn query_value(&self, name: &str) -> Option<String> {
-        self.query().split('&').find_map(|pair| {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(key) == name).then(|| decode(value))
-        })
-    }
-
-    /// Returns the first request header with this name, compared without case, if it is UTF-8.
-    #[must_use]
-    pub fn header(&self, name: &str) -> Option<&'a str> {
-        self.field(abi::field::HEADER, name)
-    }
-
-    /// Returns the authenticated user, as the resource's `auth` established it before
-    /// [`open`](Plugin::open).
-    ///
-    /// This is a claim of the token (`user_claim`, by default `sub`) or the user in the answer of
-    /// the authentication endpoint. `None` on a resource without `auth`, for a backend that is
-    /// exempt, and if the endpoint named no user. An application that requires a user must refuse
-    /// `None`.
-    ///
-    /// Added after 1.0: on an older host always `None`.
-    #[must_use]
-    pub fn user(&self) -> Option<&'a str> {
-        self.field(abi::field::USER, "")
-    }
-
-    /// Returns the claims of the authenticated user as JSON text.
-    ///
-    /// For a token, an object with all of its claims; for an authentication endpoint, the `claims`
-    /// of its answer, which may be any JSON. `None` as for [`user`](Self::user), and if the
-    /// endpoint returned no claims.
-    #[must_use]
-    pub fn claims(&self) -> Option<&'a str> {
-        self.field(abi::field::CLAIMS, "")
-    }
-
-    fn field(&self, field: u32, name: &str) -> Option<&'a str> {
-        (self.raw.field)(self.raw.context, field, name.into())
-            .into_option()
-            .map(|text| text.as_str())
-    }
-}
-
-impl std::fmt::Debug for Session<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session")
-            .field("id", &self.id())
-            .field("kind", &self.kind())
-            .field("resource", &self.resource())
-            .field("address", &self.address())
-            .finish_non_exhaustive()
-    }
-}
-
-/// Decodes `application/x-www-form-urlencoded` (WHATWG URL); invalid UTF-8 is replaced by U+FFFD.
-fn decode(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes().iter();
-    while let Some(&byte) = rest.next() {
-        let decoded = match byte {
-            b'+' => b' ',
-            b'%' => {
-                let digits = rest.as_slice().get(..2).and_then(|d| std::str::from_utf8(d).ok());
-                match digits.and_then(|d| u8::from_str_radix(d, 16).ok()) {
-                    Some(value) => {
-                        rest.nth(1);
-                        value
-                    }
-                    None => byte,
-                }
-            }
-            _ => byte,
-        };
-        bytes.push(decoded);
-    }
-    String::from_utf8(bytes).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::decode;
-
-    #[test]
-    fn a_query_is_decoded_as_a_form() {
-        for (text, expected) in [
-            ("", ""),
-            ("a+b", "a b"),
-            ("M%C3%BCller", "Müller"),
-            ("100%", "100%"),
-            ("%zz%4", "%zz%4"),
-            ("%ff", "\u{fffd}"),
-        ] {
-            assert_eq!(decode(text), expected, "{text}");
-        }
     }
 }

@@ -185,6 +185,16 @@ impl Refused {
     }
 }
 
+impl From<HostError> for Refused {
+    /// With `?`: [`CloseCode::TRY_AGAIN`] for [`HostError::TooMany`], otherwise
+    /// [`CloseCode::ERROR`].
+    fn from(error: HostError) -> Self {
+        let code =
+            if error == HostError::TooMany { CloseCode::TRY_AGAIN } else { CloseCode::ERROR };
+        Self { code, reason: error.to_string() }
+    }
+}
+
 /// Why an instance cannot start, for the operator: what in the configuration is wrong, and what
 /// would be right.
 ///
@@ -232,6 +242,48 @@ pub struct Snapshot {
     pub version: u32,
     /// The state, in a format of the author's choice; JSON works well.
     pub bytes: Vec<u8>,
+}
+
+/// Why the host requests a snapshot: see [`Plugin::snapshot_for`](crate::Plugin::snapshot_for).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum SnapshotReason {
+    /// Another generation of the library takes over.
+    Replaced,
+    /// A new instance with another configuration takes over.
+    Reconfigured,
+    /// A copy for the disk (`snapshot_every`); the instance continues.
+    Stored,
+    /// The last copy for the disk: the host stops.
+    Stopping,
+    /// A check of a library: an instance in another process restores a copy.
+    Checked,
+}
+
+/// Why an instance retires: see [`Plugin::retiring`](crate::Plugin::retiring).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum RetireReason {
+    /// Another library serves the resource now.
+    Replaced,
+    /// A new instance with another configuration serves the resource now.
+    Reconfigured,
+    /// The resource was removed from `plugins.toml`.
+    Removed,
+    /// The operator has disabled the plugin.
+    Disabled,
+    /// The host stops.
+    Stopping,
+}
+
+/// What an instance did with a changed configuration: see
+/// [`Plugin::config_changed`](crate::Plugin::config_changed).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ConfigChange {
+    /// The running instance uses the new configuration.
+    Applied,
+    /// The change needs a new instance, which takes over the state.
+    Restart,
 }
 
 /// The receivers of a [`broadcast`](crate::Host::broadcast).
@@ -340,6 +392,8 @@ pub enum HostError {
     /// The connection is in `max_rooms` rooms (100 by default). ABI step 2: a plugin built against
     /// step 1 receives [`HostError::Unsupported`] instead.
     TooMany,
+    /// An argument is not valid; the documentation of the function says what is. ABI step 3.
+    Invalid,
     /// The host does not know this function; it is older than the plugin's copy of this crate.
     Unsupported,
 }
@@ -351,6 +405,7 @@ impl fmt::Display for HostError {
             Self::Retired => "this instance has been replaced",
             Self::TooLarge => "larger than the host's limit",
             Self::TooMany => "more than the host's limit",
+            Self::Invalid => "an argument is not valid",
             Self::Unsupported => "not supported by this host",
         })
     }

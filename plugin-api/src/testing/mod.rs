@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use self::simulated_host::{SimulatedHost, host_ref, lock, raw_session, retire};
-use crate::abi::HostContext;
+use crate::abi::{HostContext, HostTableRef};
 use crate::types::{
     CloseCode, CloseReason, ClosedBy, ConnectionId, Kind, Message, Refused, StartError,
 };
@@ -100,6 +100,7 @@ impl Peer {
 pub struct Harness<P: Plugin> {
     plugin: P,
     context: HostContext,
+    table: HostTableRef,
     host: Arc<Mutex<SimulatedHost>>,
 }
 
@@ -114,7 +115,12 @@ impl<P: Plugin> Harness<P> {
 
     fn start_on(config: &str, host: Arc<Mutex<SimulatedHost>>) -> Result<Self, StartError> {
         let raw = host_ref(host.clone());
-        Ok(Self { plugin: P::start(Host::new(raw), config)?, context: raw.context, host })
+        Ok(Self {
+            plugin: P::start(Host::new(raw), config)?,
+            context: raw.context,
+            table: raw.table,
+            host,
+        })
     }
 
     /// Connects a client; calls [`Plugin::open`].
@@ -232,7 +238,7 @@ impl<P: Plugin> Harness<P> {
     fn call<T>(&mut self, id: u64, call: impl FnOnce(&mut P, &Session<'_>) -> T) -> T {
         let peer = lock(&self.host).peers.get(&id).copied();
         let peer = peer.expect("a connection that this harness opened");
-        call(&mut self.plugin, &Session::new(raw_session(id, peer)))
+        call(&mut self.plugin, &Session::new(raw_session(id, peer), self.table))
     }
 }
 

@@ -107,7 +107,98 @@ fn table() -> HostTable {
         send_latest,
         broadcast_latest,
         publish_latest,
+        abi_version: abi::ABI_VERSION,
+        defer,
+        complete,
+        respond,
+        post,
+        post_value,
+        set_timer,
+        cancel_timer,
+        members,
+        room_count,
+        rooms,
+        room_names,
+        set_room_data,
+        room_data,
+        data,
+        session_data,
+        set_data,
+        metric,
+        record,
     }
+}
+
+extern "C" fn defer(_: HostContext, _: u64, _: u32) -> Count {
+    Count { status: u32::MAX, count: 0 }
+}
+
+extern "C" fn complete(_: HostContext, _: u64, _: abi::RawCompletion<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn respond(_: HostContext, _: u64, _: abi::RawResponse<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn post(_: HostContext, _: RSlice<'_, u8>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn post_value(_: HostContext, _: abi::RawValue) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn set_timer(_: HostContext, _: RStr<'_>, _: u64, _: bool) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn cancel_timer(_: HostContext, _: RStr<'_>) -> Count {
+    Count { status: u32::MAX, count: 0 }
+}
+
+extern "C" fn members(_: HostContext, _: RStr<'_>, _: Visitor<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn room_count(_: HostContext, _: RStr<'_>) -> Count {
+    Count { status: u32::MAX, count: 0 }
+}
+
+extern "C" fn rooms(_: HostContext, _: u64, _: abi::Sink<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn room_names(_: HostContext, _: abi::Sink<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn set_room_data(_: HostContext, _: RStr<'_>, _: RSlice<'_, u8>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn room_data(_: HostContext, _: RStr<'_>, _: abi::Sink<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn data(_: HostContext, _: u64, _: abi::Sink<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn session_data(_: Opaque<'_>, _: abi::Sink<'_>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn set_data(_: HostContext, _: u64, _: RSlice<'_, u8>) -> u32 {
+    u32::MAX
+}
+
+extern "C" fn metric(_: HostContext, _: abi::RawMetric<'_>) -> Count {
+    Count { status: u32::MAX, count: 0 }
+}
+
+extern "C" fn record(_: HostContext, _: u64, _: u32, _: f64) -> u32 {
+    u32::MAX
 }
 
 /// No peer of a test is slow, so each one receives all values.

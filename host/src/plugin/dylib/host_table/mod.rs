@@ -1,6 +1,11 @@
 //! The functions through which a library calls the host, and the contexts that it passes to them.
 #![expect(unsafe_code, reason = "turns the pointers that libraries pass back into references")]
 
+mod events;
+mod metrics;
+mod rooms;
+mod tickets;
+
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -121,6 +126,25 @@ pub(super) fn host_table() -> HostTableRef {
             send_latest,
             broadcast_latest,
             publish_latest,
+            abi_version: abi::ABI_VERSION,
+            members: rooms::members,
+            room_count: rooms::room_count,
+            rooms: rooms::rooms,
+            room_names: rooms::room_names,
+            set_room_data: rooms::set_room_data,
+            room_data: rooms::room_data,
+            data: rooms::data,
+            session_data: rooms::session_data,
+            set_data: rooms::set_data,
+            metric: metrics::metric,
+            record: metrics::record,
+            post: events::post,
+            post_value: events::post_value,
+            set_timer: events::set_timer,
+            cancel_timer: events::cancel_timer,
+            defer: tickets::defer,
+            complete: tickets::complete,
+            respond: tickets::respond,
         };
         table.leak_into_prefix()
     })
