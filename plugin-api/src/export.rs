@@ -92,7 +92,7 @@ pub fn module<P: Plugin>(
         snapshot: snapshot::<P>,
         restore: restore::<P>,
         destroy: destroy::<P>,
-        flags: u64::from(P::BATCHES) * abi::flag::BATCHES | u64::from(P::HTTP) * abi::flag::HTTP,
+        flags: flags::<P>(),
         config_schema: P::CONFIG_SCHEMA.into(),
         snapshot_for: snapshot_for::<P>,
         event: event::<P>,
@@ -105,6 +105,12 @@ pub fn module<P: Plugin>(
         resumed: resumed::<P>,
     };
     module.leak_into_prefix()
+}
+
+fn flags<P: Plugin>() -> u64 {
+    let batches = if P::BATCHES { abi::flag::BATCHES } else { 0 };
+    let http = if P::HTTP { abi::flag::HTTP } else { 0 };
+    batches | http
 }
 
 extern "C" fn attach(sink: LogSink) {

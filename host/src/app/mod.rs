@@ -327,7 +327,7 @@ fn background(
 
 /// Drops all instances and removes the staged copies of this process.
 async fn stop_lanes(hub: &Arc<Hub>) {
-    drop(timeout(STOP_LANES, supervisor::stop_lanes(hub)).await);
+    drop(timeout(STOP_LANES, supervisor::stop_lanes(hub, STOP_LANES)).await);
     staging::clear();
 }
 

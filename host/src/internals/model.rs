@@ -6,7 +6,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use plugsocket_plugin::{CloseCode, ClosedBy, RetireReason, SnapshotReason};
 use tokio::sync::oneshot;
 
 use super::fixture;
@@ -14,7 +14,7 @@ use crate::config::{HandoverSettings, LaneKind, Limits, OutboxPolicy};
 use crate::plugin::lane::handover::{Succession, Swap};
 use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Item, health};
-use crate::plugin::{Event, Failure, Instance, Snapshot};
+use crate::plugin::{Event, Failure, Instance, Retirement, Snapshot};
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::{Outgoing, Payload};
 use crate::routing::input::{Input, Load};
@@ -373,7 +373,7 @@ impl<F: FnMut(Event<'_>) + Send> Instance for Stage<F> {
         Ok(())
     }
 
-    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+    fn snapshot(&mut self, _: SnapshotReason) -> Result<Option<Snapshot>, Failure> {
         yield_now();
         Ok(None)
     }
@@ -411,7 +411,7 @@ fn recorder(generation: u64, notes: Notes) -> Box<dyn Instance> {
             Event::Open(peer) => format!("open {}", peer.client.address),
             Event::Message(_, payload) => String::from_utf8(payload.as_bytes().to_vec()).unwrap(),
             Event::Close(peer, _) => format!("close {}", peer.client.address),
-            Event::Error(..) | Event::Tick(_) => return,
+            _ => return,
         };
         yield_now();
         notes.lock().unwrap().push((generation, note));
@@ -454,7 +454,9 @@ fn each_item_is_seen_once_by_one_generation(kind: LaneKind) {
             let (next, known, any) = (recorder(2), Vec::new(), std::time::Duration::ZERO);
             let limits =
                 HandoverSettings { preflight: any, start: any, restore: any, snapshot_limit: 0 };
-            let swap = Swap { next, succession: Succession::Update, known, limits, done };
+            let retirement = Retirement { reason: RetireReason::Replaced, limit: any };
+            let succession = Succession::Update;
+            let swap = Swap { next, succession, known, limits, retirement, done };
             assert!(inbox.send(Item::Swap(Box::new(swap))).await.is_ok());
             assert!(outcome.await.unwrap().is_ok());
         });

@@ -18,10 +18,11 @@ pub(crate) mod staging;
 pub(crate) mod trial;
 pub(crate) mod watch;
 
+use std::any::Any;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use plugsocket_plugin::CloseCode;
+use plugsocket_plugin::{CloseCode, ConfigChange, RetireReason, SnapshotReason};
 
 use self::lane::health::{CallbackKind, Revocation};
 use crate::protocol::close::CloseReason;
@@ -33,9 +34,42 @@ use crate::routing::peer::Peer;
 pub(crate) enum Event<'a> {
     Open(&'a Peer),
     Message(&'a Peer, &'a Payload),
+    /// Only for an instance that [takes batches](Instance::takes_batches).
+    Messages(&'a Peer, &'a [&'a Payload]),
     Error(&'a Peer, &'a str),
     Close(&'a Peer, &'a CloseReason),
     Tick(SystemTime),
+    Posted(Posted),
+    Timer(&'a str),
+}
+
+/// What an instance or one of its threads has posted.
+#[derive(Debug)]
+pub(crate) struct Posted {
+    pub(crate) bytes: Bytes,
+    /// A value instead of bytes, which only the instance that posted it can use.
+    pub(crate) value: Option<Box<dyn Any + Send>>,
+}
+
+/// What an instance has requested before it served.
+#[derive(Debug, Default)]
+pub(crate) struct EarlyRequests {
+    pub(crate) posted: Vec<Posted>,
+    pub(crate) timers: Vec<TimerRequest>,
+}
+
+#[derive(Debug)]
+pub(crate) struct TimerRequest {
+    pub(crate) key: String,
+    pub(crate) delay: Duration,
+    pub(crate) repeats: bool,
+}
+
+/// Why an instance retires, and how long it may still address connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Retirement {
+    pub(crate) reason: RetireReason,
+    pub(crate) limit: Duration,
 }
 
 /// Why a callback failed.
@@ -51,10 +85,12 @@ impl Event<'_> {
     fn callback(&self) -> CallbackKind {
         match self {
             Self::Open(_) => CallbackKind::Open,
-            Self::Message(..) => CallbackKind::Message,
+            Self::Message(..) | Self::Messages(..) => CallbackKind::Message,
             Self::Error(..) => CallbackKind::Error,
             Self::Close(..) => CallbackKind::Close,
             Self::Tick(_) => CallbackKind::Tick,
+            Self::Posted(_) => CallbackKind::Event,
+            Self::Timer(_) => CallbackKind::Timer,
         }
     }
 }
@@ -78,10 +114,32 @@ pub(crate) struct Snapshot {
 /// A live object of a generation that serves one resource. Owned by a lane.
 pub(crate) trait Instance: Send {
     fn handle(&mut self, event: Event<'_>) -> Result<(), Failure>;
-    /// Returns the state for a successor; `None` if the application has none.
-    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure>;
+    /// Returns the state; `None` if the application has none.
+    fn snapshot(&mut self, reason: SnapshotReason) -> Result<Option<Snapshot>, Failure>;
     /// Grants the host functions and restores a state, if there is one.
     fn restore(&mut self, snapshot: Option<&Snapshot>) -> Result<(), Failure>;
+    /// Applies a changed configuration, unless that needs a new instance.
+    fn change_config(&mut self, config: &str) -> Result<ConfigChange, Failure> {
+        let _ = config;
+        Ok(ConfigChange::Restart)
+    }
+    /// Returns whether it takes the messages of one read at once.
+    fn takes_batches(&self) -> bool {
+        false
+    }
+    /// Returns what it has requested before it served.
+    fn take_early_requests(&mut self) -> EarlyRequests {
+        EarlyRequests::default()
+    }
+    /// Leaves it, for `limit`, only the host functions that name one connection.
+    fn begin_retiring(&mut self, limit: Duration) {
+        let _ = limit;
+        self.retire();
+    }
+    /// Lets it finish; called after [`begin_retiring`](Self::begin_retiring), outside of the lane.
+    fn finish_retiring(&mut self, retirement: Retirement) {
+        let _ = retirement;
+    }
     /// Revokes the host functions.
     fn retire(&mut self);
     /// Returns what revokes the host functions from outside the lane.

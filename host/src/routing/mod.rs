@@ -10,3 +10,5 @@ pub(crate) mod registry;
 pub(crate) mod resource;
 pub(crate) mod router;
 pub(crate) mod sync;
+pub(crate) mod tickets;
+pub(crate) mod timer_queue;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind};
+use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
-use super::outbox::{Gone, Outbox, OutboxBounds};
+use super::outbox::{Answer, Gone, Outbox, OutboxBounds};
 use super::resource::Resource;
 use crate::auth::Login;
 use crate::protocol::buffered::Share;
-use crate::protocol::close::CloseReason;
+use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Head};
 use crate::protocol::identity::Identity;
@@ -81,6 +81,16 @@ pub(crate) struct PeerState {
     /// Messages dropped for a slow consumer, and the minute in which that was last logged.
     dropped: AtomicU32,
     dropped_logged: AtomicU32,
+}
+
+/// How an application completes a message that it has deferred.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Completion<'a> {
+    Done,
+    /// With this `fyi`.
+    Fyi(&'a str),
+    Refused(CloseCode, &'a str),
+    Failed(&'static str),
 }
 
 impl PeerState {
@@ -177,8 +187,39 @@ impl Peer {
         }
     }
 
+    /// Answers a message whose acknowledgement was deferred.
+    ///
+    /// # Errors
+    /// `Gone` if the connection has ended.
+    pub(crate) fn settle(&self, ticket: u64, completion: Completion<'_>) -> Result<(), HostError> {
+        if let Completion::Refused(..) = completion {
+            self.resource.counters.add_refused();
+        }
+        let answer = match completion {
+            Completion::Done => self.acknowledgement(),
+            Completion::Fyi(fyi) if self.dialog => Answer::NextWith(next_packet(fyi)),
+            Completion::Fyi(_) => Answer::Silent,
+            Completion::Refused(code, reason) => {
+                Answer::Close(CloseReason::new(sendable(code), ClosedBy::Plugin, reason))
+            }
+            Completion::Failed(reason) => {
+                Answer::Close(CloseReason::new(CloseCode::ERROR, ClosedBy::Plugin, reason))
+            }
+        };
+        self.outbox.settle(ticket, answer, self.bounds).map_err(|Gone| HostError::Gone)
+    }
+
+    /// Ends a call that has deferred a message: acknowledges the other messages of it.
+    pub(crate) fn end_deferring_call(&self) {
+        self.outbox.end_deferring_call(|| self.acknowledgement(), self.bounds);
+    }
+
+    fn acknowledgement(&self) -> Answer {
+        if self.dialog { Answer::Next } else { Answer::Silent }
+    }
+
     pub(crate) fn set_fyi(&self, fyi: &str) {
-        self.outbox.set_next((!fyi.is_empty()).then(|| dialog::next(fyi).into()));
+        self.outbox.set_next(next_packet(fyi));
     }
 
     /// Returns whether the application has accepted the connection and not yet seen `close`.
@@ -219,4 +260,9 @@ impl Peer {
             self.outbox.push(Outgoing::Ping, self.bounds)
         };
     }
+}
+
+/// Returns the `next` packet with this `fyi`; `None` for an empty one.
+fn next_packet(fyi: &str) -> Option<Arc<str>> {
+    (!fyi.is_empty()).then(|| dialog::next(fyi).into())
 }

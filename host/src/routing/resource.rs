@@ -15,6 +15,8 @@ use super::counters::Counters;
 use super::peer::Peer;
 use super::registry::ById;
 use super::sync::{read, write};
+use super::tickets::Tickets;
+use super::timer_queue::TimerQueue;
 use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, RETRY_AFTER};
@@ -27,6 +29,8 @@ pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 pub(crate) struct Resource {
     pub(crate) path: String,
     pub(crate) counters: Counters,
+    pub(crate) tickets: Tickets,
+    pub(crate) timers: TimerQueue,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -87,6 +91,8 @@ impl Resource {
         Self {
             path,
             counters: Counters::default(),
+            tickets: Tickets::default(),
+            timers: TimerQueue::default(),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scope, Target};
 
 use super::outbox::Gone;
-use super::peer::Peer;
+use super::peer::{Completion, Peer};
 use super::registry::Registry;
 use super::resource::{Resource, Resources};
 use crate::protocol::close::{CloseReason, sendable};
@@ -65,6 +65,23 @@ pub(crate) enum Command<'a> {
         id: ConnectionId,
         fyi: &'a str,
     },
+}
+
+impl Command<'_> {
+    /// Returns whether it names one connection or client.
+    pub(crate) fn names_one(&self) -> bool {
+        match self {
+            Self::Send { .. }
+            | Self::Answer { .. }
+            | Self::Feedback { .. }
+            | Self::Close { .. }
+            | Self::SetFyi { .. } => true,
+            Self::Broadcast { .. }
+            | Self::Publish { .. }
+            | Self::Join { .. }
+            | Self::Leave { .. } => false,
+        }
+    }
 }
 
 /// Delivers commands.
@@ -135,6 +152,23 @@ impl Router {
                 Ok(1)
             }
         }
+    }
+
+    /// Completes a message that an application on `from` has deferred.
+    ///
+    /// # Errors
+    /// `Gone` if the ticket is closed or the connection has ended; `TooLarge` for the `fyi`.
+    pub(crate) fn complete(
+        &self,
+        from: &Resource,
+        ticket: u64,
+        completion: Completion<'_>,
+    ) -> Result<(), HostError> {
+        if let Completion::Fyi(fyi) = completion {
+            check_length(fyi, Self::MAX_FYI)?;
+        }
+        let id = from.tickets.take(ticket).ok_or(HostError::Gone)?;
+        self.registry.find(id).ok_or(HostError::Gone)?.settle(ticket, completion)
     }
 
     const MAX_ROOM_NAME: usize = 256;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use plugsocket_plugin::RetireReason;
 use tracing::{debug, error, info, warn};
 
 use super::commands::CommandResult;
@@ -21,7 +22,7 @@ use crate::hub::status::FileState;
 use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
 use crate::protocol::buffered;
-use crate::routing::resource::{Resources, ServiceState};
+use crate::routing::resource::{Resource, Resources, ServiceState};
 
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> CommandResult {
@@ -133,11 +134,28 @@ impl Supervisor {
         }
     }
 
-    /// Loads and starts everything that the configuration needs and that does not run yet.
+    /// Loads and starts everything that the configuration needs and that does not run yet. Running
+    /// instances apply a change that needs no new instance; they revert it if something else fails.
     pub(super) async fn prepare(
         &mut self,
         old: &Config,
         new: &Config,
+    ) -> Result<BTreeMap<String, Candidate>, String> {
+        let mut changed = Vec::new();
+        let prepared = self.prepare_all(old, new, &mut changed).await;
+        if prepared.is_err() {
+            for resource in changed {
+                self.revert_config(&resource, &old.resources[&resource.path]).await;
+            }
+        }
+        prepared
+    }
+
+    async fn prepare_all(
+        &mut self,
+        old: &Config,
+        new: &Config,
+        adapted: &mut Vec<Arc<Resource>>,
     ) -> Result<BTreeMap<String, Candidate>, String> {
         let diff = old.diff(new);
         let changed = diff.added.iter().chain(&diff.remapped).chain(&diff.reconfigured);
@@ -171,11 +189,18 @@ impl Supervisor {
             }
             let Some(generation) = self.active(plugin) else { continue };
             let resource = running.get(path).cloned().unwrap_or_else(|| unserved(path, settings));
+            if is_update && self.change_config(&resource, settings).await.map_err(refused)? {
+                adapted.push(resource);
+                continue;
+            }
             let started = match is_update && !is_served(&resource) {
                 true => self.start_with_state(&generation, &resource, settings).await,
                 false => self.start_instance(&generation, &resource, settings).await,
             };
-            let candidate = started.map_err(refused)?;
+            let mut candidate = started.map_err(refused)?;
+            if is_update {
+                candidate.replaces = RetireReason::Reconfigured;
+            }
             candidates.insert(path.clone(), candidate);
         }
         Ok(candidates)

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use plugsocket_plugin::RetireReason;
 use tracing::info;
 
 use super::Supervisor;
@@ -77,7 +78,7 @@ impl Supervisor {
         let text = format!("the application {plugin} is disabled");
         let outage = Outage { text, retry_after: DISABLED_RETRY };
         let reason = outage.close_reason();
-        self.close(resource, outage, reason).await;
+        self.close(resource, outage, reason, RetireReason::Disabled).await;
         self.reset_failures(&resource.path);
     }
 

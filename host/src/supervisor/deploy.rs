@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use plugsocket_plugin::CloseCode;
+use plugsocket_plugin::{CloseCode, RetireReason};
 use tokio::sync::oneshot;
 use tracing::{error, info};
 
@@ -13,11 +13,11 @@ use super::restart::InitialState;
 use crate::config::{Config, LaneKind, ResourceSettings};
 use crate::error::chain;
 use crate::hub::status::Active;
-use crate::plugin::Instance;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{Handover, Succession, Swap, SwapError, discard};
 use crate::plugin::lane::inbox::Inbox;
 use crate::plugin::lane::{self, Executor, Item};
+use crate::plugin::{Instance, Retirement};
 use crate::protocol::close::CloseReason;
 use crate::protocol::time_limit::timeout;
 use crate::routing::peer::Peer;
@@ -31,6 +31,8 @@ pub(super) struct Candidate {
     pub(super) lane: LaneKind,
     /// With [`Succession::Restored`]: the sessions that the state refers to.
     pub(super) known: Vec<Arc<Peer>>,
+    /// Why it takes over, for its predecessor.
+    pub(super) replaces: RetireReason,
 }
 
 impl Supervisor {
@@ -194,11 +196,13 @@ impl Supervisor {
                 .inspect_err(|_| self.schedule_restart(&resource.path, InitialState::Written));
         };
         let number = candidate.instance.generation();
-        let Candidate { instance: next, generation, known, .. } = candidate;
+        let Candidate { instance: next, generation, known, replaces, .. } = candidate;
         let (done, outcome) = oneshot::channel();
         let config = self.hub.config.load_full();
         let limits = config.server.reload.handover.clone();
-        let swap = Box::new(Swap { next, succession, known, limits, done });
+        let limit = config.server.watchdog.callback_limit;
+        let retirement = Retirement { reason: replaces, limit };
+        let swap = Box::new(Swap { next, succession, known, limits, retirement, done });
         let swap = async {
             inbox.send(Item::Swap(swap)).await.ok()?;
             outcome.await.ok()
@@ -237,7 +241,7 @@ impl Supervisor {
         let text = "this resource was removed".to_owned();
         let reason = CloseReason::host(CloseCode::AWAY, text.clone());
         let outage = Outage { text, retry_after: REMOVED_RETRY };
-        self.close(resource, outage, reason).await;
+        self.close(resource, outage, reason, RetireReason::Removed).await;
         self.reset_failures(&resource.path);
     }
 
@@ -287,7 +291,8 @@ impl Supervisor {
             Ok(Ok(Ok(instance))) => {
                 let lane = lane_kind(settings, generation.facts.never_blocks);
                 let (instance, known) = (Box::new(instance), Vec::new());
-                return Ok(Candidate { instance, generation, resource, lane, known });
+                let replaces = RetireReason::Replaced;
+                return Ok(Candidate { instance, generation, resource, lane, known, replaces });
             }
             Ok(Ok(Err(failure))) => failure.into_text(),
             Ok(Err(_)) => "its thread has ended".to_owned(),

@@ -54,6 +54,8 @@ pub(crate) enum Refusal {
     Load(#[from] LoadError),
     #[error("{resource}: it did not start: {text}")]
     Start { resource: String, text: String },
+    #[error("{resource}: it does not accept its changed configuration: {text}")]
+    Configuration { resource: String, text: String },
     #[error("{resource}: it did not start within {limit:?}")]
     StartHung { resource: String, limit: Duration },
     #[error("an internal task failed")]
@@ -64,7 +66,9 @@ impl Refusal {
     /// Returns the reason; if an application has refused to start, with the place of its settings.
     pub(super) fn with_place(&self, config: &Config) -> String {
         let resource = match self {
-            Self::Start { resource, .. } => Some(resource.as_str()),
+            Self::Start { resource, .. } | Self::Configuration { resource, .. } => {
+                Some(resource.as_str())
+            }
             Self::Preflight(error) => error.refusing(),
             _ => None,
         };

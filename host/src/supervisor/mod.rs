@@ -6,6 +6,7 @@
 //! nothing and logs one line.
 
 mod apply_config;
+mod change_config;
 mod commands;
 mod deploy;
 mod load;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use plugsocket_plugin::RetireReason;
 use tokio::sync::{mpsc, oneshot, watch as watch_channel};
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, warn};
@@ -39,7 +41,7 @@ use crate::hub::status::PluginStatus;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::Succession;
 use crate::plugin::lane::health::LaneHealth;
-use crate::plugin::{staging, watch};
+use crate::plugin::{Retirement, staging, watch};
 use crate::routing::resource::{Resources, ServiceState};
 use crate::routing::router::Router;
 
@@ -314,15 +316,16 @@ impl Supervisor {
 /// How long unmapped libraries are gathered before they are reported.
 const GATHER_AVAILABLE: std::time::Duration = std::time::Duration::from_millis(300);
 
-/// Stops all lanes, each after emptying its inbox. A free function, because it must work after the
+/// Stops all lanes, each after emptying its inbox; their instances have `limit` to finish. A free function, because it must work after the
 /// supervisor has ended.
-pub(crate) async fn stop_lanes(hub: &Hub) {
+pub(crate) async fn stop_lanes(hub: &Hub, limit: std::time::Duration) {
+    let retirement = Retirement { reason: RetireReason::Stopping, limit };
     let resources = hub.resources.load_full();
     let mut ended = Vec::new();
     for resource in resources.values() {
         if let ServiceState::Serving(inbox) = &resource.service().state {
             let (done, end) = oneshot::channel();
-            if inbox.send(Item::Stop(done)).await.is_ok() {
+            if inbox.send(Item::Stop(retirement, done)).await.is_ok() {
                 ended.push(end);
             }
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
+use plugsocket_plugin::SnapshotReason;
 use tokio::sync::oneshot;
 use tracing::debug;
 
@@ -106,7 +107,7 @@ impl Supervisor {
 /// Takes a snapshot of a running instance; `None` if it has none within the limits.
 pub(super) async fn snapshot_of(inbox: &Inbox, limits: &HandoverSettings) -> Option<Snapshot> {
     let (done, taken) = oneshot::channel();
-    inbox.send(Item::Snapshot(done)).await.ok()?;
+    inbox.send(Item::Snapshot(SnapshotReason::Checked, done)).await.ok()?;
     let snapshot = taken.await.ok()?.ok()??.snapshot;
     (snapshot.bytes.len() <= limits.snapshot_limit).then_some(snapshot)
 }

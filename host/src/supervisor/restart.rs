@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use plugsocket_plugin::RetireReason;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::{error, info, warn};
@@ -15,6 +16,7 @@ use tracing::{error, info, warn};
 use super::Supervisor;
 use super::preflight::Library;
 use crate::error::chain;
+use crate::plugin::Retirement;
 use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::{Succession, SwapError};
 use crate::plugin::lane::health::LaneHealth;
@@ -93,7 +95,7 @@ impl Supervisor {
         let text = "the application failed too often and is being restarted".to_owned();
         let outage = Outage { text, retry_after: pause };
         let reason = outage.close_reason();
-        self.close(&resource, outage, reason).await;
+        self.close(&resource, outage, reason, RetireReason::Replaced).await;
         self.restart_after(path, pause, InitialState::Nothing);
     }
 
@@ -166,14 +168,17 @@ impl Supervisor {
         resource: &Arc<Resource>,
         outage: Outage,
         reason: CloseReason,
+        retires: RetireReason,
     ) {
+        let limit = self.hub.config.load().server.watchdog.callback_limit;
+        let retirement = Retirement { reason: retires, limit };
         let former = make_unavailable(resource, &outage);
         self.close_connections(resource, &reason);
         let ServiceState::Serving(inbox) = &former.state else { return };
         // Until the lane has ended: items behind a callback that never returns would wait for ever.
         let end = async {
             let (done, ended) = oneshot::channel();
-            if inbox.send(Item::Stop(done)).await.is_ok() {
+            if inbox.send(Item::Stop(retirement, done)).await.is_ok() {
                 // Fails only for a lane that has ended.
                 drop(ended.await);
             }

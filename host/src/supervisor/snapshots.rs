@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use plugsocket_plugin::SnapshotReason;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
@@ -48,7 +49,8 @@ pub(crate) async fn write_periodically(hub: Arc<Hub>, snapshot_writer: Arc<Snaps
                     let due = *last.entry(path.clone()).or_insert(now) + every <= now;
                     if due && let Ok(turn) = snapshot_writer.turn(path).try_lock_owned() {
                         last.insert(path.clone(), now);
-                        writing.spawn(write(hub.clone(), config.clone(), path.clone(), turn));
+                        let of = (path.clone(), SnapshotReason::Stored);
+                        writing.spawn(write(hub.clone(), config.clone(), of, turn));
                     }
                 }
             }
@@ -64,8 +66,8 @@ pub(crate) async fn write_last(hub: &Arc<Hub>, snapshot_writer: &SnapshotWriter)
     for (path, settings) in &config.resources {
         if settings.snapshot_every.is_some() {
             let (turn, hub) = (snapshot_writer.turn(path).lock_owned(), hub.clone());
-            let (config, path) = (config.clone(), path.clone());
-            writing.spawn(async move { write(hub, config, path, turn.await).await });
+            let (config, of) = (config.clone(), (path.clone(), SnapshotReason::Stopping));
+            writing.spawn(async move { write(hub, config, of, turn.await).await });
         }
     }
     while writing.join_next().await.is_some() {}
@@ -79,12 +81,17 @@ impl SnapshotWriter {
 }
 
 /// Requests a snapshot from the lane of a resource and writes it.
-async fn write(hub: Arc<Hub>, config: Arc<Config>, path: String, turn: OwnedMutexGuard<()>) {
+async fn write(
+    hub: Arc<Hub>,
+    config: Arc<Config>,
+    (path, reason): (String, SnapshotReason),
+    turn: OwnedMutexGuard<()>,
+) {
     let Some(resource) = hub.resources.load().get(&path).cloned() else { return };
     let service = resource.service();
     let ServiceState::Serving(inbox) = &service.state else { return };
     let (done, taken) = oneshot::channel();
-    if inbox.send(Item::Snapshot(done)).await.is_err() {
+    if inbox.send(Item::Snapshot(reason, done)).await.is_err() {
         return;
     }
     let taken = tokio::select! {

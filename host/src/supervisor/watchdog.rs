@@ -17,6 +17,7 @@ use super::Change;
 use crate::config::{Config, WatchdogSettings};
 use crate::hub::Hub;
 use crate::plugin::lane::health::{LaneHealth, StallDetector, StallFinding, suspended_for};
+use crate::routing::peer::Completion;
 use crate::routing::resource::{Resource, ServiceState};
 
 /// Stops the watchdog when dropped.
@@ -44,6 +45,7 @@ pub(crate) fn start(hub: Arc<Hub>, changes: Sender<Change>) -> io::Result<Watchd
             checked = Instant::now();
             lanes.values_mut().for_each(|lane: &mut WatchedLane| lane.detector.exclude(late));
             check_lanes(&hub, &config, &mut lanes, &changes);
+            expire_tickets(&hub, config.server.watchdog.callback_limit, late);
         }
     })?;
     Ok(Watchdog { _stop: stop })
@@ -98,6 +100,23 @@ fn check_lanes(
             && changes.try_send(Change::Panicking(path.clone())).is_ok()
         {
             lane.panics = SlidingWindow::new(resource.counters.values().panics);
+        }
+    }
+}
+
+/// Closes the connections whose deferred messages were not completed within `limit`.
+fn expire_tickets(hub: &Hub, limit: Duration, late: Duration) {
+    for resource in hub.resources.load().values() {
+        if late > Duration::ZERO {
+            resource.tickets.exclude(late);
+        }
+        for (ticket, id) in resource.tickets.take_expired(limit) {
+            let Some(peer) = hub.registry.find(id) else { continue };
+            let failed = Completion::Failed("the application did not answer in time");
+            if peer.settle(ticket, failed).is_ok() {
+                let (resource, peer) = (resource.path.as_str(), &*peer.client.address);
+                warn!(resource, %id, peer, ?limit, "deferred message not completed; connection closed");
+            }
         }
     }
 }

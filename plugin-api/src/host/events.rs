@@ -88,7 +88,7 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::TooMany`] if the inbox of the resource is full (`inbox_messages`);
-    /// [`HostError::TooLarge`] above `max_message`; [`HostError::Retired`] after the instance has
+    /// [`HostError::TooLarge`] above 1 MiB; [`HostError::Retired`] after the instance has
     /// been replaced; [`HostError::Unsupported`] on an older host.
     pub fn post(&self, bytes: &[u8]) -> Result<(), HostError> {
         let post = self.raw.table.post().ok_or(HostError::Unsupported)?;

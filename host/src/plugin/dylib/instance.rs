@@ -5,25 +5,59 @@ use std::time::{Duration, SystemTime};
 
 use abi_stable::std_types::{RResult, RVec};
 use bytes::Bytes;
-use plugsocket_plugin::abi::{self, InstancePtr, ModuleRef, RawMessage, RawReason};
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use plugsocket_plugin::abi::{
+    self, InstancePtr, ModuleRef, RawEvent, RawMessage, RawReason, ValuePtr,
+};
+use plugsocket_plugin::{CloseCode, ClosedBy, ConfigChange, RetireReason, SnapshotReason};
 
 use super::Generation;
-use super::host_table::{InstanceContext, raw_session, while_handling};
+use super::host_table::{InstanceContext, PostedValue, raw_session, while_handling};
 use crate::plugin::lane::health::Revocation;
-use crate::plugin::{Event, Failure, Instance, Snapshot};
+use crate::plugin::{EarlyRequests, Event, Failure, Instance, Posted, Retirement, Snapshot};
 use crate::protocol::chunk::Form;
+use crate::protocol::payload::Payload;
 
 /// An instance behind the ABI.
 pub(crate) struct DylibInstance {
-    pub(super) pointer: InstancePtr,
-    pub(super) context: &'static InstanceContext,
+    pointer: InstancePtr,
+    context: &'static InstanceContext,
+    takes_batches: bool,
 }
 
 impl DylibInstance {
+    pub(super) fn new(pointer: InstancePtr, context: &'static InstanceContext) -> Self {
+        let module = context.generation.module;
+        let flags = module.flags().unwrap_or(0);
+        let takes_batches = flags & abi::flag::BATCHES != 0 && module.messages().is_some();
+        Self { pointer, context, takes_batches }
+    }
+
+    /// Passes on what was posted. A value goes only to the instance that posted it.
+    fn post(&self, posted: Posted) -> Result<(), Failure> {
+        let Some(event) = self.module().event() else { return Ok(()) };
+        let bytes = posted.bytes.as_ref().into();
+        let value = match posted.value {
+            None => ValuePtr(std::ptr::null_mut()),
+            Some(value) => match value.downcast::<PostedValue>() {
+                Ok(value) if value.is_of(self.context) => value.into_pointer(),
+                _ => return Ok(()),
+            },
+        };
+        event(self.pointer, RawEvent { value, bytes }).into_result().map_err(failure)
+    }
+
     fn module(&self) -> ModuleRef {
         self.context.generation.module
     }
+}
+
+/// Lends a message to a plugin for one call.
+fn raw_message(payload: &Payload) -> RawMessage<'_> {
+    let kind = match payload.form {
+        Form::Binary => abi::message::BINARY,
+        _ => abi::message::TEXT,
+    };
+    RawMessage { kind, bytes: payload.as_bytes().into() }
 }
 
 impl Instance for DylibInstance {
@@ -31,12 +65,15 @@ impl Instance for DylibInstance {
         let module = self.module();
         let result = match event {
             Event::Message(peer, payload) => {
-                let kind = match payload.form {
-                    Form::Binary => abi::message::BINARY,
-                    _ => abi::message::TEXT,
-                };
-                let message = RawMessage { kind, bytes: payload.as_bytes().into() };
+                let message = raw_message(payload);
                 while_handling(peer, || module.message()(self.pointer, raw_session(peer), message))
+            }
+            Event::Messages(peer, payloads) => {
+                let Some(messages) = module.messages() else { return Ok(()) };
+                let batch: Vec<RawMessage<'_>> =
+                    payloads.iter().map(|payload| raw_message(payload)).collect();
+                let batch = batch.as_slice().into();
+                while_handling(peer, || messages(self.pointer, raw_session(peer), batch))
             }
             Event::Open(peer) => module.open()(self.pointer, raw_session(peer)),
             Event::Error(peer, text) => {
@@ -53,12 +90,21 @@ impl Instance for DylibInstance {
                 module.close()(self.pointer, raw_session(peer), reason)
             }
             Event::Tick(now) => module.tick()(self.pointer, unix_millis(now)),
+            Event::Timer(key) => match module.timer() {
+                Some(timer) => timer(self.pointer, key.into()),
+                None => return Ok(()),
+            },
+            Event::Posted(posted) => return self.post(posted),
         };
         result.into_result().map_err(failure)
     }
 
-    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
-        let raw = self.module().snapshot()(self.pointer).into_result().map_err(failure)?;
+    fn snapshot(&mut self, reason: SnapshotReason) -> Result<Option<Snapshot>, Failure> {
+        let raw = match self.module().snapshot_for() {
+            Some(snapshot_for) => snapshot_for(self.pointer, raw_snapshot_reason(reason)),
+            None => self.module().snapshot()(self.pointer),
+        };
+        let raw = raw.into_result().map_err(failure)?;
         Ok(raw.into_option().map(|raw| {
             let generation = self.context.generation.clone();
             generation.retain();
@@ -73,6 +119,43 @@ impl Instance for DylibInstance {
         self.module().restore()(self.pointer, *version, bytes.as_ref().into())
             .into_result()
             .map_err(failure)
+    }
+
+    fn change_config(&mut self, config: &str) -> Result<ConfigChange, Failure> {
+        let Some(config_changed) = self.module().config_changed() else {
+            return Ok(ConfigChange::Restart);
+        };
+        match config_changed(self.pointer, config.into()).into_result().map_err(failure)? {
+            abi::config_change::APPLIED => Ok(ConfigChange::Applied),
+            _ => Ok(ConfigChange::Restart),
+        }
+    }
+
+    fn takes_batches(&self) -> bool {
+        self.takes_batches
+    }
+
+    fn take_early_requests(&mut self) -> EarlyRequests {
+        self.context.take_early_requests()
+    }
+
+    fn begin_retiring(&mut self, limit: Duration) {
+        match self.module().retiring() {
+            Some(_) => self.context.begin_retiring(limit),
+            None => self.context.retire(),
+        }
+    }
+
+    fn finish_retiring(&mut self, retirement: Retirement) {
+        let Some(retiring) = self.module().retiring() else { return };
+        let rest = self.context.retires_in().unwrap_or(retirement.limit);
+        let millis = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
+        let reason = raw_retire_reason(retirement.reason);
+        if let RResult::RErr(failed) = retiring(self.pointer, reason, millis) {
+            let (plugin, reason) = (self.plugin(), failed.text.as_str());
+            tracing::warn!(plugin, reason, "callback `retiring` failed");
+        }
+        self.context.retire();
     }
 
     fn retire(&mut self) {
@@ -100,6 +183,8 @@ impl Instance for DylibInstance {
 impl Drop for DylibInstance {
     fn drop(&mut self) {
         self.retire();
+        // What it has requested for later; values need the library.
+        drop(self.context.take_early_requests());
         if let RResult::RErr(failed) = self.module().destroy()(self.pointer) {
             let (plugin, reason) = (self.plugin(), failed.text.as_str());
             tracing::warn!(plugin, reason, "dropping an instance failed");
@@ -132,6 +217,26 @@ pub(super) fn failure(raw: abi::Failure) -> Failure {
     match raw.code {
         abi::Failure::REFUSED => Failure::Refused(CloseCode(raw.close_code), raw.text.into()),
         _ => Failure::Panicked(raw.text.into()),
+    }
+}
+
+fn raw_snapshot_reason(reason: SnapshotReason) -> u32 {
+    match reason {
+        SnapshotReason::Replaced => abi::why_snapshot::REPLACED,
+        SnapshotReason::Reconfigured => abi::why_snapshot::RECONFIGURED,
+        SnapshotReason::Stopping => abi::why_snapshot::STOPPING,
+        SnapshotReason::Checked => abi::why_snapshot::CHECKED,
+        _ => abi::why_snapshot::STORED,
+    }
+}
+
+fn raw_retire_reason(reason: RetireReason) -> u32 {
+    match reason {
+        RetireReason::Reconfigured => abi::why_retiring::RECONFIGURED,
+        RetireReason::Removed => abi::why_retiring::REMOVED,
+        RetireReason::Disabled => abi::why_retiring::DISABLED,
+        RetireReason::Stopping => abi::why_retiring::STOPPING,
+        _ => abi::why_retiring::REPLACED,
     }
 }
 

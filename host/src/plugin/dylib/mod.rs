@@ -82,7 +82,7 @@ impl Generation {
         let host = HostRef { context: context.as_raw(), table: host_table() };
         self.retain();
         let started = self.module.start()(host, config.into()).into_result();
-        started.map(|pointer| DylibInstance { pointer, context }).map_err(|raw| {
+        started.map(|pointer| DylibInstance::new(pointer, context)).map_err(|raw| {
             let failure = instance::failure(raw);
             self.release();
             failure

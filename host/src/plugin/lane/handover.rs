@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::health::Revocation;
 use crate::config::HandoverSettings;
-use crate::plugin::{Failure, Instance, Snapshot};
+use crate::plugin::{Failure, Instance, Retirement, Snapshot};
 use crate::protocol::time_limit::timeout;
 use crate::routing::counters::CounterValues;
 use crate::routing::peer::Peer;
@@ -20,6 +20,8 @@ pub(crate) struct Swap {
     /// With [`Succession::Restored`]: the sessions in the successor's state.
     pub(crate) known: Vec<Arc<Peer>>,
     pub(crate) limits: HandoverSettings,
+    /// How the predecessor retires.
+    pub(crate) retirement: Retirement,
     /// Receives the outcome. If the receiver was dropped, the swap does not take place.
     pub(crate) done: oneshot::Sender<Result<Handover, SwapError>>,
 }
@@ -117,12 +119,29 @@ pub(crate) async fn restore(
     }
 }
 
-/// Drops an instance on its own thread, because its `Drop` may join threads. Returns what completes
-/// when it was dropped.
+/// Drops an instance that has not served, on its own thread, because its `Drop` may join threads.
+/// Returns what completes when it was dropped.
 pub(crate) fn discard(instance: Box<dyn Instance>) -> oneshot::Receiver<()> {
+    drop_after(instance, |_| {})
+}
+
+/// Lets an instance that has served finish, and drops it, as [`discard`] does.
+pub(super) fn retire(
+    mut instance: Box<dyn Instance>,
+    retirement: Retirement,
+) -> oneshot::Receiver<()> {
+    instance.begin_retiring(retirement.limit);
+    drop_after(instance, move |instance| instance.finish_retiring(retirement))
+}
+
+fn drop_after(
+    mut instance: Box<dyn Instance>,
+    finish: impl FnOnce(&mut dyn Instance) + Send + 'static,
+) -> oneshot::Receiver<()> {
     let (done, gone) = oneshot::channel();
     let name = format!("drop:{}", instance.generation());
     let work = move || {
+        finish(&mut *instance);
         drop(instance);
         // The requester may have gone.
         done.send(()).ok();

@@ -25,6 +25,9 @@ pub(crate) enum CallbackKind {
     Error,
     Tick,
     Snapshot,
+    Event,
+    Timer,
+    Configuration,
 }
 
 impl fmt::Display for CallbackKind {
@@ -36,15 +39,28 @@ impl fmt::Display for CallbackKind {
             Self::Error => "error",
             Self::Tick => "tick",
             Self::Snapshot => "snapshot",
+            Self::Event => "event",
+            Self::Timer => "timer",
+            Self::Configuration => "config_changed",
         })
     }
 }
 
 impl CallbackKind {
+    const ALL: [Self; 9] = [
+        Self::Open,
+        Self::Message,
+        Self::Close,
+        Self::Error,
+        Self::Tick,
+        Self::Snapshot,
+        Self::Event,
+        Self::Timer,
+        Self::Configuration,
+    ];
+
     fn of(word: u64) -> Option<Self> {
-        [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot]
-            .into_iter()
-            .find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
+        Self::ALL.into_iter().find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::sync::mpsc::error::{SendError, TrySendError};
 use super::Item;
 use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
+use crate::plugin::Posted;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
 use crate::routing::sync::AtomicUsize;
@@ -87,6 +88,12 @@ impl Inbox {
             return Ok(());
         }
         self.queue(Item::Inputs { peer: peer.clone(), inputs, reserved: Load::default() })
+    }
+
+    /// Queues what an application has posted. Never a direct call: the caller is in the application
+    /// or on a thread of it, which may hold a lock of the application.
+    pub(crate) fn post(&self, posted: Box<Posted>) -> Result<(), TrySendError<Item>> {
+        self.queue(Item::Event(posted))
     }
 
     fn take_turn(&self, work: impl FnOnce(&mut Dispatcher)) {

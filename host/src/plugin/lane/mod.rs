@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use plugsocket_plugin::{ConfigChange, SnapshotReason};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info_span};
@@ -28,11 +29,12 @@ pub(crate) use self::executor::{Executor, open};
 use self::handover::Swap;
 use self::inbox::LaneShared;
 use super::snapshot_file::SnapshotFile;
-use super::{Failure, Instance};
+use super::{Failure, Instance, Posted, Retirement};
 use crate::protocol::close::CloseReason;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
 use crate::routing::sync::pause;
+use crate::routing::timer_queue::TimerQueue;
 
 /// A unit of work in the inbox.
 pub(crate) enum Item {
@@ -46,16 +48,25 @@ pub(crate) enum Item {
     /// Continues with the deferred inputs of a connection.
     Resume(Arc<Peer>),
     Close(Arc<Peer>, CloseReason),
+    Event(Box<Posted>),
     Swap(Box<Swap>),
+    /// Applies a changed configuration to the instance, unless that needs a new one.
+    Configure(Box<Configure>),
     /// Requests the state together with the name of its application, which only the lane knows at
     /// that moment. The instance continues.
-    Snapshot(oneshot::Sender<Result<Option<SnapshotFile>, Failure>>),
+    Snapshot(SnapshotReason, oneshot::Sender<Result<Option<SnapshotFile>, Failure>>),
     /// Ends the lane after the items already in its inbox and returns the instance, which another
     /// lane takes over.
     Yield(oneshot::Sender<Box<dyn Instance>>),
     /// Ends lane and instance after the items already in the inbox, and closes every connection.
     /// Answered before the instance is dropped, with a receiver for the end of the drop.
-    Stop(oneshot::Sender<oneshot::Receiver<()>>),
+    Stop(Retirement, oneshot::Sender<oneshot::Receiver<()>>),
+}
+
+/// A changed configuration, as JSON.
+pub(crate) struct Configure {
+    pub(crate) config: String,
+    pub(crate) done: oneshot::Sender<Result<ConfigChange, Failure>>,
 }
 
 impl Item {
@@ -95,12 +106,14 @@ impl Lane {
     async fn run(mut self, max_batch: usize) {
         let mut batch = Vec::with_capacity(max_batch);
         loop {
-            let Some(dispatcher) = self.dispatcher().await else { return };
-            let (path, generation) =
-                (dispatcher.resource().path.clone(), dispatcher.instance().generation());
+            let Some(mut dispatcher) = self.dispatcher().await else { return };
+            dispatcher.handle_early_requests();
+            let (resource, generation) =
+                (dispatcher.resource().clone(), dispatcher.instance().generation());
             self.shared.slot.put(dispatcher);
-            let span = info_span!("lane", resource = path, generation);
-            let progress = self.run_generation(&mut batch, max_batch).instrument(span).await;
+            let span = info_span!("lane", resource = resource.path, generation);
+            let running = self.run_generation(&resource.timers, &mut batch, max_batch);
+            let progress = running.instrument(span).await;
             if progress == Progress::Ended {
                 return;
             }
@@ -109,7 +122,12 @@ impl Lane {
 
     /// Runs until the instance is swapped or the lane ends; `batch` begins with the items that were
     /// behind the last swap.
-    async fn run_generation(&mut self, batch: &mut Vec<Item>, max_batch: usize) -> Progress {
+    async fn run_generation(
+        &mut self,
+        timers: &TimerQueue,
+        batch: &mut Vec<Item>,
+        max_batch: usize,
+    ) -> Progress {
         let mut batch_size = max_batch;
         if !batch.is_empty() {
             match self.process(batch).await {
@@ -120,10 +138,10 @@ impl Lane {
         }
         loop {
             let Some(mut dispatcher) = self.dispatcher().await else { return Progress::Ended };
-            let next_tick = dispatcher.schedule_tick();
+            let next_time = dispatcher.schedule_tick().into_iter().chain(timers.next()).min();
             self.shared.slot.put(dispatcher);
-            let tick = async {
-                match next_tick {
+            let clock = async {
+                match next_time {
                     Some(at) => sleep_until(at).await,
                     None => pending().await,
                 }
@@ -147,12 +165,18 @@ impl Lane {
                     }
                 }
                 () = self.shared.slot.tick_wanted.notified() => {}
-                () = tick => {
+                () = timers.changed.notified() => {}
+                () = clock => {
                     let Some(mut dispatcher) = self.dispatcher().await else {
                         return Progress::Ended;
                     };
-                    dispatcher.tick();
+                    dispatcher.handle_clock();
+                    let is_given_up = dispatcher.is_given_up();
                     self.shared.slot.put(dispatcher);
+                    if is_given_up {
+                        break;
+                    }
+                    tokio::task::consume_budget().await;
                 }
             }
         }

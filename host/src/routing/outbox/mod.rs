@@ -10,6 +10,7 @@
 //!
 //! An idle outbox allocates nothing. Does not know sockets.
 
+mod acknowledgement;
 mod budget;
 mod eviction;
 mod overflow;
@@ -23,6 +24,8 @@ use std::task::{Context, Poll, Waker};
 
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
+use self::acknowledgement::Waiting;
+pub(crate) use self::acknowledgement::{Answer, CallPosition};
 use self::budget::Budget;
 pub(crate) use self::budget::OutboxBounds;
 pub(crate) use self::eviction::Holding;
@@ -99,6 +102,8 @@ struct OutboxState {
     keys: Option<Box<ConflationKeys>>,
     /// Present while input is deferred.
     deferred: Option<Box<Deferred>>,
+    /// Present while an acknowledgement is deferred.
+    waiting: Option<Box<Waiting>>,
 }
 
 /// Input that the lane handles later.
@@ -159,18 +164,6 @@ impl Outbox {
         self.append(&mut self.lock(), item, key, bounds)
     }
 
-    /// Appends `next`, as [`push`](Self::push) does.
-    pub(crate) fn acknowledge(&self, bounds: OutboxBounds) -> Result<(), Gone> {
-        let mut state = self.lock();
-        let next = Outgoing::Next(state.next.clone());
-        self.append(&mut state, next, None, bounds).map(drop)
-    }
-
-    /// Sets the `next` packet; `None` for an empty `fyi`.
-    pub(crate) fn set_next(&self, packet: Option<Arc<str>>) {
-        self.lock().next = packet;
-    }
-
     fn append(
         &self,
         state: &mut OutboxState,
@@ -226,7 +219,10 @@ impl Outbox {
     /// If the host closes with 1001, answers to messages that the application already has are still
     /// accepted until the lane calls [`finish`](Self::finish).
     pub(crate) fn close(&self, reason: CloseReason) -> Result<(), Gone> {
-        let mut state = self.lock();
+        self.close_now(&mut self.lock(), reason)
+    }
+
+    fn close_now(&self, state: &mut OutboxState, reason: CloseReason) -> Result<(), Gone> {
         if state.phase.is_ending() {
             return Err(Gone);
         }
@@ -236,7 +232,7 @@ impl Outbox {
         let accepts = reason.by == ClosedBy::Host && reason.code == CloseCode::AWAY;
         let is_opening = state.phase.is_opening();
         state.phase = Phase::Closing { reason: Some(reason), accepts, is_opening };
-        self.wake(&state);
+        self.wake(state);
         Ok(())
     }
 
@@ -415,6 +411,7 @@ impl Outbox {
 
 impl OutboxState {
     fn finish(&mut self) {
+        self.drop_waiting();
         if self.phase.is_opening() {
             // Without a decision there was no `ready`, and nothing may follow it.
             self.drop_queue();

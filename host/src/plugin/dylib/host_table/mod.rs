@@ -9,7 +9,8 @@ mod tickets;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, Instant};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{ROption, RSlice, RStr};
@@ -21,7 +22,9 @@ use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind, Scope, Target}
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, error, info, trace, warn};
 
+pub(super) use self::events::PostedValue;
 use super::Generation;
+use crate::plugin::EarlyRequests;
 use crate::plugin::lane::health::Revocation;
 use crate::protocol::chunk::Form;
 use crate::protocol::payload::Payload;
@@ -32,6 +35,10 @@ use crate::routing::router::{Command, Router};
 /// What an instance passes to each function of the host. Leaked: about 100 bytes for each instance.
 pub(super) struct InstanceContext {
     state: AtomicU8,
+    /// End of the time in which a retiring instance may address connections.
+    retires_at: OnceLock<Instant>,
+    /// What the instance has requested before it served; `None` once the lane has taken it.
+    early: Mutex<Option<EarlyRequests>>,
     pub(super) generation: Arc<Generation>,
     resource: Arc<Resource>,
     router: Arc<Router>,
@@ -42,14 +49,22 @@ impl InstanceContext {
     const CANDIDATE: u8 = 0;
     const ACTIVE: u8 = 1;
     const RETIRED: u8 = 2;
+    /// Another instance serves; this one may address connections until `retires_at`.
+    const RETIRING: u8 = 3;
 
     pub(super) fn leak(
         generation: Arc<Generation>,
         resource: Arc<Resource>,
         router: Arc<Router>,
     ) -> &'static Self {
-        let state = AtomicU8::new(Self::CANDIDATE);
-        Box::leak(Box::new(Self { state, generation, resource, router }))
+        Box::leak(Box::new(Self {
+            state: AtomicU8::new(Self::CANDIDATE),
+            retires_at: OnceLock::new(),
+            early: Mutex::new(Some(EarlyRequests::default())),
+            generation,
+            resource,
+            router,
+        }))
     }
 
     pub(super) fn as_raw(&'static self) -> HostContext {
@@ -65,6 +80,17 @@ impl InstanceContext {
         self.state.store(Self::ACTIVE, Ordering::Release);
     }
 
+    /// Leaves the instance, for `limit`, the functions that name one connection or client.
+    pub(super) fn begin_retiring(&self, limit: Duration) {
+        self.retires_at.set(Instant::now() + limit).ok();
+        self.state.store(Self::RETIRING, Ordering::Release);
+    }
+
+    /// Returns the time in which a retiring instance may still address connections.
+    pub(super) fn retires_in(&self) -> Option<Duration> {
+        self.retires_at.get().map(|end| end.saturating_duration_since(Instant::now()))
+    }
+
     pub(super) fn retire(&self) {
         self.state.store(Self::RETIRED, Ordering::Release);
     }
@@ -77,19 +103,39 @@ impl InstanceContext {
         self.state.load(Ordering::Acquire) == Self::ACTIVE
     }
 
+    /// Returns whether the instance may call the functions that name one connection or client.
+    fn may_address(&self) -> bool {
+        match self.state.load(Ordering::Acquire) {
+            Self::ACTIVE => true,
+            Self::RETIRING => self.retires_at.get().is_some_and(|end| Instant::now() < *end),
+            _ => false,
+        }
+    }
+
     fn deliver(&self, command: Command<'_>) -> Count {
-        let delivered = match self.is_active() {
+        let is_allowed = if command.names_one() { self.may_address() } else { self.is_active() };
+        counted(match is_allowed {
             true => self.router.deliver(&self.resource, command),
             false => Err(HostError::Retired),
-        };
-        let status = match delivered {
-            Ok(count) => return Count { status: status::OK, count },
-            Err(HostError::TooLarge) => status::TOO_LARGE,
-            Err(HostError::TooMany) => status::TOO_MANY,
-            Err(HostError::Retired) => status::RETIRED,
-            Err(_) => status::GONE,
-        };
-        Count { status, count: 0 }
+        })
+    }
+}
+
+/// Returns the result of a function at the boundary.
+fn counted(result: Result<u64, HostError>) -> Count {
+    match result {
+        Ok(count) => Count { status: status::OK, count },
+        Err(error) => Count { status: status_of(error), count: 0 },
+    }
+}
+
+fn status_of(error: HostError) -> u32 {
+    match error {
+        HostError::TooLarge => status::TOO_LARGE,
+        HostError::TooMany => status::TOO_MANY,
+        HostError::Retired => status::RETIRED,
+        HostError::Invalid => status::INVALID,
+        _ => status::GONE,
     }
 }
 

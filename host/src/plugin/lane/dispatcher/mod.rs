@@ -1,25 +1,26 @@
 //! Owns the instance and calls it for each item; also performs the swap.
 
+mod input;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use plugsocket_plugin::{CloseCode, ClosedBy};
+use plugsocket_plugin::{CloseCode, ClosedBy, ConfigChange, RetireReason, SnapshotReason};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::Item;
-use super::handover::{Handover, Succession, Swap, SwapError, activate, discard, restore};
+use super::handover::{Handover, Succession, Swap, SwapError, activate, discard, restore, retire};
 use super::health::{CallbackKind, LaneHealth};
+use super::{Configure, Item};
 use crate::config::HandoverSettings;
 use crate::plugin::snapshot_file::SnapshotFile;
-use crate::plugin::{Event, Failure, Instance, Snapshot};
+use crate::plugin::{EarlyRequests, Event, Failure, Instance, Retirement, Snapshot, TimerRequest};
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::payload::Outgoing;
-use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
 use crate::routing::resource::Resource;
 use crate::routing::sync::{AtomicBool, Mutex};
@@ -38,7 +39,7 @@ enum LaneEnd {
     /// No end was requested. The lane still ends when every sender of its inbox was dropped.
     None,
     Yield(oneshot::Sender<Box<dyn Instance>>),
-    Stop(oneshot::Sender<oneshot::Receiver<()>>),
+    Stop(Retirement, oneshot::Sender<oneshot::Receiver<()>>),
     /// The lane was stuck and the resource has another one; the items in the inbox are dropped.
     GivenUp,
 }
@@ -102,7 +103,7 @@ impl Dispatcher {
         Self { health, resource, instance, next_tick: None, ending: LaneEnd::None }
     }
 
-    pub(super) fn resource(&self) -> &Resource {
+    pub(super) fn resource(&self) -> &Arc<Resource> {
         &self.resource
     }
 
@@ -127,7 +128,7 @@ impl Dispatcher {
                 warn!("callback returned after its lane was given up; the lane ends");
                 return drop(discard(self.instance));
             }
-            LaneEnd::None | LaneEnd::Stop(_) => {}
+            LaneEnd::None | LaneEnd::Stop(..) => {}
         }
         let removed = CloseReason::host(CloseCode::AWAY, "this application was removed");
         for peer in self.resource.members() {
@@ -135,12 +136,13 @@ impl Dispatcher {
             peer.outbox.close(removed.clone()).ok();
             self.close(&peer, &removed);
         }
-        self.instance.retire();
         // On its own thread: on a shared lane other tasks wait for this one.
-        let gone = discard(self.instance);
-        if let LaneEnd::Stop(done) = ending {
+        if let LaneEnd::Stop(retirement, done) = ending {
             // The requester may have gone.
-            drop(done.send(gone));
+            drop(done.send(retire(self.instance, retirement)));
+        } else {
+            self.instance.retire();
+            drop(discard(self.instance));
         }
     }
 
@@ -153,15 +155,21 @@ impl Dispatcher {
             Item::Close(peer, reason) => self.close(&peer, &reason),
             // Processed by the lane, because they may wait.
             Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
-            Item::Snapshot(done) => {
+            Item::Event(posted) => self.notify(Event::Posted(*posted)),
+            Item::Configure(configure) => {
+                let Configure { config, done } = *configure;
+                // The requester may have gone.
+                drop(done.send(self.change_config(&config)));
+            }
+            Item::Snapshot(reason, done) => {
                 let plugin = self.instance.plugin().to_owned();
                 let file = |snapshot| SnapshotFile { plugin, snapshot };
-                let taken = self.snapshot().map(|taken| taken.map(file));
+                let taken = self.snapshot(reason).map(|taken| taken.map(file));
                 // The requester may have gone.
                 drop(done.send(taken));
             }
             Item::Yield(successor) => self.ending = LaneEnd::Yield(successor),
-            Item::Stop(done) => self.ending = LaneEnd::Stop(done),
+            Item::Stop(retirement, done) => self.ending = LaneEnd::Stop(retirement, done),
         }
     }
 
@@ -177,95 +185,14 @@ impl Dispatcher {
         }
     }
 
-    /// Handles what a peer sent and yields to other tasks in between. Defers what would overfill
-    /// the peer's outbox, but handles at least `minimum` inputs.
-    pub(super) async fn handle_or_defer(
-        &mut self,
-        peer: &Peer,
-        mut inputs: Vec<Input>,
-        reserved: Load,
-        minimum: usize,
-    ) {
-        let mut handled = 0;
-        while handled < inputs.len() && (handled < minimum || !peer.outbox.is_crowded(peer.bounds))
-        {
-            if handled > 0 {
-                tokio::task::yield_now().await;
-            }
-            handled += self.handle_batch(peer, &inputs[handled..]);
-        }
-        let rest = inputs.split_off(handled);
-        peer.outbox.release(reserved.without(Load::of(&rest)));
-        if !rest.is_empty() {
-            peer.outbox.defer(rest);
-        }
-    }
-
-    pub(super) async fn resume(&mut self, peer: &Peer) {
-        if peer.outbox.is_deferring() {
-            let inputs = peer.outbox.take_deferred();
-            let reserved = Load::of(&inputs);
-            // Everything that waited is written: one input is handled even if the outbox has filled
-            // again since.
-            self.handle_or_defer(peer, inputs, reserved, 1).await;
-        }
-    }
-
-    /// Handles as many inputs as one turn allows and returns their number. A turn is bounded in
-    /// time, because 64 inputs may be a broadcast each, and by the free part of the peer's outbox.
-    pub(super) fn handle_batch(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
-        const TURN: Duration = Duration::from_micros(200);
-        /// Inputs between two readings of the clock.
-        const CLOCK_INTERVAL: usize = 16;
-        if peer.outbox.is_deferring() {
-            return 0;
-        }
-        let begun = (inputs.len() > CLOCK_INTERVAL).then(Instant::now);
-        let is_over = |handled: usize| {
-            handled > 0
-                && handled.is_multiple_of(CLOCK_INTERVAL)
-                && begun.is_some_and(|begun| begun.elapsed() > TURN)
-        };
-        let mut handled = 0;
-        for input in inputs {
-            // The first one can be answered: it was read because the outbox had room.
-            let is_crowded = handled > 0 && peer.outbox.is_crowded(peer.bounds);
-            if is_crowded || is_over(handled) {
-                break;
-            }
-            self.handle(peer, input);
-            handled += 1;
-        }
-        self.resource.counters.add_messages(handled as u64);
-        handled
-    }
-
-    fn handle(&mut self, peer: &Peer, input: &Input) {
-        // The application refused or closed the connection and does not get its remaining inputs.
-        if self.is_given_up() || !peer.is_member() || peer.outbox.is_cut_off() {
-            return;
-        }
-        let result = match input {
-            Input::Message(payload) => self.call(Event::Message(peer, payload)),
-            Input::Chunk => Ok(()),
-        };
-        if let Err(Failure::Refused(..)) = &result {
-            self.resource.counters.add_refused();
-        }
-        match result {
-            _ if self.is_given_up() => {}
-            Ok(()) => peer.acknowledge(),
-            // It may be closing already.
-            Err(failure) => drop(peer.outbox.close(close_reason(failure)).err()),
-        }
-    }
-
     fn close(&mut self, peer: &Arc<Peer>, reason: &CloseReason) {
         let deferred = peer.outbox.take_deferred();
         if !deferred.is_empty() {
             // Handles everything that was read, although the answers are dropped.
             peer.outbox.finish();
-            deferred.iter().for_each(|input| self.handle(peer, input));
+            for input in &deferred {
+                self.handle(peer, input);
+            }
             self.resource.counters.add_messages(deferred.len() as u64);
         }
         // The application does not know a peer that it refused.
@@ -278,9 +205,34 @@ impl Dispatcher {
         peer.outbox.finish();
     }
 
-    pub(super) fn tick(&mut self) {
-        self.next_tick = None;
-        self.notify(Event::Tick(SystemTime::now()));
+    /// Calls the application for what is due by the clock.
+    pub(super) fn handle_clock(&mut self) {
+        /// Other items wait for at most so many timers.
+        const TIMERS_AT_ONCE: usize = 16;
+        let now = Instant::now();
+        if self.next_tick.is_some_and(|at| at <= now) {
+            self.next_tick = None;
+            self.notify(Event::Tick(SystemTime::now()));
+        }
+        for _ in 0..TIMERS_AT_ONCE {
+            let expired = match self.is_given_up() {
+                true => None,
+                false => self.resource.timers.take_expired(now),
+            };
+            let Some(key) = expired else { return };
+            self.notify(Event::Timer(&key));
+        }
+    }
+
+    /// Handles what the instance has requested before it served.
+    pub(super) fn handle_early_requests(&mut self) {
+        let EarlyRequests { posted, timers } = self.instance.take_early_requests();
+        for TimerRequest { key, delay, repeats } in timers {
+            if let Err(error) = self.resource.timers.set(&key, delay, repeats) {
+                warn!(resource = self.resource.path, %error, "timer of the start not set");
+            }
+        }
+        posted.into_iter().for_each(|posted| self.notify(Event::Posted(posted)));
     }
 
     /// Calls the application, observed by the watchdog.
@@ -304,11 +256,18 @@ impl Dispatcher {
         }
     }
 
-    fn snapshot(&mut self) -> Result<Option<Snapshot>, Failure> {
+    fn snapshot(&mut self, reason: SnapshotReason) -> Result<Option<Snapshot>, Failure> {
         self.health.begin(CallbackKind::Snapshot);
-        let snapshot = self.instance.snapshot();
+        let snapshot = self.instance.snapshot(reason);
         self.end_callback();
         snapshot
+    }
+
+    fn change_config(&mut self, config: &str) -> Result<ConfigChange, Failure> {
+        self.health.begin(CallbackKind::Configuration);
+        let changed = self.instance.change_config(config);
+        self.end_callback();
+        changed
     }
 
     fn end_callback(&mut self) {
@@ -331,12 +290,12 @@ impl Dispatcher {
 
     pub(super) async fn swap(&mut self, swap: Swap) {
         let begun = Instant::now();
-        let Swap { next, succession, known, limits, done } = swap;
+        let Swap { next, succession, known, limits, retirement, done } = swap;
         if self.is_given_up() || done.is_closed() {
             return drop(discard(next));
         }
         let ready = match succession {
-            Succession::Update => self.hand_over(next, limits).await,
+            Succession::Update => self.hand_over(next, limits, retirement.reason).await,
             Succession::Replacement => activate(next).map(|next| (next, None)),
             Succession::Restored => Ok((next, None)),
         };
@@ -344,12 +303,13 @@ impl Dispatcher {
         match ready {
             Err(error) => drop(done.send(Err(error))),
             Ok((next, snapshot)) => {
-                if self.put_in_place(next, succession, &known) {
+                if self.put_in_place(next, succession, &known, retirement) {
                     let sessions = self.resource.members();
                     let pause = begun.elapsed();
                     self.resource.counters.add_swap(pause);
                     let values = self.resource.counters.values();
                     drop(done.send(Ok(Handover { pause, snapshot, sessions, values })));
+                    self.handle_early_requests();
                 }
             }
         }
@@ -362,6 +322,7 @@ impl Dispatcher {
         mut next: Box<dyn Instance>,
         succession: Succession,
         known: &[Arc<Peer>],
+        retirement: Retirement,
     ) -> bool {
         let members = match succession {
             Succession::Update => Vec::new(),
@@ -371,13 +332,15 @@ impl Dispatcher {
             CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
         if succession == Succession::Replacement {
             members.iter().for_each(|peer| self.notify(Event::Close(peer, &replaced)));
+            // They mean nothing to another application.
+            self.resource.timers.clear();
         }
         if self.is_given_up() {
             drop(discard(next));
             return false;
         }
         std::mem::swap(&mut self.instance, &mut next);
-        next.retire();
+        drop(retire(next, retirement));
         self.health.set_instance(self.instance.generation(), self.instance.revocation());
         let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
         for peer in known.iter().filter(|peer| !peer.is_member()) {
@@ -388,7 +351,6 @@ impl Dispatcher {
             self.reopen(peer);
         }
         self.next_tick = None;
-        drop(discard(next));
         true
     }
 
@@ -397,8 +359,12 @@ impl Dispatcher {
         &mut self,
         next: Box<dyn Instance>,
         limits: HandoverSettings,
+        reason: RetireReason,
     ) -> Result<(Box<dyn Instance>, Option<Snapshot>), SwapError> {
-        let snapshot = self.snapshot();
+        let snapshot = self.snapshot(match reason {
+            RetireReason::Reconfigured => SnapshotReason::Reconfigured,
+            _ => SnapshotReason::Replaced,
+        });
         if self.is_given_up() {
             return Err(SwapError::Stuck);
         }
