@@ -6,6 +6,7 @@
 //! was retired. Host contexts are leaked for the same reason: a thread of an old plugin may call
 //! the host later.
 
+mod config_schema;
 mod host_table;
 mod instance;
 mod loader;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use plugsocket_plugin::CloseCode;
 use plugsocket_plugin::abi::{HostRef, ModuleRef};
 
 pub(crate) use self::instance::DylibInstance;
@@ -46,6 +48,8 @@ pub(crate) struct PluginFacts {
     /// `PLUGSOCKET_BUILD` at build time; may be empty.
     pub(crate) build: String,
     pub(crate) never_blocks: bool,
+    /// A JSON schema of the configuration; may be empty.
+    pub(crate) config_schema: String,
 }
 
 impl Generation {
@@ -63,6 +67,7 @@ impl Generation {
             version: module.version().as_str().to_owned(),
             build: module.build().as_str().to_owned(),
             never_blocks: module.never_blocks(),
+            config_schema: module.config_schema().map_or_else(String::new, |schema| schema.into()),
         };
         let (plugin, path, references) = (plugin.to_owned(), path.to_owned(), AtomicUsize::new(0));
         Ok(Self { plugin, number, path, facts, references, module })
@@ -71,13 +76,14 @@ impl Generation {
     /// Creates an instance for `resource`; blocks for as long as the plugin's `start` takes.
     ///
     /// # Errors
-    /// The plugin refused to start, or panicked.
+    /// The configuration violates the plugin's schema; the plugin refused to start, or panicked.
     pub(crate) fn start(
         self: &Arc<Self>,
         resource: Arc<Resource>,
         router: Arc<Router>,
         config: &str,
     ) -> Result<DylibInstance, Failure> {
+        config_schema::check(&self.facts.config_schema, config).map_err(refused)?;
         let context = InstanceContext::leak(self.clone(), resource, router);
         let host = HostRef { context: context.as_raw(), table: host_table() };
         self.retain();
@@ -100,4 +106,8 @@ impl Generation {
             pageout::page_out(&self.path);
         }
     }
+}
+
+fn refused(text: String) -> Failure {
+    Failure::Refused(CloseCode::POLICY, text)
 }
