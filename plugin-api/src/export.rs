@@ -92,7 +92,8 @@ pub fn module<P: Plugin>(
         snapshot: snapshot::<P>,
         restore: restore::<P>,
         destroy: destroy::<P>,
-        flags: u64::from(P::BATCHES) * abi::flag::BATCHES | u64::from(P::HTTP) * abi::flag::HTTP,
+        flags: (u64::from(P::BATCHES) * abi::flag::BATCHES)
+            | (u64::from(P::HTTP) * abi::flag::HTTP),
         config_schema: P::CONFIG_SCHEMA.into(),
         snapshot_for: snapshot_for::<P>,
         event: event::<P>,

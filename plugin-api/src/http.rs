@@ -124,7 +124,6 @@ impl<'a> Request<'a> {
     /// }
     /// # }
     /// ```
-    #[must_use]
     pub fn responder(&self) -> Responder {
         self.is_taken.set(true);
         Responder { host: self.host, ticket: Some(self.raw.ticket) }

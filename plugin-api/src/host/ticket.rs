@@ -55,7 +55,6 @@ impl Host {
     }
 
     /// Returns the ticket with a [number](Ticket::into_number) that a predecessor has handed over.
-    #[must_use]
     pub fn ticket(&self, number: u64) -> Ticket {
         Ticket { host: self.clone(), number: Some(number) }
     }
