@@ -140,6 +140,29 @@ impl<P: Plugin> Harness<P> {
     /// Breaks a connection, with code 1006; calls [`Plugin::error`], then [`Plugin::close`]. Does
     /// nothing if the connection has ended.
     ///
+    /// ```
+    /// use plugsocket_plugin::testing::{Harness, Peer};
+    /// # use plugsocket_plugin::*;
+    /// # #[derive(Default)]
+    /// # struct App { left: Vec<u16>, errors: Vec<String> }
+    /// # impl Plugin for App {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self::default()) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// #   fn error(&mut self, _: &Session<'_>, reason: &str) {
+    /// #       self.errors.push(reason.to_owned());
+    /// #   }
+    /// #   fn close(&mut self, _: &Session<'_>, reason: &CloseReason<'_>) {
+    /// #       self.left.push(reason.code.0);
+    /// #   }
+    /// # }
+    ///
+    /// let mut app = Harness::<App>::start("{}").unwrap();
+    /// let ann = app.open(Peer::websocket()).unwrap();
+    /// app.fail(ann, "connection reset by peer");
+    /// assert_eq!(app.plugin().errors, ["connection reset by peer"]);
+    /// assert_eq!(app.plugin().left, [1006]);
+    /// ```
+    ///
     /// # Panics
     /// If this harness did not open the connection.
     pub fn fail(&mut self, id: ConnectionId, reason: &str) {

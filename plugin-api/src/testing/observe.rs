@@ -160,6 +160,27 @@ impl<P: Plugin> Harness<P> {
     }
 
     /// Returns the members of a room, in the order in which they joined it.
+    ///
+    /// ```
+    /// use plugsocket_plugin::testing::{Harness, Peer};
+    /// # use plugsocket_plugin::*;
+    /// # struct Chat(Host);
+    /// # impl Plugin for Chat {
+    /// #   fn start(host: Host, _: &str) -> Result<Self, StartError> { Ok(Self(host)) }
+    /// #   fn open(&mut self, s: &Session<'_>) -> Result<(), Refused> {
+    /// #       self.0.join(s.id(), "lobby")?;
+    /// #       Ok(self.0.set_room_data("lobby", b"topic: rust")?)
+    /// #   }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// # }
+    ///
+    /// let mut app = Harness::<Chat>::start("{}").unwrap();
+    /// let ann = app.open(Peer::websocket()).unwrap();
+    /// assert_eq!(app.members("lobby"), [ann]);
+    /// assert_eq!(app.room_data("lobby").as_deref(), Some(&b"topic: rust"[..]));
+    /// app.close(ann);
+    /// assert_eq!((app.members("lobby"), app.room_data("lobby")), (vec![], None));
+    /// ```
     #[must_use]
     pub fn members(&self, room: &str) -> Vec<ConnectionId> {
         self.lease.host.lock().members_of(room).into_iter().map(ConnectionId).collect()

@@ -183,6 +183,28 @@ impl<P: Plugin> Harness<P> {
 
     /// Stops the host: closes every connection with 1001, then requests the last snapshot
     /// ([`SnapshotReason::Stopping`]), calls [`Plugin::retiring`], and drops the instance.
+    ///
+    /// ```
+    /// use plugsocket_plugin::testing::Harness;
+    /// # use plugsocket_plugin::*;
+    /// # struct Count(u8);
+    /// # impl Plugin for Count {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self(7)) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// #   fn snapshot(&mut self) -> Option<Snapshot> {
+    /// #       Some(Snapshot { version: 1, bytes: vec![self.0] })
+    /// #   }
+    /// #   fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
+    /// #       self.0 = snapshot.bytes[0];
+    /// #       Ok(())
+    /// #   }
+    /// # }
+    ///
+    /// let app = Harness::<Count>::start("{}").unwrap();
+    /// let on_disk = app.stop().unwrap();
+    /// let mut app = Harness::<Count>::start_from(on_disk, "{}").unwrap();
+    /// assert_eq!(app.plugin().0, 7);
+    /// ```
     pub fn stop(mut self) -> Option<Snapshot> {
         self.close_all("the host stops");
         let snapshot = self.snapshot(SnapshotReason::Stopping);

@@ -115,3 +115,11 @@ fn another_panic_fails_the_test() {
     let (mut app, ann) = script();
     drop(app.message(ann, "panic at once"));
 }
+
+#[test]
+#[should_panic(expected = "a bad visit")]
+fn a_panic_of_a_visitor_is_one_of_its_callback() {
+    let (mut app, _) = script();
+    app.open(Peer::websocket()).unwrap();
+    host(&mut app).sessions(|_| panic!("a bad visit")).unwrap();
+}
