@@ -7,6 +7,8 @@ mod rooms;
 mod ticket;
 mod timers;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
 use crate::Session;
 use crate::abi::{
     self, HostRef, Opaque, RawAudience, RawMessage, RawSession, RawTarget, Sink, Visitor,
@@ -259,9 +261,22 @@ impl Host {
         call: impl FnOnce(Visitor<'_>) -> u32,
     ) -> Result<(), HostError> {
         let table = self.raw.table;
-        let mut raw_visit = |raw: RawSession<'_>| visit(&Session::new(raw, table));
-        let mut raw_visit: &mut dyn FnMut(RawSession<'_>) = &mut raw_visit;
-        check(abi::visit_with(&mut raw_visit, call))
+        let mut panic = None;
+        let mut raw_visit = |raw: RawSession<'_>| {
+            if panic.is_none() {
+                let session = Session::new(raw, table);
+                panic = catch_unwind(AssertUnwindSafe(|| visit(&session))).err();
+            }
+        };
+        let visited = {
+            let mut raw_visit: &mut dyn FnMut(RawSession<'_>) = &mut raw_visit;
+            abi::visit_with(&mut raw_visit, call)
+        };
+        // It must not unwind into the host, but it is a panic of the callback.
+        if let Some(payload) = panic {
+            resume_unwind(payload);
+        }
+        check(visited)
     }
 
     /// Writes a line to the host's log, with the fields plugin, generation and resource.
@@ -336,9 +351,10 @@ pub(crate) fn collect_texts(call: impl FnOnce(Sink<'_>) -> u32) -> Result<Vec<St
     Ok(texts)
 }
 
-/// Calls the closure of [`Host::sessions`]. A panic of the closure must not unwind into the host.
+/// Calls the closure of [`Host::sessions`], which does not panic. If it did, that must not unwind
+/// into the host.
 pub(crate) extern "C" fn visit<'a>(context: Opaque<'a>, session: RawSession<'_>) {
-    let visited = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+    let visited = catch_unwind(AssertUnwindSafe(|| {
         abi::with_visitor(context, |visit| visit(session));
     }));
     if let Err(payload) = visited {

@@ -58,7 +58,7 @@ fn sentence(path: &str, error: &serde_json::Error) -> String {
         _ => &text,
     };
     match path {
-        "." if is_syntax => format!("not valid JSON: {text}"),
+        _ if is_syntax => format!("not valid JSON: {text}"),
         "." => text.to_owned(),
         _ => format!("`{path}`: {text}"),
     }
@@ -309,7 +309,8 @@ mod tests {
         ] {
             assert_eq!(read_message::<Bid>(Message::Text(text)).unwrap_err().reason, expected);
         }
-        assert_eq!(read_message::<Bid>(Message::Text(r#"{"lot":"a"}"#)).unwrap().lot, "a");
+        let bid = read_message::<Bid>(Message::Text(r#"{"lot":"a"}"#)).unwrap();
+        assert_eq!((bid.lot.as_str(), bid.amounts.len()), ("a", 0));
         assert!(read_message::<Bid>(Message::Binary(&[0xff])).is_err());
     }
 

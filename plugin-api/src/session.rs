@@ -15,7 +15,7 @@ impl<'a> Session<'a> {
         Self { raw, table }
     }
 
-    /// Returns the identifier by which [`Host`]'s functions address this connection.
+    /// Returns the identifier by which the functions of [`Host`](crate::Host) address this connection.
     #[must_use]
     pub fn id(&self) -> ConnectionId {
         ConnectionId(self.raw.id)

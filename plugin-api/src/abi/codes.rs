@@ -36,7 +36,7 @@ pub mod config_change {
 pub mod completion {
     /// With the connection's own `fyi`.
     pub const DONE: u32 = 1;
-    /// With [`super::RawCompletion::text`] as `fyi`.
+    /// With [`crate::abi::RawCompletion::text`] as `fyi`.
     pub const FYI: u32 = 2;
     /// Closes the connection with code and text.
     pub const REFUSED: u32 = 3;

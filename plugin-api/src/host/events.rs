@@ -169,7 +169,7 @@ impl Host {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<(), HostError> {
-        if self.raw.table.post_value().is_none() {
+        if self.abi_step() < 3 {
             return Err(HostError::Unsupported);
         }
         let host = self.clone();

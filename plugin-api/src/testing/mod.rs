@@ -1,108 +1,108 @@
 //! Tests of an application without a socket or a host.
 //!
 //! [`Harness`] simulates the host: it makes callbacks in the guaranteed order, offers the host's
-//! functions, and records what the application sends. Differences from a host:
+//! functions with their limits, and records what the application sends. Time passes when the test
+//! says so, and events wait until the test delivers them.
 //!
-//! - No client is slow, so a receiver of [`Host::send_latest`] gets every value.
-//! - Time does not pass: [`Harness::tick`] is the only source of ticks.
-//! - Size limits are not enforced, and the functions of [`Host`] work in `start` too.
-//! - [`Host::close`] outside of `message` is recorded ([`Harness::closed`]); no callback follows.
-//! - A panic of the application fails the test.
+//! | to test | use |
+//! |---|---|
+//! | messages | [`open`](Harness::open), [`message`](Harness::message), [`messages`](Harness::messages), [`received`](Harness::received) |
+//! | acknowledgements, also deferred ones | [`acknowledged`](Harness::acknowledged), [`deferred`](Harness::deferred) |
+//! | the ends of connections | [`close`](Harness::close), [`fail`](Harness::fail), [`closed`](Harness::closed) |
+//! | slow clients | [`Peer::slow`], [`slow`](Harness::slow) |
+//! | posted events, own threads | [`run`](Harness::run), [`run_until`](Harness::run_until), [`run_events`](Harness::run_events) |
+//! | timers and ticks | [`advance`](Harness::advance), [`stall`](Harness::stall), [`tick`](Harness::tick) |
+//! | HTTP | [`request`](Harness::request) |
+//! | rooms, data, metrics, log lines | [`rooms`](Harness::rooms), [`data`](Harness::data), [`metric`](Harness::metric), [`logged`](Harness::logged) |
+//! | a hot reload | [`reload`](Harness::reload), [`try_reload`](Harness::try_reload) |
+//! | another application, the end | [`replace`](Harness::replace), [`stop`](Harness::stop), [`remove`](Harness::remove) |
+//! | the configuration | [`configure`](Harness::configure); [`Plugin::CONFIG_SCHEMA`] is a constant |
+//! | limits | [`Limits`] |
+//! | panics | [`expect_panics`](Harness::expect_panics) |
+//! | an older host | [`start_on_step`](Harness::start_on_step) |
+//!
+//! Differences from a host:
+//!
+//! - A client takes each message at once, unless the test makes it slow. The messages of a
+//!   client are handled at once, also if many of its acknowledgements are deferred.
+//! - Time passes only in [`advance`](Harness::advance) and [`stall`](Harness::stall). Limits on the
+//!   time of a callback are not enforced; tickets and responders expire.
+//! - There is one resource: a broadcast to all resources reaches its clients.
+//! - Every client may announce an ident, not only the operator's scripts.
+//! - `start`, `restore` and all callbacks but `retiring` run on the thread of the test.
+//! - A panic of the application fails the test, unless the test [expects it](Harness::expect_panics).
+//!   The instance is not replaced after `max_panics`.
+//! - A POST that the application leaves to the host is not turned into a message.
+//! - `CONFIG_SCHEMA` is not applied.
+//! - What the macros of `tracing` and `log` write is not recorded.
+//! - On an older host a function of a later step is there and fails as an absent one does.
+//!
+//! ```
+//! use plugsocket_plugin::testing::{Harness, Peer};
+//! # use plugsocket_plugin::*;
+//! # struct Echo(Host);
+//! # impl Plugin for Echo {
+//! #   fn start(host: Host, _: &str) -> Result<Self, StartError> { Ok(Self(host)) }
+//! #   fn message(&mut self, s: &Session<'_>, m: Message<'_>) -> Result<(), Refused> {
+//! #       self.0.send(s.id(), m)?;
+//! #       if m.to_text() == Some("quit") { self.0.close(s.id(), CloseCode::NORMAL, "bye")?; }
+//! #       Ok(())
+//! #   }
+//! # }
+//!
+//! let mut app = Harness::<Echo>::start("{}").unwrap();
+//! let ann = app.open(Peer::websocket()).unwrap();
+//! app.message(ann, "hello").unwrap();
+//! assert_eq!(app.received(ann), ["hello"]);
+//! assert_eq!(app.acknowledged(ann), [""]);
+//! app.message(ann, "quit").unwrap();
+//! assert_eq!(app.closed(ann), Some((CloseCode::NORMAL, "bye".to_owned())));
+//! ```
 
+mod clients;
+mod clock;
+mod events;
+mod limits;
+mod observe;
+mod peer;
+mod reload;
+mod request;
 mod simulated_host;
 
-use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use self::simulated_host::{SimulatedHost, host_ref, lock, raw_session, retire};
-use crate::abi::{HostContext, HostTableRef};
-use crate::types::{
-    CloseCode, CloseReason, ClosedBy, ConnectionId, Kind, Message, Refused, StartError,
-};
+pub use self::limits::{Limits, OutboxPolicy};
+pub use self::observe::{Metric, Received};
+pub use self::peer::Peer;
+pub use self::reload::ReloadError;
+pub use self::request::{Answer, TestRequest, TestResponse};
+use self::simulated_host::{End, Lease, Phase, Shared, raw_session};
+use crate::abi::ABI_VERSION;
+use crate::export::{discard, panic_text};
+use crate::types::{CloseReason, Snapshot, StartError};
 use crate::{Host, Plugin, Session};
 
-/// A simulated client, to be passed to [`Harness::open`].
-#[derive(Clone, Debug)]
-pub struct Peer {
-    kind: Kind,
-    uuid: String,
-    ident: Option<String>,
-    address: String,
-    resource: String,
-    query: String,
-    headers: Vec<(String, String)>,
-    user: Option<String>,
-    claims: Option<String>,
-}
-
-impl Peer {
-    /// Creates a browser with the address 192.0.2.1, on the resource `/test`.
-    #[must_use]
-    pub fn websocket() -> Self {
-        Self {
-            kind: Kind::WebSocket,
-            uuid: String::new(),
-            ident: None,
-            address: "192.0.2.1".to_owned(),
-            resource: "/test".to_owned(),
-            query: String::new(),
-            headers: Vec::new(),
-            user: None,
-            claims: None,
-        }
-    }
-
-    /// Creates a script of the operator ([`Kind::Backend`]) with the address 127.0.0.1.
-    #[must_use]
-    pub fn backend() -> Self {
-        Self { kind: Kind::Backend, address: "127.0.0.1".to_owned(), ..Self::websocket() }
-    }
-
-    /// Sets the query of the request, without `?`.
-    #[must_use]
-    pub fn query(self, query: &str) -> Self {
-        Self { query: query.to_owned(), ..self }
-    }
-
-    /// Sets the announced `Ident`.
-    #[must_use]
-    pub fn ident(self, ident: &str) -> Self {
-        Self { ident: Some(ident.to_owned()), ..self }
-    }
-
-    /// Sets the address.
-    #[must_use]
-    pub fn address(self, address: &str) -> Self {
-        Self { address: address.to_owned(), ..self }
-    }
-
-    /// Sets the authenticated user.
-    #[must_use]
-    pub fn user(self, user: &str) -> Self {
-        Self { user: Some(user.to_owned()), ..self }
-    }
-
-    /// Sets the claims of the authenticated user, as JSON text.
-    #[must_use]
-    pub fn claims(self, claims: &str) -> Self {
-        Self { claims: Some(claims.to_owned()), ..self }
-    }
-
-    /// Adds a header to the request.
-    #[must_use]
-    pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push((name.to_owned(), value.to_owned()));
-        self
-    }
-}
-
 /// An instance of the application `P`, with simulated clients.
+///
+/// If a callback closes a connection by [`Host::close`], or the host closes one meanwhile,
+/// [`Plugin::close`] follows after that callback; if a thread does, with the next call of the
+/// harness. When the harness is dropped, the instance retires and is dropped, without callbacks:
+/// [`stop`](Self::stop) makes them.
 pub struct Harness<P: Plugin> {
+    /// Before `plugin`: the instance retires before it is dropped.
+    lease: Lease,
     plugin: P,
-    context: HostContext,
-    table: HostTableRef,
-    host: Arc<Mutex<SimulatedHost>>,
+    begun: SystemTime,
+    next_tick: Option<Duration>,
+    catches_panics: bool,
+    panics: Vec<String>,
 }
+
+/// A callback has panicked, as the test expects.
+#[derive(Debug)]
+struct Panicked;
 
 impl<P: Plugin> Harness<P> {
     /// Starts the application with this configuration, a JSON object.
@@ -110,124 +110,117 @@ impl<P: Plugin> Harness<P> {
     /// # Errors
     /// The error of [`Plugin::start`].
     pub fn start(config: &str) -> Result<Self, StartError> {
-        Self::start_on(config, Arc::default())
+        Self::start_with(Limits::default(), config)
     }
 
-    fn start_on(config: &str, host: Arc<Mutex<SimulatedHost>>) -> Result<Self, StartError> {
-        let raw = host_ref(host.clone());
+    /// Starts the application on a host with these limits.
+    ///
+    /// # Errors
+    /// The error of [`Plugin::start`].
+    pub fn start_with(limits: Limits, config: &str) -> Result<Self, StartError> {
+        Self::serving(Shared::new(ABI_VERSION, limits), config)
+    }
+
+    /// Starts the application on an older host, whose newest ABI step is `step`: 1 or 2. Functions
+    /// of later steps fail or fall back as documented, and callbacks of later steps are not made.
+    ///
+    /// ```
+    /// use plugsocket_plugin::{HostError, testing::Harness};
+    /// # use plugsocket_plugin::*;
+    /// # struct App(Host);
+    /// # impl Plugin for App {
+    /// #   fn start(host: Host, _: &str) -> Result<Self, StartError> { Ok(Self(host)) }
+    /// #   fn message(&mut self, _: &Session<'_>, _: Message<'_>) -> Result<(), Refused> { Ok(()) }
+    /// # }
+    ///
+    /// let mut app = Harness::<App>::start_on_step(2, "{}").unwrap();
+    /// let host = app.plugin().0.clone();
+    /// assert_eq!(host.abi_step(), 2);
+    /// assert_eq!(host.post(b"loaded"), Err(HostError::Unsupported));
+    /// ```
+    ///
+    /// # Errors
+    /// The error of [`Plugin::start`].
+    ///
+    /// # Panics
+    /// If there is no such step.
+    pub fn start_on_step(step: u32, config: &str) -> Result<Self, StartError> {
+        assert!((1..=ABI_VERSION).contains(&step), "there is no ABI step {step}");
+        Self::serving(Shared::new(step, Limits::default()), config)
+    }
+
+    /// Starts the application from a copy on disk (`snapshot_every`): calls [`Plugin::restore`],
+    /// without any connection.
+    ///
+    /// # Errors
+    /// The error of [`Plugin::start`] or [`Plugin::restore`].
+    pub fn start_from(snapshot: Snapshot, config: &str) -> Result<Self, StartError> {
+        let host = Shared::new(ABI_VERSION, Limits::default());
+        let mut app = Self::candidate(&host, config)?;
+        app.lease.set_phase(Phase::Restoring);
+        app.plugin.restore(snapshot).map_err(|error| StartError(error.0))?;
+        app.lease.succeed(None);
+        Ok(app)
+    }
+
+    fn serving(host: Arc<Shared>, config: &str) -> Result<Self, StartError> {
+        let app = Self::candidate(&host, config)?;
+        app.lease.succeed(None);
+        Ok(app)
+    }
+
+    /// Starts an instance that does not serve yet.
+    fn candidate(host: &Arc<Shared>, config: &str) -> Result<Self, StartError> {
+        let lease = Lease::new(host.clone());
+        let plugin = P::start(Host::new(lease.raw), config)?;
         Ok(Self {
-            plugin: P::start(Host::new(raw), config)?,
-            context: raw.context,
-            table: raw.table,
-            host,
+            lease,
+            plugin,
+            begun: SystemTime::now(),
+            next_tick: None,
+            catches_panics: false,
+            panics: Vec::new(),
         })
     }
 
-    /// Connects a client; calls [`Plugin::open`].
-    ///
-    /// # Errors
-    /// The application's refusal.
-    pub fn open(&mut self, peer: Peer) -> Result<ConnectionId, Refused> {
-        let id = lock(&self.host).admit(peer);
-        let result = self.call(id, |plugin, session| plugin.open(session));
-        if result.is_err() {
-            lock(&self.host).open.retain(|open| *open != id);
-        }
-        result.map(|()| ConnectionId(id))
+    /// Changes the limits of the host from now on.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.lease.host.lock().limits = limits;
     }
 
-    /// Sends a message from a client; calls [`Plugin::message`].
+    /// Sets whether panics of callbacks are caught, as the host does, instead of failing the test.
     ///
-    /// If the application refuses it or has closed the connection, [`Plugin::close`] follows.
+    /// The connection that the callback was about is closed with 1011, and the instance continues.
+    /// [`panics`](Self::panics) returns what was caught.
     ///
-    /// # Errors
-    /// The application's refusal.
+    /// ```
+    /// use plugsocket_plugin::{CloseCode, testing::{Harness, Peer}};
+    /// # use plugsocket_plugin::*;
+    /// # struct App;
+    /// # impl Plugin for App {
+    /// #   fn start(_: Host, _: &str) -> Result<Self, StartError> { Ok(Self) }
+    /// #   fn message(&mut self, _: &Session<'_>, m: Message<'_>) -> Result<(), Refused> {
+    /// #       m.to_text().expect("text");
+    /// #       Ok(())
+    /// #   }
+    /// # }
     ///
-    /// # Panics
-    /// If this harness did not open the connection.
-    pub fn message<'m>(
-        &mut self,
-        from: ConnectionId,
-        message: impl Into<Message<'m>>,
-    ) -> Result<(), Refused> {
-        let message = message.into();
-        let result = self.call(from.0, |plugin, session| plugin.message(session, message));
-        let closed = match &result {
-            Err(refused) => Some((refused.code, refused.reason.clone())),
-            Ok(()) => self.closed(from),
-        };
-        if let Some((code, text)) = closed {
-            self.end(from, &CloseReason { code, by: ClosedBy::Plugin, text: &text });
-        }
-        result
+    /// let mut app = Harness::<App>::start("{}").unwrap();
+    /// app.expect_panics(true);
+    /// let ann = app.open(Peer::websocket()).unwrap();
+    /// app.message(ann, &[0xff][..]).unwrap_err();
+    /// assert_eq!(app.closed(ann).unwrap().0, CloseCode::ERROR);
+    /// assert_eq!(app.panics(), ["text"]);
+    /// ```
+    pub fn expect_panics(&mut self, expected: bool) {
+        self.catches_panics = expected;
     }
 
-    /// Ends a connection from the client's side, with code 1001; calls [`Plugin::close`].
-    ///
-    /// # Panics
-    /// If this harness did not open the connection.
-    pub fn close(&mut self, id: ConnectionId) {
-        self.end(id, &CloseReason { code: CloseCode::AWAY, by: ClosedBy::Peer, text: "" });
-    }
-
-    fn end(&mut self, id: ConnectionId, reason: &CloseReason<'_>) {
-        self.call(id.0, |plugin, session| plugin.close(session, reason));
-        let mut host = lock(&self.host);
-        host.open.retain(|open| *open != id.0);
-        for room in host.rooms.values_mut() {
-            room.retain(|member| *member != id.0);
-        }
-    }
-
-    /// Calls [`Plugin::tick`] with this time, whatever [`Plugin::tick_every`] returns.
-    pub fn tick(&mut self, now: SystemTime) {
-        self.plugin.tick(now);
-    }
-
-    /// Replaces the application with `Q` (another version, or the same) and hands over its state,
-    /// as a hot reload does. Connections and rooms remain.
-    ///
-    /// # Errors
-    /// The error of the successor's `start` or `restore`. Unlike on the host, the old instance is
-    /// dropped then.
-    pub fn reload<Q: Plugin>(mut self, config: &str) -> Result<Harness<Q>, StartError> {
-        let mut next = Harness::<Q>::start_on(config, self.host.clone())?;
-        if let Some(snapshot) = self.plugin.snapshot() {
-            next.plugin.restore(snapshot).map_err(|error| StartError(error.0))?;
-        }
-        retire(self.context);
-        Ok(next)
-    }
-
-    /// Returns the messages sent to a client since the last call, as text. Invalid UTF-8 in a
-    /// binary message is replaced by U+FFFD.
+    /// Returns the texts of the panics since the last call, if they are
+    /// [expected](Self::expect_panics).
     #[must_use]
-    pub fn received(&self, id: ConnectionId) -> Vec<String> {
-        self.received_bytes(id).iter().map(|b| String::from_utf8_lossy(b).into_owned()).collect()
-    }
-
-    /// Returns the messages sent to a client since the last call, as bytes.
-    #[must_use]
-    pub fn received_bytes(&self, id: ConnectionId) -> Vec<Vec<u8>> {
-        lock(&self.host).outboxes.remove(&id.0).unwrap_or_default()
-    }
-
-    /// Returns code and reason with which the application closed a connection by [`Host::close`].
-    #[must_use]
-    pub fn closed(&self, id: ConnectionId) -> Option<(CloseCode, String)> {
-        lock(&self.host).closed.get(&id.0).cloned()
-    }
-
-    /// Returns the `fyi` that the client's `next` packets contain.
-    #[must_use]
-    pub fn fyi(&self, id: ConnectionId) -> String {
-        lock(&self.host).fyi.get(&id.0).cloned().unwrap_or_default()
-    }
-
-    /// Returns the uuid of a client.
-    #[must_use]
-    pub fn uuid(&self, id: ConnectionId) -> String {
-        lock(&self.host).peers.get(&id.0).map(|peer| peer.uuid.clone()).unwrap_or_default()
+    pub fn panics(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.panics)
     }
 
     /// Returns the application.
@@ -235,16 +228,63 @@ impl<P: Plugin> Harness<P> {
         &mut self.plugin
     }
 
-    fn call<T>(&mut self, id: u64, call: impl FnOnce(&mut P, &Session<'_>) -> T) -> T {
-        let peer = lock(&self.host).peers.get(&id).copied();
-        let peer = peer.expect("a connection that this harness opened");
-        call(&mut self.plugin, &Session::new(raw_session(id, peer), self.table))
+    fn step(&self) -> u32 {
+        self.lease.host.lock().step
+    }
+
+    /// Makes the callbacks of connections that have ended.
+    fn settle(&mut self) {
+        loop {
+            let ended = self.lease.host.lock().next_closing();
+            let Some((id, end)) = ended else { break };
+            // A panic here concerns a connection that has ended.
+            if end.is_fault() {
+                self.call_with(id, |plugin, session| plugin.error(session, &end.text)).ok();
+            }
+            self.call_close(id, &end);
+        }
+    }
+
+    fn call_close(&mut self, id: u64, end: &End) {
+        let reason = CloseReason { code: end.code, by: end.by, text: &end.text };
+        self.call_with(id, |plugin, session| plugin.close(session, &reason)).ok();
+    }
+
+    fn call_with<T>(
+        &mut self,
+        id: u64,
+        call: impl FnOnce(&mut P, &Session<'_>) -> T,
+    ) -> Result<T, Panicked> {
+        let record = self.client(id, |client| client.record);
+        let session = Session::new(raw_session(record), self.lease.raw.table);
+        self.call(|plugin| call(plugin, &session))
+    }
+
+    fn call<T>(&mut self, call: impl FnOnce(&mut P) -> T) -> Result<T, Panicked> {
+        let Self { plugin, catches_panics, panics, .. } = self;
+        guard(*catches_panics, panics, || call(plugin))
     }
 }
 
-impl<P: Plugin + std::fmt::Debug> std::fmt::Debug for Harness<P> {
+/// Calls the application; catches a panic if the test expects it.
+fn guard<T>(
+    catches: bool,
+    panics: &mut Vec<String>,
+    call: impl FnOnce() -> T,
+) -> Result<T, Panicked> {
+    if !catches {
+        return Ok(call());
+    }
+    catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
+        panics.push(panic_text(payload.as_ref()).to_owned());
+        discard(payload);
+        Panicked
+    })
+}
+
+impl<P: Plugin> std::fmt::Debug for Harness<P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.plugin.fmt(f)
+        write!(f, "Harness<{}>", std::any::type_name::<P>())
     }
 }
 

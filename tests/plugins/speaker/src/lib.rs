@@ -364,9 +364,9 @@ mod tests {
         assert_eq!(all.as_array().map(Vec::len), Some(2));
         ask(&mut app, ann, &json!({"do": "close", "to": to, "code": 4000, "reason": "r"}));
         assert_eq!(app.closed(bob), Some((CloseCode(4000), "r".to_owned())));
-        app.close(bob);
         let calls = ask(&mut app, ann, &json!({"do": "log-of-calls"}));
-        let closed = json!({"call": "close", "uuid": to, "code": 1001, "by": "peer", "reason": ""});
+        let closed =
+            json!({"call": "close", "uuid": to, "code": 4000, "by": "plugin", "reason": "r"});
         assert!(calls.as_array().unwrap().contains(&closed), "{calls}");
         assert_eq!(app.message(ann, r#"{"do":"refuse","code":4001}"#).unwrap_err().code.0, 4001);
         assert!(app.open(Peer::websocket().query("refuse=no+room")).is_err());
