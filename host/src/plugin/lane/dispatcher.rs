@@ -371,6 +371,7 @@ impl Dispatcher {
             CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
         if succession == Succession::Replacement {
             members.iter().for_each(|peer| self.notify(Event::Close(peer, &replaced)));
+            self.resource.forget_data();
         }
         if self.is_given_up() {
             drop(discard(next));
