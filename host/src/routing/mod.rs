@@ -4,6 +4,7 @@
 
 pub(crate) mod counters;
 pub(crate) mod input;
+pub(crate) mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod registry;

@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use plugsocket_plugin::{CloseCode, HostError};
 
 use super::counters::Counters;
+use super::metrics::Metrics;
 use super::peer::{MAX_DATA, Peer};
 use super::rooms::Rooms;
 use super::sync::{read, write};
@@ -27,6 +28,7 @@ pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
 pub(crate) struct Resource {
     pub(crate) path: String,
     pub(crate) counters: Counters,
+    pub(crate) metrics: Metrics,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -85,6 +87,7 @@ impl Resource {
         Self {
             path,
             counters: Counters::default(),
+            metrics: Metrics::default(),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }
