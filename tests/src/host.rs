@@ -221,6 +221,16 @@ impl TestHost {
         self.wait_for_reload(position).await
     }
 
+    /// Replaces the library of a plugin by the same code in a file that differs, and waits until it
+    /// is loaded.
+    pub async fn reload_same(&self, plugin: &str, library: &str) -> Line {
+        let position = self.log_position();
+        let mut content = std::fs::read(plugin_path(library)).unwrap();
+        content.push(0);
+        self.put_library(plugin, &content);
+        self.wait_for_reload(position).await
+    }
+
     /// Waits until a plugin is loaded.
     pub async fn wait_for_reload(&self, position: usize) -> Line {
         let is_match = |line: &Line| line.message() == "plugin loaded";

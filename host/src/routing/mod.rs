@@ -4,10 +4,12 @@
 
 pub(crate) mod counters;
 pub(crate) mod input;
+pub(crate) mod metrics;
 pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod resource;
+mod rooms;
 pub(crate) mod router;
 pub(crate) mod sync;
 pub(crate) mod tickets;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use arc_swap::ArcSwapOption;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
@@ -16,6 +17,9 @@ use crate::protocol::dialog;
 use crate::protocol::http::{self, Head};
 use crate::protocol::identity::Identity;
 use crate::protocol::payload::{Outgoing, Payload};
+
+/// Most bytes that an application stores with a connection, and with a room.
+pub(crate) const MAX_DATA: usize = 65_536;
 
 /// A connection.
 #[derive(Debug)]
@@ -81,6 +85,8 @@ pub(crate) struct PeerState {
     /// Messages dropped for a slow consumer, and the minute in which that was last logged.
     dropped: AtomicU32,
     dropped_logged: AtomicU32,
+    /// What the application stores with the connection. A pointer, because most store nothing.
+    data: ArcSwapOption<Box<[u8]>>,
 }
 
 /// How an application completes a message that it has deferred.
@@ -220,6 +226,27 @@ impl Peer {
 
     pub(crate) fn set_fyi(&self, fyi: &str) {
         self.outbox.set_next(next_packet(fyi));
+    }
+
+    /// Returns what the application has stored with the connection.
+    pub(crate) fn data(&self) -> Option<Arc<Box<[u8]>>> {
+        self.state.data.load_full()
+    }
+
+    /// Stores data with the connection; empty data removes it.
+    ///
+    /// # Errors
+    /// [`HostError::TooLarge`].
+    pub(crate) fn set_data(&self, data: &[u8]) -> Result<(), HostError> {
+        if data.len() > MAX_DATA {
+            return Err(HostError::TooLarge);
+        }
+        self.state.data.store((!data.is_empty()).then(|| Arc::new(data.into())));
+        Ok(())
+    }
+
+    pub(super) fn forget_data(&self) {
+        self.state.data.store(None);
     }
 
     /// Returns whether the application has accepted the connection and not yet seen `close`.

@@ -3,17 +3,18 @@
 //! Lives as long as its path is in plugins.toml or a connection belongs to it; the application
 //! behind it is replaced. Does not know sockets or libraries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use plugsocket_plugin::{CloseCode, ConnectionId, HostError};
+use plugsocket_plugin::{CloseCode, HostError};
 
 use super::counters::Counters;
-use super::peer::Peer;
-use super::registry::ById;
+use super::metrics::Metrics;
+use super::peer::{MAX_DATA, Peer};
+use super::rooms::Rooms;
 use super::sync::{read, write};
 use super::tickets::Tickets;
 use super::timer_queue::TimerQueue;
@@ -31,6 +32,7 @@ pub(crate) struct Resource {
     pub(crate) counters: Counters,
     pub(crate) tickets: Tickets,
     pub(crate) timers: TimerQueue,
+    pub(crate) metrics: Metrics,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -81,9 +83,7 @@ impl Outage {
 struct Members {
     /// Unordered; each peer knows its index, so that removal needs no search.
     all: Vec<Arc<Peer>>,
-    rooms: HashMap<Box<str>, ById<Arc<Peer>>>,
-    /// Only peers that are in a room.
-    rooms_of: ById<Vec<Box<str>>>,
+    rooms: Rooms,
 }
 
 impl Resource {
@@ -93,6 +93,7 @@ impl Resource {
             counters: Counters::default(),
             tickets: Tickets::default(),
             timers: TimerQueue::default(),
+            metrics: Metrics::default(),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }
@@ -127,9 +128,7 @@ impl Resource {
         if members.all.is_empty() {
             members.all = Vec::new();
         }
-        for room in members.rooms_of.remove(&peer.id().0).unwrap_or_default() {
-            members.remove_from_room(&room, peer.id());
-        }
+        members.rooms.leave_all(peer.id());
         true
     }
 
@@ -142,28 +141,11 @@ impl Resource {
         if !peer.is_member() {
             return Ok(());
         }
-        let id = peer.id().0;
-        if members.rooms.get(room).is_some_and(|members| members.contains_key(&id)) {
-            return Ok(());
-        }
-        let joined = members.rooms_of.entry(id).or_default();
-        if joined.len() >= peer.membership.max_rooms {
-            return Err(HostError::TooMany);
-        }
-        joined.push(room.into());
-        members.rooms.entry(room.into()).or_default().insert(id, peer.clone());
-        Ok(())
+        members.rooms.join(peer, room)
     }
 
     pub(crate) fn leave(&self, peer: &Peer, room: &str) {
-        let mut members = write(&self.members);
-        members.remove_from_room(room, peer.id());
-        if let Some(rooms) = members.rooms_of.get_mut(&peer.id().0) {
-            rooms.retain(|joined| &**joined != room);
-            if rooms.is_empty() {
-                members.rooms_of.remove(&peer.id().0);
-            }
-        }
+        write(&self.members).rooms.leave(peer.id(), room);
     }
 
     /// Calls `act` for each member under the read lock: `act` must not block or call back.
@@ -173,9 +155,7 @@ impl Resource {
 
     /// Calls `act` for each member of a room, as [`for_each_member`](Self::for_each_member) does.
     pub(crate) fn for_each_in_room(&self, room: &str, act: impl FnMut(&Arc<Peer>)) {
-        if let Some(room) = read(&self.members).rooms.get(room) {
-            room.values().for_each(act);
-        }
+        read(&self.members).rooms.members(room).for_each(act);
     }
 
     /// Returns a copy of the list of members.
@@ -187,15 +167,47 @@ impl Resource {
     pub(crate) fn count(&self) -> usize {
         read(&self.members).all.len()
     }
-}
 
-impl Members {
-    fn remove_from_room(&mut self, room: &str, id: ConnectionId) {
-        if let Some(members) = self.rooms.get_mut(room) {
-            members.remove(&id.0);
-            if members.is_empty() {
-                self.rooms.remove(room);
-            }
+    /// Returns a copy of the list of members of a room.
+    pub(crate) fn members_of(&self, room: &str) -> Vec<Arc<Peer>> {
+        read(&self.members).rooms.members(room).cloned().collect()
+    }
+
+    /// Returns the number of members of a room.
+    pub(crate) fn room_count(&self, room: &str) -> usize {
+        read(&self.members).rooms.members(room).len()
+    }
+
+    /// Returns the rooms of a peer in the order in which it joined them.
+    pub(crate) fn rooms_of(&self, peer: &Peer) -> Vec<Arc<str>> {
+        read(&self.members).rooms.of_peer(peer.id())
+    }
+
+    /// Returns the names of all rooms.
+    pub(crate) fn room_names(&self) -> Vec<Arc<str>> {
+        read(&self.members).rooms.names()
+    }
+
+    pub(crate) fn room_data(&self, room: &str) -> Option<Arc<[u8]>> {
+        read(&self.members).rooms.data(room)
+    }
+
+    /// Stores data with a room until its last member leaves; empty data removes it.
+    ///
+    /// # Errors
+    /// [`HostError::TooLarge`]; [`HostError::Gone`] if the room has no members.
+    pub(crate) fn set_room_data(&self, room: &str, data: &[u8]) -> Result<(), HostError> {
+        if data.len() > MAX_DATA {
+            return Err(HostError::TooLarge);
         }
+        let data = (!data.is_empty()).then(|| Arc::from(data));
+        let former = write(&self.members).rooms.set_data(room, data);
+        former.map(drop)
+    }
+
+    /// Removes what an application has stored with connections and rooms: another one takes over.
+    pub(crate) fn forget_data(&self) {
+        write(&self.members).rooms.forget_data();
+        self.members().iter().for_each(|peer| peer.forget_data());
     }
 }

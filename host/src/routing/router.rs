@@ -1,8 +1,8 @@
 //! The router: applies one [`Command`] of an application. The only code that resolves a scope, a
 //! room, a uuid or an ident to outboxes.
 //!
-//! Never waits; called from lanes and from any thread of a plugin. A cluster would replace its one
-//! method.
+//! Never waits; called from lanes and from any thread of a plugin. A cluster would replace
+//! [`Router::deliver`].
 
 use std::sync::Arc;
 
@@ -176,7 +176,7 @@ impl Router {
     const MAX_FYI: usize = 4096;
 
     /// Finds a connection by id; an application reaches only connections of its own resource.
-    fn member(&self, from: &Resource, id: ConnectionId) -> Result<Arc<Peer>, HostError> {
+    pub(crate) fn member(&self, from: &Resource, id: ConnectionId) -> Result<Arc<Peer>, HostError> {
         self.registry.find(id).filter(|peer| is_on(peer, from)).ok_or(HostError::Gone)
     }
 

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::metrics;
 use super::protocol::{
     AnswerLine, BufferedReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
     FileReport, GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
@@ -300,6 +301,7 @@ fn print_status(status: &StatusReport) -> String {
         "plugsocket {version}, process {pid}, up {up}, {connections}, {config}\nconfiguration {file}{drains}\n{buffered}\n\n{resources}"
     );
     text.push_str(&print_failed_snapshots(&status.resources));
+    text.push_str(&metrics::print(&status.resources));
     if !certificates.is_empty() {
         text.push('\n');
         text.push_str(&table(

@@ -5,6 +5,7 @@
 //! change something enter the supervisor's queue with all other changes.
 
 pub(crate) mod client;
+mod metrics;
 pub(crate) mod protocol;
 mod report;
 mod table;

@@ -1,6 +1,7 @@
 //! Requests and answers on the control socket, one JSON line each. docs/reference/command-line.md
 //! describes them for other programs.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 
 use serde::{Deserialize, Serialize};
@@ -144,6 +145,36 @@ pub(crate) struct ResourceReport {
     /// The last snapshot on disk, with `snapshot_every`.
     #[serde(default)]
     pub(crate) snapshot: Option<SnapshotReport>,
+    /// Series of the application, sorted by name and labels.
+    #[serde(default)]
+    pub(crate) metrics: Vec<MetricReport>,
+}
+
+/// A metric of an application with one value for each of its labels.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct MetricReport {
+    pub(crate) name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub(crate) kind: String,
+    pub(crate) help: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// Of a counter or gauge.
+    pub(crate) value: Option<f64>,
+    pub(crate) histogram: Option<HistogramReport>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct HistogramReport {
+    pub(crate) count: u64,
+    pub(crate) sum: f64,
+    pub(crate) buckets: Vec<BucketReport>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct BucketReport {
+    pub(crate) le: f64,
+    /// Number of values that are at most `le`.
+    pub(crate) count: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

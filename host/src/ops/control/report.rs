@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::metrics;
 use super::protocol::{
     BufferedReport, CertificateReport, ConnectionReport, ControlAnswer, CountsReport,
     DifferenceReport, FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport,
@@ -106,6 +107,7 @@ fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
         snapshot,
+        metrics: metrics::report(&served.metrics),
     }
 }
 

@@ -20,16 +20,30 @@
 //! | `log` | `level` (`error` … `trace`, default `info`), `message` | `true` |
 //! | `trace` | `message` | `true`; logs through `tracing` |
 //! | `thread` | `count`, `every_ms` (0), `message` | `true`; then a thread sends `{"thread":n,"message":…}`, n from 1 |
+//! | `id` | | the number by which any resource's instance can name the connection as `id`, instead of `to` |
+//! | `members` | `room` | list of `{"uuid","data"}`, sorted by uuid |
+//! | `empty-room` | `room` | number of members, each of which has left while it was visited |
+//! | `room-count`, `room-names` | `room` | number of members; sorted list |
+//! | `rooms` | `to` | list in the order of joining |
+//! | `set-room-data`, `set-data` | `room` or `to`; `message`, or `count` for so many bytes | `true` |
+//! | `room-data`, `data`, `session-data` | `room` or `to` | text or null; of more than 1,000 bytes, their number |
+//! | `metric` | `kind` (`counter`, `gauge`, `gauge-add`, `histogram`), `name`, `value`, `labels` (object), `buckets`, `message` (help) | `true`, after registering and changing the series |
 //! | `log-of-calls` | | list of `{"call":"open","uuid":…}`, `message`, `close` (with `code`, `by`, `reason`), `error` (with `reason`) |
 //! | `refuse` | `code` (default 1008), `reason` | none; the message is refused |
 //!
 //! A thread does not end with the instance, as in a careless application. At the first error it
-//! logs `thread ended: ERROR`.
+//! logs `thread ended: ERROR` and `later calls: LIST OF ERRORS`, and counts in the metric
+//! `threads_ended`.
+//!
+//! `close` logs `closed with data: TEXT` if the connection has data.
 //!
 //! Query: `?refuse=REASON` is refused in `open`; `?greet=1` receives `{"greeting":UUID}` from
-//! `open`. Configuration: `tick_ms` is the interval at which `{"tick":n}` is broadcast.
+//! `open`; `?data=TEXT` stores TEXT with the connection in `open`. Configuration: `tick_ms` is the
+//! interval at which `{"tick":n}` is broadcast; `count_starts` counts in the metric `starts`.
 
-use std::collections::VecDeque;
+mod stored;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::{
@@ -51,6 +65,7 @@ struct Speaker {
 #[serde(deny_unknown_fields, default)]
 struct Config {
     tick_ms: Option<u64>,
+    count_starts: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -72,13 +87,22 @@ struct Command {
     count: u64,
     every_ms: u64,
     key: String,
+    id: Option<u64>,
+    kind: String,
+    name: String,
+    value: f64,
+    labels: BTreeMap<String, String>,
+    buckets: Vec<f64>,
 }
 
 impl Plugin for Speaker {
     const NEVER_BLOCKS: bool = true;
 
     fn start(host: Host, config: &str) -> Result<Self, StartError> {
-        let Config { tick_ms } = read_config(config)?;
+        let Config { tick_ms, count_starts } = read_config(config)?;
+        if count_starts {
+            stored::count(&host, "starts");
+        }
         let tick = tick_ms.map(Duration::from_millis);
         Ok(Self { host, tick, ticks: 0, calls: VecDeque::new() })
     }
@@ -87,6 +111,9 @@ impl Plugin for Speaker {
         self.note(json!({"call": "open", "uuid": session.uuid()}));
         if let Some(reason) = session.query_value("refuse") {
             return Err(Refused::new(reason));
+        }
+        if let Some(data) = session.query_value("data") {
+            self.host.set_data(session.id(), data.as_bytes())?;
         }
         if session.query_value("greet").is_some() {
             let _ = self.host.send(session.id(), &json!({"greeting": session.uuid()}).to_string());
@@ -111,6 +138,10 @@ impl Plugin for Speaker {
     }
 
     fn close(&mut self, session: &Session<'_>, reason: &CloseReason<'_>) {
+        if let Some(data) = session.data() {
+            let data = String::from_utf8_lossy(&data);
+            self.host.log(Level::Info, &format!("closed with data: {data}"));
+        }
         let by = match reason.by {
             ClosedBy::Peer => "peer",
             ClosedBy::Plugin => "plugin",
@@ -185,7 +216,7 @@ impl Speaker {
                 done(())
             }
             "log-of-calls" => json!(self.calls),
-            _ => json!({"error": "unknown command"}),
+            _ => self.perform_stored(session, command)?,
         })
     }
 
@@ -217,11 +248,11 @@ impl Speaker {
         Ok(Value::Array(found))
     }
 
-    /// Returns the connection that `to` names.
+    /// Returns the connection that `id` or `to` names.
     fn id(&self, session: &Session<'_>, command: &Command) -> Result<ConnectionId, HostError> {
         match &command.to {
             Some(uuid) => self.by_uuid(uuid)?.ok_or(HostError::Gone),
-            None => Ok(session.id()),
+            None => Ok(command.id.map_or(session.id(), ConnectionId)),
         }
     }
 
@@ -276,6 +307,9 @@ fn send_from_thread(host: Host, to: ConnectionId, command: &Command) {
         for n in 1..=count {
             let text = json!({"thread": n, "message": message}).to_string();
             if let Err(error) = host.send(to, &text) {
+                let later = stored::calls_of_active(&host, to);
+                host.log(Level::Info, &format!("later calls: {}", later.join("; ")));
+                stored::count(&host, "threads_ended");
                 host.log(Level::Info, &format!("thread ended: {error}"));
                 return;
             }

@@ -108,7 +108,7 @@ pub(super) extern "C" fn post(context: HostContext, bytes: RSlice<'_, u8>) -> u3
         return status::TOO_LARGE;
     }
     let posted = Posted { bytes: Bytes::copy_from_slice(bytes.as_slice()), value: None };
-    context.post(posted).map_or_else(|(error, _)| status_of(error), |()| status::OK)
+    status_of(context.post(posted).map_err(|(error, _)| error))
 }
 
 pub(super) extern "C" fn post_value(context: HostContext, value: RawValue) -> u32 {
@@ -122,7 +122,7 @@ pub(super) extern "C" fn post_value(context: HostContext, value: RawValue) -> u3
     if let Some(Ok(value)) = posted.value.map(|value| value.downcast::<PostedValue>()) {
         value.into_pointer();
     }
-    status_of(error)
+    status_of(Err(error))
 }
 
 pub(super) extern "C" fn set_timer(
@@ -132,10 +132,7 @@ pub(super) extern "C" fn set_timer(
     repeats: bool,
 ) -> u32 {
     let delay = Duration::from_millis(millis);
-    match InstanceContext::from_raw(context).set_timer(key.as_str(), delay, repeats) {
-        Ok(()) => status::OK,
-        Err(error) => status_of(error),
-    }
+    status_of(InstanceContext::from_raw(context).set_timer(key.as_str(), delay, repeats))
 }
 
 pub(super) extern "C" fn cancel_timer(context: HostContext, key: RStr<'_>) -> Count {

@@ -125,17 +125,18 @@ impl InstanceContext {
 fn counted(result: Result<u64, HostError>) -> Count {
     match result {
         Ok(count) => Count { status: status::OK, count },
-        Err(error) => Count { status: status_of(error), count: 0 },
+        Err(error) => Count { status: status_of(Err(error)), count: 0 },
     }
 }
 
-fn status_of(error: HostError) -> u32 {
-    match error {
-        HostError::TooLarge => status::TOO_LARGE,
-        HostError::TooMany => status::TOO_MANY,
-        HostError::Retired => status::RETIRED,
-        HostError::Invalid => status::INVALID,
-        _ => status::GONE,
+fn status_of(result: Result<(), HostError>) -> u32 {
+    match result {
+        Ok(()) => status::OK,
+        Err(HostError::TooLarge) => status::TOO_LARGE,
+        Err(HostError::TooMany) => status::TOO_MANY,
+        Err(HostError::Retired) => status::RETIRED,
+        Err(HostError::Invalid) => status::INVALID,
+        Err(_) => status::GONE,
     }
 }
 
@@ -387,9 +388,14 @@ pub(super) fn raw_session(peer: &Peer) -> RawSession<'_> {
     }
 }
 
+/// Returns the peer of a session that a plugin passes back.
+fn lent_peer(context: Opaque<'_>) -> &Peer {
+    // SAFETY: `raw_session` made it from a reference to a peer, whose lifetime it carries.
+    unsafe { &*context.pointer.cast::<Peer>() }
+}
+
 extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROption<RStr<'a>> {
-    // SAFETY: `raw_session` made it from a `&'a Peer`, whose lifetime it carries.
-    let peer: &'a Peer = unsafe { &*context.pointer.cast::<Peer>() };
+    let peer = lent_peer(context);
     match field {
         abi::field::IDENT => peer.ident(),
         abi::field::ADDRESS => Some(&*peer.client.address),

@@ -1,6 +1,6 @@
 //! Deferred acknowledgements and HTTP responses.
 
-use plugsocket_plugin::abi::{self, Count, HostContext, RawCompletion, completion, status};
+use plugsocket_plugin::abi::{self, Count, HostContext, RawCompletion, completion};
 use plugsocket_plugin::{CloseCode, HostError};
 
 use super::{InstanceContext, counted, status_of, with_sender};
@@ -26,10 +26,7 @@ pub(super) extern "C" fn complete(
         completion::REFUSED => Completion::Refused(CloseCode(raw.code), raw.text.as_str()),
         _ => Completion::Failed("the application failed"),
     };
-    match context.router.complete(&context.resource, ticket, completion) {
-        Ok(()) => status::OK,
-        Err(error) => status_of(error),
-    }
+    status_of(context.router.complete(&context.resource, ticket, completion))
 }
 
 pub(super) extern "C" fn respond(_: HostContext, _: u64, _: abi::RawResponse<'_>) -> u32 {

@@ -332,8 +332,6 @@ impl Dispatcher {
             CloseReason::host(CloseCode::AWAY, "another application serves this resource now");
         if succession == Succession::Replacement {
             members.iter().for_each(|peer| self.notify(Event::Close(peer, &replaced)));
-            // They mean nothing to another application.
-            self.resource.timers.clear();
         }
         if self.is_given_up() {
             drop(discard(next));
@@ -341,6 +339,11 @@ impl Dispatcher {
         }
         std::mem::swap(&mut self.instance, &mut next);
         drop(retire(next, retirement));
+        if succession == Succession::Replacement {
+            // They mean nothing to another application.
+            self.resource.timers.clear();
+            self.resource.forget_data();
+        }
         self.health.set_instance(self.instance.generation(), self.instance.revocation());
         let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
         for peer in known.iter().filter(|peer| !peer.is_member()) {
