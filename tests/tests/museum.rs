@@ -215,7 +215,7 @@ async fn an_older_host_serves_todays_plugins() {
     let me = ann.uuid().to_owned();
     assert_eq!(ann.ask(&json!({"do": "join", "to": me, "room": "r"})).await, json!(true));
     let result = ann.ask(&json!({"do": "room-count", "room": "r"})).await;
-    assert_eq!(result, json!("Unsupported"));
+    assert_eq!(result, json!({"error": "not supported by this host"}));
     drop(host);
     std::fs::remove_dir_all(&folder).unwrap();
 }
