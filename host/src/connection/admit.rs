@@ -27,7 +27,7 @@ use crate::protocol::http::{self, Head, Method};
 use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
 use crate::routing::outbox::{Outbox, OutboxBounds};
-use crate::routing::peer::{Client, Membership, Peer, PeerState};
+use crate::routing::peer::{Client, Membership, Peer, PeerState, with_parameters};
 use crate::routing::resource::{Resource, Service, ServiceState};
 
 /// Serves one socket until it closes. The admission future is boxed so that its memory is freed
@@ -92,7 +92,7 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
         }
         by = Instant::now() + config.server.timeouts.head;
     }
-    let handshake = match handshake::read(&mut stream, kept, origin, by, &config).await {
+    let handshake = match handshake::read(&mut stream, kept, origin, by, hub).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
             Rejector::new(handshaking, &config).refuse(stream, no, origin).await;
@@ -112,7 +112,7 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
         Intent::Lines(_) => Kind::Tcp,
         Intent::Post(_) => Kind::Backend,
     };
-    match find_resource(origin, &handshake, kind, hub, &config).await {
+    match admit_client(origin, &handshake, kind, hub, &config).await {
         Ok(admission) => {
             drop(handshaking);
             open_connection(stream, handshake, admission, hub).await
@@ -134,10 +134,9 @@ struct Admission {
     guard: ConnectionGuard,
 }
 
-/// Finds the resource, authenticates, and counts the connection. It is counted last, so that
-/// refused and still unauthenticated connections do not use up the limits; the resource is looked
-/// up after authentication, which may take long.
-async fn find_resource(
+/// Authenticates, and counts the connection. It is counted last, so that refused and still
+/// unauthenticated connections do not use up the limits.
+async fn admit_client(
     peer: Origin,
     handshake: &Handshake,
     kind: Kind,
@@ -152,10 +151,15 @@ async fn find_resource(
         hub.connection_limits.check_rate(ip, config)?;
     }
     hub.connection_limits.check(*origin, kind, config)?;
-    let pass = authenticate(handshake, kind, hub).await?;
-    let Some(resource) = hub.resources.load().get(head.path()).cloned() else {
+    let Some(resource) = handshake.resource.clone() else {
         return Err(unknown_path(head, config));
     };
+    let pass = authenticate(handshake, &resource, kind, hub).await?;
+    // Authentication may take long. The path may select another resource now, for which it does
+    // not count.
+    if !hub.resources.load().find(head.path()).is_some_and(|now| Arc::ptr_eq(now, &resource)) {
+        return Err(unknown_path(head, config));
+    }
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
@@ -175,23 +179,28 @@ async fn find_resource(
 }
 
 /// Authenticates the client where the resource requires it.
-async fn authenticate(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rejection> {
+async fn authenticate(
+    handshake: &Handshake,
+    resource: &Resource,
+    kind: Kind,
+    hub: &Hub,
+) -> Result<Pass, Rejection> {
     let Handshake { head, origin, .. } = handshake;
-    let Some(guard) = hub.guards.load().get(head.path()).cloned() else {
+    // By the key, never by the path, which may be another spelling.
+    let Some(guard) = hub.guards.load().get(&resource.path).cloned() else {
         return Ok(Pass::default());
     };
     let address = origin.to_text();
-    let applicant = Applicant { head, kind, address: &address };
+    let applicant = Applicant { resource: &resource.path, head, kind, address: &address };
     Box::pin(guard.authorize(&applicant)).await.map_err(|denial| {
-        let resource = hub.resources.load().get(head.path()).cloned();
-        let service = resource.map(|resource| resource.service());
+        let service = resource.service();
         // Only browsers need the dialog to read the reason; other clients read the HTTP status.
-        match service.filter(|service| service.dialog && head.has("origin")) {
-            Some(service) => {
+        match service.dialog && head.has("origin") {
+            true => {
                 let protocol = protocol(head, &service, denial.protocol).map(Into::into);
                 Rejection::Dialog(denied(&denial), protocol)
             }
-            None => Rejection::Http(denied(&denial), denial.refusal),
+            false => Rejection::Http(denied(&denial), denial.refusal),
         }
     })
 }
@@ -255,7 +264,7 @@ async fn open_connection<S: Socket>(
 ) -> Step<S> {
     // Read again: the resource was found in the current configuration.
     let config = hub.config.load_full();
-    let Handshake { head, origin, read, intent, heartbeat } = handshake;
+    let Handshake { head, origin, read, intent, heartbeat, .. } = handshake;
     let Admission { kind, resource, inbox, service, pass, guard } = admission;
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
@@ -276,7 +285,7 @@ async fn open_connection<S: Socket>(
         dialog: service.dialog || is_post,
         client: Client {
             address: origin.to_text(),
-            head,
+            head: with_parameters(head, &resource.path),
             login,
             may_announce: origin.may_be_backend(&config.server.access),
         },

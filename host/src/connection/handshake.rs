@@ -3,6 +3,7 @@
 //! Reads the request head under a size and a time limit. Does not know lanes or outboxes.
 
 use std::mem::take;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plugsocket_plugin::Kind;
@@ -11,17 +12,21 @@ use tokio::time::Instant;
 
 use super::page;
 use crate::config::{Access, Config};
+use crate::hub::Hub;
 use crate::net::origin::Origin;
 use crate::protocol::http::{
     self, BodyEnd, ClientType, Head, HeadReader, Method, Refusal, client_type,
 };
 use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
 use crate::protocol::time_limit::{timeout, timeout_at};
+use crate::routing::resource::Resource;
 
 /// A valid request, or opening of plain TCP.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub(crate) head: Head,
+    /// The resource that serves its path, if there is one.
+    pub(crate) resource: Option<Arc<Resource>>,
     /// The client: the peer itself, or the one that a trusted proxy forwards for.
     pub(crate) origin: Origin,
     /// Bytes that arrived after the head.
@@ -72,8 +77,9 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     kept: Option<Vec<u8>>,
     peer: Origin,
     by: Instant,
-    config: &Config,
+    hub: &Hub,
 ) -> Result<Handshake, (Origin, HandshakeError)> {
+    let config = &*hub.config.load_full();
     let access = &config.server.access;
     // Plain TCP has its own connections: only the first bytes of one can be its opening.
     let transport = kept.as_ref().map(|_| Transport::Http);
@@ -83,14 +89,17 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     let checked = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
         Ok((head, None, read)) => {
             origin = peer.resolve_forwarded(&head, access);
-            check_request(head, read, origin, config).map_err(Into::into)
+            let resource = find_resource(&head, hub, config);
+            check_request(head, read, origin, (resource, config)).map_err(Into::into)
         }
         Ok((_, Some(_), _)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
         Ok((head, Some(tail), read)) => match http::heartbeat(&head) {
             Ok(heartbeat) => {
-                Ok(Handshake { head, origin, read, intent: Intent::Lines(tail), heartbeat })
+                let resource = find_resource(&head, hub, config);
+                let intent = Intent::Lines(tail);
+                Ok(Handshake { head, resource, origin, read, intent, heartbeat })
             }
             Err(refusal) => Err(refusal.into()),
         },
@@ -154,17 +163,23 @@ async fn read_head<S: AsyncRead + Unpin>(
     }
 }
 
+fn find_resource(head: &Head, hub: &Hub, config: &Config) -> Option<Arc<Resource>> {
+    let path = head.path();
+    hub.resources.load().find(path).filter(|_| !page::is_own(path, config)).cloned()
+}
+
 fn check_request(
     head: Head,
     read: Vec<u8>,
     origin: Origin,
-    config: &Config,
+    (resource, config): (Option<Arc<Resource>>, &Config),
 ) -> Result<Handshake, Refusal> {
+    let is_resource = resource.is_some();
     let page = match head.method() {
         Method::Get if http::wants_websocket(&head) => None,
-        Method::Get | Method::Head => page::answer(head.path(), config),
+        Method::Get | Method::Head => page::answer(head.path(), is_resource, config),
         // A server may ignore an upgrade (RFC 9110 section 7.8).
-        Method::Options => Some(page::options(head.path(), config)),
+        Method::Options => Some(page::options(head.path(), is_resource)),
         Method::Post | Method::Other => None,
     };
     let intent = match (page, head.method()) {
@@ -172,7 +187,7 @@ fn check_request(
         (None, Method::Post) => check_post(&head, origin, config)?,
         (None, Method::Get) => check_upgrade(&head, origin, &config.server.access)?,
         (None, _) => {
-            let allowed = page::allowed_methods(head.path(), config);
+            let allowed = page::allowed_methods(head.path(), is_resource);
             return Err(Refusal::method_not_allowed(allowed));
         }
     };
@@ -180,7 +195,7 @@ fn check_request(
         Intent::Page(_) => None,
         _ => http::heartbeat(&head)?,
     };
-    Ok(Handshake { head, origin, read, intent, heartbeat })
+    Ok(Handshake { head, resource, origin, read, intent, heartbeat })
 }
 
 /// Returns the `Origin`; empty if it is not text, which is not the same as none.

@@ -8,5 +8,6 @@ pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod registry;
 pub(crate) mod resource;
+pub(crate) mod resources;
 pub(crate) mod router;
 pub(crate) mod sync;

@@ -3,7 +3,7 @@
 //! Lives as long as its path is in plugins.toml or a connection belongs to it; the application
 //! behind it is replaced. Does not know sockets or libraries.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
@@ -19,12 +19,10 @@ use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, RETRY_AFTER};
 
-/// All resources by path. Replaced as a whole: a changed plugins.toml takes effect at once.
-pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
-
-/// One path of the host.
+/// One path of the host, or the paths of one pattern.
 #[derive(Debug)]
 pub(crate) struct Resource {
+    /// Its key in plugins.toml.
     pub(crate) path: String,
     pub(crate) counters: Counters,
     service: ArcSwap<Service>,

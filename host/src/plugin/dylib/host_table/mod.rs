@@ -351,6 +351,8 @@ extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROpt
         abi::field::QUERY => Some(peer.client.head.query()),
         abi::field::HEADER => peer.client.head.header(name.as_str()),
         abi::field::USER => peer.client.login.as_ref().and_then(|login| login.user.as_deref()),
+        abi::field::PATH => Some(peer.client.head.path()),
+        abi::field::PARAMETER => peer.client.parameter(&peer.resource.path, name.as_str()),
         abi::field::CLAIMS => peer.client.login.as_ref().and_then(|login| login.claims.as_deref()),
         _ => None,
     }

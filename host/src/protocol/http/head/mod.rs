@@ -145,6 +145,20 @@ impl Head {
         target.split_once('?').unwrap_or((target, ""))
     }
 
+    /// Keeps a text with the head, in the same block, so that heads without one need no field for
+    /// it. Must be called once.
+    pub(crate) fn attach(&mut self, text: &str) {
+        self.block = [&*self.block, text.as_bytes()].concat().into();
+    }
+
+    /// Returns the attached text; empty if there is none.
+    pub(crate) fn attached(&self) -> &str {
+        let from = (self.headers_at as usize).saturating_sub(2);
+        let end = memchr::memmem::find(&self.block[from..], b"\r\n\r\n");
+        let text = end.map_or(&[][..], |end| &self.block[from + end + 4..]);
+        str::from_utf8(text).unwrap_or_default()
+    }
+
     /// Returns the first value of a header, trimmed; `None` if it is absent or not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         str::from_utf8(self.values(name).next()?).ok()
