@@ -411,7 +411,7 @@ fn recorder(generation: u64, notes: Notes) -> Box<dyn Instance> {
             Event::Open(peer) => format!("open {}", peer.client.address),
             Event::Message(_, payload) => String::from_utf8(payload.as_bytes().to_vec()).unwrap(),
             Event::Close(peer, _) => format!("close {}", peer.client.address),
-            Event::Error(..) | Event::Tick(_) => return,
+            Event::Error(..) | Event::Tick(_) | Event::Request(_) => return,
         };
         yield_now();
         notes.lock().unwrap().push((generation, note));

@@ -27,6 +27,7 @@ use self::lane::health::{CallbackKind, Revocation};
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Payload;
 use crate::routing::peer::Peer;
+use crate::routing::requests::HttpRequest;
 
 /// A call to an application, as plain data.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(crate) enum Event<'a> {
     Error(&'a Peer, &'a str),
     Close(&'a Peer, &'a CloseReason),
     Tick(SystemTime),
+    Request(&'a HttpRequest),
 }
 
 /// Why a callback failed.
@@ -55,6 +57,7 @@ impl Event<'_> {
             Self::Error(..) => CallbackKind::Error,
             Self::Close(..) => CallbackKind::Close,
             Self::Tick(_) => CallbackKind::Tick,
+            Self::Request(_) => CallbackKind::Request,
         }
     }
 }
@@ -87,6 +90,10 @@ pub(crate) trait Instance: Send {
     /// Returns what revokes the host functions from outside the lane.
     fn revocation(&self) -> Option<Revocation>;
     fn tick_every(&mut self) -> Option<Duration>;
+    /// Returns whether it answers plain HTTP requests.
+    fn takes_requests(&self) -> bool {
+        false
+    }
     /// Returns the name of its library.
     fn plugin(&self) -> &str;
     fn generation(&self) -> u64;

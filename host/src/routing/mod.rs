@@ -7,6 +7,7 @@ pub(crate) mod input;
 pub(crate) mod outbox;
 pub(crate) mod peer;
 pub(crate) mod registry;
+pub(crate) mod requests;
 pub(crate) mod resource;
 pub(crate) mod resources;
 pub(crate) mod router;

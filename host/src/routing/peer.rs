@@ -35,7 +35,7 @@ pub(crate) struct Peer {
 }
 
 /// What is known of the client since the handshake.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// The IP address in text, or `unix`.
     pub(crate) address: Box<str>,

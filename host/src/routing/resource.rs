@@ -4,7 +4,7 @@
 //! behind it is replaced. Does not know sockets or libraries.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use plugsocket_plugin::{CloseCode, ConnectionId, HostError};
 use super::counters::Counters;
 use super::peer::Peer;
 use super::registry::ById;
+use super::requests::Requests;
 use super::sync::{read, write};
 use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
@@ -25,6 +26,9 @@ pub(crate) struct Resource {
     /// Its key in plugins.toml.
     pub(crate) path: String,
     pub(crate) counters: Counters,
+    pub(crate) requests: Requests,
+    /// Whether its instance answers plain HTTP requests. Kept while no application serves.
+    takes_requests: AtomicBool,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -85,6 +89,8 @@ impl Resource {
         Self {
             path,
             counters: Counters::default(),
+            requests: Requests::default(),
+            takes_requests: AtomicBool::new(false),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }
@@ -96,6 +102,16 @@ impl Resource {
 
     pub(crate) fn set_service(&self, service: Service) {
         self.service.store(Arc::new(service));
+    }
+
+    /// Returns whether plain HTTP requests are for the application.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.takes_requests.load(Ordering::Acquire)
+    }
+
+    /// Publishes what the instance that serves from now on declares.
+    pub(crate) fn set_takes_requests(&self, takes_requests: bool) {
+        self.takes_requests.store(takes_requests, Ordering::Release);
     }
 
     /// Adds a member; the lane calls this just before `open`.

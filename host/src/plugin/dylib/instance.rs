@@ -9,10 +9,11 @@ use plugsocket_plugin::abi::{self, InstancePtr, ModuleRef, RawMessage, RawReason
 use plugsocket_plugin::{CloseCode, ClosedBy};
 
 use super::Generation;
-use super::host_table::{InstanceContext, raw_session, while_handling};
+use super::host_table::{InstanceContext, raw_request, raw_session, while_handling};
 use crate::plugin::lane::health::Revocation;
 use crate::plugin::{Event, Failure, Instance, Snapshot};
 use crate::protocol::chunk::Form;
+use crate::protocol::http::Answer;
 
 /// An instance behind the ABI.
 pub(crate) struct DylibInstance {
@@ -53,6 +54,13 @@ impl Instance for DylibInstance {
                 module.close()(self.pointer, raw_session(peer), reason)
             }
             Event::Tick(now) => module.tick()(self.pointer, unix_millis(now)),
+            Event::Request(request) => match module.request().filter(|_| self.takes_requests()) {
+                Some(answer) => answer(self.pointer, raw_request(request)),
+                None => {
+                    request.ticket.answer(Answer::UNHANDLED);
+                    RResult::ROk(())
+                }
+            },
         };
         result.into_result().map_err(failure)
     }
@@ -86,6 +94,10 @@ impl Instance for DylibInstance {
     fn tick_every(&mut self) -> Option<Duration> {
         let millis = self.module().tick_every()(self.pointer);
         (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    fn takes_requests(&self) -> bool {
+        self.context.generation.facts.http
     }
 
     fn plugin(&self) -> &str {

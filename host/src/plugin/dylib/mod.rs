@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use plugsocket_plugin::abi::{HostRef, ModuleRef};
+use plugsocket_plugin::abi::{HostRef, ModuleRef, flag};
 
 pub(crate) use self::instance::DylibInstance;
 pub(crate) use self::loader::on_loader;
@@ -46,6 +46,8 @@ pub(crate) struct PluginFacts {
     /// `PLUGSOCKET_BUILD` at build time; may be empty.
     pub(crate) build: String,
     pub(crate) never_blocks: bool,
+    /// Whether its instances answer plain HTTP requests.
+    pub(crate) http: bool,
 }
 
 impl Generation {
@@ -63,6 +65,7 @@ impl Generation {
             version: module.version().as_str().to_owned(),
             build: module.build().as_str().to_owned(),
             never_blocks: module.never_blocks(),
+            http: module.flags().is_some_and(|flags| flags & flag::HTTP != 0),
         };
         let (plugin, path, references) = (plugin.to_owned(), path.to_owned(), AtomicUsize::new(0));
         Ok(Self { plugin, number, path, facts, references, module })

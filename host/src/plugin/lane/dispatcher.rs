@@ -21,6 +21,7 @@ use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::payload::Outgoing;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
+use crate::routing::requests::HttpRequest;
 use crate::routing::resource::Resource;
 use crate::routing::sync::{AtomicBool, Mutex};
 
@@ -135,6 +136,7 @@ impl Dispatcher {
             peer.outbox.close(removed.clone()).ok();
             self.close(&peer, &removed);
         }
+        self.resource.requests.end();
         self.instance.retire();
         // On its own thread: on a shared lane other tasks wait for this one.
         let gone = discard(self.instance);
@@ -151,6 +153,7 @@ impl Dispatcher {
         match item {
             Item::Open(peer) => self.open(&peer),
             Item::Close(peer, reason) => self.close(&peer, &reason),
+            Item::Request(request) => self.request(&request),
             // Processed by the lane, because they may wait.
             Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
             Item::Snapshot(done) => {
@@ -278,6 +281,17 @@ impl Dispatcher {
         peer.outbox.finish();
     }
 
+    fn request(&mut self, request: &HttpRequest) {
+        if !request.ticket.is_waiting() {
+            return;
+        }
+        let result = self.call(Event::Request(request));
+        self.resource.counters.add_messages(1);
+        if result.is_err() {
+            request.ticket.answer(500);
+        }
+    }
+
     pub(super) fn tick(&mut self) {
         self.next_tick = None;
         self.notify(Event::Tick(SystemTime::now()));
@@ -379,6 +393,7 @@ impl Dispatcher {
         std::mem::swap(&mut self.instance, &mut next);
         next.retire();
         self.health.set_instance(self.instance.generation(), self.instance.revocation());
+        self.resource.set_takes_requests(self.instance.takes_requests());
         let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
         for peer in known.iter().filter(|peer| !peer.is_member()) {
             self.notify(Event::Close(peer, &left));

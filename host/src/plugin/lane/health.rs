@@ -25,6 +25,7 @@ pub(crate) enum CallbackKind {
     Error,
     Tick,
     Snapshot,
+    Request = 9,
 }
 
 impl fmt::Display for CallbackKind {
@@ -36,6 +37,7 @@ impl fmt::Display for CallbackKind {
             Self::Error => "error",
             Self::Tick => "tick",
             Self::Snapshot => "snapshot",
+            Self::Request => "request",
         })
     }
 }
@@ -44,6 +46,7 @@ impl CallbackKind {
     fn of(word: u64) -> Option<Self> {
         [Self::Open, Self::Message, Self::Close, Self::Error, Self::Tick, Self::Snapshot]
             .into_iter()
+            .chain([Self::Request])
             .find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
     }
 }

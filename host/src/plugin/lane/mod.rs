@@ -32,6 +32,7 @@ use super::{Failure, Instance};
 use crate::protocol::close::CloseReason;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
+use crate::routing::requests::HttpRequest;
 use crate::routing::sync::pause;
 
 /// A unit of work in the inbox.
@@ -46,6 +47,8 @@ pub(crate) enum Item {
     /// Continues with the deferred inputs of a connection.
     Resume(Arc<Peer>),
     Close(Arc<Peer>, CloseReason),
+    /// A plain HTTP request, whose connection waits for the answer.
+    Request(Arc<HttpRequest>),
     Swap(Box<Swap>),
     /// Requests the state together with the name of its application, which only the lane knows at
     /// that moment. The instance continues.

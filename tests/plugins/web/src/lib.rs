@@ -11,6 +11,7 @@
 //! | `thread` | | an answer from a thread |
 //! | `retired` | | an answer from a thread, after the instance has been replaced |
 //! | `hold` | `id` | none until `release`, which gets what the host returned to the holder |
+//! | `is-held` | `id` | 200 or 404 |
 //! | `twice` | | the answer of a responder; another one is returned |
 //! | `drop`, `forget`, `panic`, `unhandled`, `hang` | | none |
 //! | `wait` | `file` | the request as JSON, once the file exists |
@@ -19,8 +20,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::{
-    Host, Message, Plugin, Refused, Request, Responder, Response, Session, StartError,
-    export_plugin,
+    Host, Level, Message, Plugin, Refused, Request, Responder, Response, RestoreError, Session,
+    Snapshot, StartError, export_plugin,
 };
 use serde_json::{Value, json};
 
@@ -35,8 +36,14 @@ impl Plugin for Web {
     const HTTP: bool = true;
 
     fn start(host: Host, _config: &str) -> Result<Self, StartError> {
+        host.log(Level::Info, "web starts");
         let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
         Ok(Self { host, instance: since.as_nanos().to_string(), held: BTreeMap::new() })
+    }
+
+    fn restore(&mut self, _snapshot: Snapshot) -> Result<(), RestoreError> {
+        // Replaces other applications in tests, and has no state.
+        Ok(())
     }
 
     fn message(&mut self, session: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
@@ -86,9 +93,32 @@ impl Plugin for Web {
                     }
                 })
             }
+            "panic" => panics(),
+            "unhandled" => Response::unhandled(),
+            "hang" => loop {
+                pause();
+            },
+            "wait" => {
+                while !std::path::Path::new(&value("file")).exists() {
+                    pause();
+                }
+                self.describe(request)
+            }
+            _ => self.answer_with_responder(request),
+        }
+    }
+}
+
+impl Web {
+    fn answer_with_responder(&mut self, request: &Request<'_>) -> Response {
+        let value = |name| request.query_value(name).unwrap_or_default();
+        match value("do").as_str() {
             "hold" => {
                 self.held.insert(value("id"), request.responder());
                 Response::later()
+            }
+            "is-held" => {
+                Response::new(if self.held.contains_key(&value("id")) { 200 } else { 404 })
             }
             "release" => match self.held.remove(&value("id")) {
                 Some(held) => {
@@ -106,23 +136,10 @@ impl Plugin for Web {
                 Response::later()
             }
             "forget" => Response::later(),
-            "panic" => panics(),
-            "unhandled" => Response::unhandled(),
-            "hang" => loop {
-                pause();
-            },
-            "wait" => {
-                while !std::path::Path::new(&value("file")).exists() {
-                    pause();
-                }
-                self.describe(request)
-            }
             _ => self.describe(request),
         }
     }
-}
 
-impl Web {
     fn describe(&self, request: &Request<'_>) -> Response {
         let description = json!({
             "instance": self.instance,

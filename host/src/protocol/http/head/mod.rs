@@ -120,6 +120,17 @@ impl Head {
         self.method
     }
 
+    /// Returns the method as it was sent.
+    pub(crate) fn method_name(&self) -> &str {
+        let end = memchr::memchr(b' ', &self.block).unwrap_or_default();
+        str::from_utf8(&self.block[..end]).unwrap_or_default()
+    }
+
+    /// Returns whether the target is `*`: a question about the host, not about a path.
+    pub(crate) fn is_about_host(&self) -> bool {
+        self.method == Method::Options && self.target_at == self.target_end
+    }
+
     /// Returns whether the version is HTTP/1.0, else it is 1.1 or higher.
     pub fn is_http_1_0(&self) -> bool {
         self.is_http_1_0
