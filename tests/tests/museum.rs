@@ -126,7 +126,8 @@ async fn other_compiler_flags_make_no_difference() {
     let folder = std::env::var("PLUGSOCKET_MUSEUM_VARIANTS").expect("set by tests/museum/flags");
     let variants = std::fs::read_dir(folder).unwrap().map(|variant| variant.unwrap().path());
     for variant in variants {
-        let library = |plugin: &str| std::fs::read(variant.join(format!("lib{plugin}.so"))).unwrap();
+        let library =
+            |plugin: &str| std::fs::read(variant.join(format!("lib{plugin}.so"))).unwrap();
         println!("{}", variant.display());
         let setup = Setup::new(PROGRAM).resource("/count", "counter").resource("/speak", "speaker");
         let host = setup.file("counter", &today("counter_v1")).library("speaker", "speaker");

@@ -11,10 +11,11 @@ use plugsocket_plugin::abi::{
 use plugsocket_plugin::{CloseCode, ClosedBy, ConfigChange, RetireReason, SnapshotReason};
 
 use super::Generation;
-use super::host_table::{InstanceContext, PostedValue, raw_session, while_handling};
+use super::host_table::{InstanceContext, PostedValue, raw_request, raw_session, while_handling};
 use crate::plugin::lane::health::Revocation;
 use crate::plugin::{EarlyRequests, Event, Failure, Instance, Posted, Retirement, Snapshot};
 use crate::protocol::chunk::Form;
+use crate::protocol::http::Answer;
 use crate::protocol::payload::Payload;
 
 /// An instance behind the ABI.
@@ -95,6 +96,13 @@ impl Instance for DylibInstance {
                 None => return Ok(()),
             },
             Event::Posted(posted) => return self.post(posted),
+            Event::Request(request) => match module.request().filter(|_| self.takes_requests()) {
+                Some(answer) => answer(self.pointer, raw_request(request)),
+                None => {
+                    request.ticket.answer(Answer::UNHANDLED);
+                    RResult::ROk(())
+                }
+            },
         };
         result.into_result().map_err(failure)
     }
@@ -169,6 +177,10 @@ impl Instance for DylibInstance {
     fn tick_every(&mut self) -> Option<Duration> {
         let millis = self.module().tick_every()(self.pointer);
         (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    fn takes_requests(&self) -> bool {
+        self.context.generation.facts.http
     }
 
     fn plugin(&self) -> &str {

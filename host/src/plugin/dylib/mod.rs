@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plugsocket_plugin::CloseCode;
-use plugsocket_plugin::abi::{HostRef, ModuleRef};
+use plugsocket_plugin::abi::{HostRef, ModuleRef, flag};
 
 pub(crate) use self::instance::DylibInstance;
 pub(crate) use self::loader::on_loader;
@@ -50,6 +50,8 @@ pub(crate) struct PluginFacts {
     pub(crate) never_blocks: bool,
     /// A JSON schema of the configuration; may be empty.
     pub(crate) config_schema: String,
+    /// Whether its instances answer plain HTTP requests.
+    pub(crate) http: bool,
 }
 
 impl Generation {
@@ -68,6 +70,7 @@ impl Generation {
             build: module.build().as_str().to_owned(),
             never_blocks: module.never_blocks(),
             config_schema: module.config_schema().map_or_else(String::new, |schema| schema.into()),
+            http: module.flags().is_some_and(|flags| flags & flag::HTTP != 0),
         };
         let (plugin, path, references) = (plugin.to_owned(), path.to_owned(), AtomicUsize::new(0));
         Ok(Self { plugin, number, path, facts, references, module })
