@@ -181,6 +181,8 @@ async fn head_has_the_headers_of_get_and_no_body() {
     assert!(head.contains(&"Content-Length: 4".to_owned()), "{head:?}");
     // The connection stays usable, so nothing followed the head.
     assert_eq!(ask(&mut client, "GET /web?do=status&status=202", "", "").await.status, 202);
+    client.write("HEAD /web HTTP/1.1\r\nHost: h\r\n\r\n").await;
+    assert!(head_of(&mut client).await.contains(&"X-Method: GET".to_owned()));
     client.write("HEAD /web?do=unhandled HTTP/1.1\r\nHost: h\r\n\r\n").await;
     let refused = String::from_utf8(client.read_to_end().await).unwrap();
     assert!(refused.starts_with("HTTP/1.1 405 ") && refused.ends_with("\r\n\r\n"), "{refused}");

@@ -61,13 +61,15 @@ async fn a_path_selects_the_most_specific_resource_and_the_application_gets_the_
 
 #[tokio::test]
 async fn plain_tcp_and_post_select_a_resource_as_a_websocket_does() {
-    let host = setup(&["/app/{key}"]).start().await;
+    let host = setup(&["/app/{key}"]).resource("/speak/{key}", "speaker").start().await;
     let mut lines = host.connect_lines("/app/a%20b").await;
     lines.send("x").await;
     let found = lines.receive_json().await["result"].clone();
     assert_eq!((&found["parameters"], &found["kind"]), (&json!({"key": "a b"}), &json!("tcp")));
     let mut client = host.raw().await;
-    client.write("POST /app/c HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx").await;
+    client
+        .write("POST /app/c?do=unhandled HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
+        .await;
     let response = client.response().await;
     assert_eq!(response.packets()[0]["result"]["parameters"], json!({"key": "c"}));
 }
@@ -88,6 +90,8 @@ async fn the_connections_of_a_pattern_share_one_instance_and_its_members() {
 async fn a_guard_is_that_of_the_resource_whatever_the_spelling_of_the_path() {
     let setup = setup(&["/app/{key}", "/app/{key}/*", "/open/key", "/open/*"]);
     let setup = setup.auth("/app/{key}", "keys", HS256).auth("/app/{key}/*", "keys", HS256);
+    // A backend needs no token.
+    let setup = setup.server("allowed_ips", r#"["192.0.2.1"]"#);
     let host = setup.auth("/open/key", "keys", HS256).start().await;
     for path in [
         "/app/key",
@@ -102,8 +106,8 @@ async fn a_guard_is_that_of_the_resource_whatever_the_spelling_of_the_path() {
         "/open/key",
     ] {
         assert_eq!(handshake(&host, path, "").await, 401, "{path}");
-        let post = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
-        assert_ne!(host.raw().await.try_request(&post).await, 200, "{path}");
+        let plain = format!("GET {path} HTTP/1.1\r\nHost: h\r\nOrigin: http://x\r\n\r\n");
+        assert_eq!(host.raw().await.try_request(&plain).await, 401, "{path}");
     }
     // Not a resource, rather than one without authentication.
     for (path, status) in [

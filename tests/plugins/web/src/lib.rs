@@ -156,7 +156,10 @@ impl Web {
             "claims": request.claims(),
             "parameters": parameters(request.resource(), |name| request.parameter(name)),
         });
-        Response::new(200).header("Content-Type", "application/json").body(description.to_string())
+        Response::new(200)
+            .header("Content-Type", "application/json")
+            .header("X-Method", request.method())
+            .body(description.to_string())
     }
 }
 

@@ -120,8 +120,12 @@ impl Head {
         self.method
     }
 
-    /// Returns the method as it was sent.
+    /// Returns the method that an application answers: that of the request, and `GET` for a HEAD,
+    /// whose response is that to GET without the body (RFC 9110 section 9.3.2).
     pub(crate) fn method_name(&self) -> &str {
+        if self.method == Method::Head {
+            return "GET";
+        }
         let end = memchr::memchr(b' ', &self.block).unwrap_or_default();
         str::from_utf8(&self.block[..end]).unwrap_or_default()
     }
