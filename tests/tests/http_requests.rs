@@ -540,6 +540,8 @@ async fn waiting_requests_end_with_the_application() {
     // Later requests learn that the application is disabled.
     let response = get(&host, "").await;
     assert_eq!((response.status, response.header("retry-after")), (503, Some("30")));
+    let response = fetch(&host, "POST /web", "", "{}").await;
+    assert_eq!((response.status, &response.packets()[0]["opcode"]), (503, &json!("close")));
     let (code, output) = host.command(&["plugin", "enable", "web"]).await;
     assert_eq!(code, 0, "{output}");
     assert_eq!(get(&host, "do=thread").await.status, 200);

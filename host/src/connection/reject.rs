@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use plugsocket_plugin::CloseCode;
+use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
@@ -164,13 +164,13 @@ impl<'a> Rejector<'a> {
                     Rejection::Http(_, refusal) => refusal,
                     Rejection::Dialog(reason, _) => refusal(&reason),
                 };
-                let bytes = match intent {
-                    Intent::Post(_) => {
+                let bytes = match (intent, handshake.head.method()) {
+                    // A script reads packets, whoever would have answered its POST.
+                    (Intent::Post(_), _)
+                    | (Intent::Request { kind: Kind::Backend, .. }, Method::Post) => {
                         refusal.with_body(http_post::JSON, format!("{packet}\n").as_bytes())
                     }
-                    _ if handshake.head.method() == Method::Head => {
-                        refusal.without_body().to_bytes()
-                    }
+                    (_, Method::Head) => refusal.without_body().to_bytes(),
                     _ => refusal.to_bytes(),
                 };
                 self.answer(stream, &bytes).await;
