@@ -116,6 +116,14 @@ impl CInstance {
     }
 }
 
+/// Returns a failure that concerns no client as a refusal: the operator reads its text.
+fn for_operator(failure: Failure) -> Failure {
+    match failure {
+        Failure::Panicked(text) => Failure::Refused(CloseCode::ERROR, text),
+        refused @ Failure::Refused(..) => refused,
+    }
+}
+
 /// The reason of a failure, as C gives it.
 type Reason = Option<(CloseCode, String)>;
 
@@ -204,7 +212,8 @@ impl Instance for CInstance {
         let (mut state, mut version) = (State::default(), 0);
         let sink = PsSink { context: (&raw mut state).cast(), put: Some(put_state) };
         let reason = raw_snapshot_reason(reason);
-        self.call("snapshot", |fail| snapshot(self.pointer, reason, sink, &raw mut version, fail))?;
+        self.call("snapshot", |fail| snapshot(self.pointer, reason, sink, &raw mut version, fail))
+            .map_err(for_operator)?;
         if state.is_refused {
             let text = "`snapshot` put bytes that are not valid, or too many for the memory";
             return Err(Failure::Refused(CloseCode::ERROR, text.to_owned()));
@@ -224,6 +233,7 @@ impl Instance for CInstance {
         };
         let state = PsBytes::lend(bytes);
         self.call("restore", |fail| restore(self.pointer, *version, state, fail))
+            .map_err(for_operator)
     }
 
     fn change_config(&mut self, config: &str) -> Result<ConfigChange, Failure> {
@@ -233,7 +243,8 @@ impl Instance for CInstance {
         let mut change = abi::config_change::RESTART;
         self.call("config_changed", |fail| {
             config_changed(self.pointer, PsStr::lend(config), &raw mut change, fail)
-        })?;
+        })
+        .map_err(for_operator)?;
         Ok(match change {
             abi::config_change::APPLIED => ConfigChange::Applied,
             _ => ConfigChange::Restart,

@@ -291,8 +291,11 @@ pub(super) unsafe fn array<'a, T>(data: *const T, count: usize) -> Option<&'a [T
 /// # Safety
 /// If `pointer` is not null and is aligned, it must point to a `T` for `'a`.
 pub(super) unsafe fn structure<'a, T>(pointer: *const T) -> Option<&'a T> {
-    // SAFETY: checked here, otherwise promised by the caller.
-    pointer.is_aligned().then(|| unsafe { pointer.as_ref() })?
+    if !pointer.is_aligned() {
+        return None;
+    }
+    // SAFETY: checked above, otherwise promised by the caller.
+    unsafe { pointer.as_ref() }
 }
 
 impl PsStr {
