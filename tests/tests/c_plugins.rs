@@ -467,16 +467,14 @@ async fn an_instance_of_c_is_reconfigured_replaced_and_retired() {
     assert!(ask(&mut client, "calls").await.contains("restore"));
 }
 
-/// Requires that the host passes HTTP requests to applications.
 #[tokio::test]
-#[ignore = "the host does not pass HTTP requests to applications yet"]
 async fn http_requests_reach_c() {
     let Some(build) = Build::new("http_requests_reach_c", &["cc"]) else { return };
     let host = everything(&build, &[]).start().await;
     let mut client = host.raw().await;
     client.write("PUT /app?x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody").await;
     let response = client.response().await;
-    assert_eq!((response.status, &*response.body), (200, "PUT /app 1 4 host h content-length 4"));
+    assert_eq!((response.status, &*response.body), (200, "PUT /app 2 4 host h content-length 4"));
     client.write("GET /app?fail HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(client.response().await.status, 500);
 }
