@@ -117,7 +117,7 @@
 //! | packet | when |
 //! |---|---|
 //! | `{"opcode":"ready","uuid":"…"}` | `open` has accepted the connection |
-//! | `{"opcode":"next","fyi":"…"}` | `message` has returned; after everything that it sent to the sender. `fyi` is empty unless [`Host::set_fyi`] sets it |
+//! | `{"opcode":"next","fyi":"…"}` | `message` has returned, or its [`Ticket`] is completed; after everything that it sent to the sender. `fyi` is empty unless [`Host::set_fyi`] sets it |
 //! | `{"opcode":"close","error":"…"}` | the host will close the connection, except with code 1000 |
 //!
 //! All other packets are the application's. A message in fragments or chunks arrives as a whole.
