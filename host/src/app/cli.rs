@@ -15,7 +15,7 @@ use crate::error::chain;
 use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput, HostAddress};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
-use crate::plugin::preflight;
+use crate::plugin::{preflight, validate};
 
 /// A WebSocket application host: each resource path is served by a shared library, which the host
 /// replaces while it runs, without closing a connection or losing a message.
@@ -93,6 +93,9 @@ enum CliCommand {
         #[arg(long)]
         rehearse: bool,
     },
+    /// Run one check of `plugin validate`.
+    #[command(name = validate::COMMAND, hide = true)]
+    PluginValidation,
 }
 
 /// Returns the second path if only that exists, else the first.
@@ -113,6 +116,17 @@ pub fn main() -> ExitCode {
         CliCommand::Preflight { library, rehearse } => {
             let run = if rehearse { preflight::rehearse } else { preflight::guard };
             run(&library).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
+        CliCommand::PluginValidation => {
+            allocator::return_large_blocks();
+            validate::run_child().map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS)
+        }
+        CliCommand::Ask(Ask::Plugin(AskPlugin::Validate(validation))) => {
+            match validation.run(&options.config()) {
+                Ok(true) => ExitCode::SUCCESS,
+                Ok(false) => ExitCode::FAILURE,
+                Err(error) => fail(&chain(&error), ExitCode::FAILURE),
+            }
         }
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
             repeat(ask.repeats(), || print_outcome(ask.clone().run(&options.host())))

@@ -16,6 +16,7 @@ pub(crate) mod preflight;
 pub(crate) mod snapshot_file;
 pub(crate) mod staging;
 pub(crate) mod trial;
+pub(crate) mod validate;
 pub(crate) mod watch;
 
 use std::any::Any;

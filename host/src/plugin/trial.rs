@@ -31,6 +31,50 @@ pub(crate) struct Trial {
     pub(crate) timeout: Option<u64>,
 }
 
+/// The configuration, and a folder for copies of libraries, which are removed when this is dropped.
+pub(super) struct Workplace {
+    config: Config,
+    folder: PathBuf,
+    has_file: bool,
+}
+
+impl Workplace {
+    /// Reads the configuration of the host; without a file, uses the defaults.
+    ///
+    /// # Errors
+    /// The file has mistakes.
+    pub(super) fn new(config: &Path) -> Result<Self, ConfigError> {
+        let (config, has_file) = match Config::load(config) {
+            Err(ConfigError::Missing { path }) => (Config::parse("", path)?, false),
+            loaded => (loaded?, true),
+        };
+        let folder = match has_file {
+            true => config.server.folders.staging_dir.clone(),
+            false => std::env::temp_dir().join(format!("plugsocket-check-{}", Uuid::new_v4())),
+        };
+        Ok(Self { config, folder, has_file })
+    }
+
+    /// Creates the folder.
+    ///
+    /// # Errors
+    /// It cannot be created.
+    pub(super) fn prepare(&self) -> Result<(), TrialError> {
+        let unusable = |source| TrialError::Staging { path: self.folder.clone(), source };
+        staging::prepare(&self.folder).map_err(unusable)
+    }
+}
+
+impl Drop for Workplace {
+    fn drop(&mut self) {
+        staging::clear();
+        if !self.has_file {
+            // It may not have been created.
+            drop(std::fs::remove_dir(&self.folder));
+        }
+    }
+}
+
 /// Why a library would not serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrialError {
@@ -64,25 +108,11 @@ impl Trial {
     /// # Errors
     /// The library would not serve.
     pub(crate) async fn run(self, config: &Path) -> Result<String, TrialError> {
-        // The limits of the host; without a file, the defaults.
-        let (config, has_file) = match Config::load(config) {
-            Err(ConfigError::Missing { path }) => (Config::parse("", path)?, false),
-            loaded => (loaded?, true),
-        };
-        let folder = match has_file {
-            true => config.server.folders.staging_dir.clone(),
-            false => std::env::temp_dir().join(format!("plugsocket-check-{}", Uuid::new_v4())),
-        };
-        let checked = self.check(&config, &folder).await;
-        staging::clear();
-        if !has_file {
-            // It may not have been created.
-            drop(std::fs::remove_dir(&folder));
-        }
-        checked
+        self.check(&Workplace::new(config)?).await
     }
 
-    async fn check(&self, config: &Config, folder: &Path) -> Result<String, TrialError> {
+    async fn check(&self, workplace: &Workplace) -> Result<String, TrialError> {
+        let config = &workplace.config;
         let unread = |source| TrialError::Read { path: self.library.clone(), source };
         let library = self.library.canonicalize().map_err(unread)?;
         let state = match &self.with_state {
@@ -92,8 +122,7 @@ impl Trial {
             }
             None => None,
         };
-        let unusable = |source| TrialError::Staging { path: folder.to_owned(), source };
-        staging::prepare(folder).map_err(unusable)?;
+        workplace.prepare()?;
         let name = watch::plugin_name(&library).unwrap_or("library");
         let installed = watch::library(&config.server.folders.plugin_dir, name);
         // Who may write it, and its content, matter where the host loads it.

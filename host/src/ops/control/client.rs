@@ -17,6 +17,7 @@ use crate::config::{Config, ConfigError};
 use crate::error::counted;
 use crate::ops::logging::escaped;
 use crate::plugin::trial::Trial;
+use crate::plugin::validate::Validation;
 
 /// Commands that the running host answers.
 #[derive(Clone, Debug, Subcommand)]
@@ -73,6 +74,8 @@ pub(crate) enum AskPlugin {
     },
     /// Try a library in a child process: open it, start it, restore a state. Needs no running host.
     Check(Trial),
+    /// Look for mistakes in a library: named checks, each in a child process. Needs no running host.
+    Validate(Validation),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -217,7 +220,9 @@ impl Ask {
                 }
                 AskPlugin::Disable { name: plugin } => ControlRequest::PluginDisable { plugin },
                 AskPlugin::Enable { name: plugin } => ControlRequest::PluginEnable { plugin },
-                AskPlugin::Check(_) => unreachable!("needs no running host"),
+                AskPlugin::Check(_) | AskPlugin::Validate(_) => {
+                    unreachable!("needs no running host")
+                }
             },
             Self::Reload => ControlRequest::Reload {},
             Self::Drain => ControlRequest::Drain {},

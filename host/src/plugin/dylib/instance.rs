@@ -1,6 +1,7 @@
 //! Calls an instance through the function table of its library.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use abi_stable::std_types::{RResult, RVec};
@@ -43,6 +44,11 @@ impl DylibInstance {
         let flags = module.flags().unwrap_or(0);
         let takes_batches = flags & abi::flag::BATCHES != 0 && module.messages().is_some();
         Ok(Self { pointer, module, context, takes_batches })
+    }
+
+    /// Returns the count of calls that the host has refused because the instance was not serving.
+    pub(crate) fn refused_calls(&self) -> &'static AtomicU64 {
+        self.context.refused_calls()
     }
 
     /// Passes on what was posted. A value goes only to the instance that posted it.

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
-use super::Lane;
 use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
 use super::inbox::{Inbox, LaneShared};
+use super::{Item, Lane};
 use crate::config::LaneKind;
 use crate::plugin::Instance;
 use crate::routing::resource::Resource;
@@ -74,6 +74,13 @@ impl PendingLane {
                 drop(thread.send(self.into_lane(resource, LaneKind::Thread, instance)));
             }
         }
+    }
+
+    /// Takes an item of the inbox without running the lane.
+    pub(crate) fn try_next(&mut self) -> Option<Item> {
+        let item = self.0.items.try_recv().ok()?;
+        self.0.shared.queued.fetch_sub(1, Ordering::AcqRel);
+        Some(item)
     }
 
     fn into_lane(

@@ -25,7 +25,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{Instrument, info_span};
 
 use self::dispatcher::Dispatcher;
-pub(crate) use self::executor::{Executor, open};
+pub(crate) use self::executor::{Executor, PendingLane, open};
 use self::handover::Swap;
 use self::inbox::LaneShared;
 use super::snapshot_file::SnapshotFile;

@@ -167,7 +167,8 @@ fn children() -> Vec<Pid> {
     ids.filter(is_child).filter_map(Pid::from_raw).collect()
 }
 
-fn signal_name(signal: i32) -> String {
+/// Returns the name of a signal that ends a process.
+pub(crate) fn signal_name(signal: i32) -> String {
     match Signal::from_named_raw(signal) {
         Some(Signal::ILL) => "SIGILL",
         Some(Signal::TRAP) => "SIGTRAP",

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 
-pub(crate) use self::guard::guard;
+pub(crate) use self::guard::{guard, signal_name};
 pub(crate) use self::rehearsal::rehearse;
 use super::Snapshot;
 use crate::config::HandoverSettings;

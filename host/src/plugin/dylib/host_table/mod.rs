@@ -8,7 +8,7 @@ mod tickets;
 
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,8 @@ pub(super) struct InstanceContext {
     retires_at: OnceLock<Instant>,
     /// What the instance has requested before it served; `None` once the lane has taken it.
     early: Mutex<Option<EarlyRequests>>,
+    /// Calls that were refused because the instance was not serving.
+    refused_calls: AtomicU64,
     pub(super) generation: Arc<Generation>,
     resource: Arc<Resource>,
     router: Arc<Router>,
@@ -62,6 +64,7 @@ impl InstanceContext {
             state: AtomicU8::new(Self::CANDIDATE),
             retires_at: OnceLock::new(),
             early: Mutex::new(Some(EarlyRequests::default())),
+            refused_calls: AtomicU64::new(0),
             generation,
             resource,
             router,
@@ -117,8 +120,19 @@ impl InstanceContext {
         let is_allowed = if command.names_one() { self.may_address() } else { self.is_active() };
         counted(match is_allowed {
             true => self.router.deliver(&self.resource, command),
-            false => Err(HostError::Retired),
+            false => Err(self.refuse()),
         })
+    }
+
+    /// Counts a call of an instance that is not serving, and returns the error for it.
+    #[cold]
+    fn refuse(&self) -> HostError {
+        self.refused_calls.fetch_add(1, Ordering::Relaxed);
+        HostError::Retired
+    }
+
+    pub(super) fn refused_calls(&'static self) -> &'static AtomicU64 {
+        &self.refused_calls
     }
 }
 

@@ -68,13 +68,13 @@ pub(super) extern "C" fn set_data(context: HostContext, id: u64, data: RSlice<'_
 /// Returns the context of an instance that may address connections.
 fn addressing(context: HostContext) -> Result<&'static InstanceContext, HostError> {
     let context = InstanceContext::from_raw(context);
-    if context.may_address() { Ok(context) } else { Err(HostError::Retired) }
+    if context.may_address() { Ok(context) } else { Err(context.refuse()) }
 }
 
 /// Returns the context of an active instance.
 fn active(context: HostContext) -> Result<&'static InstanceContext, HostError> {
     let context = InstanceContext::from_raw(context);
-    context.is_active().then_some(context).ok_or(HostError::Retired)
+    context.is_active().then_some(context).ok_or_else(|| context.refuse())
 }
 
 /// Returns a connection from `open` until before `close`.
