@@ -21,6 +21,7 @@ mod reference;
 mod reload;
 mod resource;
 mod rules;
+mod schema;
 mod server;
 mod syntax;
 mod tls;
@@ -49,6 +50,7 @@ pub use policies::{OutboxPolicy, OutboxSettings, RatePolicy, RateSettings};
 pub use reference::reference;
 pub use reload::{HandoverSettings, ProbationSettings, ReloadSettings, WatchdogSettings};
 pub use resource::{ApplicationSettings, LaneKind, ResourceSettings};
+pub use schema::schema;
 pub use server::{Access, Folders, ServerSettings, TrustedProxy, UnknownResource};
 pub use tls::{Certificate, FileSetting, TlsSettings};
 
