@@ -13,6 +13,7 @@ pub(crate) mod archive;
 pub(crate) mod dylib;
 pub(crate) mod lane;
 pub(crate) mod preflight;
+pub(crate) mod scaffold;
 pub(crate) mod snapshot_file;
 pub(crate) mod staging;
 pub(crate) mod trial;

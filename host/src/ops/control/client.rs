@@ -16,6 +16,7 @@ use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::error::counted;
 use crate::ops::logging::escaped;
+use crate::plugin::scaffold::NewPlugin;
 use crate::plugin::trial::Trial;
 
 /// Commands that the running host answers.
@@ -73,6 +74,8 @@ pub(crate) enum AskPlugin {
     },
     /// Try a library in a child process: open it, start it, restore a state. Needs no running host.
     Check(Trial),
+    /// Create the folder of a new plugin, which builds and serves as it is.
+    New(NewPlugin),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -163,7 +166,7 @@ pub(crate) struct CommandOutput {
 }
 
 /// Where the control socket of the host is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum HostAddress {
     Socket(PathBuf),
     /// The socket that this configuration file names; the file may have mistakes.
@@ -217,7 +220,7 @@ impl Ask {
                 }
                 AskPlugin::Disable { name: plugin } => ControlRequest::PluginDisable { plugin },
                 AskPlugin::Enable { name: plugin } => ControlRequest::PluginEnable { plugin },
-                AskPlugin::Check(_) => unreachable!("needs no running host"),
+                AskPlugin::Check(_) | AskPlugin::New(_) => unreachable!("needs no running host"),
             },
             Self::Reload => ControlRequest::Reload {},
             Self::Drain => ControlRequest::Drain {},
@@ -236,7 +239,11 @@ pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput
     Ok(print(answer, View { json, quiet: false }))
 }
 
-fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+/// Sends a request and waits for the answer.
+///
+/// # Errors
+/// See [`Ask::run`].
+pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
     let (path, mistake) = match host {
         HostAddress::Socket(path) => (path.clone(), None),
         HostAddress::Config(file) => Config::control_of(file),
