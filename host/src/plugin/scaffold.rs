@@ -15,7 +15,7 @@ pub(crate) struct NewPlugin {
     /// Language of the plugin.
     #[arg(long, value_name = "LANGUAGE", value_enum, default_value_t)]
     pub(crate) lang: Language,
-    /// Folder of the crate plugsocket-plugin. Default: plugin-api in a folder above this one or above
+    /// With Rust: folder of the crate plugsocket-plugin. Default: plugin-api in a folder above this one or above
     /// this program, or else version 1 from the registry.
     #[arg(long, value_name = "PATH")]
     pub(crate) api: Option<PathBuf>,
@@ -27,6 +27,8 @@ pub(crate) enum Language {
     /// A crate, built by cargo.
     #[default]
     Rust,
+    /// A source with a Makefile and the header plugsocket.h.
+    C,
 }
 
 /// Why no folder was created.
@@ -45,6 +47,8 @@ pub(crate) enum ScaffoldError {
         .0.display()
     )]
     NotApi(PathBuf),
+    #[error("--api is for plugins in Rust; one in C gets a copy of plugsocket.h")]
+    ApiOfC,
     #[error("cannot create {}", path.display())]
     Create {
         path: PathBuf,
@@ -64,6 +68,15 @@ const RUST: Template = &[
     (".gitignore", include_str!("../../templates/rust/gitignore")),
 ];
 
+const C: Template = &[
+    ("@NAME@.c", include_str!("../../templates/c/plugin.c")),
+    ("plugsocket.h", include_str!("../../../plugin-api/include/plugsocket.h")),
+    ("Makefile", include_str!("../../templates/c/Makefile")),
+    ("plugins.toml", include_str!("../../templates/c/plugins.toml")),
+    ("README.md", include_str!("../../templates/c/README.md")),
+    (".gitignore", include_str!("../../templates/c/gitignore")),
+];
+
 impl NewPlugin {
     /// Creates the folder in the current one; returns what was created and how to continue.
     ///
@@ -73,14 +86,18 @@ impl NewPlugin {
     pub(crate) fn create(&self) -> Result<String, ScaffoldError> {
         check_name(&self.name)?;
         let folder = PathBuf::from(&self.name);
-        let (dependency, origin) = match self.api()? {
-            Some(path) => (
-                format!("{{ path = {} }}", toml::Value::from(path.as_str())),
-                format!("with the crate plugsocket-plugin in {path}"),
-            ),
-            None => ("\"1\"".to_owned(), "with plugsocket-plugin 1 from the registry".to_owned()),
+        let origin = match (self.lang, &self.api) {
+            (Language::C, None) => {
+                self.write(&folder, C, "")?;
+                "with a copy of plugsocket.h".to_owned()
+            }
+            (Language::C, Some(_)) => return Err(ScaffoldError::ApiOfC),
+            (Language::Rust, _) => {
+                let (dependency, origin) = self.dependency()?;
+                self.write(&folder, RUST, &dependency)?;
+                origin
+            }
         };
-        self.write(&folder, RUST, &dependency)?;
         let name = &self.name;
         Ok(format!(
             "{name}: created {origin}\nbuild it, serve it, and serve each change: cd {name} && plugsocket dev"
@@ -98,7 +115,7 @@ impl NewPlugin {
         // The name of the library: cargo replaces each - by _.
         let plugin = self.name.replace('-', "_");
         let write = |(name, text): &(&str, &str)| {
-            let path = folder.join(name);
+            let path = folder.join(name.replace("@NAME@", &self.name));
             let text = text.replace("@NAME@", &self.name).replace("@PLUGIN@", &plugin);
             let text = text.replace("@API@", api);
             let parent = path.parent().map_or(Ok(()), fs::create_dir_all);
@@ -107,6 +124,17 @@ impl NewPlugin {
         files.iter().try_for_each(write).inspect_err(|_| {
             // The first error is the one to report.
             drop(fs::remove_dir_all(folder));
+        })
+    }
+
+    /// Returns the dependency on the crate as in `Cargo.toml`, and in words.
+    fn dependency(&self) -> Result<(String, String), ScaffoldError> {
+        Ok(match self.api()? {
+            Some(path) => (
+                format!("{{ path = {} }}", toml::Value::from(path.as_str())),
+                format!("with the crate plugsocket-plugin in {path}"),
+            ),
+            None => ("\"1\"".to_owned(), "with plugsocket-plugin 1 from the registry".to_owned()),
         })
     }
 
