@@ -9,7 +9,7 @@ mod sources;
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,7 +24,7 @@ use super::{AppError, run};
 use crate::config::{Config, ConfigError, Overrides};
 use crate::error::{chain, counted};
 use crate::fs::blocking::run_blocking;
-use crate::fs::{owner_only, replace::replace};
+use crate::fs::owner_only;
 use crate::ops::control::client::{HostAddress, ask};
 use crate::ops::control::protocol::{AnswerLine, ControlAnswer, ControlRequest, ResourceReport};
 use crate::ops::systemd::Inherited;
@@ -228,7 +228,9 @@ impl Session {
 
     /// Makes the host load the library now, and returns what became of it.
     async fn reload(&self, plugin: &str) -> String {
-        let answer = self.ask(ControlRequest::PluginReload { plugin: plugin.to_owned() }).await;
+        // Changed: the host may have found the file already.
+        let request = ControlRequest::PluginReload { plugin: plugin.to_owned(), changed: true };
+        let answer = self.ask(request).await;
         let done = match answer {
             Some(ControlAnswer::Done(text)) => text,
             Some(ControlAnswer::Refused(text)) => return text,
@@ -275,5 +277,8 @@ fn install(from: &Path, folder: &Path, to: &Path) -> io::Result<Installed> {
     if std::fs::read(to).is_ok_and(|present| present == content) {
         return Ok(Installed::Unchanged);
     }
-    replace(to, |file| io::Write::write_all(file, &content)).map(|()| Installed::Changed)
+    // Not synced to disk: a build can be made again.
+    let temporary = to.with_extension("next");
+    owner_only::file(&temporary)?.write_all(&content)?;
+    std::fs::rename(&temporary, to).map(|()| Installed::Changed)
 }

@@ -214,7 +214,9 @@ impl Ask {
             },
             Self::Plugin(ask) => match ask {
                 AskPlugin::List(form) => return (ControlRequest::Plugins {}, form.into()),
-                AskPlugin::Reload { name: plugin } => ControlRequest::PluginReload { plugin },
+                AskPlugin::Reload { name: plugin } => {
+                    ControlRequest::PluginReload { plugin, changed: false }
+                }
                 AskPlugin::Rollback { name: plugin, generation, fresh } => {
                     ControlRequest::PluginRollback { plugin, generation, fresh }
                 }
@@ -239,10 +241,7 @@ pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput
     Ok(print(answer, View { json, quiet: false }))
 }
 
-/// Sends a request and waits for the answer.
-///
-/// # Errors
-/// See [`Ask::run`].
+/// Sends a request and waits for the answer. Fails as [`Ask::run`] does.
 pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
     let (path, mistake) = match host {
         HostAddress::Socket(path) => (path.clone(), None),

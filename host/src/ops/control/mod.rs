@@ -222,7 +222,9 @@ impl ControlContext {
                 return ControlAnswer::Done(text.to_owned());
             }
             ControlRequest::Reload {} => OperatorCommand::Configuration,
-            ControlRequest::PluginReload { plugin } => OperatorCommand::Reload(plugin),
+            ControlRequest::PluginReload { plugin, changed } => {
+                OperatorCommand::Reload { plugin, changed }
+            }
             ControlRequest::PluginDisable { plugin } => OperatorCommand::Disable(plugin),
             ControlRequest::PluginEnable { plugin } => OperatorCommand::Enable(plugin),
             ControlRequest::PluginRollback { plugin, generation, fresh } => {

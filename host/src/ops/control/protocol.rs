@@ -26,6 +26,9 @@ pub(crate) enum ControlRequest {
     Reload {},
     PluginReload {
         plugin: String,
+        /// Only a library that differs from the running one.
+        #[serde(default)]
+        changed: bool,
     },
     PluginDisable {
         plugin: String,
