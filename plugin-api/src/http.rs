@@ -20,7 +20,8 @@ impl<'a> Request<'a> {
         Self { raw, host, is_taken: Cell::new(false) }
     }
 
-    /// Returns the method, in upper case: `GET`, `POST`, …
+    /// Returns the method, in upper case: `GET`, `POST`, … A `HEAD` is a `GET` here; the host sends
+    /// the response without its body.
     #[must_use]
     pub fn method(&self) -> &'a str {
         self.raw.method.as_str()

@@ -101,9 +101,13 @@
 //! 3. For each connection [`open`](Plugin::open), any number of [`message`](Plugin::message), then
 //!    [`close`](Plugin::close) once. Callbacks for different connections alternate.
 //! 4. [`tick`](Plugin::tick) between messages, if [`tick_every`](Plugin::tick_every) requests it.
+//!    Likewise [`event`](Plugin::event) for what its threads [post](Host::post), and
+//!    [`timer`](Plugin::timer) for its [timers](Host::after).
 //! 5. [`snapshot`](Plugin::snapshot) when the library or the configuration is replaced. The new
 //!    instance receives the next message; the old one is dropped, on another thread. If the new
 //!    instance fails to start or to restore, the old one continues.
+//! 6. [`retiring`](Plugin::retiring) after a successor has taken over, on another thread; then the
+//!    instance is dropped.
 //!
 //! # What clients see
 //!
@@ -123,8 +127,9 @@
 //! # Threads and blocking
 //!
 //! A plugin has its own copy of every crate: it cannot use the host's tokio runtime or `tracing`
-//! subscriber. Start threads or a runtime of your own for slow work, keep a clone of [`Host`] there
-//! (it works from any thread), and end them in `Drop`. Output of the `tracing` and `log` macros is
+//! subscriber. Run slow work with [`Host::spawn_blocking`], or start threads or a runtime of your own:
+//! keep a clone of [`Host`] there (it works from any thread), [post](Host::post) results, and end
+//! them in `Drop`. [`Host::defer`] lets the client wait for the result. Output of the `tracing` and `log` macros is
 //! forwarded to the host's log.
 //!
 //! # Failures

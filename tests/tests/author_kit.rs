@@ -201,7 +201,6 @@ async fn make_builds_a_new_plugin_in_c_without_a_warning() {
 }
 
 #[tokio::test]
-#[ignore = "needs a host that loads libraries written against plugsocket.h"]
 async fn a_new_plugin_in_c_is_served_and_each_saved_change_keeps_the_state() {
     let folder = Folder::new("c");
     let created = folder.run(PROGRAM, &["plugin", "new", "my-count", "--lang", "c"]).await;

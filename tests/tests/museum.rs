@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use plugsocket_tests::{Client, Setup, TestHost, plugin_path};
+use plugsocket_tests::{Address, Client, Request, Setup, TestHost, plugin_path, within};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_plugsocket-under-test");
@@ -117,4 +117,106 @@ async fn all_steps_run_in_one_host_and_hand_their_state_over_and_back() {
             }
         }
     }
+}
+
+/// Libraries of today's source, built with other compiler flags by tests/museum/flags.
+#[tokio::test]
+#[ignore = "tests/museum/flags builds the libraries"]
+async fn other_compiler_flags_make_no_difference() {
+    let folder = std::env::var("PLUGSOCKET_MUSEUM_VARIANTS").expect("set by tests/museum/flags");
+    let variants = std::fs::read_dir(folder).unwrap().map(|variant| variant.unwrap().path());
+    for variant in variants {
+        let library =
+            |plugin: &str| std::fs::read(variant.join(format!("lib{plugin}.so"))).unwrap();
+        println!("{}", variant.display());
+        let setup = Setup::new(PROGRAM).resource("/count", "counter").resource("/speak", "speaker");
+        let host = setup.file("counter", &today("counter_v1")).library("speaker", "speaker");
+        let host = host.start().await;
+        let mut client = host.connect("/count").await;
+        assert_eq!(count(&mut client).await, 1);
+        if variant.ends_with("panic-abort") {
+            let position = host.log_position();
+            host.put_library("counter", &library("counter_v1"));
+            host.wait_for_error(position, "panic = \"abort\"").await;
+            assert_eq!(count(&mut client).await, 2);
+            continue;
+        }
+        swap(&host, "counter", &library("counter_v1")).await;
+        assert_eq!(count(&mut client).await, 2);
+        swap(&host, "counter", &today("counter_v2")).await;
+        assert_eq!(count(&mut client).await, 3);
+        swap(&host, "counter", &library("counter_v1")).await;
+        assert_eq!(count(&mut client).await, 4);
+        let mut ann = host.connect("/speak").await;
+        swap(&host, "speaker", &library("speaker")).await;
+        let me = ann.uuid().to_owned();
+        for (command, result) in [
+            (json!({"do": "broadcast", "message": "1", "except": [me]}), json!(0)),
+            (json!({"do": "join", "to": me, "room": "r"}), json!(true)),
+            (json!({"do": "feedback_ident", "target": "unknown", "message": ""}), json!("gone")),
+        ] {
+            assert_eq!(ann.ask(&command).await, result, "{command}");
+        }
+    }
+}
+
+/// Today's plugins in a host of the past, which tests/museum/older-hosts builds.
+#[tokio::test]
+#[ignore = "tests/museum/older-hosts builds the host"]
+async fn an_older_host_serves_todays_plugins() {
+    let program = std::env::var("PLUGSOCKET_OLDER_HOST").expect("set by tests/museum/older-hosts");
+    let step = std::env::var("PLUGSOCKET_OLDER_FOLDER").unwrap();
+    let folder = std::env::temp_dir().join(format!("plugsocket-older-{}", std::process::id()));
+    std::fs::create_dir_all(folder.join("plugins")).unwrap();
+    let put = |plugin: &str, library: &[u8]| {
+        std::fs::write(folder.join("next"), library).unwrap();
+        let file = folder.join(format!("plugins/lib{plugin}.so"));
+        std::fs::rename(folder.join("next"), file).unwrap();
+    };
+    put("counter", &exhibit(&step, "counter_v1"));
+    put("speaker", &today("speaker"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = format!(
+        "[server]\nlisten = [\"{port}\"]\nplugin_dir = \"plugins\"\n\
+         [resources.\"/count\"]\nplugin = \"counter\"\n\
+         [resources.\"/speak\"]\nplugin = \"speaker\"\n"
+    );
+    std::fs::write(folder.join("plugins.toml"), config).unwrap();
+    let mut host = tokio::process::Command::new(program);
+    host.arg("--config").arg(folder.join("plugins.toml")).kill_on_drop(true);
+    let host = host.spawn().unwrap();
+    within("the older host to listen", async {
+        while tokio::net::TcpStream::connect(port).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let address = Address::Tcp(port);
+    let mut client = Client::open(&address, Request::to("/count")).await.ready().await;
+    assert_eq!(count(&mut client).await, 1);
+    let mut total = 1;
+    for (library, by) in [(today("counter_v2"), "v2"), (exhibit(&step, "counter_v1"), "v1")] {
+        put("counter", &library);
+        within("the swap", async {
+            loop {
+                client.send("x").await;
+                let answer = client.receive_json().await;
+                client.expect_next().await;
+                total += 1;
+                assert_eq!(answer["total"], total, "no message is lost");
+                if answer["by"] == by {
+                    break;
+                }
+            }
+        })
+        .await;
+    }
+    // What the host does not have is refused or falls back.
+    let mut ann = Client::open(&address, Request::to("/speak")).await.ready().await;
+    let me = ann.uuid().to_owned();
+    assert_eq!(ann.ask(&json!({"do": "join", "to": me, "room": "r"})).await, json!(true));
+    let result = ann.ask(&json!({"do": "room-count", "room": "r"})).await;
+    assert_eq!(result, json!({"error": "not supported by this host"}));
+    drop(host);
+    std::fs::remove_dir_all(&folder).unwrap();
 }

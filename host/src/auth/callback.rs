@@ -92,7 +92,7 @@ impl AuthEndpoint {
         let limit = self.settings.timeout;
         let called =
             timeout(limit, self.call(applicant)).await.unwrap_or(Err(CallError::Timeout(limit)));
-        let resource = applicant.head.path();
+        let resource = applicant.resource;
         match called {
             Ok(decision) => {
                 if self.is_failing.swap(false, Ordering::Relaxed) {

@@ -44,7 +44,7 @@ impl DenialLog {
     pub(super) fn add(&self, applicant: &Applicant<'_>, refusal: &Refusal) {
         let is_logged = self.count(|count| count.add(Instant::now()));
         if is_logged {
-            let (resource, address) = (applicant.head.path(), applicant.address);
+            let (resource, address) = (applicant.resource, applicant.address);
             // An endpoint may send a text of any length.
             let reason: String = refusal.reason().chars().take(80).collect();
             info!(resource, address, status = refusal.status(), reason, "login refused");

@@ -28,7 +28,7 @@ use crate::config::{Auth, Backends, Config, ConfigError, Problem, Proof, Source}
 use crate::fs::blocking::run_blocking;
 use crate::protocol::http::{Head, Refusal};
 
-/// Guards by resource path; replaced as a whole.
+/// Guards by the key of their resource; replaced as a whole.
 pub(crate) type Guards = BTreeMap<String, Arc<Guard>>;
 
 /// Table `auth` of one resource, with its keys or endpoint.
@@ -48,6 +48,8 @@ enum Verifier {
 /// Client that wants to connect.
 #[derive(Debug)]
 pub(crate) struct Applicant<'a> {
+    /// The key of the resource.
+    pub(crate) resource: &'a str,
     pub(crate) head: &'a Head,
     pub(crate) kind: Kind,
     /// The IP address as text, or `unix`.

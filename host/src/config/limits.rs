@@ -42,7 +42,7 @@ settings! {
         /// WebSocket clients from one IPv4 address or IPv6 /64 network.
         "max_per_ip" => max_per_ip: Option<NonZeroUsize> = limit("connections", 10_000_000, 0);
         /// Connections of the whole host whose request is not complete, or that wait for another
-        /// POST. Backends are exempt. Beyond it: 503 with `Retry-After`.
+        /// request. Backends are exempt. Beyond it: 503 with `Retry-After`.
         "max_handshakes" => max_handshakes: Option<NonZeroUsize> =
             limit("connections", 10_000_000, 10_000);
         /// New connections per second from one IPv4 address or IPv6 /64 network; at least five may
@@ -100,7 +100,7 @@ settings! {
     /// Time limits.
     pub struct Timeouts in "" {
         /// Time from accepting a connection to the end of its request head; also the time that a
-        /// connection waits for another POST.
+        /// connection waits for another request.
         "head_timeout" => head: Duration = seconds(5.0, 0.001, "would refuse every request");
         /// Time from the first byte of a message, or from `bufferON`, to its end.
         "message_timeout" => message: Duration = seconds(25.0, 0.001, "would refuse every message");

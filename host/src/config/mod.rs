@@ -14,6 +14,7 @@ mod endpoint;
 mod error;
 mod keys;
 mod limits;
+pub(crate) mod pattern;
 mod plugin;
 mod policies;
 mod raw;
@@ -62,8 +63,8 @@ pub struct Config {
     pub path: PathBuf,
     /// The table `[server]`.
     pub server: ServerSettings,
-    /// The tables `[resources."/path"]`, by path, spelled as in the file, which is how a browser
-    /// sends it.
+    /// The tables `[resources."/path"]`, by path or pattern, spelled as in the file, which is how
+    /// a browser sends it.
     pub resources: BTreeMap<String, ResourceSettings>,
     /// The tables `[plugins.NAME]`, by name.
     pub plugins: BTreeMap<String, PluginSettings>,

@@ -1,4 +1,4 @@
-//! The tables `[resources."/path"]`: which application serves a path, and how.
+//! The tables `[resources."/path"]`: which application serves a path or a pattern, and how.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,10 +11,16 @@ use super::keys::{Settings, settings};
 use super::policies::{OutboxSettings, RateSettings};
 use super::rules::{Rule, choice, seconds_or_none, strings, switch, table, text};
 use super::value::{self, Wrong, quoted, wrong, wrong_kind};
-use super::{raw::Node, server::ServerSettings};
+use super::{pattern, pattern::PathTree, raw::Node, server::ServerSettings};
 
 settings! {
-    /// Which application serves a path, and how.
+    /// Which application serves a path, and how. `/path` is an exact path, compared byte for byte,
+    /// or a pattern: in `/app/{key}` the name stands for one whole segment that is not empty;
+    /// `/files/*` matches `/files`, `/files/` and everything below. Of several keys that match, the
+    /// host takes the most specific one: from left to right, a written segment comes before a name,
+    /// and a name before `*`; so an exact path comes before every pattern. A path that spells a
+    /// written segment with another percent-encoding matches no key. The application gets the parts
+    /// that a pattern leaves open.
     pub struct ResourceSettings in "" {
         /// Name of the plugin: the library is `lib<plugin>.so` in `plugin_dir`. Letters, digits,
         /// `_` and `-`.
@@ -103,11 +109,16 @@ pub(super) fn read(
     default.outbox.messages = server.limits.flow.outbox_messages;
     default.outbox.bytes = server.limits.flow.outbox_bytes;
     let mut resources = BTreeMap::new();
-    let mut seen: BTreeMap<Vec<u8>, (&str, usize)> = BTreeMap::new();
+    let (mut seen, mut exact) = (PathTree::default(), BTreeMap::new());
     node.each_named("write a table, [resources.\"/path\"]", |path, node| {
-        if let Some(plain) = node.noting(|_| free_path(path, server.page, &seen)) {
-            seen.insert(plain, (path, node.line()));
-        }
+        node.noting(|node| {
+            let (plain, line) = (check_path(path, server.page)?, node.line());
+            let same = |(other, line): (&str, &usize)| same_path(path, other, *line);
+            seen.insert(path, line).map_err(same)?;
+            // `%2F` is not a slash to the host, but to other programs.
+            let earlier = (!pattern::is_pattern(path)).then(|| exact.insert(plain, (path, line)));
+            earlier.flatten().map_or(Ok(()), |(other, line)| Err(same((other, &line))))
+        });
         let right = format!("write a table, [{}], with the key plugin in it", node.name);
         node.table(&ResourceSettings::groups(), &right)?;
         let mut settings = ResourceSettings::read(node, &default);
@@ -120,13 +131,9 @@ pub(super) fn read(
     Ok(resources)
 }
 
-/// Checks a path by itself, against the host's own page and against those `seen`; returns it
-/// without percent-encoding.
-fn free_path(
-    path: &str,
-    page: bool,
-    seen: &BTreeMap<Vec<u8>, (&str, usize)>,
-) -> Result<Vec<u8>, Wrong> {
+/// Checks a path or pattern by itself, and against the host's own page; returns it without
+/// percent-encoding.
+fn check_path(path: &str, page: bool) -> Result<Vec<u8>, Wrong> {
     let plain = value::resource_path(path)?;
     let below_page = plain.strip_prefix(PAGE.as_bytes());
     if page && below_page.is_some_and(|rest| [None, Some(&b'/')].contains(&rest.first())) {
@@ -134,13 +141,17 @@ fn free_path(
             "{PAGE} and the paths below it are the host's own page; use another path, or set server.page = false"
         );
     }
-    match seen.get(&plain) {
-        None => Ok(plain),
-        Some((other, line)) => wrong!(
-            "two resources on one path; {} in line {line} differs only in percent-encoding, keep one of them",
-            quoted(other)
-        ),
-    }
+    Ok(plain)
+}
+
+/// Returns the mistake of a key that matches the same paths as an earlier one.
+fn same_path(path: &str, other: &str, line: usize) -> Wrong {
+    let (what, how) = match pattern::is_pattern(path) {
+        true => ("the same paths", "matches the same paths"),
+        false => ("one path", "differs only in percent-encoding"),
+    };
+    let other = quoted(other);
+    Wrong(format!("two resources on {what}; {other} in line {line} {how}, keep one of them"))
 }
 
 /// The path of the host's own page.

@@ -167,7 +167,8 @@ pub(super) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.chars().all(legal)
 }
 
-/// Checks the path of a resource; returns it without percent-encoding, for comparison only.
+/// Checks the key of a resource, a path or a pattern; returns it without percent-encoding, for
+/// comparison only.
 pub(super) fn resource_path(path: &str) -> Result<Vec<u8>, Wrong> {
     let said = quoted(path);
     if !path.starts_with('/') {
@@ -192,6 +193,7 @@ pub(super) fn resource_path(path: &str) -> Result<Vec<u8>, Wrong> {
             "{said} has a backslash, which a browser replaces by a slash; write {right}"
         );
     }
+    check_pattern(path)?;
     let encoded = percent_encoded(path);
     if encoded != path {
         return wrong!("{said} must be written as a browser sends it, {}", quoted(&encoded));
@@ -211,7 +213,34 @@ pub(super) fn resource_path(path: &str) -> Result<Vec<u8>, Wrong> {
     Ok(plain)
 }
 
-fn percent_decoded(text: &str) -> Option<Vec<u8>> {
+/// Checks the segments `{name}` and `*`.
+fn check_pattern(path: &str) -> Result<(), Wrong> {
+    let (said, mut names) = (quoted(path), Vec::new());
+    let mut segments = path[1..].split('/').peekable();
+    while let Some(segment) = segments.next() {
+        if segment == "*" && segments.peek().is_some() {
+            return wrong!(
+                "{said} has a segment * that is not the last one; write {{name}} for it"
+            );
+        }
+        if !segment.contains(['{', '}']) {
+            continue;
+        }
+        let name = segment.strip_prefix('{').and_then(|segment| segment.strip_suffix('}'));
+        let Some(name) = name.filter(|name| is_name(name)) else {
+            return wrong!(
+                "{said} has a brace; write {{name}} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"
+            );
+        };
+        if names.contains(&name) {
+            return wrong!("{said} has two segments {{{name}}}; give them different names");
+        }
+        names.push(name);
+    }
+    Ok(())
+}
+
+pub(super) fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     let mut parts = text.split('%');
     let mut plain = parts.next()?.as_bytes().to_vec();
     for part in parts {
@@ -222,9 +251,9 @@ fn percent_decoded(text: &str) -> Option<Vec<u8>> {
     Some(plain)
 }
 
-/// Encodes the path percent-encode set of the URL standard.
+/// Encodes the path percent-encode set of the URL standard, except for the braces of a pattern.
 fn percent_encoded(path: &str) -> String {
-    let encode = |byte: u8| match byte.is_ascii_graphic() && !b"\"<>^`{}".contains(&byte) {
+    let encode = |byte: u8| match byte.is_ascii_graphic() && !b"\"<>^`".contains(&byte) {
         true => char::from(byte).to_string(),
         false => format!("%{byte:02X}"),
     };

@@ -12,10 +12,9 @@ use tokio::time::Instant;
 use tracing::{Instrument, Span, debug_span};
 
 use super::handshake::{self, Handshake, Intent};
-use super::http_post::{self, Answer, ErrorResponse};
-use super::reject::{CloseTimeouts, Rejection, Rejector, answer, denied, write_response};
+use super::reject::{Rejection, Rejector, denied};
 use super::timers::Timers;
-use super::{Connection, Socket};
+use super::{Connection, Socket, exchange, http_post};
 use crate::auth::{Applicant, Pass};
 use crate::config::{Config, UnknownResource};
 use crate::hub::Hub;
@@ -71,15 +70,15 @@ pub(crate) async fn admit<S: Socket>(
 }
 
 /// A connection whose next request is to be read.
-struct Request<S> {
-    stream: S,
-    handshaking: Handshaking,
+pub(super) struct Request<S> {
+    pub(super) stream: S,
+    pub(super) handshaking: Handshaking,
     /// What was read behind the previous request; `None` for the first request.
-    kept: Option<Vec<u8>>,
+    pub(super) kept: Option<Vec<u8>>,
 }
 
 /// What follows a request: another one, or the connection that it admitted.
-type Step<S> = ControlFlow<Option<Admitted<S>>, Request<S>>;
+pub(super) type Step<S> = ControlFlow<Option<Admitted<S>>, Request<S>>;
 
 async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc<Hub>) -> Step<S> {
     let config = hub.config.load_full();
@@ -92,7 +91,7 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
         }
         by = Instant::now() + config.server.timeouts.head;
     }
-    let handshake = match handshake::read(&mut stream, kept, origin, by, &config).await {
+    let handshake = match handshake::read(&mut stream, kept, origin, by, hub).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
             Rejector::new(handshaking, &config).refuse(stream, no, origin).await;
@@ -108,14 +107,19 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
             Rejector::new(handshaking, &config).answer(stream, &answer).await;
             return Break(None);
         }
-        Intent::WebSocket { kind, .. } => kind,
+        Intent::WebSocket { kind, .. } | Intent::Request { kind, .. } => kind,
         Intent::Lines(_) => Kind::Tcp,
         Intent::Post(_) => Kind::Backend,
     };
-    match find_resource(origin, &handshake, kind, hub, &config).await {
+    match admit_client(origin, &handshake, kind, hub, &config).await {
         Ok(admission) => {
             drop(handshaking);
-            open_connection(stream, handshake, admission, hub).await
+            match handshake.intent {
+                Intent::Post(end) | Intent::Request { end, .. } => {
+                    exchange::serve(stream, handshake, end, admission, hub).await
+                }
+                _ => open_connection(stream, handshake, admission, hub).await,
+            }
         }
         Err(rejection) => {
             Rejector::new(handshaking, &config).reject(stream, handshake, rejection).await;
@@ -125,19 +129,18 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
 }
 
 /// What a connection needs to be served.
-struct Admission {
-    kind: Kind,
-    resource: Arc<Resource>,
-    inbox: Inbox,
+pub(super) struct Admission {
+    pub(super) kind: Kind,
+    pub(super) resource: Arc<Resource>,
+    pub(super) inbox: Inbox,
     service: Arc<Service>,
-    pass: Pass,
+    pub(super) pass: Pass,
     guard: ConnectionGuard,
 }
 
-/// Finds the resource, authenticates, and counts the connection. It is counted last, so that
-/// refused and still unauthenticated connections do not use up the limits; the resource is looked
-/// up after authentication, which may take long.
-async fn find_resource(
+/// Authenticates, and counts the connection. It is counted last, so that refused and still
+/// unauthenticated connections do not use up the limits.
+async fn admit_client(
     peer: Origin,
     handshake: &Handshake,
     kind: Kind,
@@ -152,10 +155,15 @@ async fn find_resource(
         hub.connection_limits.check_rate(ip, config)?;
     }
     hub.connection_limits.check(*origin, kind, config)?;
-    let pass = authenticate(handshake, kind, hub).await?;
-    let Some(resource) = hub.resources.load().get(head.path()).cloned() else {
+    let Some(resource) = handshake.resource.clone() else {
         return Err(unknown_path(head, config));
     };
+    let pass = authenticate(handshake, &resource, kind, hub).await?;
+    // Authentication may take long. The path may select another resource now, for which it does
+    // not count.
+    if !hub.resources.load().find(head.path()).is_some_and(|now| Arc::ptr_eq(now, &resource)) {
+        return Err(unknown_path(head, config));
+    }
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
@@ -175,23 +183,29 @@ async fn find_resource(
 }
 
 /// Authenticates the client where the resource requires it.
-async fn authenticate(handshake: &Handshake, kind: Kind, hub: &Hub) -> Result<Pass, Rejection> {
+async fn authenticate(
+    handshake: &Handshake,
+    resource: &Resource,
+    kind: Kind,
+    hub: &Hub,
+) -> Result<Pass, Rejection> {
     let Handshake { head, origin, .. } = handshake;
-    let Some(guard) = hub.guards.load().get(head.path()).cloned() else {
+    // By the key, never by the path, which may be another spelling.
+    let Some(guard) = hub.guards.load().get(&resource.path).cloned() else {
         return Ok(Pass::default());
     };
     let address = origin.to_text();
-    let applicant = Applicant { head, kind, address: &address };
+    let applicant = Applicant { resource: &resource.path, head, kind, address: &address };
     Box::pin(guard.authorize(&applicant)).await.map_err(|denial| {
-        let resource = hub.resources.load().get(head.path()).cloned();
-        let service = resource.map(|resource| resource.service());
+        let service = resource.service();
         // Only browsers need the dialog to read the reason; other clients read the HTTP status.
-        match service.filter(|service| service.dialog && head.has("origin")) {
-            Some(service) => {
+        let is_websocket = matches!(handshake.intent, Intent::WebSocket { .. });
+        match service.dialog && is_websocket && head.has("origin") {
+            true => {
                 let protocol = protocol(head, &service, denial.protocol).map(Into::into);
                 Rejection::Dialog(denied(&denial), protocol)
             }
-            None => Rejection::Http(denied(&denial), denial.refusal),
+            false => Rejection::Http(denied(&denial), denial.refusal),
         }
     })
 }
@@ -217,34 +231,33 @@ fn protocol<'a>(
     http::choose_protocol(head, &service.subprotocols).or(of_token)
 }
 
-/// Writes the response to a POST; keeps the connection open for the next request, or closes it.
-async fn respond<S: Socket>(
-    mut stream: S,
-    answered: Result<Answer, ErrorResponse>,
-    wants_keep_alive: bool,
+/// Creates the peer of an admitted connection.
+pub(super) fn new_peer(
+    client: Client,
+    kind: Kind,
+    dialog: bool,
+    resource: &Arc<Resource>,
     hub: &Hub,
-    config: &Config,
-) -> Step<S> {
-    let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
-    let handshaking = hub.connection_limits.start_handshake();
-    let may_keep_alive = handshaking.may_keep_alive(&limits.connections);
-    let (bytes, _share) = match answered {
-        Ok(Answer { packets, rest, share: _share }) if wants_keep_alive && may_keep_alive => {
-            let bytes = http::kept_response(http_post::JSON, &packets, timeouts.head);
-            drop(packets);
-            return match write_response(&mut stream, &bytes, timeouts.write).await {
-                true => Continue(Request { stream, handshaking, kept: Some(rest) }),
-                false => Break(None),
-            };
-        }
-        Ok(Answer { packets, share, .. }) => {
-            (http::response(200, http_post::JSON, &packets, &[]), share)
-        }
-        Err(ErrorResponse { bytes, share }) => (bytes, share),
-    };
-    drop(handshaking);
-    answer(stream, &bytes, CloseTimeouts::full(timeouts)).await;
-    Break(None)
+) -> Arc<Peer> {
+    let config = hub.config.load();
+    let (limits, settings) = (&config.server.limits, config.resources.get(&resource.path));
+    Arc::new(Peer {
+        identity: hub.identity_issuer.issue(),
+        kind,
+        dialog,
+        client,
+        resource: resource.clone(),
+        outbox: Outbox::default(),
+        bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
+        membership: Membership::new(limits.messages.max_rooms),
+        state: PeerState::new(hub.started),
+    })
+}
+
+/// Returns the span of a connection. Nothing about a connection is logged above debug, and an
+/// enabled span costs as much memory as the connection.
+pub(super) fn connection_span(peer: &Peer) -> Span {
+    debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address)
 }
 
 async fn open_connection<S: Socket>(
@@ -255,53 +268,30 @@ async fn open_connection<S: Socket>(
 ) -> Step<S> {
     // Read again: the resource was found in the current configuration.
     let config = hub.config.load_full();
-    let Handshake { head, origin, read, intent, heartbeat } = handshake;
+    let Handshake { head, origin, read, intent, heartbeat, .. } = handshake;
     let Admission { kind, resource, inbox, service, pass, guard } = admission;
     let Pass { login, until, protocol: of_token } = pass;
     let (limits, timeouts) = (&config.server.limits, &config.server.timeouts);
     let settings = config.resources.get(&resource.path);
     let rate = settings.map_or(&config.server.limits.flow.rate, |settings| &settings.rate);
-    let is_post = matches!(intent, Intent::Post(_));
-    let wants_keep_alive = is_post && http::wants_keep_alive(&head);
     let switching = match &intent {
         Intent::WebSocket { accept, .. } => {
             http::switching(accept, protocol(&head, &service, of_token))
         }
         _ => Vec::new(),
     };
-    let peer = Arc::new(Peer {
-        identity: hub.identity_issuer.issue(),
-        kind,
-        // The response to a POST consists of dialog packets.
-        dialog: service.dialog || is_post,
-        client: Client {
-            address: origin.to_text(),
-            head,
-            login,
-            may_announce: origin.may_be_backend(&config.server.access),
-        },
-        resource,
-        outbox: Outbox::default(),
-        bounds: OutboxBounds::new(limits, settings.map(|settings| &settings.outbox)),
-        membership: Membership::new(limits.messages.max_rooms),
-        state: PeerState::new(hub.started),
-    });
+    let client = Client {
+        address: origin.to_text(),
+        head,
+        login,
+        may_announce: origin.may_be_backend(&config.server.access),
+    };
+    let peer = new_peer(client, kind, service.dialog, &resource, hub);
     let heartbeat = heartbeat.filter(|_| peer.dialog);
-    // Nothing about a connection is logged above debug, and an enabled span costs as much memory as
-    // the connection.
-    let span = debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address);
+    let span = connection_span(&peer);
     let wire = match intent {
-        Intent::Post(body) => {
-            let request = http_post::PostRequest { body, read, inbox };
-            let entry = hub.registry.enter(peer);
-            let answered =
-                http_post::serve(&mut stream, request, entry, &config).instrument(span).await;
-            // From here on the connection counts as a handshaking one, or no longer.
-            drop(guard);
-            return respond(stream, answered, wants_keep_alive, hub, &config).await;
-        }
         Intent::Lines(tail) => Wire::lines(stream, &read, tail, &limits.messages),
-        Intent::WebSocket { .. } | Intent::Page(_) => {
+        _ => {
             let written = timeout(timeouts.write, stream.write_all(&switching)).await;
             if !matches!(written, Ok(Ok(()))) {
                 return Break(None);

@@ -14,7 +14,7 @@ use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, close_packet};
 use crate::protocol::time_limit::timeout;
 use crate::routing::peer::Peer;
-use crate::routing::resource::ServiceState;
+use crate::routing::resource::{Resource, ServiceState};
 
 /// Why the connection loop ended.
 #[derive(Debug)]
@@ -133,7 +133,7 @@ async fn notify_close(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, re
     let mut inbox = inbox.clone();
     for mut item in pending.into_iter().chain([Item::Close(peer.clone(), reason)]) {
         while let Err(SendError(refused)) = inbox.send(item).await {
-            let Ok(next) = find_lane(peer, &inbox) else {
+            let Ok(next) = find_lane(&peer.resource, &inbox) else {
                 // The lane closed all its connections when it ended.
                 peer.outbox.finish();
                 return;
@@ -144,8 +144,8 @@ async fn notify_close(inbox: &Inbox, peer: &Arc<Peer>, pending: Option<Item>, re
 }
 
 /// Returns the lane that replaced one that has ended, or the reason for closing if none did.
-pub(super) fn find_lane(peer: &Peer, ended: &Inbox) -> Result<Inbox, CloseReason> {
-    match &peer.resource.service().state {
+pub(super) fn find_lane(resource: &Resource, ended: &Inbox) -> Result<Inbox, CloseReason> {
+    match &resource.service().state {
         ServiceState::Serving(inbox) if !inbox.same_channel(ended) => Ok(inbox.clone()),
         ServiceState::Serving(_) => {
             Err(CloseReason::host(CloseCode::AWAY, "this application was removed"))

@@ -1,8 +1,9 @@
-//! Reads and checks a request: WebSocket upgrade, plain TCP, POST or page.
+//! Reads and checks a request: WebSocket upgrade, plain TCP, POST, page, or one for an application.
 //!
 //! Reads the request head under a size and a time limit. Does not know lanes or outboxes.
 
 use std::mem::take;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plugsocket_plugin::Kind;
@@ -11,17 +12,22 @@ use tokio::time::Instant;
 
 use super::page;
 use crate::config::{Access, Config};
+use crate::hub::Hub;
 use crate::net::origin::Origin;
 use crate::protocol::http::{
     self, BodyEnd, ClientType, Head, HeadReader, Method, Refusal, client_type,
 };
 use crate::protocol::lines::{Opening, Tail, Transport, detect_transport};
 use crate::protocol::time_limit::{timeout, timeout_at};
+use crate::routing::peer::with_parameters;
+use crate::routing::resource::Resource;
 
 /// A valid request, or opening of plain TCP.
 #[derive(Debug)]
 pub(crate) struct Handshake {
     pub(crate) head: Head,
+    /// The resource that serves its path, if there is one.
+    pub(crate) resource: Option<Arc<Resource>>,
     /// The client: the peer itself, or the one that a trusted proxy forwards for.
     pub(crate) origin: Origin,
     /// Bytes that arrived after the head.
@@ -41,6 +47,11 @@ pub(crate) enum Intent {
     },
     Lines(Tail),
     Post(BodyEnd),
+    /// A plain request that the application answers.
+    Request {
+        end: BodyEnd,
+        kind: Kind,
+    },
     /// One of the host's own files, as a complete response to GET; or that to OPTIONS.
     Page(Vec<u8>),
 }
@@ -72,8 +83,9 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     kept: Option<Vec<u8>>,
     peer: Origin,
     by: Instant,
-    config: &Config,
+    hub: &Hub,
 ) -> Result<Handshake, (Origin, HandshakeError)> {
+    let config = &*hub.config.load_full();
     let access = &config.server.access;
     // Plain TCP has its own connections: only the first bytes of one can be its opening.
     let transport = kept.as_ref().map(|_| Transport::Http);
@@ -83,14 +95,17 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
     let checked = match read.unwrap_or_else(|_| Err(Refusal::timed_out().into())) {
         Ok((head, None, read)) => {
             origin = peer.resolve_forwarded(&head, access);
-            check_request(head, read, origin, config).map_err(Into::into)
+            let found = find_resource(head, hub, config);
+            check_request(found, read, origin, config).map_err(Into::into)
         }
         Ok((_, Some(_), _)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
         }
         Ok((head, Some(tail), read)) => match http::heartbeat(&head) {
             Ok(heartbeat) => {
-                Ok(Handshake { head, origin, read, intent: Intent::Lines(tail), heartbeat })
+                let (head, resource) = find_resource(head, hub, config);
+                let intent = Intent::Lines(tail);
+                Ok(Handshake { head, resource, origin, read, intent, heartbeat })
             }
             Err(refusal) => Err(refusal.into()),
         },
@@ -154,33 +169,60 @@ async fn read_head<S: AsyncRead + Unpin>(
     }
 }
 
+/// Finds the resource, and keeps the decoded parameters of its pattern with the head.
+fn find_resource(head: Head, hub: &Hub, config: &Config) -> (Head, Option<Arc<Resource>>) {
+    let is_own = page::is_own(head.path(), config);
+    let resource = hub.resources.load().find(head.path()).filter(|_| !is_own).cloned();
+    match resource {
+        Some(resource) => (with_parameters(head, &resource.path), Some(resource)),
+        None => (head, None),
+    }
+}
+
 fn check_request(
-    head: Head,
+    (head, resource): (Head, Option<Arc<Resource>>),
     read: Vec<u8>,
     origin: Origin,
     config: &Config,
 ) -> Result<Handshake, Refusal> {
-    let page = match head.method() {
-        Method::Get if http::wants_websocket(&head) => None,
-        Method::Get | Method::Head => page::answer(head.path(), config),
-        // A server may ignore an upgrade (RFC 9110 section 7.8).
-        Method::Options => Some(page::options(head.path(), config)),
-        Method::Post | Method::Other => None,
-    };
-    let intent = match (page, head.method()) {
-        (Some(answer), _) => Intent::Page(answer),
-        (None, Method::Post) => check_post(&head, origin, config)?,
-        (None, Method::Get) => check_upgrade(&head, origin, &config.server.access)?,
-        (None, _) => {
-            let allowed = page::allowed_methods(head.path(), config);
-            return Err(Refusal::method_not_allowed(allowed));
-        }
+    let is_upgrade = head.method() == Method::Get && http::wants_websocket(&head);
+    let takes_request = !is_upgrade
+        && !head.is_about_host()
+        && resource.as_ref().is_some_and(|resource| resource.takes_requests());
+    let intent = match takes_request {
+        true => check_plain(&head, origin, config)?,
+        false => host_intent(&head, origin, resource.is_some(), config)?,
     };
     let heartbeat = match intent {
-        Intent::Page(_) => None,
-        _ => http::heartbeat(&head)?,
+        Intent::WebSocket { .. } => http::heartbeat(&head)?,
+        _ => None,
     };
-    Ok(Handshake { head, origin, read, intent, heartbeat })
+    Ok(Handshake { head, resource, origin, read, intent, heartbeat })
+}
+
+/// Returns what a request asks of the host itself, where no application answers it.
+pub(crate) fn host_intent(
+    head: &Head,
+    origin: Origin,
+    is_resource: bool,
+    config: &Config,
+) -> Result<Intent, Refusal> {
+    let page = match head.method() {
+        Method::Get if http::wants_websocket(head) => None,
+        Method::Get | Method::Head => page::answer(head.path(), is_resource, config),
+        // A server may ignore an upgrade (RFC 9110 section 7.8).
+        Method::Options => Some(page::options(head.path(), is_resource)),
+        Method::Post | Method::Other => None,
+    };
+    match (page, head.method()) {
+        (Some(answer), _) => Ok(Intent::Page(answer)),
+        (None, Method::Post) => check_post(head, origin, config),
+        (None, Method::Get) => check_upgrade(head, origin, &config.server.access),
+        (None, _) => {
+            let allowed = page::allowed_methods(head.path(), is_resource);
+            Err(Refusal::method_not_allowed(allowed))
+        }
+    }
 }
 
 /// Returns the `Origin`; empty if it is not text, which is not the same as none.
@@ -212,5 +254,30 @@ fn check_post(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Re
     if http::origin(head)?.is_some() {
         return Err(Refusal::forbidden("a browser may not be a backend: use a WebSocket"));
     }
-    http::post_body(head, config.server.limits.messages.max_message).map(Intent::Post)
+    let end = http::post_body(head, config.server.limits.messages.max_message)?;
+    // Has no effect, and is refused as in a handshake.
+    http::heartbeat(head)?;
+    Ok(Intent::Post(end))
+}
+
+/// Checks a plain request for an application.
+fn check_plain(head: &Head, origin: Origin, config: &Config) -> Result<Intent, Refusal> {
+    let access = &config.server.access;
+    let page = http::origin(head)?;
+    if page.is_some() && !access.allows_origin(origin_of(head)) {
+        return Err(Refusal::forbidden("this Origin is not allowed (allowed_origins)"));
+    }
+    // A browser sends no `Origin` with many requests other than POST.
+    let is_own = page.is_none() && (head.method() == Method::Post || !is_on_behalf(head));
+    let kind = match is_own && origin.may_be_backend(access) {
+        true => Kind::Backend,
+        false => Kind::WebSocket,
+    };
+    let end = http::request_body(head, config.server.limits.messages.max_message)?;
+    Ok(Intent::Request { end, kind })
+}
+
+/// Returns whether a browser on the machine of a backend sent this request, or a proxy there.
+fn is_on_behalf(head: &Head) -> bool {
+    ["sec-fetch-site", "x-forwarded-for", "forwarded", "via"].iter().any(|name| head.has(name))
 }

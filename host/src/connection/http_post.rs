@@ -1,5 +1,4 @@
-//! HTTP ingress: `POST /resource` delivers its body as one message of a backend, and the connection
-//! may stay open for the next request (RFC 9112 section 9.3).
+//! HTTP ingress: `POST /resource` delivers its body as one message of a backend.
 //!
 //! The application sees an ordinary connection: `open`, one `message`, `close`. The response body
 //! has the packets that the application sent, one per line, then `next` (with the verdict in its
@@ -22,7 +21,7 @@ use crate::protocol::buffered::{PostShare, PostsFull};
 use crate::protocol::chunk::Form;
 use crate::protocol::close::{BUFFERS_FULL, CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
-use crate::protocol::http::{self, BodyEnd, ChunkedBody, Refusal, response};
+use crate::protocol::http::{self, Answer, BodyEnd, ChunkedBody, Head, Refusal, response};
 use crate::protocol::payload::{Outgoing, Payload};
 use crate::protocol::time_limit::{timeout, timeout_at};
 use crate::routing::input::{Input, Load};
@@ -32,25 +31,31 @@ use crate::routing::registry::Entry;
 /// Content type of packets.
 pub(crate) const JSON: &str = "application/json";
 
-/// A POST request whose head has been read.
+/// The body of a request.
+pub(crate) struct Received {
+    pub(crate) body: Bytes,
+    /// What was read behind the request.
+    pub(crate) rest: Vec<u8>,
+    /// Counts the body.
+    pub(crate) share: PostShare,
+}
+
+/// A POST request that was read.
 pub(crate) struct PostRequest {
-    pub(crate) body: BodyEnd,
-    /// What arrived with the head: a part of the body, or more.
-    pub(crate) read: Vec<u8>,
+    pub(crate) received: Received,
     pub(crate) inbox: Inbox,
 }
 
-/// What the application answered to a message that it handled.
-pub(crate) struct Answer {
-    /// The body of the response.
-    pub(crate) packets: Vec<u8>,
+/// A response after which the connection may stay open.
+pub(crate) struct Reply {
+    pub(crate) answer: Answer,
     /// What was read behind the request.
     pub(crate) rest: Vec<u8>,
     /// Counts the response until it is written.
     pub(crate) share: PostShare,
 }
 
-/// A complete response with another status than 200.
+/// A complete response that ends its connection.
 pub(crate) struct ErrorResponse {
     pub(crate) bytes: Vec<u8>,
     /// Counts the response until it is written.
@@ -88,33 +93,43 @@ pub(crate) async fn wait_for_next(
     }
 }
 
+/// Receives the body of a request in time. `read` is what arrived with the head: a part of the
+/// body, or more.
+pub(crate) async fn receive(
+    stream: &mut impl Socket,
+    head: &Head,
+    read: Vec<u8>,
+    end: BodyEnd,
+    config: &Config,
+) -> Result<Received, Refusal> {
+    let expects_continue = http::wants_continue(head) && read.is_empty();
+    let share = PostShare::default();
+    let body = async {
+        if expects_continue && end != BodyEnd::Length(0) {
+            send_continue(stream).await?;
+        }
+        read_body(stream, read, end, &config.server.limits.messages, &share).await
+    };
+    let body = timeout(config.server.timeouts.message, body).await;
+    let (body, rest) = body.unwrap_or_else(|_| Err(Refusal::timed_out()))?;
+    Ok(Received { body: body.into(), rest, share })
+}
+
 /// Hands the body to the application and returns its answer.
 ///
 /// # Errors
 /// The connection must close after the response.
 pub(crate) async fn serve(
-    stream: &mut impl Socket,
     request: PostRequest,
     entry: Entry,
     config: &Config,
-) -> Result<Answer, ErrorResponse> {
+) -> Result<Reply, ErrorResponse> {
     let limit = config.server.timeouts.message;
-    let PostRequest { body, read, inbox } = request;
-    let expects_continue = http::wants_continue(&entry.peer.client.head) && read.is_empty();
-    let messages = &config.server.limits.messages;
-    let share = PostShare::default();
-    let read = async {
-        if expects_continue && body != BodyEnd::Length(0) {
-            send_continue(stream).await?;
-        }
-        read_body(stream, read, body, messages, &share).await
-    };
-    let read = timeout(limit, read).await.unwrap_or_else(|_| Err(Refusal::timed_out()));
-    let (body, rest) = read?;
+    let PostRequest { received: Received { body, rest, share }, inbox } = request;
     if std::str::from_utf8(&body).is_err() {
         return Err(Refusal::bad_request("the body is not UTF-8").into());
     }
-    let message = Input::Message(Payload::shared(Form::Text, Bytes::from(body)));
+    let message = Input::Message(Payload::shared(Form::Text, body));
     let peer = entry.peer.clone();
     let mut answer = Collected { text: String::new(), share };
     let exchange = async {
@@ -132,7 +147,11 @@ pub(crate) async fn serve(
         }
     };
     let result = match &closed {
-        None => Ok(Answer { packets: answer.text.into_bytes(), rest, share: answer.share }),
+        None => {
+            let Collected { text, share } = answer;
+            let (headers, body) = (vec![("Content-Type".into(), JSON.into())], text.into_bytes());
+            Ok(Reply { answer: Answer { status: 200, headers, body }, rest, share })
+        }
         Some(reason) => {
             let packets = [answer.text, close_packet(reason), "\n".to_owned()].concat();
             let bytes = closed_response(reason, packets.as_bytes());

@@ -8,10 +8,12 @@
 
 pub(crate) mod admit;
 pub(crate) mod establish;
+mod exchange;
 mod fairness;
 mod finish;
 pub(crate) mod handshake;
 mod http_post;
+mod http_request;
 pub(crate) mod keep_alive;
 pub(crate) mod memory_limit;
 mod output;
@@ -165,7 +167,7 @@ impl<S: Socket> Connection<S> {
                     }
                     self.start_leaving(last.as_ref());
                 }
-                Turn::LaneEnded => match find_lane(&peer, &self.inbox) {
+                Turn::LaneEnded => match find_lane(&peer.resource, &self.inbox) {
                     Ok(inbox) => self.inbox = inbox,
                     Err(reason) => return End::Closed(reason),
                 },

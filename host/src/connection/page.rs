@@ -14,9 +14,14 @@ const CLIENT: &str = "/plugsocket/plugsocket.js";
 const OWN_PATHS: [&str; 3] = ["/", "/plugsocket", "/favicon.ico"];
 const TEXT: &str = "text/plain; charset=utf-8";
 
+/// Returns whether the host's own page has this path, which no pattern of a resource then matches.
+pub(crate) fn is_own(path: &str, config: &Config) -> bool {
+    config.server.page && (path == "/plugsocket" || path.starts_with(FOLDER))
+}
+
 /// Returns the response to a plain GET of `path`, or `None` where a WebSocket is expected.
-pub(crate) fn answer(path: &str, config: &Config) -> Option<Vec<u8>> {
-    let (is_page, is_resource) = (config.server.page, config.resources.contains_key(path));
+pub(crate) fn answer(path: &str, is_resource: bool, config: &Config) -> Option<Vec<u8>> {
+    let is_page = config.server.page;
     if path == CLIENT || (is_page && path.starts_with(FOLDER)) {
         return Some(file(path));
     }
@@ -44,14 +49,14 @@ pub(crate) fn answer(path: &str, config: &Config) -> Option<Vec<u8>> {
 }
 
 /// Returns the response to OPTIONS, which is the health check of some load balancers.
-pub(crate) fn options(path: &str, config: &Config) -> Vec<u8> {
-    response(200, TEXT, b"", &[("Allow", allowed_methods(path, config))])
+pub(crate) fn options(path: &str, is_resource: bool) -> Vec<u8> {
+    response(200, TEXT, b"", &[("Allow", allowed_methods(path, is_resource))])
 }
 
 /// Returns the methods that a path accepts, for the header `Allow`.
-pub(crate) fn allowed_methods(path: &str, config: &Config) -> &'static str {
+pub(crate) fn allowed_methods(path: &str, is_resource: bool) -> &'static str {
     let is_own = path.starts_with(FOLDER) || OWN_PATHS.contains(&path);
-    match is_own && !config.resources.contains_key(path) {
+    match is_own && !is_resource {
         true => "GET, HEAD, OPTIONS",
         false => "GET, POST, OPTIONS",
     }

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use plugsocket_plugin::CloseCode;
+use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
@@ -16,8 +16,8 @@ use crate::net::connection_limits::{Handshaking, LimitReached, Rejecting};
 use crate::net::origin::Origin;
 use crate::protocol::close::{CloseReason, RETRY_AFTER, close_packet};
 use crate::protocol::dialog;
-use crate::protocol::http::{self, Refusal};
-use crate::protocol::io::{WriteDeadline, linger};
+use crate::protocol::http::{self, Method, Refusal};
+use crate::protocol::io::{STEP, WriteDeadline, linger};
 use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
 
@@ -94,7 +94,7 @@ impl<'a> Rejector<'a> {
 
     /// Writes a response and closes the connection.
     pub(crate) async fn answer(self, stream: impl Socket, bytes: &[u8]) {
-        answer(stream, bytes, self.close_timeouts).await;
+        answer(stream, bytes, &[], self.close_timeouts).await;
     }
 
     /// Answers a failed handshake.
@@ -164,10 +164,13 @@ impl<'a> Rejector<'a> {
                     Rejection::Http(_, refusal) => refusal,
                     Rejection::Dialog(reason, _) => refusal(&reason),
                 };
-                let bytes = match intent {
-                    Intent::Post(_) => {
+                let bytes = match (intent, handshake.head.method()) {
+                    // A script reads packets, whoever would have answered its POST.
+                    (Intent::Post(_), _)
+                    | (Intent::Request { kind: Kind::Backend, .. }, Method::Post) => {
                         refusal.with_body(http_post::JSON, format!("{packet}\n").as_bytes())
                     }
+                    (_, Method::Head) => refusal.without_body().to_bytes(),
                     _ => refusal.to_bytes(),
                 };
                 self.answer(stream, &bytes).await;
@@ -184,9 +187,14 @@ fn refusal(reason: &CloseReason) -> Refusal {
     }
 }
 
-/// Writes the last response of a connection and closes it.
-pub(crate) async fn answer(mut stream: impl Socket, bytes: &[u8], limits: CloseTimeouts) {
-    if write_response(&mut stream, bytes, limits.write).await {
+/// Writes the last response of a connection and closes it. `body` may be a part of `head`.
+pub(crate) async fn answer(
+    mut stream: impl Socket,
+    head: &[u8],
+    body: &[u8],
+    limits: CloseTimeouts,
+) {
+    if write_response(&mut stream, head, body, limits.write).await {
         drop(timeout(limits.close, linger(&mut stream)).await);
     }
 }
@@ -194,11 +202,18 @@ pub(crate) async fn answer(mut stream: impl Socket, bytes: &[u8], limits: CloseT
 /// Writes a response; returns whether the client took it in time, with `limit` for each step.
 pub(crate) async fn write_response(
     stream: &mut impl Socket,
-    bytes: &[u8],
+    head: &[u8],
+    body: &[u8],
     limit: Duration,
 ) -> bool {
-    let bytes = http::dated(bytes, SystemTime::now());
+    let head = http::dated(head, SystemTime::now());
+    // One write, unless that would copy much.
+    let (first, rest) = match body.len() < STEP {
+        true => ([&head, body].concat(), &[][..]),
+        false => (head.into_owned(), body),
+    };
     let mut deadline = WriteDeadline::default();
-    deadline.write_all(stream, &bytes, limit).await.is_ok()
+    deadline.write_all(stream, &first, limit).await.is_ok()
+        && deadline.write_all(stream, rest, limit).await.is_ok()
         && deadline.flush(stream, limit).await.is_ok()
 }

@@ -19,7 +19,7 @@ use crate::net::connection_limits::ConnectionLimits;
 use crate::net::tls::CurrentTls;
 use crate::protocol::identity::IdentityIssuer;
 use crate::routing::registry::Registry;
-use crate::routing::resource::Resources;
+use crate::routing::resources::Resources;
 
 /// Shared by connections, supervisor and operator commands.
 pub(crate) struct Hub {

@@ -12,7 +12,8 @@ use crate::protocol::{chunk::Form, http::Head, identity::IdentityIssuer, payload
 use crate::routing::outbox::{Outbox, OutboxBounds};
 use crate::routing::peer::{Client, Membership, Peer, PeerState};
 use crate::routing::registry::{Entry, Registry};
-use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
+use crate::routing::resource::{Outage, Resource, Service, ServiceState};
+use crate::routing::resources::Resources;
 use crate::routing::router::{Command, Router};
 
 /// Creates a resource that no application serves.
@@ -66,7 +67,7 @@ impl Fixture {
     /// Creates `count` open peers.
     pub fn new(count: usize) -> Self {
         let (registry, resource) = (Arc::<Registry>::default(), resource("/web"));
-        let resources = Resources::from([(resource.path.clone(), resource.clone())]);
+        let resources = Resources::from_iter([(resource.path.clone(), resource.clone())]);
         let router = Router::new(registry.clone(), Arc::new(ArcSwap::from_pointee(resources)));
         let enter = |_| {
             let peer = peer(&resource, "127.0.0.1", "");

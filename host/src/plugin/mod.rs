@@ -29,6 +29,7 @@ use self::lane::health::{CallbackKind, Revocation};
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Payload;
 use crate::routing::peer::Peer;
+use crate::routing::requests::HttpRequest;
 
 /// A call to an application, as plain data.
 #[derive(Debug)]
@@ -42,6 +43,7 @@ pub(crate) enum Event<'a> {
     Tick(SystemTime),
     Posted(Posted),
     Timer(&'a str),
+    Request(&'a HttpRequest),
 }
 
 /// What an instance or one of its threads has posted.
@@ -92,6 +94,7 @@ impl Event<'_> {
             Self::Tick(_) => CallbackKind::Tick,
             Self::Posted(_) => CallbackKind::Event,
             Self::Timer(_) => CallbackKind::Timer,
+            Self::Request(_) => CallbackKind::Request,
         }
     }
 }
@@ -146,6 +149,10 @@ pub(crate) trait Instance: Send {
     /// Returns what revokes the host functions from outside the lane.
     fn revocation(&self) -> Option<Revocation>;
     fn tick_every(&mut self) -> Option<Duration>;
+    /// Returns whether it answers plain HTTP requests.
+    fn takes_requests(&self) -> bool {
+        false
+    }
     /// Returns the name of its library.
     fn plugin(&self) -> &str;
     fn generation(&self) -> u64;

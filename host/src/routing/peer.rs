@@ -11,6 +11,7 @@ use tracing::warn;
 use super::outbox::{Answer, Gone, Outbox, OutboxBounds};
 use super::resource::Resource;
 use crate::auth::Login;
+use crate::config::pattern;
 use crate::protocol::buffered::Share;
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::dialog;
@@ -38,7 +39,7 @@ pub(crate) struct Peer {
 }
 
 /// What is known of the client since the handshake.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Client {
     /// The IP address in text, or `unix`.
     pub(crate) address: Box<str>,
@@ -103,6 +104,35 @@ impl PeerState {
     pub(crate) fn new(host_started: Instant) -> Self {
         let opened = u32::try_from(host_started.elapsed().as_secs()).unwrap_or(u32::MAX);
         Self { opened, ..Self::default() }
+    }
+}
+
+/// Separates decoded parameters; a path holds no control character, not even an encoded one.
+const SEPARATOR: &str = "\0";
+
+/// Attaches the decoded parameters of the resource's key to a head whose path is encoded. Other
+/// connections need no memory for their parameters.
+pub(crate) fn with_parameters(mut head: Head, key: &str) -> Head {
+    if pattern::is_pattern(key) && head.path().contains('%') {
+        let parts = pattern::parameters(key, head.path());
+        let decoded: Vec<_> = parts.map(|(_, part)| pattern::decode(part)).collect();
+        head.attach(&decoded.join(SEPARATOR));
+    }
+    head
+}
+
+impl Client {
+    /// Returns the part of the path that the resource's key leaves open under this name, decoded.
+    pub(crate) fn parameter<'a>(&'a self, key: &'a str, name: &str) -> Option<&'a str> {
+        if !pattern::is_pattern(key) {
+            return None;
+        }
+        let mut parameters = pattern::parameters(key, self.head.path()).enumerate();
+        let (index, (_, part)) = parameters.find(|(_, (found, _))| *found == name)?;
+        match part.contains('%') {
+            true => self.head.attached().split(SEPARATOR).nth(index),
+            false => Some(part),
+        }
     }
 }
 

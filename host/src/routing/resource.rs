@@ -3,8 +3,7 @@
 //! Lives as long as its path is in plugins.toml or a connection belongs to it; the application
 //! behind it is replaced. Does not know sockets or libraries.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use plugsocket_plugin::{CloseCode, HostError};
 use super::counters::Counters;
 use super::metrics::Metrics;
 use super::peer::{MAX_DATA, Peer};
+use super::requests::Requests;
 use super::rooms::Rooms;
 use super::sync::{read, write};
 use super::tickets::Tickets;
@@ -22,17 +22,18 @@ use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, RETRY_AFTER};
 
-/// All resources by path. Replaced as a whole: a changed plugins.toml takes effect at once.
-pub(crate) type Resources = BTreeMap<String, Arc<Resource>>;
-
-/// One path of the host.
+/// One path of the host, or the paths of one pattern.
 #[derive(Debug)]
 pub(crate) struct Resource {
+    /// Its key in plugins.toml.
     pub(crate) path: String,
     pub(crate) counters: Counters,
     pub(crate) tickets: Tickets,
     pub(crate) timers: TimerQueue,
     pub(crate) metrics: Metrics,
+    pub(crate) requests: Requests,
+    /// Whether its instance answers plain HTTP requests. Kept while no application serves.
+    takes_requests: AtomicBool,
     service: ArcSwap<Service>,
     members: RwLock<Members>,
 }
@@ -94,6 +95,8 @@ impl Resource {
             tickets: Tickets::default(),
             timers: TimerQueue::default(),
             metrics: Metrics::default(),
+            requests: Requests::default(),
+            takes_requests: AtomicBool::new(false),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),
         }
@@ -105,6 +108,16 @@ impl Resource {
 
     pub(crate) fn set_service(&self, service: Service) {
         self.service.store(Arc::new(service));
+    }
+
+    /// Returns whether plain HTTP requests are for the application.
+    pub(crate) fn takes_requests(&self) -> bool {
+        self.takes_requests.load(Ordering::Acquire)
+    }
+
+    /// Publishes what the instance that serves from now on declares.
+    pub(crate) fn set_takes_requests(&self, takes_requests: bool) {
+        self.takes_requests.store(takes_requests, Ordering::Release);
     }
 
     /// Adds a member; the lane calls this just before `open`.

@@ -12,7 +12,8 @@ use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind, Scop
 use super::outbox::Gone;
 use super::peer::{Completion, Peer};
 use super::registry::Registry;
-use super::resource::{Resource, Resources};
+use super::resource::Resource;
+use super::resources::Resources;
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::identity::Identity;
 use crate::protocol::payload::Payload;

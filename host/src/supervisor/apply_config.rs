@@ -22,7 +22,8 @@ use crate::hub::status::FileState;
 use crate::net::tls::ServedCertificates;
 use crate::plugin::lane::handover::Succession;
 use crate::protocol::buffered;
-use crate::routing::resource::{Resource, Resources, ServiceState};
+use crate::routing::resource::{Resource, ServiceState};
+use crate::routing::resources::Resources;
 
 impl Supervisor {
     pub(super) async fn configuration_changed(&mut self) -> CommandResult {
@@ -214,7 +215,7 @@ impl Supervisor {
     ) {
         let diff = old.diff(&new);
         let running = self.hub.resources.load_full();
-        let mut resources = Resources::new();
+        let mut resources = BTreeMap::new();
         for (path, settings) in &mut new.resources {
             let candidate = candidates.remove(path);
             let resource = match (running.get(path), candidate) {
@@ -258,7 +259,7 @@ impl Supervisor {
         let new = Arc::new(new);
         self.hub.config.store(new.clone());
         buffered::set_limit(new.server.limits.flow.max_buffered_bytes);
-        self.hub.resources.store(Arc::new(resources));
+        self.hub.resources.store(Arc::new(Resources::from(resources)));
         self.drop_guards().await;
         self.keep_disabled(&new).await;
         for path in &diff.removed {

@@ -290,7 +290,7 @@ impl Supervisor {
         let text = match timeout(limit, started).await {
             Ok(Ok(Ok(instance))) => {
                 let lane = lane_kind(settings, generation.facts.never_blocks);
-                let (instance, known) = (Box::new(instance), Vec::new());
+                let known = Vec::new();
                 let replaces = RetireReason::Replaced;
                 return Ok(Candidate { instance, generation, resource, lane, known, replaces });
             }

@@ -42,7 +42,8 @@ use crate::plugin::lane::Item;
 use crate::plugin::lane::handover::Succession;
 use crate::plugin::lane::health::LaneHealth;
 use crate::plugin::{Retirement, staging, watch};
-use crate::routing::resource::{Resources, ServiceState};
+use crate::routing::resource::ServiceState;
+use crate::routing::resources::Resources;
 use crate::routing::router::Router;
 
 /// A possible change.

@@ -1,9 +1,9 @@
 //! Deferred acknowledgements.
 
-use plugsocket_tests::{Client, RawClient};
+use plugsocket_tests::{Client, RawClient, Setup, plugin_path};
 use serde_json::json;
 
-use super::{LANES, command, command_without_next, defer, reload, worker};
+use super::{LANES, PROGRAM, command, command_without_next, defer, reload, worker};
 
 async fn complete(by: &mut Client, name: &str, fyi: Option<&str>) {
     let completed = command(by, json!({"do": "complete", "name": name, "fyi": fyi})).await;
@@ -133,4 +133,25 @@ async fn a_post_and_a_client_that_has_finished_sending_wait_for_their_answer() {
     assert_eq!(response.status, 200, "{response:?}");
     assert!(packets.contains(&json!({"blocking": "posted"})), "{packets:?}");
     assert_eq!(packets.last().unwrap()["opcode"], "next");
+}
+
+#[tokio::test]
+async fn the_example_with_a_runtime_of_its_own_answers_across_a_reload() {
+    let examples = plugin_path("worker").parent().unwrap().join("examples");
+    let library = std::fs::read(examples.join("libasync_lookup.so")).unwrap();
+    let setup = Setup::new(PROGRAM).resource("/lookup", "lookup").file("lookup", &library);
+    let host = setup.start().await;
+    let mut client = host.connect("/lookup").await;
+    for is_last in [false, true] {
+        for _ in 0..20 {
+            client.send("127.0.0.1").await;
+        }
+        for _ in 0..20 {
+            let packets = client.until_next().await.packets;
+            assert!(packets.iter().all(|packet| packet["addresses"] == json!(["127.0.0.1"])));
+        }
+        if !is_last {
+            reload(&host, "lookup").await;
+        }
+    }
 }

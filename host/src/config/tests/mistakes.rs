@@ -189,6 +189,17 @@ const PATHS: &[(&str, &str)] = &[
     ("http://host/web", r#"{} does not begin with a slash; write [resources."/web"]"#),
     ("/plugsocket", "/plugsocket and the paths below it are the host's own page; use another path, or set server.page = false"),
     ("/plugsocket/a", "/plugsocket and the paths below it are the host's own page; use another path, or set server.page = false"),
+    ("/{}", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/{*}", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/a{b}", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/{a}b", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/{a", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/a}", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/{a}{b}", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/{ä}", "{} has a brace; write {name} for one whole segment, with letters, digits, _ and - in the name, or %7B and %7D for braces"),
+    ("/{a}/b/{a}", "{} has two segments {a}; give them different names"),
+    ("/a/*/b", "{} has a segment * that is not the last one; write {name} for it"),
+    ("/plugsocket/{a}", "/plugsocket and the paths below it are the host's own page; use another path, or set server.page = false"),
     ("/%70lugsocket", "/plugsocket and the paths below it are the host's own page; use another path, or set server.page = false"),
 ];
 

@@ -169,6 +169,17 @@ b = 2"#, &[r#"5: the table [resources."/a".config] is there twice; join the two"
 plugin = "x"
 [resources."/a/b"]
 plugin = "x""#, &[r#"3: resources."/a/b": two resources on one path; "/a%2Fb" in line 1 differs only in percent-encoding, keep one of them"#]),
+    (r#"[resources."/app/{key}"]
+plugin = "x"
+[resources."/app/{id}"]
+plugin = "x"
+[resources."/%61/*"]
+plugin = "x"
+[resources."/a/*"]
+plugin = "x""#, &[
+        r#"3: resources."/app/{id}": two resources on the same paths; "/app/{key}" in line 1 matches the same paths, keep one of them"#,
+        r#"7: resources."/a/*": two resources on the same paths; "/%61/*" in line 5 matches the same paths, keep one of them"#,
+    ]),
 ];
 
 #[test]

@@ -255,6 +255,10 @@ fn paths_of_every_kind_are_taken() {
         "/a/...",
         "/caf%C3%A9",
         "/a@b:c,d;e=f!(g)*'$&+",
+        "/%7Ba%7D",
+        "/app/{key}",
+        "/{a-1}/b/{_}/*",
+        "/*",
     ];
     for path in paths {
         let config = Config::parse(&format!("[resources.\"{path}\"]\nplugin = 'x'"), FILE).unwrap();

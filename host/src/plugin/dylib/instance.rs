@@ -6,30 +6,43 @@ use std::time::{Duration, SystemTime};
 use abi_stable::std_types::{RResult, RVec};
 use bytes::Bytes;
 use plugsocket_plugin::abi::{
-    self, InstancePtr, ModuleRef, RawEvent, RawMessage, RawReason, ValuePtr,
+    self, HostRef, InstancePtr, ModuleRef, RawEvent, RawMessage, RawReason, ValuePtr,
 };
 use plugsocket_plugin::{CloseCode, ClosedBy, ConfigChange, RetireReason, SnapshotReason};
 
 use super::Generation;
-use super::host_table::{InstanceContext, PostedValue, raw_session, while_handling};
+use super::host_table::{
+    InstanceContext, PostedValue, host_table, raw_request, raw_session, while_handling,
+};
 use crate::plugin::lane::health::Revocation;
 use crate::plugin::{EarlyRequests, Event, Failure, Instance, Posted, Retirement, Snapshot};
 use crate::protocol::chunk::Form;
+use crate::protocol::http::Answer;
 use crate::protocol::payload::Payload;
 
 /// An instance behind the ABI.
 pub(crate) struct DylibInstance {
     pointer: InstancePtr,
+    module: ModuleRef,
     context: &'static InstanceContext,
     takes_batches: bool,
 }
 
 impl DylibInstance {
-    pub(super) fn new(pointer: InstancePtr, context: &'static InstanceContext) -> Self {
-        let module = context.generation.module;
+    /// Creates an instance; blocks for as long as the plugin's `start` takes.
+    ///
+    /// # Errors
+    /// The plugin refused to start, or panicked.
+    pub(super) fn start(
+        module: ModuleRef,
+        context: &'static InstanceContext,
+        config: &str,
+    ) -> Result<Self, Failure> {
+        let host = HostRef { context: context.as_raw(), table: host_table() };
+        let pointer = module.start()(host, config.into()).into_result().map_err(failure)?;
         let flags = module.flags().unwrap_or(0);
         let takes_batches = flags & abi::flag::BATCHES != 0 && module.messages().is_some();
-        Self { pointer, context, takes_batches }
+        Ok(Self { pointer, module, context, takes_batches })
     }
 
     /// Passes on what was posted. A value goes only to the instance that posted it.
@@ -47,12 +60,12 @@ impl DylibInstance {
     }
 
     fn module(&self) -> ModuleRef {
-        self.context.generation.module
+        self.module
     }
 }
 
 /// Lends a message to a plugin for one call.
-fn raw_message(payload: &Payload) -> RawMessage<'_> {
+pub(super) fn raw_message(payload: &Payload) -> RawMessage<'_> {
     let kind = match payload.form {
         Form::Binary => abi::message::BINARY,
         _ => abi::message::TEXT,
@@ -80,13 +93,8 @@ impl Instance for DylibInstance {
                 module.error()(self.pointer, raw_session(peer), text.into())
             }
             Event::Close(peer, reason) => {
-                let by = match reason.by {
-                    ClosedBy::Peer => abi::closed_by::PEER,
-                    ClosedBy::Plugin => abi::closed_by::PLUGIN,
-                    _ => abi::closed_by::HOST,
-                };
-                let reason =
-                    RawReason { code: reason.code.0, by, text: reason.text.as_str().into() };
+                let (code, by) = (reason.code.0, raw_closed_by(reason.by));
+                let reason = RawReason { code, by, text: reason.text.as_str().into() };
                 module.close()(self.pointer, raw_session(peer), reason)
             }
             Event::Tick(now) => module.tick()(self.pointer, unix_millis(now)),
@@ -95,6 +103,13 @@ impl Instance for DylibInstance {
                 None => return Ok(()),
             },
             Event::Posted(posted) => return self.post(posted),
+            Event::Request(request) => match module.request().filter(|_| self.takes_requests()) {
+                Some(answer) => answer(self.pointer, raw_request(request)),
+                None => {
+                    request.ticket.answer(Answer::UNHANDLED);
+                    RResult::ROk(())
+                }
+            },
         };
         result.into_result().map_err(failure)
     }
@@ -171,6 +186,10 @@ impl Instance for DylibInstance {
         (millis > 0).then(|| Duration::from_millis(millis))
     }
 
+    fn takes_requests(&self) -> bool {
+        self.context.generation.facts.http
+    }
+
     fn plugin(&self) -> &str {
         &self.context.generation.plugin
     }
@@ -213,14 +232,22 @@ impl Drop for SnapshotMemory {
     }
 }
 
-pub(super) fn failure(raw: abi::Failure) -> Failure {
+fn failure(raw: abi::Failure) -> Failure {
     match raw.code {
         abi::Failure::REFUSED => Failure::Refused(CloseCode(raw.close_code), raw.text.into()),
         _ => Failure::Panicked(raw.text.into()),
     }
 }
 
-fn raw_snapshot_reason(reason: SnapshotReason) -> u32 {
+pub(super) fn raw_closed_by(by: ClosedBy) -> u32 {
+    match by {
+        ClosedBy::Peer => abi::closed_by::PEER,
+        ClosedBy::Plugin => abi::closed_by::PLUGIN,
+        _ => abi::closed_by::HOST,
+    }
+}
+
+pub(super) fn raw_snapshot_reason(reason: SnapshotReason) -> u32 {
     match reason {
         SnapshotReason::Replaced => abi::why_snapshot::REPLACED,
         SnapshotReason::Reconfigured => abi::why_snapshot::RECONFIGURED,
@@ -230,7 +257,7 @@ fn raw_snapshot_reason(reason: SnapshotReason) -> u32 {
     }
 }
 
-fn raw_retire_reason(reason: RetireReason) -> u32 {
+pub(super) fn raw_retire_reason(reason: RetireReason) -> u32 {
     match reason {
         RetireReason::Reconfigured => abi::why_retiring::RECONFIGURED,
         RetireReason::Removed => abi::why_retiring::REMOVED,
@@ -240,7 +267,7 @@ fn raw_retire_reason(reason: RetireReason) -> u32 {
     }
 }
 
-fn unix_millis(now: SystemTime) -> u64 {
+pub(super) fn unix_millis(now: SystemTime) -> u64 {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

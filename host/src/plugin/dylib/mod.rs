@@ -6,6 +6,7 @@
 //! was retired. Host contexts are leaked for the same reason: a thread of an old plugin may call
 //! the host later.
 
+mod c_entry;
 mod config_schema;
 mod host_table;
 mod instance;
@@ -18,14 +19,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use plugsocket_plugin::CloseCode;
-use plugsocket_plugin::abi::{HostRef, ModuleRef};
+use plugsocket_plugin::abi::{LogSink, ModuleRef, flag};
 
-pub(crate) use self::instance::DylibInstance;
 pub(crate) use self::loader::on_loader;
-pub(crate) use self::open::{LoadError, PLUGIN_SYMBOL, open_module};
+pub(crate) use self::open::{LoadError, PLUGIN_SYMBOLS, open_module};
 
-use self::host_table::{InstanceContext, host_table};
-use super::Failure;
+use self::c_entry::{CInstance, CModule};
+use self::host_table::InstanceContext;
+use self::instance::DylibInstance;
+use super::{Failure, Instance};
 use crate::routing::resource::Resource;
 use crate::routing::router::Router;
 
@@ -37,7 +39,16 @@ pub(crate) struct Generation {
     pub(crate) facts: PluginFacts,
     /// Live instances, and snapshots in the library's memory.
     references: AtomicUsize,
-    module: ModuleRef,
+    module: Module,
+}
+
+/// The functions of a library.
+#[derive(Clone, Copy)]
+pub(crate) enum Module {
+    /// Of `export_plugin!`.
+    Rust(ModuleRef),
+    /// Of `plugsocket.h`.
+    C(&'static CModule),
 }
 
 /// What a library declares about itself.
@@ -50,6 +61,8 @@ pub(crate) struct PluginFacts {
     pub(crate) never_blocks: bool,
     /// A JSON schema of the configuration; may be empty.
     pub(crate) config_schema: String,
+    /// Whether its instances answer plain HTTP requests.
+    pub(crate) http: bool,
 }
 
 impl Generation {
@@ -61,14 +74,8 @@ impl Generation {
     /// child can be opened without risk for the host.
     pub(crate) fn open(plugin: &str, number: u64, path: &Path) -> Result<Self, LoadError> {
         let module = open_module(path)?;
-        module.attach()(host_table::log_sink(plugin, number));
-        let facts = PluginFacts {
-            package: module.name().as_str().to_owned(),
-            version: module.version().as_str().to_owned(),
-            build: module.build().as_str().to_owned(),
-            never_blocks: module.never_blocks(),
-            config_schema: module.config_schema().map_or_else(String::new, |schema| schema.into()),
-        };
+        module.attach(host_table::log_sink(plugin, number));
+        let facts = module.facts();
         let (plugin, path, references) = (plugin.to_owned(), path.to_owned(), AtomicUsize::new(0));
         Ok(Self { plugin, number, path, facts, references, module })
     }
@@ -82,17 +89,12 @@ impl Generation {
         resource: Arc<Resource>,
         router: Arc<Router>,
         config: &str,
-    ) -> Result<DylibInstance, Failure> {
+    ) -> Result<Box<dyn Instance>, Failure> {
         config_schema::check(&self.facts.config_schema, config).map_err(refused)?;
         let context = InstanceContext::leak(self.clone(), resource, router);
-        let host = HostRef { context: context.as_raw(), table: host_table() };
         self.retain();
-        let started = self.module.start()(host, config.into()).into_result();
-        started.map(|pointer| DylibInstance::new(pointer, context)).map_err(|raw| {
-            let failure = instance::failure(raw);
-            self.release();
-            failure
-        })
+        let started = self.module.start(context, config);
+        started.inspect_err(|_| self.release())
     }
 
     fn retain(&self) {
@@ -110,4 +112,40 @@ impl Generation {
 
 fn refused(text: String) -> Failure {
     Failure::Refused(CloseCode::POLICY, text)
+}
+
+impl Module {
+    fn attach(self, sink: LogSink) {
+        match self {
+            Self::Rust(module) => module.attach()(sink),
+            Self::C(module) => module.attach(sink),
+        }
+    }
+
+    fn facts(self) -> PluginFacts {
+        match self {
+            Self::Rust(module) => PluginFacts {
+                package: module.name().as_str().to_owned(),
+                version: module.version().as_str().to_owned(),
+                build: module.build().as_str().to_owned(),
+                never_blocks: module.never_blocks(),
+                config_schema: module
+                    .config_schema()
+                    .map_or_else(String::new, |schema| schema.into()),
+                http: module.flags().is_some_and(|flags| flags & flag::HTTP != 0),
+            },
+            Self::C(module) => module.facts(),
+        }
+    }
+
+    fn start(
+        self,
+        context: &'static InstanceContext,
+        config: &str,
+    ) -> Result<Box<dyn Instance>, Failure> {
+        Ok(match self {
+            Self::Rust(module) => Box::new(DylibInstance::start(module, context, config)?),
+            Self::C(module) => Box::new(CInstance::start(module, context, config)?),
+        })
+    }
 }

@@ -11,12 +11,18 @@ use abi_stable::library::{AbiHeaderRef, LibHeader, ROOT_MODULE_LOADER_NAME_WITH_
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use plugsocket_plugin::abi::ModuleRef;
 
+use super::Module;
+use super::c_entry::{C_SYMBOL, CModule, TableError};
+
 /// Why a library cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LoadError {
     #[error("the dynamic linker cannot open it: {0}")]
     Open(String),
-    #[error("it is not a plugsocket plugin: it does not call export_plugin!")]
+    #[error(
+        "it is not a plugsocket plugin: it does not call export_plugin!, nor does it define \
+         plugsocket_plugin_v1 (plugsocket.h)"
+    )]
     NoPlugin,
     #[error(
         "it was built with another abi_stable; rebuild it with plugsocket-plugin {API_VERSION}"
@@ -31,10 +37,12 @@ pub(crate) enum LoadError {
          its profile"
     )]
     PanicAborts,
+    #[error(transparent)]
+    Table(#[from] TableError),
 }
 
-/// The symbol that `export_plugin!` creates, with a NUL.
-pub(crate) const PLUGIN_SYMBOL: &str = ROOT_MODULE_LOADER_NAME_WITH_NUL;
+/// The symbols of plugins, each with a NUL: `export_plugin!` or `plugsocket.h` creates one.
+pub(crate) const PLUGIN_SYMBOLS: [&str; 2] = [ROOT_MODULE_LOADER_NAME_WITH_NUL, C_SYMBOL];
 /// The version of plugsocket-plugin with which this host was built.
 const API_VERSION: &str = "1.0.0";
 
@@ -42,18 +50,27 @@ const API_VERSION: &str = "1.0.0";
 ///
 /// # Errors
 /// As [`Generation::open`](super::Generation::open).
-pub(crate) fn open_module(path: &Path) -> Result<ModuleRef, LoadError> {
+pub(crate) fn open_module(path: &Path) -> Result<Module, LoadError> {
     /// Keeps the library mapped whatever its reference count is.
     const RTLD_NODELETE: i32 = 0x1000;
     // SAFETY: opening runs the library's constructors; the preflight child has survived them.
     let opened = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE) };
     let library = opened.map_err(|error| LoadError::Open(linker_message(&error, path)))?;
-    let symbol = PLUGIN_SYMBOL.as_bytes();
+    let symbol = ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes();
     // SAFETY: only abi_stable creates a symbol of this mangled name, and it has this type.
     let header = unsafe { library.get::<AbiHeaderRef>(symbol) }.map(|symbol| *symbol);
+    // SAFETY: an address of any type; `CModule::read` checks what is there.
+    let table = unsafe { library.get::<*const ()>(C_SYMBOL.as_bytes()) }.map(|symbol| *symbol);
     // Never dropped, as RTLD_NODELETE has it.
     let _handle = library.into_raw();
-    let header = header.map_err(|_| LoadError::NoPlugin)?;
+    match (header, table) {
+        (Ok(header), _) => Ok(Module::Rust(rust_module(header)?)),
+        (Err(_), Ok(table)) => Ok(Module::C(Box::leak(Box::new(CModule::read(table)?)))),
+        (Err(_), Err(_)) => Err(LoadError::NoPlugin),
+    }
+}
+
+fn rust_module(header: AbiHeaderRef) -> Result<ModuleRef, LoadError> {
     let header: &'static LibHeader =
         header.upgrade().map_err(|error| LoadError::Header(error.to_string().into()))?;
     check_layout(header)?;

@@ -84,6 +84,7 @@ impl PendingLane {
     ) -> Lane {
         let Lane { shared, .. } = &self.0;
         shared.health.set_instance(instance.generation(), instance.revocation());
+        resource.set_takes_requests(instance.takes_requests());
         shared.slot.put(Box::new(Dispatcher::new(shared.health.clone(), resource, instance)));
         shared.slot.is_open.store(kind == LaneKind::Shared, Ordering::Release);
         self.0

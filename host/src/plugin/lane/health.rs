@@ -27,6 +27,7 @@ pub(crate) enum CallbackKind {
     Snapshot,
     Event,
     Timer,
+    Request,
     Configuration,
 }
 
@@ -42,12 +43,13 @@ impl fmt::Display for CallbackKind {
             Self::Event => "event",
             Self::Timer => "timer",
             Self::Configuration => "config_changed",
+            Self::Request => "request",
         })
     }
 }
 
 impl CallbackKind {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Open,
         Self::Message,
         Self::Close,
@@ -56,6 +58,7 @@ impl CallbackKind {
         Self::Snapshot,
         Self::Event,
         Self::Timer,
+        Self::Request,
         Self::Configuration,
     ];
 

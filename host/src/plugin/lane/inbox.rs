@@ -55,7 +55,7 @@ impl Inbox {
     /// Processes the item with a direct call if possible, otherwise queues it.
     pub(crate) fn try_send(&self, item: Item) -> Result<(), TrySendError<Item>> {
         match &item {
-            Item::Open(_) => {}
+            Item::Open(_) | Item::Request(_) => {}
             // Deferred inputs come first.
             Item::Close(peer, _) if !peer.outbox.is_deferring() => {}
             _ => return self.queue(item),

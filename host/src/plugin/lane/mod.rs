@@ -33,6 +33,7 @@ use super::{Failure, Instance, Posted, Retirement};
 use crate::protocol::close::CloseReason;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
+use crate::routing::requests::HttpRequest;
 use crate::routing::sync::pause;
 use crate::routing::timer_queue::TimerQueue;
 
@@ -49,6 +50,8 @@ pub(crate) enum Item {
     Resume(Arc<Peer>),
     Close(Arc<Peer>, CloseReason),
     Event(Box<Posted>),
+    /// A plain HTTP request, whose connection waits for the answer.
+    Request(Arc<HttpRequest>),
     Swap(Box<Swap>),
     /// Applies a changed configuration to the instance, unless that needs a new one.
     Configure(Box<Configure>),

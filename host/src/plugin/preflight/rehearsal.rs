@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Brief, Part, Step, line, read_brief, state_file};
 use crate::config::LaneKind;
 use crate::error::chain;
-use crate::plugin::dylib::{DylibInstance, Generation, open_module};
+use crate::plugin::dylib::{Generation, open_module};
 use crate::plugin::{Failure, Instance, Snapshot};
 use crate::routing::resource::{Outage, Resource, Service, ServiceState};
 use crate::routing::router::Router;
@@ -88,7 +88,7 @@ fn play(library: &Path, brief: &Brief, reports: &mut Reports) -> Result<(), Ende
         let Some(version) = part.state else { continue };
         let bytes = Bytes::from(fs::read(state_file(library, index))?);
         reports.begin(Step::Restore(part.resource.clone()))?;
-        restore(instance, Snapshot { version, bytes }, brief.snapshot_limit)?;
+        restore(&mut **instance, Snapshot { version, bytes }, brief.snapshot_limit)?;
     }
     for (part, instance) in instances {
         reports.begin(Step::Drop(part.resource.clone()))?;
@@ -97,7 +97,7 @@ fn play(library: &Path, brief: &Brief, reports: &mut Reports) -> Result<(), Ende
     Ok(())
 }
 
-fn start(generation: &Arc<Generation>, part: &Part) -> Result<DylibInstance, Ended> {
+fn start(generation: &Arc<Generation>, part: &Part) -> Result<Box<dyn Instance>, Ended> {
     let service = Service {
         dialog: true,
         subprotocols: Vec::new(),
@@ -113,7 +113,7 @@ fn start(generation: &Arc<Generation>, part: &Part) -> Result<DylibInstance, End
     started.map_err(|failure| Ended::Refused(text(failure)))
 }
 
-fn restore(instance: &mut DylibInstance, state: Snapshot, limit: usize) -> Result<(), Ended> {
+fn restore(instance: &mut dyn Instance, state: Snapshot, limit: usize) -> Result<(), Ended> {
     let (bytes, version) = (state.bytes.len(), state.version);
     if bytes > limit {
         let text = format!("its state is {bytes} bytes, and reload.snapshot_limit is {limit}");

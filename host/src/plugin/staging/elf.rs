@@ -67,10 +67,10 @@ impl Dynamic {
     }
 }
 
-/// Returns whether a library names a dynamic symbol, as it does where it exports one; `None` if the
-/// file cannot be read or is not a library. Reads only the parts that say so. `symbol` ends with a
-/// NUL.
-pub(crate) fn names_symbol(file: &File, symbol: &str) -> Option<bool> {
+/// Returns whether a library names one of these dynamic symbols, as it does where it exports one;
+/// `None` if the file cannot be read or is not a library. Reads only the parts that say so. Each
+/// symbol ends with a NUL.
+pub(crate) fn names_symbol(file: &File, symbols: &[&str]) -> Option<bool> {
     let part = |offset, length: u64| {
         let length = usize::try_from(length).ok().filter(|length| *length <= MAX_PART)?;
         let mut bytes = vec![0; length];
@@ -90,7 +90,8 @@ pub(crate) fn names_symbol(file: &File, symbol: &str) -> Option<bool> {
         entries.find(|entry| u64_at(entry, 0) == tag).map(|entry| u64_at(entry, 8))
     };
     let strings = part(offset_of(segments(), value(DT_STRTAB)?)?, value(DT_STRSZ)?)?;
-    Some(memchr::memmem::find(&strings, symbol.as_bytes()).is_some())
+    let is_named = |symbol: &&str| memchr::memmem::find(&strings, symbol.as_bytes()).is_some();
+    Some(symbols.iter().any(is_named))
 }
 
 /// Returns where in the file an address is.
@@ -267,21 +268,21 @@ mod tests {
         let program = own();
         std::fs::write(&path, &program).unwrap();
         let file = File::options().read(true).write(true).open(&path).unwrap();
-        assert_eq!(names_symbol(&file, "dlsym\0"), Some(true));
-        assert_eq!(names_symbol(&file, "no_such_symbol\0"), Some(false));
+        assert_eq!(names_symbol(&file, &["dlsym\0"]), Some(true));
+        assert_eq!(names_symbol(&file, &["no_such_symbol\0"]), Some(false));
         for at in (0..64).chain(64..64 + 56 * 12) {
             for value in [0, 0x7f, 0xff, program[at]] {
                 file.write_all_at(&[value], at as u64).unwrap();
-                let _ = names_symbol(&file, "dlsym\0");
+                let _ = names_symbol(&file, &["dlsym\0"]);
             }
         }
-        assert_eq!(names_symbol(&file, "dlsym\0"), Some(true));
+        assert_eq!(names_symbol(&file, &["dlsym\0"]), Some(true));
         for length in [1000, 64, 6, 0] {
             file.set_len(length).unwrap();
-            assert_eq!(names_symbol(&file, "dlsym\0"), None);
+            assert_eq!(names_symbol(&file, &["dlsym\0"]), None);
         }
         std::fs::write(&path, "no library").unwrap();
-        assert_eq!(names_symbol(&file, "dlsym\0"), None);
+        assert_eq!(names_symbol(&file, &["dlsym\0"]), None);
         std::fs::remove_file(path).unwrap();
     }
 

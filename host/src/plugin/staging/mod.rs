@@ -26,7 +26,7 @@ pub(crate) use self::elf::{ElfProblem, check_elf};
 use self::ownership::OwnershipError;
 pub(crate) use self::siblings::{Sibling, record_opened};
 use crate::fs::{owner_only, read};
-use crate::plugin::dylib::PLUGIN_SYMBOL;
+use crate::plugin::dylib::PLUGIN_SYMBOLS;
 
 /// SHA-256 of a library's content.
 pub(crate) type Hash = [u8; 32];
@@ -258,11 +258,11 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Returns whether a library may be a plugin: not if it can be read and lacks `export_plugin!`, as
-/// the libraries that plugins need.
+/// Returns whether a library may be a plugin: not if it can be read and has no symbol of a plugin,
+/// as the libraries that plugins need.
 pub(crate) fn may_be_plugin(library: &Path) -> bool {
     let file = read::open(library).ok();
-    file.and_then(|file| elf::names_symbol(&file, PLUGIN_SYMBOL)).unwrap_or(true)
+    file.and_then(|file| elf::names_symbol(&file, &PLUGIN_SYMBOLS)).unwrap_or(true)
 }
 
 /// Computes the hash of a library without reading it into memory as a whole.

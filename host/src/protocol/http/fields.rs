@@ -83,7 +83,7 @@ pub enum BodyEnd {
     Chunked,
 }
 
-/// Returns where the body of a POST ends.
+/// Returns where the body of a POST ends, which must say that.
 ///
 /// # Errors
 ///
@@ -96,6 +96,19 @@ pub fn post_body(head: &Head, max: usize) -> Result<BodyEnd, Refusal> {
     let length = head.content_length()?.ok_or_else(Refusal::length_required)?;
     let length = usize::try_from(length).ok().filter(|length| *length <= max);
     length.map(BodyEnd::Length).ok_or_else(|| Refusal::body_too_large(max))
+}
+
+/// Returns where the body of any request ends: without a length there is none (RFC 9112 section
+/// 6.3).
+///
+/// # Errors
+///
+/// The same as those of [`post_body`], except 411.
+pub fn request_body(head: &Head, max: usize) -> Result<BodyEnd, Refusal> {
+    match head.has("content-length") || head.has("transfer-encoding") {
+        true => post_body(head, max),
+        false => Ok(BodyEnd::Length(0)),
+    }
 }
 
 /// Checks that the body is chunked and has no other coding.

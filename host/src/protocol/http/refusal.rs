@@ -1,7 +1,7 @@
 //! Responses: a [`Refusal`] with its reason, and any other complete response.
 //!
 //! A reason may quote the peer, so control characters are escaped. Every response ends its
-//! connection, except those of [`kept_response`].
+//! connection; the others are in `answer`.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -167,12 +167,11 @@ pub fn response(status: u16, content_type: &str, body: &[u8], extra: &[(&str, &s
     with_body(response_head(status, content_type, Some(body.len()), CLOSE, extra), body)
 }
 
-/// Returns a complete response with status 200, after which the host keeps the connection open for
-/// the time `idle`.
-pub fn kept_response(content_type: &str, body: &[u8], idle: Duration) -> Vec<u8> {
+/// Returns the lines of a response after which the host keeps the connection open for the time
+/// `idle`.
+pub(super) fn keep_alive(idle: Duration) -> String {
     // A client that knows the time does not send when the host closes.
-    let connection = format!("Connection: keep-alive\r\nKeep-Alive: timeout={}", idle.as_secs());
-    with_body(response_head(200, content_type, Some(body.len()), &connection, &[]), body)
+    format!("Connection: keep-alive\r\nKeep-Alive: timeout={}", idle.as_secs())
 }
 
 /// Removes the body of a response to GET, for the response to HEAD (RFC 9110 section 9.3.2).
@@ -238,7 +237,7 @@ fn escaped(reason: Cow<'static, str>) -> Cow<'static, str> {
 }
 
 /// Returns the reason phrase; empty for an unknown status (RFC 9112 section 4).
-fn phrase(status: u16) -> &'static str {
+pub(super) fn phrase(status: u16) -> &'static str {
     match StatusCode::from_u16(status) {
         // RFC 9110 renamed these two.
         Ok(StatusCode::PAYLOAD_TOO_LARGE) => "Content Too Large",
@@ -249,7 +248,7 @@ fn phrase(status: u16) -> &'static str {
 }
 
 /// The line of a response that ends its connection.
-const CLOSE: &str = "Connection: close";
+pub(super) const CLOSE: &str = "Connection: close";
 const TEXT: &str = "text/plain; charset=utf-8";
 
 #[cfg(test)]
@@ -352,15 +351,6 @@ mod tests {
         let expected = "HTTP/1.1 405 Method Not Allowed\r\nContent-Type: text/plain; charset=utf-8\r\n\
                         Connection: close\r\nAllow: GET\r\n\r\n";
         assert_eq!(String::from_utf8(bytes).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_kept_response_names_its_idle_time() {
-        let bytes = kept_response("text/plain", b"ok", Duration::from_secs(5));
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\
-                    Connection: keep-alive\r\nKeep-Alive: timeout=5\r\n\r\n";
-        assert_eq!(String::from_utf8(bytes.clone()).unwrap(), format!("{head}ok"));
-        assert_eq!(without_body(bytes), head.as_bytes());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use abi_stable::prefix_type::PrefixTypeTrait;
 use abi_stable::std_types::{ROption, RSlice, RStr};
 use plugsocket_plugin::abi::{
     self, Count, HostContext, HostTable, HostTableRef, LogSink, Opaque, RawAudience, RawMessage,
-    RawSession, RawTarget, Visitor, status,
+    RawRequest, RawSession, RawTarget, Sink, Visitor, status,
 };
 use plugsocket_plugin::{CloseCode, ConnectionId, HostError, Kind, Scope, Target};
 use tracing::level_filters::LevelFilter;
@@ -28,7 +28,8 @@ use crate::plugin::EarlyRequests;
 use crate::plugin::lane::health::Revocation;
 use crate::protocol::chunk::Form;
 use crate::protocol::payload::Payload;
-use crate::routing::peer::Peer;
+use crate::routing::peer::{Client, Peer};
+use crate::routing::requests::HttpRequest;
 use crate::routing::resource::Resource;
 use crate::routing::router::{Command, Router};
 
@@ -396,16 +397,65 @@ fn lent_peer(context: Opaque<'_>) -> &Peer {
 
 extern "C" fn field<'a>(context: Opaque<'a>, field: u32, name: RStr<'_>) -> ROption<RStr<'a>> {
     let peer = lent_peer(context);
-    match field {
+    let found = match field {
         abi::field::IDENT => peer.ident(),
-        abi::field::ADDRESS => Some(&*peer.client.address),
-        abi::field::RESOURCE => Some(peer.resource.path.as_str()),
-        abi::field::QUERY => Some(peer.client.head.query()),
-        abi::field::HEADER => peer.client.head.header(name.as_str()),
-        abi::field::USER => peer.client.login.as_ref().and_then(|login| login.user.as_deref()),
-        abi::field::CLAIMS => peer.client.login.as_ref().and_then(|login| login.claims.as_deref()),
+        _ => client_field(&peer.client, &peer.resource, field, name.as_str()),
+    };
+    found.map(RStr::from).into()
+}
+
+fn client_field<'a>(
+    client: &'a Client,
+    resource: &'a Resource,
+    field: u32,
+    name: &str,
+) -> Option<&'a str> {
+    match field {
+        abi::field::ADDRESS => Some(&*client.address),
+        abi::field::RESOURCE => Some(resource.path.as_str()),
+        abi::field::QUERY => Some(client.head.query()),
+        abi::field::HEADER => client.head.header(name),
+        abi::field::USER => client.login.as_ref().and_then(|login| login.user.as_deref()),
+        abi::field::CLAIMS => client.login.as_ref().and_then(|login| login.claims.as_deref()),
+        abi::field::PATH => Some(client.head.path()),
+        abi::field::PARAMETER => client.parameter(&resource.path, name),
         _ => None,
     }
-    .map(RStr::from)
-    .into()
+}
+
+/// Lends a request to a plugin for one call.
+pub(super) fn raw_request(request: &HttpRequest) -> RawRequest<'_> {
+    let is_backend = request.kind.is_backend();
+    RawRequest {
+        ticket: request.ticket.number,
+        kind: if is_backend { abi::kind::BACKEND } else { abi::kind::WEBSOCKET },
+        method: request.client.head.method_name().into(),
+        body: request.body.as_ref().into(),
+        context: Opaque { pointer: std::ptr::from_ref(request).cast(), life: PhantomData },
+        field: request_field,
+        headers,
+    }
+}
+
+extern "C" fn request_field<'a>(
+    context: Opaque<'a>,
+    field: u32,
+    name: RStr<'_>,
+) -> ROption<RStr<'a>> {
+    let request = lent_request(context);
+    let resource = &request.ticket.resource;
+    client_field(&request.client, resource, field, name.as_str()).map(RStr::from).into()
+}
+
+extern "C" fn headers<'a>(context: Opaque<'a>, sink: Sink<'_>) {
+    for (name, value) in lent_request(context).client.head.headers() {
+        let (name, value) = (name.to_ascii_lowercase(), String::from_utf8_lossy(value));
+        (sink.put)(sink.context, name.as_bytes().into());
+        (sink.put)(sink.context, value.as_bytes().into());
+    }
+}
+
+fn lent_request(context: Opaque<'_>) -> &HttpRequest {
+    // SAFETY: `raw_request` made it from a reference, whose lifetime it carries.
+    unsafe { &*context.pointer.cast::<HttpRequest>() }
 }

@@ -1,10 +1,13 @@
 //! Deferred acknowledgements and HTTP responses.
 
-use plugsocket_plugin::abi::{self, Count, HostContext, RawCompletion, completion};
+use plugsocket_plugin::abi::{Count, HostContext, RawCompletion, RawResponse, completion, status};
 use plugsocket_plugin::{CloseCode, HostError};
+use tracing::warn;
 
 use super::{InstanceContext, counted, status_of, with_sender};
+use crate::protocol::http::{Answer, may_send};
 use crate::routing::peer::Completion;
+use crate::routing::resource::Resource;
 
 pub(super) extern "C" fn defer(context: HostContext, id: u64, index: u32) -> Count {
     let context = InstanceContext::from_raw(context);
@@ -29,6 +32,34 @@ pub(super) extern "C" fn complete(
     status_of(context.router.complete(&context.resource, ticket, completion))
 }
 
-pub(super) extern "C" fn respond(_: HostContext, _: u64, _: abi::RawResponse<'_>) -> u32 {
-    u32::MAX
+/// Answers an HTTP request, in every state of the instance.
+pub(super) extern "C" fn respond(
+    context: HostContext,
+    ticket: u64,
+    response: RawResponse<'_>,
+) -> u32 {
+    let resource = &InstanceContext::from_raw(context).resource;
+    let headers = response.headers.iter().map(|pair| pair.name.len() + pair.value.len());
+    let bytes = response.body.len() + headers.sum::<usize>();
+    match resource.requests.answer(ticket, bytes, || answer(resource, &response)) {
+        Ok(()) => status::OK,
+        Err(HostError::TooLarge) => status::TOO_LARGE,
+        Err(_) => status::GONE,
+    }
+}
+
+/// Copies a response, without the headers that an application may not send.
+fn answer(resource: &Resource, response: &RawResponse<'_>) -> Answer {
+    let mut answer = Answer::new(response.status);
+    for pair in response.headers.iter() {
+        let (name, value) = (pair.name.as_str(), pair.value.as_str());
+        if may_send(name, value) {
+            answer.headers.push((name.into(), value.into()));
+        } else if resource.requests.should_warn() {
+            let header: String = name.chars().take(40).collect();
+            warn!(resource = resource.path, ?header, "header of a response dropped");
+        }
+    }
+    answer.body = response.body.to_vec();
+    answer
 }

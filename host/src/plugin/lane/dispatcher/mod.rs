@@ -22,6 +22,7 @@ use crate::plugin::{EarlyRequests, Event, Failure, Instance, Retirement, Snapsho
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::payload::Outgoing;
 use crate::routing::peer::Peer;
+use crate::routing::requests::HttpRequest;
 use crate::routing::resource::Resource;
 use crate::routing::sync::{AtomicBool, Mutex};
 
@@ -136,6 +137,7 @@ impl Dispatcher {
             peer.outbox.close(removed.clone()).ok();
             self.close(&peer, &removed);
         }
+        self.resource.requests.end();
         // On its own thread: on a shared lane other tasks wait for this one.
         if let LaneEnd::Stop(retirement, done) = ending {
             // The requester may have gone.
@@ -153,6 +155,7 @@ impl Dispatcher {
         match item {
             Item::Open(peer) => self.open(&peer),
             Item::Close(peer, reason) => self.close(&peer, &reason),
+            Item::Request(request) => self.request(&request),
             // Processed by the lane, because they may wait.
             Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
             Item::Event(posted) => self.notify(Event::Posted(*posted)),
@@ -203,6 +206,17 @@ impl Dispatcher {
             self.notify(Event::Close(peer, reason));
         }
         peer.outbox.finish();
+    }
+
+    fn request(&mut self, request: &HttpRequest) {
+        if !request.ticket.is_waiting() {
+            return;
+        }
+        let result = self.call(Event::Request(request));
+        self.resource.counters.add_messages(1);
+        if result.is_err() {
+            request.ticket.answer(500);
+        }
     }
 
     /// Calls the application for what is due by the clock.
@@ -346,6 +360,7 @@ impl Dispatcher {
             self.resource.forget_data();
         }
         self.health.set_instance(self.instance.generation(), self.instance.revocation());
+        self.resource.set_takes_requests(self.instance.takes_requests());
         let left = CloseReason::new(CloseCode::AWAY, ClosedBy::Peer, "left meanwhile");
         for peer in known.iter().filter(|peer| !peer.is_member()) {
             self.notify(Event::Close(peer, &left));

@@ -120,6 +120,21 @@ impl Head {
         self.method
     }
 
+    /// Returns the method that an application answers: that of the request, and `GET` for a HEAD,
+    /// whose response is that to GET without the body (RFC 9110 section 9.3.2).
+    pub(crate) fn method_name(&self) -> &str {
+        if self.method == Method::Head {
+            return "GET";
+        }
+        let end = memchr::memchr(b' ', &self.block).unwrap_or_default();
+        str::from_utf8(&self.block[..end]).unwrap_or_default()
+    }
+
+    /// Returns whether the target is `*`: a question about the host, not about a path.
+    pub(crate) fn is_about_host(&self) -> bool {
+        self.method == Method::Options && self.target_at == self.target_end
+    }
+
     /// Returns whether the version is HTTP/1.0, else it is 1.1 or higher.
     pub fn is_http_1_0(&self) -> bool {
         self.is_http_1_0
@@ -143,6 +158,20 @@ impl Head {
         let target = &self.block[self.target_at as usize..self.target_end as usize];
         let target = str::from_utf8(target).expect("`path_start` accepts only ASCII");
         target.split_once('?').unwrap_or((target, ""))
+    }
+
+    /// Keeps a text with the head, in the same block, so that heads without one need no field for
+    /// it. Must be called once.
+    pub(crate) fn attach(&mut self, text: &str) {
+        self.block = [&*self.block, text.as_bytes()].concat().into();
+    }
+
+    /// Returns the attached text; empty if there is none.
+    pub(crate) fn attached(&self) -> &str {
+        let from = (self.headers_at as usize).saturating_sub(2);
+        let end = memchr::memmem::find(&self.block[from..], b"\r\n\r\n");
+        let text = end.map_or(&[][..], |end| &self.block[from + end + 4..]);
+        str::from_utf8(text).unwrap_or_default()
     }
 
     /// Returns the first value of a header, trimmed; `None` if it is absent or not UTF-8.
