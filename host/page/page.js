@@ -377,8 +377,82 @@ function bookRow(id, title, toggle) {
   return { row, update };
 }
 
+// Inspector
+
+/** One packet of the inspected connection, or its end. */
+function packetEntry(direction, data) {
+  let packet = null;
+  try {
+    packet = JSON.parse(data);
+  } catch {
+    // Not JSON.
+  }
+  const isBinary = typeof data !== 'string';
+  const bytes = isBinary ? new Uint8Array(data) : new TextEncoder().encode(data);
+  // JavaScript would round such a number.
+  const isExact = packet !== null && !/\d{16}/.test(data);
+  const hex = () => Array.from(bytes.subarray(0, 64), byte => byte.toString(16).padStart(2, '0')).join(' ');
+  const body = isBinary ? hex() : isExact ? JSON.stringify(packet, null, 2) : data;
+  const opcode = packet?.opcode ?? (isBinary ? 'binary' : 'message');
+  const entry = element('li');
+  Object.assign(entry.dataset, { direction, opcode });
+  const time = new Date().toISOString().slice(11, 23);
+  const arrow = { in: '↓', out: '↑', end: '■' }[direction];
+  const size = direction === 'end' ? '' : ` · ${bytes.length} bytes`;
+  entry.append(element('span', 'tag', `${arrow} ${direction === 'end' ? 'end' : textOf(opcode)}`), element('time', '', `${time} UTC${size}`));
+  entry.append(element('span', 'body', body.slice(0, 10_000)));
+  return entry;
+}
+
+/** Shows what passes on a plain WebSocket to any resource, also the host's own packets. */
+function startInspector() {
+  const log = byId('inspect-log');
+  const filter = byId('inspect-filter');
+  let socket = null;
+  byId('inspect-path').value = new URLSearchParams(location.search).get('resource') ?? remembered.read('inspect') ?? '/echo';
+
+  const apply = entry => (entry.hidden = !entry.textContent.toLowerCase().includes(filter.value.toLowerCase()));
+  const record = (direction, data) => {
+    const entry = packetEntry(direction, data);
+    apply(entry);
+    log.prepend(entry);
+    while (log.children.length > LOG_LENGTH) log.lastChild.remove();
+  };
+  const show = status => {
+    byId('inspect-status').dataset.status = status;
+    byId('inspect-status').textContent = status === 'ready' ? 'connected' : status;
+    byId('inspect-send').disabled = status !== 'ready';
+  };
+  const open = () => {
+    socket?.close();
+    const path = byId('inspect-path').value.replace(/^\/?/, '/');
+    remembered.write('inspect', path);
+    const opened = new WebSocket(httpUrl(path).replace(/^http/, 'ws'));
+    opened.binaryType = 'arraybuffer';
+    const react = act => event => opened === socket && act(event);
+    opened.addEventListener('open', react(() => show('ready')));
+    opened.addEventListener('message', react(({ data }) => record('in', data)));
+    opened.addEventListener('close', react(({ code, reason }) => {
+      record('end', `${code} ${reason}`.trim());
+      show('closed');
+    }));
+    socket = opened;
+    show('connecting');
+  };
+
+  onSubmit('inspect-form', open);
+  onSubmit('inspect-send-form', () => {
+    if (socket?.readyState !== WebSocket.OPEN) return;
+    record('out', byId('inspect-input').value);
+    socket.send(byId('inspect-input').value);
+  });
+  filter.addEventListener('input', () => [...log.children].forEach(apply));
+  byId('inspect-clear').addEventListener('click', () => log.replaceChildren());
+}
+
 startWeb();
 startJobs();
 startLocks();
 startChat();
 startTalk();
+startInspector();

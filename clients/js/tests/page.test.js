@@ -146,6 +146,23 @@ test('the talking echo answers', OPTIONS, async t => {
   await hasText(page, '#talk-log li:not(.mine)', 'good morning');
 });
 
+test('the inspector shows the packets of both directions and filters them', OPTIONS, async t => {
+  const page = await openPage(t);
+  const entry = direction => `#inspect-log li[data-direction="${direction}"]`;
+  await page.fill('#inspect-path', '/talk');
+  await page.click('#inspect-connect');
+  await hasText(page, entry('in'), '"opcode": "ready"');
+  await page.fill('#inspect-input', '{"a":1}');
+  await page.click('#inspect-send');
+  await hasText(page, entry('out'), '"a": 1');
+  await hasText(page, entry('in'), '{"a":1}');
+  await hasText(page, `${entry('in')}[data-opcode="next"]`, 'next');
+  await page.fill('#inspect-filter', 'READY');
+  assert.deepEqual(await page.locator('#inspect-log li:visible').count(), 1);
+  await page.click('#inspect-clear');
+  assert.equal(await page.locator('#inspect-log li').count(), 0);
+});
+
 test('an unmapped application is reported in its section and retried slowly', OPTIONS, async t => {
   const bare = await MockHost.start({ unmapped: ['/jobs', '/chat', '/locks', '/talk'] });
   t.after(() => bare.stop());

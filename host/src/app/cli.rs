@@ -9,10 +9,12 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use super::dev::{Dev, DevArguments};
 use super::{allocator, check, run};
 use crate::config::{self, Listen, Overrides};
 use crate::error::chain;
-use crate::ops::control::client::{self, Ask, AskError, AskPlugin, CommandOutput, HostAddress};
+use crate::ops::control::ask_plugin::AskPlugin;
+use crate::ops::control::client::{self, Ask, AskError, CommandOutput, HostAddress};
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
 use crate::plugin::{preflight, validate};
@@ -40,11 +42,11 @@ struct Options {
     #[arg(long, short, value_name = "FILE", env = "PLUGSOCKET_CONFIG", hide_env_values = true)]
     #[arg(global = true)]
     config: Option<PathBuf>,
-    /// Control socket of the running host; with `run`, the one to open. Default: server.control of
+    /// Control socket of the running host; with `run` and `dev`, the one to open. Default: server.control of
     /// the configuration.
     #[arg(long, value_name = "PATH", value_parser = config::control_path, global = true)]
     control: Option<PathBuf>,
-    /// With `run`: listen on this address instead of those of server.listen. Repeat it for more.
+    /// With `run` and `dev`: listen on this address instead of those of server.listen. Repeat it for more.
     #[arg(long, value_name = "ADDRESS", global = true)]
     listen: Vec<Listen>,
     /// Format of the log on standard error.
@@ -56,6 +58,16 @@ impl Options {
     fn config(&self) -> PathBuf {
         let (local, installed) = ("plugins.toml", "/etc/plugsocket/plugins.toml");
         self.config.clone().unwrap_or_else(|| first_of(local.as_ref(), installed.as_ref()))
+    }
+
+    /// Returns the file of a plugin's folder, never that of an installed host.
+    fn dev(&self, arguments: DevArguments) -> Dev {
+        let file = self.config.clone().unwrap_or_else(|| "plugins.toml".into());
+        let host = match &self.control {
+            Some(socket) => HostAddress::Socket(socket.clone()),
+            None => HostAddress::Config(file.clone()),
+        };
+        Dev { file, overrides: self.overrides(), host, arguments }
     }
 
     fn host(&self) -> HostAddress {
@@ -74,6 +86,8 @@ impl Options {
 enum CliCommand {
     /// Serve (the default command).
     Run,
+    /// Build and serve the plugin in the current folder, and each change of its sources.
+    Dev(DevArguments),
     /// Check the configuration: load and start every plugin that it maps, without serving.
     Check {
         /// Show what applying the files would change in the running host.
@@ -83,6 +97,8 @@ enum CliCommand {
         #[arg(long, requires = "diff")]
         json: bool,
     },
+    /// Print the JSON schema of plugins.toml, for editors.
+    Schema,
     #[command(flatten)]
     Ask(Ask),
     /// Run a library in a child process, before the host opens it.
@@ -108,8 +124,9 @@ fn first_of(local: &Path, installed: &Path) -> PathBuf {
 pub fn main() -> ExitCode {
     let Arguments { command, options } = Arguments::parse();
     let command = command.unwrap_or(CliCommand::Run);
-    if !options.listen.is_empty() && !matches!(command, CliCommand::Run) {
-        let text = "--listen is an option of `plugsocket run` only";
+    let serves = matches!(command, CliCommand::Run | CliCommand::Dev(_));
+    if !options.listen.is_empty() && !serves {
+        let text = "--listen is an option of `plugsocket run` and `plugsocket dev` only";
         Arguments::command().error(ErrorKind::ArgumentConflict, text).exit();
     }
     match command {
@@ -128,6 +145,17 @@ pub fn main() -> ExitCode {
                 Err(error) => fail(&chain(&error), ExitCode::FAILURE),
             }
         }
+        CliCommand::Schema => {
+            print_line(&format!("{:#}", config::schema()));
+            ExitCode::SUCCESS
+        }
+        CliCommand::Ask(Ask::Plugin(AskPlugin::New(new))) => match new.create() {
+            Ok(created) => {
+                print_line(&created);
+                ExitCode::SUCCESS
+            }
+            Err(error) => fail(&chain(&error), ExitCode::FAILURE),
+        },
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
             repeat(ask.repeats(), || print_outcome(ask.clone().run(&options.host())))
         }
@@ -184,12 +212,16 @@ fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Er
     allocator::return_large_blocks();
     logging::start(options.log_format)
         .map_err(|error| format!("cannot parse RUST_LOG: {error}"))?;
-    // Before any thread starts, because it changes the environment. Only `run` uses the sockets.
-    let inherited = matches!(command, CliCommand::Run).then(Inherited::take);
+    // Before any thread starts, because it changes the environment. Only a host uses the sockets.
+    let serves = matches!(command, CliCommand::Run | CliCommand::Dev(_));
+    let inherited = serves.then(Inherited::take);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| format!("cannot start threads: {error}"))?;
     let result = runtime.block_on(async {
         match (inherited, command) {
+            (Some(inherited), CliCommand::Dev(arguments)) => {
+                options.dev(arguments).run(inherited).await.map_err(Into::into)
+            }
             (Some(inherited), _) => {
                 run(&options.config(), options.overrides(), inherited).await.map_err(Into::into)
             }
@@ -206,7 +238,7 @@ fn with_runtime(command: CliCommand, options: &Options) -> Result<(), Box<dyn Er
     result
 }
 
-fn print_line(line: &str) {
+pub(super) fn print_line(line: &str) {
     // The reader may have closed the pipe.
     drop(writeln!(io::stdout(), "{line}"));
 }

@@ -5,6 +5,7 @@
 
 mod allocator;
 mod cli;
+mod dev;
 mod listeners;
 
 use std::io;

@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
+
 use super::keys::{Group, Settings, names, settings};
 use super::rules::{Rule, choice, count, distinct_strings, seconds, strings, switch, tables, text};
 use super::value::{self, At, Wrong, is_token, quoted, wrong};
-use super::{endpoint::Endpoint, raw::Node, tls::FileSetting};
+use super::{endpoint::Endpoint, raw::Node, schema, tls::FileSetting};
 
 /// Authentication of a resource.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +53,8 @@ settings! {
     pub struct TokenRules: Default in "auth.", checked by some_source {
         /// Keys that verify tokens; at least one.
         "keys" => keys: Vec<KeyFile> =
-            tables(KeyEntry::groups, key_file, KEY).required("keys = [{ … }]");
+            tables(KeyEntry::groups, key_file, KEY).schema(schema_of_keys())
+            .required("keys = [{ … }]");
         /// Where the host looks for the token, in this order: `"header"`, `"query:NAME"`,
         /// `"cookie:NAME"`, `"subprotocol"`.
         "from" => from: Vec<Source> = strings(source, &["header"], &["header", "query:token"]);
@@ -225,6 +228,16 @@ pub(super) fn auth() -> Rule<Option<Auth>> {
         };
         Ok(Some(Auth { backends, proof }))
     })
+    .schema(json!({ "oneOf": [
+        schema::table(&[OfBackends::groups(), TokenRules::groups()].concat()),
+        schema::table(&[OfBackends::groups(), CallbackRules::groups()].concat()),
+    ] }))
+}
+
+fn schema_of_keys() -> Json {
+    let mut entry = schema::table(&KeyEntry::groups());
+    entry["oneOf"] = json!([{ "required": ["jwks"] }, { "required": ["algorithm", "file"] }]);
+    json!({ "type": "array", "minItems": 1, "items": entry })
 }
 
 /// Notes a mistake for each of these keys that the table has.

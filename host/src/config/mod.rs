@@ -22,6 +22,7 @@ mod reference;
 mod reload;
 mod resource;
 mod rules;
+mod schema;
 mod server;
 mod syntax;
 mod tls;
@@ -50,6 +51,7 @@ pub use policies::{OutboxPolicy, OutboxSettings, RatePolicy, RateSettings};
 pub use reference::reference;
 pub use reload::{HandoverSettings, ProbationSettings, ReloadSettings, WatchdogSettings};
 pub use resource::{ApplicationSettings, LaneKind, ResourceSettings};
+pub use schema::schema;
 pub use server::{Access, Folders, ServerSettings, TrustedProxy, UnknownResource};
 pub use tls::{Certificate, FileSetting, TlsSettings};
 

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::json;
+
 use super::keys::{Settings, settings};
 use super::raw::Node;
 use super::rules::{Rule, choice, strings};
@@ -35,12 +37,14 @@ pub enum Preflight {
 /// One string, or an array of them.
 fn digests() -> Rule<Vec<[u8; 32]>> {
     let list = strings(|text, _| value::digest(text), &[], &["5891b5b5…"]);
+    let digest = json!({ "type": "string", "pattern": "^[0-9A-Fa-f]{64}$" });
     Rule::new("string, or array of strings", "", Vec::new(), move |node, none| {
         match node.value.as_str() {
             Some(text) => value::digest(text).map(|digest| vec![digest]),
             None => (list.read)(node, none),
         }
     })
+    .schema(json!({ "anyOf": [digest, { "type": "array", "minItems": 1, "items": digest }] }))
 }
 
 /// Reads all such tables.

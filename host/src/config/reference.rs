@@ -16,6 +16,10 @@ The host reads the file again when it changes, or on `SIGHUP`, and applies it as
 all. *live*: a change applies while the host runs; limits and timeouts apply to new connections.
 *restart*: it applies at the next start. Connections of resources that did not change stay open.
 The host reports a mistake as `file:line: key: what is wrong; what would be right`.
+
+[plugins.schema.json](plugins.schema.json) is a JSON schema of the file. Editors with Taplo (in
+Visual Studio Code the extension *Even Better TOML*) complete and check a file by it that begins with
+`#:schema PATH`, relative to the file, as the shipped one does. `plugsocket schema` prints it.
 ";
 
 /// Returns the page, in Markdown.

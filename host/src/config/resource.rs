@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Number, Value as Json};
+use serde_json::{Number, Value as Json, json};
 use toml::de::DeValue;
 
 use super::auth::{Auth, auth};
@@ -167,6 +167,7 @@ fn json_object() -> Rule<ApplicationSettings> {
         }
         false => Err(wrong_kind(node.value, &format!("write a table, [{}]", node.name))),
     })
+    .schema(json!({ "type": "object" }))
 }
 
 /// Converts a value to JSON. A date becomes a string; a number that JSON does not have is a

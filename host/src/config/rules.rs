@@ -8,10 +8,12 @@ use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Value as Json, json};
 use toml::de::DeValue;
 
 use super::keys::{Applies, Group, Key, Settings};
 use super::raw::Node;
+use super::schema;
 use super::value::{At, Wrong, integer, quoted, wrong, wrong_kind};
 
 /// What a key takes. Read-only after construction, and built anew for each use.
@@ -39,6 +41,8 @@ pub(super) struct Description {
     pub(super) default: String,
     /// What replaces the default on the page.
     pub(super) otherwise: &'static str,
+    /// The JSON schema of legal values, as far as JSON Schema can express the rule.
+    pub(super) schema: Json,
 }
 
 impl<T: Clone + PartialEq + 'static> Rule<T> {
@@ -61,7 +65,8 @@ impl<T: Clone + PartialEq + 'static> Rule<T> {
     ) -> Self {
         let shown = shown.to_string();
         let otherwise = if shown.is_empty() { "none" } else { "" };
-        let description = Description { takes: takes.into(), default: shown, otherwise };
+        let (takes, schema) = (takes.into(), Json::Null);
+        let description = Description { takes, default: shown, otherwise, schema };
         let merge = |old: &T, new: &mut T, key: Key, changed: &mut Vec<Key>| {
             if old != new {
                 changed.push(key);
@@ -72,6 +77,12 @@ impl<T: Clone + PartialEq + 'static> Rule<T> {
         };
         let (default, read) = (Box::new(default), Box::new(read));
         Self { description, required: None, default, read, merge: Box::new(merge) }
+    }
+
+    /// Sets the JSON schema of legal values.
+    pub(super) fn schema(mut self, schema: Json) -> Self {
+        self.description.schema = schema;
+        self
     }
 
     /// A key that must be there, and what to write. The default is an example: without the key
@@ -95,7 +106,7 @@ impl<T: Clone + PartialEq + 'static> Rule<T> {
             let default = default(node.mistakes.base());
             read(node, &default).map(Some)
         };
-        let mut rule = Rule::new(description.takes, "", None, read);
+        let mut rule = Rule::new(description.takes, "", None, read).schema(description.schema);
         let whole = rule.merge;
         rule.merge = Box::new(move |old, new, key, changed| match (old, &mut *new) {
             (Some(old), Some(new)) => merge(old, new, key, changed),
@@ -111,6 +122,7 @@ pub(super) fn switch(default: bool) -> Rule<bool> {
         let right = "write true or false, without quotes";
         node.value.as_bool().ok_or_else(|| wrong_kind(node.value, right))
     })
+    .schema(json!({ "type": "boolean" }))
 }
 
 /// One of a few strings; the first is the default.
@@ -118,6 +130,7 @@ pub(super) fn choice<T: Copy + PartialEq>(choices: &'static [(&'static str, T)])
     let words: Vec<_> = choices.iter().map(|(word, _)| quoted(word)).collect();
     let (takes, (word, default)) = (words.join(" or "), choices[0]);
     let right = format!("write {takes}");
+    let words = choices.iter().map(|(word, _)| *word).collect::<Vec<_>>();
     Rule::new(takes, quoted(word), default, move |node, _| {
         let text = node.text(&right)?;
         match choices.iter().find(|(word, _)| *word == text) {
@@ -125,6 +138,7 @@ pub(super) fn choice<T: Copy + PartialEq>(choices: &'static [(&'static str, T)])
             None => wrong!("{} is not known; {right}", quoted(text)),
         }
     })
+    .schema(json!({ "enum": words }))
 }
 
 /// A number of `unit`; `zero` is what 0 would do, where it is out of range.
@@ -153,6 +167,7 @@ pub(super) fn count(
             }),
         }
     })
+    .schema(json!({ "type": "integer", "minimum": least, "maximum": most }))
 }
 
 /// A number of `unit`, of which 0 is no limit.
@@ -161,6 +176,7 @@ pub(super) fn limit(unit: &'static str, most: u64, default: usize) -> Rule<Optio
     Rule::new(description.takes, default, NonZeroUsize::new(default), move |node, default| {
         read(node, &default.map_or(0, NonZeroUsize::get)).map(NonZeroUsize::new)
     })
+    .schema(description.schema)
 }
 
 const DAY: u64 = 24 * 60 * 60;
@@ -173,6 +189,7 @@ pub(super) fn seconds(default: f64, least: f64, less: &'static str) -> Rule<Dura
         let right = format!("give a number of seconds from {least} to {DAY}, e.g. {example}");
         duration(node.value, least, less, &right)
     })
+    .schema(json!({ "type": "number", "minimum": least, "maximum": DAY }))
 }
 
 /// A duration of at least `least` seconds, or 0 for none. A default of 0 needs another `example`.
@@ -189,6 +206,10 @@ pub(super) fn seconds_or_none(
         Duration::ZERO => Ok(None),
         _ => duration(node.value, least, less, &right).map(Some),
     })
+    .schema(json!({ "anyOf": [
+        { "type": "number", "minimum": least, "maximum": DAY },
+        { "const": 0 },
+    ] }))
 }
 
 fn duration(value: &DeValue<'_>, least: f64, less: &str, right: &str) -> Result<Duration, Wrong> {
@@ -226,6 +247,7 @@ pub(super) fn text<T: Clone + PartialEq + 'static>(
         let right = format!("give {what} in quotes, e.g. {default:?}");
         parse(node.text(&right)?, &node.at(default))
     })
+    .schema(json!({ "type": "string", "minLength": 1 }))
 }
 
 /// An array of strings.
@@ -262,6 +284,7 @@ pub(super) fn distinct_strings<T: Clone + PartialEq + 'static>(
         })?;
         Ok(values)
     })
+    .schema(json!({ "type": "array", "items": { "type": "string" } }))
 }
 
 /// An inner table, compared key by key.
@@ -270,7 +293,8 @@ pub(super) fn table<T: Settings>() -> Rule<T> {
         let right = format!("write a table, [{}]", node.name);
         node.table(&T::groups(), &right).map(|()| T::read(node, default))
     });
-    Rule { merge: Box::new(|old: &T, new, _, changed| old.merge(new, changed)), ..rule }
+    let merge = Box::new(|old: &T, new: &mut T, _, changed: &mut Vec<Key>| old.merge(new, changed));
+    Rule { merge, ..rule }.schema(schema::table(&T::groups()))
 }
 
 /// An array of at least one table, each of which `read` takes; it returns `None` after a mistake.
@@ -295,4 +319,5 @@ pub(super) fn tables<T: Clone + PartialEq + 'static>(
         }
         Ok(tables)
     })
+    .schema(json!({ "type": "array", "minItems": 1, "items": schema::table(&groups()) }))
 }

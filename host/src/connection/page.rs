@@ -88,3 +88,18 @@ fn file(path: &str) -> Vec<u8> {
     ];
     response(200, &format!("{content_type}; charset=utf-8"), body.as_bytes(), &headers)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_element_that_the_script_names_is_on_the_page() {
+        let page = include_str!("../../page/index.html");
+        let script = include_str!("../../page/page.js");
+        let named = script.split("byId('").skip(1).filter_map(|rest| rest.split('\'').next());
+        let names: Vec<_> = named.collect();
+        assert!(names.len() > 50, "{names:?}");
+        for name in names {
+            assert!(page.contains(&format!("id=\"{name}\"")), "{name}");
+        }
+    }
+}

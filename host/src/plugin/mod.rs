@@ -13,6 +13,7 @@ pub(crate) mod archive;
 pub(crate) mod dylib;
 pub(crate) mod lane;
 pub(crate) mod preflight;
+pub(crate) mod scaffold;
 pub(crate) mod snapshot_file;
 pub(crate) mod staging;
 pub(crate) mod trial;
@@ -20,6 +21,7 @@ pub(crate) mod validate;
 pub(crate) mod watch;
 
 use std::any::Any;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -152,6 +154,10 @@ pub(crate) trait Instance: Send {
     /// Returns whether it answers plain HTTP requests.
     fn takes_requests(&self) -> bool {
         false
+    }
+    /// Returns the count of calls that the host has refused because it was not serving.
+    fn refused_calls(&self) -> Option<&'static AtomicU64> {
+        None
     }
     /// Returns the name of its library.
     fn plugin(&self) -> &str;

@@ -108,7 +108,8 @@ impl WatchedPaths {
     }
 }
 
-fn is_change(kind: EventKind) -> bool {
+/// Returns whether an event may have changed a file.
+pub(crate) fn is_change(kind: EventKind) -> bool {
     !matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write))
 }
 

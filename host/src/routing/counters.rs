@@ -13,6 +13,7 @@ pub(crate) struct Counters {
     dropped: AtomicU64,
     swaps: AtomicU64,
     last_pause_micros: AtomicU64,
+    last_state_bytes: AtomicU64,
 }
 
 /// Values read from [`Counters`].
@@ -32,6 +33,8 @@ pub(crate) struct CounterValues {
     pub(crate) swaps: u64,
     /// How long messages waited during the last swap.
     pub(crate) last_pause: Duration,
+    /// Size of the state that the last swap handed over.
+    pub(crate) last_state_bytes: u64,
 }
 
 impl Counters {
@@ -55,9 +58,10 @@ impl Counters {
         self.dropped.fetch_add(count, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_swap(&self, pause: Duration) {
+    pub(crate) fn add_swap(&self, pause: Duration, state_bytes: usize) {
         let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
         self.last_pause_micros.store(micros, Ordering::Relaxed);
+        self.last_state_bytes.store(state_bytes as u64, Ordering::Relaxed);
         self.swaps.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -71,6 +75,7 @@ impl Counters {
             dropped: value(&self.dropped),
             swaps: value(&self.swaps),
             last_pause: Duration::from_micros(value(&self.last_pause_micros)),
+            last_state_bytes: value(&self.last_state_bytes),
         }
     }
 }

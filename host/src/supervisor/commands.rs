@@ -20,8 +20,12 @@ use crate::routing::resource::{Outage, Resource};
 pub(crate) enum OperatorCommand {
     /// Reads `plugins.toml` again.
     Configuration,
-    /// Loads the library of a plugin again, even if unchanged.
-    Reload(String),
+    /// Loads the library of a plugin again, even if unchanged; with `changed` only if it is not the
+    /// running one.
+    Reload {
+        plugin: String,
+        changed: bool,
+    },
     Disable(String),
     Enable(String),
     /// Replaces the library by a kept generation: `generation`, or the previous one.
@@ -39,7 +43,10 @@ impl Supervisor {
     pub(super) async fn execute(&mut self, command: OperatorCommand) -> CommandResult {
         match command {
             OperatorCommand::Configuration => self.configuration_changed().await,
-            OperatorCommand::Reload(name) => self.reload(&name).await,
+            OperatorCommand::Reload { plugin, changed } => {
+                let wanted = if changed { Content::Other } else { Content::Any };
+                self.reload(&plugin, wanted).await
+            }
             OperatorCommand::Disable(name) => self.disable(&name).await,
             OperatorCommand::Enable(name) => self.enable(&name).await,
             OperatorCommand::RollBack { plugin, generation, succession } => {
@@ -48,10 +55,15 @@ impl Supervisor {
         }
     }
 
-    async fn reload(&mut self, name: &str) -> CommandResult {
+    async fn reload(&mut self, name: &str, wanted: Content) -> CommandResult {
         let config = self.config_of_enabled(name)?;
-        let loaded = match self.load(name, Content::Any, Purpose::Update, &config).await {
-            Ok(loaded) => loaded.ok_or_else(|| format!("{name} was not loaded"))?,
+        let loaded = match self.load(name, wanted, Purpose::Update, &config).await {
+            Ok(Some(loaded)) => loaded,
+            Ok(None) => {
+                let number = self.active(name).map_or(0, |active| active.number);
+                let resources = paths(&self.resources_of(name, &config));
+                return Ok(format!("generation {number} of {name} serves {resources}"));
+            }
             Err(refusal) => return Err(self.report(name, &refusal)),
         };
         let done = self.replace(name, loaded, &config, Succession::Update).await?;

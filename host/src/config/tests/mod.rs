@@ -4,7 +4,7 @@ use super::*;
 use shipped::SHIPPED;
 
 mod mistakes;
-mod shipped;
+pub(super) mod shipped;
 mod values;
 
 const FILE: &str = "/etc/plugsocket/plugins.toml";

@@ -6,7 +6,7 @@ use std::io::Write as _;
 use super::keys::tables;
 use super::*;
 
-pub(super) const SHIPPED: &str = include_str!("../../../../plugins.toml");
+pub(in crate::config) const SHIPPED: &str = include_str!("../../../../plugins.toml");
 
 /// The beginning of a message about a file that is not as it is shipped.
 const EDITED: &str = "plugins.toml was edited (`git checkout plugins.toml` restores it):";
@@ -53,12 +53,13 @@ enum ShippedLine {
     Shown,
 }
 
-/// The lines that are a table header or a key, with their number and the header of their table.
+/// The lines that are a table header or a key, not a comment or a directive (`#:schema`), with their
+/// number and the header of their table.
 fn lines() -> impl Iterator<Item = (usize, ShippedLine, &'static str, &'static str)> {
     let mut header = "";
     SHIPPED.lines().zip(1..).filter_map(move |(line, number)| {
         let (kind, text) = match line.strip_prefix('#') {
-            Some(text) if text.starts_with(' ') => return None,
+            Some(text) if text.starts_with([' ', ':']) => return None,
             Some(text) => (ShippedLine::Shown, text),
             None => (ShippedLine::Active, line),
         };

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::ask_plugin::AskPlugin;
 use super::metrics;
 use super::protocol::{
     AnswerLine, BufferedReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
@@ -16,8 +17,6 @@ use super::table::{age, table};
 use crate::config::{Config, ConfigError};
 use crate::error::counted;
 use crate::ops::logging::escaped;
-use crate::plugin::trial::Trial;
-use crate::plugin::validate::Validation;
 
 /// Commands that the running host answers.
 #[derive(Clone, Debug, Subcommand)]
@@ -39,43 +38,6 @@ pub(crate) enum Ask {
         #[arg(long)]
         wait: bool,
     },
-}
-
-#[derive(Clone, Debug, Subcommand)]
-pub(crate) enum AskPlugin {
-    /// List all plugins: in the folder and running.
-    List(OutputFormat),
-    /// Load the library again, even if unchanged, and hand the state over.
-    Reload {
-        /// Name of the plugin, as in plugins.toml.
-        name: String,
-    },
-    /// Replace the library by one that served before, with the state. `plugin list` shows those
-    /// kept.
-    Rollback {
-        /// Name of the plugin, as in plugins.toml.
-        name: String,
-        /// Generation number; default: the newest that differs from the active generation and was
-        /// not itself rolled back. Equal and rolled-back generations are skipped.
-        generation: Option<u64>,
-        /// Discard the state; connections stay open and the application sees them open again.
-        #[arg(long)]
-        fresh: bool,
-    },
-    /// Close the resources of a plugin until it is enabled or the host restarts.
-    Disable {
-        /// Name of the plugin, as in plugins.toml.
-        name: String,
-    },
-    /// Serve the resources of a disabled plugin again.
-    Enable {
-        /// Name of the plugin, as in plugins.toml.
-        name: String,
-    },
-    /// Try a library in a child process: open it, start it, restore a state. Needs no running host.
-    Check(Trial),
-    /// Look for mistakes in a library: named checks, each in a child process. Needs no running host.
-    Validate(Validation),
 }
 
 #[derive(Clone, Debug, Args)]
@@ -166,7 +128,7 @@ pub(crate) struct CommandOutput {
 }
 
 /// Where the control socket of the host is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum HostAddress {
     Socket(PathBuf),
     /// The socket that this configuration file names; the file may have mistakes.
@@ -214,15 +176,7 @@ impl Ask {
             },
             Self::Plugin(ask) => match ask {
                 AskPlugin::List(form) => return (ControlRequest::Plugins {}, form.into()),
-                AskPlugin::Reload { name: plugin } => ControlRequest::PluginReload { plugin },
-                AskPlugin::Rollback { name: plugin, generation, fresh } => {
-                    ControlRequest::PluginRollback { plugin, generation, fresh }
-                }
-                AskPlugin::Disable { name: plugin } => ControlRequest::PluginDisable { plugin },
-                AskPlugin::Enable { name: plugin } => ControlRequest::PluginEnable { plugin },
-                AskPlugin::Check(_) | AskPlugin::Validate(_) => {
-                    unreachable!("needs no running host")
-                }
+                ask => ask.into_request(),
             },
             Self::Reload => ControlRequest::Reload {},
             Self::Drain => ControlRequest::Drain {},
@@ -241,7 +195,8 @@ pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput
     Ok(print(answer, View { json, quiet: false }))
 }
 
-fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+/// Sends a request and waits for the answer. Fails as [`Ask::run`] does.
+pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
     let (path, mistake) = match host {
         HostAddress::Socket(path) => (path.clone(), None),
         HostAddress::Config(file) => Config::control_of(file),

@@ -4,6 +4,7 @@
 //! are checked. Queries are answered from published state, also during a long reload. Commands that
 //! change something enter the supervisor's queue with all other changes.
 
+pub(crate) mod ask_plugin;
 pub(crate) mod client;
 mod metrics;
 pub(crate) mod protocol;
@@ -222,7 +223,9 @@ impl ControlContext {
                 return ControlAnswer::Done(text.to_owned());
             }
             ControlRequest::Reload {} => OperatorCommand::Configuration,
-            ControlRequest::PluginReload { plugin } => OperatorCommand::Reload(plugin),
+            ControlRequest::PluginReload { plugin, changed } => {
+                OperatorCommand::Reload { plugin, changed }
+            }
             ControlRequest::PluginDisable { plugin } => OperatorCommand::Disable(plugin),
             ControlRequest::PluginEnable { plugin } => OperatorCommand::Enable(plugin),
             ControlRequest::PluginRollback { plugin, generation, fresh } => {

@@ -26,6 +26,9 @@ pub(crate) enum ControlRequest {
     Reload {},
     PluginReload {
         plugin: String,
+        /// Only a library that differs from the running one.
+        #[serde(default)]
+        changed: bool,
     },
     PluginDisable {
         plugin: String,
@@ -142,6 +145,9 @@ pub(crate) struct ResourceReport {
     pub(crate) counts: CountsReport,
     pub(crate) swaps: u64,
     pub(crate) last_pause_micros: u64,
+    /// Size of the state that the last swap handed over.
+    #[serde(default)]
+    pub(crate) last_state_bytes: u64,
     /// The last snapshot on disk, with `snapshot_every`.
     #[serde(default)]
     pub(crate) snapshot: Option<SnapshotReport>,

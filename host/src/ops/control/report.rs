@@ -106,6 +106,7 @@ fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
         counts: counts([served]),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
+        last_state_bytes: values.last_state_bytes,
         snapshot,
         metrics: metrics::report(&served.metrics),
     }

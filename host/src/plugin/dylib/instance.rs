@@ -46,11 +46,6 @@ impl DylibInstance {
         Ok(Self { pointer, module, context, takes_batches })
     }
 
-    /// Returns the count of calls that the host has refused because the instance was not serving.
-    pub(crate) fn refused_calls(&self) -> &'static AtomicU64 {
-        self.context.refused_calls()
-    }
-
     /// Passes on what was posted. A value goes only to the instance that posted it.
     fn post(&self, posted: Posted) -> Result<(), Failure> {
         let Some(event) = self.module().event() else { return Ok(()) };
@@ -194,6 +189,10 @@ impl Instance for DylibInstance {
 
     fn takes_requests(&self) -> bool {
         self.context.generation.facts.http
+    }
+
+    fn refused_calls(&self) -> Option<&'static AtomicU64> {
+        Some(self.context.refused_calls())
     }
 
     fn plugin(&self) -> &str {

@@ -14,7 +14,7 @@ use super::report::{Checked, Finding, fail, skip};
 use super::runner::Brief;
 use super::site::{Client, Opening, Site, default_bounds, take};
 use crate::error::chain;
-use crate::plugin::dylib::{DylibInstance, Generation, LoadError};
+use crate::plugin::dylib::{Generation, LoadError};
 use crate::plugin::lane::Item;
 use crate::plugin::{Event, Failure, Instance, Posted, Retirement, Snapshot};
 use crate::protocol::close::CloseReason;
@@ -36,7 +36,7 @@ pub(super) struct Bench {
 pub(super) struct App<'b> {
     bench: &'b Bench,
     pub(super) site: Arc<Site>,
-    instance: Option<Box<DylibInstance>>,
+    instance: Option<Box<dyn Instance>>,
     /// Whether clients keep what they receive until the check takes it.
     pub(super) keeps_answers: bool,
     calls: u32,
@@ -102,7 +102,7 @@ impl Bench {
         Ok(self.checked("`start`", started)?.map(|instance| App {
             bench: self,
             site: site.clone(),
-            instance: Some(Box::new(instance)),
+            instance: Some(instance),
             keeps_answers: false,
             calls: 0,
         }))
@@ -134,10 +134,10 @@ impl<'b> App<'b> {
     fn call<T>(
         &mut self,
         callback: &'static str,
-        call: impl FnOnce(&mut DylibInstance) -> Result<T, Failure>,
+        call: impl FnOnce(&mut dyn Instance) -> Result<T, Failure>,
     ) -> Checked<Result<T, String>> {
         let Some(instance) = self.instance.as_mut() else { return Err(fail("it has ended")) };
-        let result = self.bench.progress.call(callback, || call(instance));
+        let result = self.bench.progress.call(callback, || call(&mut **instance));
         let result = self.bench.checked(callback, result);
         self.calls += 1;
         if !self.keeps_answers && self.calls.is_multiple_of(32) {
@@ -371,7 +371,7 @@ impl<'b> App<'b> {
 
     /// Returns the count of calls that the host refuses, also after the drop.
     pub(super) fn refused_calls(&self) -> Option<&'static AtomicU64> {
-        self.instance.as_ref().map(|instance| instance.refused_calls())
+        self.instance.as_ref().and_then(|instance| instance.refused_calls())
     }
 
     pub(super) fn members(&self) -> usize {

@@ -1,5 +1,6 @@
 //! A resource without sockets, and its clients.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -15,7 +16,8 @@ use crate::protocol::payload::{Outgoing, Payload};
 use crate::routing::outbox::{Outbox, OutboxBounds};
 use crate::routing::peer::{Client as ClientOfPeer, Membership, Peer, PeerState};
 use crate::routing::registry::{Entry, Registry};
-use crate::routing::resource::{Outage, Resource, Resources, Service, ServiceState};
+use crate::routing::resource::{Outage, Resource, Service, ServiceState};
+use crate::routing::resources::Resources;
 use crate::routing::router::Router;
 
 /// Where an instance and its successors serve.
@@ -65,7 +67,8 @@ impl Site {
         let state = ServiceState::Serving(inbox);
         let resource = Resource::new("/validated".to_owned(), Service { state, ..service });
         let (resource, registry) = (Arc::new(resource), Arc::<Registry>::default());
-        let resources = Resources::from([(resource.path.clone(), resource.clone())]);
+        let resources =
+            Resources::from(BTreeMap::from([(resource.path.clone(), resource.clone())]));
         let resources = Arc::new(ArcSwap::from_pointee(resources));
         let router = Arc::new(Router::new(registry.clone(), resources));
         let issuer = IdentityIssuer::new();

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "turns the pointers that C passes back into references")]
 
 use std::ffi::{c_int, c_void};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -295,6 +296,10 @@ impl Instance for CInstance {
     fn tick_every(&mut self) -> Option<Duration> {
         let millis = self.module.table.tick_every?(self.pointer);
         (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    fn refused_calls(&self) -> Option<&'static AtomicU64> {
+        Some(self.context.refused_calls())
     }
 
     fn plugin(&self) -> &str {

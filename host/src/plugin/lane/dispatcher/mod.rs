@@ -320,7 +320,8 @@ impl Dispatcher {
                 if self.put_in_place(next, succession, &known, retirement) {
                     let sessions = self.resource.members();
                     let pause = begun.elapsed();
-                    self.resource.counters.add_swap(pause);
+                    let state_bytes = snapshot.as_ref().map_or(0, |state| state.bytes.len());
+                    self.resource.counters.add_swap(pause, state_bytes);
                     let values = self.resource.counters.values();
                     drop(done.send(Ok(Handover { pause, snapshot, sessions, values })));
                     self.handle_early_requests();
