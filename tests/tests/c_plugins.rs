@@ -249,19 +249,18 @@ async fn ask(client: &mut Client, command: &str) -> String {
     ask_all(client, command).await.0
 }
 
-/// Checks the answer of a function that an older host does not have (`PS_UNSUPPORTED`).
-async fn ask_new(client: &mut Client, command: &str, expected: &str) {
+/// Checks the answer to a command.
+async fn expect_answer(client: &mut Client, command: &str, expected: &str) {
     let answer = ask(client, command).await;
-    assert!(answer == expected || answer.starts_with("-1"), "{command}: {answer}");
+    assert_eq!(answer, expected, "{command}");
 }
 
 #[tokio::test]
-async fn each_function_for_messages_and_sessions_works_in_c() {
-    let test = "each_function_for_messages_and_sessions_works_in_c";
+async fn each_function_that_sends_works_in_c() {
+    let test = "each_function_that_sends_works_in_c";
     let Some(build) = Build::new(test, &["cc"]) else { return };
     let host = everything(&build, &[]).start().await;
-    let request = Request::to("/app?q=1").header("X-Name", "value");
-    let mut ann = host.open(request).await.ready().await;
+    let mut ann = host.connect("/app").await;
     let mut bob = host.connect("/app").await;
     assert_eq!(ask(&mut ann, "host").await, "step 3 magic 1 size 1 has 1");
 
@@ -288,20 +287,30 @@ async fn each_function_for_messages_and_sessions_works_in_c() {
     assert_eq!(latest, ("0".to_owned(), vec![json!({"to": "latest"})]));
     assert_eq!(ask(&mut bob, "leave room").await, "0");
     assert_eq!(ask_all(&mut ann, "publish room").await.0, "0 1");
+}
 
+#[tokio::test]
+async fn each_function_for_rooms_and_sessions_works_in_c() {
+    let test = "each_function_for_rooms_and_sessions_works_in_c";
+    let Some(build) = Build::new(test, &["cc"]) else { return };
+    let host = everything(&build, &[]).start().await;
+    let request = Request::to("/app?q=1").header("X-Name", "value");
+    let mut ann = host.open(request).await.ready().await;
+    let _bob = host.connect("/app").await;
+    assert_eq!(ask(&mut ann, "join room").await, "0");
     assert_eq!(ask(&mut ann, "sessions").await, "0 2");
-    ask_new(&mut ann, "members room", "0 1").await;
-    ask_new(&mut ann, "count room", "0 1").await;
-    ask_new(&mut ann, "rooms", "0 1 room").await;
-    ask_new(&mut ann, "room-names", "0 1 room").await;
-    ask_new(&mut ann, "room-data room", "0 0").await;
-    ask_new(&mut ann, "set-room-data room", "0").await;
-    ask_new(&mut ann, "room-data room", "0 1 topic").await;
-    ask_new(&mut ann, "data", "0 0").await;
-    ask_new(&mut ann, "set-data", "0").await;
-    ask_new(&mut ann, "data", "0 1 seat").await;
-    ask_new(&mut ann, "session-data", "0 1 seat").await;
-    ask_new(&mut ann, "metric", "0 0").await;
+    expect_answer(&mut ann, "members room", "0 1").await;
+    expect_answer(&mut ann, "count room", "0 1").await;
+    expect_answer(&mut ann, "rooms", "0 1 room").await;
+    expect_answer(&mut ann, "room-names", "0 1 room").await;
+    expect_answer(&mut ann, "room-data room", "0 0").await;
+    expect_answer(&mut ann, "set-room-data room", "0").await;
+    expect_answer(&mut ann, "room-data room", "0 1 topic").await;
+    expect_answer(&mut ann, "data", "0 0").await;
+    expect_answer(&mut ann, "set-data", "0").await;
+    expect_answer(&mut ann, "data", "0 1 seat").await;
+    expect_answer(&mut ann, "session-data", "0 1 seat").await;
+    expect_answer(&mut ann, "metric", "0 0").await;
 
     for (field, expected) in [
         ("1", "absent"),
@@ -316,7 +325,13 @@ async fn each_function_for_messages_and_sessions_works_in_c() {
     ] {
         assert_eq!(ask(&mut ann, &format!("field {field}")).await, expected, "{field}");
     }
+}
 
+#[tokio::test]
+async fn c_sets_an_fyi_logs_and_closes() {
+    let Some(build) = Build::new("c_sets_an_fyi_logs_and_closes", &["cc"]) else { return };
+    let host = everything(&build, &[]).start().await;
+    let mut ann = host.connect("/app").await;
     ann.send("fyi read").await;
     let Next { packets, fyi } = ann.until_next().await;
     assert_eq!((packets, &*fyi), (vec![json!({"r": "0"})], "read"));

@@ -34,7 +34,7 @@ async fn the_messages_of_one_read_arrive_in_one_call_and_are_acknowledged_each()
             assert_eq!(client.expect_text().await, NEXT, "{lane}");
         }
         send_at_once(&mut client, &["d"]).await;
-        assert_eq!(client.expect_text().await, "single:d", "{lane}");
+        assert_eq!(client.expect_text().await, "1:d", "{lane}");
         assert_eq!(client.expect_text().await, NEXT, "{lane}");
         // A chunk buffer divides a batch.
         send_at_once(&mut client, &["e", "f", "bufferON", "g", "h", "bufferOFF", "i", "j"]).await;

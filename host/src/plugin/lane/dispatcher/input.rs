@@ -78,8 +78,20 @@ impl Dispatcher {
         handled
     }
 
+    /// Handles all of them: the client has left, and their answers are dropped.
+    pub(super) fn handle_all(&mut self, peer: &Peer, inputs: &[Input]) {
+        let mut handled = 0;
+        while handled < inputs.len() {
+            handled += match self.instance.takes_batches() {
+                true => self.handle_run(peer, &inputs[handled..]),
+                false => self.handle(peer, &inputs[handled]),
+            };
+        }
+        self.resource.counters.add_messages(inputs.len() as u64);
+    }
+
     /// Handles one input; returns 1.
-    pub(super) fn handle(&mut self, peer: &Peer, input: &Input) -> usize {
+    fn handle(&mut self, peer: &Peer, input: &Input) -> usize {
         if self.drops_input_of(peer) {
             return 1;
         }
@@ -99,7 +111,7 @@ impl Dispatcher {
             Input::Chunk => None,
         });
         let run: Vec<&Payload> = messages.collect();
-        if run.len() < 2 {
+        if run.is_empty() {
             return inputs.first().map_or(0, |input| self.handle(peer, input));
         }
         if !self.drops_input_of(peer) {

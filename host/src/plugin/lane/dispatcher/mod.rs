@@ -193,10 +193,7 @@ impl Dispatcher {
         if !deferred.is_empty() {
             // Handles everything that was read, although the answers are dropped.
             peer.outbox.finish();
-            for input in &deferred {
-                self.handle(peer, input);
-            }
-            self.resource.counters.add_messages(deferred.len() as u64);
+            self.handle_all(peer, &deferred);
         }
         // The application does not know a peer that it refused.
         if self.resource.dismiss(peer) {
