@@ -32,7 +32,7 @@ async fn wait(host: &TestHost, position: usize, beginning: &str) -> Line {
 
 #[tokio::test]
 async fn only_the_last_of_rapid_writes_is_loaded() {
-    let host = setup().reload("quiet", "0.7").start().await;
+    let host = setup().reload("quiet", "1.5").start().await;
     let mut client = host.connect("/count").await;
     let position = host.log_position();
     host.replace_library("counter", "counter_v2");

@@ -1,6 +1,8 @@
 //! Deferred acknowledgements.
 
-use plugsocket_tests::{Client, RawClient, Setup, plugin_path};
+use std::path::Path;
+
+use plugsocket_tests::{Client, RawClient, Setup};
 use serde_json::json;
 
 use super::{LANES, PROGRAM, command, command_without_next, defer, reload, worker};
@@ -137,8 +139,10 @@ async fn a_post_and_a_client_that_has_finished_sending_wait_for_their_answer() {
 
 #[tokio::test]
 async fn the_example_with_a_runtime_of_its_own_answers_across_a_reload() {
-    let examples = plugin_path("worker").parent().unwrap().join("examples");
-    let library = std::fs::read(examples.join("libasync_lookup.so")).unwrap();
+    let program = std::env::current_exe().unwrap();
+    let examples = program.parent().and_then(Path::parent).unwrap().join("examples");
+    let library = std::fs::read(examples.join("libasync_lookup.so"));
+    let library = library.expect("`cargo test --workspace` builds the examples");
     let setup = Setup::new(PROGRAM).resource("/lookup", "lookup").file("lookup", &library);
     let host = setup.start().await;
     let mut client = host.connect("/lookup").await;

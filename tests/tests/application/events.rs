@@ -23,7 +23,8 @@ async fn until(client: &mut Client, part: &Value) -> Vec<Value> {
 #[tokio::test]
 async fn events_arrive_in_the_order_of_the_posts() {
     for lane in LANES {
-        let host = worker("a").key("/w", "lane", &format!("{lane:?}")).start().await;
+        let setup = worker("a").key("/w", "lane", &format!("{lane:?}"));
+        let host = setup.server("outbox_messages", "4000").start().await;
         let mut ann = host.connect("/w").await;
         ann.send(json!({"do": "post_from_thread", "count": 2000}).to_string()).await;
         let packets = until(&mut ann, &json!({"event": "1999"})).await;
