@@ -153,6 +153,22 @@ impl Worker {
                 return Ok(json!(format!("{done:?}")));
             }
             Command::Fail { name } => drop(self.complete(&name)),
+            Command::Blocking { text } => {
+                let (to, ticket) = (session.id(), host.defer(session)?);
+                host.spawn_blocking(move || Blocking { to, text, ticket })?;
+            }
+            Command::Calls => return Ok(json!(self.state.calls)),
+            #[expect(clippy::panic, reason = "tests how the host handles it")]
+            Command::Panic => panic!("as requested"),
+            command => return self.post_or_wait(command),
+        }
+        Ok(json!(true))
+    }
+
+    /// Posts events and sets timers.
+    fn post_or_wait(&self, command: Command) -> Result<Value, HostError> {
+        let host = self.host.clone();
+        match command {
             Command::Post { text } => host.post(text.as_bytes())?,
             Command::PostValue { text } => host.post_value(Posted { text })?,
             Command::PostFromThread { count } => drop(std::thread::spawn(move || {
@@ -173,16 +189,10 @@ impl Worker {
                 }
                 return Ok(json!([format!("{large:?}"), format!("{many:?}")]));
             }
-            Command::Blocking { text } => {
-                let (to, ticket) = (session.id(), host.defer(session)?);
-                host.spawn_blocking(move || Blocking { to, text, ticket })?;
-            }
             Command::After { millis, key } => host.after(Duration::from_millis(millis), &key)?,
             Command::Every { millis, key } => host.every(Duration::from_millis(millis), &key)?,
             Command::Cancel { key } => return Ok(json!(host.cancel(&key)?)),
-            Command::Calls => return Ok(json!(self.state.calls)),
-            #[expect(clippy::panic, reason = "tests how the host handles it")]
-            Command::Panic => panic!("as requested"),
+            _ => return Ok(json!("unknown")),
         }
         Ok(json!(true))
     }
