@@ -43,7 +43,8 @@ pub(crate) enum Event<'a> {
     Error(&'a Peer, &'a str),
     Close(&'a Peer, &'a CloseReason),
     Tick(SystemTime),
-    Posted(Posted),
+    /// Boxed: an event is passed on for each message.
+    Posted(Box<Posted>),
     Timer(&'a str),
     Request(&'a HttpRequest),
 }

@@ -45,9 +45,10 @@ pub(crate) fn while_handling<T>(
     bytes: usize,
     call: impl FnOnce() -> T,
 ) -> (T, bool) {
-    let before = CALL.replace(Call { messages, bytes, has_deferred: false });
+    CALL.set(Call { messages, bytes, has_deferred: false });
     let result = call();
-    (result, CALL.replace(before).has_deferred)
+    // Calls are not nested: an application cannot be called by what it calls.
+    (result, CALL.take().has_deferred)
 }
 
 impl Tickets {

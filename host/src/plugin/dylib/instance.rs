@@ -103,7 +103,7 @@ impl Instance for DylibInstance {
                 Some(timer) => timer(self.pointer, key.into()),
                 None => return Ok(()),
             },
-            Event::Posted(posted) => return self.post(posted),
+            Event::Posted(posted) => return self.post(*posted),
             Event::Request(request) => match module.request().filter(|_| self.takes_requests()) {
                 Some(answer) => answer(self.pointer, raw_request(request)),
                 None => {

@@ -164,7 +164,7 @@ impl<'b> App<'b> {
                 self.site.resource.timers.set(&timer.key, timer.delay, timer.repeats).ok();
             }
             for posted in early.posted {
-                self.notify("`event`", Event::Posted(posted))?;
+                self.notify("`event`", Event::Posted(Box::new(posted)))?;
             }
         }
         Ok(restored)
@@ -288,7 +288,7 @@ impl<'b> App<'b> {
     /// Passes on bytes, as if the instance had posted them.
     pub(super) fn event(&mut self, bytes: &[u8]) -> Checked {
         let posted = Posted { bytes: Bytes::copy_from_slice(bytes), value: None };
-        self.notify("`event`", Event::Posted(posted))?;
+        self.notify("`event`", Event::Posted(Box::new(posted)))?;
         self.take_posted()
     }
 
@@ -299,7 +299,7 @@ impl<'b> App<'b> {
         for _ in 0..MOST {
             let next = self.site.next_posted();
             match next {
-                Some(Item::Event(posted)) => self.notify("`event`", Event::Posted(*posted))?,
+                Some(Item::Event(posted)) => self.notify("`event`", Event::Posted(posted))?,
                 Some(_) => {}
                 None => break,
             }

@@ -205,7 +205,7 @@ impl Instance for CInstance {
                     timer(self.pointer, PsStr::lend(key));
                 }
             }
-            Event::Posted(posted) => self.post(posted),
+            Event::Posted(posted) => self.post(*posted),
             Event::Request(request) => match self.request(&raw_request(request)) {
                 Some(answered) => return answered,
                 None => request.ticket.answer(Answer::UNHANDLED),

@@ -158,7 +158,7 @@ impl Dispatcher {
             Item::Request(request) => self.request(&request),
             // Processed by the lane, because they may wait.
             Item::Swap(_) | Item::Inputs { .. } | Item::Resume(_) => {}
-            Item::Event(posted) => self.notify(Event::Posted(*posted)),
+            Item::Event(posted) => self.notify(Event::Posted(posted)),
             Item::Configure(configure) => {
                 let Configure { config, done } = *configure;
                 // The requester may have gone.
@@ -243,7 +243,7 @@ impl Dispatcher {
                 warn!(resource = self.resource.path, %error, "timer of the start not set");
             }
         }
-        posted.into_iter().for_each(|posted| self.notify(Event::Posted(posted)));
+        posted.into_iter().for_each(|posted| self.notify(Event::Posted(Box::new(posted))));
     }
 
     /// Calls the application, observed by the watchdog.
