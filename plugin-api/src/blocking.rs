@@ -73,12 +73,16 @@ fn run() {
     }
 }
 
-/// Posts a result, and waits while the inbox is full.
+/// Posts a result, and waits while the inbox is full; one that is late waits for the retirement.
 pub(crate) fn deliver(host: &Host, mut value: Box<dyn Any + Send>) {
     /// Pause before the next attempt.
     const PAUSE: Duration = Duration::from_millis(1);
-    while let Err((HostError::TooMany, again)) = host.try_post(value) {
-        value = again;
+    loop {
+        value = match host.try_post(value) {
+            Ok(()) => return,
+            Err((HostError::TooMany, again)) => again,
+            Err((_, late)) => return host.collect(late),
+        };
         std::thread::park_timeout(PAUSE);
     }
 }

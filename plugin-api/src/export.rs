@@ -6,6 +6,7 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
@@ -15,6 +16,7 @@ use crate::abi::{
     self, ABI_VERSION, Failure, HostRef, InstancePtr, LogSink, Module, ModuleRef, RawEvent,
     RawMessage, RawReason, RawRequest, RawSession, RawSnapshot,
 };
+use crate::host::Pending;
 use crate::types::{
     CloseCode, CloseReason, ClosedBy, ConfigChange, Message, Refused, RetireReason, Snapshot,
     SnapshotReason, StartError, tick_millis,
@@ -124,6 +126,7 @@ extern "C" fn attach(sink: LogSink) {
 struct Exported<P> {
     plugin: P,
     host: HostRef,
+    pending: Arc<Pending>,
 }
 
 impl<P> Exported<P> {
@@ -134,9 +137,10 @@ impl<P> Exported<P> {
 
 extern "C" fn start<P: Plugin>(host: HostRef, config: RStr<'_>) -> RResult<InstancePtr, Failure> {
     guard(|| {
-        let plugin =
-            P::start(Host::new(host), config.as_str()).map_err(|StartError(text)| refused(text))?;
-        Ok(InstancePtr(Box::into_raw(Box::new(Exported { plugin, host })).cast()))
+        let pending = Pending::collecting();
+        let plugin = P::start(Host::collecting(host, pending.clone()), config.as_str());
+        let plugin = plugin.map_err(|StartError(text)| refused(text))?;
+        Ok(InstancePtr(Box::into_raw(Box::new(Exported { plugin, host, pending })).cast()))
     })
 }
 
@@ -285,7 +289,12 @@ extern "C" fn retiring<P: Plugin>(
             _ => RetireReason::Replaced,
         };
         let deadline = Instant::now() + Duration::from_millis(millis);
-        exported::<P>(instance).plugin.retiring(reason, deadline);
+        let Exported { plugin, pending, .. } = exported::<P>(instance);
+        plugin.retiring(reason, deadline);
+        while let Some(late) = pending.next_late(deadline) {
+            plugin.event(Event::of_value(late));
+        }
+        pending.end();
         Ok(())
     })
 }
@@ -354,7 +363,9 @@ extern "C" fn restore<P: Plugin>(
 extern "C" fn destroy<P: Plugin>(instance: InstancePtr) -> RResult<(), Failure> {
     guard(|| {
         // SAFETY: `start::<P>` created the pointer from a box; the host calls `destroy` once, last.
-        drop(unsafe { Box::from_raw(instance.0.cast::<Exported<P>>()) });
+        let exported = unsafe { Box::from_raw(instance.0.cast::<Exported<P>>()) };
+        exported.pending.end();
+        drop(exported);
         Ok(())
     })
 }

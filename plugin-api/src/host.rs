@@ -3,11 +3,14 @@
 mod data;
 mod events;
 mod metrics;
+mod pending;
 mod rooms;
 mod ticket;
 mod timers;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use std::sync::Arc;
 
 use crate::Session;
 use crate::abi::{
@@ -19,6 +22,7 @@ use crate::types::{
 
 pub use self::events::Event;
 pub use self::metrics::{Counter, Gauge, Histogram};
+pub(crate) use self::pending::Pending;
 pub use self::ticket::Ticket;
 
 /// The functions of the host, for one instance. Cheap to clone, usable from any thread.
@@ -33,11 +37,17 @@ pub use self::ticket::Ticket;
 #[derive(Clone)]
 pub struct Host {
     raw: HostRef,
+    pending: Arc<Pending>,
 }
 
 impl Host {
     pub(crate) fn new(raw: HostRef) -> Self {
-        Self { raw }
+        Self { raw, pending: Arc::default() }
+    }
+
+    /// Creates the host of an instance that a host has loaded.
+    pub(crate) fn collecting(raw: HostRef, pending: Arc<Pending>) -> Self {
+        Self { raw, pending }
     }
 
     /// Returns the newest ABI step that the host knows. A function of a later step returns

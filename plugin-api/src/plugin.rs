@@ -50,8 +50,9 @@ pub trait Plugin: Send + Sized + 'static {
     ///
     /// Runs on a thread of its own and may block, up to `start_timeout` (10 s by default). An older
     /// instance may still be serving: leave its resources (port, file) alone until
-    /// [`restore`](Self::restore). Until the handover every function of `host` except [`Host::log`]
-    /// returns [`HostError::Retired`](crate::HostError::Retired).
+    /// [`restore`](Self::restore). Until the handover every function of `host` returns
+    /// [`HostError::Retired`](crate::HostError::Retired), except [`Host::log`] and metrics. Posts and
+    /// timers are kept until then.
     ///
     /// # Errors
     /// The operator reads the text. An older instance continues to serve.
@@ -111,7 +112,10 @@ pub trait Plugin: Send + Sized + 'static {
     /// # Errors
     /// As [`message`](Self::message); the rest of the batch counts as handled.
     fn messages(&mut self, session: &Session<'_>, messages: &[Message<'_>]) -> Result<(), Refused> {
-        messages.iter().try_for_each(|message| self.message(session, *message))
+        messages.iter().enumerate().try_for_each(|(index, message)| {
+            session.at(index);
+            self.message(session, *message)
+        })
     }
 
     /// Handles what this instance, or one of its threads, has [posted](Host::post).

@@ -1,5 +1,7 @@
 //! [`Session`]: a connection, as callbacks receive it.
 
+use std::cell::Cell;
+
 use crate::abi::{self, HostTableRef, RawSession};
 use crate::host::collect_bytes;
 use crate::types::{ConnectionId, Kind};
@@ -8,11 +10,22 @@ use crate::types::{ConnectionId, Kind};
 pub struct Session<'a> {
     raw: RawSession<'a>,
     table: HostTableRef,
+    /// Which message of a batch is being handled.
+    index: Cell<usize>,
 }
 
 impl<'a> Session<'a> {
     pub(crate) fn new(raw: RawSession<'a>, table: HostTableRef) -> Self {
-        Self { raw, table }
+        Self { raw, table, index: Cell::new(0) }
+    }
+
+    /// Begins to handle the message at `index` of a batch.
+    pub(crate) fn at(&self, index: usize) {
+        self.index.set(index);
+    }
+
+    pub(crate) fn index(&self) -> usize {
+        self.index.get()
     }
 
     /// Returns the identifier by which the functions of [`Host`](crate::Host) address this connection.

@@ -491,7 +491,7 @@ async fn http_requests_reach_c() {
     let mut client = host.raw().await;
     client.write("PUT /app?x HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n\r\nbody").await;
     let response = client.response().await;
-    assert_eq!((response.status, &*response.body), (200, "PUT /app 2 4 host h content-length 4"));
+    assert_eq!((response.status, &*response.body), (200, "PUT /app 1 4 host h content-length 4"));
     client.write("GET /app?fail HTTP/1.1\r\nHost: h\r\n\r\n").await;
     assert_eq!(client.response().await.status, 500);
 }

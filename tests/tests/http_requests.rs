@@ -89,7 +89,7 @@ async fn every_method_reaches_the_application_with_query_headers_and_body() {
             ("host", "h"),
             ("body", "bödy"),
             ("address", "127.0.0.1"),
-            ("kind", "backend"),
+            ("kind", if method == "POST" { "backend" } else { "websocket" }),
         ] {
             assert_eq!(found[key], expected, "{method} {key}");
         }
@@ -353,7 +353,8 @@ async fn unhandled_requests_are_answered_as_without_the_application() {
 async fn only_scripts_of_the_operator_are_backends() {
     let host = setup().start().await;
     for (line, headers, kind) in [
-        ("GET /web", "", "backend"),
+        ("GET /web", "", "websocket"),
+        ("GET /web", "Client-Type: backend\r\n", "backend"),
         ("GET /web", "Origin: http://localhost\r\n", "websocket"),
         ("GET /web", "Sec-Fetch-Site: cross-site\r\n", "websocket"),
         ("GET /web", "X-Forwarded-For: 127.0.0.1\r\n", "websocket"),
@@ -419,7 +420,9 @@ async fn authentication_precedes_the_application_and_names_the_user() {
     let refused = String::from_utf8(client.read_to_end().await).unwrap();
     assert!(refused.starts_with("HTTP/1.1 401 ") && refused.ends_with("\r\n\r\n"), "{refused}");
     // Backends are exempt unless they are required to authenticate.
-    assert_eq!(described(&host, "GET /web", "", "").await["user"], Value::Null);
+    let backend = "Client-Type: backend\r\n";
+    assert_eq!(described(&host, "GET /web", backend, "").await["user"], Value::Null);
+    assert_eq!(fetch(&host, "GET /web", "", "").await.status, 401);
     assert_eq!(fetch(&host, "GET /app/x", "", "").await.status, 401);
     assert_eq!(fetch(&host, "GET /web", "Sec-Fetch-Site: none\r\n", "").await.status, 401);
     host.apply(host.setup().auth("/web", "backends", "\"required\"")).await;

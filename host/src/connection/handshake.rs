@@ -267,8 +267,10 @@ fn check_plain(head: &Head, origin: Origin, config: &Config) -> Result<Intent, R
     if page.is_some() && !access.allows_origin(origin_of(head)) {
         return Err(Refusal::forbidden("this Origin is not allowed (allowed_origins)"));
     }
-    // A browser sends no `Origin` with many requests other than POST.
-    let is_own = page.is_none() && (head.method() == Method::Post || !is_on_behalf(head));
+    // A browser sends no `Origin` with many requests other than POST, but no `Client-Type` either.
+    let says_so = head.method() == Method::Post || head.has("client-type");
+    let is_own =
+        page.is_none() && says_so && !(head.method() != Method::Post && is_on_behalf(head));
     let kind = match is_own && origin.may_be_backend(access) {
         true => Kind::Backend,
         false => Kind::WebSocket,

@@ -50,6 +50,7 @@ pub(super) async fn ask(
         limits.keep_alive_ended().await;
         sleep(settings.timeouts.drain / 2).await;
     };
+    let is_script = exchange.request.kind.is_backend();
     tokio::select! {
         biased;
         answer = timeout(settings.watchdog.callback_limit, exchange.answer()) => match answer {
@@ -58,7 +59,8 @@ pub(super) async fn ask(
             Ok(Err(reason)) => refused(&reason),
             Err(_) => refused(&unavailable("the application did not answer in time")),
         },
-        () = end_of(stream, rest) => Outcome::Left,
+        // A script may close its writing half behind the request.
+        () = end_of(stream, rest), if !is_script => Outcome::Left,
         () = stopping => refused(&unavailable("server shutting down")),
     }
 }

@@ -5,10 +5,11 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use plugsocket_plugin::{ConnectionId, HostError};
+use uuid::Uuid;
 
 use super::outbox::{CallPosition, Gone};
 use super::peer::Peer;
@@ -58,7 +59,9 @@ impl Tickets {
     /// `Invalid` without such a message, or if it is deferred already; `Gone` if the connection has
     /// ended.
     pub(crate) fn defer(&self, peer: &Peer, index: usize) -> Result<u64, HostError> {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
+        // Not those of an earlier process, which a snapshot on disk may contain.
+        static NEXT: LazyLock<AtomicU64> =
+            LazyLock::new(|| AtomicU64::new(Uuid::new_v4().as_u64_pair().0 >> 1));
         let call = CALL.get();
         if index >= call.messages {
             return Err(HostError::Invalid);

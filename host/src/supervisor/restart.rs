@@ -186,6 +186,8 @@ impl Supervisor {
         if self.until_stuck(resource, inbox, &outage, end).await.is_none() {
             error!(resource = resource.path, "lane was stuck while closing");
         }
+        // No instance inherits them.
+        resource.timers.clear();
     }
 
     /// Schedules the next start of a resource without its instance, unless one is scheduled.

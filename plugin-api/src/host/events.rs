@@ -2,6 +2,7 @@
 
 use std::any::Any;
 
+use super::pending::Envelope;
 use super::{Host, check};
 use crate::abi::{RawEvent, RawValue, drop_value, from_value, into_value};
 use crate::blocking;
@@ -19,11 +20,15 @@ enum Content {
 
 impl Event {
     pub(crate) fn new(raw: RawEvent<'_>) -> Self {
-        let content = match from_value(raw.value) {
+        let content = match from_value(raw.value).and_then(opened) {
             Some(value) => Content::Value(value),
             None => Content::Bytes(raw.bytes.to_vec()),
         };
         Self { content }
+    }
+
+    pub(crate) fn of_value(value: Box<dyn Any + Send>) -> Self {
+        Self { content: Content::Value(value) }
     }
 
     /// Returns the bytes of [`Host::post`], or `None` for a value.
@@ -95,11 +100,16 @@ impl Host {
         check(post(self.raw.context, bytes.into()))
     }
 
+    /// Keeps a value for the time in which this instance retires.
+    pub(crate) fn collect(&self, value: Box<dyn Any + Send>) {
+        self.pending.collect(value);
+    }
+
     /// Posts a value to this instance, as [`post`](Self::post) posts bytes;
     /// [`Event::downcast`] returns it.
     ///
-    /// A value belongs to its library: one that is still waiting when the instance is replaced is
-    /// dropped.
+    /// A value belongs to its library: one that is still waiting when the instance is replaced goes to
+    /// this instance, after [`retiring`](crate::Plugin::retiring) has returned. ABI step 3.
     ///
     /// # Errors
     /// Those of [`post`](Self::post); the value is dropped.
@@ -114,12 +124,12 @@ impl Host {
         let Some(post_value) = self.raw.table.post_value() else {
             return Err((HostError::Unsupported, value));
         };
-        let pointer = into_value(value);
+        let pointer = into_value(Box::new(Envelope::new(value, &self.pending)));
         let raw = RawValue { pointer, free: drop_value };
         match check(post_value(self.raw.context, raw)) {
             Ok(()) => Ok(()),
             // The host has not taken it.
-            Err(error) => match from_value(pointer) {
+            Err(error) => match from_value(pointer).and_then(opened) {
                 Some(value) => Err((error, value)),
                 None => Ok(()),
             },
@@ -131,6 +141,8 @@ impl Host {
     ///
     /// For work that blocks: a query, a file, an HTTP request. The library has up to 16 such threads,
     /// which end when they have nothing to do. A panic of `work` is logged, and nothing is posted.
+    /// An instance that is replaced meanwhile still receives its results: after
+    /// [`retiring`](crate::Plugin::retiring) has returned, until the deadline.
     ///
     /// ```
     /// # use plugsocket_plugin::*;
@@ -172,7 +184,15 @@ impl Host {
         if self.abi_step() < 3 {
             return Err(HostError::Unsupported);
         }
-        let host = self.clone();
-        blocking::spawn(Box::new(move || blocking::deliver(&host, Box::new(work()))))
+        let (host, outstanding) = (self.clone(), self.pending.count());
+        blocking::spawn(Box::new(move || {
+            blocking::deliver(&host, Box::new(work()));
+            drop(outstanding);
+        }))
     }
+}
+
+/// Takes a value out of the envelope in which it was posted.
+fn opened(envelope: Box<dyn Any + Send>) -> Option<Box<dyn Any + Send>> {
+    envelope.downcast::<Envelope>().ok()?.open()
 }

@@ -40,7 +40,7 @@ impl Host {
     /// [`HostError::Invalid`] outside of [`Plugin::message`](crate::Plugin::message), or if the
     /// message is deferred already; [`HostError::Unsupported`] on an older host.
     pub fn defer(&self, session: &Session<'_>) -> Result<Ticket, HostError> {
-        self.defer_nth(session.id(), 0)
+        self.defer_nth(session.id(), session.index())
     }
 
     /// Defers the message at `index` of a batch, as [`defer`](Self::defer) does.

@@ -46,6 +46,25 @@ async fn work_off_the_lane_answers_and_completes_its_message() {
 }
 
 #[tokio::test]
+async fn results_that_come_after_a_swap_reach_the_instance_that_waits_for_them() {
+    for lane in LANES {
+        let host = worker("a").key("/w", "lane", &format!("{lane:?}")).start().await;
+        let mut ann = host.connect("/w").await;
+        for round in 0..3 {
+            for number in 0..20 {
+                let text = format!("{round}.{number}");
+                ann.send(json!({"do": "blocking", "text": text, "millis": 100}).to_string()).await;
+            }
+            reload(&host, "worker").await;
+            let mut nexts = 0;
+            while nexts < 20 {
+                nexts += usize::from(ann.receive_json().await["opcode"] == "next");
+            }
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refused_a_dropped_and_an_expired_ticket_close_their_connection() {
     let watchdog = "{ callback_warn = 0.1, callback_limit = 0.4 }";
     let host = worker("a").server("watchdog", watchdog).start().await;

@@ -24,6 +24,16 @@ pub(crate) enum Answer {
     Close(CloseReason),
 }
 
+impl Answer {
+    /// Fixes the packet of `next`: a later `fyi` is for later messages.
+    fn with(self, next: Option<&Arc<str>>) -> Self {
+        match self {
+            Self::Next => Self::NextWith(next.cloned()),
+            answer => answer,
+        }
+    }
+}
+
 /// Acknowledgements that wait. Present while one is deferred.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
@@ -120,11 +130,12 @@ impl Outbox {
     /// Ends a call that has deferred a message, and answers the other messages of it.
     pub(crate) fn end_deferring_call(&self, answer: impl Fn() -> Answer, bounds: OutboxBounds) {
         let mut state = self.lock();
+        let next = state.next.clone();
         if let Some(waiting) = &mut state.waiting {
             waiting.is_in_call = false;
             for entry in &mut waiting.entries {
                 if matches!(entry.state, EntryState::InCall) {
-                    entry.state = EntryState::Answered(answer());
+                    entry.state = EntryState::Answered(answer().with(next.as_ref()));
                 }
             }
         }
@@ -139,6 +150,7 @@ impl Outbox {
         bounds: OutboxBounds,
     ) -> Result<(), Gone> {
         let mut state = self.lock();
+        let answer = answer.with(state.next.as_ref());
         let waiting = state.waiting.as_mut().ok_or(Gone)?;
         let is_it =
             |entry: &&mut Entry| matches!(entry.state, EntryState::Deferred(it) if it == ticket);

@@ -89,6 +89,8 @@ enum Command {
     PostTooMuch,
     Blocking {
         text: String,
+        #[serde(default)]
+        millis: u64,
     },
     After {
         millis: u64,
@@ -153,9 +155,12 @@ impl Worker {
                 return Ok(json!(format!("{done:?}")));
             }
             Command::Fail { name } => drop(self.complete(&name)),
-            Command::Blocking { text } => {
+            Command::Blocking { text, millis } => {
                 let (to, ticket) = (session.id(), host.defer(session)?);
-                host.spawn_blocking(move || Blocking { to, text, ticket })?;
+                host.spawn_blocking(move || {
+                    std::thread::park_timeout(Duration::from_millis(millis));
+                    Blocking { to, text, ticket }
+                })?;
             }
             Command::Calls => return Ok(json!(self.state.calls)),
             #[expect(clippy::panic, reason = "tests how the host handles it")]
