@@ -32,7 +32,8 @@ async fn fetch(host: &TestHost, line: &str, headers: &str, body: &str) -> Respon
 }
 
 async fn get(host: &TestHost, query: &str) -> Response {
-    fetch(host, &format!("GET /web?{query}"), "", "").await
+    // As a backend, which `max_per_ip` does not count.
+    fetch(host, &format!("GET /web?{query}"), "Client-Type: backend\r\n", "").await
 }
 
 /// Returns the request as the application describes it.
