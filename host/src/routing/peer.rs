@@ -306,7 +306,10 @@ impl Peer {
     /// empty ping with a close frame. In the middle of a message, which has a time limit of its own,
     /// a client cannot answer: some write the pong into their unfinished frame.
     pub(crate) fn ping_or_expire(&self) {
-        if self.kind != Kind::WebSocket || self.state.is_mid_message.load(Ordering::Relaxed) {
+        // While the host does not read, a message may stay unfinished for long; only a write then
+        // finds that the client has left.
+        let is_mid_message = self.state.is_mid_message.load(Ordering::Relaxed) && !self.is_held();
+        if self.kind != Kind::WebSocket || is_mid_message {
             return;
         }
         // While the host does not read it expects no answer, but the write detects a broken
