@@ -129,12 +129,6 @@ struct Exported<P> {
     pending: Arc<Pending>,
 }
 
-impl<P> Exported<P> {
-    fn session<'s>(&self, raw: RawSession<'s>) -> Session<'s> {
-        Session::new(raw, self.host.table)
-    }
-}
-
 extern "C" fn start<P: Plugin>(host: HostRef, config: RStr<'_>) -> RResult<InstancePtr, Failure> {
     guard(|| {
         let pending = Pending::collecting();
@@ -148,10 +142,8 @@ extern "C" fn open<P: Plugin>(
     instance: InstancePtr,
     session: RawSession<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| {
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
-        exported.plugin.open(&session).map_err(Failure::from)
+    with_session::<P>(instance, session, |plugin, session| {
+        plugin.open(session).map_err(Failure::from)
     })
 }
 
@@ -160,10 +152,8 @@ extern "C" fn message<P: Plugin>(
     session: RawSession<'_>,
     message: RawMessage<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| {
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
-        exported.plugin.message(&session, borrow(message)).map_err(Failure::from)
+    with_session::<P>(instance, session, |plugin, session| {
+        plugin.message(session, borrow(message)).map_err(Failure::from)
     })
 }
 
@@ -183,11 +173,9 @@ extern "C" fn messages<P: Plugin>(
     session: RawSession<'_>,
     messages: RSlice<'_, RawMessage<'_>>,
 ) -> RResult<(), Failure> {
-    guard(|| {
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
+    with_session::<P>(instance, session, |plugin, session| {
         let messages: Vec<Message<'_>> = messages.iter().copied().map(borrow).collect();
-        exported.plugin.messages(&session, &messages).map_err(Failure::from)
+        plugin.messages(session, &messages).map_err(Failure::from)
     })
 }
 
@@ -196,7 +184,7 @@ extern "C" fn close<P: Plugin>(
     session: RawSession<'_>,
     reason: RawReason<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| {
+    with_session::<P>(instance, session, |plugin, session| {
         let reason = CloseReason {
             code: CloseCode(reason.code),
             by: match reason.by {
@@ -206,9 +194,7 @@ extern "C" fn close<P: Plugin>(
             },
             text: reason.text.as_str(),
         };
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
-        exported.plugin.close(&session, &reason);
+        plugin.close(session, &reason);
         Ok(())
     })
 }
@@ -218,10 +204,8 @@ extern "C" fn error<P: Plugin>(
     session: RawSession<'_>,
     reason: RStr<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| {
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
-        exported.plugin.error(&session, reason.as_str());
+    with_session::<P>(instance, session, |plugin, session| {
+        plugin.error(session, reason.as_str());
         Ok(())
     })
 }
@@ -329,10 +313,8 @@ extern "C" fn suspended<P: Plugin>(
     instance: InstancePtr,
     session: RawSession<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| {
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
-        exported.plugin.suspended(&session);
+    with_session::<P>(instance, session, |plugin, session| {
+        plugin.suspended(session);
         Ok(())
     })
 }
@@ -341,10 +323,8 @@ extern "C" fn resumed<P: Plugin>(
     instance: InstancePtr,
     session: RawSession<'_>,
 ) -> RResult<(), Failure> {
-    guard(|| {
-        let exported = exported::<P>(instance);
-        let session = exported.session(session);
-        exported.plugin.resumed(&session);
+    with_session::<P>(instance, session, |plugin, session| {
+        plugin.resumed(session);
         Ok(())
     })
 }
@@ -375,6 +355,18 @@ fn exported<'a, P: Plugin>(instance: InstancePtr) -> &'a mut Exported<P> {
     // SAFETY: `start::<P>` of the same library created the pointer. The host calls one function at
     // a time with it and none after `destroy`, so the reference is unique during the caller's call.
     unsafe { &mut *instance.0.cast::<Exported<P>>() }
+}
+
+/// Makes a call about a session.
+fn with_session<P: Plugin>(
+    instance: InstancePtr,
+    session: RawSession<'_>,
+    call: impl FnOnce(&mut P, &Session<'_>) -> Result<(), Failure>,
+) -> RResult<(), Failure> {
+    guard(|| {
+        let Exported { plugin, host, .. } = exported::<P>(instance);
+        call(plugin, &Session::new(session, host.table))
+    })
 }
 
 /// Runs `call` and converts a panic to a [`Failure`]. The panic hook has logged its location.

@@ -1,6 +1,6 @@
 //! Deferred acknowledgements and HTTP responses.
 
-use plugsocket_plugin::abi::{Count, HostContext, RawCompletion, RawResponse, completion, status};
+use plugsocket_plugin::abi::{Count, HostContext, RawCompletion, RawResponse, completion};
 use plugsocket_plugin::{CloseCode, HostError};
 use tracing::warn;
 
@@ -41,11 +41,7 @@ pub(super) extern "C" fn respond(
     let resource = &InstanceContext::from_raw(context).resource;
     let headers = response.headers.iter().map(|pair| pair.name.len() + pair.value.len());
     let bytes = response.body.len() + headers.sum::<usize>();
-    match resource.requests.answer(ticket, bytes, || answer(resource, &response)) {
-        Ok(()) => status::OK,
-        Err(HostError::TooLarge) => status::TOO_LARGE,
-        Err(_) => status::GONE,
-    }
+    status_of(resource.requests.answer(ticket, bytes, || answer(resource, &response)))
 }
 
 /// Copies a response, without the headers that an application may not send.

@@ -69,10 +69,7 @@ impl Dispatcher {
             if is_crowded || is_over(handled) {
                 break;
             }
-            handled += match takes_batches {
-                true => self.handle_run(peer, &inputs[handled..]),
-                false => self.handle(peer, &inputs[handled]),
-            };
+            handled += self.handle_next(peer, &inputs[handled..]);
         }
         self.resource.counters.add_messages(handled as u64);
         handled
@@ -82,18 +79,28 @@ impl Dispatcher {
     pub(super) fn handle_all(&mut self, peer: &Peer, inputs: &[Input]) {
         let mut handled = 0;
         while handled < inputs.len() {
-            handled += match self.instance.takes_batches() {
-                true => self.handle_run(peer, &inputs[handled..]),
-                false => self.handle(peer, &inputs[handled]),
-            };
+            handled += self.handle_next(peer, &inputs[handled..]);
         }
         self.resource.counters.add_messages(inputs.len() as u64);
     }
 
-    /// Handles one input; returns 1.
-    fn handle(&mut self, peer: &Peer, input: &Input) -> usize {
+    /// Handles the first input, or as many as one call takes; returns their number.
+    fn handle_next(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
+        match inputs {
+            [Input::Message(_), ..] if self.instance.takes_batches() => {
+                self.handle_run(peer, inputs)
+            }
+            [input, ..] => {
+                self.handle(peer, input);
+                1
+            }
+            [] => 0,
+        }
+    }
+
+    fn handle(&mut self, peer: &Peer, input: &Input) {
         if self.drops_input_of(peer) {
-            return 1;
+            return;
         }
         match input {
             Input::Message(payload) => {
@@ -101,19 +108,15 @@ impl Dispatcher {
             }
             Input::Chunk => peer.acknowledge(),
         }
-        1
     }
 
-    /// Handles the messages up to the next chunk with one call, or the chunk; returns their number.
+    /// Handles the messages up to the next chunk with one call; returns their number.
     fn handle_run(&mut self, peer: &Peer, inputs: &[Input]) -> usize {
         let messages = inputs.iter().map_while(|input| match input {
             Input::Message(payload) => Some(payload),
             Input::Chunk => None,
         });
         let run: Vec<&Payload> = messages.collect();
-        if run.is_empty() {
-            return inputs.first().map_or(0, |input| self.handle(peer, input));
-        }
         if !self.drops_input_of(peer) {
             let bytes = run.iter().map(|payload| payload.len()).sum();
             self.deliver(peer, (run.len(), bytes), Event::Messages(peer, &run));
