@@ -625,7 +625,7 @@ typedef struct ps_plugin {
      * applied. */
     int (*config_changed)(void *instance, ps_str config, uint32_t *change, ps_fail fail);
     /* Answers an HTTP request with ps_host.respond, here or later from any thread, with
-     * PS_FLAG_HTTP. Without `auth`, everybody may send requests. Errors: the host answers 500. */
+     * PS_FLAG_HTTP. Without `auth`, any client may send requests. Errors: the host answers 500. */
     int (*request)(void *instance, const ps_request *request, ps_fail fail);
     /* Reserved: a connection broke and may be resumed. Not called by this version of the host. */
     void (*suspended)(void *instance, const ps_session *session);

@@ -20,7 +20,7 @@ impl<'a> Request<'a> {
         Self { raw, host, is_taken: Cell::new(false) }
     }
 
-    /// Returns the method, in upper case: `GET`, `POST`, … A `HEAD` is a `GET` here; the host sends
+    /// Returns the method as the client sent it: `GET`, `POST`, … A `HEAD` is a `GET` here; the host sends
     /// the response without its body.
     #[must_use]
     pub fn method(&self) -> &'a str {

@@ -86,7 +86,7 @@ fn invalid(reason: &str) -> Refused {
 ///     let call: Call<Query> = Call::read(message)?;
 ///     match call.body.lot.as_str() {
 ///         "clock" => host.answer(session.id(), &call.id, &serde_json::json!({"price": 8}))?,
-///         _ => host.answer_error(session.id(), &call.id, "there is no such lot")?,
+///         _ => host.answer_error(session.id(), &call.id, "unknown lot")?,
 ///     }
 ///     Ok(())
 /// }

@@ -135,7 +135,7 @@ pub trait Plugin: Send + Sized + 'static {
     /// Answers a plain HTTP request on the path of the resource, or below it if the resource is a
     /// pattern (`/path/*`), if [`HTTP`](Self::HTTP) is set. ABI step 3.
     ///
-    /// The host has checked `auth` and `allowed_origins` of the resource. Without `auth`, everybody
+    /// The host has checked `auth` and `allowed_origins` of the resource. Without `auth`, any client
     /// may send requests: check [`Request::kind`] for what only scripts of the operator may do.
     ///
     /// ```

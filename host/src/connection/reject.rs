@@ -165,7 +165,7 @@ impl<'a> Rejector<'a> {
                     Rejection::Dialog(reason, _) => refusal(&reason),
                 };
                 let bytes = match (intent, handshake.head.method()) {
-                    // A script reads packets, whoever would have answered its POST.
+                    // A script reads packets, also where the application would have answered its POST.
                     (Intent::Post(_), _)
                     | (Intent::Request { kind: Kind::Backend, .. }, Method::Post) => {
                         refusal.with_body(http_post::JSON, format!("{packet}\n").as_bytes())

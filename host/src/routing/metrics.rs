@@ -141,7 +141,7 @@ impl Metrics {
     /// Changes a series.
     ///
     /// # Errors
-    /// [`HostError::Invalid`] if there is no such series, if it has no such change, or if the value
+    /// [`HostError::Invalid`] for an unknown series, for a change that its kind does not have, or if the value
     /// is not finite or would decrease a counter.
     pub(crate) fn record(
         &self,

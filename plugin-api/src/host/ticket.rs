@@ -46,7 +46,7 @@ impl Host {
     /// Defers the message at `index` of a batch, as [`defer`](Self::defer) does.
     ///
     /// # Errors
-    /// Those of [`defer`](Self::defer); [`HostError::Invalid`] if there is no such message.
+    /// Those of [`defer`](Self::defer); [`HostError::Invalid`] if the batch has no message at this index.
     pub fn defer_nth(&self, id: ConnectionId, index: usize) -> Result<Ticket, HostError> {
         let defer = self.raw.table.defer().ok_or(HostError::Unsupported)?;
         let index = u32::try_from(index).map_err(|_| HostError::Invalid)?;

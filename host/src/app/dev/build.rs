@@ -23,7 +23,7 @@ pub(super) enum Tool {
     Make,
 }
 
-/// Why there is no library.
+/// Reasons for which a build produces no library.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BuildError {
     #[error("cannot run {tool}; install it, or add its folder to PATH")]

@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// Defers the acknowledgement of a message that the application handles; false if it is deferred
-    /// already or there is no such message.
+    /// already or the call has no message at this index.
     pub(crate) fn defer_acknowledgement(
         &self,
         at: CallPosition,

@@ -147,7 +147,7 @@ extern "C" fn give_reason(context: *mut c_void, code: u16, text: PsStr) {
 #[derive(Default)]
 struct State {
     bytes: Option<Vec<u8>>,
-    /// A part was not valid, or there is no memory for it.
+    /// A part was invalid or could not be allocated.
     is_refused: bool,
 }
 
