@@ -32,6 +32,16 @@ impl End {
         let (Self::Left(reason) | Self::Done(reason) | Self::Closed(reason)) = self;
         reason
     }
+
+    /// Returns whether the client first receives the answers to the messages that the application
+    /// already has.
+    pub(super) fn waits_for_answers(&self) -> bool {
+        match self {
+            Self::Left(_) => false,
+            Self::Done(_) => true,
+            Self::Closed(reason) => reason.waits_for_answers(),
+        }
+    }
 }
 
 /// How [`Connection::work`] ended, and the item that the lane has not taken.

@@ -76,7 +76,7 @@ pub(crate) struct Connection<S> {
     joiner: Joiner,
     /// Deadline for a partial message or an open chunk buffer.
     message_deadline: Deadline,
-    /// When to stop waiting for answers to a client that has finished sending.
+    /// When to stop waiting for answers before the end.
     leaves_at: Option<Instant>,
     timeouts: Timeouts,
     timers: Option<Box<Timers>>,
@@ -138,15 +138,12 @@ impl<S: Socket> Connection<S> {
         let mut budget = TurnBudget::default();
         loop {
             budget.yield_if_spent().await;
-            if pending.is_none() {
-                if take(&mut resumes) {
-                    peer.outbox.written();
-                    *pending = Some(Item::Resume(peer.clone()));
-                } else if self.may_end(last.as_ref())
-                    && let Some(end) = last.take()
-                {
-                    return end;
-                }
+            if pending.is_none() && take(&mut resumes) {
+                peer.outbox.written();
+                *pending = Some(Item::Resume(peer.clone()));
+            }
+            if let Some(end) = last.take_if(|end| self.may_end(end, pending.as_ref())) {
+                return end;
             }
             let turn = match pending {
                 Some(_) => self.wait_for_lane(pending).await,
@@ -154,7 +151,7 @@ impl<S: Socket> Connection<S> {
             };
             peer.outbox.attend();
             match turn {
-                Turn::Taken => {}
+                Turn::Taken => self.start_leaving(last.as_ref(), None),
                 Turn::Write(taken) => {
                     first = Priority::Read;
                     budget.wrote(taken.queue.len());
@@ -162,10 +159,12 @@ impl<S: Socket> Connection<S> {
                     if let Err(end) = self.write(taken.queue).await {
                         return end;
                     }
-                    if let Some(reason) = taken.close {
-                        return End::Closed(reason);
+                    match taken.close.map(End::Closed) {
+                        Some(end) if !end.waits_for_answers() => return end,
+                        Some(end) => last = Some(end),
+                        None => {}
                     }
-                    self.start_leaving(last.as_ref());
+                    self.start_leaving(last.as_ref(), pending.as_ref());
                 }
                 Turn::LaneEnded => match find_lane(&peer.resource, &self.inbox) {
                     Ok(inbox) => self.inbox = inbox,
@@ -175,7 +174,7 @@ impl<S: Socket> Connection<S> {
                     first = Priority::Write;
                     peer.received();
                     last = self.process_read(progress, &mut batch, pending, &mut budget).await;
-                    self.start_leaving(last.as_ref());
+                    self.start_leaving(last.as_ref(), pending.as_ref());
                 }
                 Turn::Clock => {
                     if let Err(reason) = self.check_timers() {
@@ -189,23 +188,25 @@ impl<S: Socket> Connection<S> {
         }
     }
 
-    /// Starts the time that the lane has to answer a client that has finished sending.
-    fn start_leaving(&mut self, end: Option<&End>) {
-        if let Some(End::Done(_)) = end {
-            self.leaves_at = Some(Instant::now() + self.timeouts.close);
+    /// Starts the time that the lane has to answer before a connection ends that waits for that.
+    /// After the client has finished sending, each answer starts it again.
+    fn start_leaving(&mut self, end: Option<&End>, pending: Option<&Item>) {
+        let at = Instant::now() + self.timeouts.close;
+        match end {
+            Some(End::Done(_)) if pending.is_none() => self.leaves_at = Some(at),
+            Some(end @ End::Closed(_)) if end.waits_for_answers() => {
+                self.leaves_at.get_or_insert(at);
+            }
+            _ => {}
         }
     }
 
-    /// Returns whether the connection may end. A client that has finished sending first receives
-    /// all answers, unless the lane answers nothing for `close_timeout`.
-    fn may_end(&self, end: Option<&End>) -> bool {
-        match end {
-            Some(End::Done(_)) => {
-                !self.peer().outbox.is_with_lane()
-                    || self.leaves_at.is_some_and(|at| at <= Instant::now())
-            }
-            _ => true,
-        }
+    /// Returns whether the connection may end: the lane has what was read and, if the connection
+    /// waits for that, has answered it or answers nothing for `close_timeout`.
+    fn may_end(&self, end: &End, pending: Option<&Item>) -> bool {
+        let is_overdue = self.leaves_at.is_some_and(|at| at <= Instant::now());
+        let is_answered = || !end.waits_for_answers() || !self.peer().outbox.is_with_lane();
+        is_overdue || pending.is_none() && is_answered()
     }
 
     /// Processes what was read; returns why reading ended, if it did.
@@ -239,10 +240,7 @@ impl<S: Socket> Connection<S> {
 
     /// Waits for something to write or, while `reads`, to read; `first` breaks a tie.
     async fn turn(&mut self, reads: bool, first: Priority, batch: &mut Vec<Received>) -> Turn {
-        let next_time = match self.leaves_at {
-            None => self.next_time(),
-            leaves_at => self.next_time().into_iter().chain(leaves_at).min(),
-        };
+        let next_time = self.next_time();
         let Self { wire, entry, joiner, message_deadline, timers, .. } = self;
         let peer = &*entry.peer;
         let is_paced = !reads || timers.as_ref().is_none_or(|timers| timers.may_read());
@@ -298,12 +296,8 @@ impl<S: Socket> Connection<S> {
 
     /// Returns when the next timer expires.
     fn next_time(&self) -> Option<Instant> {
-        match &self.timers {
-            None => self.message_deadline.time(),
-            Some(timers) => {
-                self.message_deadline.time().into_iter().chain(timers.next_expiry()).min()
-            }
-        }
+        let timer = self.timers.as_ref().and_then(|timers| timers.next_expiry());
+        self.message_deadline.time().into_iter().chain(timer).chain(self.leaves_at).min()
     }
 
     /// Checks the timers.

@@ -44,6 +44,12 @@ impl CloseReason {
         Self::new(code, ClosedBy::Peer, text)
     }
 
+    /// Returns whether the peer first receives the answers to the messages that the application
+    /// already has: the host goes away, and nobody has done anything wrong.
+    pub(crate) fn waits_for_answers(&self) -> bool {
+        self.by == ClosedBy::Host && self.code == CloseCode::AWAY
+    }
+
     /// Returns whether something failed. A close frame from the peer is never a failure, whatever
     /// its code: a browser's plain `close()` yields 1005.
     pub(crate) fn is_fault(&self) -> bool {

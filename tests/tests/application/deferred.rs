@@ -77,6 +77,7 @@ async fn a_refused_a_dropped_and_an_expired_ticket_close_their_connection() {
     defer(&mut ann, "dropped").await;
     command(&mut bob, json!({"do": "fail", "name": "dropped"})).await;
     assert_eq!(ann.expect_close_packet(1011).await["error"], "the application failed");
+    host.wait_for_log("a warning", |line| line.text().contains("its ticket was dropped")).await;
     let mut ann = host.connect("/w").await;
     defer(&mut ann, "expired").await;
     let error = "the application did not answer in time";
@@ -154,6 +155,43 @@ async fn a_post_and_a_client_that_has_finished_sending_wait_for_their_answer() {
     assert_eq!(response.status, 200, "{response:?}");
     assert!(packets.contains(&json!({"blocking": "posted"})), "{packets:?}");
     assert_eq!(packets.last().unwrap()["opcode"], "next");
+}
+
+#[tokio::test]
+async fn a_connection_that_the_host_closes_first_receives_its_deferred_answers() {
+    for lane in LANES {
+        let mut host = worker("a").key("/w", "lane", &format!("{lane:?}")).start().await;
+        let mut ann = host.connect("/w").await;
+        for text in ["1", "2", "3"] {
+            ann.send(json!({"do": "blocking", "text": text, "millis": 300}).to_string()).await;
+        }
+        // All are with the application.
+        let mut bob = host.connect("/w").await;
+        command(&mut bob, json!({"do": "echo", "text": "behind"})).await;
+        host.signal("TERM");
+        let (mut answers, mut nexts) = (Vec::new(), 0);
+        while nexts < 3 {
+            let packet = ann.receive_json().await;
+            match packet["opcode"].as_str() {
+                Some("next") => nexts += 1,
+                _ => answers.extend(packet["blocking"].as_str().map(str::to_owned)),
+            }
+        }
+        answers.sort();
+        assert_eq!(answers, ["1", "2", "3"], "{lane}");
+        ann.expect_close_packet(1001).await;
+        assert_eq!(host.exited().await.code(), Some(0), "{lane}");
+    }
+}
+
+#[tokio::test]
+async fn a_deferred_message_delays_the_end_of_a_connection_by_close_timeout() {
+    let mut host = worker("a").server("close_timeout", "0.3").start().await;
+    let mut ann = host.connect("/w").await;
+    defer(&mut ann, "never").await;
+    host.signal("TERM");
+    ann.expect_close_packet(1001).await;
+    assert_eq!(host.exited().await.code(), Some(0));
 }
 
 #[tokio::test]

@@ -216,8 +216,8 @@ impl Outbox {
 
     /// Requests that the connection closes after what is already queued. The first reason counts.
     ///
-    /// If the host closes with 1001, answers to messages that the application already has are still
-    /// accepted until the lane calls [`finish`](Self::finish).
+    /// If the reason [waits for answers](CloseReason::waits_for_answers), they are accepted until the
+    /// lane calls [`finish`](Self::finish).
     pub(crate) fn close(&self, reason: CloseReason) -> Result<(), Gone> {
         self.close_now(&mut self.lock(), reason)
     }
@@ -229,7 +229,7 @@ impl Outbox {
         if reason.by == ClosedBy::Plugin {
             self.is_cut_off.store(true, Ordering::Relaxed);
         }
-        let accepts = reason.by == ClosedBy::Host && reason.code == CloseCode::AWAY;
+        let accepts = reason.waits_for_answers();
         let is_opening = state.phase.is_opening();
         state.phase = Phase::Closing { reason: Some(reason), accepts, is_opening };
         self.wake(state);
@@ -426,15 +426,18 @@ impl OutboxState {
     fn is_due(&self) -> bool {
         match &self.phase {
             Phase::Opening => false,
-            Phase::Open => {
-                !self.queue.is_empty()
-                    || self.deferred.as_ref().is_some_and(|deferred| !deferred.is_taken)
-            }
+            Phase::Open => !self.queue.is_empty() || self.has_new_deferred(),
             Phase::Closing { reason, is_opening: true, .. } => reason.is_some(),
-            Phase::Closing { reason, .. } | Phase::Finished(reason) => {
-                reason.is_some() || !self.queue.is_empty()
+            Phase::Closing { reason, .. } => {
+                reason.is_some() || !self.queue.is_empty() || self.has_new_deferred()
             }
+            Phase::Finished(reason) => reason.is_some() || !self.queue.is_empty(),
         }
+    }
+
+    /// Returns whether the connection has not taken note of the deferred input.
+    fn has_new_deferred(&self) -> bool {
+        self.deferred.as_ref().is_some_and(|deferred| !deferred.is_taken)
     }
 
     fn take(&mut self) -> Option<Taken> {
@@ -443,16 +446,17 @@ impl OutboxState {
         }
         let (mut close, mut resumes) = (None, false);
         match &mut self.phase {
-            Phase::Opening => {}
-            Phase::Open => {
-                let deferred = self.deferred.as_mut();
-                resumes = deferred.is_some_and(|deferred| !replace(&mut deferred.is_taken, true));
-            }
+            Phase::Opening | Phase::Open => {}
             // `ready` has to precede the queue.
             Phase::Closing { reason, is_opening: true, .. } => {
                 return Some(Taken { queue: VecDeque::new(), close: reason.take(), resumes });
             }
             Phase::Closing { reason, .. } | Phase::Finished(reason) => close = reason.take(),
+        }
+        if !matches!(self.phase, Phase::Finished(_))
+            && let Some(deferred) = &mut self.deferred
+        {
+            resumes = !replace(&mut deferred.is_taken, true);
         }
         self.budget.hand_over(self.queue.len());
         self.keys = None;

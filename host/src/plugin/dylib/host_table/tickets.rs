@@ -5,6 +5,7 @@ use plugsocket_plugin::{CloseCode, HostError};
 use tracing::warn;
 
 use super::{InstanceContext, counted, status_of, with_sender};
+use crate::plugin::dylib::Generation;
 use crate::protocol::http::{Answer, may_send};
 use crate::routing::peer::Completion;
 use crate::routing::resource::Resource;
@@ -27,7 +28,12 @@ pub(super) extern "C" fn complete(
         completion::DONE => Completion::Done,
         completion::FYI => Completion::Fyi(raw.text.as_str()),
         completion::REFUSED => Completion::Refused(CloseCode(raw.code), raw.text.as_str()),
-        _ => Completion::Failed("the application failed"),
+        _ => {
+            let Generation { plugin, number: generation, .. } = &*context.generation;
+            let resource = context.resource.path.as_str();
+            warn!(resource, plugin, generation, "deferred message failed: its ticket was dropped");
+            Completion::Failed("the application failed")
+        }
     };
     status_of(context.router.complete(&context.resource, ticket, completion))
 }
