@@ -112,6 +112,8 @@ async fn a_guard_is_that_of_the_resource_whatever_the_spelling_of_the_path() {
     // Not a resource, rather than one without authentication.
     for (path, status) in [
         ("/open/%6bey", 404),
+        ("/open//key", 404),
+        ("/open/%2Fkey", 404),
         ("/open/./key", 404),
         ("/open/%2e/key", 404),
         ("/app/x/../y", 400),

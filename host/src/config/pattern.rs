@@ -77,6 +77,23 @@ fn decoded(part: &str) -> Cow<'_, [u8]> {
     plain.map_or(Cow::Borrowed(part.as_bytes()), Cow::Owned)
 }
 
+/// Returns the path with its encoded slashes decoded and those beside each other merged; `None` if
+/// it has none of them.
+fn merged(path: &str) -> Option<String> {
+    let is_encoded = path.contains("%2F") || path.contains("%2f");
+    if !is_encoded && !path.contains("//") {
+        return None;
+    }
+    let decoded = path.replace("%2F", "/").replace("%2f", "/");
+    let mut merged = String::with_capacity(decoded.len());
+    for character in decoded.chars() {
+        if character != '/' || !merged.ends_with('/') {
+            merged.push(character);
+        }
+    }
+    Some(merged)
+}
+
 /// Finds the most specific of the keys that match a path.
 ///
 /// From left to right, a literal segment is more specific than a named one, and that more specific
@@ -141,12 +158,19 @@ impl<T> PathTree<T> {
     ///
     /// The tree compares decoded segments: `/a/%62` must not fall from the key `/a/b` to `/a/{x}`,
     /// which may have no authentication. For the same reason a segment `.`, which other programs
-    /// resolve, matches no key.
+    /// resolve, matches no key. Nor does `*` match `/a//b` or `/a%2Fb`, which other programs read as
+    /// `/a/b`, if that selects another key.
     pub(crate) fn find(&self, path: &str) -> Option<&T> {
         if split(path).any(|segment| *decoded(segment) == *b".") {
             return None;
         }
         let leaf = self.0.find(split(path))?;
+        if leaf.key.ends_with("/*") {
+            let merged = merged(path).and_then(|merged| self.0.find(split(&merged)));
+            if merged.is_some_and(|other| other.key != leaf.key) {
+                return None;
+            }
+        }
         let mut pairs = segments(&leaf.key).zip(split(path));
         let is_spelled_so = pairs.all(|pair| match pair {
             (Segment::Literal(literal), segment) => literal == segment,
@@ -239,6 +263,14 @@ mod tests {
             ("/%61pp/x", None),
             ("/app/x/s%65ttings", None),
             ("/app/x%2Fsettings", Some("/app/{key}")),
+            ("/app/x/log/a%2Fb", Some("/app/{key}/log/*")),
+            ("/app/new%2f", Some("/app/{key}")),
+            ("/files/%2Fread%20me", None),
+            ("/app%2Fkey", None),
+            ("/files/a%2Fb//c", Some("/files/*")),
+            ("/files//read%20me", None),
+            ("/files//news", Some("/files/*")),
+            ("//app/key", None),
             ("/app/new/s%65ttings", Some("/app/new/*")),
             ("/files/read%20me", Some("/files/read%20me")),
             ("/files/re%61d%20me", None),

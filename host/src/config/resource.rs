@@ -19,8 +19,9 @@ settings! {
     /// `/files/*` matches `/files`, `/files/` and everything below. Of several keys that match, the
     /// host takes the most specific one: from left to right, a written segment comes before a name,
     /// and a name before `*`; so an exact path comes before every pattern. A path that spells a
-    /// written segment with another percent-encoding matches no key. The application gets the parts
-    /// that a pattern leaves open.
+    /// written segment with another percent-encoding matches no key, and a path that `*` matches
+    /// only because of a doubled or encoded slash neither. The application gets the parts that a
+    /// pattern leaves open.
     pub struct ResourceSettings in "" {
         /// Name of the plugin: the library is `lib<plugin>.so` in `plugin_dir`. Letters, digits,
         /// `_` and `-`.
