@@ -110,7 +110,7 @@ impl Work<'_> {
             Outcome::Unhandled => self.unhandled(&request.client).await,
             Outcome::Answered(answer) => {
                 let Received { rest, share, .. } = self.received;
-                match share.set(answer.body.len()) {
+                match share.set(answer.bytes()) {
                     Ok(()) => Ok(Reply { answer, rest, share }),
                     Err(PostsFull) => Err(Refusal::unavailable(BUFFERS_FULL, RETRY_AFTER).into()),
                 }

@@ -94,7 +94,11 @@ impl Generation {
         let context = InstanceContext::leak(self.clone(), resource, router);
         self.retain();
         let started = self.module.start(context, config);
-        started.inspect_err(|_| self.release())
+        started.inspect_err(|_| {
+            context.retire();
+            drop(context.take_early_requests());
+            self.release();
+        })
     }
 
     fn retain(&self) {

@@ -186,7 +186,9 @@ impl Lane {
         self.end().await
     }
 
-    async fn end(&self) -> Progress {
+    async fn end(&mut self) -> Progress {
+        // First, so that no request comes in after the waiting ones were ended.
+        self.items.close();
         if let Some(dispatcher) = self.dispatcher().await {
             dispatcher.end();
         }

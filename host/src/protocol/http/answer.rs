@@ -25,6 +25,12 @@ impl Answer {
         Self { status, headers: Vec::new(), body: Vec::new() }
     }
 
+    /// Returns the number of bytes of the headers and the body.
+    pub(crate) fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        headers.sum::<usize>() + self.body.len()
+    }
+
     /// Returns the head. `idle`: for how long the host keeps the connection open after the
     /// response, if it does.
     pub(crate) fn head(&self, idle: Option<Duration>) -> Vec<u8> {
