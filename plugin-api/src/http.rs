@@ -211,7 +211,7 @@ impl Response {
     }
 
     /// Leaves the request to the host, as if the application had no `request`: a POST is one message
-    /// of a script, anything else is refused (404 or 405).
+    /// of a script, a GET without an upgrade is answered 400, and other methods 405.
     pub fn unhandled() -> Self {
         Self { status: Self::UNHANDLED, headers: Vec::new(), body: Vec::new() }
     }

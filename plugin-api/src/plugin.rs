@@ -298,8 +298,9 @@ pub trait Plugin: Send + Sized + 'static {
     /// up to `restore_timeout` (10 s by default).
     ///
     /// # Errors
-    /// The predecessor continues to serve. The default refuses every snapshot, so that no state is
-    /// lost by accident.
+    /// The predecessor continues to serve. What this instance has sent, joined or stored with
+    /// sessions by then stays, so validate the snapshot first. The default refuses every snapshot, so
+    /// that no state is lost by accident.
     fn restore(&mut self, snapshot: Snapshot) -> Result<(), RestoreError> {
         Err(RestoreError::new(format!(
             "this application does not restore state (offered: {} bytes of version {})",

@@ -26,14 +26,14 @@ impl Default for Config {
 /// What a client sends.
 #[derive(Deserialize)]
 #[serde(tag = "opcode", rename_all = "lowercase", deny_unknown_fields)]
-enum Request {
+enum Incoming {
     Vote { choice: String },
 }
 
 /// What clients receive.
 #[derive(Serialize)]
 #[serde(tag = "opcode", rename_all = "lowercase")]
-enum Packet<'a> {
+enum Outgoing<'a> {
     Tally { votes: &'a BTreeMap<String, u64> },
 }
 
@@ -64,19 +64,19 @@ impl Plugin for Application {
         // Fails only if the client has left.
         let _ = self
             .host
-            .send_json(session.id(), &Packet::Tally { votes: &self.votes });
+            .send_json(session.id(), &Outgoing::Tally { votes: &self.votes });
         Ok(())
     }
 
     fn message(&mut self, _: &Session<'_>, message: Message<'_>) -> Result<(), Refused> {
-        let Request::Vote { choice } = read_message(message)?;
+        let Incoming::Vote { choice } = read_message(message)?;
         let Some(count) = self.votes.get_mut(&choice) else {
             return Err(Refused::new(format!("there is no choice {choice:?}")));
         };
         *count += 1;
         let _ = self
             .host
-            .broadcast_json(Audience::resource(), &Packet::Tally { votes: &self.votes });
+            .broadcast_json(Audience::resource(), &Outgoing::Tally { votes: &self.votes });
         Ok(())
     }
 
