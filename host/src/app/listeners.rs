@@ -34,6 +34,27 @@ pub(super) async fn open(config: &Config, inherited: Inherited) -> Result<Vec<Li
     Ok(listeners)
 }
 
+/// Opens the listener of `[server.metrics]`, if there is that table.
+///
+/// # Errors
+/// The address cannot be bound.
+pub(super) async fn open_metrics(config: &Config) -> Result<Option<Listener>, AppError> {
+    let Some(settings) = &config.server.metrics else { return Ok(None) };
+    let (address, key) = (&settings.listen, "server.metrics.listen");
+    let failed = |source| AppError::Listen { address: address.clone(), key, source };
+    let listener = bind(address, Layer::Plain, Families::Both).await.map_err(failed)?;
+    let local = listener.address().map_err(failed)?;
+    info!(address = %local, "listening for metrics");
+    Ok(Some(listener))
+}
+
+async fn bind(address: &Listen, layer: Layer, families: Families) -> io::Result<Listener> {
+    match address {
+        Listen::Tcp { host, port } => Listener::bind_tcp(host, *port, layer, families).await,
+        Listen::Unix(path) => Listener::bind_unix(path).await,
+    }
+}
+
 async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
     let mut listeners = Vec::new();
     let plain = config.server.listen.iter().map(|address| (address, Layer::Plain));
@@ -43,13 +64,11 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, AppError> {
     for (address, layer) in plain.chain(secured.map(|address| (address, Layer::Tls))) {
         let key = if layer == Layer::Tls { "server.tls.listen" } else { plain_key };
         let failed = |source| AppError::Listen { address: address.clone(), key, source };
-        let listener = match address {
-            Listen::Tcp { host, port } => {
-                Listener::bind_tcp(host, *port, layer, families(config, *port)).await
-            }
-            Listen::Unix(path) => Listener::bind_unix(path).await,
+        let families = match address {
+            Listen::Tcp { port, .. } => families(config, *port),
+            Listen::Unix(_) => Families::Both,
         };
-        let listener = listener.map_err(failed)?;
+        let listener = bind(address, layer, families).await.map_err(failed)?;
         let local = listener.address().map_err(failed)?;
         info!(address = %local, tls = listener.is_tls(), "listening");
         if config.server.page

@@ -27,12 +27,14 @@ use crate::auth;
 use crate::config::{Config, ConfigError, Listen, Overrides};
 use crate::connection::{establish, keep_alive, memory_limit};
 use crate::hub::Hub;
+use crate::hub::counters::HostCounters;
 use crate::hub::status::{FileState, SnapshotStates};
 use crate::net::accept::{self, Accepting};
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::net::{connection_limits::ConnectionLimits, listener::Listener};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
+use crate::ops::metrics;
 use crate::ops::systemd::{self, Inherited};
 use crate::plugin::{archive, snapshot_file, staging, watch};
 use crate::protocol::buffered;
@@ -109,6 +111,7 @@ pub(crate) async fn run(
     let control = Control::open(&config.server.folders.control)?;
     let _state_lock = control::lock_state_dir(&config.server.folders.state_dir)?;
     let listeners = listeners::open(&config, inherited).await?;
+    let for_metrics = listeners::open_metrics(&config).await?;
     certificates.iter().for_each(ServedCertificates::log_status);
     let before = watch::survey(&scope(&config));
     archive::sweep(&config.server.folders.state_dir);
@@ -119,6 +122,7 @@ pub(crate) async fn run(
     observing.spawn(time_limit::observe());
     observing.spawn(memory_limit::enforce(hub.registry.clone()));
     observing.spawn(allocator::return_freed_memory());
+    for_metrics.map(|listener| observing.spawn(metrics::server::serve(listener, hub.clone())));
     let snapshot_writer = Arc::new(SnapshotWriter::default());
     // Applications start one after the other, which may take long; a stop signal does not wait.
     let is_started = tokio::select! {
@@ -356,6 +360,7 @@ fn assemble(config: Config, certificates: Option<ServedCertificates>) -> (Arc<Hu
         identity_issuer: IdentityIssuer::new(),
         connection_limits: Arc::new(ConnectionLimits::default()),
         tls: CurrentTls::from_pointee(certificates),
+        counters: HostCounters::default(),
         plugin_statuses: ArcSwap::default(),
         accepting: watch_channel::Sender::default(),
         is_ready: AtomicBool::new(false),

@@ -16,7 +16,9 @@
 use std::path::Path;
 
 use super::value::{Wrong, nearest};
-use super::{Certificate, PluginSettings, RateSettings, ReloadSettings, ResourceSettings};
+use super::{
+    Certificate, MetricsSettings, PluginSettings, RateSettings, ReloadSettings, ResourceSettings,
+};
 use super::{ServerSettings, TlsSettings, WatchdogSettings, auth, raw::Node, rules::Description};
 
 /// One key of `plugins.toml`.
@@ -161,6 +163,7 @@ pub(super) fn tables() -> Vec<TableKind> {
         table("[server]", ServerSettings::groups()),
         table("[server.tls]", TlsSettings::groups()),
         table("[[server.tls.certificates]]", Certificate::groups()),
+        table("[server.metrics]", MetricsSettings::groups()),
         table("[server.rate]", RateSettings::groups()),
         table("[server.reload]", ReloadSettings::groups()),
         table("[server.watchdog]", WatchdogSettings::groups()),

@@ -113,7 +113,7 @@ pub(super) fn read(
     let (mut seen, mut exact) = (PathTree::default(), BTreeMap::new());
     node.each_named("write a table, [resources.\"/path\"]", |path, node| {
         node.noting(|node| {
-            let (plain, line) = (check_path(path, server.page)?, node.line());
+            let (plain, line) = (check_path(path, server)?, node.line());
             let same = |(other, line): (&str, &usize)| same_path(path, other, *line);
             seen.insert(path, line).map_err(same)?;
             // `%2F` is not a slash to the host, but to other programs.
@@ -134,10 +134,14 @@ pub(super) fn read(
 
 /// Checks a path or pattern by itself, and against the host's own page; returns it without
 /// percent-encoding.
-fn check_path(path: &str, page: bool) -> Result<Vec<u8>, Wrong> {
+fn check_path(path: &str, server: &ServerSettings) -> Result<Vec<u8>, Wrong> {
     let plain = value::resource_path(path)?;
+    let of_health = server.health.as_ref().and_then(|health| plain.strip_prefix(health.as_bytes()));
+    if let Some(b"/live" | b"/ready") = of_health {
+        return wrong!("the host's health check has this path (server.health); use another path");
+    }
     let below_page = plain.strip_prefix(PAGE.as_bytes());
-    if page && below_page.is_some_and(|rest| [None, Some(&b'/')].contains(&rest.first())) {
+    if server.page && below_page.is_some_and(|rest| [None, Some(&b'/')].contains(&rest.first())) {
         return wrong!(
             "{PAGE} and the paths below it are the host's own page; use another path, or set server.page = false"
         );

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::address::{self, Listen};
 use super::limits::{Limits, Timeouts};
+use super::metrics::{self, MetricsSettings};
 use super::reload::{ReloadSettings, WatchdogSettings};
 use super::rules::{choice, distinct_strings, strings, switch, table, text};
 use super::value::{self, At, Wrong, quoted, wrong};
@@ -24,6 +25,13 @@ settings! {
         /// Serve the host's own page at `/plugsocket`. No resource can have that path then. The
         /// JavaScript client is served in any case.
         "page" => page: bool = switch(true);
+        /// Path of the health checks: a GET of this path and `/live` or `/ready` answers 200 or 503,
+        /// to any client. Without the key there are none. No resource can have these paths then.
+        "health" => health: Option<String> =
+            text(metrics::health_path, "a path", "/health").optional();
+        /// Metrics for Prometheus. To add or remove this table needs a restart.
+        "metrics" [restart] => metrics: Option<MetricsSettings> =
+            table::<MetricsSettings>().optional();
         /// Response to a client whose path is not a resource: the handshake completes, a `close`
         /// packet says why, and the host closes (1008); or the handshake fails with 404.
         "unknown_resource" => unknown_resource: UnknownResource =

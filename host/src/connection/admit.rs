@@ -5,6 +5,7 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use plugsocket_plugin::{CloseCode, Kind};
 use tokio::io::AsyncWriteExt;
@@ -15,9 +16,10 @@ use super::handshake::{self, Handshake, Intent};
 use super::reject::{Rejection, Rejector, denied};
 use super::timers::Timers;
 use super::{Connection, Socket, exchange, http_post};
-use crate::auth::{Applicant, Pass};
+use crate::auth::{Applicant, Denial, Pass};
 use crate::config::{Config, UnknownResource};
 use crate::hub::Hub;
+use crate::hub::counters::Refused;
 use crate::net::connection_limits::{ConnectionGuard, Handshaking};
 use crate::net::origin::Origin;
 use crate::plugin::lane::inbox::Inbox;
@@ -25,6 +27,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::http::{self, Head, Method};
 use crate::protocol::time_limit::timeout;
 use crate::protocol::wire::Wire;
+use crate::routing::counters::Counters;
 use crate::routing::outbox::{Outbox, OutboxBounds};
 use crate::routing::peer::{Client, Membership, Peer, PeerState};
 use crate::routing::resource::{Resource, Service, ServiceState};
@@ -94,6 +97,7 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
     let handshake = match handshake::read(&mut stream, kept, origin, by, hub).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
+            hub.counters.add_refused(no.why());
             Rejector::new(handshaking, &config).refuse(stream, no, origin).await;
             return Break(None);
         }
@@ -121,7 +125,8 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
                 _ => open_connection(stream, handshake, admission, hub).await,
             }
         }
-        Err(rejection) => {
+        Err((why, rejection)) => {
+            hub.counters.add_refused(why);
             Rejector::new(handshaking, &config).reject(stream, handshake, rejection).await;
             Break(None)
         }
@@ -146,38 +151,40 @@ async fn admit_client(
     kind: Kind,
     hub: &Hub,
     config: &Config,
-) -> Result<Admission, Rejection> {
+) -> Result<Admission, (Refused, Rejection)> {
     let Handshake { head, origin, .. } = handshake;
+    let limit = |full| (Refused::Limit, Rejection::from(full));
+    let unknown = || (Refused::UnknownResource, unknown_path(head, config));
     // A client behind a proxy: on accept only the proxy's address was known.
     if let Origin::Ip(ip) | Origin::Hidden(Some(ip)) = *origin
         && *origin != peer
     {
-        hub.connection_limits.check_rate(ip, config)?;
+        hub.connection_limits.check_rate(ip, config).map_err(limit)?;
     }
-    hub.connection_limits.check(*origin, kind, config)?;
-    let Some(resource) = handshake.resource.clone() else {
-        return Err(unknown_path(head, config));
-    };
-    let pass = authenticate(handshake, &resource, kind, hub).await?;
+    hub.connection_limits.check(*origin, kind, config).map_err(limit)?;
+    let resource = handshake.resource.clone().ok_or_else(unknown)?;
+    let pass = authenticate(handshake, &resource, kind, hub).await;
+    let pass = pass.map_err(|rejection| (Refused::Authentication, rejection))?;
     // Authentication may take long. The path may select another resource now, for which it does
     // not count.
     if !hub.resources.load().find(head.path()).is_some_and(|now| Arc::ptr_eq(now, &resource)) {
-        return Err(unknown_path(head, config));
+        return Err(unknown());
     }
     let service = resource.service();
     match &service.state {
         ServiceState::Serving(inbox) => {
-            let guard = hub.connection_limits.count(*origin, kind, config)?;
+            let guard = hub.connection_limits.count(*origin, kind, config).map_err(limit)?;
             let inbox = inbox.clone();
             Ok(Admission { kind, resource, inbox, service, pass, guard })
         }
         ServiceState::Unavailable(outage) => {
             let (reason, protocol) =
                 (outage.close_reason(), protocol(head, &service, pass.protocol));
-            Err(match service.dialog {
+            let rejection = match service.dialog {
                 true => Rejection::Dialog(reason, protocol.map(Into::into)),
                 false => Rejection::http(reason),
-            })
+            };
+            Err((Refused::Unavailable, rejection))
         }
     }
 }
@@ -196,7 +203,10 @@ async fn authenticate(
     };
     let address = origin.to_text();
     let applicant = Applicant { resource: &resource.path, head, kind, address: &address };
-    Box::pin(guard.authorize(&applicant)).await.map_err(|denial| {
+    let begun = Instant::now();
+    let decided = Box::pin(guard.authorize(&applicant)).await;
+    count_login(&resource.counters, &decided, begun.elapsed());
+    decided.map_err(|denial| {
         let service = resource.service();
         // Only browsers need the dialog to read the reason; other clients read the HTTP status.
         let is_websocket = matches!(handshake.intent, Intent::WebSocket { .. });
@@ -208,6 +218,16 @@ async fn authenticate(
             false => Rejection::Http(denied(&denial), denial.refusal),
         }
     })
+}
+
+fn count_login(counters: &Counters, decided: &Result<Pass, Denial>, took: Duration) {
+    let Counters { logins, times, .. } = counters;
+    times.authentication.observe(took, 1);
+    logins.add(match decided {
+        Ok(_) => &logins.accepted,
+        Err(Denial { retry_after: None, .. }) => &logins.denied,
+        Err(_) => &logins.failed,
+    });
 }
 
 /// Returns the rejection of a path without a resource.

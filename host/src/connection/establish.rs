@@ -17,6 +17,7 @@ use super::admit::{self, Admitted, serve};
 use super::reject::Rejector;
 use crate::config::Config;
 use crate::hub::Hub;
+use crate::hub::counters::{Refused, TlsOutcome};
 use crate::net::connection_limits::{Handshaking, LimitReached};
 use crate::net::listener::{Accepted, Layer};
 use crate::net::origin::Origin;
@@ -41,6 +42,7 @@ pub(crate) fn begin(accepted: Accepted, hub: &Arc<Hub>, connections: &mut JoinSe
             if !config.server.access.allows_backend(ip)
                 && let Err(full) = handshaking.check(&config.server.limits.connections)
             {
+                hub.counters.add_refused(Refused::Limit);
                 return reject_immediately(stream, ip, layer, &full);
             }
             let connection =
@@ -157,7 +159,13 @@ impl NewConnection {
             debug!(address = %self.ip, "connection ended or silent before the TLS handshake");
             return None;
         }
-        match timeout_at(by, served.acceptor().accept(stream)).await {
+        let accepted = timeout_at(by, served.acceptor().accept(stream)).await;
+        self.hub.counters.add_tls(match &accepted {
+            Ok(Ok(_)) => TlsOutcome::Completed,
+            Ok(Err(_)) => TlsOutcome::Failed,
+            Err(_) => TlsOutcome::TimedOut,
+        });
+        match accepted {
             Ok(Ok(mut stream)) => {
                 if let Err(error) = served.verify_resumed(stream.get_ref().1) {
                     debug!(address = %self.ip, %error, "TLS session resumption refused");
@@ -182,6 +190,7 @@ impl NewConnection {
 
     async fn reject(self, stream: TcpStream, full: LimitReached) {
         debug!(reason = full.0, address = %self.ip, "connection rejected");
+        self.hub.counters.add_refused(Refused::Limit);
         if self.layer == Layer::Tls {
             // A TLS handshake for the answer would cost what the limit saves.
             return;

@@ -68,6 +68,7 @@ impl<S: Socket> Connection<S> {
             peer.note_partial(false, 0);
         }
         let reason = end.reason().clone();
+        peer.resource.counters.closings.add(&reason);
         let is_peers = reason.by == ClosedBy::Peer;
         let shown = if is_peers { cut(&reason.text) } else { &reason.text };
         debug!(code = reason.code.0, by = ?reason.by, reason = shown, "connection closed");

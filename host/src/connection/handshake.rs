@@ -12,7 +12,8 @@ use tokio::time::Instant;
 
 use super::page;
 use crate::config::{Access, Config};
-use crate::hub::Hub;
+use crate::hub::counters::Refused;
+use crate::hub::{Hub, health};
 use crate::net::origin::Origin;
 use crate::protocol::http::{
     self, BodyEnd, ClientType, Head, HeadReader, Method, Refusal, client_type,
@@ -67,6 +68,21 @@ pub(crate) enum HandshakeError {
     Left,
 }
 
+impl HandshakeError {
+    /// Returns as what it counts.
+    pub(crate) fn why(&self) -> Refused {
+        match self {
+            Self::Refused(refusal) => match refusal.status() {
+                403 => Refused::Forbidden,
+                408 => Refused::TimedOut,
+                _ => Refused::Request,
+            },
+            Self::RefusedLines(_) => Refused::Forbidden,
+            Self::Left => Refused::Request,
+        }
+    }
+}
+
 impl From<Refusal> for HandshakeError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
@@ -96,7 +112,10 @@ pub(crate) async fn read<S: AsyncRead + Unpin>(
         Ok((head, None, read)) => {
             origin = peer.resolve_forwarded(&head, access);
             let found = find_resource(head, hub, config);
-            check_request(found, read, origin, config).map_err(Into::into)
+            match health_check(&found.0, hub, config) {
+                Some(answer) => Ok(page_of(found.0, answer, origin)),
+                None => check_request(found, read, origin, config).map_err(Into::into),
+            }
         }
         Ok((_, Some(_), _)) if !peer.may_be_backend(access) => {
             Err(HandshakeError::RefusedLines("this address may not be a backend"))
@@ -177,6 +196,18 @@ fn find_resource(head: Head, hub: &Hub, config: &Config) -> (Head, Option<Arc<Re
         Some(resource) => (with_parameters(head, &resource.path), Some(resource)),
         None => (head, None),
     }
+}
+
+/// Returns the response to a health check (`health`).
+fn health_check(head: &Head, hub: &Hub, config: &Config) -> Option<Vec<u8>> {
+    let is_check = matches!(head.method(), Method::Get | Method::Head);
+    let prefix = config.server.health.as_deref().filter(|_| is_check)?;
+    health::answer(head.path(), prefix, hub)
+}
+
+fn page_of(head: Head, answer: Vec<u8>, origin: Origin) -> Handshake {
+    let intent = Intent::Page(answer);
+    Handshake { head, resource: None, origin, read: Vec::new(), intent, heartbeat: None }
 }
 
 fn check_request(

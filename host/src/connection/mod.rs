@@ -325,8 +325,12 @@ impl<S: Socket> Connection<S> {
                 // Frames that completed no message may have preceded the others.
                 let allowed = &mut excess.allowed.messages;
                 *allowed = allowed.saturating_sub(frames as usize);
+                self.entry.peer.resource.counters.add_rate_limited();
                 excess
             })?;
+            if !timers.may_read() {
+                self.entry.peer.resource.counters.add_rate_limited();
+            }
         }
         Ok(frames)
     }

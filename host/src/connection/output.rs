@@ -28,7 +28,8 @@ impl<S: Socket> Connection<S> {
         if queue.is_empty() {
             return Ok(());
         }
-        self.entry.peer.count_written(queue.iter().map(|item| item.len() as u64).sum());
+        let bytes = queue.iter().map(|item| item.len() as u64).sum();
+        self.entry.peer.count_written(queue.len(), bytes);
         if let Some(timers) = &mut self.timers {
             timers.note_write(&mut queue);
         }

@@ -2,6 +2,8 @@
 //!
 //! Owns what connections, supervisor and operator commands look up. Decides nothing.
 
+pub(crate) mod counters;
+pub(crate) mod health;
 pub(crate) mod status;
 
 use std::sync::Arc;
@@ -11,6 +13,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
+use self::counters::HostCounters;
 use self::status::{FileState, PluginStatuses, SnapshotStates};
 use crate::auth::Guards;
 use crate::config::Config;
@@ -35,6 +38,7 @@ pub(crate) struct Hub {
     pub(crate) identity_issuer: IdentityIssuer,
     pub(crate) connection_limits: Arc<ConnectionLimits>,
     pub(crate) tls: CurrentTls,
+    pub(crate) counters: HostCounters,
     /// Published by the supervisor after each change.
     pub(crate) plugin_statuses: ArcSwap<PluginStatuses>,
     /// Whether the host accepts connections; the accept loops follow it.

@@ -37,6 +37,9 @@ pub(crate) struct PluginStatus {
     pub(crate) refused: Option<String>,
     /// Number of replaced generations.
     pub(crate) retired: u64,
+    /// How many libraries were loaded, and how many were refused for which reason.
+    pub(crate) loads: u64,
+    pub(crate) refusals: BTreeMap<&'static str, u64>,
     /// Whether an operator has disabled the plugin.
     pub(crate) is_disabled: bool,
     pub(crate) is_on_probation: bool,

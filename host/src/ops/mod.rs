@@ -6,4 +6,5 @@ pub(crate) mod control;
 pub(crate) mod drain;
 mod log_writer;
 pub(crate) mod logging;
+pub(crate) mod metrics;
 pub(crate) mod systemd;

@@ -27,9 +27,10 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use plugsocket_plugin::{CloseCode, ConfigChange, RetireReason, SnapshotReason};
 
-use self::lane::health::{CallbackKind, Revocation};
+use self::lane::health::Revocation;
 use crate::protocol::close::CloseReason;
 use crate::protocol::payload::Payload;
+use crate::routing::callback::CallbackKind;
 use crate::routing::peer::Peer;
 use crate::routing::requests::HttpRequest;
 

@@ -1,19 +1,65 @@
-//! Counters of a resource's application, for operators and for probation. Never reset.
+//! Counters of a resource, for operators and for probation. Never reset.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use super::callback::CallbackKind;
+use super::closings::Closings;
+use super::histogram::Histogram;
 
 /// Live counters. Each is exact; a set of values is not a snapshot of one moment.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     messages: AtomicU64,
+    sent: AtomicU64,
+    read_bytes: AtomicU64,
+    written_bytes: AtomicU64,
+    high_water: AtomicU64,
     refused: AtomicU64,
     panics: AtomicU64,
     slow_calls: AtomicU64,
     dropped: AtomicU64,
+    conflated: AtomicU64,
+    opened: AtomicU64,
+    rate_limited: AtomicU64,
+    restarts: AtomicU64,
+    quarantines: AtomicU64,
     swaps: AtomicU64,
     last_pause_micros: AtomicU64,
     last_state_bytes: AtomicU64,
+    pub(crate) closings: Closings,
+    pub(crate) times: Times,
+    pub(crate) logins: Logins,
+}
+
+/// How long things of a resource took.
+#[derive(Debug, Default)]
+pub(crate) struct Times {
+    /// Of each callback; see [`Times::callback`].
+    callbacks: [Histogram; CallbackKind::ALL.len()],
+    /// How long messages waited for the lane; those of direct calls did not.
+    pub(crate) queue: Histogram,
+    /// From the deferral of a message to its completion.
+    pub(crate) deferred: Histogram,
+    /// How long messages waited during a swap.
+    pub(crate) pause: Histogram,
+    pub(crate) authentication: Histogram,
+}
+
+impl Times {
+    /// Returns the time that the application spent in a kind of callback.
+    pub(crate) fn callback(&self, kind: CallbackKind) -> &Histogram {
+        &self.callbacks[kind.index()]
+    }
+}
+
+/// Outcomes of authentication.
+#[derive(Debug, Default)]
+pub(crate) struct Logins {
+    pub(crate) accepted: AtomicU64,
+    pub(crate) denied: AtomicU64,
+    /// Authentication itself failed, and the client may retry.
+    pub(crate) failed: AtomicU64,
 }
 
 /// Values read from [`Counters`].
@@ -21,6 +67,14 @@ pub(crate) struct Counters {
 pub(crate) struct CounterValues {
     /// Messages handed to the application.
     pub(crate) messages: u64,
+    /// Messages and packets written to clients.
+    pub(crate) sent: u64,
+    /// Bytes read from clients.
+    pub(crate) read_bytes: u64,
+    /// Bytes of messages and packets written to clients.
+    pub(crate) written_bytes: u64,
+    /// The most messages that were written to one client at once.
+    pub(crate) high_water: u64,
     /// Messages that the application refused.
     pub(crate) refused: u64,
     /// Callbacks that panicked.
@@ -29,6 +83,16 @@ pub(crate) struct CounterValues {
     pub(crate) slow_calls: u64,
     /// Messages dropped for slow consumers.
     pub(crate) dropped: u64,
+    /// Messages that a newer one with the same key replaced.
+    pub(crate) conflated: u64,
+    /// Connections that began.
+    pub(crate) opened: u64,
+    /// How often a client exceeded its rate.
+    pub(crate) rate_limited: u64,
+    /// New instances after a failure.
+    pub(crate) restarts: u64,
+    /// How often the resource was closed for a pause after failures.
+    pub(crate) quarantines: u64,
     /// Number of swaps.
     pub(crate) swaps: u64,
     /// How long messages waited during the last swap.
@@ -37,45 +101,103 @@ pub(crate) struct CounterValues {
     pub(crate) last_state_bytes: u64,
 }
 
+fn add(counter: &AtomicU64, count: u64) {
+    counter.fetch_add(count, Ordering::Relaxed);
+}
+
 impl Counters {
     pub(crate) fn add_messages(&self, count: u64) {
-        self.messages.fetch_add(count, Ordering::Relaxed);
+        add(&self.messages, count);
+    }
+
+    pub(crate) fn add_read(&self, bytes: u64) {
+        add(&self.read_bytes, bytes);
+    }
+
+    /// Counts what one write sends to a client.
+    pub(crate) fn add_sent(&self, messages: u64, bytes: u64) {
+        add(&self.sent, messages);
+        add(&self.written_bytes, bytes);
+        if messages > self.high_water.load(Ordering::Relaxed) {
+            self.high_water.fetch_max(messages, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn add_refused(&self) {
-        self.refused.fetch_add(1, Ordering::Relaxed);
+        add(&self.refused, 1);
     }
 
     pub(crate) fn add_panic(&self) {
-        self.panics.fetch_add(1, Ordering::Relaxed);
+        add(&self.panics, 1);
     }
 
     pub(crate) fn add_slow_call(&self) {
-        self.slow_calls.fetch_add(1, Ordering::Relaxed);
+        add(&self.slow_calls, 1);
     }
 
     pub(crate) fn add_dropped(&self, count: u64) {
-        self.dropped.fetch_add(count, Ordering::Relaxed);
+        add(&self.dropped, count);
+    }
+
+    pub(crate) fn add_conflated(&self) {
+        add(&self.conflated, 1);
+    }
+
+    pub(crate) fn add_opened(&self) {
+        add(&self.opened, 1);
+    }
+
+    pub(crate) fn add_rate_limited(&self) {
+        add(&self.rate_limited, 1);
+    }
+
+    pub(crate) fn add_restart(&self) {
+        add(&self.restarts, 1);
+    }
+
+    pub(crate) fn add_quarantine(&self) {
+        add(&self.quarantines, 1);
     }
 
     pub(crate) fn add_swap(&self, pause: Duration, state_bytes: usize) {
         let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
         self.last_pause_micros.store(micros, Ordering::Relaxed);
         self.last_state_bytes.store(state_bytes as u64, Ordering::Relaxed);
-        self.swaps.fetch_add(1, Ordering::Relaxed);
+        self.times.pause.observe(pause, 1);
+        add(&self.swaps, 1);
     }
 
     pub(crate) fn values(&self) -> CounterValues {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         CounterValues {
             messages: value(&self.messages),
+            sent: value(&self.sent),
+            read_bytes: value(&self.read_bytes),
+            written_bytes: value(&self.written_bytes),
+            high_water: value(&self.high_water),
             refused: value(&self.refused),
             panics: value(&self.panics),
             slow_calls: value(&self.slow_calls),
             dropped: value(&self.dropped),
+            conflated: value(&self.conflated),
+            opened: value(&self.opened),
+            rate_limited: value(&self.rate_limited),
+            restarts: value(&self.restarts),
+            quarantines: value(&self.quarantines),
             swaps: value(&self.swaps),
             last_pause: Duration::from_micros(value(&self.last_pause_micros)),
             last_state_bytes: value(&self.last_state_bytes),
         }
+    }
+}
+
+impl Logins {
+    /// Returns whether anyone has been authenticated or denied.
+    pub(crate) fn any(&self) -> bool {
+        [&self.accepted, &self.denied, &self.failed].iter().any(|it| it.load(Ordering::Relaxed) > 0)
+    }
+
+    pub(crate) fn add(&self, outcome: &AtomicU64) {
+        add(outcome, 1);
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct Series {
     number: Number,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum MetricKind {
     Counter,
     Gauge,

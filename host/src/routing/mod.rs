@@ -2,7 +2,10 @@
 //!
 //! Does not know sockets, frames or libraries. Nothing here waits.
 
+pub(crate) mod callback;
+pub(crate) mod closings;
 pub(crate) mod counters;
+pub(crate) mod histogram;
 pub(crate) mod input;
 pub(crate) mod metrics;
 pub(crate) mod outbox;

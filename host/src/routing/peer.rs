@@ -8,7 +8,7 @@ use arc_swap::ArcSwapOption;
 use plugsocket_plugin::{CloseCode, ClosedBy, ConnectionId, HostError, Kind};
 use tracing::warn;
 
-use super::outbox::{Answer, Gone, Outbox, OutboxBounds};
+use super::outbox::{Answer, Entered, Gone, Outbox, OutboxBounds};
 use super::resource::Resource;
 use crate::auth::Login;
 use crate::config::pattern;
@@ -153,12 +153,14 @@ impl Peer {
         let read = &self.state.read;
         // Not an atomic addition: there is one writer.
         read.store(read.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.resource.counters.add_read(bytes);
     }
 
-    /// Counts bytes of messages written to the client. Called only by the connection's task.
-    pub(crate) fn count_written(&self, bytes: u64) {
+    /// Counts messages written to the client, and their bytes. Called only by the connection's task.
+    pub(crate) fn count_written(&self, messages: usize, bytes: u64) {
         let written = &self.state.written;
         written.store(written.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.resource.counters.add_sent(messages as u64, bytes);
     }
 
     /// Records whether the client is in the middle of a message, and the memory of its beginning.
@@ -192,9 +194,10 @@ impl Peer {
             return Err(HostError::TooLarge);
         }
         let pushed = self.outbox.push_keyed(Outgoing::Message(payload), key, self.bounds);
-        let dropped = pushed.map_err(|Gone| HostError::Gone)?;
-        if dropped > 0 {
-            self.count_dropped(dropped);
+        match pushed.map_err(|Gone| HostError::Gone)? {
+            Entered::Added { dropped: 0 } => {}
+            Entered::Added { dropped } => self.count_dropped(dropped),
+            Entered::Replaced => self.resource.counters.add_conflated(),
         }
         Ok(())
     }

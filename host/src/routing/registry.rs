@@ -29,6 +29,7 @@ impl Registry {
 
     /// Registers a peer for as long as the entry lives.
     pub(crate) fn enter(self: &Arc<Self>, peer: Arc<Peer>) -> Entry {
+        peer.resource.counters.add_opened();
         write(self.shard(peer.id())).insert(peer.id().0, peer.clone());
         if let Some(ident) = peer.ident() {
             let mut idents = self.idents.lock().unwrap_or_else(PoisonError::into_inner);

@@ -168,7 +168,8 @@ impl Router {
         if let Completion::Fyi(fyi) = completion {
             check_length(fyi, Self::MAX_FYI)?;
         }
-        let id = from.tickets.take(ticket).ok_or(HostError::Gone)?;
+        let (id, deferred) = from.tickets.take(ticket).ok_or(HostError::Gone)?;
+        from.counters.times.deferred.observe(deferred, 1);
         self.registry.find(id).ok_or(HostError::Gone)?.settle(ticket, completion)
     }
 

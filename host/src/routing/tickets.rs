@@ -83,9 +83,14 @@ impl Tickets {
         Err(refusal)
     }
 
-    /// Closes a ticket; returns whose message it is.
-    pub(crate) fn take(&self, number: u64) -> Option<ConnectionId> {
-        self.lock().remove(&number).map(|ticket| ticket.of)
+    /// Closes a ticket; returns whose message it is, and for how long it was deferred.
+    pub(crate) fn take(&self, number: u64) -> Option<(ConnectionId, Duration)> {
+        self.lock().remove(&number).map(|ticket| (ticket.of, ticket.since.elapsed()))
+    }
+
+    /// Returns the number of open tickets.
+    pub(crate) fn len(&self) -> usize {
+        self.lock().len()
     }
 
     /// Closes the tickets that are older than `limit`.

@@ -89,7 +89,9 @@ impl Supervisor {
             return Ok(format!("generation {number} of {name} serves {}", taken.join(", ")));
         }
         let reason = refused.join("; ");
-        self.plugin(name).status.refused = Some(reason.clone());
+        let status = &mut self.plugin(name).status;
+        status.refused = Some(reason.clone());
+        *status.refusals.entry("swap").or_default() += 1;
         Err(format!("generation {number} of {name} was refused: {reason}"))
     }
 

@@ -63,6 +63,21 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
+    /// Returns a short name of the reason, of which there are few.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "missing",
+            Self::RolledBack => "rolled_back",
+            Self::Stage(_) => "file",
+            Self::Preflight(_) => "preflight",
+            Self::Load(_) => "load",
+            Self::Start { .. } => "start",
+            Self::Configuration { .. } => "configuration",
+            Self::StartHung { .. } => "start_timeout",
+            Self::Host(_) => "host",
+        }
+    }
+
     /// Returns the reason; if an application has refused to start, with the place of its settings.
     pub(super) fn with_place(&self, config: &Config) -> String {
         let resource = match self {
@@ -203,8 +218,9 @@ impl Supervisor {
         let (generation, hash) = (loaded.generation.clone(), loaded.hash);
         let plugin = self.plugin(name);
         plugin.last_number = plugin.last_number.max(generation.number);
-        let PluginStatus { active, refused, retired, .. } = &mut plugin.status;
+        let PluginStatus { active, refused, retired, loads, .. } = &mut plugin.status;
         *refused = None;
+        *loads += 1;
         let previous = active.replace(loaded);
         *retired += u64::from(previous.is_some());
         self.keep(name, generation.clone(), hash).await;
@@ -238,7 +254,9 @@ impl Supervisor {
     pub(super) fn report(&mut self, name: &str, refusal: &Refusal) -> String {
         let line = self.describe(name, refusal);
         let reason = refusal.with_place(&self.hub.config.load());
-        self.plugin(name).status.refused = Some(reason);
+        let status = &mut self.plugin(name).status;
+        status.refused = Some(reason);
+        *status.refusals.entry(refusal.kind()).or_default() += 1;
         error!("{line}");
         line
     }

@@ -216,6 +216,9 @@ impl Supervisor {
     }
 
     fn restart_after(&mut self, path: &str, pause: Duration, initial: InitialState) {
+        if let Some(resource) = self.resource(path) {
+            resource.counters.add_quarantine();
+        }
         let state = self.restarts.entry(path.to_owned()).or_default();
         state.restart_at = Some((Instant::now() + pause, initial));
     }
@@ -225,6 +228,7 @@ impl Supervisor {
         let config = self.hub.config.load_full();
         let Some(settings) = config.resources.get(&resource.path) else { return };
         let Some(generation) = self.active(&settings.plugin) else { return };
+        resource.counters.add_restart();
         let (with_state, resources) =
             (initial == InitialState::Written, [(&resource.path, settings)]);
         let library = Library { plugin: &settings.plugin, path: &generation.path };

@@ -243,7 +243,7 @@ fn the_tests_that_the_page_on_reliability_names_exist() {
 #[test]
 fn the_log_events_that_are_documented_exist() {
     const LEVELS: [&str; 4] = ["| ERROR |", "| WARN |", "| INFO |", "| DEBUG |"];
-    let page = root().join("docs/reference/metrics-and-log-events.md");
+    let page = root().join("docs/reference/log-events.md");
     let page = std::fs::read_to_string(page).unwrap();
     let source = sources(&root().join("host/src"));
     let rows = page.lines().filter(|line| LEVELS.iter().any(|level| line.starts_with(level)));

@@ -94,6 +94,9 @@ fn the_keys_that_the_shipped_file_shows_have_their_defaults() {
     let text: String = kept.map(|(_, _, _, text)| format!("{text}\n")).collect();
     let mut shown = Config::parse(&text, FILE).unwrap_or_else(|error| panic!("{EDITED} {error}"));
     let tls = shown.server.tls.take().unwrap();
+    // Without the key there is none.
+    assert_eq!(shown.server.health.take().as_deref(), Some("/health"), "{EDITED} another default");
+    assert!(shown.server.metrics.take().is_some(), "{EDITED} another default");
     assert_eq!(shown.server, Config::parse("", FILE).unwrap().server, "{EDITED} another default");
     let example = "[server.tls]\nlisten = ['0.0.0.0:8443']\ncertificates = [{ certificate = 'fullchain.pem', key = 'privkey.pem' }]";
     let expected = Config::parse(example, FILE).unwrap().server.tls;

@@ -59,7 +59,7 @@ pub(crate) struct CertificateStatus<'a> {
     pub(crate) file: &'a Path,
     pub(crate) names: &'a [String],
     /// Seconds since 1970.
-    expires: u64,
+    pub(crate) expires: u64,
     /// Why the file is not in service, or that the certificate in service has expired.
     pub(crate) problem: Option<Cow<'a, str>>,
 }

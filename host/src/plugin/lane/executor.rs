@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
 use super::inbox::{Inbox, LaneShared};
+use super::queue_probe::QueueProbe;
 use super::{Item, Lane};
 use crate::config::LaneKind;
 use crate::plugin::Instance;
@@ -23,7 +24,8 @@ pub(crate) struct PendingLane(Lane);
 pub(crate) fn open(capacity: usize, health: Arc<LaneHealth>) -> (Inbox, PendingLane) {
     let (inbox, items) = mpsc::channel(capacity);
     let queued = AtomicUsize::new(0);
-    let shared = Arc::new(LaneShared { health, queued, slot: DispatcherSlot::default() });
+    let (slot, probe) = (DispatcherSlot::default(), QueueProbe::new());
+    let shared = Arc::new(LaneShared { health, queued, slot, probe });
     (Inbox::new(inbox, shared.clone()), PendingLane(Lane { items, shared }))
 }
 

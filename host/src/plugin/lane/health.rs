@@ -6,7 +6,6 @@
 //! Giving up and returning from the callback change one atomic word, so exactly one of them is
 //! first.
 
-use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,58 +13,7 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::WatchdogSettings;
-
-/// The callback that a lane is in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum CallbackKind {
-    Open = 1,
-    Message,
-    Close,
-    Error,
-    Tick,
-    Snapshot,
-    Event,
-    Timer,
-    Request,
-    Configuration,
-}
-
-impl fmt::Display for CallbackKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Open => "open",
-            Self::Message => "message",
-            Self::Close => "close",
-            Self::Error => "error",
-            Self::Tick => "tick",
-            Self::Snapshot => "snapshot",
-            Self::Event => "event",
-            Self::Timer => "timer",
-            Self::Configuration => "config_changed",
-            Self::Request => "request",
-        })
-    }
-}
-
-impl CallbackKind {
-    const ALL: [Self; 10] = [
-        Self::Open,
-        Self::Message,
-        Self::Close,
-        Self::Error,
-        Self::Tick,
-        Self::Snapshot,
-        Self::Event,
-        Self::Timer,
-        Self::Request,
-        Self::Configuration,
-    ];
-
-    fn of(word: u64) -> Option<Self> {
-        Self::ALL.into_iter().find(|callback| *callback as u64 == word & LaneHealth::CALLBACK)
-    }
-}
+use crate::routing::callback::CallbackKind;
 
 /// Revokes the host functions of an instance from outside its lane.
 #[derive(Clone, Copy, Debug)]
@@ -93,6 +41,11 @@ pub(crate) struct LaneHealth {
     revocation: Mutex<Option<Revocation>>,
     is_given_up: AtomicBool,
     given_up: CancellationToken,
+}
+
+/// Returns the callback in a stamp, if the lane is in one.
+fn callback_of(word: u64) -> Option<CallbackKind> {
+    CallbackKind::ALL.into_iter().find(|kind| *kind as u64 == word & LaneHealth::CALLBACK)
 }
 
 /// On its own cache line: the lane writes it with each callback, and senders read its neighbours.
@@ -132,7 +85,7 @@ impl LaneHealth {
     /// Returns the running call, if any.
     pub(crate) fn call(&self) -> Option<(u64, CallbackKind)> {
         let word = self.stamp.0.load(Ordering::Acquire);
-        CallbackKind::of(word).map(|callback| (word, callback))
+        callback_of(word).map(|callback| (word, callback))
     }
 
     /// Gives the lane up if this call is still running.

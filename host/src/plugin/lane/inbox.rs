@@ -18,6 +18,7 @@ use tokio::sync::mpsc::error::{SendError, TrySendError};
 use super::Item;
 use super::dispatcher::{Dispatcher, DispatcherSlot};
 use super::health::LaneHealth;
+use super::queue_probe::QueueProbe;
 use crate::plugin::Posted;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
@@ -37,6 +38,15 @@ pub(super) struct LaneShared {
     /// Items that were sent and are not processed yet.
     pub(super) queued: AtomicUsize,
     pub(super) slot: DispatcherSlot,
+    pub(super) probe: QueueProbe,
+}
+
+impl LaneShared {
+    /// Counts an item that is about to be sent.
+    fn count_queued(&self) {
+        let ahead = self.queued.fetch_add(1, Ordering::AcqRel);
+        self.probe.queue(ahead);
+    }
 }
 
 impl Inbox {
@@ -107,7 +117,7 @@ impl Inbox {
         if self.shared.health.is_given_up() {
             return Err(TrySendError::Closed(item));
         }
-        self.shared.queued.fetch_add(1, Ordering::AcqRel);
+        self.shared.count_queued();
         self.items.try_send(item).inspect_err(|_| {
             self.shared.queued.fetch_sub(1, Ordering::AcqRel);
         })
@@ -154,7 +164,7 @@ pub(crate) struct Permit<'a> {
 
 impl Permit<'_> {
     pub(crate) fn send(self, item: Item) {
-        self.shared.queued.fetch_add(1, Ordering::AcqRel);
+        self.shared.count_queued();
         self.permit.send(item);
     }
 }

@@ -13,6 +13,7 @@ mod executor;
 pub(crate) mod handover;
 pub(crate) mod health;
 pub(crate) mod inbox;
+mod queue_probe;
 
 use std::future::pending;
 use std::sync::Arc;
@@ -34,8 +35,8 @@ use crate::protocol::close::CloseReason;
 use crate::routing::input::{Input, Load};
 use crate::routing::peer::Peer;
 use crate::routing::requests::HttpRequest;
+use crate::routing::resource::Resource;
 use crate::routing::sync::pause;
-use crate::routing::timer_queue::TimerQueue;
 
 /// A unit of work in the inbox.
 pub(crate) enum Item {
@@ -115,7 +116,7 @@ impl Lane {
                 (dispatcher.resource().clone(), dispatcher.instance().generation());
             self.shared.slot.put(dispatcher);
             let span = info_span!("lane", resource = resource.path, generation);
-            let running = self.run_generation(&resource.timers, &mut batch, max_batch);
+            let running = self.run_generation(&resource, &mut batch, max_batch);
             let progress = running.instrument(span).await;
             if progress == Progress::Ended {
                 return;
@@ -127,7 +128,7 @@ impl Lane {
     /// behind the last swap.
     async fn run_generation(
         &mut self,
-        timers: &TimerQueue,
+        resource: &Resource,
         batch: &mut Vec<Item>,
         max_batch: usize,
     ) -> Progress {
@@ -141,7 +142,8 @@ impl Lane {
         }
         loop {
             let Some(mut dispatcher) = self.dispatcher().await else { return Progress::Ended };
-            let next_time = dispatcher.schedule_tick().into_iter().chain(timers.next()).min();
+            let next_time =
+                dispatcher.schedule_tick().into_iter().chain(resource.timers.next()).min();
             self.shared.slot.put(dispatcher);
             let clock = async {
                 match next_time {
@@ -152,6 +154,9 @@ impl Lane {
             tokio::select! {
                 taken = self.items.recv_many(batch, batch_size) => {
                     let begun = Instant::now();
+                    if let Some(waited) = self.shared.probe.take(taken, begun.into_std()) {
+                        resource.counters.times.queue.observe(waited, 1);
+                    }
                     match self.process(batch).await {
                         Progress::Continue if taken > 0 => {}
                         Progress::Swapped => return Progress::Swapped,
@@ -168,7 +173,7 @@ impl Lane {
                     }
                 }
                 () = self.shared.slot.tick_wanted.notified() => {}
-                () = timers.changed.notified() => {}
+                () = resource.timers.changed.notified() => {}
                 () = clock => {
                     let Some(mut dispatcher) = self.dispatcher().await else {
                         return Progress::Ended;
@@ -223,7 +228,9 @@ impl Lane {
             }
         }
         drop(items);
-        self.shared.queued.fetch_sub(count, Ordering::AcqRel);
+        if self.shared.queued.fetch_sub(count, Ordering::AcqRel) == count {
+            self.shared.probe.clear();
+        }
         if dispatcher.is_ending() {
             // Accepts no new items; those in the inbox are still processed.
             self.items.close();

@@ -30,6 +30,7 @@ use self::budget::Budget;
 pub(crate) use self::budget::OutboxBounds;
 pub(crate) use self::eviction::Holding;
 use self::overflow::ConflationKeys;
+pub(crate) use self::overflow::Entered;
 use super::input::{Input, Load};
 use super::sync::{AtomicBool, Mutex, MutexGuard};
 use crate::protocol::buffered::Share;
@@ -154,13 +155,13 @@ impl Outbox {
         self.push_keyed(item, None, bounds).map(drop)
     }
 
-    /// Appends a message that may have a key (`"conflate"`); returns how many others were dropped.
+    /// Appends a message that may have a key (`"conflate"`).
     pub(crate) fn push_keyed(
         &self,
         item: Outgoing,
         key: Option<&Arc<str>>,
         bounds: OutboxBounds,
-    ) -> Result<u32, Gone> {
+    ) -> Result<Entered, Gone> {
         self.append(&mut self.lock(), item, key, bounds)
     }
 
@@ -170,12 +171,12 @@ impl Outbox {
         item: Outgoing,
         key: Option<&Arc<str>>,
         bounds: OutboxBounds,
-    ) -> Result<u32, Gone> {
+    ) -> Result<Entered, Gone> {
         match state.phase {
             Phase::Opening | Phase::Open | Phase::Closing { accepts: true, .. } => {}
             Phase::Closing { accepts: false, .. } | Phase::Finished(_) => return Err(Gone),
         }
-        let Some(dropped) = state.enter(item, key, bounds) else {
+        let Some(entered) = state.enter(item, key, bounds) else {
             state.cut(CloseReason::host(
                 CloseCode::TRY_AGAIN,
                 "too slow: more waits than outbox_messages or outbox_bytes allow",
@@ -187,7 +188,7 @@ impl Outbox {
         if !state.phase.is_opening() {
             self.wake(state);
         }
-        Ok(dropped)
+        Ok(entered)
     }
 
     /// Opens the outbox after the application has accepted: sends `first`, then what has waited.

@@ -12,6 +12,15 @@ use super::{Outbox, OutboxState};
 use crate::config::OutboxPolicy;
 use crate::protocol::payload::Outgoing;
 
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entered {
+    /// Behind the others, of which so many messages were dropped.
+    Added { dropped: u32 },
+    /// In place of the one with its key.
+    Replaced,
+}
+
 /// Queue positions of the messages with a key.
 #[derive(Debug, Default)]
 pub(super) struct ConflationKeys {
@@ -35,19 +44,18 @@ impl Outbox {
 }
 
 impl OutboxState {
-    /// Appends an entry or replaces the one with its key; returns how many others were dropped, or
-    /// `None` if the entry does not fit.
+    /// Appends an entry or replaces the one with its key; `None` if the entry does not fit.
     pub(super) fn enter(
         &mut self,
         item: Outgoing,
         key: Option<&Arc<str>>,
         bounds: OutboxBounds,
-    ) -> Option<u32> {
+    ) -> Option<Entered> {
         let key = key.filter(|_| bounds.policy == OutboxPolicy::Conflate);
         if let Some(key) = key
             && let Some(index) = self.keys.as_ref().and_then(|keys| keys.index(key))
         {
-            return self.replace(index, key, item, bounds).map(|()| 0);
+            return self.replace(index, key, item, bounds).map(|()| Entered::Replaced);
         }
         let (place, dropped) = self.find_place(item.bytes(), bounds)?;
         if let Some(key) = key {
@@ -56,7 +64,7 @@ impl OutboxState {
             keys.spots.insert(key.clone(), Spot { index, place });
         }
         self.queue.push_back(item);
-        Some(dropped)
+        Some(Entered::Added { dropped })
     }
 
     /// Records that an entry was prepended.
@@ -157,7 +165,7 @@ impl ConflationKeys {
 mod tests {
     use super::*;
     use crate::protocol::payload::Payload;
-    use crate::routing::outbox::Outbox;
+    use crate::routing::outbox::{Gone, Outbox};
     use futures_util::FutureExt;
 
     fn bounds(policy: OutboxPolicy) -> OutboxBounds {
@@ -181,6 +189,13 @@ mod tests {
         (texts.join(" "), taken.close.map(|reason| reason.code.0))
     }
 
+    fn dropped_by(pushed: Result<Entered, Gone>) -> u32 {
+        match pushed {
+            Ok(Entered::Added { dropped }) => dropped,
+            Ok(Entered::Replaced) | Err(Gone) => 0,
+        }
+    }
+
     /// Pushes `key=text` or `text`, `.` a `next`; `!` writes all that waits and leaves it in
     /// writing.
     #[track_caller]
@@ -200,7 +215,7 @@ mod tests {
                 text if text.ends_with('+') => message(&text.repeat(5500)),
                 text => message(text),
             };
-            count += outbox.push_keyed(item, key.as_ref(), bounds(policy)).unwrap_or(0);
+            count += dropped_by(outbox.push_keyed(item, key.as_ref(), bounds(policy)));
         }
         let (texts, code) = expected;
         assert_eq!(waiting(&outbox), (texts.to_owned(), code), "{pushed}");
@@ -251,9 +266,9 @@ mod tests {
         let push = |text| {
             outbox.push_keyed(message(text), Some(&key), bounds(OutboxPolicy::Conflate)).ok()
         };
-        assert_eq!(push("1"), Some(0));
+        assert_eq!(push("1"), Some(Entered::Added { dropped: 0 }));
         outbox.accept(Some(Outgoing::Ready));
-        assert_eq!(push("2"), Some(0));
+        assert_eq!(push("2"), Some(Entered::Replaced));
         assert_eq!(waiting(&outbox).0, "Ready 2");
         assert!(outbox.lock().keys.is_none(), "an idle outbox owns no memory");
     }
@@ -265,7 +280,7 @@ mod tests {
         let outbox = Outbox::default();
         outbox.accept(None);
         let dropped: u64 = (0..1_000_000)
-            .map(|_| u64::from(outbox.push_keyed(message("x"), None, bounds).unwrap_or(0)))
+            .map(|_| u64::from(dropped_by(outbox.push_keyed(message("x"), None, bounds))))
             .sum();
         let left = outbox.take().now_or_never().map_or(0, |taken| taken.queue.len() as u64);
         assert_eq!(dropped + left, 1_000_000);

@@ -1,6 +1,7 @@
 //! Owns the instance and calls it for each item; also performs the swap.
 
 mod input;
+mod sampling;
 
 use std::collections::HashSet;
 use std::fmt;
@@ -13,14 +14,16 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
+use self::sampling::Sampling;
 use super::handover::{Handover, Succession, Swap, SwapError, activate, discard, restore, retire};
-use super::health::{CallbackKind, LaneHealth};
+use super::health::LaneHealth;
 use super::{Configure, Item};
 use crate::config::HandoverSettings;
 use crate::plugin::snapshot_file::SnapshotFile;
 use crate::plugin::{EarlyRequests, Event, Failure, Instance, Retirement, Snapshot, TimerRequest};
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::payload::Outgoing;
+use crate::routing::callback::CallbackKind;
 use crate::routing::peer::Peer;
 use crate::routing::requests::HttpRequest;
 use crate::routing::resource::Resource;
@@ -33,6 +36,7 @@ pub(super) struct Dispatcher {
     instance: Box<dyn Instance>,
     next_tick: Option<Instant>,
     ending: LaneEnd,
+    sampling: Sampling,
 }
 
 /// What happens to the instance when the inbox is empty.
@@ -101,7 +105,8 @@ impl Dispatcher {
         resource: Arc<Resource>,
         instance: Box<dyn Instance>,
     ) -> Self {
-        Self { health, resource, instance, next_tick: None, ending: LaneEnd::None }
+        let (next_tick, ending, sampling) = (None, LaneEnd::None, Sampling::default());
+        Self { health, resource, instance, next_tick, ending, sampling }
     }
 
     pub(super) fn resource(&self) -> &Arc<Resource> {
@@ -251,9 +256,7 @@ impl Dispatcher {
         if self.is_given_up() {
             return Err(Failure::Refused(CloseCode::AWAY, String::new()));
         }
-        self.health.begin(event.callback());
-        let result = self.instance.handle(event);
-        self.end_callback();
+        let result = self.observed(event.callback(), |instance| instance.handle(event));
         if let Err(Failure::Panicked(_)) = &result {
             self.resource.counters.add_panic();
         }
@@ -268,17 +271,25 @@ impl Dispatcher {
     }
 
     fn snapshot(&mut self, reason: SnapshotReason) -> Result<Option<Snapshot>, Failure> {
-        self.health.begin(CallbackKind::Snapshot);
-        let snapshot = self.instance.snapshot(reason);
-        self.end_callback();
-        snapshot
+        self.observed(CallbackKind::Snapshot, |instance| instance.snapshot(reason))
     }
 
     fn change_config(&mut self, config: &str) -> Result<ConfigChange, Failure> {
-        self.health.begin(CallbackKind::Configuration);
-        let changed = self.instance.change_config(config);
+        self.observed(CallbackKind::Configuration, |instance| instance.change_config(config))
+    }
+
+    /// Makes a call that the watchdog observes, and records its time.
+    fn observed<T>(&mut self, kind: CallbackKind, call: impl FnOnce(&mut dyn Instance) -> T) -> T {
+        let timed = self.sampling.next(kind).map(|count| (count, Instant::now()));
+        self.health.begin(kind);
+        let result = call(&mut *self.instance);
         self.end_callback();
-        changed
+        if let Some((count, begun)) = timed {
+            let time = begun.elapsed();
+            self.resource.counters.times.callback(kind).observe(time, count);
+            self.sampling.took(kind, time);
+        }
+        result
     }
 
     fn end_callback(&mut self) {
