@@ -189,7 +189,7 @@ export class Plugsocket {
   }
 
   /**
-   * Promise of the next value that `on(name)` would receive. Rejected when the socket is closed, and
+   * Promise of the next value that `on(name)` would receive. Rejected when the socket is closed and
    * when the signal is aborted. Ignoring it never causes an unhandled rejection.
    */
   packet(name, { signal } = {}) {
@@ -523,8 +523,9 @@ export class Plugsocket {
     const isHopeless = refusals > 1 || (refusals === 1 && !this.#sources().some(source => typeof source === 'function'));
     if (isHopeless) this.#ready.reject(new PlugsocketError('refused', why.error, closeCode));
     if (isHopeless || readyAt !== null) this.#awaitReady();
-    const retryMs = retryAfter !== null ? this.#announcedDelay(retryAfter) : this.#backoff(isHopeless);
-    this.#failures += 1;
+    const retryMs = retryAfter !== null ? this.#announcedDelay(retryAfter) : this.#backoff(isHopeless || isOffline());
+    // A failure without a network says nothing about the host: `online` starts with short waits.
+    if (!isOffline()) this.#failures += 1;
     this.#lastFailure = why;
     this.#isAnnounced = retryAfter !== null;
     this.#retryTimer = setTimeout(() => this.open(), retryMs);
@@ -551,10 +552,10 @@ export class Plugsocket {
     return Math.round(seconds * 1000 + Math.random() * this.#options.reconnectMinMs);
   }
 
-  /** Exponential backoff. `isHopeless`: waits longest. */
-  #backoff(isHopeless) {
+  /** Exponential backoff. `isLongest`: as after many failures. */
+  #backoff(isLongest) {
     const { reconnectMinMs, reconnectMaxMs } = this.#options;
-    const wait = isHopeless ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
+    const wait = isLongest ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
     return Math.round(wait * (0.5 + Math.random() / 2));
   }
 
@@ -625,6 +626,11 @@ function wakeEvents() {
   return events.filter(([target]) => typeof target?.addEventListener === 'function');
 }
 
+/** Whether the browser has no network. A host on the same machine may still be reachable. */
+function isOffline() {
+  return globalThis.navigator?.onLine === false;
+}
+
 /** Parses a JSON object; returns null for any other text. */
 function parsePacket(text) {
   if (!/^\s*\{/.test(text)) return null;
@@ -663,7 +669,7 @@ function deferred() {
   return { promise, resolve, reject };
 }
 
-/** Calls `react` with the reason when the signal is aborted; returns a function that prevents it. */
+/** Calls `react` with the reason when the signal is aborted; returns a function that stops this. */
 function onAbort(signal, react) {
   if (!signal) return () => {};
   const listener = () => react(signal.reason);

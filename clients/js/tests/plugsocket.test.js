@@ -488,6 +488,38 @@ test('a connection that was frozen is checked when the page is seen again', TIME
   assert.equal(alive.status, 'ready');
 });
 
+test('without a network the wait is the longest, and online begins with short ones', TIMEOUT, async t => {
+  const window = new EventTarget();
+  const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+  const network = { onLine: true };
+  globalThis.addEventListener = window.addEventListener.bind(window);
+  globalThis.removeEventListener = window.removeEventListener.bind(window);
+  Object.defineProperty(globalThis, 'navigator', { value: network, configurable: true });
+  t.after(() => {
+    ['addEventListener', 'removeEventListener', 'navigator'].forEach(name => delete globalThis[name]);
+    if (navigator) Object.defineProperty(globalThis, 'navigator', navigator);
+  });
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web', { reconnectMaxMs: 60_000 });
+  await socket.ready;
+  const loses = () => {
+    const lost = statusOf(socket, 'waiting');
+    for (const { ws } of host.connections) ws.terminate();
+    return lost;
+  };
+  network.onLine = false;
+  assert.ok((await loses()).retryMs >= 30_000);
+  host.refuses = () => 503;
+  const failed = statusOf(socket, 'waiting');
+  window.dispatchEvent(new Event('offline'));
+  assert.ok((await failed).retryMs >= 30_000);
+  host.refuses = () => null;
+  network.onLine = true;
+  window.dispatchEvent(new Event('online'));
+  await socket.ready;
+  assert.ok((await loses()).retryMs <= 20);
+});
+
 test('the wait doubles from one failure to the next', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const { port } = host;
