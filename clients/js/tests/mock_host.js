@@ -35,6 +35,8 @@ export class MockHost {
   onConnection = () => {};
   refuses = () => null;
   handshakes = 0;
+  /** Further files to serve, without the Content-Security-Policy: path to { type, body }. */
+  files = new Map();
 
   static async start({ port = 0, unmapped = [] } = {}) {
     const host = new MockHost();
@@ -122,6 +124,8 @@ export class MockHost {
     const { pathname } = new URL(request.url, 'http://host');
     const file = PAGE[pathname];
     if (request.method === 'POST' && this.applications[pathname]) return this.post(request, response, this.applications[pathname]);
+    const { type, body } = this.files.get(pathname) ?? {};
+    if (type) return response.writeHead(200, { 'Content-Type': type }).end(body);
     if (!file) return response.writeHead(404).end('not found');
     const headers = { 'Content-Type': file[1], 'Content-Security-Policy': "default-src 'self'", 'Cache-Control': 'no-store' };
     response.writeHead(200, headers).end(readFileSync(new URL(file[0], ROOT)));
