@@ -5,7 +5,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { after, before, test } from 'node:test';
 import { launch, skip } from './browser.js';
-import { MockHost } from './mock_host.js';
+import { MockHost, UNKNOWN_UUID } from './mock_host.js';
 
 const OPTIONS = { skip, timeout: 60_000 };
 const require = createRequire(import.meta.url);
@@ -166,7 +166,7 @@ test('two tabs share one connection in a shared worker', OPTIONS, async t => {
   send({ opcode: 'feedback', message: 'to both' });
   for (const page of pages) assert.deepEqual(await page.evaluate('arrived(1)'), ['to both']);
   assert.equal(await pages[0].evaluate(`socket.feedback('${uuid}', 'from one')`), 'delivered');
-  assert.equal(await pages[1].evaluate("socket.feedback('nobody', '')"), 'gone');
+  assert.equal(await pages[1].evaluate(`socket.feedback('${UNKNOWN_UUID}', '')`), 'gone');
   assert.deepEqual(await pages[1].evaluate('arrived(2)'), ['to both', 'from one']);
   assert.equal(await pages[0].evaluate("socket.send(5n).catch(error => error.name)"), 'PlugsocketError');
 

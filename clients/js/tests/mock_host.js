@@ -19,6 +19,11 @@ const PAGE = {
   '/plugsocket/plugsocket.js': ['clients/js/plugsocket.js', 'text/javascript; charset=utf-8'],
 };
 
+const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\.[0-9a-f]{64}$/;
+
+/** A uuid that no connection has. */
+export const UNKNOWN_UUID = `00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`;
+
 export class MockHost {
   /** Messages that reached an application, in order. */
   messages = [];
@@ -149,7 +154,8 @@ const feedback = {
     if (packet.opcode !== 'feedback') return;
     const to = [...host.connections].find(({ uuid, headers }) => (packet.uuid ? uuid === packet.uuid : headers.ident === packet.ident));
     to?.send(packet);
-    from.fyi = to ? 'delivered' : 'gone';
+    const isMalformed = packet.uuid && !UUID.test(packet.uuid);
+    from.fyi = to ? 'delivered' : isMalformed ? 'malformed uuid' : 'gone';
   },
 };
 

@@ -9,7 +9,7 @@
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { launch, skip } from './browser.js';
-import { MockHost } from './mock_host.js';
+import { MockHost, UNKNOWN_UUID } from './mock_host.js';
 
 const OPTIONS = { skip, timeout: 60_000 };
 
@@ -80,7 +80,7 @@ test('broadcast and feedback reach another page', OPTIONS, async t => {
   await one.fill('#feedback-uuid', 'nobody');
   await one.click('#feedback-send');
   await hasText(one, '#feedback-verdict', 'alformed uuid');
-  await one.fill('#feedback-uuid', `00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`);
+  await one.fill('#feedback-uuid', UNKNOWN_UUID);
   await one.click('#feedback-send');
   await hasText(one, '#feedback-verdict', 'Gone');
 });

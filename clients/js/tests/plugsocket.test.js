@@ -3,7 +3,7 @@ import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
 import WebSocket from 'ws';
 import { Plugsocket, PlugsocketError } from '../plugsocket.js';
-import { MockHost } from './mock_host.js';
+import { MockHost, UNKNOWN_UUID } from './mock_host.js';
 
 const TIMEOUT = { timeout: 10_000 };
 
@@ -83,7 +83,8 @@ test('broadcast reaches all others, feedback one client, echo the sender', TIMEO
   const feedback = nextOf(two, 'feedback');
   assert.equal(await one.feedback(two.uuid, { percent: 50 }), 'delivered');
   assert.deepEqual(await feedback, { opcode: 'feedback', uuid: two.uuid, message: { percent: 50 }, fromUUID: one.uuid });
-  assert.equal(await one.feedback({ uuid: 'nobody' }, ''), 'gone');
+  assert.equal(await one.feedback({ uuid: UNKNOWN_UUID }, ''), 'gone');
+  assert.equal(await one.feedback('nobody', ''), 'malformed uuid');
   assert.equal(await one.feedback({ ident: 'nobody' }, ''), 'gone');
 
   const echo = nextOf(one, 'echo');
@@ -167,7 +168,7 @@ test('the queue survives a reconnect, and the uuid changes', TIMEOUT, async t =>
   [...host.connections][0].ws.terminate();
   await statusOf(socket, 'waiting');
   assert.equal(socket.uuid, null);
-  const sent = [socket.echo('one'), socket.feedback('nobody', 'two')];
+  const sent = [socket.echo('one'), socket.feedback(UNKNOWN_UUID, 'two')];
   const second = await socket.ready;
   assert.notEqual(second, first);
   assert.deepEqual(await Promise.all(sent), ['', 'gone']);
@@ -598,7 +599,7 @@ test('the option signal closes the socket for good', TIMEOUT, async t => {
   assert.throws(() => connect('/web', { signal }), /left/);
 });
 
-test('whenReady ends with the reason of its signal, and the connection goes on', TIMEOUT, async t => {
+test('whenReady ends with the reason of its signal, and the connection continues', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   host.sendsReady = false;
   const socket = connect('/web');
@@ -643,7 +644,7 @@ test('a signal takes a message out of the queue', TIMEOUT, async t => {
   const controller = new AbortController();
   const { signal } = controller;
   const socket = connect('/web');
-  const sent = [socket.echo(1, { signal }), socket.broadcast(2), socket.feedback('nobody', 3, { signal })];
+  const sent = [socket.echo(1, { signal }), socket.broadcast(2), socket.feedback(UNKNOWN_UUID, 3, { signal })];
   controller.abort('changed my mind');
   assert.equal(socket.queued, 1);
   sent.push(socket.send({ opcode: 'echo' }, { signal }));
