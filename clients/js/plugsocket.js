@@ -40,6 +40,8 @@ const DEFAULTS = {
   acknowledgeTimeoutMs: 60_000,
   /** Asks the host for a heartbeat when it is silent for this long, 1 s to 600 s; 0: none. */
   heartbeatMs: 25_000,
+  /** AbortSignal that closes the socket for good. */
+  signal: undefined,
 };
 
 /** Event names of this class: packets with such an opcode are delivered as `message` only. */
@@ -70,6 +72,7 @@ const REFUSED = new Set([1007, 1008, 1009]);
  * `refused` (the server closed the connection because of it, with `closeCode` 1007, 1008 or 1009).
  * `ready` is rejected with `refused` (the server refuses this URL, protocols and token), `timeout`
  * (not ready within `readyDeadlineMs`) or `closed`; attempts continue after the first two.
+ * `packet` is rejected with `closed`, and `packets` with `full` (too many packets are waiting).
  */
 export class PlugsocketError extends Error {
   constructor(code, message, closeCode) {
@@ -100,6 +103,7 @@ export class Plugsocket {
   #readyTimer = null;
   #lastFailure = null; // { error, closeCode } of the last attempt
   #isAnnounced = false; // whether the host has said when to reconnect
+  #forgetSignal = () => {}; // removes the listener of the option `signal`
 
   /**
    * Connects immediately.
@@ -111,6 +115,7 @@ export class Plugsocket {
    *     `'/web'`, `'../web?room=7'`, `''`
    * @param {object} [options] see DEFAULTS
    * @throws {TypeError} invalid option, relative URL outside a page, or no WebSocket class
+   * @throws the reason of the option `signal`, if that is aborted already
    */
   constructor(url = '', options = {}) {
     for (const name of Object.keys(options)) {
@@ -154,23 +159,63 @@ export class Plugsocket {
     return this.#ready.promise;
   }
 
+  /** Like `ready`; a signal ends the wait with its reason, and leaves the connection alone. */
+  whenReady({ signal } = {}) {
+    const promised = deferred();
+    const forget = onAbort(signal, promised.reject);
+    this.ready.then(promised.resolve, promised.reject).then(forget);
+    return promised.promise;
+  }
+
   /** Number of messages that are not acknowledged. */
   get queued() {
     return this.#queue.length;
   }
 
   /**
-   * Adds a listener; returns a function that removes it.
+   * Adds a listener; returns a function that removes it. A signal removes it, too.
    *
    * `on('status', ({status, uuid, error, closeCode, retryMs}) => …)`: changes of the connection;
    * `on('message', packet => …)`: every text message; a string if it is not a JSON object;
    * `on('binary', buffer => …)`: every binary message, as ArrayBuffer;
    * `on(opcode, packet => …)`: packets with this opcode.
    */
-  on(name, listener) {
+  on(name, listener, { signal } = {}) {
     if (!this.#listeners.has(name)) this.#listeners.set(name, new Set());
-    this.#listeners.get(name).add(listener);
-    return () => this.#listeners.get(name).delete(listener);
+    const listeners = this.#listeners.get(name).add(listener);
+    const remove = () => listeners.delete(listener);
+    const forget = onAbort(signal, remove);
+    return () => (forget(), remove());
+  }
+
+  /**
+   * Promise of the next value that `on(name)` would receive. Rejected when the socket is closed and
+   * when the signal is aborted. Ignoring it never causes an unhandled rejection.
+   */
+  packet(name, { signal } = {}) {
+    const promised = deferred();
+    const packets = this.packets(name, { signal });
+    packets.next().then(({ value, done }) => {
+      packets.return();
+      if (!done) return promised.resolve(value);
+      const { error = 'the socket is closed', closeCode } = this.#status;
+      promised.reject(new PlugsocketError('closed', error, closeCode));
+    }, promised.reject);
+    return promised.promise;
+  }
+
+  /**
+   * Async iterator over the values that `on(name)` would receive from now on. A loop ends when the
+   * socket is closed, and removes the listener when it ends. It throws the reason of an aborted
+   * signal, and `full` after `maxBuffered` values if more are waiting for it.
+   */
+  packets(name, { signal, maxBuffered = 1000 } = {}) {
+    return packetIterator(maxBuffered, ({ push, end, cancel }) => {
+      const stops = [this.on(name, push), this.on('status', ({ status }) => status === 'closed' && end())];
+      stops.push(onAbort(signal, cancel));
+      if (this.#status.status === 'closed') end();
+      return () => stops.forEach(stop => stop());
+    });
   }
 
   /**
@@ -178,39 +223,40 @@ export class Plugsocket {
    * view or a Blob (sent as binary).
    *
    * The promise is fulfilled with the `fyi` of the acknowledgement, or rejected with a
-   * PlugsocketError. Ignoring it never causes an unhandled rejection.
+   * PlugsocketError. Ignoring it never causes an unhandled rejection. A signal rejects it with its
+   * reason, and takes the message out of the queue unless it is being sent.
    */
-  send(packet) {
-    if (typeof packet === 'string') return this.#enqueue(() => packet);
+  send(packet, options) {
+    if (typeof packet === 'string') return this.#enqueue(() => packet, options);
     if (packet instanceof ArrayBuffer) packet = packet.slice(0);
     else if (ArrayBuffer.isView(packet)) packet = packet.buffer.slice(packet.byteOffset, packet.byteOffset + packet.byteLength);
     else if (!(packet instanceof Blob)) {
       const json = JSON.stringify(packet);
       if (json === undefined) throw new TypeError('plugsocket: send takes an object, a string or binary data');
-      return this.#enqueue(() => json);
+      return this.#enqueue(() => json, options);
     }
-    return this.#enqueue(() => packet);
+    return this.#enqueue(() => packet, options);
   }
 
   /** Sends to every browser except this one. */
-  broadcast(message) {
-    return this.send({ opcode: 'broadcast', message });
+  broadcast(message, options) {
+    return this.send({ opcode: 'broadcast', message }, options);
   }
 
   /**
    * Sends to one connection; `to` is its uuid, `{uuid}`, or `{ident}` as it announced it.
    * The promise is fulfilled with `'delivered'` or `'gone'`.
    */
-  feedback(to, message) {
+  feedback(to, message, options) {
     const target = typeof to === 'string' ? { uuid: to } : to;
     const json = JSON.stringify({ opcode: 'feedback', ...target, message });
     // Evaluated when it is sent: a reconnect may have changed the uuid since it was queued.
-    return this.#enqueue(() => `${json.slice(0, -1)},"fromUUID":${JSON.stringify(this.uuid)}}`);
+    return this.#enqueue(() => `${json.slice(0, -1)},"fromUUID":${JSON.stringify(this.uuid)}}`, options);
   }
 
   /** Sends to this connection itself; arrives as a packet with the opcode `echo`. */
-  echo(message) {
-    return this.send({ opcode: 'echo', message });
+  echo(message, options) {
+    return this.send({ opcode: 'echo', message }, options);
   }
 
   /** Connects now: ends a wait, or opens a closed socket again. No effect while connected. */
@@ -218,6 +264,8 @@ export class Plugsocket {
     if (this.#connection) return;
     clearTimeout(this.#retryTimer);
     if (this.#status.status === 'closed') {
+      this.#options.signal?.throwIfAborted();
+      this.#forgetSignal = onAbort(this.#options.signal, () => this.close());
       this.#refusals.count = 0;
       this.#awaitReady();
       for (const [target, name] of wakeEvents()) target.addEventListener(name, this.#wake);
@@ -252,17 +300,30 @@ export class Plugsocket {
 
   // Queue
 
-  #enqueue(text) {
+  #enqueue(text, { signal } = {}) {
     const promised = deferred();
-    if (this.#status.status === 'closed') {
+    if (signal?.aborted) {
+      promised.reject(signal.reason);
+    } else if (this.#status.status === 'closed') {
       promised.reject(new PlugsocketError('closed', 'the socket is closed'));
     } else if (this.#queue.length >= this.#options.maxQueued) {
       promised.reject(new PlugsocketError('full', `${this.#options.maxQueued} messages are already waiting`));
     } else {
-      this.#queue.push({ text, frames: null, attempts: 0, seen: false, ...promised });
+      const entry = { text, frames: null, attempts: 0, seen: false, ...promised };
+      const forget = onAbort(signal, reason => this.#withdraw(entry, reason));
+      promised.promise.then(forget, forget);
+      this.#queue.push(entry);
       this.#pump();
     }
     return promised.promise;
+  }
+
+  #withdraw(entry, reason) {
+    entry.reject(reason);
+    const position = this.#queue.indexOf(entry);
+    // What is being sent still awaits its `next`; it is not sent again on another connection.
+    if (position === 0 && this.#frame !== null) entry.attempts = Infinity;
+    else if (position >= 0) this.#queue.splice(position, 1);
   }
 
   /** Starts the first message if the connection is ready and no message is in flight. */
@@ -462,8 +523,9 @@ export class Plugsocket {
     const isHopeless = refusals > 1 || (refusals === 1 && !this.#sources().some(source => typeof source === 'function'));
     if (isHopeless) this.#ready.reject(new PlugsocketError('refused', why.error, closeCode));
     if (isHopeless || readyAt !== null) this.#awaitReady();
-    const retryMs = retryAfter !== null ? this.#announcedDelay(retryAfter) : this.#backoff(isHopeless);
-    this.#failures += 1;
+    const retryMs = retryAfter !== null ? this.#announcedDelay(retryAfter) : this.#backoff(isHopeless || isOffline());
+    // A failure without a network says nothing about the host: `online` starts with short waits.
+    if (!isOffline()) this.#failures += 1;
     this.#lastFailure = why;
     this.#isAnnounced = retryAfter !== null;
     this.#retryTimer = setTimeout(() => this.open(), retryMs);
@@ -490,10 +552,10 @@ export class Plugsocket {
     return Math.round(seconds * 1000 + Math.random() * this.#options.reconnectMinMs);
   }
 
-  /** Exponential backoff. `isHopeless`: waits longest. */
-  #backoff(isHopeless) {
+  /** Exponential backoff. `isLongest`: as after many failures. */
+  #backoff(isLongest) {
     const { reconnectMinMs, reconnectMaxMs } = this.#options;
-    const wait = isHopeless ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
+    const wait = isLongest ? reconnectMaxMs : Math.min(reconnectMaxMs, reconnectMinMs * 2 ** this.#failures);
     return Math.round(wait * (0.5 + Math.random() / 2));
   }
 
@@ -502,6 +564,7 @@ export class Plugsocket {
     this.#lastFailure = null;
     clearTimeout(this.#retryTimer);
     clearTimeout(this.#readyTimer);
+    this.#forgetSignal();
     for (const [target, name] of wakeEvents()) target.removeEventListener(name, this.#wake);
     const closed = new PlugsocketError('closed', why, status.closeCode);
     for (const { reject } of [...this.#queue.splice(0), this.#ready]) reject(closed);
@@ -563,6 +626,11 @@ function wakeEvents() {
   return events.filter(([target]) => typeof target?.addEventListener === 'function');
 }
 
+/** Whether the browser has no network. A host on the same machine may still be reachable. */
+function isOffline() {
+  return globalThis.navigator?.onLine === false;
+}
+
 /** Parses a JSON object; returns null for any other text. */
 function parsePacket(text) {
   if (!/^\s*\{/.test(text)) return null;
@@ -599,4 +667,53 @@ function deferred() {
   const promise = new Promise((yes, no) => ([resolve, reject] = [yes, no]));
   promise.catch(() => {});
   return { promise, resolve, reject };
+}
+
+/** Calls `react` with the reason when the signal is aborted; returns a function that stops this. */
+function onAbort(signal, react) {
+  if (!signal) return () => {};
+  const listener = () => react(signal.reason);
+  if (signal.aborted) listener();
+  else signal.addEventListener('abort', listener, { once: true });
+  return () => signal.removeEventListener('abort', listener);
+}
+
+/**
+ * Returns an async iterator over what `subscribe` pushes. An async generator would not do: its
+ * `return` waits for a pending `next`, and does nothing before the first one.
+ */
+function packetIterator(maxBuffered, subscribe) {
+  const done = { value: undefined, done: true };
+  const waiting = []; // functions that settle the promise of a later `next`
+  const asked = []; // promises of `next` that wait for a packet
+  let isOver = false;
+  let unsubscribe;
+  const deliver = settle => (asked.length > 0 ? settle(asked.shift()) : waiting.push(settle));
+  const end = (...errors) => {
+    if (isOver) return;
+    isOver = true;
+    unsubscribe?.();
+    for (const error of errors) deliver(({ reject }) => reject(error));
+    for (const { resolve } of asked.splice(0)) resolve(done);
+  };
+  const push = value => {
+    if (isOver) return;
+    if (asked.length > 0 || waiting.length < maxBuffered) deliver(({ resolve }) => resolve({ value, done: false }));
+    else end(new PlugsocketError('full', `${maxBuffered} packets are already waiting`));
+  };
+  const cancel = (...errors) => {
+    waiting.length = 0;
+    end(...errors);
+  };
+  const next = () => {
+    const promised = deferred();
+    if (waiting.length > 0) waiting.shift()(promised);
+    else if (isOver) promised.resolve(done);
+    else asked.push(promised);
+    return promised.promise;
+  };
+  unsubscribe = subscribe({ push, end, cancel });
+  if (isOver) unsubscribe();
+  const iterator = { next, return: async () => (cancel(), done), [Symbol.asyncIterator]: () => iterator };
+  return iterator;
 }

@@ -89,6 +89,14 @@ async fn the_javascript_client_passes_its_own_tests() {
 }
 
 #[tokio::test]
+async fn the_npm_package_passes_its_checks() {
+    const TOOLS: [&str; 4] = ["typescript", "publint", "@arethetypeswrong/cli", "react-dom"];
+    if TOOLS.iter().all(|tool| has_package("the_npm_package_passes_its_checks", tool)) {
+        run("npm", &["--prefix", "clients/js", "run", "check"], None).await;
+    }
+}
+
+#[tokio::test]
 async fn the_php_client_passes_its_own_tests() {
     run("php", &["clients/php/tests/run.php"], None).await;
 }
@@ -176,7 +184,7 @@ fn has_package(test: &str, name: &str) -> bool {
 /// Returns the command that installs a runtime, or what its script needs.
 fn install(runtime: &str) -> &'static str {
     match runtime {
-        "node" => "apt-get install nodejs npm && cd clients/js && npm ci",
+        "node" | "npm" => "apt-get install nodejs npm && cd clients/js && npm ci",
         "php" => "apt-get install php-cli",
         "python3" => "apt-get install python3 python3-websockets",
         _ => "install the runtime as tests/README.md says",

@@ -19,6 +19,11 @@ const PAGE = {
   '/plugsocket/plugsocket.js': ['clients/js/plugsocket.js', 'text/javascript; charset=utf-8'],
 };
 
+const UUID = /^[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}\.[0-9a-f]{64}$/;
+
+/** A uuid that no connection has. */
+export const UNKNOWN_UUID = `00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`;
+
 export class MockHost {
   /** Messages that reached an application, in order. */
   messages = [];
@@ -35,6 +40,8 @@ export class MockHost {
   onConnection = () => {};
   refuses = () => null;
   handshakes = 0;
+  /** Further files to serve, without the Content-Security-Policy: path to { type, body }. */
+  files = new Map();
 
   static async start({ port = 0, unmapped = [] } = {}) {
     const host = new MockHost();
@@ -122,6 +129,8 @@ export class MockHost {
     const { pathname } = new URL(request.url, 'http://host');
     const file = PAGE[pathname];
     if (request.method === 'POST' && this.applications[pathname]) return this.post(request, response, this.applications[pathname]);
+    const { type, body } = this.files.get(pathname) ?? {};
+    if (type) return response.writeHead(200, { 'Content-Type': type }).end(body);
     if (!file) return response.writeHead(404).end('not found');
     const headers = { 'Content-Type': file[1], 'Content-Security-Policy': "default-src 'self'", 'Cache-Control': 'no-store' };
     response.writeHead(200, headers).end(readFileSync(new URL(file[0], ROOT)));
@@ -145,7 +154,8 @@ const feedback = {
     if (packet.opcode !== 'feedback') return;
     const to = [...host.connections].find(({ uuid, headers }) => (packet.uuid ? uuid === packet.uuid : headers.ident === packet.ident));
     to?.send(packet);
-    from.fyi = to ? 'delivered' : 'gone';
+    const isMalformed = packet.uuid && !UUID.test(packet.uuid);
+    from.fyi = to ? 'delivered' : isMalformed ? 'malformed uuid' : 'gone';
   },
 };
 

@@ -7,15 +7,11 @@
  * Skipped without Chromium (CHROMIUM, default /usr/bin/chromium).
  */
 import assert from 'node:assert/strict';
-import { existsSync } from 'node:fs';
 import { after, before, test } from 'node:test';
-import { chromium } from 'playwright-core';
-import { MockHost } from './mock_host.js';
+import { launch, skip } from './browser.js';
+import { MockHost, UNKNOWN_UUID } from './mock_host.js';
 
-const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
-const skip = !existsSync(executablePath) && `no ${executablePath}`;
 const OPTIONS = { skip, timeout: 60_000 };
-const FLAGS = ['--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 
 let browser, host, address;
 
@@ -23,7 +19,7 @@ before(async () => {
   if (skip) return;
   host = process.env.PLUGSOCKET_URL ? null : await MockHost.start();
   address = process.env.PLUGSOCKET_URL ?? `http://127.0.0.1:${host.port}`;
-  browser = await chromium.launch({ executablePath, args: FLAGS, chromiumSandbox: false });
+  browser = await launch();
 });
 
 after(async () => {
@@ -84,7 +80,7 @@ test('broadcast and feedback reach another page', OPTIONS, async t => {
   await one.fill('#feedback-uuid', 'nobody');
   await one.click('#feedback-send');
   await hasText(one, '#feedback-verdict', 'alformed uuid');
-  await one.fill('#feedback-uuid', `00000000-0000-4000-8000-000000000000.${'0'.repeat(64)}`);
+  await one.fill('#feedback-uuid', UNKNOWN_UUID);
   await one.click('#feedback-send');
   await hasText(one, '#feedback-verdict', 'Gone');
 });

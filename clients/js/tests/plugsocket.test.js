@@ -1,8 +1,9 @@
 import assert from 'node:assert/strict';
+import { getEventListeners } from 'node:events';
 import { test } from 'node:test';
 import WebSocket from 'ws';
 import { Plugsocket, PlugsocketError } from '../plugsocket.js';
-import { MockHost } from './mock_host.js';
+import { MockHost, UNKNOWN_UUID } from './mock_host.js';
 
 const TIMEOUT = { timeout: 10_000 };
 
@@ -82,7 +83,8 @@ test('broadcast reaches all others, feedback one client, echo the sender', TIMEO
   const feedback = nextOf(two, 'feedback');
   assert.equal(await one.feedback(two.uuid, { percent: 50 }), 'delivered');
   assert.deepEqual(await feedback, { opcode: 'feedback', uuid: two.uuid, message: { percent: 50 }, fromUUID: one.uuid });
-  assert.equal(await one.feedback({ uuid: 'nobody' }, ''), 'gone');
+  assert.equal(await one.feedback({ uuid: UNKNOWN_UUID }, ''), 'gone');
+  assert.equal(await one.feedback('nobody', ''), 'malformed uuid');
   assert.equal(await one.feedback({ ident: 'nobody' }, ''), 'gone');
 
   const echo = nextOf(one, 'echo');
@@ -166,7 +168,7 @@ test('the queue survives a reconnect, and the uuid changes', TIMEOUT, async t =>
   [...host.connections][0].ws.terminate();
   await statusOf(socket, 'waiting');
   assert.equal(socket.uuid, null);
-  const sent = [socket.echo('one'), socket.feedback('nobody', 'two')];
+  const sent = [socket.echo('one'), socket.feedback(UNKNOWN_UUID, 'two')];
   const second = await socket.ready;
   assert.notEqual(second, first);
   assert.deepEqual(await Promise.all(sent), ['', 'gone']);
@@ -487,6 +489,38 @@ test('a connection that was frozen is checked when the page is seen again', TIME
   assert.equal(alive.status, 'ready');
 });
 
+test('without a network the wait is the longest, and online begins with short ones', TIMEOUT, async t => {
+  const window = new EventTarget();
+  const navigator = Object.getOwnPropertyDescriptor(globalThis, 'navigator');
+  const network = { onLine: true };
+  globalThis.addEventListener = window.addEventListener.bind(window);
+  globalThis.removeEventListener = window.removeEventListener.bind(window);
+  Object.defineProperty(globalThis, 'navigator', { value: network, configurable: true });
+  t.after(() => {
+    ['addEventListener', 'removeEventListener', 'navigator'].forEach(name => delete globalThis[name]);
+    if (navigator) Object.defineProperty(globalThis, 'navigator', navigator);
+  });
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web', { reconnectMaxMs: 60_000 });
+  await socket.ready;
+  const loses = () => {
+    const lost = statusOf(socket, 'waiting');
+    for (const { ws } of host.connections) ws.terminate();
+    return lost;
+  };
+  network.onLine = false;
+  assert.ok((await loses()).retryMs >= 30_000);
+  host.refuses = () => 503;
+  const failed = statusOf(socket, 'waiting');
+  window.dispatchEvent(new Event('offline'));
+  assert.ok((await failed).retryMs >= 30_000);
+  host.refuses = () => null;
+  network.onLine = true;
+  window.dispatchEvent(new Event('online'));
+  await socket.ready;
+  assert.ok((await loses()).retryMs <= 20);
+});
+
 test('the wait doubles from one failure to the next', TIMEOUT, async t => {
   const { host, connect } = await setUp(t);
   const { port } = host;
@@ -544,6 +578,203 @@ test('an exception in a listener stops neither other listeners nor the dialog', 
   await socket.echo('still here');
   assert.equal((await echo).message, 'still here');
   assert.deepEqual(thrown, ['mine']);
+});
+
+test('the option signal closes the socket for good', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const [socket, other] = [connect('/web', { signal }), connect('/web', { signal })];
+  await Promise.all([socket.ready, other.ready]);
+  other.close();
+  assert.equal(getEventListeners(signal, 'abort').length, 1);
+  host.acknowledges = () => false;
+  const unacknowledged = [socket.echo(1), socket.echo(2)];
+  const closed = nextOf(socket, 'status');
+  controller.abort(new Error('left'));
+  assert.deepEqual(await closed, { status: 'closed' });
+  assert.deepEqual(await Promise.all(unacknowledged.map(codeOf)), ['lost', 'closed']);
+  assert.equal(getEventListeners(signal, 'abort').length, 0);
+  assert.throws(() => socket.open(), /left/);
+  assert.throws(() => connect('/web', { signal }), /left/);
+});
+
+test('whenReady ends with the reason of its signal, and the connection continues', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  host.sendsReady = false;
+  const socket = connect('/web');
+  const controller = new AbortController();
+  const waits = [socket.whenReady({ signal: controller.signal }), socket.whenReady({ signal: AbortSignal.abort('before') }), socket.whenReady()];
+  controller.abort('impatient');
+  assert.deepEqual(await Promise.allSettled(waits.slice(0, 2)), [
+    { status: 'rejected', reason: 'impatient' },
+    { status: 'rejected', reason: 'before' },
+  ]);
+  assert.equal(socket.status, 'connecting');
+  while (host.connections.size === 0) await new Promise(resolve => host.wss.once('connection', resolve));
+  const [{ send }] = host.connections;
+  send({ opcode: 'ready', uuid: 'late' });
+  assert.equal(await waits[2], 'late');
+  const settled = new AbortController();
+  await socket.whenReady({ signal: settled.signal });
+  await null;
+  assert.equal(getEventListeners(settled.signal, 'abort').length, 0);
+});
+
+test('a signal removes a listener', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  const socket = connect('/web');
+  const seen = [];
+  const controller = new AbortController();
+  const { signal } = controller;
+  socket.on('echo', ({ message }) => seen.push(`one ${message}`), { signal });
+  const remove = socket.on('echo', ({ message }) => seen.push(`two ${message}`), { signal });
+  socket.on('echo', () => assert.fail('the signal was aborted before'), { signal: AbortSignal.abort() });
+  await socket.echo(1);
+  assert.equal(remove(), true);
+  assert.equal(getEventListeners(signal, 'abort').length, 1);
+  await socket.echo(2);
+  controller.abort();
+  await socket.echo(3);
+  assert.deepEqual(seen, ['one 1', 'two 1', 'one 2']);
+});
+
+test('a signal takes a message out of the queue', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const socket = connect('/web');
+  const sent = [socket.echo(1, { signal }), socket.broadcast(2), socket.feedback(UNKNOWN_UUID, 3, { signal })];
+  controller.abort('changed my mind');
+  assert.equal(socket.queued, 1);
+  sent.push(socket.send({ opcode: 'echo' }, { signal }));
+  const reason = 'changed my mind';
+  assert.deepEqual(await Promise.allSettled(sent), [
+    { status: 'rejected', reason },
+    { status: 'fulfilled', value: '' },
+    { status: 'rejected', reason },
+    { status: 'rejected', reason },
+  ]);
+  assert.deepEqual(host.messages.map(text => JSON.parse(text).message), [2]);
+});
+
+test('a signal does not take back a message that is being sent', TIMEOUT, async t => {
+  const { host, connect } = await setUp(t);
+  const socket = connect('/web', { resend: 5 });
+  await socket.ready;
+  const arrived = () => new Promise(resolve => (host.acknowledges = () => (resolve(), false)));
+  const [first, second] = [new AbortController(), new AbortController()];
+
+  let reached = arrived();
+  const sent = [socket.echo(1, first), socket.echo(2, second)];
+  await reached;
+  first.abort('too late');
+  assert.deepEqual([await sent[0].catch(reason => reason), socket.queued], ['too late', 2]);
+  reached = arrived();
+  [...host.connections][0].send({ opcode: 'next', fyi: '' });
+  await reached;
+
+  second.abort('too late');
+  host.acknowledges = () => true;
+  [...host.connections][0].ws.terminate();
+  await statusOf(socket, 'ready');
+  await socket.echo(3);
+  assert.deepEqual(host.messages.map(text => JSON.parse(text).message), [1, 2, 3]);
+});
+
+test('packet waits for one packet, until the socket is closed or the signal aborted', TIMEOUT, async t => {
+  const { connect } = await setUp(t);
+  const socket = connect('/web');
+  const echo = socket.packet('echo');
+  await socket.echo('one');
+  await socket.echo('two');
+  assert.equal((await echo).message, 'one');
+
+  const controller = new AbortController();
+  const aborted = socket.packet('echo', controller);
+  controller.abort('impatient');
+  assert.equal(await aborted.catch(reason => reason), 'impatient');
+
+  const [ended, status] = [socket.packet('echo'), socket.packet('status')];
+  socket.send({ opcode: 'quit' });
+  assert.equal((await status).status, 'closed');
+  const error = await ended.catch(error => error);
+  assert.deepEqual([error.name, error.code, error.message, error.closeCode], ['PlugsocketError', 'closed', 'closed by the server', 1000]);
+  assert.equal(await codeOf(socket.packet('echo')), 'closed');
+});
+
+/** Client that counts its listeners. */
+class Counting extends Plugsocket {
+  listeners = 0;
+  on(...args) {
+    const remove = super.on(...args);
+    this.listeners += 1;
+    return () => ((this.listeners -= 1), remove());
+  }
+}
+
+test('packets delivers what arrives before and during the loop, and ends with the socket', TIMEOUT, async t => {
+  const { host } = await setUp(t);
+  const socket = new Counting(host.url('/web'), { WebSocket });
+  t.after(() => socket.close());
+  const packets = socket.packets('echo');
+  await socket.echo(1);
+  await socket.echo(2);
+  const seen = [];
+  for await (const { message } of packets) {
+    seen.push(message);
+    if (message === 2) socket.echo(3);
+    // What has arrived before the end is delivered.
+    if (message === 3) await Promise.all([statusOf(socket, 'closed'), socket.echo(4), socket.send({ opcode: 'quit' }).catch(() => {})]);
+  }
+  assert.deepEqual([seen, socket.listeners], [[1, 2, 3, 4], 0]);
+  for await (const _ of socket.packets('echo')) assert.fail('the socket is closed');
+  assert.equal(socket.listeners, 0);
+});
+
+test('the end of a loop over packets leaves no listener behind', TIMEOUT, async t => {
+  const { host } = await setUp(t);
+  const socket = new Counting(host.url('/web'), { WebSocket });
+  t.after(() => socket.close());
+  const controller = new AbortController();
+  const { signal } = controller;
+  const left = () => [socket.listeners, getEventListeners(signal, 'abort').length];
+
+  const echoes = socket.packets('echo', { signal });
+  assert.deepEqual(left(), [2, 1]);
+  socket.echo(1);
+  for await (const { message } of echoes) if (message === 1) break;
+  assert.deepEqual(left(), [0, 0]);
+
+  const unused = socket.packets('echo', { signal });
+  const pending = unused.next();
+  await unused.return();
+  assert.deepEqual([await pending, left()], [{ value: undefined, done: true }, [0, 0]]);
+
+  const thrown = (async () => {
+    for await (const _ of socket.packets('echo', { signal })) controller.abort(new Error('enough'));
+  })();
+  await socket.echo(2);
+  await assert.rejects(thrown, /enough/);
+  assert.deepEqual(left(), [0, 0]);
+  await assert.rejects(socket.packets('echo', { signal }).next(), /enough/);
+  assert.deepEqual(left(), [0, 0]);
+});
+
+test('packets ends with full when more are waiting than it may hold', TIMEOUT, async t => {
+  const { host } = await setUp(t);
+  const socket = new Counting(host.url('/web'), { WebSocket });
+  t.after(() => socket.close());
+  const packets = socket.packets('echo', { maxBuffered: 2 });
+  for (const number of [1, 2, 3, 4]) await socket.echo(number);
+  assert.equal(socket.listeners, 0);
+  const seen = [];
+  const loop = async () => {
+    for await (const { message } of packets) seen.push(message);
+  };
+  await assert.rejects(loop, { name: 'PlugsocketError', code: 'full', message: '2 packets are already waiting' });
+  assert.deepEqual(seen, [1, 2]);
+  assert.deepEqual(await packets.next(), { value: undefined, done: true });
 });
 
 test('invalid arguments throw immediately', () => {
