@@ -95,7 +95,8 @@ function reply($client, string $line, array $opening): bool
             fwrite($client, $line);
             break;
         case 'feedback':
-            $fyi = in_array($packet['uuid'] ?? $packet['ident'], ['here', 'printer'], true) ? 'delivered' : 'gone';
+            $verdicts = ['here' => 'delivered', 'printer' => 'delivered', 'malformed' => 'malformed uuid'];
+            $fyi = $verdicts[$packet['uuid'] ?? $packet['ident']] ?? 'gone';
             fwrite($client, json_encode(['opcode' => 'seen', 'packet' => $packet]) . "\n");
             break;
         case 'progress':
