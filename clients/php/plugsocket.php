@@ -59,6 +59,9 @@ namespace Plugsocket {
      * `reconnect`, a lost connection is opened again, and a message that surely was not handled is sent
      * over the new one; reports of a job are sent again in any case, because repeating them changes
      * nothing. Without it, create a new object after a ConnectionException.
+     *
+     * @phpstan-type Packet array<string, mixed>
+     * @phpstan-type Options array{ident?: string, timeout?: float, reconnect?: float, heartbeat?: int, token?: string|(Closure(): string), context?: resource}
      */
     final class Backend
     {
@@ -74,6 +77,7 @@ namespace Plugsocket {
         /** @var resource|null */
         private $stream;
         private string $address;
+        /** @var Options */
         private array $options;
         /** Whether `close` was called. */
         private bool $isClosed = false;
@@ -84,7 +88,7 @@ namespace Plugsocket {
         private int $whole = 0;
         /** Bytes read after the last complete line. */
         private string $unread = '';
-        /** @var list<array<string, mixed>> packets kept for `receive` */
+        /** @var list<Packet> packets kept for `receive` */
         private array $received = [];
         private float $timeout;
         private float $reconnect;
@@ -99,7 +103,7 @@ namespace Plugsocket {
          *
          * @param string $address `host:port`, `[v6]:port`, `tcp://…`, `tls://…` or `unix:///path`
          * @param string $resource path: `/php` for feedback and broadcast, `/jobs` for progress
-         * @param array{ident?: string, timeout?: float, reconnect?: float, heartbeat?: int, token?: string|Closure, context?: resource} $options
+         * @param Options $options
          *     `ident`: name under which others reach this script by feedback;
          *     `timeout`: seconds to connect, and for the answer to each message (default 10);
          *     `reconnect`: seconds for which to try to connect again (default 0: not at all);
@@ -129,7 +133,9 @@ namespace Plugsocket {
             $this->options = $options;
             $this->timeout = (float) ($options['timeout'] ?? 10.0);
             $this->reconnect = (float) ($options['reconnect'] ?? 0.0);
-            $this->persist(fn () => $this->connect(), true);
+            $this->persist(function (): void {
+                $this->connect();
+            }, true);
         }
 
         public function __destruct()
@@ -188,7 +194,7 @@ namespace Plugsocket {
         {
             $packet = ['opcode' => 'progress', 'job' => $job, 'text' => $text, 'percent' => $percent, 'uuid' => $uuid];
             $next = $this->request(array_filter($packet, static fn ($value) => $value !== null), true);
-            $verdict = $next['fyi'] ?? '';
+            $verdict = text($next['fyi'] ?? '');
             if (!in_array($verdict, ['abort', 'watched', 'unwatched'], true)) {
                 throw new RefusedException("{$this->resource} did not take the report; is it the resource of the jobs?");
             }
@@ -204,8 +210,8 @@ namespace Plugsocket {
         /**
          * Sends any packet.
          *
-         * @param array<string, mixed> $packet
-         * @return array<string, mixed> the acknowledgement; its `fyi` is the application's answer
+         * @param Packet $packet
+         * @return Packet the acknowledgement; its `fyi` is the application's answer
          * @throws ConnectionException broken, or no answer in time (TimeoutException)
          * @throws RefusedException the host closed the connection because of it
          * @throws \JsonException the packet cannot be encoded
@@ -219,7 +225,7 @@ namespace Plugsocket {
          * Returns the next packet that was sent to this script (feedback, echo), in order.
          *
          * @param float $seconds how long to wait; 0: do not wait
-         * @return array<string, mixed>|null null: no packet
+         * @return Packet|null null: no packet
          */
         public function receive(float $seconds = 0.0): ?array
         {
@@ -241,13 +247,19 @@ namespace Plugsocket {
             }
         }
 
-        /** @param array<string, mixed> $packet */
+        /** @param Packet $packet */
         private function verdict(array $packet): string
         {
-            return (string) ($this->send($packet)['fyi'] ?? '');
+            return text($this->send($packet)['fyi'] ?? '');
         }
 
-        /** Sends a packet and returns its acknowledgement. `$mayRepeat`: handling it twice is harmless. */
+        /**
+         * Sends a packet and returns its acknowledgement.
+         *
+         * @param Packet $packet
+         * @param bool $mayRepeat whether handling it twice is harmless
+         * @return Packet
+         */
         private function request(array $packet, bool $mayRepeat): array
         {
             return $this->persist(function () use ($packet): array {
@@ -269,7 +281,9 @@ namespace Plugsocket {
          * Works over a connection; with `reconnect`, over a new one after a loss, unless the host may
          * have handled the message and must not handle it twice.
          *
-         * @return mixed
+         * @template T
+         * @param callable(): T $work
+         * @return T
          */
         private function persist(callable $work, bool $mayRepeat)
         {
@@ -316,7 +330,7 @@ namespace Plugsocket {
             $this->stream = self::openStream($this->address, $this->timeout, $this->options['context'] ?? stream_context_create());
             $until = microtime(true) + $this->timeout;
             $this->write("$opening\n", $until);
-            $this->uuid = (string) ($this->await('ready', $until)['uuid'] ?? '');
+            $this->uuid = text($this->await('ready', $until)['uuid'] ?? '');
         }
 
         /** Notices a connection that ended while the script worked, before a message is written to it. */
@@ -342,7 +356,11 @@ namespace Plugsocket {
             return $stream;
         }
 
-        /** Reads until a packet with this opcode arrives; keeps the others for `receive`. */
+        /**
+         * Reads until a packet with this opcode arrives; keeps the others for `receive`.
+         *
+         * @return Packet
+         */
         private function await(string $opcode, float $until): array
         {
             $this->isAsking = true;
@@ -358,6 +376,7 @@ namespace Plugsocket {
             throw new TimeoutException("no `$opcode` from the host within {$this->timeout} s");
         }
 
+        /** @param Packet $packet */
         private function keep(array $packet): void
         {
             $this->received[] = $packet;
@@ -366,7 +385,11 @@ namespace Plugsocket {
             }
         }
 
-        /** Returns the next packet but heartbeats, or null if none arrives in time. */
+        /**
+         * Returns the next packet but heartbeats, or null if none arrives in time.
+         *
+         * @return Packet|null
+         */
         private function read(float $until): ?array
         {
             do {
@@ -383,14 +406,15 @@ namespace Plugsocket {
         private function readLine(float $until): ?string
         {
             while (($end = strpos($this->unread, "\n")) === false) {
-                $bytes = fread($this->open(), self::READ_BYTES);
-                if ($bytes === false || ($bytes === '' && feof($this->stream))) {
+                $stream = $this->open();
+                $bytes = fread($stream, self::READ_BYTES);
+                if ($bytes === false || ($bytes === '' && feof($stream))) {
                     throw $this->broken('the host closed the connection');
                 }
                 $this->unread .= $bytes;
                 if ($bytes !== '') {
                     $this->heardAt = $this->heardAt === null ? null : microtime(true);
-                } elseif (!$this->isReady([$this->stream], [], min($until, $this->silentUntil()))) {
+                } elseif (!$this->isReady([$stream], [], min($until, $this->silentUntil()))) {
                     if (microtime(true) >= $this->silentUntil()) {
                         throw $this->broken('no sign of life from the host within ' . 2 * $this->heartbeat . ' s');
                     }
@@ -408,15 +432,17 @@ namespace Plugsocket {
             return $this->heardAt === null ? INF : $this->heardAt + 2 * $this->heartbeat;
         }
 
+        /** @return Packet */
         private function packet(string $line): array
         {
-            $packet = json_decode($line, true);
-            if (!is_array($packet)) {
+            $packet = decode($line);
+            if ($packet === null) {
                 throw $this->refusedByHttp($line);
             }
             if (($packet['opcode'] ?? null) === 'close') {
                 $this->drop();
-                throw $this->closed($packet['error'] ?? 'no reason given', $packet['retry_after'] ?? null);
+                $retryAfter = $packet['retry_after'] ?? null;
+                throw $this->closed(text($packet['error'] ?? 'no reason given'), is_int($retryAfter) ? $retryAfter : null);
             }
             return $packet;
         }
@@ -433,9 +459,10 @@ namespace Plugsocket {
         /** Handles an HTTP response to the opening; its last line is the reason. */
         private function refusedByHttp(string $statusLine): Exception
         {
-            stream_set_blocking($this->open(), true);
-            stream_set_timeout($this->stream, 1);
-            $answer = trim($this->unread . stream_get_contents($this->stream, self::READ_BYTES));
+            $stream = $this->open();
+            stream_set_blocking($stream, true);
+            stream_set_timeout($stream, 1);
+            $answer = trim($this->unread . stream_get_contents($stream, self::READ_BYTES));
             $this->drop();
             $lines = explode("\n", $answer);
             $text = 'the host answers ' . trim($statusLine) . ': ' . substr(trim((string) end($lines)), 0, 500);
@@ -446,19 +473,24 @@ namespace Plugsocket {
         private function write(string $bytes, float $until): void
         {
             for ($sent = 0; $sent < strlen($bytes); $sent += $written) {
-                $written = @fwrite($this->open(), substr($bytes, $sent, self::READ_BYTES));
+                $stream = $this->open();
+                $written = @fwrite($stream, substr($bytes, $sent, self::READ_BYTES));
                 if ($written === false) {
                     $this->explainBroken();
                 }
                 $this->sent += $written;
-                if ($written === 0 && !$this->isReady([], [$this->stream], $until)) {
+                if ($written === 0 && !$this->isReady([], [$stream], $until)) {
                     $this->drop();
                     throw new TimeoutException("the host took no message within {$this->timeout} s");
                 }
             }
         }
 
-        /** After a failed write, reads the `close` packet with the reason, if there is one. */
+        /**
+         * After a failed write, reads the `close` packet with the reason, if there is one.
+         *
+         * @return never
+         */
         private function explainBroken(): void
         {
             $this->isAsking = true;
@@ -494,6 +526,31 @@ namespace Plugsocket {
             $ready = @stream_select($readable, $writable, $none, intdiv($microseconds, 1000000), $microseconds % 1000000);
             return $ready === false ? microtime(true) < $until : $ready > 0;
         }
+    }
+
+    /**
+     * Returns a packet, or null if the text is not a JSON object.
+     *
+     * @internal
+     * @return array<string, mixed>|null
+     */
+    function decode(string $json): ?array
+    {
+        $packet = json_decode($json, true);
+        if (!is_array($packet)) {
+            return null;
+        }
+        /** @var array<string, mixed> $packet */
+        return $packet;
+    }
+
+    /**
+     * @internal
+     * @param mixed $value
+     */
+    function text($value): string
+    {
+        return is_scalar($value) ? (string) $value : '';
     }
 
     /** Returns whether the same request may succeed later: 503 Service Unavailable, 408, 429. */
@@ -540,16 +597,17 @@ namespace {
         if ($meta['timed_out']) {
             throw new Plugsocket\TimeoutException("no complete answer from $url within $timeout s");
         }
-        $status = (int) (explode(' ', $meta['wrapper_data'][0] ?? '')[1] ?? 0);
+        $head = array_filter((array) ($meta['wrapper_data'] ?? []), 'is_string');
+        $status = (int) (explode(' ', $head[0] ?? '')[1] ?? 0);
         if ($status < 200 || $status >= 300) {
             $text = "$url answered $status: " . trim(substr($body, 0, 500));
-            $retryAfter = array_values(preg_filter('/^Retry-After: *(\d+).*/i', '$1', $meta['wrapper_data']));
+            $retryAfter = array_values(preg_filter('/^Retry-After: *(\d+).*/i', '$1', $head));
             throw Plugsocket\is_passing($status)
                 ? new Plugsocket\ConnectionException($text, isset($retryAfter[0]) ? (int) $retryAfter[0] : null)
                 : new Plugsocket\RefusedException($text);
         }
         // The last line is the acknowledgement; packets from the application precede it.
         $lines = explode("\n", trim($body));
-        return json_decode((string) end($lines), true) ?? ['opcode' => 'next', 'fyi' => ''];
+        return Plugsocket\decode((string) end($lines)) ?? ['opcode' => 'next', 'fyi' => ''];
     }
 }

@@ -64,7 +64,8 @@ fn find(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && !name.starts_with('.') && name != "target" && name != "node_modules" {
+        let is_foreign = ["target", "node_modules", "vendor"].contains(&&*name);
+        if path.is_dir() && !name.starts_with('.') && !is_foreign {
             find(&path, found);
         } else if name.ends_with(".md") {
             found.push(path);

@@ -19,8 +19,12 @@ const MISSING: i32 = 77;
 
 #[tokio::test]
 async fn the_python_websockets_library_works() {
-    let python = std::env::var("PLUGSOCKET_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    against_host(&python, &["tests/clients/python_websockets.py"]).await;
+    against_host(&python(), &["tests/clients/python_websockets.py"]).await;
+}
+
+#[tokio::test]
+async fn the_python_client_works() {
+    against_host(&python(), &["tests/clients/python_client.py"]).await;
 }
 
 #[tokio::test]
@@ -52,14 +56,23 @@ async fn the_php_client_works() {
 
 #[tokio::test]
 async fn the_php_client_survives_a_planned_restart() {
+    survives_a_planned_restart("php", "tests/clients/php_restart.php").await;
+}
+
+#[tokio::test]
+async fn the_python_client_survives_a_planned_restart() {
+    survives_a_planned_restart(&python(), "tests/clients/python_restart.py").await;
+}
+
+async fn survives_a_planned_restart(runtime: &str, path: &str) {
     let first = setup().start().await;
     let Address::Tcp(address) = first.address().clone() else { unreachable!("it listens on TCP") };
-    let mut command = Command::new("php");
-    command.arg("tests/clients/php_restart.php").current_dir(repository()).kill_on_drop(true);
+    let mut command = Command::new(runtime);
+    command.arg(path).current_dir(repository()).kill_on_drop(true);
     command.env("PLUGSOCKET_URL", format!("http://{address}"));
     let spawned = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
     let Ok(mut script) = spawned else {
-        return skip("php_restart.php", "php cannot be run", install("php"));
+        return skip(path, &format!("{runtime} cannot be run"), install(runtime));
     };
     let mut lines = BufReader::new(script.stdout.take().unwrap()).lines();
     let mut line = async || timeout(TIME_LIMIT, lines.next_line()).await.unwrap().unwrap();
@@ -99,6 +112,26 @@ async fn the_npm_package_passes_its_checks() {
 #[tokio::test]
 async fn the_php_client_passes_its_own_tests() {
     run("php", &["clients/php/tests/run.php"], None).await;
+}
+
+#[tokio::test]
+async fn the_php_client_is_a_composer_package() {
+    run("php", &["clients/php/tests/composer.php"], None).await;
+}
+
+#[tokio::test]
+async fn the_laravel_broadcaster_passes_its_tests() {
+    run("php", &["clients/php/tests/laravel.php"], None).await;
+}
+
+#[tokio::test]
+async fn the_symfony_example_passes_its_tests() {
+    run("php", &["clients/php/tests/symfony.php"], None).await;
+}
+
+#[tokio::test]
+async fn the_python_client_passes_its_own_tests() {
+    run(&python(), &["clients/python/tests/test_plugsocket.py"], None).await;
 }
 
 async fn against_host(runtime: &str, arguments: &[&str]) {
@@ -163,6 +196,10 @@ async fn run(runtime: &str, arguments: &[&str], host: Option<&TestHost>) {
     assert!(!stdout.trim().is_empty(), "{what} printed nothing");
 }
 
+fn python() -> String {
+    std::env::var("PLUGSOCKET_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
 fn has_browser(test: &str) -> bool {
     let chromium = std::env::var("CHROMIUM").unwrap_or_else(|_| "/usr/bin/chromium".to_owned());
     if !Path::new(&chromium).exists() {
@@ -185,7 +222,7 @@ fn has_package(test: &str, name: &str) -> bool {
 fn install(runtime: &str) -> &'static str {
     match runtime {
         "node" | "npm" => "apt-get install nodejs npm && cd clients/js && npm ci",
-        "php" => "apt-get install php-cli",
+        "php" => "apt-get install php-cli; for composer, Laravel and Symfony see tests/README.md",
         "python3" => "apt-get install python3 python3-websockets",
         _ => "install the runtime as tests/README.md says",
     }

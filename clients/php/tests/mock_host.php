@@ -2,7 +2,8 @@
 /**
  * Mock host for the tests of the PHP client: one connection at a time, plain TCP or HTTP POST.
  *
- *     php mock_host.php tcp://127.0.0.1:0      prints the address that it listens on
+ *     php mock_host.php tcp://127.0.0.1:0          prints the address that it listens on
+ *     php mock_host.php tcp://127.0.0.1:0 log      and then each packet that it receives, one a line
  *
  * Answers a message `{"opcode":"script","writes":[…]}` with these bytes, one write each, 20 ms apart;
  * `"then":"close"` then ends the connection.
@@ -76,6 +77,9 @@ function serve($client): void
 function reply($client, string $line, array $opening): bool
 {
     $packet = json_decode($line, true);
+    if (($GLOBALS['argv'][2] ?? '') === 'log') {
+        echo json_encode($packet), "\n";
+    }
     $fyi = '';
     switch ($packet['opcode'] ?? '') {
         case 'script':
@@ -91,7 +95,8 @@ function reply($client, string $line, array $opening): bool
             fwrite($client, $line);
             break;
         case 'feedback':
-            $fyi = in_array($packet['uuid'] ?? $packet['ident'], ['here', 'printer'], true) ? 'delivered' : 'gone';
+            $verdicts = ['here' => 'delivered', 'printer' => 'delivered', 'malformed' => 'malformed uuid'];
+            $fyi = $verdicts[$packet['uuid'] ?? $packet['ident']] ?? 'gone';
             fwrite($client, json_encode(['opcode' => 'seen', 'packet' => $packet]) . "\n");
             break;
         case 'progress':

@@ -7,63 +7,12 @@
 
 declare(strict_types=1);
 
-require __DIR__ . '/../plugsocket.php';
+require __DIR__ . '/support.php';
 
 use Plugsocket\Backend;
 use Plugsocket\ConnectionException;
 use Plugsocket\RefusedException;
 use Plugsocket\TimeoutException;
-
-error_reporting(E_ALL);
-set_error_handler(static function (int $level, string $message, string $file, int $line): bool {
-    if (error_reporting() & $level) {
-        throw new ErrorException($message, 0, $level, $file, $line);
-    }
-    return false;
-});
-
-/** Starts a mock host, which ends with this script, and returns its address. */
-function start_host(string $listen): string
-{
-    static $hosts = [];
-    $process = proc_open([PHP_BINARY, __DIR__ . '/mock_host.php', $listen], [1 => ['pipe', 'w']], $pipes);
-    $hosts[] = [$process, $pipes];
-    register_shutdown_function(static function () use ($process): void {
-        proc_terminate($process);
-    });
-    return trim((string) fgets($pipes[1]));
-}
-
-function same($expected, $actual): void
-{
-    if ($expected !== $actual) {
-        throw new Exception('expected ' . var_export($expected, true) . ', got ' . var_export($actual, true));
-    }
-}
-
-function throws(string $class, string $part, callable $call): void
-{
-    try {
-        $call();
-    } catch (Throwable $thrown) {
-        same($class, get_class($thrown));
-        same(true, strpos($thrown->getMessage(), $part) !== false ?: $thrown->getMessage());
-        return;
-    }
-    throw new Exception("expected $class, nothing was thrown");
-}
-
-/** Expects a ConnectionException and returns its `retryAfter`. */
-function retry_after(callable $call): ?int
-{
-    try {
-        $call();
-    } catch (Throwable $thrown) {
-        same(ConnectionException::class, get_class($thrown));
-        return $thrown->retryAfter;
-    }
-    throw new Exception('nothing was thrown');
-}
 
 $address = start_host('tcp://127.0.0.1:0');
 $socket = sys_get_temp_dir() . '/plugsocket-test-' . getmypid() . '.sock';
@@ -251,15 +200,4 @@ $tests = [
     },
 ];
 
-$failed = 0;
-foreach ($tests as $name => $test) {
-    try {
-        $test();
-        echo "ok      $name\n";
-    } catch (Throwable $thrown) {
-        $failed++;
-        echo "FAILED  $name: {$thrown->getMessage()} ({$thrown->getFile()}:{$thrown->getLine()})\n";
-    }
-}
-echo $failed === 0 ? count($tests) . " passed\n" : "$failed of " . count($tests) . " failed\n";
-exit($failed === 0 ? 0 : 1);
+run_tests($tests);
