@@ -127,6 +127,7 @@ fn completed(fragment: &str) -> String {
 fn movable(text: &str) -> String {
     let moved = text.replace("= \"/", "= \"");
     let lines = moved.lines().map(|line| match line.strip_prefix("listen = ") {
+        Some(address) if address.starts_with('"') => "listen = \"127.0.0.1:0\"\n".to_owned(),
         Some(addresses) => {
             let addresses: Vec<String> = serde_json::from_str(addresses).unwrap();
             let on_loopback = addresses.iter().map(|address| match address.starts_with('[') {
