@@ -203,3 +203,20 @@ async fn send_secrets_in_messages(host: &TestHost) -> String {
     lines.until_next().await;
     uuid
 }
+
+#[tokio::test]
+async fn a_valid_traceparent_is_in_the_lines_of_its_connection() {
+    const VALID: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let setup = Setup::new(PROGRAM).resource("/x", "speaker");
+    let host = setup.environment("RUST_LOG", "debug").start().await;
+    let invalid = VALID.replace('0', "G");
+    for (traceparent, expected) in [(VALID, VALID), (&invalid, ""), ("", "")] {
+        let position = host.log_position();
+        let request = Request::to("/x").header("traceparent", traceparent);
+        host.open(request).await.close().await;
+        let is_end = |line: &Line| line.starts_with("connection closed");
+        let line = host.wait_for_log_since(position, "the end", is_end).await;
+        let json: Value = serde_json::from_str(line.text()).unwrap();
+        assert_eq!(json["span"]["traceparent"].as_str().unwrap_or_default(), expected, "{line}");
+    }
+}

@@ -97,7 +97,7 @@ async fn admit_request<S: Socket>(request: Request<S>, origin: Origin, hub: &Arc
     let handshake = match handshake::read(&mut stream, kept, origin, by, hub).await {
         Ok(handshake) => handshake,
         Err((origin, no)) => {
-            hub.counters.add_refused(no.why());
+            no.why().into_iter().for_each(|why| hub.counters.add_refused(why));
             Rejector::new(handshaking, &config).refuse(stream, no, origin).await;
             return Break(None);
         }
@@ -277,7 +277,19 @@ pub(super) fn new_peer(
 /// Returns the span of a connection. Nothing about a connection is logged above debug, and an
 /// enabled span costs as much memory as the connection.
 pub(super) fn connection_span(peer: &Peer) -> Span {
-    debug_span!("connection", id = %peer.id(), resource = peer.resource.path, peer = &*peer.client.address)
+    debug_span!(
+        "connection", id = %peer.id(), resource = peer.resource.path,
+        peer = &*peer.client.address, traceparent = traceparent(&peer.client.head)
+    )
+}
+
+/// Returns the trace to which the client says that its request belongs (W3C Trace Context, section
+/// 3.2), if it has the form of version 00.
+fn traceparent(head: &Head) -> Option<&str> {
+    let value = head.header("traceparent")?;
+    let lengths = value.split('-').map(str::len);
+    let is_hex = |c: u8| matches!(c, b'0'..=b'9' | b'a'..=b'f' | b'-');
+    (lengths.eq([2, 32, 16, 2]) && value.bytes().all(is_hex)).then_some(value)
 }
 
 async fn open_connection<S: Socket>(

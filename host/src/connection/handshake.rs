@@ -69,17 +69,17 @@ pub(crate) enum HandshakeError {
 }
 
 impl HandshakeError {
-    /// Returns as what it counts.
-    pub(crate) fn why(&self) -> Refused {
-        match self {
+    /// Returns as what it counts; a client that left was not refused.
+    pub(crate) fn why(&self) -> Option<Refused> {
+        Some(match self {
             Self::Refused(refusal) => match refusal.status() {
                 403 => Refused::Forbidden,
                 408 => Refused::TimedOut,
                 _ => Refused::Request,
             },
             Self::RefusedLines(_) => Refused::Forbidden,
-            Self::Left => Refused::Request,
-        }
+            Self::Left => return None,
+        })
     }
 }
 

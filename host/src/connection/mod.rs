@@ -191,14 +191,15 @@ impl<S: Socket> Connection<S> {
     /// Starts the time that the lane has to answer before a connection ends that waits for that.
     /// After the client has finished sending, each answer starts it again.
     fn start_leaving(&mut self, end: Option<&End>, pending: Option<&Item>) {
-        let at = Instant::now() + self.timeouts.close;
-        match end {
-            Some(End::Done(_)) if pending.is_none() => self.leaves_at = Some(at),
+        // Reads no clock on the way of a message.
+        let at = || Instant::now() + self.timeouts.close;
+        self.leaves_at = match end {
+            Some(End::Done(_)) if pending.is_none() => Some(at()),
             Some(end @ End::Closed(_)) if end.waits_for_answers() => {
-                self.leaves_at.get_or_insert(at);
+                self.leaves_at.or_else(|| Some(at()))
             }
-            _ => {}
-        }
+            _ => return,
+        };
     }
 
     /// Returns whether the connection may end: the lane has what was read and, if the connection

@@ -153,14 +153,14 @@ impl Peer {
         let read = &self.state.read;
         // Not an atomic addition: there is one writer.
         read.store(read.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
-        self.resource.counters.add_read(bytes);
+        self.resource.counters.add_read(self.id(), bytes);
     }
 
     /// Counts messages written to the client, and their bytes. Called only by the connection's task.
     pub(crate) fn count_written(&self, messages: usize, bytes: u64) {
         let written = &self.state.written;
         written.store(written.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
-        self.resource.counters.add_sent(messages as u64, bytes);
+        self.resource.counters.add_sent(self.id(), messages as u64, bytes);
     }
 
     /// Records whether the client is in the middle of a message, and the memory of its beginning.
