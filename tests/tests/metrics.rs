@@ -100,6 +100,8 @@ async fn the_format_is_negotiated_and_both_are_valid() {
     let openmetrics = scrape(&host, OPENMETRICS).await;
     assert!(openmetrics.ends_with("# EOF\n"), "{openmetrics}");
     assert!(openmetrics.contains("# TYPE plugsocket_messages_sent counter\n"));
+    // Without this bucket, Prometheus computes no quantiles.
+    assert!(openmetrics.contains(r#"le="+Inf""#), "{openmetrics}");
     let address = metrics_address(&host).await;
     let response = get(&address, "/metrics", "").await;
     assert_eq!(response.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));

@@ -25,7 +25,7 @@ pub(crate) struct Histogram {
 /// What a histogram has recorded.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct HistogramValues {
-    /// Upper bounds in seconds, the last one `f64::MAX`, and how many durations belong to each.
+    /// Upper bounds in seconds, the last one infinite, and how many durations belong to each.
     pub(crate) buckets: [(f64, u64); BOUNDS.len() + 1],
     pub(crate) sum: Duration,
 }
@@ -40,9 +40,9 @@ impl Histogram {
     }
 
     pub(crate) fn values(&self) -> HistogramValues {
-        let mut buckets = [(f64::MAX, 0); BOUNDS.len() + 1];
+        let mut buckets = [(f64::INFINITY, 0); BOUNDS.len() + 1];
         for (index, bucket) in buckets.iter_mut().enumerate() {
-            let bound = BOUNDS.get(index).map_or(f64::MAX, Duration::as_secs_f64);
+            let bound = BOUNDS.get(index).map_or(f64::INFINITY, Duration::as_secs_f64);
             *bucket = (bound, self.counts[index].load(Ordering::Relaxed));
         }
         HistogramValues { buckets, sum: Duration::from_nanos(self.nanos.load(Ordering::Relaxed)) }

@@ -112,7 +112,7 @@ fn help(text: &str) -> String {
 /// Returns how many values belong to each bucket, given how many belong to it and those below.
 fn each(buckets: &[(f64, u64)], count: u64) -> Vec<(f64, u64)> {
     let mut below = 0;
-    let all = buckets.iter().copied().chain([(f64::MAX, count)]);
+    let all = buckets.iter().copied().chain([(f64::INFINITY, count)]);
     all.map(|(bound, reached)| {
         (bound, reached.saturating_sub(std::mem::replace(&mut below, reached)))
     })
@@ -152,7 +152,7 @@ mod tests {
     fn each_bucket_has_its_own_values() {
         assert_eq!(
             each(&[(1.0, 2), (5.0, 2), (9.0, 7)], 8),
-            [(1.0, 2), (5.0, 0), (9.0, 5), (f64::MAX, 1)]
+            [(1.0, 2), (5.0, 0), (9.0, 5), (f64::INFINITY, 1)]
         );
     }
 }
