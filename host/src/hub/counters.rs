@@ -46,6 +46,25 @@ outcomes! {
     }
 }
 
+outcomes! {
+    /// Why a library was refused.
+    RefusalReason {
+        Missing => "missing",
+        RolledBack => "rolled_back",
+        /// The file cannot be read, or its content, owner or digest is not accepted.
+        File => "file",
+        Preflight => "preflight",
+        Load => "load",
+        Start => "start",
+        Configuration => "configuration",
+        StartHung => "start_timeout",
+        /// Nothing of the library: the host could not try it.
+        Host => "host",
+        /// The running instance could not hand over.
+        Swap => "swap",
+    }
+}
+
 /// Live counters.
 #[derive(Debug, Default)]
 pub(crate) struct HostCounters {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::counters::RefusalReason;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::dylib::Generation;
 use crate::plugin::staging::Hash;
@@ -39,7 +40,7 @@ pub(crate) struct PluginStatus {
     pub(crate) retired: u64,
     /// How many libraries were loaded, and how many were refused for which reason.
     pub(crate) loads: u64,
-    pub(crate) refusals: BTreeMap<&'static str, u64>,
+    pub(crate) refusals: [u64; RefusalReason::ALL.len()],
     /// Whether an operator has disabled the plugin.
     pub(crate) is_disabled: bool,
     pub(crate) is_on_probation: bool,

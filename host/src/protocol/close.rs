@@ -50,6 +50,12 @@ impl CloseReason {
         self.by == ClosedBy::Host && self.code == CloseCode::AWAY
     }
 
+    /// Returns whether the host closes a slow consumer. Every other 1013 says when to retry.
+    pub(crate) fn is_slow_consumer(&self) -> bool {
+        let is_1013 = self.by == ClosedBy::Host && self.code == CloseCode::TRY_AGAIN;
+        is_1013 && self.retry_after.is_none()
+    }
+
     /// Returns whether something failed. A close frame from the peer is never a failure, whatever
     /// its code: a browser's plain `close()` yields 1005.
     pub(crate) fn is_fault(&self) -> bool {

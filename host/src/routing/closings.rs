@@ -16,7 +16,10 @@ const COUNTS: usize = CODES.len() + RANGES.len();
 
 /// How many connections ended, and how.
 #[derive(Debug, Default)]
-pub(crate) struct Closings([[AtomicU64; COUNTS]; SIDES.len()]);
+pub(crate) struct Closings {
+    counts: [[AtomicU64; COUNTS]; SIDES.len()],
+    slow_consumers: AtomicU64,
+}
 
 impl Closings {
     pub(crate) fn add(&self, reason: &CloseReason) {
@@ -31,12 +34,20 @@ impl Closings {
             4000..=4999 => CODES.len() + 1,
             _ => CODES.len() + 2,
         });
-        self.0[side][index].fetch_add(1, Ordering::Relaxed);
+        self.counts[side][index].fetch_add(1, Ordering::Relaxed);
+        if reason.is_slow_consumer() {
+            self.slow_consumers.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how many slow consumers the host has closed.
+    pub(crate) fn slow_consumers(&self) -> u64 {
+        self.slow_consumers.load(Ordering::Relaxed)
     }
 
     /// Calls `act` with side, code and count of what has occurred.
     pub(crate) fn for_each(&self, mut act: impl FnMut(&'static str, &str, u64)) {
-        for (side, counts) in SIDES.into_iter().zip(&self.0) {
+        for (side, counts) in SIDES.into_iter().zip(&self.counts) {
             for (index, count) in counts.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);
                 if count > 0 {
@@ -81,5 +92,8 @@ mod tests {
             "application 4000-4999 1",
         ];
         assert_eq!(found, expected);
+        assert_eq!(closings.slow_consumers(), 1);
+        closings.add(&CloseReason::buffers_full());
+        assert_eq!(closings.slow_consumers(), 1);
     }
 }

@@ -211,11 +211,6 @@ impl Counters {
 }
 
 impl Logins {
-    /// Returns whether anyone has been authenticated or denied.
-    pub(crate) fn any(&self) -> bool {
-        [&self.accepted, &self.denied, &self.failed].iter().any(|it| it.load(Ordering::Relaxed) > 0)
-    }
-
     pub(crate) fn add(&self, outcome: &AtomicU64) {
         add(outcome, 1);
     }

@@ -12,6 +12,7 @@ use super::load::Refusal;
 use super::restart::InitialState;
 use crate::config::{Config, LaneKind, ResourceSettings};
 use crate::error::chain;
+use crate::hub::counters::RefusalReason;
 use crate::hub::status::Active;
 use crate::plugin::dylib::Generation;
 use crate::plugin::lane::handover::{Handover, Succession, Swap, SwapError, discard};
@@ -91,7 +92,7 @@ impl Supervisor {
         let reason = refused.join("; ");
         let status = &mut self.plugin(name).status;
         status.refused = Some(reason.clone());
-        *status.refusals.entry("swap").or_default() += 1;
+        status.refusals[RefusalReason::Swap as usize] += 1;
         Err(format!("generation {number} of {name} was refused: {reason}"))
     }
 

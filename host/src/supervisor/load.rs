@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::fs::stamp::FileStamp;
+use crate::hub::counters::RefusalReason;
 use crate::hub::status::{Active, PluginStatus};
 use crate::plugin::dylib::{Generation, LoadError, on_loader};
 use crate::plugin::preflight::PreflightError;
@@ -63,18 +64,18 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// Returns a short name of the reason, of which there are few.
-    fn kind(&self) -> &'static str {
+    /// Returns as what it counts.
+    fn kind(&self) -> RefusalReason {
         match self {
-            Self::Missing(_) => "missing",
-            Self::RolledBack => "rolled_back",
-            Self::Stage(_) => "file",
-            Self::Preflight(_) => "preflight",
-            Self::Load(_) => "load",
-            Self::Start { .. } => "start",
-            Self::Configuration { .. } => "configuration",
-            Self::StartHung { .. } => "start_timeout",
-            Self::Host(_) => "host",
+            Self::Missing(_) => RefusalReason::Missing,
+            Self::RolledBack => RefusalReason::RolledBack,
+            Self::Stage(_) => RefusalReason::File,
+            Self::Preflight(_) => RefusalReason::Preflight,
+            Self::Load(_) => RefusalReason::Load,
+            Self::Start { .. } => RefusalReason::Start,
+            Self::Configuration { .. } => RefusalReason::Configuration,
+            Self::StartHung { .. } => RefusalReason::StartHung,
+            Self::Host(_) => RefusalReason::Host,
         }
     }
 
@@ -256,7 +257,7 @@ impl Supervisor {
         let reason = refusal.with_place(&self.hub.config.load());
         let status = &mut self.plugin(name).status;
         status.refused = Some(reason);
-        *status.refusals.entry(refusal.kind()).or_default() += 1;
+        status.refusals[refusal.kind() as usize] += 1;
         error!("{line}");
         line
     }

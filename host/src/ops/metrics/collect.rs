@@ -9,9 +9,10 @@ use plugsocket_plugin::abi::ABI_VERSION;
 use prometheus_client::encoding::DescriptorEncoder;
 
 use super::families::{self as family, Family, Labels};
-use crate::hub::counters::{Refused, TlsOutcome};
+use crate::hub::counters::{RefusalReason, Refused, TlsOutcome};
 use crate::hub::status::PluginStatus;
 use crate::hub::{Hub, health};
+use crate::net::accept::Accepting;
 use crate::protocol::buffered;
 use crate::routing::callback::CallbackKind;
 use crate::routing::counters::{CounterValues, Counters};
@@ -28,8 +29,10 @@ pub(super) fn host(hub: &Hub, encoder: &mut Encoder<'_>) -> fmt::Result {
     let uptime = hub.started.elapsed().as_secs_f64();
     family::UPTIME.write(encoder, |series| series.fraction(&[], uptime))?;
     let applied = hub.config_file.load().refused.is_none();
+    let is_draining = *hub.accepting.borrow() != Accepting::Open;
     for (of, value) in [
         (family::READY, u64::from(health::is_ready(hub))),
+        (family::DRAINING, u64::from(is_draining)),
         (family::CONFIG_APPLIED, u64::from(applied)),
         (family::CONNECTIONS, hub.registry.len() as u64),
         (family::BUFFERED, buffered::bytes() as u64),
@@ -95,14 +98,14 @@ pub(super) fn resources(hub: &Hub, encoder: &mut Encoder<'_>) -> fmt::Result {
         })
     })?;
     numbers(&served, encoder)?;
-    closings(&served, encoder)?;
+    closings(hub, &served, encoder)?;
     times(&served, encoder)?;
     snapshots(hub, &served, encoder)
 }
 
 fn numbers(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     type Read = fn(&Served) -> Option<u64>;
-    let all: [(Family, Read); 18] = [
+    let all: [(Family, Read); 19] = [
         (family::GENERATION, |it| it.generation),
         (family::SESSIONS, |it| Some(it.resource.count() as u64)),
         (family::OPENED, |it| Some(it.values.opened)),
@@ -111,6 +114,7 @@ fn numbers(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
         (family::READ, |it| Some(it.values.read_bytes)),
         (family::WRITTEN, |it| Some(it.values.written_bytes)),
         (family::MESSAGES_REFUSED, |it| Some(it.values.refused)),
+        (family::SLOW_CLOSED, |it| Some(it.resource.counters.closings.slow_consumers())),
         (family::DROPPED, |it| Some(it.values.dropped)),
         (family::CONFLATED, |it| Some(it.values.conflated)),
         (family::RATE_LIMITED, |it| Some(it.values.rate_limited)),
@@ -133,7 +137,7 @@ fn numbers(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn closings(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
+fn closings(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     family::CLOSED.write(encoder, |series| {
         let mut written = Ok(());
         for Served { resource, .. } in served {
@@ -144,7 +148,8 @@ fn closings(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
         }
         written
     })?;
-    let guarded = || served.iter().filter(|it| it.resource.counters.logins.any());
+    let guards = hub.guards.load();
+    let guarded = || served.iter().filter(|it| guards.contains_key(&it.resource.path));
     if guarded().next().is_none() {
         return Ok(());
     }
@@ -170,7 +175,9 @@ fn times(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
             for kind in CallbackKind::ALL {
                 let values = resource.counters.times.callback(kind).values();
                 let labels = [("resource", resource.path.as_str()), ("callback", kind.as_str())];
-                series.histogram(&labels, &values)?;
+                if values.count() > 0 {
+                    series.histogram(&labels, &values)?;
+                }
             }
         }
         Ok(())
@@ -183,17 +190,22 @@ fn times(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
         })
     })?;
     type Read = fn(&Counters) -> &Histogram;
-    let all: [(Family, Read); 4] = [
-        (family::QUEUE_WAIT, |counters| &counters.times.queue),
-        (family::DEFERRED, |counters| &counters.times.deferred),
-        (family::PAUSE, |counters| &counters.times.pause),
-        (family::LOGIN_TIME, |counters| &counters.times.authentication),
+    // A rate needs a series that begins at 0, but most resources never defer or authenticate.
+    let all: [(Family, Read, bool); 4] = [
+        (family::QUEUE_WAIT, |counters| &counters.times.queue, false),
+        (family::DEFERRED, |counters| &counters.times.deferred, false),
+        (family::PAUSE, |counters| &counters.times.pause, true),
+        (family::LOGIN_TIME, |counters| &counters.times.authentication, false),
     ];
-    for (of, read) in all {
+    for (of, read, begins_at_0) in all {
         of.write(encoder, |series| {
             served.iter().try_for_each(|Served { resource, .. }| {
+                let values = read(&resource.counters).values();
                 let labels: Labels<'_> = &[("resource", &resource.path)];
-                series.histogram(labels, &read(&resource.counters).values())
+                match begins_at_0 || values.count() > 0 {
+                    true => series.histogram(labels, &values),
+                    false => Ok(()),
+                }
             })
         })?;
     }
@@ -205,6 +217,17 @@ fn snapshots(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Re
         let swapped = served.iter().filter(|it| it.values.swaps > 0);
         swapped.into_iter().try_for_each(|it| {
             series.number(&[("resource", &it.resource.path)], it.values.last_state_bytes)
+        })
+    })?;
+    let config = hub.config.load();
+    let is_written = |it: &&Served| {
+        let settings = config.resources.get(&it.resource.path);
+        settings.is_some_and(|settings| settings.snapshot_every.is_some())
+    };
+    family::SNAPSHOT_FAILING.write(encoder, |series| {
+        served.iter().filter(is_written).try_for_each(|Served { resource, .. }| {
+            let state = hub.snapshots.get(&resource.path).unwrap_or_default();
+            series.number(&[("resource", &resource.path)], state.failing.is_some().into())
         })
     })?;
     let written = |path: &str| hub.snapshots.get(path)?.written;
@@ -232,8 +255,9 @@ fn snapshots(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Re
 pub(super) fn plugins(hub: &Hub, encoder: &mut Encoder<'_>) -> fmt::Result {
     let statuses = hub.plugin_statuses.load();
     type Read = fn(&PluginStatus) -> u64;
-    let numbers: [(Family, Read); 4] = [
+    let numbers: [(Family, Read); 5] = [
         (family::LOADS, |status| status.loads),
+        (family::IS_REFUSED, |status| status.refused.is_some().into()),
         (family::PROBATIONS_FAILED, |status| status.failed_probations),
         (family::ON_PROBATION, |status| status.is_on_probation.into()),
         (family::RETIRED, |status| status.retired),
@@ -246,8 +270,8 @@ pub(super) fn plugins(hub: &Hub, encoder: &mut Encoder<'_>) -> fmt::Result {
     }
     family::REFUSALS.write(encoder, |series| {
         for (name, status) in statuses.iter() {
-            for (reason, count) in &status.refusals {
-                series.number(&[("plugin", name), ("reason", reason)], *count)?;
+            for (reason, count) in RefusalReason::ALL.iter().zip(status.refusals) {
+                series.number(&[("plugin", name), ("reason", reason.as_str())], count)?;
             }
         }
         Ok(())

@@ -55,6 +55,8 @@ families! {
     UPTIME: GaugeSeconds "plugsocket_uptime" [];
     /// Whether the readiness check succeeds: 1 or 0.
     READY: Gauge "plugsocket_ready" [];
+    /// Whether the host refuses new connections, because it drains or stops: 1 or 0.
+    DRAINING: Gauge "plugsocket_draining" [];
     /// Whether plugins.toml on disk is in effect: 1, or 0 if it was refused.
     CONFIG_APPLIED: Gauge "plugsocket_config_applied" [];
     /// Connections that are open now, of all resources.
@@ -89,6 +91,9 @@ families! {
     WRITTEN: Bytes "plugsocket_sent" [resource];
     /// Messages that the application refused.
     MESSAGES_REFUSED: Counter "plugsocket_messages_refused" [resource];
+    /// Slow consumers that were closed (1013). Other closes with 1013 by the host are for
+    /// max_buffered_bytes, or because no application serves.
+    SLOW_CLOSED: Counter "plugsocket_slow_consumers_closed" [resource];
     /// Messages dropped for slow consumers (outbox_policy = drop_oldest).
     DROPPED: Counter "plugsocket_messages_dropped" [resource];
     /// Messages that a newer one with the same key replaced (outbox_policy = conflate).
@@ -125,6 +130,8 @@ families! {
     QUARANTINES: Counter "plugsocket_quarantines" [resource];
     /// Size of the last snapshot on disk.
     SNAPSHOT: GaugeBytes "plugsocket_snapshot" [resource];
+    /// Whether the last attempt to write a snapshot failed: 1 or 0; for resources with snapshot_every.
+    SNAPSHOT_FAILING: Gauge "plugsocket_snapshot_failing" [resource];
     /// Unix time of the last snapshot on disk.
     SNAPSHOT_TIME: GaugeSeconds "plugsocket_snapshot_timestamp" [resource];
     /// Outcomes of authentication: accepted, denied, or failed for a reason that the client cannot
@@ -136,6 +143,8 @@ families! {
     LOADS: Counter "plugsocket_plugin_loads" [plugin];
     /// Libraries that were refused.
     REFUSALS: Counter "plugsocket_plugin_refusals" [plugin, reason];
+    /// Whether the newest library of the plugin was refused, while an earlier one may serve: 1 or 0.
+    IS_REFUSED: Gauge "plugsocket_plugin_refused" [plugin];
     /// Generations that failed their probation and were rolled back.
     PROBATIONS_FAILED: Counter "plugsocket_plugin_probations_failed" [plugin];
     /// Whether the active generation is on probation: 1 or 0.
@@ -234,16 +243,13 @@ impl Series<'_> {
         })
     }
 
-    /// Adds a histogram, unless it has recorded nothing.
+    /// Adds a histogram.
     pub(super) fn histogram(
         &mut self,
         labels: Labels<'_>,
         values: &HistogramValues,
     ) -> fmt::Result {
         let (sum, count) = (values.sum.as_secs_f64(), values.count());
-        if count == 0 {
-            return Ok(());
-        }
         self.labelled(labels, |encoder| {
             encoder.encode_histogram::<NoLabelSet>(sum, count, &values.buckets, None)
         })
