@@ -45,6 +45,16 @@ fn the_shipped_file_maps_the_bundled_applications() {
     }
 }
 
+#[test]
+fn the_files_of_the_packages_are_valid() {
+    for (name, text) in [
+        ("debian", include_str!("../../../packaging/debian/plugins.toml")),
+    ] {
+        let config = Config::parse(text, FILE).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(config.resources.contains_key("/web"), "{name}");
+    }
+}
+
 /// A line of the shipped file.
 enum ShippedLine {
     /// A table header or a key in effect.
