@@ -145,6 +145,20 @@ async fn check_diff_compares_and_reload_applies_the_configuration() {
 }
 
 #[tokio::test]
+async fn a_host_that_serves_nothing_is_not_ready() {
+    let host = counter().without_library("counter").start().await;
+    host.wait_for_log("a warning", |line| line.starts_with("no resource")).await;
+    for arguments in [&["status", "--ready"][..], &["status", "--ready", "--json"]] {
+        let (code, output) = host.command(arguments).await;
+        assert!(code == 1 && output.contains("no resource is served"), "{output}");
+    }
+    succeed(&host, &["status"]).await;
+    host.replace_library("counter", "counter_v1");
+    host.wait_for_log("the resource", |line| line.starts_with("resource is served")).await;
+    assert!(succeed(&host, &["status", "--ready"]).await.contains("/count"));
+}
+
+#[tokio::test]
 async fn connections_close_and_stop_take_effect() {
     let mut host = counter().start().await;
     let (mut one, mut other) = (host.connect("/count").await, host.connect("/count").await);

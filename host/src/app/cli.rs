@@ -10,6 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::dev::{Dev, DevArguments};
+use super::generate::GeneratedFile;
 use super::{allocator, check, run};
 use crate::config::{self, Listen, Overrides};
 use crate::error::chain;
@@ -31,6 +32,9 @@ use crate::plugin::{preflight, validate};
 struct Arguments {
     #[command(subcommand)]
     command: Option<CliCommand>,
+    /// Print the man page or the completions of a shell, for packages and installations by hand.
+    #[arg(long, value_name = "FILE", value_enum, hide_short_help = true)]
+    generate: Option<GeneratedFile>,
     #[command(flatten)]
     options: Options,
 }
@@ -122,12 +126,14 @@ fn first_of(local: &Path, installed: &Path) -> PathBuf {
 /// Runs the program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Arguments { command, options } = Arguments::parse();
+    let Arguments { command, generate, options } = Arguments::parse();
+    if let Some(file) = generate {
+        return print_file(file, command.as_ref());
+    }
     let command = command.unwrap_or(CliCommand::Run);
     let serves = matches!(command, CliCommand::Run | CliCommand::Dev(_));
     if !options.listen.is_empty() && !serves {
-        let text = "--listen is an option of `plugsocket run` and `plugsocket dev` only";
-        Arguments::command().error(ErrorKind::ArgumentConflict, text).exit();
+        exit_with_conflict("--listen is an option of `plugsocket run` and `plugsocket dev` only");
     }
     match command {
         CliCommand::Preflight { library, rehearse } => {
@@ -169,6 +175,20 @@ pub fn main() -> ExitCode {
             if failure.is_none() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
     }
+}
+
+fn print_file(file: GeneratedFile, command: Option<&CliCommand>) -> ExitCode {
+    if command.is_some() {
+        exit_with_conflict("--generate cannot be used with a command");
+    }
+    match file.write(&Arguments::command(), &mut io::stdout()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&chain(&error), ExitCode::FAILURE),
+    }
+}
+
+fn exit_with_conflict(text: &str) -> ! {
+    Arguments::command().error(ErrorKind::ArgumentConflict, text).exit()
 }
 
 /// Runs a command once, or every two seconds on a cleared screen until there is no host or no
@@ -251,6 +271,8 @@ fn fail(error: &str, code: ExitCode) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum;
+
     use super::*;
 
     #[test]
@@ -264,5 +286,20 @@ mod tests {
         std::fs::write(&local, "").unwrap();
         assert_eq!(first_of(&local, &installed), local);
         std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn generated_files_contain_every_command_except_internal_ones() {
+        for file in GeneratedFile::value_variants() {
+            let mut text = Vec::new();
+            file.write(&Arguments::command(), &mut text).unwrap();
+            let text = String::from_utf8(text).unwrap();
+            let commands = Arguments::command();
+            for command in commands.get_subcommands() {
+                let is_there = text.contains(command.get_name());
+                assert_eq!(is_there, !command.is_hide_set(), "{file:?}: {command}");
+            }
+            assert!(text.contains("rollback"), "{file:?}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 mod allocator;
 mod cli;
 mod dev;
+mod generate;
 mod listeners;
 
 use std::io;

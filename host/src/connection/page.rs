@@ -71,7 +71,7 @@ fn file(path: &str) -> Vec<u8> {
         FOLDER => ("text/html", include_str!("../../page/index.html")),
         "/plugsocket/page.js" => ("text/javascript", include_str!("../../page/page.js")),
         "/plugsocket/page.css" => ("text/css", include_str!("../../page/page.css")),
-        CLIENT => ("text/javascript", include_str!("../../../clients/js/plugsocket.js")),
+        CLIENT => ("text/javascript", include_str!("../../page/plugsocket.js")),
         _ => {
             return Refusal::not_found("there is no such file; the page is at /plugsocket/")
                 .to_bytes();

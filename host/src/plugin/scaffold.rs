@@ -70,7 +70,7 @@ const RUST: Template = &[
 
 const C: Template = &[
     ("@NAME@.c", include_str!("../../templates/c/plugin.c")),
-    ("plugsocket.h", include_str!("../../../plugin-api/include/plugsocket.h")),
+    ("plugsocket.h", include_str!("../../templates/c/plugsocket.h")),
     ("Makefile", include_str!("../../templates/c/Makefile")),
     ("plugins.toml", include_str!("../../templates/c/plugins.toml")),
     ("README.md", include_str!("../../templates/c/README.md")),

@@ -195,16 +195,18 @@ impl Supervisor {
         let (mut unfit, with_state) = (BTreeMap::new(), purpose != Purpose::Fresh);
         let library = Library { plugin: name, path: &staged.path };
         loop {
-            match self.preflight(library, &mapped, config, with_state).await {
-                Err(Refusal::Preflight(error))
-                    if purpose == Purpose::First
-                        && mapped.len() > 1
-                        && let Some(path) = error.resource().map(ToOwned::to_owned) =>
-                {
+            let passed = self.preflight(library, &mapped, config, with_state).await;
+            let may_serve_others = purpose == Purpose::First && mapped.len() > 1;
+            let refused = match &passed {
+                Err(Refusal::Preflight(error)) if may_serve_others => error.resource(),
+                _ => None,
+            };
+            match (refused.map(ToOwned::to_owned), passed) {
+                (Some(path), Err(refusal)) => {
                     mapped.retain(|(mapped, _)| **mapped != path);
-                    unfit.insert(path, Refusal::Preflight(error));
+                    unfit.insert(path, refusal);
                 }
-                passed => break passed?,
+                (_, passed) => break passed?,
             }
         }
         self.plugin(name).unfit = unfit;

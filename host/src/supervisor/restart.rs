@@ -233,10 +233,14 @@ impl Supervisor {
             (initial == InitialState::Written, [(&resource.path, settings)]);
         let library = Library { plugin: &settings.plugin, path: &generation.path };
         let passed = self.preflight(library, &resources, &config, with_state).await;
-        let started = match initial {
-            _ if let Err(refusal) = passed => Err(refusal),
-            InitialState::Written => self.start_with_state(&generation, resource, settings).await,
-            InitialState::Nothing => self.start_instance(&generation, resource, settings).await,
+        let started = match (passed, initial) {
+            (Err(refusal), _) => Err(refusal),
+            (Ok(()), InitialState::Written) => {
+                self.start_with_state(&generation, resource, settings).await
+            }
+            (Ok(()), InitialState::Nothing) => {
+                self.start_instance(&generation, resource, settings).await
+            }
         };
         let candidate = match started {
             Ok(candidate) => candidate,

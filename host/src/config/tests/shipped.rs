@@ -45,6 +45,29 @@ fn the_shipped_file_maps_the_bundled_applications() {
     }
 }
 
+#[test]
+fn the_files_of_the_packages_are_valid() {
+    for (name, text) in [
+        ("debian", include_str!("../../../packaging/debian/plugins.toml")),
+        ("container", include_str!("../../../packaging/container/plugins.toml")),
+        ("compose", include_str!("../../../packaging/container/compose/plugins.toml")),
+    ] {
+        let config = Config::parse(text, FILE).unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert!(config.resources.contains_key("/web"), "{name}");
+    }
+}
+
+#[test]
+fn the_image_is_built_with_the_toolchain_of_the_repository() {
+    let toolchain: toml::Table =
+        toml::from_str(include_str!("../../../../rust-toolchain.toml")).unwrap();
+    let channel = toolchain["toolchain"]["channel"].as_str().unwrap();
+    let image = include_str!("../../../packaging/container/Dockerfile");
+    for line in [format!("library/rust:{channel}-slim"), format!("RUSTUP_TOOLCHAIN={channel}\n")] {
+        assert!(image.contains(&line), "the Dockerfile has no {line:?}");
+    }
+}
+
 /// A line of the shipped file.
 enum ShippedLine {
     /// A table header or a key in effect.

@@ -22,7 +22,7 @@ use crate::ops::logging::escaped;
 #[derive(Clone, Debug, Subcommand)]
 pub(crate) enum Ask {
     /// Show what the running host serves.
-    Status(OutputFormat),
+    Status(AskStatus),
     /// Show or change the plugins of the running host.
     #[command(subcommand)]
     Plugin(AskPlugin),
@@ -38,6 +38,15 @@ pub(crate) enum Ask {
         #[arg(long)]
         wait: bool,
     },
+}
+
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct AskStatus {
+    /// Fail if no resource is served, for health checks.
+    #[arg(long, conflicts_with = "watch")]
+    ready: bool,
+    #[command(flatten)]
+    form: OutputFormat,
 }
 
 #[derive(Clone, Debug, Args)]
@@ -78,11 +87,13 @@ pub(crate) struct OutputFormat {
 struct View {
     json: bool,
     quiet: bool,
+    /// Print a status only if a resource is served.
+    ready: bool,
 }
 
 impl From<OutputFormat> for View {
     fn from(OutputFormat { json, .. }: OutputFormat) -> Self {
-        Self { json, quiet: false }
+        Self { json, ..Self::default() }
     }
 }
 
@@ -151,6 +162,10 @@ impl Ask {
                 let text = format!("no connection is open{at}");
                 print(AnswerLine { answer: ControlAnswer::Refused(text), ..answer }, view)
             }
+            (_, ControlAnswer::Status(status)) if view.ready && !status.serves() => {
+                let text = "no resource is served; see the log of the host".to_owned();
+                print(AnswerLine { answer: ControlAnswer::Refused(text), ..answer }, view)
+            }
             _ => print(answer, view),
         })
     }
@@ -158,7 +173,9 @@ impl Ask {
     /// Returns whether the command is to be repeated.
     pub(crate) fn repeats(&self) -> bool {
         match self {
-            Self::Status(form) | Self::Plugin(AskPlugin::List(form)) => form.watch,
+            Self::Status(AskStatus { form, .. }) | Self::Plugin(AskPlugin::List(form)) => {
+                form.watch
+            }
             Self::Connections(AskConnections { action: None, form, .. }) => form.watch,
             _ => false,
         }
@@ -166,7 +183,9 @@ impl Ask {
 
     fn request(self) -> (ControlRequest, View) {
         let request = match self {
-            Self::Status(form) => return (ControlRequest::Status {}, form.into()),
+            Self::Status(AskStatus { ready, form }) => {
+                return (ControlRequest::Status {}, View { ready, ..form.into() });
+            }
             Self::Connections(AskConnections { action, resource, quiet, form }) => match action {
                 Some(AskConnection::Close { uuid }) => ControlRequest::Close { uuid },
                 None => {
@@ -192,7 +211,7 @@ impl Ask {
 /// See [`Ask::run`].
 pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput, AskError> {
     let answer = ask(host, &ControlRequest::Diff {})?;
-    Ok(print(answer, View { json, quiet: false }))
+    Ok(print(answer, View { json, ..View::default() }))
 }
 
 /// Sends a request and waits for the answer. Fails as [`Ask::run`] does.

@@ -97,6 +97,15 @@ pub(crate) struct StatusReport {
     pub(crate) resources: Vec<ResourceReport>,
 }
 
+impl StatusReport {
+    /// Returns whether a resource is served, or none is configured: what the host reports to systemd
+    /// as ready.
+    pub(crate) fn serves(&self) -> bool {
+        let is_served = |resource: &ResourceReport| resource.generation.is_some();
+        self.resources.is_empty() || self.resources.iter().any(is_served)
+    }
+}
+
 /// What the host buffers for all clients together.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(crate) struct BufferedReport {

@@ -73,12 +73,12 @@ fn check_path(path: &[u8]) -> Result<(), Refusal> {
 /// Decodes the byte after a `%` and returns it with the bytes that follow.
 fn percent_decoded(digits: &[u8]) -> Result<(u8, &[u8]), Refusal> {
     let digit = |byte: u8| char::from(byte).to_digit(16);
-    match digits {
-        [high, low, rest @ ..] if let (Some(high), Some(low)) = (digit(*high), digit(*low)) => {
-            Ok(((high << 4 | low) as u8, rest))
-        }
-        _ => bad_request("the path has a malformed percent-encoding"),
+    if let [high, low, rest @ ..] = digits
+        && let (Some(high), Some(low)) = (digit(*high), digit(*low))
+    {
+        return Ok(((high << 4 | low) as u8, rest));
     }
+    bad_request("the path has a malformed percent-encoding")
 }
 
 /// Returns whether this is `host [ ":" port ]` (RFC 3986 section 3.2), without user information.
