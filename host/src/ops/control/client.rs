@@ -107,14 +107,23 @@ pub(crate) enum AskError {
     Unsure { path: PathBuf, mistake: ConfigError },
     #[error("cannot parse the answer of the host")]
     Answer(#[source] serde_json::Error),
+    /// The reason of the host.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Ended(String),
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
 }
 
 impl AskError {
     /// Returns the exit code: 3 if no host answers, else 1.
     pub(crate) fn code(&self) -> ExitCode {
         match self {
-            Self::NoHost { .. } | Self::Unsure { .. } => ExitCode::from(3),
-            Self::Config(_) | Self::Answer(_) => ExitCode::FAILURE,
+            Self::NoHost { .. } | Self::Unsure { .. } | Self::Ended(_) => ExitCode::from(3),
+            Self::Config(_) | Self::Answer(_) | Self::Refused(_) | Self::Signals(_) => {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -195,8 +204,11 @@ pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput
     Ok(print(answer, View { json, quiet: false }))
 }
 
-/// Sends a request and waits for the answer. Fails as [`Ask::run`] does.
-pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+/// Sends a request; returns where the answer is read, and the path of the socket.
+pub(super) fn send(
+    host: &HostAddress,
+    request: &ControlRequest,
+) -> Result<(BufReader<UnixStream>, PathBuf), AskError> {
     let (path, mistake) = match host {
         HostAddress::Socket(path) => (path.clone(), None),
         HostAddress::Config(file) => Config::control_of(file),
@@ -213,7 +225,14 @@ pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<Answer
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
-    let (mut stream, mut answer) = (BufReader::new(stream), String::new());
+    Ok((BufReader::new(stream), path))
+}
+
+/// Sends a request and waits for the answer. Fails as [`Ask::run`] does.
+pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+    let (mut stream, path) = send(host, request)?;
+    let failed = |source| AskError::NoHost { path: path.clone(), source };
+    let mut answer = String::new();
     stream.read_line(&mut answer).map_err(failed)?;
     let answer: AnswerLine = serde_json::from_str(&answer).map_err(AskError::Answer)?;
     let is_done = matches!(answer.answer, ControlAnswer::Done(_));
@@ -241,6 +260,8 @@ fn print(AnswerLine { answer, notice }: AnswerLine, view: View) -> CommandOutput
         }
         ControlAnswer::Connections(connections) => print_connections(&connections),
         ControlAnswer::Diff(difference) => print_difference(&difference),
+        // Only answers to requests of other modules.
+        ControlAnswer::Stream => String::new(),
     };
     let notice = notice.map(|notice| escaped(&notice));
     CommandOutput { text: text.trim_end().to_owned(), notice, is_done }

@@ -6,9 +6,11 @@
 
 pub(crate) mod ask_plugin;
 pub(crate) mod client;
+pub(crate) mod live;
 mod metrics;
 pub(crate) mod protocol;
 mod report;
+pub(crate) mod stream;
 mod table;
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
@@ -26,6 +28,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::protocol::{AnswerLine, ControlAnswer, ControlRequest};
+use self::stream::{Followed, Streams};
 use crate::fs::owner_only;
 use crate::hub::Hub;
 use crate::net::accept::Accepting;
@@ -169,6 +172,8 @@ pub(crate) struct ControlContext {
     pub(crate) changes: mpsc::Sender<Change>,
     /// Requests that the host stops.
     pub(crate) stop: mpsc::Sender<()>,
+    /// Clients that follow a stream; they may outlive the control socket.
+    pub(crate) streams: Streams,
 }
 
 async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
@@ -179,6 +184,11 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
         return;
     }
     let request = serde_json::from_slice(&line);
+    if let Ok(ControlRequest::Events { last, follow }) = request {
+        let notice = report::notice(&context.hub, &ControlAnswer::Stream);
+        let events = Followed::Events { last: last.unwrap_or(usize::MAX), follow };
+        return context.streams.begin(stream.into_inner(), events, notice).await;
+    }
     let stop = match request {
         Ok(ControlRequest::Stop { wait }) => Some(wait),
         _ => None,
@@ -217,6 +227,9 @@ impl ControlContext {
             ControlRequest::Close { uuid } => return self.close(&uuid),
             ControlRequest::Diff {} => return report::difference(self.hub.clone()).await,
             ControlRequest::Drain {} => return self.drain(),
+            ControlRequest::Events { .. } => {
+                return ControlAnswer::Refused("events are a stream".to_owned());
+            }
             ControlRequest::Stop { .. } => {
                 info!("stop requested on the control socket");
                 let text = "the host closes its connections and ends";

@@ -22,6 +22,15 @@ pub(crate) enum ControlRequest {
     Close {
         uuid: String,
     },
+    /// The last events of the host, as a stream of lines.
+    Events {
+        /// How many; `None`: all that are kept.
+        #[serde(default)]
+        last: Option<usize>,
+        /// Also the following ones, until the host ends.
+        #[serde(default)]
+        follow: bool,
+    },
     Diff {},
     Reload {},
     PluginReload {
@@ -71,6 +80,8 @@ pub(crate) enum ControlAnswer {
     Plugins(Vec<PluginReport>),
     Connections(Vec<ConnectionReport>),
     Diff(DifferenceReport),
+    /// Lines follow, one JSON object each; the last one is another answer.
+    Stream,
     /// The command succeeded; one sentence.
     Done(String),
     /// The command failed and changed nothing; the reason.
@@ -333,6 +344,10 @@ mod tests {
             (r#"{"do":"status","x":1}"#, false),
             (r#"{"do":"plugins","x":1}"#, false),
             (r#"{"do":"diff","x":1}"#, false),
+            (r#"{"do":"events"}"#, true),
+            (r#"{"do":"events","last":5,"follow":true}"#, true),
+            (r#"{"do":"events","last":-1}"#, false),
+            (r#"{"do":"events","level":"WARN"}"#, false),
             (r#"{"do":"plugin-reload","plugin":"chat","fresh":true}"#, false),
             (r#"{"do":"plugin-reload"}"#, false),
             (r#"{"do":"nothing"}"#, false),
