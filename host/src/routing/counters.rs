@@ -1,7 +1,7 @@
 //! Counters of a resource, for operators and for probation. Never reset.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::callback::CallbackKind;
 use super::closings::Closings;
@@ -26,6 +26,8 @@ pub(crate) struct Counters {
     quarantines: AtomicU64,
     swaps: AtomicU64,
     last_pause_micros: AtomicU64,
+    /// Seconds since the Unix epoch.
+    last_swap: AtomicU64,
     last_state_bytes: AtomicU64,
     pub(crate) closings: Closings,
     pub(crate) times: Times,
@@ -97,6 +99,7 @@ pub(crate) struct CounterValues {
     pub(crate) swaps: u64,
     /// How long messages waited during the last swap.
     pub(crate) last_pause: Duration,
+    pub(crate) last_swap: Option<SystemTime>,
     /// Size of the state that the last swap handed over.
     pub(crate) last_state_bytes: u64,
 }
@@ -162,6 +165,8 @@ impl Counters {
     pub(crate) fn add_swap(&self, pause: Duration, state_bytes: usize) {
         let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
         self.last_pause_micros.store(micros, Ordering::Relaxed);
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        self.last_swap.store(now.as_secs(), Ordering::Relaxed);
         self.last_state_bytes.store(state_bytes as u64, Ordering::Relaxed);
         self.times.pause.observe(pause, 1);
         add(&self.swaps, 1);
@@ -169,6 +174,7 @@ impl Counters {
 
     pub(crate) fn values(&self) -> CounterValues {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let last_swap = Duration::from_secs(value(&self.last_swap));
         CounterValues {
             messages: value(&self.messages),
             sent: value(&self.sent),
@@ -186,6 +192,7 @@ impl Counters {
             quarantines: value(&self.quarantines),
             swaps: value(&self.swaps),
             last_pause: Duration::from_micros(value(&self.last_pause_micros)),
+            last_swap: (!last_swap.is_zero()).then(|| SystemTime::UNIX_EPOCH + last_swap),
             last_state_bytes: value(&self.last_state_bytes),
         }
     }

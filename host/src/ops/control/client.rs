@@ -175,7 +175,7 @@ impl Ask {
 
     fn request(self) -> (ControlRequest, View) {
         let request = match self {
-            Self::Status(form) => return (ControlRequest::Status {}, form.into()),
+            Self::Status(form) => return (ControlRequest::Status { metrics: true }, form.into()),
             Self::Connections(AskConnections { action, resource, quiet, form }) => match action {
                 Some(AskConnection::Close { uuid }) => ControlRequest::Close { uuid },
                 None => {

@@ -216,7 +216,9 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
 impl ControlContext {
     async fn answer(&self, request: ControlRequest) -> ControlAnswer {
         let command = match request {
-            ControlRequest::Status {} => return ControlAnswer::Status(report::status(&self.hub)),
+            ControlRequest::Status { metrics } => {
+                return ControlAnswer::Status(report::status(&self.hub, metrics));
+            }
             ControlRequest::Plugins {} => {
                 return ControlAnswer::Plugins(report::plugins(&self.hub));
             }

@@ -4,16 +4,18 @@
 
 mod events;
 mod terminal;
+mod top;
 
 use std::io::{self, BufRead, Write};
 use std::thread;
 
 use clap::Subcommand;
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use self::events::EventsView;
+use self::top::TopView;
 use super::client::{AskError, HostAddress, send};
 use super::protocol::{AnswerLine, ControlAnswer, ControlRequest};
 use crate::ops::logging::escaped;
@@ -23,6 +25,8 @@ use crate::ops::logging::escaped;
 pub(crate) enum Live {
     /// Show what the running host did: loads, swaps, refusals and other events.
     Events(EventsView),
+    /// Show what the resources of the running host do now, until interrupted.
+    Top(TopView),
 }
 
 impl Live {
@@ -33,6 +37,7 @@ impl Live {
     pub(crate) fn run(self, host: &HostAddress) -> Result<(), AskError> {
         match self {
             Self::Events(view) => view.run(host),
+            Self::Top(view) => view.run(host),
         }
     }
 }
@@ -90,7 +95,31 @@ fn follow(
     }
 }
 
-/// Runs work on a thread of its own until it is done, or until SIGINT or SIGTERM: `None`. So a
+/// The signals by which a user or the system ends a command.
+struct Interrupt([Signal; 3]);
+
+impl Interrupt {
+    /// Installs the handlers, within a runtime.
+    ///
+    /// # Errors
+    /// The signals cannot be handled.
+    fn install() -> Result<Self, AskError> {
+        let handler = |kind| signal(kind).map_err(AskError::Signals);
+        let [interrupt, terminate] = [SignalKind::interrupt(), SignalKind::terminate()];
+        Ok(Self([handler(interrupt)?, handler(terminate)?, handler(SignalKind::hangup())?]))
+    }
+
+    async fn received(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+/// Runs work on a thread of its own until it is done, or until it is interrupted: `None`. So a
 /// blocked standard output does not keep the program alive.
 ///
 /// # Errors
@@ -100,15 +129,12 @@ fn until_interrupted<T: Send + 'static>(
 ) -> Result<Option<T>, AskError> {
     let runtime = Builder::new_current_thread().enable_all().build().map_err(AskError::Signals)?;
     runtime.block_on(async {
-        let handler = |kind| signal(kind).map_err(AskError::Signals);
-        let mut interrupt = handler(SignalKind::interrupt())?;
-        let mut terminate = handler(SignalKind::terminate())?;
+        let mut interrupt = Interrupt::install()?;
         let (done, result) = oneshot::channel();
         thread::spawn(move || done.send(work()).ok());
         tokio::select! {
             result = result => Ok(result.ok()),
-            _ = interrupt.recv() => Ok(None),
-            _ = terminate.recv() => Ok(None),
+            () = interrupt.received() => Ok(None),
         }
     })
 }
