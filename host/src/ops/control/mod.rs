@@ -12,6 +12,7 @@ pub(crate) mod protocol;
 mod report;
 pub(crate) mod stream;
 mod table;
+mod trace;
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
@@ -37,6 +38,8 @@ use crate::plugin::lane::handover::Succession;
 use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
 use crate::protocol::time_limit::timeout;
+use crate::routing::peer::Peer;
+use crate::routing::trace::{Payloads, TraceGuard};
 use crate::supervisor::{Change, OperatorCommand};
 
 /// The control socket, and the lock that reserves its path for this process.
@@ -184,17 +187,19 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
         return;
     }
     let request = serde_json::from_slice(&line);
-    if let Ok(ControlRequest::Events { last, follow }) = request {
-        let notice = report::notice(&context.hub, &ControlAnswer::Stream);
-        let events = Followed::Events { last: last.unwrap_or(usize::MAX), follow };
-        return context.streams.begin(stream.into_inner(), events, notice).await;
-    }
     let stop = match request {
         Ok(ControlRequest::Stop { wait }) => Some(wait),
         _ => None,
     };
     let answer = match request {
-        Ok(request) => context.answer(request).await,
+        Ok(request) => match context.stream(&request) {
+            Some(Ok(followed)) => {
+                let notice = report::notice(&context.hub, &ControlAnswer::Stream);
+                return context.streams.begin(stream.into_inner(), followed, notice).await;
+            }
+            Some(Err(reason)) => ControlAnswer::Refused(reason),
+            None => context.answer(request).await,
+        },
         Err(error) => ControlAnswer::Refused(format!("invalid request: {error}")),
     };
     let notice = report::notice(&context.hub, &answer);
@@ -214,6 +219,30 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
 }
 
 impl ControlContext {
+    /// Returns what a request follows, or why it cannot; `None` for one with a single answer.
+    fn stream(&self, request: &ControlRequest) -> Option<Result<Followed, String>> {
+        match request {
+            ControlRequest::Events { last, follow } => {
+                let (last, follow) = (last.unwrap_or(usize::MAX), *follow);
+                Some(Ok(Followed::Events { last, follow }))
+            }
+            ControlRequest::Trace { uuid, payloads } => Some(self.trace(uuid, *payloads)),
+            _ => None,
+        }
+    }
+
+    fn trace(&self, uuid: &str, payloads: bool) -> Result<Followed, String> {
+        let peer = self.find(uuid)?;
+        let id = peer.id();
+        let payloads = if payloads { Payloads::Shown } else { Payloads::Redacted };
+        let traced = TraceGuard::begin(peer, payloads);
+        // A connection that ended before is not traced; one that ends now ends the trace.
+        match self.hub.registry.find(id) {
+            Some(_) => Ok(Followed::Connection(traced)),
+            None => Err(unknown(uuid)),
+        }
+    }
+
     async fn answer(&self, request: ControlRequest) -> ControlAnswer {
         let command = match request {
             ControlRequest::Status { metrics } => {
@@ -229,8 +258,8 @@ impl ControlContext {
             ControlRequest::Close { uuid } => return self.close(&uuid),
             ControlRequest::Diff {} => return report::difference(self.hub.clone()).await,
             ControlRequest::Drain {} => return self.drain(),
-            ControlRequest::Events { .. } => {
-                return ControlAnswer::Refused("events are a stream".to_owned());
+            ControlRequest::Events { .. } | ControlRequest::Trace { .. } => {
+                return ControlAnswer::Refused("the answer is a stream".to_owned());
             }
             ControlRequest::Stop { .. } => {
                 info!("stop requested on the control socket");
@@ -284,6 +313,16 @@ impl ControlContext {
     }
 
     fn close(&self, uuid: &str) -> ControlAnswer {
+        let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
+        match self.find(uuid).map(|peer| peer.outbox.close(reason)) {
+            Ok(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
+            Ok(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
+            Err(reason) => ControlAnswer::Refused(reason),
+        }
+    }
+
+    /// Finds a connection by its uuid or a unique beginning of it. The error is a sentence.
+    fn find(&self, uuid: &str) -> Result<Arc<Peer>, String> {
         let mut found = Vec::new();
         match Identity::key_of(uuid) {
             Some(key) => {
@@ -298,22 +337,17 @@ impl ControlContext {
                 }
             }),
         }
-        let peer = match found.as_slice() {
-            [] => None,
-            [peer] => Some(peer),
-            several => {
-                let text = format!(
-                    "{} connections have a uuid that begins with {uuid}; give more of it",
-                    several.len()
-                );
-                return ControlAnswer::Refused(text);
-            }
-        };
-        let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
-        match peer.map(|peer| peer.outbox.close(reason)) {
-            Some(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
-            Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
-            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid:?}")),
+        match found.as_slice() {
+            [] => Err(unknown(uuid)),
+            [peer] => Ok(peer.clone()),
+            several => Err(format!(
+                "{} connections have a uuid that begins with {uuid}; give more of it",
+                several.len()
+            )),
         }
     }
+}
+
+fn unknown(uuid: &str) -> String {
+    format!("no connection has the uuid {uuid:?}")
 }

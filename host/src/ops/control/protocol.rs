@@ -35,6 +35,14 @@ pub(crate) enum ControlRequest {
         #[serde(default)]
         follow: bool,
     },
+    /// What passes one connection, as a stream of lines.
+    Trace {
+        /// Or a unique beginning of it.
+        uuid: String,
+        /// With the beginning of each payload.
+        #[serde(default)]
+        payloads: bool,
+    },
     Diff {},
     Reload {},
     PluginReload {

@@ -13,8 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use super::protocol::{AnswerLine, ControlAnswer};
+use super::trace;
 use crate::ops::events::{Batch, EVENTS};
 use crate::protocol::time_limit::timeout;
+use crate::routing::trace::TraceGuard;
 
 /// The most streams at a time.
 const MAX_STREAMS: usize = 16;
@@ -40,7 +42,11 @@ struct NewStream {
 #[derive(Debug)]
 pub(crate) enum Followed {
     /// The last events, and with `follow` those that come.
-    Events { last: usize, follow: bool },
+    Events {
+        last: usize,
+        follow: bool,
+    },
+    Connection(TraceGuard),
 }
 
 /// The task that serves streams.
@@ -94,7 +100,7 @@ impl Streams {
         match new.followed {
             Followed::Events { follow: false, .. } => serve(new).await,
             // Fails only if the host ends.
-            Followed::Events { follow: true, .. } => drop(self.0.send(new).await),
+            _ => drop(self.0.send(new).await),
         }
     }
 }
@@ -112,6 +118,7 @@ async fn serve(NewStream { mut stream, followed, notice }: NewStream) {
         write(&mut stream, &begin).await?;
         let end = match followed {
             Followed::Events { last, follow } => send_events(&mut stream, last, follow).await?,
+            Followed::Connection(traced) => send_trace(&mut stream, &traced).await?,
         };
         write(&mut stream, &answer_line(end, None)).await
     }
@@ -146,6 +153,25 @@ async fn send_events(
         } else {
             return Ok(ControlAnswer::Done("these are all events that are kept".to_owned()));
         }
+    }
+}
+
+/// Sends what passes a connection until it ends; returns the last answer.
+///
+/// # Errors
+/// The client has left, or does not read.
+async fn send_trace(stream: &mut UnixStream, traced: &TraceGuard) -> io::Result<ControlAnswer> {
+    write(stream, trace::first_line(&traced.peer).as_bytes()).await?;
+    loop {
+        let recorded = traced.trace.take();
+        let lines = trace::lines(&recorded);
+        if !lines.is_empty() {
+            write(stream, lines.as_bytes()).await?;
+        }
+        if recorded.has_ended {
+            return Ok(ControlAnswer::Done("the connection has ended".to_owned()));
+        }
+        wait(stream, traced.trace.changed()).await?;
     }
 }
 

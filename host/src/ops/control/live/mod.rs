@@ -5,6 +5,7 @@
 mod events;
 mod terminal;
 mod top;
+mod trace;
 
 use std::io::{self, BufRead, Write};
 use std::thread;
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 
 use self::events::EventsView;
 use self::top::TopView;
+use self::trace::TraceView;
 use super::client::{AskError, HostAddress, send};
 use super::protocol::{AnswerLine, ControlAnswer, ControlRequest};
 use crate::ops::logging::escaped;
@@ -27,6 +29,8 @@ pub(crate) enum Live {
     Events(EventsView),
     /// Show what the resources of the running host do now, until interrupted.
     Top(TopView),
+    /// Show what passes one connection of the running host, until interrupted.
+    Trace(TraceView),
 }
 
 impl Live {
@@ -38,6 +42,7 @@ impl Live {
         match self {
             Self::Events(view) => view.run(host),
             Self::Top(view) => view.run(host),
+            Self::Trace(view) => view.run(host),
         }
     }
 }
