@@ -162,6 +162,29 @@ async fn top_restores_the_terminal_when_it_is_interrupted() {
 }
 
 #[tokio::test]
+async fn states_have_colours_on_a_terminal_only() {
+    let host = counter().resource("/echo", "echo").start().await;
+    succeed(&host, &["plugin", "disable", "counter"]).await;
+    let config = host.folder().join("plugins.toml");
+    for (variables, is_coloured) in
+        [("NO_COLOR=", true), ("NO_COLOR=1", false), ("TERM=dumb", false)]
+    {
+        let command = format!("env {variables} {PROGRAM} status --config {}", config.display());
+        let mut script = tokio::process::Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
+        script.stdin(Stdio::null()).kill_on_drop(true);
+        let output = within("the command to end", script.output()).await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.contains("\x1b[1mRESOURCE"), is_coloured, "{text:?}");
+        assert_eq!(text.contains("\x1b[31m/count "), is_coloured, "{text:?}");
+        assert!(text.contains("\n/echo ") && text.contains("/count "), "{text:?}");
+    }
+    for arguments in [&["status"][..], &["plugin", "list"], &["connections"]] {
+        assert!(!host.command(arguments).await.1.contains('\x1b'));
+    }
+}
+
+#[tokio::test]
 async fn plugin_reload_keeps_the_state_and_reports_why_a_library_is_refused() {
     let host = counter().start().await;
     let mut client = host.connect("/count").await;

@@ -13,7 +13,8 @@ use super::protocol::{
     AnswerLine, BufferedReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
     FileReport, GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
 };
-use super::table::{age, table};
+use super::table::{age, coloured_table, table};
+use super::terminal::Style;
 use crate::config::{Config, ConfigError};
 use crate::error::counted;
 use crate::ops::logging::escaped;
@@ -285,8 +286,9 @@ fn print_status(status: &StatusReport) -> String {
     text.push_str(&metrics::print(&status.resources));
     if !certificates.is_empty() {
         text.push('\n');
-        text.push_str(&table(
+        text.push_str(&coloured_table(
             certificates,
+            |certificate| certificate.problem.as_ref().map(|_| Style::Red),
             &[
                 ("CERTIFICATE", |certificate| match certificate.names.as_slice() {
                     [] => certificate.key.clone(),
@@ -311,8 +313,9 @@ fn print_buffered(buffered: &BufferedReport) -> String {
 }
 
 fn print_resources(resources: &[ResourceReport]) -> String {
-    table(
+    coloured_table(
         resources,
+        ResourceReport::style,
         &[
             ("RESOURCE", |resource| resource.path.clone()),
             ("PLUGIN", |resource| resource.plugin.clone()),
@@ -380,8 +383,9 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
     fn of(plugin: &PluginReport, text: fn(&GenerationReport) -> String) -> String {
         plugin.generation.as_ref().map_or("-".to_owned(), text)
     }
-    let mut text = table(
+    let mut text = coloured_table(
         plugins,
+        PluginReport::style,
         &[
             ("PLUGIN", |plugin| plugin.name.clone()),
             ("STATE", |plugin| plugin.state.clone()),
@@ -429,8 +433,9 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
 }
 
 fn print_connections(connections: &[ConnectionReport]) -> String {
-    table(
+    coloured_table(
         connections,
+        |_| None,
         &[
             ("ID", |connection| connection.uuid.chars().take(8).collect()),
             ("AGE", |connection| age(connection.age_seconds)),

@@ -12,6 +12,7 @@ pub(crate) mod protocol;
 mod report;
 pub(crate) mod stream;
 mod table;
+mod terminal;
 mod trace;
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};

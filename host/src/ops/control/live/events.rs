@@ -7,10 +7,10 @@ use clap::Args;
 use serde::de::{Deserialize, Deserializer, Error, MapAccess, Visitor};
 use serde_json::Value;
 
-use super::terminal::{Colours, Style};
 use super::{StreamEnd, follow, until_interrupted};
 use crate::ops::control::client::{AskError, HostAddress};
 use crate::ops::control::protocol::ControlRequest;
+use crate::ops::control::terminal::{Colours, Style};
 use crate::ops::logging::escaped;
 
 /// How many earlier events `--follow` shows.

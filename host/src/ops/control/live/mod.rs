@@ -3,7 +3,6 @@
 //! Each of them asks the control socket as other programs do, and only shows what it answers.
 
 mod events;
-mod terminal;
 mod top;
 mod trace;
 

@@ -14,14 +14,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use super::terminal::{Colours, Screen, Size, Style, fitted};
 use super::{Interrupt, events, follow};
 use crate::error::counted;
 use crate::ops::control::client::{AskError, HostAddress, ask};
 use crate::ops::control::protocol::{
     BufferedReport, ControlAnswer, ControlRequest, ResourceReport, StatusReport,
 };
-use crate::ops::control::table::{age, table};
+use crate::ops::control::table::{age, coloured_table};
+use crate::ops::control::terminal::{Colours, Screen, Size, fitted};
 use crate::ops::logging::escaped;
 
 /// How many events the page ends with.
@@ -174,14 +174,6 @@ impl<'a> Row<'a> {
             (None, false) => "serving".to_owned(),
         }
     }
-
-    fn style(&self) -> Option<Style> {
-        match (&self.now.closed, self.now.on_probation) {
-            (Some(_), _) => Some(Style::Red),
-            (None, true) => Some(Style::Yellow),
-            (None, false) => None,
-        }
-    }
 }
 
 /// Compares two samples; the busiest resource is the first.
@@ -208,18 +200,12 @@ fn rows<'a>(now: &'a Sample, before: Option<&Sample>) -> Vec<Row<'a>> {
 
 /// Formats a page of at most this size.
 fn page(now: &Sample, before: Option<&Sample>, size: Size) -> String {
-    let (rows, colours) = (rows(now, before), Colours::of_stdout());
+    let rows = rows(now, before);
     let mut lines = heading(&now.status);
     let room = size.height.saturating_sub(lines.len() + 5 + now.events.len());
     let shown = rows.len().min(room.max(1));
     lines.push(String::new());
-    for (index, line) in resource_table(&rows[..shown]).lines().enumerate() {
-        let style = match index {
-            0 => Some(Style::Bold),
-            row => rows[row - 1].style(),
-        };
-        lines.push(style.map_or_else(|| line.to_owned(), |style| colours.paint(style, line)));
-    }
+    lines.extend(resource_table(&rows[..shown]).lines().map(ToOwned::to_owned));
     if shown < rows.len() {
         lines.push(format!("and {}", counted(rows.len() - shown, "quieter resource")));
     }
@@ -251,8 +237,9 @@ fn heading(status: &StatusReport) -> Vec<String> {
 }
 
 fn resource_table(rows: &[Row<'_>]) -> String {
-    table(
+    coloured_table(
         rows,
+        |row| row.now.style(),
         &[
             ("RESOURCE", |row| row.now.path.clone()),
             ("PLUGIN", |row| row.now.plugin.clone()),

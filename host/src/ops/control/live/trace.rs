@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use clap::Args;
 use serde::Deserialize;
 
-use super::terminal::{Colours, Style};
 use super::{StreamEnd, follow, until_interrupted};
 use crate::ops::control::client::{AskError, HostAddress};
 use crate::ops::control::protocol::ControlRequest;
+use crate::ops::control::terminal::{Colours, Style};
 use crate::ops::logging::escaped;
 
 /// Which connection, and what of it.

@@ -6,6 +6,8 @@ use std::io::{self, IsTerminal, Write};
 use rustix::stdio::stdout;
 use rustix::termios::tcgetwinsize;
 
+use super::protocol::{PluginReport, ResourceReport};
+
 /// Whether output is coloured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colours {
@@ -39,6 +41,29 @@ impl Colours {
         match self {
             Self::On if !text.is_empty() => format!("\x1b[{}m{text}\x1b[0m", style as u8),
             _ => text.to_owned(),
+        }
+    }
+}
+
+impl ResourceReport {
+    /// Returns the style of its row: red if no application serves it, yellow on probation.
+    pub(super) fn style(&self) -> Option<Style> {
+        match (&self.closed, self.on_probation) {
+            (Some(_), _) => Some(Style::Red),
+            (None, true) => Some(Style::Yellow),
+            (None, false) => None,
+        }
+    }
+}
+
+impl PluginReport {
+    /// Returns the style of its row: red if it does not run, yellow on probation and where its
+    /// newest library was refused.
+    pub(super) fn style(&self) -> Option<Style> {
+        match self.state.as_str() {
+            "refused" | "disabled" => Some(Style::Red),
+            _ if self.refused.is_some() || self.probation.on_probation => Some(Style::Yellow),
+            _ => None,
         }
     }
 }
