@@ -8,6 +8,7 @@ use std::time::Instant;
 use tokio::process::Child;
 
 use crate::client::{Client, Request};
+use crate::follower::Follower;
 use crate::line::LineClient;
 use crate::log::{Line, Log};
 use crate::raw::RawClient;
@@ -155,6 +156,13 @@ impl TestHost {
         let output = within("the command to end", command.output()).await.unwrap();
         let printed = if output.status.success() { output.stdout } else { output.stderr };
         (output.status.code().unwrap(), String::from_utf8(printed).unwrap())
+    }
+
+    /// Starts a command of the program that runs until it is interrupted.
+    pub fn follow(&self, arguments: &[&str]) -> Follower {
+        let mut command = self.setup.command();
+        command.args(arguments).arg("--config").arg(self.folder.join("plugins.toml"));
+        Follower::start(command)
     }
 
     /// Runs a command of the program in the root folder, with these environment variables and

@@ -12,6 +12,7 @@
 )]
 
 mod files;
+mod follower;
 mod host;
 mod log;
 mod setup;
@@ -37,6 +38,7 @@ use std::time::Duration;
 pub use files::{ensure_file_limit, processes};
 
 pub use client::{Client, Next, Request};
+pub use follower::Follower;
 pub use host::TestHost;
 pub use line::LineClient;
 pub use log::Line;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails loudly")]
 
 use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
 
 use plugsocket_tests::{Address, Line, Request, Setup, TestHost, within};
 use serde_json::{Value, json};
@@ -62,6 +63,124 @@ async fn the_state_is_printed_as_a_table_and_as_json() {
     ] {
         let table = succeed(&host, arguments).await;
         assert!(parts.iter().all(|part| table.contains(part)), "{table}");
+    }
+}
+
+#[tokio::test]
+async fn the_counters_of_status_add_up() {
+    let host = counter().start().await;
+    let mut client = host.connect("/count").await;
+    for text in ["one", "two"] {
+        client.send(text).await;
+        client.until_next().await;
+    }
+    let before = json_of(&host, &["status"]).await["resources"][0].clone();
+    // `ready`, and for each message an answer and `next`.
+    assert_eq!([&before["opened_connections"], &before["sent_messages"]], [1, 5]);
+    assert_eq!([&before["read_bytes"], &before["callbacks"]], [18, 3], "{before}");
+    assert!(
+        before["written_bytes"].as_u64() > Some(0)
+            && before["callback_seconds"].as_f64() > Some(0.0)
+    );
+    assert_eq!(
+        (&before["last_swap_age_seconds"], &before["on_probation"]),
+        (&Value::Null, &json!(false))
+    );
+    succeed(&host, &["plugin", "reload", "counter"]).await;
+    let after = json_of(&host, &["status"]).await["resources"][0].clone();
+    assert!(after["last_swap_age_seconds"].as_u64() < Some(60), "{after}");
+    assert_eq!(after["sent_messages"], before["sent_messages"]);
+}
+
+#[tokio::test]
+async fn top_prints_a_page_of_rates_where_there_is_no_terminal() {
+    let host = counter().resource("/echo", "echo").start().await;
+    let mut client = host.connect("/count").await;
+    let page = async { succeed(&host, &["top", "--interval", "0.3"]).await };
+    tokio::pin!(page);
+    let page = loop {
+        tokio::select! {
+            page = &mut page => break page,
+            () = client.send("again") => { client.until_next().await; }
+        }
+    };
+    assert!(page.starts_with("plugsocket ") && page.contains(", 1 connection, "), "{page}");
+    let rows: Vec<Vec<&str>> = page.lines().map(|line| line.split("  ").collect()).collect();
+    let cells = |start: &str| -> Vec<&str> {
+        let row = rows.iter().find(|row| row[0].trim() == start).unwrap();
+        row.iter().map(|cell| cell.trim()).filter(|cell| !cell.is_empty()).collect()
+    };
+    let (busy, quiet) = (cells("/count"), cells("/echo"));
+    assert_eq!((&busy[..4], busy.last()), (&["/count", "counter", "1", "1"][..], Some(&"serving")));
+    assert!(busy[4..8].iter().all(|rate| *rate != "0") && busy[8].ends_with('s'), "{page}");
+    assert_eq!(quiet[3..10], ["0", "0", "0", "0", "0", "-", "-"], "{page}");
+    assert!(page.find("/count") < page.find("/echo"), "{page}");
+    assert!(page.trim_end().ends_with("INFO   ready") && !page.contains('\x1b'), "{page}");
+    assert_eq!(host.command(&["top", "--interval", "0"]).await.0, 2);
+}
+
+#[tokio::test]
+async fn top_restores_the_terminal_when_it_is_interrupted() {
+    let host = counter().start().await;
+    let config = host.folder().join("plugins.toml");
+    let command = format!(
+        "stty rows 12 cols 60; exec {PROGRAM} top --interval 0.1 --config {}",
+        config.display()
+    );
+    // It gives the command a terminal, and passes on what it reads and writes.
+    let mut script = tokio::process::Command::new("script");
+    script.args(["-qefc", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
+    script.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    let mut script = script.spawn().unwrap();
+    let (mut input, mut output) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+    let mut shown = Vec::new();
+    let text = |shown: &[u8]| String::from_utf8_lossy(shown).into_owned();
+    // Three pages.
+    while text(&shown).matches("/count").count() < 3 {
+        assert!(
+            within("a page", output.read_buf(&mut shown)).await.unwrap() > 0,
+            "{}",
+            text(&shown)
+        );
+    }
+    input.write_all(b"\x03").await.unwrap();
+    within("the end", output.read_to_end(&mut shown)).await.unwrap();
+    assert!(within("the command to end", script.wait()).await.unwrap().success());
+    let shown = text(&shown);
+    assert!(shown.contains("\x1b[?1049h\x1b[?25l\x1b[H"), "{shown:?}");
+    assert!(shown.ends_with("\x1b[?25h\x1b[?1049l"), "{shown:?}");
+    assert!(shown.contains("\x1b[1mRESOURCE"), "the heading is bold: {shown:?}");
+    // Without escape sequences, which end with a letter.
+    let plain: Vec<String> = shown
+        .replace("\x1b[H", "\x1b[H\n")
+        .split("\x1b[")
+        .map(|part| part.trim_start_matches(|c: char| !c.is_ascii_alphabetic()))
+        .map(|part| part.get(1..).unwrap_or_default().to_owned())
+        .collect();
+    let plain = plain.concat();
+    assert!(plain.lines().all(|line| line.chars().count() <= 60), "{plain}");
+}
+
+#[tokio::test]
+async fn states_have_colours_on_a_terminal_only() {
+    let host = counter().resource("/echo", "echo").start().await;
+    succeed(&host, &["plugin", "disable", "counter"]).await;
+    let config = host.folder().join("plugins.toml");
+    for (variables, is_coloured) in
+        [("NO_COLOR=", true), ("NO_COLOR=1", false), ("TERM=dumb", false)]
+    {
+        let command = format!("env {variables} {PROGRAM} status --config {}", config.display());
+        let mut script = tokio::process::Command::new("script");
+        script.args(["-qec", &command, "/dev/null"]).env("TERM", "xterm").env_remove("NO_COLOR");
+        script.stdin(Stdio::null()).kill_on_drop(true);
+        let output = within("the command to end", script.output()).await.unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(text.contains("\x1b[1mRESOURCE"), is_coloured, "{text:?}");
+        assert_eq!(text.contains("\x1b[31m/count "), is_coloured, "{text:?}");
+        assert!(text.contains("\n/echo ") && text.contains("/count "), "{text:?}");
+    }
+    for arguments in [&["status"][..], &["plugin", "list"], &["connections"]] {
+        assert!(!host.command(arguments).await.1.contains('\x1b'));
     }
 }
 
@@ -326,7 +445,7 @@ async fn the_control_socket_is_private_exclusive_and_replaced_when_stale() {
     assert!(socket.exists());
     let mut second = tokio::process::Command::new(PROGRAM);
     second.arg("--config").arg(host.folder().join("plugins.toml")).kill_on_drop(true);
-    let second = second.stderr(std::process::Stdio::null()).spawn().unwrap();
+    let second = second.stderr(Stdio::null()).spawn().unwrap();
     let answered = async { while host.command(&["status"]).await.0 != 0 {} };
     within("the second host to answer", answered).await;
     drop(second);

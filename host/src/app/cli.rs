@@ -16,6 +16,7 @@ use crate::config::{self, Listen, Overrides};
 use crate::error::chain;
 use crate::ops::control::ask_plugin::AskPlugin;
 use crate::ops::control::client::{self, Ask, AskError, CommandOutput, HostAddress};
+use crate::ops::control::live::Live;
 use crate::ops::logging::{self, LogFormat};
 use crate::ops::systemd::Inherited;
 use crate::plugin::{preflight, validate};
@@ -105,6 +106,8 @@ enum CliCommand {
     Schema,
     #[command(flatten)]
     Ask(Ask),
+    #[command(flatten)]
+    Live(Live),
     /// Run a library in a child process, before the host opens it.
     #[command(name = preflight::COMMAND, hide = true)]
     Preflight {
@@ -165,6 +168,10 @@ pub fn main() -> ExitCode {
         CliCommand::Ask(ask) if !matches!(ask, Ask::Plugin(AskPlugin::Check(_))) => {
             repeat(ask.repeats(), || print_outcome(ask.clone().run(&options.host())))
         }
+        CliCommand::Live(live) => match live.run(&options.host()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&chain(&error), error.code()),
+        },
         CliCommand::Check { diff: true, json } => {
             print_outcome(client::difference(&options.host(), json))
         }

@@ -33,6 +33,7 @@ use crate::hub::status::{FileState, SnapshotStates};
 use crate::net::accept::{self, Accepting};
 use crate::net::tls::{self, CurrentTls, ServedCertificates};
 use crate::net::{connection_limits::ConnectionLimits, listener::Listener};
+use crate::ops::control::stream::{StreamServer, Streams};
 use crate::ops::control::{self, Control, ControlContext, ControlError};
 use crate::ops::drain;
 use crate::ops::metrics;
@@ -131,7 +132,8 @@ pub(crate) async fn run(
         _ = signals.terminate.recv() => false,
         _ = signals.interrupt.recv() => false,
     };
-    let inputs = Inputs { listeners, control, signals, files: before };
+    let (streams, stream_server) = StreamServer::start();
+    let inputs = Inputs { listeners, control, streams, signals, files: before };
     let served = match is_started {
         true => serve(&hub, supervisor, &snapshot_writer, inputs).await,
         false => Ok(()),
@@ -139,6 +141,7 @@ pub(crate) async fn run(
     drop(timeout(LAST_SNAPSHOTS, snapshots::write_last(&hub, &snapshot_writer)).await);
     stop_lanes(&hub).await;
     info!("host stopped");
+    stream_server.finish().await;
     served
 }
 
@@ -212,6 +215,7 @@ impl Signals {
 struct Inputs {
     listeners: Vec<Listener>,
     control: Control,
+    streams: Streams,
     signals: Signals,
     /// The watched files as they were before the configuration was read.
     files: watch::Survey,
@@ -225,7 +229,7 @@ async fn serve(
     snapshot_writer: &Arc<SnapshotWriter>,
     inputs: Inputs,
 ) -> Result<(), AppError> {
-    let Inputs { listeners, control, mut signals, files } = inputs;
+    let Inputs { listeners, control, streams, mut signals, files } = inputs;
     let (stop, stopped) = watch_channel::channel(());
     let (changes, queue) = mpsc::channel(CHANGES);
     let mut accepting = JoinSet::new();
@@ -236,7 +240,13 @@ async fn serve(
         accepting.spawn(accept::accept(listener, begin, state));
     }
     let (stop_asked, mut asked_to_stop) = mpsc::channel(1);
-    let context = ControlContext { hub: hub.clone(), changes: changes.clone(), stop: stop_asked };
+    let (hub_of_control, changes_of_control) = (hub.clone(), changes.clone());
+    let context = ControlContext {
+        hub: hub_of_control,
+        changes: changes_of_control,
+        stop: stop_asked,
+        streams,
+    };
     let mut background = background(hub, snapshot_writer, &changes);
     background.spawn(watch_files(hub.clone(), files, changes.clone()));
     background.spawn(control.serve(context));

@@ -8,7 +8,7 @@ use plugsocket_plugin::{CloseCode, ClosedBy};
 use tokio::sync::mpsc::error::SendError;
 use tracing::debug;
 
-use super::{Connection, Socket};
+use super::{Connection, Socket, trace};
 use crate::plugin::lane::Item;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, close_packet};
@@ -84,6 +84,9 @@ impl<S: Socket> Connection<S> {
         if has_answers {
             return self.finish_writing(end, pending).await;
         }
+        if peer.is_traced() {
+            trace::closed(&peer, &reason);
+        }
         let (inbox, limit) = (self.inbox, self.timeouts.close);
         let mut wire = self.wire;
         let goodbye = async move {
@@ -109,6 +112,10 @@ impl<S: Socket> Connection<S> {
             peer.outbox.remaining().await
         };
         let rest = timeout(limit, rest).await.unwrap_or_default();
+        if peer.is_traced() {
+            trace::written(&peer, &rest);
+            trace::closed(&peer, end.reason());
+        }
         let goodbye = async {
             // After an abandoned write the wire takes nothing more, so the stream has no gap.
             let _lost = self.wire.write(rest, &peer.identity, limit).await;

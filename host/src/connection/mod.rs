@@ -21,6 +21,7 @@ pub(crate) mod page;
 mod rate_limit;
 pub(crate) mod reject;
 mod timers;
+mod trace;
 
 use std::future::{Future, poll_fn};
 use std::mem::take;
@@ -318,8 +319,11 @@ impl<S: Socket> Connection<S> {
 
     /// Charges what was read to the rate limiter; returns the frames that completed no message.
     fn charge(&mut self, messages: usize) -> Result<u32, RateExceeded> {
-        let Traffic { bytes, frames } = take(self.wire.traffic());
+        let Traffic { bytes, frames, pings, pongs } = take(self.wire.traffic());
         self.entry.peer.count_read(bytes.into());
+        if self.entry.peer.is_traced() {
+            trace::received_control(&self.entry.peer, pings, pongs);
+        }
         if let Some(timers) = &mut self.timers {
             let read = Load { messages: messages + frames as usize, bytes: bytes as usize };
             timers.charge(read, messages).map_err(|mut excess| {
@@ -358,8 +362,14 @@ impl<S: Socket> Connection<S> {
         batch: &mut Vec<Received>,
         inputs: &mut Vec<Input>,
     ) -> Result<(), CloseReason> {
+        let is_traced = self.entry.peer.is_traced();
         for Received { bytes, form } in batch.drain(..) {
-            inputs.push(match self.joiner.take(bytes, form) {
+            let traced = is_traced.then(|| bytes.clone());
+            let step = self.joiner.take(bytes, form);
+            if let Some(bytes) = traced {
+                trace::received(&self.entry.peer, form, &bytes, &step);
+            }
+            inputs.push(match step {
                 Step::Deliver(bytes) => {
                     let form = if form == Form::Binary { form } else { Form::Text };
                     Input::Message(Payload::shared(form, bytes))

@@ -9,7 +9,7 @@ use plugsocket_plugin::{CloseCode, ClosedBy};
 
 use super::finish::End;
 use super::timers::{Deadline, Timers};
-use super::{Connection, Socket, hold};
+use super::{Connection, Socket, hold, trace};
 use crate::protocol::close::CloseReason;
 use crate::protocol::io::WriteError;
 use crate::protocol::payload::Outgoing;
@@ -47,6 +47,9 @@ impl<S: Socket> Connection<S> {
 
     async fn write_queue(&mut self, queue: VecDeque<Outgoing>) -> Result<(), End> {
         let Self { wire, entry, message_deadline, timers, timeouts, .. } = self;
+        if entry.peer.is_traced() {
+            trace::written(&entry.peer, &queue);
+        }
         let writing = pin!(wire.write(queue, &entry.peer.identity, timeouts.write));
         unread(&entry.peer, message_deadline, timers, writing).await
     }

@@ -11,13 +11,16 @@ use std::panic;
 use clap::ValueEnum;
 use tracing::error;
 use tracing::field::Field;
+use tracing::level_filters::LevelFilter;
 use tracing::subscriber::set_global_default;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::{Writer, debug_fn};
 
+use super::events::WithEvents;
 use super::log_writer;
+use crate::plugin::dylib;
 
 /// The format of a log line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -39,6 +42,7 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
         Ok(directives) if !directives.is_empty() => directives.parse()?,
         _ => EnvFilter::new("info"),
     };
+    dylib::set_log_level(filter.max_level_hint().unwrap_or(LevelFilter::TRACE));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // Lines that cannot be written (full disk, closed pipe) are lost: reporting that on the
@@ -49,12 +53,12 @@ pub(crate) fn start(format: LogFormat) -> Result<(), ParseError> {
     drop(match format {
         LogFormat::Text => {
             let fields = debug_fn(write_field).delimited(" ");
-            set_global_default(
-                log.with_writer(log_writer::writer).with_target(false).fmt_fields(fields).finish(),
-            )
+            let log = log.with_writer(log_writer::writer).with_target(false).fmt_fields(fields);
+            set_global_default(WithEvents(log.finish()))
         }
         LogFormat::Json => {
-            set_global_default(log.json().with_writer(|| JsonLines(log_writer::writer())).finish())
+            let log = log.json().with_writer(|| JsonLines(log_writer::writer()));
+            set_global_default(WithEvents(log.finish()))
         }
     });
     // The default hook writes to standard error itself, which may block.

@@ -4,6 +4,7 @@
 
 pub(crate) mod control;
 pub(crate) mod drain;
+pub(crate) mod events;
 mod log_writer;
 pub(crate) mod logging;
 pub(crate) mod metrics;

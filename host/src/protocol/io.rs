@@ -63,12 +63,25 @@ pub(crate) struct Traffic {
     /// Control frames, and fragments before the last one: work for the host without a message for
     /// the application.
     pub(crate) frames: u32,
+    /// Those of the frames that were pings and pongs.
+    pub(crate) pings: u16,
+    pub(crate) pongs: u16,
 }
 
 impl Traffic {
     /// Returns whether the connection must yield and have its traffic counted.
     pub(crate) fn is_much(self) -> bool {
         self.bytes as usize >= 4 * READ_BYTES || self.frames >= 256
+    }
+
+    /// Counts the frame whose header is at the start of `bytes`.
+    pub(super) fn add_frame(&mut self, bytes: &[u8]) {
+        self.frames = self.frames.saturating_add(1);
+        match bytes.first().map(|first| first & 0x0f) {
+            Some(9) => self.pings = self.pings.saturating_add(1),
+            Some(10) => self.pongs = self.pongs.saturating_add(1),
+            _ => {}
+        }
     }
 
     pub(super) fn add_bytes(&mut self, bytes: usize) {

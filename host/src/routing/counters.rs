@@ -1,7 +1,7 @@
 //! Counters of a resource, for operators and for probation. Never reset.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use plugsocket_plugin::ConnectionId;
 
@@ -26,6 +26,8 @@ pub(crate) struct Counters {
     quarantines: AtomicU64,
     swaps: AtomicU64,
     last_pause_micros: AtomicU64,
+    /// Seconds since the Unix epoch.
+    last_swap: AtomicU64,
     last_state_bytes: AtomicU64,
     pub(crate) closings: Closings,
     pub(crate) times: Times,
@@ -109,6 +111,7 @@ pub(crate) struct CounterValues {
     pub(crate) swaps: u64,
     /// How long messages waited during the last swap.
     pub(crate) last_pause: Duration,
+    pub(crate) last_swap: Option<SystemTime>,
     /// Size of the state that the last swap handed over.
     pub(crate) last_state_bytes: u64,
 }
@@ -179,6 +182,8 @@ impl Counters {
     pub(crate) fn add_swap(&self, pause: Duration, state_bytes: usize) {
         let micros = u64::try_from(pause.as_micros()).unwrap_or(u64::MAX);
         self.last_pause_micros.store(micros, Ordering::Relaxed);
+        let now = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+        self.last_swap.store(now.as_secs(), Ordering::Relaxed);
         self.last_state_bytes.store(state_bytes as u64, Ordering::Relaxed);
         self.times.pause.observe(pause, 1);
         add(&self.swaps, 1);
@@ -188,6 +193,7 @@ impl Counters {
         let value = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let sum =
             |of: fn(&Traffic) -> &AtomicU64| self.traffic.iter().map(|it| value(of(it))).sum();
+        let last_swap = Duration::from_secs(value(&self.last_swap));
         CounterValues {
             messages: value(&self.messages),
             sent: sum(|traffic| &traffic.sent),
@@ -205,6 +211,7 @@ impl Counters {
             quarantines: value(&self.quarantines),
             swaps: value(&self.swaps),
             last_pause: Duration::from_micros(value(&self.last_pause_micros)),
+            last_swap: (!last_swap.is_zero()).then(|| SystemTime::UNIX_EPOCH + last_swap),
             last_state_bytes: value(&self.last_state_bytes),
         }
     }

@@ -19,3 +19,4 @@ pub(crate) mod router;
 pub(crate) mod sync;
 pub(crate) mod tickets;
 pub(crate) mod timer_queue;
+pub(crate) mod trace;

@@ -10,9 +10,11 @@ use tracing::warn;
 
 use super::outbox::{Answer, Entered, Gone, Outbox, OutboxBounds};
 use super::resource::Resource;
+use super::trace::{Direction, Passed};
 use crate::auth::Login;
 use crate::config::pattern;
 use crate::protocol::buffered::Share;
+use crate::protocol::chunk::Form;
 use crate::protocol::close::{CloseReason, sendable};
 use crate::protocol::dialog;
 use crate::protocol::http::{self, Head};
@@ -81,6 +83,8 @@ pub(crate) struct PeerState {
     is_held: AtomicBool,
     /// Whether a frame or line has begun and not ended.
     is_mid_message: AtomicBool,
+    /// Whether an operator traces the connection.
+    is_traced: AtomicBool,
     /// The beginning of a message that the connection has read.
     input: Share,
     /// Messages dropped for a slow consumer, and the minute in which that was last logged.
@@ -168,6 +172,37 @@ impl Peer {
     pub(crate) fn note_partial(&self, is_mid_message: bool, bytes: usize) {
         self.state.is_mid_message.store(is_mid_message, Ordering::Relaxed);
         self.state.input.set(bytes);
+    }
+
+    /// Returns whether an operator traces the connection.
+    pub(crate) fn is_traced(&self) -> bool {
+        self.state.is_traced.load(Ordering::Relaxed)
+    }
+
+    /// Called only by `trace.rs`, which holds its lock.
+    pub(super) fn set_traced(&self, is_traced: bool) {
+        self.state.is_traced.store(is_traced, Ordering::Relaxed);
+    }
+
+    /// Records what passed, for the traces of this connection.
+    #[cold]
+    pub(crate) fn trace(&self, direction: Direction, kind: &'static str, form: Form, bytes: &[u8]) {
+        let item = Passed { form, ..Passed::new(direction, kind, bytes.len()) };
+        self.resource.traces.record(self, &item, Some(bytes));
+    }
+
+    /// Records what passed without its payload, also where payloads are shown.
+    #[cold]
+    pub(crate) fn trace_redacted(&self, direction: Direction, kind: &'static str, bytes: usize) {
+        self.resource.traces.record(self, &Passed::new(direction, kind, bytes), None);
+    }
+
+    /// Records why the connection ends.
+    #[cold]
+    pub(crate) fn trace_close(&self, direction: Direction, code: u16, reason: &str) {
+        let close = Some((code, reason.to_owned()));
+        let item = Passed { close, ..Passed::new(direction, "close", reason.len()) };
+        self.resource.traces.record(self, &item, None);
     }
 
     /// Returns the counted memory of a message whose beginning was read.

@@ -79,6 +79,10 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let id = self.peer.id();
         write(self.registry.shard(id)).remove(&id.0);
+        // After the removal: a trace that begins later finds no entry.
+        if self.peer.is_traced() {
+            self.peer.resource.traces.end(&self.peer);
+        }
         if let Some(ident) = self.peer.ident() {
             let mut idents = self.registry.idents.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(peers) = idents.get_mut(ident) {

@@ -18,6 +18,7 @@ use super::rooms::Rooms;
 use super::sync::{read, write};
 use super::tickets::Tickets;
 use super::timer_queue::TimerQueue;
+use super::trace::Traces;
 use crate::config::LaneKind;
 use crate::plugin::lane::inbox::Inbox;
 use crate::protocol::close::{CloseReason, RETRY_AFTER};
@@ -32,6 +33,7 @@ pub(crate) struct Resource {
     pub(crate) timers: TimerQueue,
     pub(crate) metrics: Metrics,
     pub(crate) requests: Requests,
+    pub(crate) traces: Traces,
     /// Whether its instance answers plain HTTP requests. Kept while no application serves.
     takes_requests: AtomicBool,
     service: ArcSwap<Service>,
@@ -96,6 +98,7 @@ impl Resource {
             timers: TimerQueue::default(),
             metrics: Metrics::default(),
             requests: Requests::default(),
+            traces: Traces::default(),
             takes_requests: AtomicBool::new(false),
             service: ArcSwap::from_pointee(service),
             members: RwLock::default(),

@@ -138,7 +138,7 @@ impl Session {
     }
 
     async fn serve_changes(&self, sources: &mut Sources, arguments: &[OsString]) -> Infallible {
-        while self.ask(ControlRequest::Status {}).await.is_none() {
+        while self.ask(ControlRequest::Status { metrics: false }).await.is_none() {
             sleep(START_CHECK).await;
         }
         let folder = self.project.folder.display();
@@ -236,7 +236,7 @@ impl Session {
             Some(ControlAnswer::Refused(text)) => return text,
             _ => return "the host did not answer on its control socket; see the log".to_owned(),
         };
-        match self.ask(ControlRequest::Status {}).await {
+        match self.ask(ControlRequest::Status { metrics: false }).await {
             Some(ControlAnswer::Status(status)) => {
                 let of_plugin = |resource: &&ResourceReport| resource.plugin == plugin;
                 let handovers = status.resources.iter().filter(of_plugin).map(handover);

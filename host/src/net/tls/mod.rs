@@ -22,7 +22,7 @@ use tokio_rustls::rustls::{Error, ServerConfig, ServerConnection};
 
 use self::authorities::Authorities;
 use self::pair::{CertifiedPair, FileProblem};
-use self::validity::date;
+pub(crate) use self::validity::date;
 pub(crate) use self::watch::watch_certificates;
 use crate::config::{Certificate, Config, ConfigError, Problem, TlsSettings};
 use crate::fs::stamp::{FileStamp, FileStamps, SettledFiles};

@@ -22,7 +22,7 @@ impl Validity {
 }
 
 /// Formats seconds since 1970 as `2027-01-31`.
-pub(super) fn date(seconds: u64) -> String {
+pub(crate) fn date(seconds: u64) -> String {
     let time = i64::try_from(seconds).ok().and_then(|at| ASN1Time::from_timestamp(at).ok());
     time.map_or_else(|| seconds.to_string(), |time| time.to_datetime().date().to_string())
 }

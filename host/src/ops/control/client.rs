@@ -13,7 +13,8 @@ use super::protocol::{
     AnswerLine, BufferedReport, ConnectionReport, ControlAnswer, ControlRequest, DifferenceReport,
     FileReport, GenerationReport, PluginReport, ResourceReport, SnapshotReport, StatusReport,
 };
-use super::table::{age, table};
+use super::table::{age, coloured_table, table};
+use super::terminal::Style;
 use crate::config::{Config, ConfigError};
 use crate::error::counted;
 use crate::ops::logging::escaped;
@@ -118,14 +119,23 @@ pub(crate) enum AskError {
     Unsure { path: PathBuf, mistake: ConfigError },
     #[error("cannot parse the answer of the host")]
     Answer(#[source] serde_json::Error),
+    /// The reason of the host.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Ended(String),
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
 }
 
 impl AskError {
     /// Returns the exit code: 3 if no host answers, else 1.
     pub(crate) fn code(&self) -> ExitCode {
         match self {
-            Self::NoHost { .. } | Self::Unsure { .. } => ExitCode::from(3),
-            Self::Config(_) | Self::Answer(_) => ExitCode::FAILURE,
+            Self::NoHost { .. } | Self::Unsure { .. } | Self::Ended(_) => ExitCode::from(3),
+            Self::Config(_) | Self::Answer(_) | Self::Refused(_) | Self::Signals(_) => {
+                ExitCode::FAILURE
+            }
         }
     }
 }
@@ -184,7 +194,7 @@ impl Ask {
     fn request(self) -> (ControlRequest, View) {
         let request = match self {
             Self::Status(AskStatus { ready, form }) => {
-                return (ControlRequest::Status {}, View { ready, ..form.into() });
+                return (ControlRequest::Status { metrics: true }, View { ready, ..form.into() });
             }
             Self::Connections(AskConnections { action, resource, quiet, form }) => match action {
                 Some(AskConnection::Close { uuid }) => ControlRequest::Close { uuid },
@@ -214,8 +224,11 @@ pub(crate) fn difference(host: &HostAddress, json: bool) -> Result<CommandOutput
     Ok(print(answer, View { json, ..View::default() }))
 }
 
-/// Sends a request and waits for the answer. Fails as [`Ask::run`] does.
-pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+/// Sends a request; returns where the answer is read, and the path of the socket.
+pub(super) fn send(
+    host: &HostAddress,
+    request: &ControlRequest,
+) -> Result<(BufReader<UnixStream>, PathBuf), AskError> {
     let (path, mistake) = match host {
         HostAddress::Socket(path) => (path.clone(), None),
         HostAddress::Config(file) => Config::control_of(file),
@@ -232,7 +245,14 @@ pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<Answer
     let mut line = serde_json::to_vec(request).map_err(AskError::Answer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(failed)?;
-    let (mut stream, mut answer) = (BufReader::new(stream), String::new());
+    Ok((BufReader::new(stream), path))
+}
+
+/// Sends a request and waits for the answer. Fails as [`Ask::run`] does.
+pub(crate) fn ask(host: &HostAddress, request: &ControlRequest) -> Result<AnswerLine, AskError> {
+    let (mut stream, path) = send(host, request)?;
+    let failed = |source| AskError::NoHost { path: path.clone(), source };
+    let mut answer = String::new();
     stream.read_line(&mut answer).map_err(failed)?;
     let answer: AnswerLine = serde_json::from_str(&answer).map_err(AskError::Answer)?;
     let is_done = matches!(answer.answer, ControlAnswer::Done(_));
@@ -260,6 +280,8 @@ fn print(AnswerLine { answer, notice }: AnswerLine, view: View) -> CommandOutput
         }
         ControlAnswer::Connections(connections) => print_connections(&connections),
         ControlAnswer::Diff(difference) => print_difference(&difference),
+        // Only answers to requests of other modules.
+        ControlAnswer::Stream => String::new(),
     };
     let notice = notice.map(|notice| escaped(&notice));
     CommandOutput { text: text.trim_end().to_owned(), notice, is_done }
@@ -283,8 +305,9 @@ fn print_status(status: &StatusReport) -> String {
     text.push_str(&metrics::print(&status.resources));
     if !certificates.is_empty() {
         text.push('\n');
-        text.push_str(&table(
+        text.push_str(&coloured_table(
             certificates,
+            |certificate| certificate.problem.as_ref().map(|_| Style::Red),
             &[
                 ("CERTIFICATE", |certificate| match certificate.names.as_slice() {
                     [] => certificate.key.clone(),
@@ -309,8 +332,9 @@ fn print_buffered(buffered: &BufferedReport) -> String {
 }
 
 fn print_resources(resources: &[ResourceReport]) -> String {
-    table(
+    coloured_table(
         resources,
+        ResourceReport::style,
         &[
             ("RESOURCE", |resource| resource.path.clone()),
             ("PLUGIN", |resource| resource.plugin.clone()),
@@ -378,8 +402,9 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
     fn of(plugin: &PluginReport, text: fn(&GenerationReport) -> String) -> String {
         plugin.generation.as_ref().map_or("-".to_owned(), text)
     }
-    let mut text = table(
+    let mut text = coloured_table(
         plugins,
+        PluginReport::style,
         &[
             ("PLUGIN", |plugin| plugin.name.clone()),
             ("STATE", |plugin| plugin.state.clone()),
@@ -427,8 +452,9 @@ fn print_plugins(plugins: &[PluginReport]) -> String {
 }
 
 fn print_connections(connections: &[ConnectionReport]) -> String {
-    table(
+    coloured_table(
         connections,
+        |_| None,
         &[
             ("ID", |connection| connection.uuid.chars().take(8).collect()),
             ("AGE", |connection| age(connection.age_seconds)),

@@ -6,10 +6,14 @@
 
 pub(crate) mod ask_plugin;
 pub(crate) mod client;
+pub(crate) mod live;
 mod metrics;
 pub(crate) mod protocol;
 mod report;
+pub(crate) mod stream;
 mod table;
+mod terminal;
+mod trace;
 
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io;
@@ -26,6 +30,7 @@ use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::protocol::{AnswerLine, ControlAnswer, ControlRequest};
+use self::stream::{Followed, Streams};
 use crate::fs::owner_only;
 use crate::hub::Hub;
 use crate::net::accept::Accepting;
@@ -34,6 +39,8 @@ use crate::plugin::lane::handover::Succession;
 use crate::protocol::close::CloseReason;
 use crate::protocol::identity::Identity;
 use crate::protocol::time_limit::timeout;
+use crate::routing::peer::Peer;
+use crate::routing::trace::{Payloads, TraceGuard};
 use crate::supervisor::{Change, OperatorCommand};
 
 /// The control socket, and the lock that reserves its path for this process.
@@ -169,6 +176,8 @@ pub(crate) struct ControlContext {
     pub(crate) changes: mpsc::Sender<Change>,
     /// Requests that the host stops.
     pub(crate) stop: mpsc::Sender<()>,
+    /// Clients that follow a stream; they may outlive the control socket.
+    pub(crate) streams: Streams,
 }
 
 async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
@@ -184,7 +193,14 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
         _ => None,
     };
     let answer = match request {
-        Ok(request) => context.answer(request).await,
+        Ok(request) => match context.stream(&request) {
+            Some(Ok(followed)) => {
+                let notice = report::notice(&context.hub, &ControlAnswer::Stream);
+                return context.streams.begin(stream.into_inner(), followed, notice).await;
+            }
+            Some(Err(reason)) => ControlAnswer::Refused(reason),
+            None => context.answer(request).await,
+        },
         Err(error) => ControlAnswer::Refused(format!("invalid request: {error}")),
     };
     let notice = report::notice(&context.hub, &answer);
@@ -204,9 +220,35 @@ async fn answer_one(stream: UnixStream, context: Arc<ControlContext>) {
 }
 
 impl ControlContext {
+    /// Returns what a request follows, or why it cannot; `None` for one with a single answer.
+    fn stream(&self, request: &ControlRequest) -> Option<Result<Followed, String>> {
+        match request {
+            ControlRequest::Events { last, follow } => {
+                let (last, follow) = (last.unwrap_or(usize::MAX), *follow);
+                Some(Ok(Followed::Events { last, follow }))
+            }
+            ControlRequest::Trace { uuid, payloads } => Some(self.trace(uuid, *payloads)),
+            _ => None,
+        }
+    }
+
+    fn trace(&self, uuid: &str, payloads: bool) -> Result<Followed, String> {
+        let peer = self.find(uuid)?;
+        let id = peer.id();
+        let payloads = if payloads { Payloads::Shown } else { Payloads::Redacted };
+        let traced = TraceGuard::begin(peer, payloads);
+        // A connection that ended before is not traced; one that ends now ends the trace.
+        match self.hub.registry.find(id) {
+            Some(_) => Ok(Followed::Connection(traced)),
+            None => Err(unknown(uuid)),
+        }
+    }
+
     async fn answer(&self, request: ControlRequest) -> ControlAnswer {
         let command = match request {
-            ControlRequest::Status {} => return ControlAnswer::Status(report::status(&self.hub)),
+            ControlRequest::Status { metrics } => {
+                return ControlAnswer::Status(report::status(&self.hub, metrics));
+            }
             ControlRequest::Plugins {} => {
                 return ControlAnswer::Plugins(report::plugins(&self.hub));
             }
@@ -217,6 +259,9 @@ impl ControlContext {
             ControlRequest::Close { uuid } => return self.close(&uuid),
             ControlRequest::Diff {} => return report::difference(self.hub.clone()).await,
             ControlRequest::Drain {} => return self.drain(),
+            ControlRequest::Events { .. } | ControlRequest::Trace { .. } => {
+                return ControlAnswer::Refused("the answer is a stream".to_owned());
+            }
             ControlRequest::Stop { .. } => {
                 info!("stop requested on the control socket");
                 let text = "the host closes its connections and ends";
@@ -269,6 +314,16 @@ impl ControlContext {
     }
 
     fn close(&self, uuid: &str) -> ControlAnswer {
+        let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
+        match self.find(uuid).map(|peer| peer.outbox.close(reason)) {
+            Ok(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
+            Ok(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
+            Err(reason) => ControlAnswer::Refused(reason),
+        }
+    }
+
+    /// Finds a connection by its uuid or a unique beginning of it. The error is a sentence.
+    fn find(&self, uuid: &str) -> Result<Arc<Peer>, String> {
         let mut found = Vec::new();
         match Identity::key_of(uuid) {
             Some(key) => {
@@ -283,22 +338,17 @@ impl ControlContext {
                 }
             }),
         }
-        let peer = match found.as_slice() {
-            [] => None,
-            [peer] => Some(peer),
-            several => {
-                let text = format!(
-                    "{} connections have a uuid that begins with {uuid}; give more of it",
-                    several.len()
-                );
-                return ControlAnswer::Refused(text);
-            }
-        };
-        let reason = CloseReason::host(CloseCode::AWAY, "closed by the operator");
-        match peer.map(|peer| peer.outbox.close(reason)) {
-            Some(Ok(())) => ControlAnswer::Done(format!("{uuid} is being closed")),
-            Some(Err(_)) => ControlAnswer::Refused(format!("{uuid} is already closing")),
-            None => ControlAnswer::Refused(format!("no connection has the uuid {uuid:?}")),
+        match found.as_slice() {
+            [] => Err(unknown(uuid)),
+            [peer] => Ok(peer.clone()),
+            several => Err(format!(
+                "{} connections have a uuid that begins with {uuid}; give more of it",
+                several.len()
+            )),
         }
     }
+}
+
+fn unknown(uuid: &str) -> String {
+    format!("no connection has the uuid {uuid:?}")
 }

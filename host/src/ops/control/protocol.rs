@@ -13,7 +13,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case", deny_unknown_fields)]
 pub(crate) enum ControlRequest {
-    Status {},
+    Status {
+        /// With the metrics of applications, which may be many.
+        #[serde(default = "yes")]
+        metrics: bool,
+    },
     Plugins {},
     Connections {
         #[serde(default)]
@@ -21,6 +25,23 @@ pub(crate) enum ControlRequest {
     },
     Close {
         uuid: String,
+    },
+    /// The last events of the host, as a stream of lines.
+    Events {
+        /// How many; `None`: all that are kept.
+        #[serde(default)]
+        last: Option<usize>,
+        /// Also the following ones, until the host ends.
+        #[serde(default)]
+        follow: bool,
+    },
+    /// What passes one connection, as a stream of lines.
+    Trace {
+        /// Or a unique beginning of it.
+        uuid: String,
+        /// With the beginning of each payload.
+        #[serde(default)]
+        payloads: bool,
     },
     Diff {},
     Reload {},
@@ -53,6 +74,10 @@ pub(crate) enum ControlRequest {
     },
 }
 
+fn yes() -> bool {
+    true
+}
+
 /// An answer as it is sent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct AnswerLine {
@@ -71,6 +96,8 @@ pub(crate) enum ControlAnswer {
     Plugins(Vec<PluginReport>),
     Connections(Vec<ConnectionReport>),
     Diff(DifferenceReport),
+    /// Lines follow, one JSON object each; the last one is another answer.
+    Stream,
     /// The command succeeded; one sentence.
     Done(String),
     /// The command failed and changed nothing; the reason.
@@ -86,6 +113,9 @@ pub(crate) struct StatusReport {
     #[serde(default)]
     pub(crate) config_file: FileReport,
     pub(crate) connections: usize,
+    /// Connections and requests that were refused before an application saw them.
+    #[serde(default)]
+    pub(crate) refused_handshakes: u64,
     #[serde(default)]
     pub(crate) buffered: BufferedReport,
     /// Whether the host accepts no new connections.
@@ -152,8 +182,14 @@ pub(crate) struct ResourceReport {
     pub(crate) lane: String,
     #[serde(flatten)]
     pub(crate) counts: CountsReport,
+    #[serde(flatten, default)]
+    pub(crate) traffic: TrafficReport,
+    #[serde(default)]
+    pub(crate) on_probation: bool,
     pub(crate) swaps: u64,
     pub(crate) last_pause_micros: u64,
+    #[serde(default)]
+    pub(crate) last_swap_age_seconds: Option<u64>,
     /// Size of the state that the last swap handed over.
     #[serde(default)]
     pub(crate) last_state_bytes: u64,
@@ -214,6 +250,26 @@ pub(crate) struct CountsReport {
     /// Messages dropped for slow consumers (`outbox_policy = "drop_oldest"`).
     #[serde(default)]
     pub(crate) dropped_messages: u64,
+}
+
+/// What passed a resource since the host started. Of two reports, the difference is a rate.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct TrafficReport {
+    pub(crate) opened_connections: u64,
+    pub(crate) sent_messages: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) written_bytes: u64,
+    pub(crate) conflated_messages: u64,
+    pub(crate) rate_limited: u64,
+    pub(crate) restarts: u64,
+    pub(crate) quarantines: u64,
+    /// Callbacks of all kinds, and the time that they took.
+    pub(crate) callbacks: u64,
+    pub(crate) callback_seconds: f64,
+    /// Items whose wait for the lane was measured, and how long they waited.
+    pub(crate) queue_waits: u64,
+    pub(crate) queue_wait_seconds: f64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -339,9 +395,14 @@ mod tests {
             (r#"{"do":"plugin-reload","plugin":"chat"}"#, true),
             (r#"{"do":"drain","when":"idle"}"#, false),
             (r#"{"do":"reload","plugin":"chat"}"#, false),
+            (r#"{"do":"status","metrics":false}"#, true),
             (r#"{"do":"status","x":1}"#, false),
             (r#"{"do":"plugins","x":1}"#, false),
             (r#"{"do":"diff","x":1}"#, false),
+            (r#"{"do":"events"}"#, true),
+            (r#"{"do":"events","last":5,"follow":true}"#, true),
+            (r#"{"do":"events","last":-1}"#, false),
+            (r#"{"do":"events","level":"WARN"}"#, false),
             (r#"{"do":"plugin-reload","plugin":"chat","fresh":true}"#, false),
             (r#"{"do":"plugin-reload"}"#, false),
             (r#"{"do":"nothing"}"#, false),

@@ -9,25 +9,33 @@ use super::metrics;
 use super::protocol::{
     BufferedReport, CertificateReport, ConnectionReport, ControlAnswer, CountsReport,
     DifferenceReport, FileReport, GenerationReport, KeptReport, PluginReport, ProbationReport,
-    ResourceReport, SnapshotReport, StatusReport,
+    ResourceReport, SnapshotReport, StatusReport, TrafficReport,
 };
 use super::table::age;
 use crate::config::Config;
 use crate::error::chain;
 use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
+use crate::hub::counters::Refused;
 use crate::hub::status::{Active, FileState, PluginStatus, SnapshotState};
 use crate::net::accept::Accepting;
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
 use crate::protocol::buffered;
+use crate::routing::callback::CallbackKind;
+use crate::routing::counters::Counters;
 use crate::routing::resource::{Resource as Served, ServiceState};
 use crate::supervisor::prediction::{Prediction, predict};
 
-pub(super) fn status(hub: &Hub) -> StatusReport {
+/// Reports the host, with or without the metrics of applications.
+pub(super) fn status(hub: &Hub, with_metrics: bool) -> StatusReport {
     let config = hub.config.load();
     let resources = hub.resources.load();
+    let report = |served: &Arc<Served>| {
+        let metrics = if with_metrics { metrics::report(&served.metrics) } else { Vec::new() };
+        ResourceReport { metrics, ..resource(served, &config, hub) }
+    };
     StatusReport {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         pid: std::process::id(),
@@ -35,6 +43,7 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         config: config.path.display().to_string(),
         config_file: config_file(&hub.config_file.load()),
         connections: hub.registry.len(),
+        refused_handshakes: Refused::ALL.iter().map(|why| hub.counters.refused(*why)).sum(),
         buffered: BufferedReport {
             bytes: buffered::bytes(),
             max_bytes: config.server.limits.flow.max_buffered_bytes,
@@ -43,7 +52,7 @@ pub(super) fn status(hub: &Hub) -> StatusReport {
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
-        resources: resources.values().map(|served| resource(served, &config, hub)).collect(),
+        resources: resources.values().map(report).collect(),
     }
 }
 
@@ -99,17 +108,46 @@ fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
     let snapshot = snapshot.map(|_| snapshot_of(&served.path, hub));
     ResourceReport {
         path: served.path.clone(),
+        on_probation: plugin.as_ref().is_some_and(|plugin| {
+            let statuses = hub.plugin_statuses.load();
+            statuses.get(plugin).is_some_and(|status| status.is_on_probation)
+        }),
         plugin: plugin.unwrap_or_default(),
         generation,
         closed,
         lane: service.lane.as_str().to_owned(),
         counts: counts([served]),
+        traffic: traffic(&served.counters),
         swaps: values.swaps,
         last_pause_micros: u64::try_from(values.last_pause.as_micros()).unwrap_or(u64::MAX),
+        last_swap_age_seconds: values.last_swap.map(age_seconds),
         last_state_bytes: values.last_state_bytes,
         snapshot,
-        metrics: metrics::report(&served.metrics),
+        metrics: Vec::new(),
     }
+}
+
+fn traffic(counters: &Counters) -> TrafficReport {
+    let (values, times) = (counters.values(), &counters.times);
+    let mut report = TrafficReport {
+        opened_connections: values.opened,
+        sent_messages: values.sent,
+        read_bytes: values.read_bytes,
+        written_bytes: values.written_bytes,
+        conflated_messages: values.conflated,
+        rate_limited: values.rate_limited,
+        restarts: values.restarts,
+        quarantines: values.quarantines,
+        ..TrafficReport::default()
+    };
+    let waits = times.queue.values();
+    (report.queue_waits, report.queue_wait_seconds) = (waits.count(), waits.sum.as_secs_f64());
+    for kind in CallbackKind::ALL {
+        let callbacks = times.callback(kind).values();
+        report.callbacks += callbacks.count();
+        report.callback_seconds += callbacks.sum.as_secs_f64();
+    }
+    report
 }
 
 fn snapshot_of(resource: &str, hub: &Hub) -> SnapshotReport {

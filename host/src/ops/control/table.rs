@@ -3,6 +3,7 @@
 //! Cells are escaped as in the log: a name chosen by a client could contain line feeds or terminal
 //! control sequences.
 
+use super::terminal::{Colours, Style};
 use crate::ops::logging::escaped;
 
 /// A heading, and the text of the cell below it for an item.
@@ -19,6 +20,22 @@ pub(super) fn table<T>(items: &[T], columns: &[Column<T>]) -> String {
     let columns: Vec<Vec<String>> = columns.iter().map(column).collect();
     let line = |row: usize| columns.iter().map(|cells| &*cells[row]).collect::<Vec<_>>().join("  ");
     (0..=items.len()).map(|row| format!("{}\n", line(row).trim_end())).collect()
+}
+
+/// Formats a table as [`table`] does; on a terminal the heading is bold, and each row has the style
+/// of its item.
+pub(super) fn coloured_table<T>(
+    items: &[T],
+    style: fn(&T) -> Option<Style>,
+    columns: &[Column<T>],
+) -> String {
+    let (text, colours) = (table(items, columns), Colours::of_stdout());
+    let styles = [Some(Style::Bold)].into_iter().chain(items.iter().map(style));
+    let lines = text.lines().zip(styles).map(|(line, style)| match style {
+        Some(style) => format!("{}\n", colours.paint(style, line)),
+        None => format!("{line}\n"),
+    });
+    lines.collect()
 }
 
 /// Formats a duration in its largest whole unit: `3 s`, `4 min`, `5 h`, `6 d`.

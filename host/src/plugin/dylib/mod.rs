@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use plugsocket_plugin::CloseCode;
 use plugsocket_plugin::abi::{LogSink, ModuleRef, flag};
 
+pub(crate) use self::host_table::set_log_level;
 pub(crate) use self::loader::on_loader;
 pub(crate) use self::open::{LoadError, PLUGIN_SYMBOLS, open_module};
 

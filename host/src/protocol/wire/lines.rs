@@ -38,7 +38,7 @@ impl LineCodec {
     pub(super) fn new(read: &[u8], tail: Tail, max_message: usize) -> Self {
         let mut lines = Lines::new(max_message, tail);
         lines.push(read);
-        let traffic = Traffic { bytes: read.len() as u32, frames: 0 };
+        let traffic = Traffic { bytes: read.len() as u32, ..Traffic::default() };
         let (state, deadline) = (WriteState::Whole, WriteDeadline::default());
         Self { lines, is_fresh: !read.is_empty(), traffic, state, deadline }
     }

@@ -55,7 +55,7 @@ impl FrameReader {
             max_message: limits.max_message,
             max_frames: limits.max_frames,
             is_fresh: !input.is_empty(),
-            traffic: Traffic { bytes: input.len() as u32, frames: 0 },
+            traffic: Traffic { bytes: input.len() as u32, ..Traffic::default() },
             input,
             partial: PartialFrame::default(),
             tungstenite: None,
@@ -282,7 +282,7 @@ impl FrameReader {
         let new = || Box::new(TungstenitePath::new(self.max_message, self.max_frames));
         let tungstenite = self.tungstenite.get_or_insert_with(new);
         let begun = begins.map_or(Ok(()), |frame| {
-            self.traffic.frames = self.traffic.frames.saturating_add(1);
+            self.traffic.add_frame(bytes);
             tungstenite.begin(bytes, frame)
         });
         let used = match begun.and_then(|()| tungstenite.feed(bytes)) {

@@ -375,9 +375,18 @@ fn plugin_line(level: u32, plugin: &str, generation: u64, place: &str, text: &st
     }
 }
 
+/// The most verbose level of the log.
+static LOG_LEVEL: OnceLock<LevelFilter> = OnceLock::new();
+
+/// Sets the most verbose level of the log, before the first library is opened.
+pub(crate) fn set_log_level(level: LevelFilter) {
+    // A second start of the log has no effect.
+    LOG_LEVEL.set(level).ok();
+}
+
 /// Returns the most verbose level that the host logs, as a number of the ABI.
 fn max_level() -> u32 {
-    match LevelFilter::current() {
+    match LOG_LEVEL.get().copied().unwrap_or_else(LevelFilter::current) {
         LevelFilter::OFF => 0,
         LevelFilter::ERROR => 1,
         LevelFilter::WARN => 2,
