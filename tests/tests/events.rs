@@ -132,6 +132,15 @@ async fn a_follower_gets_the_last_events_when_the_host_ends() {
     assert_eq!((code, errors.as_str()), (Some(3), "plugsocket: the host has stopped\n"));
     assert!(host.exited().await.success());
 
+    // A reader that has what it wants ends the command, although no event follows.
+    let host = counter().start().await;
+    let file = host.folder().join("plugins.toml");
+    let pipeline = format!("{PROGRAM} events -f --config {} | grep -m 1 -o ready", file.display());
+    let mut shell = tokio::process::Command::new("sh");
+    let output = shell.args(["-c", &pipeline]).kill_on_drop(true).output();
+    let output = within("the pipeline to end", output).await.unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "ready\n");
+
     // A killed host says nothing.
     let host = counter().start().await;
     let mut follower = host.follow(&["events", "--follow"]);

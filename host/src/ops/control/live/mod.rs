@@ -10,6 +10,9 @@ use std::io::{self, BufRead, Write};
 use std::thread;
 
 use clap::Subcommand;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::stdio::stdout;
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
@@ -123,8 +126,17 @@ impl Interrupt {
     }
 }
 
-/// Runs work on a thread of its own until it is done, or until it is interrupted: `None`. So a
-/// blocked standard output does not keep the program alive.
+/// Returns when standard output is a pipe that no process reads any more. A write would report that
+/// only at the next line, which may be late: `plugsocket events --follow | grep -m 1 …`.
+fn await_closed_output() {
+    let stdout = stdout();
+    // Nothing is asked for, so only errors are reported.
+    let mut output = [PollFd::new(&stdout, PollFlags::empty())];
+    while let Ok(0) | Err(Errno::INTR) = poll(&mut output, None) {}
+}
+
+/// Runs work on a thread of its own until it is done. Returns `None` if the command is interrupted
+/// or standard output is closed before that; a blocked write does not keep the program alive.
 ///
 /// # Errors
 /// The signals cannot be handled.
@@ -136,9 +148,15 @@ fn until_interrupted<T: Send + 'static>(
         let mut interrupt = Interrupt::install()?;
         let (done, result) = oneshot::channel();
         thread::spawn(move || done.send(work()).ok());
+        let (left, reader_left) = oneshot::channel();
+        thread::spawn(move || {
+            await_closed_output();
+            left.send(())
+        });
         tokio::select! {
             result = result => Ok(result.ok()),
             () = interrupt.received() => Ok(None),
+            _ = reader_left => Ok(None),
         }
     })
 }
