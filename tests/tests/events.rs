@@ -80,7 +80,7 @@ async fn events_do_not_depend_on_the_filter_of_the_log_and_lines_of_plugins_are_
     assert_eq!(all[0]["event"], "host starting");
     let last = events(&host, &["--last", "1"]).await;
     assert_eq!(last, [all.last().unwrap().clone()]);
-    // Lines for people: aligned, and without colours where there is no terminal.
+    // Without --json: aligned lines, and no colours where there is no terminal.
     let (_, text) = host.command(&["events", "--last", "1"]).await;
     assert!(text.trim_end().ends_with("Z  INFO   ready"), "{text:?}");
     drop(host);

@@ -24,7 +24,7 @@ async fn trace(host: &TestHost, uuid: &str, options: &[&str]) -> Follower {
 }
 
 async fn next(follower: &mut Follower) -> Value {
-    let line = follower.next_line().await.expect("the trace goes on");
+    let line = follower.next_line().await.expect("the trace continues");
     serde_json::from_str(&line).unwrap()
 }
 

@@ -66,7 +66,7 @@ function driver(Container $app): Broadcaster
     return $app->make(BroadcastManager::class)->connection();
 }
 
-/** A request of a page, of a user or of nobody. */
+/** A request to join a channel; without a user, of a guest. */
 function request(?string $channel, ?string $user = 'ann'): Request
 {
     $request = Request::create('/broadcasting/auth', 'POST', ['channel_name' => $channel]);

@@ -5,6 +5,7 @@
 use std::ops::ControlFlow::{self, Break, Continue};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use plugsocket_plugin::{CloseCode, Kind};
@@ -223,11 +224,12 @@ async fn authenticate(
 fn count_login(counters: &Counters, decided: &Result<Pass, Denial>, took: Duration) {
     let Counters { logins, times, .. } = counters;
     times.authentication.observe(took, 1);
-    logins.add(match decided {
+    let outcome = match decided {
         Ok(_) => &logins.accepted,
         Err(Denial { retry_after: None, .. }) => &logins.denied,
         Err(_) => &logins.failed,
-    });
+    };
+    outcome.fetch_add(1, Ordering::Relaxed);
 }
 
 /// Returns the rejection of a path without a resource.

@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use serde_json::json;
 
 use super::Hub;
-use crate::net::accept::Accepting;
 use crate::protocol::http::response;
 use crate::routing::resource::ServiceState;
 
@@ -41,7 +40,7 @@ pub(crate) fn is_ready(hub: &Hub) -> bool {
 /// Returns why the host is not ready.
 fn unready(hub: &Hub) -> Vec<String> {
     let mut reasons = Vec::new();
-    if *hub.accepting.borrow() != Accepting::Open {
+    if hub.is_draining() {
         reasons.push("the host is draining".to_owned());
     }
     if !hub.is_ready.load(Ordering::Relaxed) {
@@ -55,8 +54,8 @@ fn unready(hub: &Hub) -> Vec<String> {
     reasons
 }
 
-/// Returns what an operator should know, although the host is ready. A refused file is no reason to
-/// take hosts out of service that all serve the version before.
+/// Returns conditions that do not affect readiness. A refused file must not take hosts out of
+/// service that all serve the version before.
 fn notes(hub: &Hub) -> Vec<String> {
     let refused = &hub.config_file.load().refused;
     let note = refused.as_ref().map(|why| format!("plugins.toml was not applied: {why}"));

@@ -47,3 +47,10 @@ pub(crate) struct Hub {
     pub(crate) is_ready: AtomicBool,
     pub(crate) started: Instant,
 }
+
+impl Hub {
+    /// Returns whether the host accepts no new connections, because it drains or stops.
+    pub(crate) fn is_draining(&self) -> bool {
+        *self.accepting.borrow() != Accepting::Open
+    }
+}

@@ -45,7 +45,7 @@ impl CloseReason {
     }
 
     /// Returns whether the peer first receives the answers to the messages that the application
-    /// already has: the host goes away, and nobody has done anything wrong.
+    /// already has: the host ends, or removes the application, and neither side has failed.
     pub(crate) fn waits_for_answers(&self) -> bool {
         self.by == ClosedBy::Host && self.code == CloseCode::AWAY
     }

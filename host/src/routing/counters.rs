@@ -65,6 +65,12 @@ impl Times {
     pub(crate) fn callback(&self, kind: CallbackKind) -> &Histogram {
         &self.callbacks[kind.index()]
     }
+
+    /// Returns how many callbacks of all kinds there were, and the time in them.
+    pub(crate) fn all_callbacks(&self) -> (u64, Duration) {
+        let values = self.callbacks.iter().map(Histogram::values);
+        values.fold((0, Duration::ZERO), |(count, sum), it| (count + it.count(), sum + it.sum))
+    }
 }
 
 /// Outcomes of authentication.
@@ -214,11 +220,5 @@ impl Counters {
             last_swap: (!last_swap.is_zero()).then(|| SystemTime::UNIX_EPOCH + last_swap),
             last_state_bytes: value(&self.last_state_bytes),
         }
-    }
-}
-
-impl Logins {
-    pub(crate) fn add(&self, outcome: &AtomicU64) {
-        add(outcome, 1);
     }
 }

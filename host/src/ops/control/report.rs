@@ -18,12 +18,10 @@ use crate::fs::blocking::run_blocking;
 use crate::hub::Hub;
 use crate::hub::counters::Refused;
 use crate::hub::status::{Active, FileState, PluginStatus, SnapshotState};
-use crate::net::accept::Accepting;
 use crate::net::tls;
 use crate::plugin::archive::ArchivedGeneration;
 use crate::plugin::{staging, watch};
 use crate::protocol::buffered;
-use crate::routing::callback::CallbackKind;
 use crate::routing::counters::Counters;
 use crate::routing::resource::{Resource as Served, ServiceState};
 use crate::supervisor::prediction::{Prediction, predict};
@@ -48,7 +46,7 @@ pub(super) fn status(hub: &Hub, with_metrics: bool) -> StatusReport {
             bytes: buffered::bytes(),
             max_bytes: config.server.limits.flow.max_buffered_bytes,
         },
-        draining: *hub.accepting.borrow() != Accepting::Open,
+        draining: hub.is_draining(),
         certificates: hub.tls.load_full().map_or_else(Vec::new, |served| {
             served.statuses().map(|status| certificate(&status)).collect()
         }),
@@ -129,7 +127,8 @@ fn resource(served: &Served, config: &Config, hub: &Hub) -> ResourceReport {
 
 fn traffic(counters: &Counters) -> TrafficReport {
     let (values, times) = (counters.values(), &counters.times);
-    let mut report = TrafficReport {
+    let (waits, (callbacks, callback_time)) = (times.queue.values(), times.all_callbacks());
+    TrafficReport {
         opened_connections: values.opened,
         sent_messages: values.sent,
         read_bytes: values.read_bytes,
@@ -138,16 +137,11 @@ fn traffic(counters: &Counters) -> TrafficReport {
         rate_limited: values.rate_limited,
         restarts: values.restarts,
         quarantines: values.quarantines,
-        ..TrafficReport::default()
-    };
-    let waits = times.queue.values();
-    (report.queue_waits, report.queue_wait_seconds) = (waits.count(), waits.sum.as_secs_f64());
-    for kind in CallbackKind::ALL {
-        let callbacks = times.callback(kind).values();
-        report.callbacks += callbacks.count();
-        report.callback_seconds += callbacks.sum.as_secs_f64();
+        queue_waits: waits.count(),
+        queue_wait_seconds: waits.sum.as_secs_f64(),
+        callbacks,
+        callback_seconds: callback_time.as_secs_f64(),
     }
-    report
 }
 
 fn snapshot_of(resource: &str, hub: &Hub) -> SnapshotReport {

@@ -12,7 +12,6 @@ use super::families::{self as family, Family, Labels};
 use crate::hub::counters::{RefusalReason, Refused, TlsOutcome};
 use crate::hub::status::PluginStatus;
 use crate::hub::{Hub, health};
-use crate::net::accept::Accepting;
 use crate::protocol::buffered;
 use crate::routing::callback::CallbackKind;
 use crate::routing::counters::{CounterValues, Counters};
@@ -27,12 +26,11 @@ pub(super) fn host(hub: &Hub, encoder: &mut Encoder<'_>) -> fmt::Result {
     let version = [("version", env!("CARGO_PKG_VERSION")), ("abi", &abi)];
     family::BUILD.write(encoder, |series| series.info(&version))?;
     let uptime = hub.started.elapsed().as_secs_f64();
-    family::UPTIME.write(encoder, |series| series.fraction(&[], uptime))?;
+    family::UPTIME.write(encoder, |series| series.number(&[], uptime))?;
     let applied = hub.config_file.load().refused.is_none();
-    let is_draining = *hub.accepting.borrow() != Accepting::Open;
     for (of, value) in [
         (family::READY, u64::from(health::is_ready(hub))),
-        (family::DRAINING, u64::from(is_draining)),
+        (family::DRAINING, u64::from(hub.is_draining())),
         (family::CONFIG_APPLIED, u64::from(applied)),
         (family::CONNECTIONS, hub.registry.len() as u64),
         (family::BUFFERED, buffered::bytes() as u64),
@@ -98,7 +96,8 @@ pub(super) fn resources(hub: &Hub, encoder: &mut Encoder<'_>) -> fmt::Result {
         })
     })?;
     numbers(&served, encoder)?;
-    closings(hub, &served, encoder)?;
+    closings(&served, encoder)?;
+    logins(hub, &served, encoder)?;
     times(&served, encoder)?;
     snapshots(hub, &served, encoder)
 }
@@ -137,7 +136,7 @@ fn numbers(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     Ok(())
 }
 
-fn closings(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
+fn closings(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     family::CLOSED.write(encoder, |series| {
         let mut written = Ok(());
         for Served { resource, .. } in served {
@@ -147,7 +146,10 @@ fn closings(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Res
             });
         }
         written
-    })?;
+    })
+}
+
+fn logins(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     let guards = hub.guards.load();
     let guarded = || served.iter().filter(|it| guards.contains_key(&it.resource.path));
     if guarded().next().is_none() {
@@ -184,9 +186,8 @@ fn times(served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Result {
     })?;
     family::BUSY.write(encoder, |series| {
         served.iter().try_for_each(|Served { resource, .. }| {
-            let of = |kind| resource.counters.times.callback(kind).values().sum.as_secs_f64();
-            let busy = CallbackKind::ALL.into_iter().map(of).sum();
-            series.fraction(&[("resource", &resource.path)], busy)
+            let (_, busy) = resource.counters.times.all_callbacks();
+            series.number(&[("resource", &resource.path)], busy.as_secs_f64())
         })
     })?;
     type Read = fn(&Counters) -> &Histogram;
@@ -227,7 +228,7 @@ fn snapshots(hub: &Hub, served: &[Served], encoder: &mut Encoder<'_>) -> fmt::Re
     family::SNAPSHOT_FAILING.write(encoder, |series| {
         served.iter().filter(is_written).try_for_each(|Served { resource, .. }| {
             let state = hub.snapshots.get(&resource.path).unwrap_or_default();
-            series.number(&[("resource", &resource.path)], state.failing.is_some().into())
+            series.number(&[("resource", &resource.path)], u64::from(state.failing.is_some()))
         })
     })?;
     let written = |path: &str| hub.snapshots.get(path)?.written;

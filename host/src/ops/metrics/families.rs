@@ -3,7 +3,9 @@
 
 use std::fmt;
 
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet};
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, MetricEncoder, NoLabelSet,
+};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 
@@ -205,14 +207,6 @@ pub(super) struct Series<'a> {
 }
 
 impl Series<'_> {
-    fn with<S: EncodeLabelSet>(
-        &mut self,
-        labels: &S,
-        write: impl FnOnce(&mut MetricEncoder<'_>) -> fmt::Result,
-    ) -> fmt::Result {
-        write(&mut self.encoder.encode_family(labels)?)
-    }
-
     fn labelled(
         &mut self,
         labels: Labels<'_>,
@@ -221,21 +215,16 @@ impl Series<'_> {
         debug_assert!(labels.iter().map(|(name, _)| *name).eq(self.family.labels.iter().copied()));
         match labels {
             [] => write(&mut self.encoder),
-            labels => self.with(&labels, write),
+            labels => write(&mut self.encoder.encode_family(&labels)?),
         }
     }
 
-    /// Adds a counter or gauge.
-    pub(super) fn number(&mut self, labels: Labels<'_>, value: u64) -> fmt::Result {
-        let is_counter = self.family.metric_type() == MetricType::Counter;
-        self.labelled(labels, |encoder| match is_counter {
-            true => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),
-            false => encoder.encode_gauge(&value),
-        })
-    }
-
-    /// Adds a counter or gauge that may have a fraction.
-    pub(super) fn fraction(&mut self, labels: Labels<'_>, value: f64) -> fmt::Result {
+    /// Adds a counter or gauge: an integer, or an `f64`.
+    pub(super) fn number(
+        &mut self,
+        labels: Labels<'_>,
+        value: impl EncodeCounterValue + EncodeGaugeValue,
+    ) -> fmt::Result {
         let is_counter = self.family.metric_type() == MetricType::Counter;
         self.labelled(labels, |encoder| match is_counter {
             true => encoder.encode_counter::<NoLabelSet, _, u64>(&value, None),

@@ -12,9 +12,9 @@ use super::families as family;
 /// Writes what the system tells about this process; what it does not tell is absent.
 pub(super) fn write(encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
     if let Some(Usage { cpu, memory, start }) = usage() {
-        family::CPU.write(encoder, |series| series.fraction(&[], cpu))?;
+        family::CPU.write(encoder, |series| series.number(&[], cpu))?;
         family::MEMORY.write(encoder, |series| series.number(&[], memory))?;
-        family::START.write(encoder, |series| series.fraction(&[], start))?;
+        family::START.write(encoder, |series| series.number(&[], start))?;
     }
     if let Some(open) = open_descriptors() {
         family::FDS.write(encoder, |series| series.number(&[], open))?;
